@@ -1,0 +1,27 @@
+"""Everything that learns: networks, losses, methods and the trainer. Needs torch.
+
+Importing this package makes the "torch" backend known to `roadshift.runtime.open_engine`.
+"""
+
+from .adaptation import Job, adapt_bundle, train_bundle
+from .methods import METHODS, resolve_config
+from .models import load_network
+from .networks import NETWORKS, build_network
+from .torch_engine import TorchEngine, register
+from .trainer import Progress, RunOptions
+
+register()
+
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "Job",
+    "Progress",
+    "RunOptions",
+    "TorchEngine",
+    "adapt_bundle",
+    "build_network",
+    "load_network",
+    "resolve_config",
+    "train_bundle",
+]

@@ -1,0 +1,61 @@
+"""Batch-norm statistics re-estimated on target frames: no gradient, no label.
+
+Source: Li et al., "Revisiting batch normalization for practical domain adaptation"
+(arXiv:1603.04779).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def batch_norm_layers(model: nn.Module) -> list[_BatchNorm]:
+    """The layers of ``model`` that keep running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@torch.no_grad()
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace every running mean and variance by their mean over ``batches``.
+
+    Each batch is normalised with its own statistics while it passes, every other layer is in
+    evaluation mode, and the statistics of all batches count alike (a cumulative average, so the
+    order of the frames does not matter). A layer that no batch reaches keeps what it had.
+
+    Args:
+        model: changed in place: only batch-norm buffers. Its training mode is restored.
+        batches: network inputs, (B, 3, H, W).
+
+    Returns:
+        How many layers were re-estimated; 0 leaves the model as it was.
+    """
+    layers = batch_norm_layers(model)
+    if not layers:
+        return 0
+    modes = {module: module.training for module in model.modules()}
+    momenta = [layer.momentum for layer in layers]
+    kept = [[buffer.clone() for buffer in layer.buffers()] for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    try:
+        for images in batches:
+            model(images)
+    finally:
+        unreached = 0
+        for layer, momentum, buffers in zip(layers, momenta, kept, strict=True):
+            layer.momentum = momentum
+            if layer.num_batches_tracked == 0:
+                unreached += 1
+                for buffer, old in zip(layer.buffers(), buffers, strict=True):
+                    buffer.copy_(old)
+        model.train(modes[model])
+        for module, training in modes.items():
+            module.training = training
+    return len(layers) - unreached

@@ -1,0 +1,145 @@
+"""Time and memory: how much a run may use, and how much it did."""
+
+from __future__ import annotations
+
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..runtime.errors import ConfigError
+
+CALIBRATION_STEPS = 5
+RESERVE = 0.95  # share of a time budget that steps may plan with; the rest ends the run
+
+
+class Deadline:
+    """A run's clock, across resumes, and how many steps a time budget has room for."""
+
+    def __init__(self, budget_s: float | None) -> None:
+        self._budget_s = budget_s
+        self.before_s = 0.0  # spent before a resume
+        self._start = time.monotonic()
+        self._marks: list[tuple[int, float]] = []
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds spent, those before a resume included."""
+        return self.before_s + time.monotonic() - self._start
+
+    @property
+    def passed(self) -> bool:
+        """Whether the budget is spent."""
+        return self._budget_s is not None and self.elapsed_s >= self._budget_s * RESERVE
+
+    def steps_per_s(self, done: int) -> float:
+        """Rate of the recent steps."""
+        now = time.monotonic()
+        self._marks.append((done, now))
+        self._marks = self._marks[-50:]
+        first_done, first = self._marks[0]
+        return (done - first_done) / (now - first) if now > first else 0.0
+
+    def plan(self, done: int, planned: int) -> int:
+        """``planned`` steps, or the fewer that fit; decided once, after a few steps are timed."""
+        if self._budget_s is None or len(self._marks) != CALIBRATION_STEPS:
+            return planned
+        rate = self.steps_per_s(done)
+        left = max(0.0, self._budget_s * RESERVE - self.elapsed_s)
+        return min(planned, done + max(1, int(left * rate)))
+
+
+@dataclass
+class Peak:
+    """Peak memory of a stretch of work: the GPU's where there is one, else the process's."""
+
+    bytes: int = 0
+    exceeded: bool = False  # the allocator ran out
+
+    @property
+    def mib(self) -> float:
+        """In MiB."""
+        return self.bytes / 2**20
+
+
+_measuring: list[Peak] = []  # blocks that have begun and not ended
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Peak]:
+    """Measures the peak of what runs inside it; the value is there when the block ends.
+
+    Blocks may be nested: the mark that an inner one resets is kept for those around it.
+    """
+    peak = Peak()
+    _note_mark(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _reset_process_peak()
+    _measuring.append(peak)
+    try:
+        yield peak
+    finally:
+        _note_mark(device)
+        _measuring.pop()
+
+
+def _note_mark(device: torch.device) -> None:
+    cuda = device.type == "cuda"
+    mark = torch.cuda.max_memory_allocated(device) if cuda else _process_peak()
+    for peak in _measuring:
+        peak.bytes = max(peak.bytes, mark)
+
+
+def _reset_process_peak() -> None:
+    """Linux forgets the high-water mark on a 5; elsewhere the mark is of the whole life."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _process_peak() -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return kib if sys.platform == "darwin" else kib * 1024
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Seconds of "90s", "20m", "1h30m".
+
+    Raises:
+        ConfigError: something else.
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    if not match or not any(match.groups()):
+        raise ConfigError(f"{option} {text!r}: write a duration such as 90s, 20m or 1h30m.")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def parse_memory(option: str, text: str) -> int:
+    """Bytes of "6GB" (10^9), "6GiB" (2^30), "512MiB".
+
+    Raises:
+        ConfigError: something else.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    if not match or float(match[1]) <= 0:
+        raise ConfigError(f"{option} {text!r}: write a size such as 6GB or 512MiB.")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

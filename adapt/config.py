@@ -1,0 +1,167 @@
+"""Settings of a run: frozen, typed, checked once, and written whole into the manifest.
+
+A run's settings come from four places, each over the one before: the fields' own defaults, the
+method's preset for the chosen ``variant``, a TOML file, and ``--set section.key=value``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomllib
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..runtime.errors import ConfigError
+
+
+class Settings(BaseModel):
+    """Base of every settings section: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class TrainingConfig(Settings):
+    """How the trainer steps. Sizes are pixels as [width, height]."""
+
+    steps: int = Field(default=250, ge=0)  # optimiser steps of the whole run, shared by its stages
+    batch_size: int = Field(default=4, ge=1)  # frames an optimiser step
+    micro_batch: int | None = Field(default=None, ge=1)  # frames a forward pass, if fewer
+    frame_size: tuple[int, int] | None = None  # frames are fitted to it; None: the model's input
+    crop_size: tuple[int, int] | None = None  # None: the whole frame
+    scale: tuple[float, float] = (1.0, 1.0)  # zoom of a crop, drawn uniformly
+    flip: bool = True  # mirror half of the crops
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = Field(default=1e-3, gt=0)
+    classifier_lr_factor: float = Field(default=10.0, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum; AdamW's first-moment decay
+    nesterov: bool = False
+    weight_decay: float = Field(default=5e-4, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    warmup_factor: float = Field(default=0.1, gt=0, le=1)  # share of lr at step 0 of the warm-up
+    poly_power: float = Field(default=0.9, ge=0)
+    schedule_steps: int | None = Field(default=None, ge=1)  # of the decay; None: steps
+    max_grad_norm: float | None = Field(default=None, gt=0)
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    max_bad_steps: int = Field(default=5, ge=1)  # non-finite steps in a row before the run gives up
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale must be [low, high] with 0 < low <= high, got {self.scale}")
+        for name in ("frame_size", "crop_size"):
+            size = getattr(self, name)
+            if size is not None and min(size) < 16:
+                raise ValueError(f"{name} must be at least 16x16 pixels, got {size}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs a momentum above 0")
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch {self.micro_batch} is above batch_size {self.batch_size}"
+            )
+        return self
+
+
+class AugmentConfig(Settings):
+    """Photometric noise of the student's view; geometry is never touched."""
+
+    policy: Literal["none", "jitter", "autoaugment"] = "jitter"
+    brightness: float = Field(default=0.2, ge=0, le=1)  # jitter: factor drawn from [1 - b, 1 + b]
+    contrast: float = Field(default=0.2, ge=0, le=1)
+    saturation: float = Field(default=0.2, ge=0, le=1)
+
+
+class RunConfig(Settings):
+    """Everything that decides a run besides the model and the frames."""
+
+    method: str
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    warm_start: Literal["bn", "none"] = "bn"  # re-estimate BN statistics on the frames first
+    final_bn: bool = True  # and once more, on clean whole frames, after the last step
+    bn_batch_size: int = Field(default=8, ge=1)  # frames a batch of BN re-estimation
+    training: TrainingConfig = TrainingConfig()
+    augment: AugmentConfig = AugmentConfig()
+    method_config: dict[str, Any] = {}  # the method's own section, resolved and validated
+
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``over`` laid on top, section by section."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merge(below, value)
+        merged[key] = value
+    return merged
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a nested dictionary.
+
+    Raises:
+        ConfigError: the file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}.") from error
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """``["iapc.weight_pe=0.5", "warm_start=none"]`` as a nested dictionary; values are TOML.
+
+    Raises:
+        ConfigError: an entry is not ``key=value``.
+    """
+    values: dict[str, Any] = {}
+    for entry in assignments:
+        key, equals, text = entry.partition("=")
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise ConfigError(f"--set {entry!r}: write it as section.key=value.")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text  # a bare word is a string
+        for part in reversed(key.split(".")):
+            value = {part.strip(): value}
+        values = merge(values, value)
+    return values
+
+
+def validate(config_type: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """``values`` as a ``config_type``.
+
+    Raises:
+        ConfigError: names every key that is unknown, of the wrong type or out of range.
+    """
+    try:
+        return config_type.model_validate(dict(values))
+    except ValidationError as error:
+        problems = []
+        for detail in error.errors():
+            key = ".".join(str(part) for part in detail["loc"])
+            if detail["type"] == "extra_forbidden":
+                known = ", ".join(_section(config_type, detail["loc"][:-1]).model_fields)
+                problems.append(f"unknown key {key!r} (known: {known})")
+            elif detail["type"] == "value_error":  # ours, whole sentences
+                problems.append(detail["msg"].removeprefix("Value error, "))
+            else:
+                problems.append(f"{key}: {detail['msg']}, got {detail['input']!r}")
+        raise ConfigError(f"{where}: " + "; ".join(problems) + ".") from error
+
+
+def _section(config_type: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The settings class that stands at ``path`` inside ``config_type``."""
+    for name in path:
+        inner = config_type.model_fields[str(name)].annotation
+        assert isinstance(inner, type)
+        assert issubclass(inner, BaseModel)  # only a section can have an unknown key
+        config_type = inner
+    return config_type

@@ -1,0 +1,338 @@
+"""Frames to learn from: decoded once, drawn by step number, cropped in the background.
+
+What step ``s`` sees depends on the seed and on ``s`` alone, never on what was drawn before: that is
+what makes a resumed run the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..runtime.errors import FrameError, OutputError
+from ..runtime.frames import Frame, list_images, open_frames, read_image
+from ..runtime.labels import LabelSpace, read_labels
+from ..runtime.preprocess import fit_frame, restore_labels
+from .augment import photometric
+from .config import AugmentConfig, TrainingConfig
+
+CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of a fitted frame, in its pixels, mirrored left to right if ``flip``."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a stage sees of one (micro-)batch. Images are uint8 (B, H, W, 3) RGB."""
+
+    clean: Tensor
+    augmented: Tensor  # the same pixels after photometric noise
+    labels: Tensor | None  # ground truth, int64 (B, H, W); only when training a source model
+    frames: tuple[int, ...]  # which frame each row was cropped from
+    crops: tuple[Crop, ...]
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Rows ``start`` to ``stop``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Batch(
+            self.clean[start:stop],
+            self.augmented[start:stop],
+            labels,
+            self.frames[start:stop],
+            self.crops[start:stop],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        clean = self.clean.to(device, non_blocking=True)
+        same = self.augmented is self.clean
+        augmented = clean if same else self.augmented.to(device, non_blocking=True)
+        return Batch(clean, augmented, labels, self.frames, self.crops)
+
+
+class FrameSet:
+    """Frames of one size with random access.
+
+    ``image(i)`` is uint8 (height, width, 3) RGB. ``labels(i)`` is uint8 (height, width) and exists
+    only in a set opened by `labelled_frames`; frames to adapt on have none.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        width: int,
+        height: int,
+        image: Callable[[int], Image],
+        labels: Callable[[int], Image] | None = None,
+    ) -> None:
+        self.names = tuple(names)
+        self.width, self.height = width, height
+        self.image = image
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
+    """At most ``limit`` of the indices below ``count``, evenly spaced and in order."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    return [int(i) for i in np.linspace(0, count - 1, limit).round()]
+
+
+def target_frames(
+    sources: Sequence[str | Path],
+    width: int,
+    height: int,
+    workdir: Path,
+    *,
+    limit: int | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> FrameSet:
+    """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
+
+    Every frame is decoded once, here, into ``workdir/frames.rgb``, so that a damaged one is found
+    before the first step and no step waits for a decoder. A run that is resumed finds them there.
+    Image folders too large for that (8 GiB) are decoded as they are drawn.
+
+    Raises:
+        FrameError: a source does not exist or holds no readable frame.
+        OutputError: the disk cannot hold the frames.
+    """
+    index, data = workdir / "frames.json", workdir / "frames.rgb"
+    wanted = {
+        "sources": [str(source) for source in sources],
+        "size": [width, height],
+        "limit": limit,
+    }
+    if index.exists():
+        stored = json.loads(index.read_text(encoding="utf-8"))
+        if {key: stored[key] for key in wanted} == wanted:
+            return _cached(stored["names"], width, height, data)
+    index.unlink(missing_ok=True)  # what it describes is about to be overwritten
+    folders = [list_images(path) for path in map(Path, sources) if path.is_dir()]
+    if len(folders) == len(sources) and all(folders):
+        paths = [path for images in folders for path in images]
+        chosen = evenly_spaced(len(paths), limit)
+        if len(chosen) < len(paths):
+            note(f"using {len(chosen)} of {len(paths)} frames, evenly spaced (--max-frames)")
+        if len(chosen) * width * height * 3 > CACHE_LIMIT_BYTES:
+            note(f"{len(chosen)} frames do not fit the frame cache: decoding them while training")
+            return _decoded_when_drawn([paths[i] for i in chosen], width, height)
+        frames: Iterator[Frame] = _chosen(
+            open_frames([str(paths[i]) for i in chosen], on_skip=note)
+        )
+    else:
+        source = open_frames([str(source) for source in sources], on_skip=note)
+        count = source.length
+        keep = None if count is None else set(evenly_spaced(count, limit))
+        if keep is not None and count is not None and len(keep) < count:
+            note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
+        frames = _chosen(source, keep, limit)
+    names = _write_cache(frames, width, height, data)
+    stored = {**wanted, "names": names}
+    temporary = index.with_suffix(".tmp")
+    temporary.write_text(json.dumps(stored), encoding="utf-8")
+    os.replace(temporary, index)
+    return _cached(names, width, height, data)
+
+
+def _chosen(frames: Any, keep: set[int] | None = None, limit: int | None = None) -> Iterator[Frame]:
+    kept = 0
+    for i, frame in enumerate(frames):
+        if keep is not None and i not in keep:
+            continue
+        if keep is None and limit is not None and kept >= limit:
+            return
+        kept += 1
+        yield frame
+
+
+def _write_cache(frames: Iterator[Frame], width: int, height: int, path: Path) -> list[str]:
+    names: list[str] = []
+    try:
+        with path.open("wb") as file:
+            for frame in frames:
+                file.write(np.ascontiguousarray(fit_frame(frame.image, width, height)).data)
+                names.append(frame.name)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OutputError(
+            f"{path.parent}: cannot hold the decoded frames ({error.strerror or error}); free some "
+            "space, lower --max-frames, or write the output elsewhere."
+        ) from error
+    if not names:
+        raise FrameError("No frame could be read from the sources given.")
+    return names
+
+
+def _cached(names: Sequence[str], width: int, height: int, path: Path) -> FrameSet:
+    shape = (len(names), height, width, 3)
+    if not path.exists() or path.stat().st_size != int(np.prod(shape)):
+        raise FrameError(
+            f"{path}: the decoded frames of this run are damaged; delete {path.parent} and start "
+            "again."
+        )
+    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
+    return FrameSet(names, width, height, lambda i: np.asarray(pixels[i]))
+
+
+def _decoded_when_drawn(paths: Sequence[Path], width: int, height: int) -> FrameSet:
+    def image(i: int) -> Image:
+        return fit_frame(read_image(paths[i]), width, height)
+
+    return FrameSet([path.stem for path in paths], width, height, image)
+
+
+def labelled_frames(
+    pairs: Sequence[tuple[Path, Path]], space: LabelSpace, width: int, height: int
+) -> FrameSet:
+    """Image and label files, fitted to ``width`` x ``height`` (labels by nearest neighbour).
+
+    Kept in memory once decoded, up to 8 GiB.
+
+    Raises:
+        FrameError, LabelError: a file is damaged, or a label map does not fit its image.
+    """
+    size = width * height * 4
+    room = CACHE_LIMIT_BYTES // size
+    kept: dict[int, tuple[Image, Image]] = {}
+
+    def load(i: int) -> tuple[Image, Image]:
+        if i in kept:
+            return kept[i]
+        image = read_image(pairs[i][0])
+        labels = read_labels(pairs[i][1], space, size=(image.shape[1], image.shape[0]))
+        loaded = fit_frame(image, width, height), restore_labels(labels, width, height)
+        if len(kept) < room:
+            kept[i] = loaded
+        return loaded
+
+    return FrameSet(
+        [image.stem for image, _ in pairs],
+        width,
+        height,
+        lambda i: load(i)[0],
+        lambda i: load(i)[1],
+    )
+
+
+def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bool) -> Image:
+    """The crop of ``image`` at ``width`` x ``height``; nearest neighbour for label maps."""
+    window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if (crop.width, crop.height) != (width, height):
+        linear = cv2.INTER_AREA if crop.width > width else cv2.INTER_LINEAR
+        how = cv2.INTER_NEAREST_EXACT if nearest else linear
+        window = np.asarray(cv2.resize(window, (width, height), interpolation=how), np.uint8)
+    return window[:, ::-1] if crop.flip else window
+
+
+class CropSampler:
+    """Draws batch ``s`` of a run from ``(seed, s)``: every frame once an epoch, shuffled."""
+
+    def __init__(
+        self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
+    ) -> None:
+        self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
+        self.width, self.height = training.crop_size or (frames.width, frames.height)
+        if self.width > frames.width or self.height > frames.height:
+            raise FrameError(
+                f"crop_size {self.width}x{self.height} is larger than the frames "
+                f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
+            )
+
+    def batch(self, step: int) -> Batch:
+        """Batch number ``step``, on the CPU."""
+        rows = [self._row(step * self._training.batch_size + slot) for slot in self._slots()]
+        clean = torch.from_numpy(np.stack([row[0] for row in rows]))
+        plain = self._augment.policy == "none"
+        augmented = clean if plain else torch.from_numpy(np.stack([row[1] for row in rows]))
+        labels = None
+        if self._frames.labels is not None:
+            maps = [row[2] for row in rows if row[2] is not None]
+            labels = torch.from_numpy(np.stack(maps)).long()
+        return Batch(clean, augmented, labels, tuple(r[3] for r in rows), tuple(r[4] for r in rows))
+
+    def _slots(self) -> range:
+        return range(self._training.batch_size)
+
+    def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
+        epoch, place = divmod(position, len(self._frames))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._frames))
+        index = int(order[place])
+        rng = np.random.default_rng([self._seed, epoch, place])
+        crop = self._crop(rng)
+        clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
+        augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)
+        labels = None
+        if self._frames.labels is not None:
+            labels = resize_window(self._frames.labels(index), crop, self.width, self.height, True)
+        return clean, augmented, labels, index, crop
+
+    def _crop(self, rng: np.random.Generator) -> Crop:
+        frames = self._frames
+        smallest = max(self.width / frames.width, self.height / frames.height)
+        zoom = max(float(rng.uniform(*self._training.scale)), smallest)
+        width = min(frames.width, max(1, round(self.width / zoom)))
+        height = min(frames.height, max(1, round(self.height / zoom)))
+        left = int(rng.integers(frames.width - width + 1))
+        top = int(rng.integers(frames.height - height + 1))
+        return Crop(left, top, width, height, self._training.flip and bool(rng.integers(2)))
+
+
+Item = TypeVar("Item")
+
+
+class Prefetcher(Generic[Item]):
+    """``make(start), make(start + 1), ...`` computed ahead of their use in a background thread."""
+
+    def __init__(self, make: Callable[[int], Item], start: int, stop: int, depth: int = 3) -> None:
+        self._make, self._next, self._stop, self._depth = make, start, stop, depth
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames")
+        self._queue: deque[Future[Item]] = deque()
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            while len(self._queue) < self._depth and self._next < self._stop:
+                self._queue.append(self._pool.submit(self._make, self._next))
+                self._next += 1
+            if not self._queue:
+                return
+            yield self._queue.popleft().result()
+
+    def close(self) -> None:
+        """Stop the background thread; what it had drawn is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
+    """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
+    for start in range(0, len(frames), batch_size):
+        rows = range(start, min(start + batch_size, len(frames)))
+        yield torch.from_numpy(np.stack([frames.image(i) for i in rows]))

@@ -1,0 +1,88 @@
+"""From a foreign checkpoint to a source bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..runtime.bundle import (
+    Bundle,
+    BundleWriter,
+    InputSpec,
+    NetworkSpec,
+    Provenance,
+    check_output,
+    library_versions,
+)
+from ..runtime.errors import ConfigError
+from ..runtime.labels import LabelSpace
+from .importing import detect_deeplab_arguments, load_weights, read_checkpoint, save_weights
+from .models import IMAGENET_INPUT, network_spec, parse_size, parse_triple
+from .networks import build_network
+
+
+def import_bundle(
+    weights: Path,
+    network: str,
+    space: LabelSpace,
+    out: Path,
+    *,
+    input_size: str,
+    colour: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    arguments: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Bundle:
+    """Check a checkpoint against its network and write it as a bundle.
+
+    Preprocessing that is not given is what the network's published weights were trained with, or
+    else RGB with ImageNet's statistics. What a DeepLabV2 checkpoint's names and weights tell about
+    its heads and blocks is used unless ``arguments`` say otherwise.
+
+    Args:
+        weights: ``.pth``, ``.pt`` or ``.safetensors``; a file that would run code is refused.
+        network: a registered name or ``package.module:factory``.
+        input_size: "WxH"; colour: "rgb" or "bgr"; mean, std: "a,b,c", in 0-255 units.
+        arguments: of the network, "key=value".
+
+    Raises:
+        NetworkError: the file is no checkpoint or does not fit the network and label space.
+        ConfigError: an argument is malformed.
+        OutputError: the bundle cannot be written.
+    """
+    check_output(out, overwrite)
+    state = read_checkpoint(weights)
+    spec = network_spec(network, arguments)
+    if network == "deeplab_v2_resnet101":
+        found = detect_deeplab_arguments(state)
+        found.pop("num_classes")
+        spec = NetworkSpec(name=network, arguments={**found, **spec.arguments})
+    built = build_network(network, space.num_classes, **spec.arguments)
+    load_weights(built, state, str(weights), label_space=f"label space {space.name}")
+    width, height = parse_size("--input-size", input_size)
+    published = built.published_preprocessing or IMAGENET_INPUT
+    chosen = colour or published.colour
+    if chosen not in ("rgb", "bgr"):
+        raise ConfigError(f"--colour {chosen!r}: write rgb or bgr.")
+    input_spec = InputSpec(
+        width=width,
+        height=height,
+        colour="bgr" if chosen == "bgr" else "rgb",
+        mean=parse_triple("--mean", mean) if mean else published.mean,
+        std=parse_triple("--std", std) if std else published.std,
+    )
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        writer.add_bytes(
+            "model.safetensors", save_weights(built), kind="weights", precision="fp32"
+        )
+        return writer.commit(
+            network=spec,
+            label_space=space,
+            input=input_spec,
+            provenance=Provenance(
+                method="import",
+                configuration={"weights": weights.name},
+                versions=library_versions(),
+            ),
+        )

@@ -1,0 +1,31 @@
+"""From camera pixels to network input; the exporter puts the same module into the graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.bundle import InputSpec
+
+
+class Normalise(nn.Module):
+    """uint8 RGB (B, H, W, 3) to float (B, 3, H, W):  ``(x - mean) / std``, in 0-255 units.
+
+    Channels are reversed first where the network was trained on BGR images.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        self.bgr = spec.colour == "bgr"
+        self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # A uint8 transpose is what TensorRT refuses, so the cast comes first.
+        x = images.to(self.mean.dtype)
+        if self.bgr:
+            x = x.flip(-1)
+        return ((x - self.mean) / self.std).permute(0, 3, 1, 2)

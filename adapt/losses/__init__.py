@@ -1,0 +1,1 @@
+"""Losses on low-resolution logits; plain torch references."""

@@ -1,0 +1,320 @@
+"""IAPC: importance-aware and prototype-contrast learning (arXiv:2306.01598, IEEE T-IV 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ...runtime.errors import NetworkError
+from ..batch_norm import batch_norm_layers
+from ..config import Settings
+from ..context import Context
+from ..dataset import Batch, whole_frames
+from ..ema import ema_update, frozen_copy
+from ..losses.common import Size, upsample
+from ..losses.iapc import IapcWeights, Importance, iapc_terms
+from ..networks import Output, SegmentationNetwork
+from ..prototypes import Similarity, class_prototypes, class_sums, prototype_logits
+from ..pseudo_labels import PseudoLabels, multi_scale_labels
+from .base import FeatureTap, Method, Stage, prefixed, under
+
+
+class IapcConfig(Settings):
+    """IAPC's own settings; the fields' defaults are the paper's text ("paper")."""
+
+    variant: Literal["roadshift", "paper", "reference"] = "paper"
+    weight_ia: float = Field(0.2, ge=0)  # L_IA, importance-aware pseudo-labels (eq. 5)
+    weight_pe: float = Field(0.5, ge=0)  # L_PE, agreement of p and p' (eq. 13)
+    weight_ps: float = Field(0.04, ge=0)  # L_PS, symmetric prototype loss (eq. 12; Table V)
+    weight_im: float = Field(2.0, ge=0)  # L_IM, entropy (eq. 6)
+    importance: Importance = (
+        "margin_ratio"  # Table IV: "none" RPL, "first" FPL, "one_minus_second" SPL
+    )
+    importance_of: Literal["probabilities", "logits"] = "probabilities"
+    pseudo_labels: Literal["online", "offline"] = "online"  # offline: once, three scales and flip
+    prototypes: Literal["per_image", "static", "momentum"] = "per_image"  # static SP, momentum MUP
+    prototype_momentum: float = Field(0.99, ge=0, lt=1)
+    absent_prototypes: Literal["exclude", "zero"] = "exclude"
+    similarity: Similarity = "cosine"
+    temperature: float = Field(1.0, gt=0)
+    feature_layer: str | None = None  # None: the network's own features
+    agree_with: Literal["student", "pseudo_label"] = "student"  # L_PE's mask
+    class_balance: bool = False  # rare and absent classes count up to seven times
+    rare_fraction: float = Field(4096 / (512 * 256), ge=0, le=1)  # of a batch's pixels
+    entropy_epsilon: float = Field(0.0, ge=0)
+    memory: Literal["ema", "student"] = "ema"  # student: the ablation without EMA
+    memory_smoothing: float = Field(1e-4, gt=0, le=1)  # momentum 0.9999
+    memory_mode: Literal["eval", "train"] = "eval"  # train: batch statistics
+
+    @model_validator(mode="after")
+    def _learns(self) -> IapcConfig:
+        if not (self.weight_ia or self.weight_pe or self.weight_ps or self.weight_im):
+            raise ValueError("one of weight_ia, weight_pe, weight_ps and weight_im must be above 0")
+        return self
+
+
+class ClassBalance:
+    """Weights of classes in a batch, as the authors' code balances its cross-entropies.
+
+        a_c = (7 if n_c < rare_fraction N else 1) * e_c,   e <- 0.9 e + 0.1 (7 if n_c = 0 else 1)
+
+    with n_c of the batch's N pixels labelled c. e starts at 1.
+    """
+
+    def __init__(self, num_classes: int, rare_fraction: float, device: torch.device) -> None:
+        self.absence = torch.ones(num_classes, device=device)
+        self._rare_fraction = rare_fraction
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        """(K,) weights for int64 ``labels``; updates e."""
+        counts = torch.bincount(labels.flatten(), minlength=256)[: len(self.absence)]
+        seven = torch.full_like(self.absence, 7.0)
+        self.absence.lerp_(torch.where(counts == 0, seven, 1.0), 0.1)
+        return torch.where(counts < self._rare_fraction * labels.numel(), seven, 1.0) * self.absence
+
+
+class IapcStage(Stage):
+    """The whole method.
+
+    S_s, S_m <- copies of the source model
+    for each batch x, noisy view x~:
+        y^, w <- labels and importance of S_s(x)
+        k     <- class means of S_m's features of x, under S_m's own labels
+        L     <- weight_ia L_IA + weight_pe L_PE + weight_ps L_PS + weight_im L_IM  of S_t(x~)
+        S_t   <- S_t - lr dL/dS_t
+        S_m   <- (1 - smoothing) S_m + smoothing S_t    (memory="student": smoothing = 1)
+    """
+
+    name = "iapc"
+
+    def __init__(self, settings: IapcConfig) -> None:
+        self.settings = settings
+        self.weights = IapcWeights(
+            settings.weight_ia, settings.weight_pe, settings.weight_ps, settings.weight_im
+        )
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        settings, self.context = self.settings, context
+        self.model = model.train()
+        layer = settings.feature_layer
+        if layer is None and settings.variant == "reference":
+            layer = model.reference_feature_layer
+        self.student = FeatureTap(model, layer)
+        self.teacher = frozen_copy(model)
+        self.memory_model = frozen_copy(model)
+        if settings.memory_mode == "train":
+            for norm in batch_norm_layers(self.memory_model):
+                norm.train()
+        self.memory = FeatureTap(self.memory_model, layer)
+        self.label_balance, self.prototype_balance = (
+            ClassBalance(model.num_classes, settings.rare_fraction, context.device)
+            for _ in range(2)
+        )
+        self.labels: PseudoLabels | None = None
+        if settings.pseudo_labels == "offline":
+            self.labels = multi_scale_labels(self.teacher, context)
+        self.shared_prototypes: Tensor | None = None
+        if self._uses_prototypes and settings.prototypes != "per_image":
+            self.shared_prototypes = self._prototypes_of_all_frames()
+
+    @property
+    def _uses_prototypes(self) -> bool:
+        return bool(self.weights.agreement or self.weights.prototype)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        clean = self.context.normalise(batch.clean)
+        size = (clean.shape[2], clean.shape[3])
+        student = self.student(self.context.normalise(batch.augmented))
+        with torch.no_grad():
+            teacher_logits = self.teacher(clean).logits
+        similarity, present = self._similarity(student, clean)
+        labels = None if self.labels is None else self.labels.crops(batch, self.context)
+        balance = prototype_balance = None
+        if settings.class_balance:
+            y_hat = self._argmax(teacher_logits, size) if labels is None else labels
+            balance = self.label_balance(y_hat)
+            if similarity is not None:
+                prototype_balance = self.prototype_balance(self._argmax(similarity, size, present))
+        return iapc_terms(
+            student.logits,
+            teacher_logits,
+            similarity,
+            present,
+            size,
+            align_corners=self.model.align_corners,
+            weights=self.weights,
+            importance=settings.importance,
+            importance_of_logits=settings.importance_of == "logits",
+            labels=labels,
+            class_weights=balance,
+            prototype_class_weights=prototype_balance,
+            agree_with=settings.agree_with,
+            epsilon=settings.entropy_epsilon,
+        )
+
+    def _argmax(self, logits: Tensor, size: Size, present: Tensor | None = None) -> Tensor:
+        z = upsample(logits.detach(), size, self.model.align_corners)
+        if present is not None:
+            z = z.masked_fill(~present[:, :, None, None], float("-inf"))
+        return z.max(dim=1).indices
+
+    def _similarity(self, student: Output, clean: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Similarity logits of the student's features, (B, K, h, w), and which classes compete.
+
+        The latter is (B, K), or ``None`` where all do.
+        """
+        if not self._uses_prototypes:
+            return None, None
+        settings = self.settings
+        with torch.no_grad():
+            if self.shared_prototypes is None:
+                prototypes, present = class_prototypes(*self._memory_features(clean))
+            else:
+                if settings.prototypes == "momentum":
+                    self._move_shared_prototypes(clean)
+                prototypes = self.shared_prototypes[None]
+                present = prototypes.abs().sum(dim=2) > 0
+        similarity = prototype_logits(
+            _features(student),
+            prototypes,
+            similarity=settings.similarity,
+            temperature=settings.temperature,
+        )
+        if settings.absent_prototypes == "zero":
+            return similarity, None
+        return similarity, present.expand(len(similarity), -1)
+
+    def _memory_features(self, clean: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Features (B, D, h, w), labels on their grid, and K.
+
+        Labels are taken at pixel resolution and picked by nearest neighbour, as the authors' code
+        does: an argmax of coarse logits would miss thin classes.
+        """
+        output = self.memory(clean)
+        features = _features(output)
+        labels = self._argmax(output.logits, (clean.shape[2], clean.shape[3]))[:, None].float()
+        grid = torch.nn.functional.interpolate(labels, size=features.shape[2:], mode="nearest")
+        return features, grid[:, 0].long(), self.model.num_classes
+
+    def _move_shared_prototypes(self, clean: Tensor) -> None:
+        assert self.shared_prototypes is not None
+        sums, counts = class_sums(*self._memory_features(clean))
+        seen, total = counts.sum(dim=0), sums.sum(dim=0)
+        mean = total / seen.clamp(min=1)[:, None]
+        moved = torch.lerp(mean, self.shared_prototypes, self.settings.prototype_momentum)
+        self.shared_prototypes.copy_(torch.where(seen[:, None] > 0, moved, self.shared_prototypes))
+
+    @torch.no_grad()
+    def _prototypes_of_all_frames(self) -> Tensor:
+        """(K, D): class means over all target frames, from the source model."""
+        sums, counts = torch.zeros(()), torch.zeros(())
+        frames, size = self.context.frames, self.context.config.bn_batch_size
+        for images in whole_frames(frames, size):
+            clean = self.context.normalise(images.to(self.context.device))
+            batch_sums, batch_counts = class_sums(*self._memory_features(clean))
+            sums, counts = sums + batch_sums.sum(dim=0), counts + batch_counts.sum(dim=0)
+        return sums / counts.clamp(min=1)[:, None]
+
+    def after_step(self) -> None:
+        smoothing = self.settings.memory_smoothing if self.settings.memory == "ema" else 1.0
+        ema_update(self.memory_model, self.model, smoothing)
+
+    def touched(self) -> list[Tensor]:
+        balances = [self.label_balance.absence, self.prototype_balance.absence]
+        shared = [] if self.shared_prototypes is None else [self.shared_prototypes]
+        return [*self.memory_model.buffers(), *balances, *shared]
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = prefixed("memory", self.memory_model.state_dict())
+        tensors["label_balance"] = self.label_balance.absence
+        tensors["prototype_balance"] = self.prototype_balance.absence
+        if self.shared_prototypes is not None:
+            tensors["shared_prototypes"] = self.shared_prototypes
+        return tensors
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.memory_model.load_state_dict(under("memory", tensors))
+        self.label_balance.absence.copy_(tensors["label_balance"])
+        self.prototype_balance.absence.copy_(tensors["prototype_balance"])
+        if self.shared_prototypes is not None:
+            self.shared_prototypes.copy_(tensors["shared_prototypes"])
+
+
+def _features(output: Output) -> Tensor:
+    if output.features is None:
+        raise NetworkError(
+            "IAPC's prototypes need features, and the network returns none: return (logits, "
+            "features), set iapc.feature_layer, or set iapc.weight_pe and iapc.weight_ps to 0."
+        )
+    return output.features
+
+
+class Iapc(Method):
+    """IAPC with the paper's recipe, the authors' code's, and ours for small data."""
+
+    name = "iapc"
+    summary = "importance-weighted pseudo-labels, prototype contrast and entropy"
+    source = "Cao et al., IEEE T-IV 2024 (arXiv:2306.01598)"
+    Config = IapcConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {
+            "warm_start": "none",
+            "final_bn": False,
+            "training": {
+                "steps": 9000,
+                "schedule_steps": 100_000,
+                "batch_size": 6,
+                "frame_size": [1024, 512],
+                "crop_size": [512, 256],
+                "lr": 1e-4,
+            },
+            "augment": {"policy": "autoaugment"},
+        },
+        "reference": {
+            "warm_start": "none",
+            "final_bn": False,
+            "training": {
+                "steps": 9000,
+                "schedule_steps": 100_000,
+                "warmup_steps": 5000,
+                "nesterov": True,
+                "batch_size": 6,
+                "frame_size": [1280, 640],
+                "crop_size": [512, 256],
+                "scale": [0.8, 1.2],
+                "lr": 1e-4,
+            },
+            "augment": {"policy": "autoaugment"},
+            "iapc": {
+                "importance_of": "logits",
+                "pseudo_labels": "offline",
+                "absent_prototypes": "zero",
+                "agree_with": "pseudo_label",
+                "class_balance": True,
+                "entropy_epsilon": 1e-5,
+                "memory_mode": "train",
+            },
+        },
+        "roadshift": {
+            "training": {"lr": 3e-4},
+            "iapc": {
+                "importance_of": "logits",
+                "pseudo_labels": "offline",
+                "absent_prototypes": "zero",
+                "agree_with": "pseudo_label",
+                "class_balance": True,
+                "entropy_epsilon": 1e-5,
+                "memory_mode": "train",
+                "weight_im": 0.3,
+            },
+        },
+    }
+
+    @staticmethod
+    def stages(settings: IapcConfig) -> Sequence[Stage]:
+        return [IapcStage(settings)]

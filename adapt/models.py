@@ -1,0 +1,90 @@
+"""From a bundle to a network on a device."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Sequence
+
+import torch
+
+from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
+from ..runtime.errors import ConfigError, NetworkError
+from .config import parse_assignments
+from .importing import load_weights_file
+from .networks import SegmentationNetwork, build_network
+
+
+# What a network trained from scratch sees: RGB with ImageNet's statistics, in 0-255 units.
+IMAGENET_INPUT = InputSpec(
+    width=1024, height=512, colour="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+)
+
+
+def network_spec(name: str, arguments: Sequence[str] = ()) -> NetworkSpec:
+    """A network by name, with ``key=value`` arguments (values are TOML)."""
+    return NetworkSpec(name=name, arguments=parse_assignments(arguments))
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """(width, height) of "1024x512".
+
+    Raises:
+        ConfigError: something else, or a side below 32 pixels.
+    """
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
+    if not match or min(int(match[1]), int(match[2])) < 32:
+        raise ConfigError(f"{option} {text!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512.")
+    return int(match[1]), int(match[2])
+
+
+def parse_triple(option: str, text: str) -> tuple[float, float, float]:
+    """Three numbers of "a,b,c".
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        a, b, c = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {text!r}: write three numbers, a,b,c.") from error
+    return a, b, c
+
+
+def pick_device(device: str) -> torch.device:
+    """The device asked for: "auto" (CUDA where there is one), "cpu" or "cuda".
+
+    Raises:
+        ConfigError: another word, or CUDA asked for and not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"There is no device {device!r}; use auto, cpu or cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "--device cuda: torch finds no CUDA GPU here; `roadshift doctor` says what is missing."
+        )
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def device_name(device: torch.device) -> str:
+    """What a manifest says about ``device``: "NVIDIA H200", "CPU x86_64, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def load_network(bundle: Bundle, device: torch.device) -> SegmentationNetwork:
+    """The bundle's network with its weights, in evaluation mode.
+
+    Raises:
+        NetworkError: the bundle has no weights, or they do not fit its network.
+    """
+    artefact = bundle.artefact(kind="weights")
+    if artefact is None:
+        raise NetworkError(f"{bundle.path}: holds no weights, so it can only be run, not changed.")
+    space, spec = bundle.label_space, bundle.manifest.network
+    network = build_network(spec.name, space.num_classes, **spec.arguments)
+    load_weights_file(network, bundle.file(artefact), label_space=space.name)
+    return network.to(device).eval()

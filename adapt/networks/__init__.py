@@ -1,0 +1,144 @@
+"""Segmentation networks by name: registered ones, and anyone's by ``package.module:factory``.
+
+A new network is one file here and one line in ``NETWORKS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ...runtime.errors import NetworkError
+from .base import ForeignNetwork, Output, Preprocessing, SegmentationNetwork, adapt_foreign
+from .deeplab_v2 import DeepLabV2
+from .fast_scnn import FastSCNN
+
+__all__ = [
+    "NETWORKS",
+    "ForeignNetwork",
+    "NetworkSummary",
+    "Output",
+    "Preprocessing",
+    "SegmentationNetwork",
+    "adapt_foreign",
+    "build_network",
+    "network_summaries",
+]
+
+NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
+    "deeplab_v2_resnet101": DeepLabV2,
+    "fast_scnn": FastSCNN,
+}
+
+
+class NetworkSummary(NamedTuple):
+    """A registered network in a listing: ``parameters`` are counted with 19 classes."""
+
+    name: str
+    parameters: int
+    stride: int | None
+    description: str
+    paper: str
+
+
+def build_network(name: str, num_classes: int, **arguments: Any) -> SegmentationNetwork:
+    """Build a network with freshly initialised weights.
+
+    Args:
+        name: a key of ``NETWORKS``, or ``package.module:factory``, imported with the current
+            directory on the path and called as ``factory(num_classes=..., **arguments)``.
+        num_classes: K.
+        **arguments: the network's own.
+
+    Raises:
+        NetworkError: no such network, module or factory; an argument that it does not take; the
+            factory raised, or did not return an ``nn.Module``.
+    """
+    if ":" in name:
+        return _build_foreign(name, num_classes, arguments)
+    if name not in NETWORKS:
+        raise NetworkError(
+            f"there is no network '{name}'; choose one of {', '.join(NETWORKS)}, or name your own "
+            "as package.module:factory."
+        )
+    try:
+        inspect.signature(NETWORKS[name]).bind(num_classes=num_classes, **arguments)
+    except TypeError as error:
+        raise NetworkError(f"network '{name}': {error}; see its arguments.") from error
+    return NETWORKS[name](num_classes=num_classes, **arguments)
+
+
+def network_summaries() -> list[NetworkSummary]:
+    """Every registered network, in the registry's order; no weights are allocated."""
+    summaries = []
+    for name, factory in NETWORKS.items():
+        with torch.device("meta"):
+            network = factory(num_classes=19)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        summaries.append(
+            NetworkSummary(name, parameters, network.stride, network.description, network.paper)
+        )
+    return summaries
+
+
+def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
+    module_name, _, attribute = name.partition(":")
+    with _current_directory_on_path():
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            if _is_missing(error, module_name):
+                raise NetworkError(
+                    f"network '{name}': there is no module '{module_name}' in the environment or "
+                    f"in {os.getcwd()}; run from the folder that holds it, or install it."
+                ) from error
+            raise NetworkError(
+                f"network '{name}': importing '{module_name}' raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        factory = getattr(module, attribute, None)
+        if not callable(factory):
+            found = "is not callable" if hasattr(module, attribute) else "does not exist"
+            raise NetworkError(
+                f"network '{name}': '{attribute}' {found} in {module.__file__}; name a function "
+                "or class that takes num_classes and returns an nn.Module."
+            )
+        try:
+            network = factory(num_classes=num_classes, **arguments)
+        except Exception as error:
+            raise NetworkError(
+                f"network '{name}': the factory raised {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise NetworkError(
+            f"network '{name}': the factory returned a {type(network).__name__}; it must return "
+            "an nn.Module."
+        )
+    return adapt_foreign(network, num_classes)
+
+
+def _is_missing(error: Exception, module_name: str) -> bool:
+    """Whether the module itself, or a package that it lies in, was not found."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return False
+    return f"{module_name}.".startswith(f"{error.name}.")
+
+
+@contextmanager
+def _current_directory_on_path() -> Iterator[None]:
+    """Search the current directory first, for the duration."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)

@@ -1,0 +1,559 @@
+"""The command line: parses, delegates, prints. No arithmetic and no file formats here."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from . import __version__
+from .runtime.errors import MissingDependencyError, RoadshiftError
+
+if TYPE_CHECKING:
+    from .adapt.trainer import RunOptions
+    from .runtime.bundle import Bundle
+    from .runtime.engine import Engine
+
+app = typer.Typer(
+    name="roadshift",
+    help="Adapt a segmentation model to the roads a vehicle drives, export it, run it, measure it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
+
+
+def main() -> NoReturn:
+    """Run the command line: errors a user can fix are one line on stderr, without a traceback."""
+    try:
+        app()
+    except RoadshiftError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"roadshift {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version  # handled by its callback
+
+
+@contextmanager
+def _needs_torch(command: str) -> Iterator[None]:
+    """Turns a missing package of the ``adapt`` extra into a sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+            raise
+        raise MissingDependencyError(
+            f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]' "
+            "(Python 3.11 or newer)."
+        ) from error
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
+        "roadshift-demo"
+    ),
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """The whole loop on built-in scenes: train, adapt, export, run, measure; a few minutes."""
+    from .runtime.terminal import bench_table, evaluation_table, note, print_json
+
+    with _needs_torch("demo"):
+        from .export.demo import run_demo
+
+        result = run_demo(out, seed=seed, overwrite=overwrite, note=note, options=_plain_options())
+    if as_json:
+        print_json(result)
+        return
+    names = {"in_domain": "in domain", "source_only": "source only", "adapted": "adapted"}
+    evaluation_table({names.get(key, key): result[key] for key in (*names, "exported")})
+    bench_table(result["bench"])
+    typer.echo(
+        f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; the ONNX model "
+        f"agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
+        f"{result['seconds']:.0f} s in all.\nLook at {out / 'before-after.png'}; "
+        f"then try: roadshift eval {out / 'adapted'} --images {out / 'scenes/heldout/images'} "
+        f"--labels {out / 'scenes/heldout/labels'}"
+    )
+
+
+@app.command()
+def train(
+    images: Annotated[Path, typer.Option(help="Folder of training images.")],
+    labels: Annotated[Path, typer.Option(help="Folder of their label maps.")],
+    label_space: Annotated[str, typer.Option(help="A built-in label space or a JSON file.")],
+    network: Annotated[str, typer.Option(help="A network or package.module:factory.")],
+    out: Out,
+    input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
+    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    as_json: Json = False,
+) -> None:
+    """Train a source model on labelled images."""
+    with _needs_torch("train"):
+        from .adapt import Job, resolve_config, train_bundle
+        from .adapt.models import IMAGENET_INPUT, network_spec, parse_size
+        from .runtime.labels import label_space as find_label_space
+
+        resolved = resolve_config("supervised", file=config, assignments=settings or (), seed=seed)
+        space = find_label_space(label_space)
+        width, height = parse_size("--input-size", input_size)
+        with _run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+            bundle = train_bundle(
+                images,
+                labels,
+                space,
+                network_spec(network),
+                IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+                resolved,
+                Job(out, overwrite, device, options),
+                initial=init,
+            )
+    _print_made(bundle, as_json)
+
+
+@app.command(name="import")
+def import_(
+    weights: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.")],
+    network: Annotated[str, typer.Option(help="A network or package.module:factory.")],
+    label_space: Annotated[str, typer.Option(help="A built-in label space or a JSON file.")],
+    out: Out,
+    input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
+    colour: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
+    mean: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
+    std: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle of a published checkpoint, or of one's own."""
+    with _needs_torch("import"):
+        from .adapt.import_bundle import import_bundle
+        from .runtime.labels import label_space as find_label_space
+
+        bundle = import_bundle(
+            weights,
+            network,
+            find_label_space(label_space),
+            out,
+            input_size=input_size,
+            colour=colour,
+            mean=mean,
+            std=std,
+            arguments=argument or (),
+            overwrite=overwrite,
+        )
+    _print_made(bundle, as_json)
+
+
+@app.command()
+def adapt(
+    bundle: BundleIn,
+    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
+    out: Out,
+    method: Annotated[str, typer.Option(help="See `roadshift methods`.")] = "iapc",
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    max_frames: Annotated[int, typer.Option(min=1, help="Use at most so many frames.")] = 3000,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    as_json: Json = False,
+) -> None:
+    """Adapt a model to unlabelled frames."""
+    from .runtime.bundle import open_bundle
+
+    with _needs_torch("adapt"):
+        from .adapt import METHODS, Job, adapt_bundle, resolve_config
+        from .runtime.errors import ConfigError
+
+        if method not in METHODS:
+            raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
+        resolved = resolve_config(method, file=config, assignments=settings or (), seed=seed)
+        source = open_bundle(bundle)
+        with _run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+            job = Job(out, overwrite, device, options)
+            adapted = adapt_bundle(source, frames, resolved, job, max_frames=max_frames)
+    _print_made(adapted, as_json)
+
+
+@app.command(name="eval")
+def eval_(
+    bundle: BundleIn,
+    images: Annotated[Path, typer.Option(help="Folder of images.")],
+    labels: Annotated[Path, typer.Option(help="Folder of their label maps.")],
+    label_space: Annotated[
+        str | None, typer.Option(help="Encoding of the label files; the bundle's unless given.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Measure mIoU, per-class IoU and a confidence interval against labels."""
+    from .runtime.evaluation import evaluate
+    from .runtime.images import labelled_pairs
+    from .runtime.labels import label_space as find_label_space
+    from .runtime.metrics import evaluation_record
+    from .runtime.terminal import evaluation_table, note, print_json, progress
+
+    pairs = labelled_pairs(images, labels)
+    space = find_label_space(label_space) if label_space else None
+    with _engine(bundle, backend, device, artefact, threads) as engine:
+        note(engine.reason)
+        with progress("eval", "frames") as update:
+            confusion = evaluate(engine, pairs, space, lambda done, n: update(done, n, ""))
+        record = evaluation_record(confusion, engine.label_space, engine.backend)
+    if as_json:
+        print_json(record)
+    else:
+        evaluation_table({engine.backend: record})
+
+
+@app.command()
+def export(
+    bundle: BundleIn,
+    to: Annotated[str, typer.Option(help="Formats, separated by commas: onnx.")] = "onnx",
+    logits: Annotated[bool, typer.Option("--logits", help="Also give raw scores.")] = False,
+    frames: Annotated[
+        list[str] | None, typer.Option(help="Frames to compare on; built-in scenes unless given.")
+    ] = None,
+    min_agreement: Annotated[
+        float, typer.Option(help="Percent of pixels that must keep their class.")
+    ] = 99.9,
+    as_json: Json = False,
+) -> None:
+    """Export a bundle's model, verified against the model that it came from."""
+    from .runtime.bundle import open_bundle
+    from .runtime.terminal import print_json
+
+    with _needs_torch("export"):
+        from .export.artefacts import export_bundle
+
+        source = open_bundle(bundle)
+        record = export_bundle(
+            source, to, frames=frames or (), with_logits=logits, min_agreement=min_agreement
+        )
+    if as_json:
+        print_json(record)
+        return
+    for row in record["artefacts"]:
+        typer.echo(
+            f"{bundle / row['path']}: opset {row['opset']}, {row['bytes'] / 2**20:.1f} MiB, same class as "
+            f"torch on {row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
+            f"({row['compared_on']}), logits differ by at most {row['max_difference']:.1e}."
+        )
+
+
+@app.command()
+def run(
+    bundle: BundleIn,
+    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or a .mp4 file.")],
+    overlay: Annotated[bool, typer.Option("--overlay", help="Blend labels over frames.")] = False,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Segment frames: label maps or overlays to a folder, or a video."""
+    from .runtime.frames import open_frames
+    from .runtime.output import run_frames
+    from .runtime.terminal import note, print_json, progress
+
+    source = open_frames(frames, on_skip=note)
+    with _engine(bundle, backend, device, artefact, threads) as engine:
+        note(engine.reason)
+        with progress("run", "frames") as update:
+            summary = run_frames(
+                source,
+                engine,
+                out,
+                overlay=overlay,
+                overwrite=overwrite,
+                report=lambda done: update(done, source.length, ""),
+            )
+    if as_json:
+        print_json(summary)
+    else:
+        typer.echo(
+            f"{summary['frames']} frames in {summary['seconds']:.1f} s "
+            f"({summary['fps']:.1f} a second), {len(summary['skipped'])} skipped, to {out}."
+        )
+
+
+@app.command()
+def bench(
+    bundles: Annotated[list[Path], typer.Argument(metavar="BUNDLE...", help="Model bundles.")],
+    frames: Annotated[
+        Path | None, typer.Option(help="Frames to time; random images unless given.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Their label maps, to measure mIoU as well.")
+    ] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Timed frames.")] = 200,
+    warmup: Annotated[int, typer.Option(min=0, help="Frames before timing starts.")] = 10,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Latency, throughput, memory, label agreement and mIoU of every artefact."""
+    from .runtime.bench import bench_bundle
+    from .runtime.terminal import bench_table, note, print_json
+
+    _import_torch_backend()
+    rows = [
+        row
+        for bundle in bundles
+        for row in bench_bundle(
+            bundle,
+            frames=frames,
+            labels=labels,
+            queries=queries,
+            warmup=warmup,
+            device=device,
+            threads=threads,
+            note=note,
+        )
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        bench_table(rows)
+
+
+@app.command()
+def info(bundle: BundleIn, as_json: Json = False) -> None:
+    """What a bundle holds and where it comes from; every hash is checked."""
+    from .runtime.bundle import open_bundle
+    from .runtime.terminal import print_json, table
+
+    opened = open_bundle(bundle)
+    if as_json:
+        print_json({"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")})
+        return
+    manifest = opened.manifest
+    seen, origin = manifest.input, manifest.provenance
+    rows = [
+        ("hash", opened.hash),
+        ("network", manifest.network.name),
+        ("label space", f"{opened.label_space.name}, {opened.label_space.num_classes} classes"),
+        ("input", f"{seen.width}x{seen.height} {seen.colour}, mean {seen.mean}, std {seen.std}"),
+        ("made by", f"{origin.method or '-'}, {origin.created}, {origin.device or '-'}"),
+        ("parent", origin.parent or "-"),
+        ("frames, seed", f"{origin.frames}, {origin.seed}"),
+    ]
+    rows += [(m.name, f"{m.value} {m.unit} ({m.how})") for m in manifest.measured]
+    table(str(bundle), ["", ""], rows)
+    table(
+        "\nartefacts",
+        ["file", "kind", "precision", "bytes", "sha256"],
+        [(a.path, a.kind, a.precision, a.bytes, a.sha256[:12]) for a in manifest.artefacts],
+    )
+
+
+@app.command()
+def networks(as_json: Json = False) -> None:
+    """The networks that can be trained, imported and adapted."""
+    with _needs_torch("networks"):
+        from .adapt.networks import network_summaries
+
+        _listing("networks", [summary._asdict() for summary in network_summaries()], as_json)
+
+
+@app.command()
+def methods(as_json: Json = False) -> None:
+    """The adaptation methods."""
+    with _needs_torch("methods"):
+        from .adapt import METHODS
+
+        rows = [
+            {"name": m.name, "summary": m.summary, "variants": ", ".join(m.presets), "source": m.source}
+            for m in METHODS.values()
+        ]
+    _listing("methods", rows, as_json)
+
+
+@app.command(name="label-spaces")
+def label_spaces(as_json: Json = False) -> None:
+    """The built-in label spaces; any other is a JSON file."""
+    from .runtime.labels import LABEL_SPACES, label_space
+
+    spaces = [label_space(name) for name in LABEL_SPACES]
+    rows = [{"name": s.name, "classes": s.num_classes, "names": ", ".join(s.classes)} for s in spaces]
+    _listing("label spaces", rows, as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine can do, and what to install for more."""
+    from .runtime.doctor import diagnose
+    from .runtime.terminal import print_json, table
+
+    checks = diagnose()
+    if as_json:
+        print_json(checks)
+        return
+    marks = {True: "ok", None: "--", False: "!!"}
+    table(
+        "",
+        ["", "what", "found", "advice"],
+        [(marks[c["ok"]], c["check"], c["found"], c["advice"]) for c in checks],
+    )
+
+
+# --- shared by the commands -----------------------------------------------------------------------
+
+
+def _listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    from .runtime.terminal import print_json, table
+
+    if as_json:
+        print_json(rows)
+    else:
+        columns = list(rows[0])
+        table(title, columns, [[row[column] for column in columns] for row in rows])
+
+
+def _print_made(bundle: Bundle, as_json: bool) -> None:
+    from .runtime.terminal import print_json
+
+    origin = bundle.manifest.provenance
+    outcome = origin.configuration.get("outcome", {})
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "hash": bundle.hash,
+                "method": origin.method,
+                "frames": origin.frames,
+                "seed": origin.seed,
+                "outcome": outcome,
+            }
+        )
+        return
+    typer.echo(f"Wrote {bundle.path} ({origin.method}).")
+    if isinstance(outcome, dict) and outcome:
+        typer.echo(
+            f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "
+            f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
+            f"{outcome['skipped_steps']} steps skipped."
+        )
+
+
+def _import_torch_backend() -> None:
+    """Make the torch engine known where torch is installed; exported bundles need none."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is not None:
+        from . import adapt as _  # noqa: F401
+
+
+def _engine(
+    bundle: Path, backend: str, device: str, artefact: str | None, threads: int | None
+) -> Engine:
+    from .runtime.bundle import open_bundle
+    from .runtime.engine import open_engine
+
+    opened = open_bundle(bundle)
+    named = None if artefact is None else opened.artefact(name=artefact)
+    wanted = named or opened.artefact(kind="onnx")
+    if backend == "torch" or (backend == "auto" and (wanted is None or wanted.kind == "weights")):
+        _import_torch_backend()
+    return open_engine(opened, backend=backend, device=device, artefact=artefact, threads=threads)
+
+
+def _plain_options() -> RunOptions:
+    from .adapt.trainer import RunOptions
+    from .runtime.terminal import note
+
+    return RunOptions(note=note)
+
+
+@contextmanager
+def _run_options(
+    resume: bool, checkpoint_every: str, time_budget: str | None, memory_budget: str | None
+) -> Iterator[RunOptions]:
+    """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
+    from .adapt.budget import parse_duration, parse_memory
+    from .adapt.signals import stop_on_signals
+    from .adapt.trainer import Progress, RunOptions
+    from .runtime.terminal import note, progress
+
+    with stop_on_signals() as stop_requested, progress("step", "steps") as update:
+
+        def report(step: Progress) -> None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+            text = f"{step.stage}: {step.steps_per_s:.2f}/s, {step.eta_s:.0f} s left, {losses}"
+            update(step.step, step.steps, text)
+
+        yield RunOptions(
+            resume=resume,
+            checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
+            time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
+            memory_budget_bytes=(
+                parse_memory("--memory-budget", memory_budget) if memory_budget else None
+            ),
+            report=report,
+            note=note,
+            stop_requested=stop_requested,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""`roadshift demo`: the whole loop on built-in scenes, on any machine, in a few minutes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..adapt import Job, RunOptions, adapt_bundle, resolve_config, train_bundle
+from ..adapt.models import IMAGENET_INPUT
+from ..adapt.scenes import render_dataset
+from ..runtime.atomic import output_errors
+from ..runtime.bench import bench_bundle
+from ..runtime.bundle import NetworkSpec
+from ..runtime.engine import open_engine
+from ..runtime.errors import OutputError
+from ..runtime.evaluation import evaluate
+from ..runtime.images import labelled_pairs, read_image, write_image
+from ..runtime.labels import label_space, read_labels
+from ..runtime.metrics import ConfusionMatrix, evaluation_record, label_agreement
+from ..runtime.overlay import overlay, strip
+from .artefacts import export_bundle
+
+WIDTH, HEIGHT = 320, 160
+SOURCE_DOMAIN, TARGET_DOMAIN = "daylight", "dusk"
+TRAIN_FRAMES, TARGET_FRAMES, HELDOUT_FRAMES = 240, 64, 40
+TRAIN_SETTINGS = ("training.steps=320", "training.lr=4e-3", "training.crop_size=[256,128]")
+ADAPT_SETTINGS = ("training.steps=60", "training.batch_size=4")
+PICTURES = 3
+
+
+def run_demo(
+    out: Path,
+    *,
+    seed: int,
+    overwrite: bool,
+    note: Callable[[str], None],
+    options: RunOptions,
+) -> dict[str, Any]:
+    """Render scenes, train on one domain, adapt to another, export, run and measure.
+
+    Leaves in ``out``: ``source/`` and ``adapted/`` (bundles, the second exported), ``scenes/``
+    (training scenes, adaptation frames, held-out frames of both domains) and ``before-after.png``.
+
+    Returns:
+        ``{"in_domain", "source_only", "adapted", "exported": eval records, "label_agreement",
+        "gain", "bench": [rows], "seconds"}``; all but ``in_domain`` are measured on held-out frames
+        of the target domain.
+
+    Raises:
+        OutputError: ``out`` exists, or cannot be written.
+    """
+    started = time.monotonic()
+    _prepare(out, overwrite)
+    scenes = out / "scenes"
+    note(f"rendering {SOURCE_DOMAIN} and {TARGET_DOMAIN} scenes, {WIDTH}x{HEIGHT}")
+    _render(scenes, seed)
+    space = label_space("cityscapes19")
+
+    note(f"training fast_scnn on {TRAIN_FRAMES} {SOURCE_DOMAIN} scenes")
+    source = train_bundle(
+        scenes / "source/images",
+        scenes / "source/labels",
+        space,
+        NetworkSpec(name="fast_scnn"),
+        IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
+        resolve_config("supervised", assignments=TRAIN_SETTINGS, seed=seed),
+        Job(out / "source", options=options),
+    )
+    note(f"adapting it to {TARGET_FRAMES} unlabelled {TARGET_DOMAIN} frames with IAPC")
+    adapted = adapt_bundle(
+        source,
+        [scenes / "target/images"],
+        resolve_config("iapc", assignments=ADAPT_SETTINGS, seed=seed),
+        Job(out / "adapted", options=replace(options)),
+    )
+    note("exporting to ONNX and comparing with torch")
+    heldout = scenes / "heldout"
+    export_bundle(adapted, "onnx", frames=[str(heldout / "images")], min_agreement=99.9)
+
+    note(f"measuring on {HELDOUT_FRAMES} {TARGET_DOMAIN} frames that adaptation did not see")
+    pairs = labelled_pairs(heldout / "images", heldout / "labels")
+    day = labelled_pairs(scenes / "indomain/images", scenes / "indomain/labels")
+    in_domain = _measure(out / "source", "torch", day)
+    before = _measure(out / "source", "torch", pairs)
+    after = _measure(out / "adapted", "torch", pairs)
+    exported = _measure(out / "adapted", "onnxruntime", pairs)
+    agreement = _agreement(out / "adapted", pairs)
+    _picture(out, pairs)
+    rows = bench_bundle(
+        out / "adapted",
+        frames=heldout / "images",
+        labels=heldout / "labels",
+        queries=200,
+        note=note,
+    )
+    return {
+        "in_domain": in_domain,
+        "source_only": before,
+        "adapted": after,
+        "exported": exported,
+        "gain": after["miou"] - before["miou"],
+        "label_agreement": agreement,
+        "bench": rows,
+        "seconds": time.monotonic() - started,
+    }
+
+
+def _prepare(out: Path, overwrite: bool) -> None:
+    """An empty ``out``; one that exists is cleared only if a demo made it and the user says so."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        ours = (out / "scenes").is_dir() and {p.name for p in out.iterdir()} <= _LEFT
+        if not (overwrite and ours):
+            advice = "use --overwrite" if ours else "it is not a demo's, so choose another name"
+            raise OutputError(f"{out}: already exists; {advice}, or give another --out.")
+        with output_errors(out):
+            shutil.rmtree(out)
+    with output_errors(out):
+        out.mkdir(exist_ok=True)
+
+
+_LEFT = {
+    "scenes", "source", "source.run", "adapted", "adapted.run", "before-after.png",
+}
+
+
+def _render(scenes: Path, seed: int) -> None:
+    """The four sets; their scene seeds do not overlap."""
+    first = 1_000_000 * (seed + 1)
+    for name, domain, count, offset in (
+        ("source", SOURCE_DOMAIN, TRAIN_FRAMES, 0),
+        ("indomain", SOURCE_DOMAIN, HELDOUT_FRAMES, 100_000),
+        ("target", TARGET_DOMAIN, TARGET_FRAMES, 200_000),
+        ("heldout", TARGET_DOMAIN, HELDOUT_FRAMES, 300_000),
+    ):
+        render_dataset(
+            scenes / name, domain, count, seed=first + offset, width=WIDTH, height=HEIGHT
+        )
+
+
+def _measure(bundle: Path, backend: str, pairs: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
+    with open_engine(bundle, backend=backend) as engine:
+        confusion: ConfusionMatrix = evaluate(engine, pairs)
+        return evaluation_record(confusion, engine.label_space, engine.backend)
+
+
+def _agreement(bundle: Path, pairs: Sequence[tuple[Path, Path]]) -> float:
+    """Percent of the frames' pixels on which the exported model and torch agree."""
+    with (
+        open_engine(bundle, backend="torch") as torch_engine,
+        open_engine(bundle, backend="onnxruntime") as onnx_engine,
+    ):
+        images = [read_image(path) for path, _ in pairs]
+        shares = [
+            label_agreement(torch_engine.segment(image), onnx_engine.segment(image))
+            for image in images
+        ]
+    return sum(shares) / len(shares)
+
+
+def _picture(out: Path, pairs: Sequence[tuple[Path, Path]]) -> None:
+    """``before-after.png``: a few frames, ground truth, source only, adapted."""
+    import numpy as np
+
+    with (
+        open_engine(out / "source", backend="torch") as source,
+        open_engine(out / "adapted", backend="onnxruntime") as adapted,
+    ):
+        rows = []
+        for image_path, label_path in pairs[:: max(1, len(pairs) // PICTURES)][:PICTURES]:
+            image, space = read_image(image_path), source.label_space
+            maps = {
+                "ground truth": read_labels(label_path, space),
+                "source only": source.segment(image),
+                "adapted": adapted.segment(image),
+            }
+            panels = [("frame", image)]
+            panels += [(name, overlay(image, labels, space, 0.75)) for name, labels in maps.items()]
+            rows.append(strip(panels, height=HEIGHT))
+    write_image(out / "before-after.png", np.concatenate(rows))
+
+
+

@@ -1,0 +1,219 @@
+"""From a torch bundle to ONNX, verified against the model that it came from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from .. import __version__
+from ..adapt.models import load_network
+from ..adapt.segmenter import Segmenter, SegmenterWithLogits
+from ..runtime.bundle import Bundle, extend_bundle
+from ..runtime.errors import MissingDependencyError, ParityError
+
+MODEL = "model.onnx"
+MIN_AGREEMENT = 99.9  # percent of pixels
+MAX_RELATIVE_DIFFERENCE = 1e-3  # of the logits' largest magnitude
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How alike an ONNX model and its torch model are, both on the CPU in float32.
+
+    Attributes:
+        label_agreement: percent of pixels with the same class.
+        max_difference: of the upsampled logits, absolute.
+        max_logit: largest magnitude of those logits, to read ``max_difference`` against.
+        frames: how many were compared.
+        compared_on: which.
+    """
+
+    label_agreement: float
+    max_difference: float
+    max_logit: float
+    frames: int
+    compared_on: str
+
+
+def export_onnx(
+    bundle: Bundle,
+    frames: Sequence[NDArray[np.uint8]],
+    *,
+    compared_on: str,
+    with_logits: bool = False,
+    min_agreement: float = MIN_AGREEMENT,
+) -> tuple[Bundle, Parity]:
+    """Add ``model.onnx`` (fp32) to ``bundle``, in place and at once.
+
+    The graph takes ``image``, uint8 (1, H, W, 3) RGB at the bundle's input size, and gives
+    ``labels``, uint8 (1, H, W): normalisation, upsampling and argmax are inside. With
+    ``with_logits`` it also gives ``logits``, float32 (1, K, h, w), at the network's stride.
+
+    Args:
+        bundle: with weights.
+        frames: at the input size, uint8 (H, W, 3), to compare on; at least one.
+        compared_on: what they are, for the manifest.
+        min_agreement: percent of pixels that must keep their class.
+
+    Returns:
+        The bundle as it is now, and how alike the two models are.
+
+    Raises:
+        NetworkError: the bundle has no weights, or its network cannot be exported.
+        ParityError: the ONNX model does something else; nothing is written.
+    """
+    network = load_network(bundle, torch.device("cpu"))
+    segmenter = Segmenter(network, bundle.manifest.input).eval()
+    with extend_bundle(bundle) as writer:
+        path = writer.open_path(MODEL)
+        model = write_graph(segmenter, bundle, path, with_logits=with_logits)
+        parity = compare(segmenter, model, frames, compared_on)
+        check_parity(parity, min_agreement, f"{bundle.path}: {MODEL}")
+        writer.add_written(
+            MODEL,
+            kind="onnx",
+            precision="fp32",
+            target="onnx",
+            details={
+                "opset": model.opset_import[0].version,
+                "outputs": [output.name for output in model.graph.output],
+                "parity": asdict(parity),
+                "exported_from": bundle.hash,
+            },
+        )
+        return writer.commit(), parity
+
+
+def write_graph(
+    segmenter: Segmenter, bundle: Bundle, path: Path, *, with_logits: bool
+) -> onnx.ModelProto:
+    """Trace ``segmenter`` at the bundle's input size and save it with its metadata.
+
+    Raises:
+        MissingDependencyError: onnxscript, which torch exports with, is missing.
+    """
+    spec = bundle.manifest.input
+    example = torch.zeros((1, spec.height, spec.width, 3), dtype=torch.uint8)
+    module: nn.Module = SegmenterWithLogits(segmenter) if with_logits else segmenter
+    try:
+        with torch.inference_mode(), _quiet():
+            program = torch.onnx.export(
+                module.eval(),
+                (example,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["labels", "logits"] if with_logits else ["labels"],
+                verbose=False,
+            )
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"Exporting needs {error.name}: pip install 'roadshift[adapt]'."
+        ) from error
+    assert program is not None  # torch.onnx.export returns one when no path is given
+    model = program.model_proto
+    for key, value in _metadata(bundle).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = f"roadshift.{key}", value
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return model
+
+
+def _metadata(bundle: Bundle) -> dict[str, str]:
+    manifest = bundle.manifest
+    return {
+        "version": __version__,
+        "bundle": bundle.hash,
+        "network": manifest.network.model_dump_json(),
+        "label_space": json.dumps(manifest.label_space),
+        "input": manifest.input.model_dump_json(),
+    }
+
+
+def compare(
+    segmenter: Segmenter,
+    model: onnx.ModelProto,
+    frames: Sequence[NDArray[np.uint8]],
+    compared_on: str,
+) -> Parity:
+    """Run both on every frame, on the CPU in float32."""
+    if not frames:
+        raise ValueError("compare: at least one frame is needed")
+    session = _session(_with_scores(model))
+    same = pixels = 0
+    difference = largest = 0.0
+    for frame in frames:
+        image = np.ascontiguousarray(frame)[None]
+        with torch.inference_mode():
+            expected = segmenter.scores(torch.from_numpy(image))[0].numpy()
+        labels, scores = session.run(["labels", _SCORES], {"image": image})
+        same += int((labels == expected.argmax(axis=1)).sum())
+        pixels += labels.size
+        difference = max(difference, float(np.abs(scores - expected).max()))
+        largest = max(largest, float(np.abs(expected).max()))
+    return Parity(100 * same / pixels, difference, largest, len(frames), compared_on)
+
+
+def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
+    """Raise `ParityError`, with the number, where two models are not the same."""
+    if not parity.label_agreement >= min_agreement:
+        raise ParityError(
+            f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels of "
+            f"{parity.frames} frames, less than {min_agreement} %; it was not written."
+        )
+    allowed = MAX_RELATIVE_DIFFERENCE * max(parity.max_logit, 1.0)
+    if not parity.max_difference <= allowed:
+        raise ParityError(
+            f"{what} differs from its torch model by {parity.max_difference:.2e} in a logit, more "
+            f"than {allowed:.2e}; it was not written."
+        )
+
+
+_SCORES = "roadshift_scores"
+
+
+def _with_scores(model: onnx.ModelProto) -> bytes:
+    """The model with the argmax's input as one more output, to compare numbers and not only labels."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    argmax = [node for node in copy.graph.node if node.op_type == "ArgMax"][-1]
+    copy.graph.node.append(onnx.helper.make_node("Identity", [argmax.input[0]], [_SCORES]))
+    copy.graph.output.append(
+        onnx.helper.make_tensor_value_info(_SCORES, onnx.TensorProto.FLOAT, None)
+    )
+    data: bytes = copy.SerializeToString()
+    return data
+
+
+def _session(model: bytes) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's exporter talks about its own workings; its failures are exceptions."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

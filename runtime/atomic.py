@@ -1,0 +1,129 @@
+"""A folder that appears whole or not at all: staged in a hidden sibling, flushed, then renamed."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import glob
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import OutputError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+_NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP}
+_ABANDONED_AFTER_S = 60.0
+
+
+@contextmanager
+def output_errors(where: Path) -> Iterator[None]:
+    """Turns an OSError into the OutputError that says what to do about ``where``."""
+    try:
+        yield
+    except OSError as error:
+        raise output_error(error, where) from error
+
+
+def output_error(error: OSError, where: Path) -> OutputError:
+    """The sentence for an OSError that was met while writing to ``where``."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return OutputError(f"{where}: the disk is full; free some space or choose another folder.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(
+            f"{where}: cannot write here ({error.strerror}); change the permissions or choose "
+            "another folder."
+        )
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return OutputError(f"{where}: {where.parent} is not an existing folder; create it first.")
+    return OutputError(f"{where}: cannot be written ({error.strerror or error}).")
+
+
+@contextmanager
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A fresh hidden sibling of ``target``, removed on leaving unless it was published.
+
+    Its owner holds a lock on it, so that what a killed process left behind is told apart from what
+    another process is writing, and removed.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    with output_errors(target):
+        _remove_abandoned(target)
+        folder = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+        folder.mkdir()
+        lock = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # file systems without locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime < _ABANDONED_AFTER_S:
+                continue  # perhaps made just now and not yet locked
+            lock = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(folder: Path, target: Path, *, replace: bool) -> None:
+    """Gives the flushed ``folder`` the name ``target``, a sibling, in one step.
+
+    With ``replace``, an existing ``target`` is exchanged in the same step and then removed; on file
+    systems that cannot exchange it is renamed aside first, and put back if the step fails.
+
+    Raises:
+        OSError: nothing has changed.
+    """
+    if replace and target.exists():
+        if not _exchange(folder, target):
+            aside = target.with_name(f".{target.name}.old-{secrets.token_hex(4)}")
+            target.rename(aside)
+            try:
+                folder.rename(target)
+            except OSError:
+                aside.rename(target)
+                raise
+            aside.rename(folder)
+    else:
+        folder.rename(target)
+    with suppress(OSError):  # published already; some file systems cannot flush a folder
+        flush(target.parent)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two names atomically; False where the kernel or the file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _NO_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(other))

@@ -1,0 +1,122 @@
+"""Reading a bundle: the schema, the files and their hashes, and exactly what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from .. import __version__
+from .errors import BundleError
+from .labels import LabelSpace
+from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Artefact, Kind, Manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk as it was read.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says about itself.
+        hash: SHA-256 of the bytes of ``manifest.json``; it covers every artefact through theirs.
+    """
+
+    path: Path
+    manifest: Manifest
+    hash: str
+
+    @cached_property
+    def label_space(self) -> LabelSpace:
+        return LabelSpace.from_dict(self.manifest.label_space)
+
+    def artefact(self, kind: Kind | None = None, name: str | None = None) -> Artefact | None:
+        """The first artefact of that kind and file name, whichever are given."""
+        for artefact in self.manifest.artefacts:
+            if kind in (None, artefact.kind) and name in (None, artefact.path):
+                return artefact
+        return None
+
+    def file(self, artefact: Artefact) -> Path:
+        return self.path / artefact.path
+
+
+def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+    """Reads a bundle; with ``verify``, every artefact's content is hashed, not only its size.
+
+    Raises:
+        BundleError: what is wrong with which file.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        problem = "is a file, and a bundle is a folder" if path.exists() else "does not exist"
+        raise BundleError(f"{path}: {problem}; give the folder that holds {MANIFEST_NAME}.")
+    try:
+        content = (path / MANIFEST_NAME).read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: is not a bundle, it has no {MANIFEST_NAME}.") from error
+    except OSError as error:
+        raise BundleError(f"{path / MANIFEST_NAME}: cannot be read ({error.strerror}).") from error
+    bundle = Bundle(
+        path, _parse_manifest(content, path / MANIFEST_NAME), hashlib.sha256(content).hexdigest()
+    )
+    for artefact in bundle.manifest.artefacts:
+        _check_artefact(bundle.file(artefact), artefact, verify)
+    return bundle
+
+
+def _parse_manifest(content: bytes, where: Path) -> Manifest:
+    try:
+        data = json.loads(content)
+    except ValueError as error:
+        raise BundleError(
+            f"{where}: truncated or not JSON ({error}); restore the bundle from a copy."
+        ) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise BundleError(f"{where}: has no schema_version, so this is not a roadshift bundle.")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{where}: schema {version} was written by a newer roadshift, and this one "
+            f"({__version__}) reads up to schema {SCHEMA_VERSION}; upgrade roadshift."
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleError(f"{where}: invalid at {key!r}: {first['msg']}{more}.") from error
+
+
+def _check_artefact(path: Path, artefact: Artefact, verify: bool) -> None:
+    remedy = "restore the bundle from a copy or make it again"
+    if not path.is_file():
+        raise BundleError(f"{path}: is listed in {MANIFEST_NAME} and missing; {remedy}.")
+    try:
+        size = path.stat().st_size
+        if size != artefact.bytes:
+            raise BundleError(
+                f"{path}: has {size} bytes and {MANIFEST_NAME} says {artefact.bytes}; {remedy}."
+            )
+        actual = sha256_of(path) if verify else artefact.sha256
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read ({error.strerror}).") from error
+    if actual != artefact.sha256:
+        raise BundleError(
+            f"{path}: was changed after it was written (SHA-256 {actual[:12]}, {MANIFEST_NAME} "
+            f"says {artefact.sha256[:12]}); {remedy}."
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

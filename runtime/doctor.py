@@ -1,0 +1,136 @@
+"""What this machine can do, and what to install for more."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shutil
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from .manifest import library_versions
+
+
+def diagnose() -> list[dict[str, Any]]:
+    """Checks in the order a reader wants them: ``{"check", "ok", "found", "advice"}``.
+
+    ``ok`` is None where something is optional and absent; ``advice`` is "" where nothing is to do.
+    """
+    return [
+        _python(),
+        _cpu(),
+        _driver(),
+        _onnxruntime(),
+        _onnxruntime_cuda(),
+        _torch(),
+        _package("onnx", "exports need it: pip install 'roadshift[adapt]'"),
+        _tensorrt(),
+        _codecs(),
+        _disk(),
+    ]
+
+
+def _check(name: str, ok: bool | None, found: str, advice: str = "") -> dict[str, Any]:
+    return {"check": name, "ok": ok, "found": found, "advice": "" if ok else advice}
+
+
+def _python() -> dict[str, Any]:
+    versions = library_versions()
+    found = f"Python {versions['python']}, roadshift {versions['roadshift']}"
+    enough = tuple(map(int, platform.python_version_tuple()[:2])) >= (3, 11)
+    return _check("python", True if enough else None, found, "adapting needs Python 3.11 or newer")
+
+
+def _cpu() -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return _check("cpu", True, f"{platform.machine()}, {cores} cores, {platform.system()}")
+
+
+def _driver() -> dict[str, Any]:
+    advice = "no NVIDIA driver: everything runs on the CPU"
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return _check("gpu", None, "no libcuda.so.1", advice)
+    if code := cuda.cuInit(0):
+        return _check("gpu", False, f"cuInit failed with {code}", "check the driver with nvidia-smi")
+    count, version = ctypes.c_int(), ctypes.c_int()
+    cuda.cuDeviceGetCount(ctypes.byref(count))
+    cuda.cuDriverGetVersion(ctypes.byref(version))
+    name = ctypes.create_string_buffer(128)
+    if count.value:
+        cuda.cuDeviceGetName(name, len(name), 0)
+    cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    found = f"{count.value} GPU(s), first: {name.value.decode() or '-'}, driver for CUDA {cuda_version}"
+    return _check("gpu", count.value > 0, found, advice)
+
+
+def _onnxruntime() -> dict[str, Any]:
+    import onnxruntime
+
+    providers = ", ".join(
+        name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+    )
+    return _check("onnxruntime", True, f"{onnxruntime.__version__}, built with {providers}")
+
+
+def _onnxruntime_cuda() -> dict[str, Any]:
+    from .onnx_engine import cuda_problem
+
+    problem = cuda_problem()
+    if problem is None:
+        return _check("onnxruntime on CUDA", True, "driver and provider found")
+    advice = "for a GPU: an NVIDIA driver, then pip install 'roadshift[cuda]'"
+    return _check("onnxruntime on CUDA", None, problem, advice)
+
+
+def _torch() -> dict[str, Any]:
+    advice = "to train, adapt and export: pip install 'roadshift[adapt]' (Python 3.11 or newer)"
+    if find_spec("torch") is None:
+        return _check("torch", None, "not installed", advice)
+    import importlib
+
+    try:
+        torch: Any = importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        return _check("torch", False, f"does not import: {error}", advice)
+    gpu = f"CUDA on {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else "no CUDA"
+    return _check("torch", True, f"{torch.__version__}, {gpu}")
+
+
+def _package(name: str, advice: str) -> dict[str, Any]:
+    try:
+        return _check(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return _check(name, None, "not installed", advice)
+
+
+def _tensorrt() -> dict[str, Any]:
+    advice = "TensorRT engines are not built by this version; ONNX Runtime runs the ONNX models"
+    for name in ("tensorrt", "tensorrt-lean", "tensorrt-rtx"):
+        try:
+            return _check("tensorrt", True, f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return _check("tensorrt", None, "not installed", advice)
+
+
+def _codecs() -> dict[str, Any]:
+    lines = [line.strip() for line in cv2.getBuildInformation().splitlines()]
+    video = [line for line in lines if line.startswith(("FFMPEG:", "GStreamer:", "v4l/v4l2:"))]
+    found = "; ".join(" ".join(line.split()) for line in video)
+    reads = any(line.startswith("FFMPEG:") and "YES" in line for line in video)
+    return _check(
+        f"video (opencv {cv2.__version__})", reads, found, "this OpenCV cannot decode video files"
+    )
+
+
+def _disk() -> dict[str, Any]:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    advice = "decoded frames and checkpoints may not fit here"
+    return _check("disk", free > 5, f"{free:.0f} GiB free in this folder", advice)

@@ -1,0 +1,229 @@
+"""What runs a bundle's network: one interface, and the choice of who implements it here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Artefact, Bundle, InputSpec, open_bundle
+from .errors import EngineError, ShapeError
+from .frames import Frame
+from .labels import LabelSpace
+from .preprocess import fit_frame, restore_labels
+
+
+class Engine(ABC):
+    """A network ready to run: frames in, label maps out.
+
+    Attributes:
+        label_space: of the label maps.
+        input: what the network was trained to see; ``infer`` takes frames of its width and height.
+        backend: "onnxruntime", "torch", ...
+        precision: of the arithmetic, such as "fp32" or "int8".
+        device: "cpu" or "cuda".
+        artefact: the bundle's file that runs, None for a network that is in memory only.
+        reason: one sentence: which backend, artefact and device were chosen, and why.
+    """
+
+    def __init__(
+        self,
+        label_space: LabelSpace,
+        input: InputSpec,
+        *,
+        backend: str,
+        precision: str,
+        device: str,
+        reason: str,
+        artefact: str | None = None,
+    ) -> None:
+        self.label_space = label_space
+        self.input = input
+        self.backend = backend
+        self.precision = precision
+        self.device = device
+        self.artefact = artefact
+        self.reason = reason
+
+    @abstractmethod
+    def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Class indices, (B, h, w) uint8 not written to again, of a batch that `infer` checked."""
+
+    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Class indices, (B, h, w) uint8, of RGB frames at the input size, (B, h, w, 3) uint8.
+
+        Raises:
+            ShapeError: the frames are of another size or dtype.
+        """
+        size = (self.input.height, self.input.width)
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (*size, 3):
+            raise ShapeError(
+                f"infer: the batch must be uint8 (B, {size[0]}, {size[1]}, 3), "
+                f"got {batch.dtype} {batch.shape}; segment() fits frames of any size."
+            )
+        return self._infer(batch)
+
+    def segment(self, frame: Frame | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Class indices, (H, W) uint8, of one RGB frame of any size, (H, W, 3) uint8."""
+        image = frame.image if isinstance(frame, Frame) else frame
+        fitted = fit_frame(image, self.input.width, self.input.height)
+        return restore_labels(self.infer(fitted[None])[0], image.shape[1], image.shape[0])
+
+    def segment_batch(self, frames: Sequence[Frame | NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+        """`segment` for several frames, which may differ in size, in one call of the network."""
+        if not frames:
+            return []
+        images = [frame.image if isinstance(frame, Frame) else frame for frame in frames]
+        batch = np.stack([fit_frame(i, self.input.width, self.input.height) for i in images])
+        return [
+            restore_labels(labels, image.shape[1], image.shape[0])
+            for image, labels in zip(images, self.infer(batch), strict=True)
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """What runs, as JSON values."""
+        return {
+            "backend": self.backend,
+            "artefact": self.artefact,
+            "precision": self.precision,
+            "device": self.device,
+            "input_size": [self.input.width, self.input.height],
+            "label_space": self.label_space.name,
+            "reason": self.reason,
+        }
+
+    def close(self) -> None:  # noqa: B027 - most engines hold nothing beyond their memory
+        """Release what the engine holds; it cannot be used afterwards."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Opener(Protocol):
+    """Opens one artefact of a bundle on one backend; raises EngineError where it cannot."""
+
+    def __call__(
+        self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
+    ) -> Engine: ...
+
+
+def _open_onnx(bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None) -> Engine:
+    from .onnx_engine import OnnxEngine  # onnxruntime takes 0.2 s to import
+
+    return OnnxEngine(bundle, artefact, device=device, threads=threads)
+
+
+# The kind of artefact that each backend runs; the backends in the order of preference of "auto".
+_KIND_OF = {"onnxruntime": "onnx", "torch": "weights"}
+_OPENERS: dict[str, Opener] = {"onnxruntime": _open_onnx}
+
+
+def register_backend(name: str, opener: Opener) -> None:
+    """Make a backend available to `open_engine`; ``adapt`` adds "torch" when it is imported."""
+    _OPENERS[name] = opener
+
+
+def open_engine(
+    bundle: Bundle | str | Path,
+    *,
+    backend: str = "auto",
+    device: str = "auto",
+    artefact: str | None = None,
+    threads: int | None = None,
+) -> Engine:
+    """Open a bundle with the best backend that this machine has; ``engine.reason`` says which.
+
+    "auto" takes ONNX Runtime when the bundle has an ONNX model, otherwise torch when it is there
+    and the bundle has weights. Among several ONNX models it takes the first in fp32, then the
+    first; ``artefact`` names another.
+
+    Args:
+        bundle: a bundle or its folder.
+        backend: "auto", "onnxruntime" or "torch".
+        device: "auto" (a GPU where it works), "cpu" or "cuda" (an error where it does not work).
+        artefact: the file name of the model to run.
+        threads: CPU threads of the engine; None takes the cores of this process.
+
+    Raises:
+        BundleError: the bundle cannot be read.
+        EngineError: nothing here can run it as asked; the message says why and what to do.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if device not in ("auto", "cpu", "cuda"):
+        raise EngineError(f"There is no device {device!r}; use auto, cpu or cuda.")
+    if threads is not None and threads < 1:
+        raise EngineError(f"An engine needs at least 1 thread, not {threads}.")
+    if backend not in ("auto", *_KIND_OF):
+        raise EngineError(f"There is no backend {backend!r}; use auto, {' or '.join(_KIND_OF)}.")
+    name, chosen = _choose(opened, backend, artefact)
+    return _OPENERS[name](opened, chosen, device=device, threads=threads)
+
+
+def runnable_artefacts(bundle: Bundle) -> list[Artefact]:
+    """The artefacts that some backend here can run, those of the preferred backend first.
+
+    Raises:
+        EngineError: there are none; the message says what to do.
+    """
+    found = [
+        artefact
+        for backend, kind in _KIND_OF.items()
+        for artefact in bundle.manifest.artefacts
+        if artefact.kind == kind and backend in _OPENERS
+    ]
+    if not found:
+        raise _nothing_runs(bundle, "auto")
+    return found
+
+
+def _choose(bundle: Bundle, backend: str, name: str | None) -> tuple[str, Artefact]:
+    """The backend and the artefact that the arguments of `open_engine` mean."""
+    kinds = _KIND_OF if backend == "auto" else {backend: _KIND_OF[backend]}
+    runnable = [a for a in bundle.manifest.artefacts if a.kind in kinds.values()]
+    if name is not None:
+        runnable = [a for a in runnable if a.path == name]
+        if not runnable:
+            known = [a.path for a in bundle.manifest.artefacts if a.kind in _KIND_OF.values()]
+            raise EngineError(
+                f"{bundle.path} has no {name!r} that "
+                f"{'an engine' if backend == 'auto' else backend} can run; "
+                f"its models are {', '.join(known) or 'none'}."
+            )
+    for candidate, kind in kinds.items():
+        found = sorted((a for a in runnable if a.kind == kind), key=lambda a: a.precision != "fp32")
+        if found and candidate in _OPENERS:
+            return candidate, found[0]
+    raise _nothing_runs(bundle, backend)
+
+
+def _nothing_runs(bundle: Bundle, backend: str) -> EngineError:
+    """Why no artefact of the bundle runs on ``backend`` here, and what to do about it."""
+    if backend == "onnxruntime" or bundle.artefact(kind="weights") is None:
+        return EngineError(
+            f"{bundle.path} has no model for {'any engine' if backend == 'auto' else backend}; "
+            f"make one with `roadshift export {bundle.path} --to onnx`."
+        )
+    if find_spec("torch") is not None:
+        return EngineError(
+            f"The weights of {bundle.path} need torch; import roadshift.adapt first."
+        )
+    if backend == "torch" or bundle.artefact(kind="onnx") is not None:
+        return EngineError("torch is not installed; pip install 'roadshift[adapt]'.")
+    return EngineError(
+        f"{bundle.path} has no exported model and torch is not installed: run `roadshift export "
+        f"{bundle.path} --to onnx` where it is, or pip install 'roadshift[adapt]'."
+    )

@@ -1,0 +1,65 @@
+"""What a user can fix: one hierarchy, each message one sentence with what, where and what to do.
+
+The command line prints these without a traceback and exits with ``exit_code``. Anything else that
+escapes is a bug and keeps its traceback.
+"""
+
+
+class RoadshiftError(Exception):
+    """Base of every error that a user can fix."""
+
+    exit_code = 1
+
+
+class BundleError(RoadshiftError):
+    """A model bundle is missing, damaged, tampered with, from a newer schema, or already there."""
+
+
+class OutputError(RoadshiftError):
+    """Results cannot be written: the folder is missing or read-only, or the disk is full."""
+
+
+class FrameError(RoadshiftError):
+    """Frames cannot be read: no such source, an empty folder, a damaged file, an odd format."""
+
+
+class LabelError(RoadshiftError):
+    """Ground-truth labels are missing, of another size, or hold ids their label space lacks."""
+
+
+class LabelSpaceError(RoadshiftError):
+    """A label space is unknown or malformed, or does not match the network or the labels."""
+
+
+class ConfigError(RoadshiftError):
+    """A setting is unknown, of the wrong type, or out of range."""
+
+
+class NetworkError(RoadshiftError):
+    """A network is unknown, cannot be built, or its weights do not fit it."""
+
+
+class ShapeError(RoadshiftError):
+    """An array or tensor handed to a public function has the wrong shape or dtype."""
+
+
+class EngineError(RoadshiftError):
+    """No engine can run this bundle here, or the engine asked for is not available."""
+
+
+class ParityError(RoadshiftError):
+    """An exported artefact does not do what the model that it came from does."""
+
+
+class TrainingError(RoadshiftError):
+    """A run cannot go on: losses stay non-finite, or it does not fit its memory budget."""
+
+
+class MissingDependencyError(RoadshiftError):
+    """A package that this command needs is not installed."""
+
+
+class RunInterrupted(RoadshiftError):  # noqa: N818 - an interruption, not a failure
+    """The run was stopped by a signal after writing a checkpoint; it can be resumed."""
+
+    exit_code = 130

@@ -1,0 +1,46 @@
+"""Measuring an engine against ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .engine import Engine
+from .errors import LabelSpaceError
+from .images import read_image
+from .labels import LabelSpace, read_labels
+from .metrics import ConfusionMatrix
+
+
+def evaluate(
+    engine: Engine,
+    pairs: Sequence[tuple[Path, Path]],
+    space: LabelSpace | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> ConfusionMatrix:
+    """Segment every image and count its pixels against its label map, at the label map's size.
+
+    Args:
+        engine: what is measured.
+        pairs: image and label files, see `labelled_pairs`.
+        space: how the label files are encoded; the engine's own label space unless given.
+        report: called with images done and images in all.
+
+    Raises:
+        LabelSpaceError: ``space`` has other classes than the engine.
+        FrameError, LabelError: a file is damaged, or a label map has another size than its image.
+    """
+    space = space or engine.label_space
+    if space.classes != engine.label_space.classes:
+        raise LabelSpaceError(
+            f"the labels are in {space.name} ({space.num_classes} classes) and the model in "
+            f"{engine.label_space.name} ({engine.label_space.num_classes} classes): measure it with "
+            "labels of its own classes, in the same order."
+        )
+    confusion = ConfusionMatrix(space.num_classes, space.ignore_index)
+    for done, (image_path, label_path) in enumerate(pairs):
+        image = read_image(image_path)
+        labels = read_labels(label_path, space, size=(image.shape[1], image.shape[0]))
+        confusion.update(engine.segment(image), labels)
+        report(done + 1, len(pairs))
+    return confusion

@@ -1,0 +1,253 @@
+"""Frames from folders, image files and videos, in time order; a bad one is reported and skipped.
+
+Importing this module quiets FFmpeg's own messages about damaged videos (set
+``OPENCV_FFMPEG_LOGLEVEL`` to bring them back): what is lost is reported here by file and count.
+"""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .errors import FrameError
+from .images import (
+    IMAGE_SUFFIXES,
+    Image,
+    find_labels,
+    labelled_pairs,
+    list_files,
+    list_images,
+    read_image,
+    write_image,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Frame",
+    "FrameSource",
+    "find_labels",
+    "labelled_pairs",
+    "list_images",
+    "open_frames",
+    "read_image",
+    "write_image",
+]
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One camera image.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        name: unique within its source and safe as a file name; no suffix.
+        timestamp_ns: time since the start of its video; 0 for an image file, which does not say.
+    """
+
+    image: Image
+    name: str
+    timestamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of a source.
+
+    ``name`` is its frame's name, or the start of its frames' names; ``frames`` is the number
+    promised: 1 for an image, the header's count for a video, None where that does not say.
+    """
+
+    path: Path
+    name: str
+    is_video: bool
+    frames: int | None
+
+
+class FrameSource:
+    """Frames of one or several sources, iterable again and again; made by `open_frames`.
+
+    Attributes:
+        skipped: one sentence for each damaged file or cut video met so far, without repeats.
+        length: frames promised by file names and video headers, before damaged ones are skipped;
+            None where a video's header does not say.
+    """
+
+    def __init__(self, title: str, files: Sequence[_File], on_skip: Callable[[str], None]) -> None:
+        self._title = title
+        self._files = files
+        self._on_skip = on_skip
+        self.skipped: list[str] = []
+        known = [file.frames for file in files if file.frames is not None]
+        self.length = sum(known) if len(known) == len(files) else None
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise TypeError(f"the number of frames in {self._title} is not known")
+        return self.length
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Yield the good frames in order; report the others to ``on_skip`` and go on.
+
+        Raises:
+            FrameError: the end is reached and not one frame was good.
+        """
+        good = 0
+        losses = []
+        for file in self._files:
+            for read in _read_video(file) if file.is_video else _read_still(file):
+                if isinstance(read, Frame):
+                    good += 1
+                    yield read
+                    continue
+                losses.append(read)
+                if (good or len(self._files) > 1) and read not in self.skipped:
+                    self.skipped.append(read)
+                    self._on_skip(read)
+        if len(self._files) == 1 and not good:
+            raise FrameError(losses[0])
+        if not good:
+            raise FrameError(
+                f"None of the {len(self._files)} files of {self._title} can be read; "
+                f"the first: {losses[0]}"
+            )
+
+
+def _log_skip(sentence: str) -> None:
+    logging.getLogger("roadshift").warning("Skipped: %s", sentence)
+
+
+def open_frames(
+    source: str | Path | Sequence[str | Path], *, on_skip: Callable[[str], None] = _log_skip
+) -> FrameSource:
+    """Open a folder, a video, an image, or several of them one after the other.
+
+    A folder gives its images (see `list_images`) or, when it has none, its videos. A frame is named
+    after its image file, or after its video and its number; names that would collide are prefixed
+    with their source's name and folders.
+
+    Args:
+        source: what to read; several sources are chained.
+        on_skip: called with one sentence for each damaged file or cut video.
+
+    Raises:
+        FrameError: a source does not exist, holds no frames, or is of a kind not read here.
+    """
+    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    if not sources:
+        raise FrameError("No frames: give at least one folder, image or video file.")
+    found = [(path, root) for one in sources for path, root in _expand(one)]
+    return FrameSource(", ".join(str(one) for one in sources), _named(found), on_skip)
+
+
+def _expand(source: str | Path) -> list[tuple[Path, Path]]:
+    """(file, root) for every file of one source; root is the source itself."""
+    path = Path(source)
+    if re.match(r"camera:|[a-z]+://", str(source)):
+        raise FrameError(
+            f"{source} is a live stream, and this version reads folders, images and video files; "
+            "record it first, for example with `ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
+        )
+    is_bag = path.suffix.lower() in {".mcap", ".bag", ".db3"}
+    if is_bag or ((path / "metadata.yaml").is_file() and not list_images(path)):
+        raise FrameError(
+            f"{source} is a ROS bag, and this version reads folders, images and video files; "
+            "export its camera topic to images first, for example with "
+            "`ros2 run image_view image_saver` while the bag plays."
+        )
+    if path.is_dir():
+        files = list_images(path) or list_files(path, VIDEO_SUFFIXES)
+        if not files:
+            raise FrameError(f"{source} is a folder without images or videos; give another.")
+        return [(file, path) for file in files]
+    if not path.is_file():
+        raise FrameError(f"{source} does not exist; give a folder, an image or a video file.")
+    if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        raise FrameError(
+            f"{source} is of a kind that is not read here; give a folder, an image "
+            f"({' '.join(sorted(IMAGE_SUFFIXES))}) or a video ({' '.join(sorted(VIDEO_SUFFIXES))})."
+        )
+    return [(path, path)]
+
+
+def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
+    """Give each (file, root) a name: its stem, or a longer name wherever two would be equal."""
+    stems = Counter(_safe(path.stem) for path, _ in found)
+    taken: set[str] = set()
+    files = []
+    for path, root in found:
+        name = _safe(path.stem)
+        if stems[name] > 1:
+            inner = path.relative_to(root).parts[:-1]
+            source = root.resolve().parent.name if path == root else root.resolve().name
+            name = _safe("_".join((source, *inner, path.stem)))
+        unique, number = name, 2
+        while unique in taken:
+            unique, number = f"{name}_{number}", number + 1
+        taken.add(unique)
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        files.append(_File(path, unique, is_video, _frame_count(path) if is_video else 1))
+    return files
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.\-]+", "_", name)
+
+
+def _read_still(file: _File) -> Iterator[Frame | str]:
+    """The frame of an image file, or a sentence that says what is wrong with the file."""
+    try:
+        yield Frame(read_image(file.path), file.name, 0)
+    except FrameError as error:
+        yield str(error)
+
+
+def _read_video(file: _File) -> Iterator[Frame | str]:
+    """The frames of a video, then a sentence if it ended before its header's count."""
+    frames = 0
+    capture = cv2.VideoCapture(str(file.path))
+    try:
+        while True:
+            good, image = capture.read()
+            if not good:
+                break
+            timestamp_ns = max(round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6), 0)
+            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+            yield Frame(rgb, f"{file.name}_{frames:06d}", timestamp_ns)
+            frames += 1
+    finally:
+        capture.release()
+    # A Matroska header gives a duration, from which the count is estimated: one frame of slack.
+    slack = 1 if file.path.suffix.lower() in {".mkv", ".webm"} else 0
+    if frames == 0:
+        yield (
+            f"{file.path} has no frame that can be decoded: it is damaged or its recording was not "
+            f"finished; try to repair it with `ffmpeg -i {file.path.name} -c copy repaired.mp4`."
+        )
+    elif file.frames is not None and frames + slack < file.frames:
+        yield (
+            f"{file.path} ends early: {frames} of {file.frames} frames were read, "
+            "the rest is missing or damaged."
+        )
+
+
+def _frame_count(path: Path) -> int | None:
+    """Frames promised by a video's header; None where it does not say, 0 where it cannot open."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            return 0
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        return count if count > 0 else None
+    finally:
+        capture.release()

@@ -1,0 +1,236 @@
+"""Image files and folders of them: read, write, list in time order, pair with label maps.
+
+Importing this module quiets OpenCV's own messages about damaged files (set ``OPENCV_LOG_LEVEL`` to
+bring them back), since every damaged file is reported once, by name and reason, by its reader.
+"""
+
+import os
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .atomic import output_error
+from .errors import FrameError, LabelError, OutputError
+
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4.x, 5.x
+    _set_log_level(0)  # silent
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pnm"}
+)
+
+# Label files that lie beside images: *_gtFine_labelIds.png, *_gtCoarse_color.png, *_gt_invIds.png
+_LABEL_STEM = re.compile(r"_gt(Fine|Coarse)?_[A-Za-z]+$")
+_LABEL_FOLDER_OF = {"leftImg8bit": "gtFine", "rgb_anon": "gt", "images": "labels"}
+
+Image = NDArray[np.uint8]
+
+
+def read_image(path: str | Path) -> Image:
+    """Read an image file as (H, W, 3) uint8 RGB.
+
+    Grey becomes three equal channels, alpha is dropped, 16-bit values v become round(v / 257), and
+    an EXIF orientation is applied.
+
+    Raises:
+        FrameError: the file is missing, unreadable, damaged, cut short, or neither 8 nor 16 bits.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FrameError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if damage := _damage(data):
+        raise FrameError(f"{path} is damaged: {damage}; copy the file again or remove it.")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise FrameError(f"{path} cannot be decoded: {error.err or error}.") from error
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise FrameError(
+            f"{path} is damaged, or no image of 8 or 16 bits a channel ({len(data)} bytes); "
+            "copy it again, convert it or remove it."
+        )
+    if image.dtype == np.uint16:
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def _damage(data: bytes) -> str | None:
+    """What is wrong with a file that decoders would read in part or complain about on stderr."""
+    if not data:
+        return "it is empty"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png_damage(data)
+    # A JPEG without an end marker after its last scan decodes with its lower part grey.
+    if data.startswith(b"\xff\xd8\xff") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        return f"the JPEG data ends early, after {len(data)} bytes"
+    return None
+
+
+def _png_damage(data: bytes) -> str | None:
+    """Follow the chunks (length, type, body, CRC) of a PNG to IEND."""
+    at = 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        end = at + 12 + length
+        if end > len(data):
+            break
+        if (
+            zlib.crc32(memoryview(data)[at + 4 : end - 4])
+            != struct.unpack_from(">I", data, end - 4)[0]
+        ):
+            return f"a PNG checksum is wrong at byte {at}"
+        if data[at + 4 : at + 8] == b"IEND":
+            return None
+        at = end
+    return f"the PNG data ends early, after {len(data)} bytes"
+
+
+def write_image(path: str | Path, image: Image) -> None:
+    """Write (H, W, 3) uint8 RGB or an (H, W) uint8 map; the suffix chooses the format.
+
+    The file is written beside its place and renamed, so that a reader never sees half of it.
+
+    Raises:
+        OutputError: the format is unknown, or the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    try:
+        _, data = cv2.imencode(path.suffix, pixels)
+    except cv2.error as error:
+        raise OutputError(
+            f"{path}: there is no encoder for {path.suffix!r}; use .png or .jpg."
+        ) from error
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(data.tobytes())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise output_error(error, path) from error
+
+
+def natural_key(path: Path) -> tuple[tuple[str | int, ...], ...]:
+    """Sorting key by path components in which frame_2 comes before frame_10."""
+    return tuple(
+        (*(int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", part)), part)
+        for part in path.parts
+    )
+
+
+def list_images(folder: str | Path) -> list[Path]:
+    """The camera images under a folder, searched recursively, in natural order of their paths.
+
+    Finds Cityscapes (``leftImg8bit/{split}/{city}``), ACDC (``rgb_anon/{condition}/{split}/
+    {sequence}``, also flattened) and plain or nested folders. Left out are what lies beside a
+    ``leftImg8bit`` or ``rgb_anon`` folder, a ``labels`` folder beside an ``images`` folder, label
+    maps among the images (``*_gtFine_*``, ``*_gt_*``), hidden files and, unless nothing else is
+    there, ACDC's reference images (``*_rgb_ref_anon``).
+
+    Raises:
+        FrameError: the folder does not exist.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FrameError(f"{root} is not a folder; give a folder of images.")
+    found = [p for p in list_files(root, IMAGE_SUFFIXES) if not _LABEL_STEM.search(p.stem)]
+    return [p for p in found if not p.stem.endswith("_rgb_ref_anon")] or found
+
+
+def list_files(root: Path, suffixes: frozenset[str]) -> list[Path]:
+    """Visible files with one of the suffixes in the camera folders under ``root``, natural order.
+
+    Links are followed, each folder once.
+    """
+    found: list[Path] = []
+    visited: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = _camera_folders(subfolders)
+        found += [
+            Path(folder, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes
+        ]
+    return sorted(found, key=lambda path: natural_key(path.relative_to(root)))
+
+
+def _camera_folders(siblings: list[str]) -> list[str]:
+    """Those of the folders beside each other that can hold camera images."""
+    for name in ("leftImg8bit", "rgb_anon"):  # Cityscapes, ACDC: labels and disparity lie beside
+        if name in siblings:
+            return [name]
+    without = {"labels"} if "images" in siblings else set()
+    return sorted(name for name in siblings if not name.startswith(".") and name not in without)
+
+
+def find_labels(
+    image_path: str | Path, images_root: str | Path, labels_root: str | Path
+) -> Path | None:
+    """The label map that belongs to an image, or None.
+
+    Its name, train ids before raw ids: ``X_leftImg8bit`` -> ``X_gtFine_labelTrainIds.png`` or
+    ``X_gtFine_labelIds.png``, then the same of gtCoarse; ``X_rgb_anon`` ->
+    ``X_gt_labelTrainIds.png`` or ``X_gt_labelIds.png``; any other ``X`` -> ``X.png``. Its folder
+    under ``labels_root``: the image's own relative to ``images_root`` (with ``leftImg8bit``,
+    ``rgb_anon`` and ``images`` read as ``gtFine``, ``gt`` and ``labels``), then ever shorter ends
+    of the image's path.
+    """
+    image, labels = Path(image_path), Path(labels_root)
+    relative = image.relative_to(images_root).parent
+    translated = Path(*(_LABEL_FOLDER_OF.get(part, part) for part in relative.parts))
+    parents = image.parent.parts[1 if image.is_absolute() else 0 :]
+    ends = [Path(*parents[-n:]) for n in (3, 2, 1)]
+    for folder in dict.fromkeys((relative, translated, *ends, Path())):
+        for name in _label_names(image.stem):
+            candidate = labels / folder / name
+            if candidate != image and candidate.is_file():
+                return candidate
+    return None
+
+
+def _label_names(stem: str) -> list[str]:
+    kinds = ("labelTrainIds", "labelIds")
+    if stem.endswith("_leftImg8bit"):
+        base = stem.removesuffix("_leftImg8bit")
+        return [f"{base}_{gt}_{kind}.png" for gt in ("gtFine", "gtCoarse") for kind in kinds]
+    if stem.endswith("_rgb_anon"):
+        base = stem.removesuffix("_rgb_anon")
+        return [f"{base}_gt_{kind}.png" for kind in kinds]
+    return [f"{stem}.png"]
+
+
+def labelled_pairs(images_root: str | Path, labels_root: str | Path) -> list[tuple[Path, Path]]:
+    """Every image under ``images_root`` with its label map, in time order.
+
+    Raises:
+        FrameError: ``images_root`` is not a folder or holds no image.
+        LabelError: ``labels_root`` is not a folder, or images lack labels (the first are named).
+    """
+    images = list_images(images_root)
+    if not images:
+        raise FrameError(f"{images_root} holds no images.")
+    if not Path(labels_root).is_dir():
+        raise LabelError(f"{labels_root} is not a folder; give the folder of label maps.")
+    pairs = [(image, find_labels(image, images_root, labels_root)) for image in images]
+    missing = [image.name for image, labels in pairs if labels is None]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise LabelError(
+            f"{len(missing)} of {len(images)} images of {images_root} have no label map in "
+            f"{labels_root}: {first}; a label map has its image's name and .png, or the "
+            "Cityscapes or ACDC name."
+        )
+    return [(image, labels) for image, labels in pairs if labels is not None]

@@ -1,0 +1,156 @@
+"""The schema of a bundle's ``manifest.json``: frozen, and no key beyond those declared here."""
+
+from __future__ import annotations
+
+import platform
+import re
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from .. import __version__
+from .errors import LabelSpaceError
+from .labels import LabelSpace
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+Kind = Literal["weights", "onnx", "tensorrt", "history", "report", "other"]
+Triple = tuple[float, float, float]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class NetworkSpec(_Model):
+    """What builds the network: its registered name or ``package.module:factory``."""
+
+    name: Annotated[str, Field(min_length=1)]
+    arguments: dict[str, JsonValue] = {}
+
+
+class InputSpec(_Model):
+    """What the network is fed: ``x = (image - mean) / std``, 0 to 255, in ``colour`` order."""
+
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    colour: Literal["rgb", "bgr"] = "rgb"
+    mean: Triple
+    std: Triple
+
+    @field_validator("std")
+    @classmethod
+    def _divides(cls, std: Triple) -> Triple:
+        if min(std) <= 0:
+            raise ValueError(f"std must be positive, got {std}")
+        return std
+
+
+class Artefact(_Model):
+    """One file of the bundle, with its SHA-256 in hexadecimal and its size in bytes."""
+
+    path: str
+    kind: Kind
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    bytes: Annotated[int, Field(ge=0)]
+    precision: str | None = None
+    target: str | None = None
+    details: dict[str, JsonValue] = {}
+
+    @field_validator("path")
+    @classmethod
+    def _is_file_name(cls, path: str) -> str:
+        return check_artefact_name(path)
+
+
+class Provenance(_Model):
+    """Where a bundle comes from.
+
+    Attributes:
+        parent: hash of the bundle that it was made from.
+        method: what made it, with the resolved ``configuration``, ``seed`` and count of ``frames``.
+        versions: of the software, see ``library_versions``.
+        device: what it was made on.
+        created: UTC, ISO 8601.
+    """
+
+    parent: str | None = None
+    method: str | None = None
+    configuration: dict[str, JsonValue] = {}
+    seed: int | None = None
+    frames: int | None = None
+    versions: dict[str, str] = {}
+    device: str | None = None
+    created: str = Field(
+        default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
+    )
+
+
+class Measurement(_Model):
+    """A measured figure, unique by name, and how it was measured."""
+
+    name: str
+    value: float
+    unit: str
+    how: str
+
+
+class Manifest(_Model):
+    """All that a bundle says about itself; ``label_space`` is ``LabelSpace.to_dict()``."""
+
+    schema_version: int = SCHEMA_VERSION
+    network: NetworkSpec
+    label_space: dict[str, Any]
+    input: InputSpec
+    artefacts: tuple[Artefact, ...]
+    provenance: Provenance
+    measured: tuple[Measurement, ...] = ()
+
+    @field_validator("label_space")
+    @classmethod
+    def _is_label_space(cls, data: dict[str, Any]) -> dict[str, Any]:
+        try:
+            LabelSpace.from_dict(data)
+        except LabelSpaceError as error:
+            raise ValueError(str(error)) from error
+        return data
+
+    @field_validator("artefacts")
+    @classmethod
+    def _are_unique(cls, artefacts: tuple[Artefact, ...]) -> tuple[Artefact, ...]:
+        paths = [artefact.path for artefact in artefacts]
+        if len(set(paths)) < len(paths):
+            raise ValueError("two artefacts have the same path")
+        return artefacts
+
+
+def check_artefact_name(name: str) -> str:
+    """The name itself, if it is a plain file name in the bundle's folder; ValueError otherwise."""
+    if not re.fullmatch(r"[^/\\\x00-\x1f]+", name) or name in (".", "..", MANIFEST_NAME):
+        raise ValueError(f"{name!r} is no plain file name in the bundle's own folder")
+    return name
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of python, roadshift and the libraries that are installed, none imported."""
+    versions = {"python": platform.python_version(), "roadshift": __version__}
+    for name, distributions in _DISTRIBUTIONS.items():
+        for distribution in distributions:
+            try:
+                versions[name] = metadata.version(distribution)
+                break
+            except metadata.PackageNotFoundError:
+                continue
+    return versions
+
+
+_DISTRIBUTIONS = {
+    "numpy": ("numpy",),
+    "opencv": ("opencv-python", "opencv-python-headless", "opencv-contrib-python"),
+    "onnxruntime": ("onnxruntime-gpu", "onnxruntime"),
+    "torch": ("torch",),
+    "onnx": ("onnx",),
+}

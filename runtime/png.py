@@ -1,0 +1,114 @@
+"""Label maps out of PNG files, sample for sample.
+
+OpenCV expands a palette to colours and stretches 1-, 2- and 4-bit samples to 0..255, which destroys
+class ids. So a palette PNG is handed to it as the greyscale PNG of its indices (the same compressed
+samples under another header), and stretched samples are divided back. Chunks are checked by length
+and CRC first: OpenCV may return part of a truncated picture.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import LabelError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_GREY, _PALETTE = 0, 3
+
+
+class Png(NamedTuple):
+    """A PNG whose chunks are whole; samples still compressed."""
+
+    width: int
+    height: int
+    bit_depth: int
+    colour_type: int
+    data: bytes
+
+    @property
+    def is_colour(self) -> bool:
+        """More than one channel a pixel (grey with alpha too)."""
+        return self.colour_type not in (_GREY, _PALETTE)
+
+
+def read_png(path: Path) -> Png:
+    """The header and data of a PNG file, palette indices turned into greyscale samples.
+
+    Raises:
+        LabelError: the file is missing, not a PNG, truncated or damaged.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise LabelError(f"{path}: cannot read these labels ({error.strerror}).") from error
+    if not data.startswith(PNG_SIGNATURE):
+        raise LabelError(f"{path}: is not a PNG; labels are PNGs of one channel of class ids.")
+    kept, header = [PNG_SIGNATURE], b""
+    try:
+        for kind, body in png_chunks(data):
+            if kind == b"IHDR" and len(body) == 13:
+                header = body
+                body = body[:9] + bytes([_GREY if body[9] == _PALETTE else body[9]]) + body[10:]
+            if kind in (b"IHDR", b"IDAT", b"IEND"):
+                kept.append(_chunk(kind, body))
+    except ValueError as error:
+        raise LabelError(f"{path}: these labels are damaged, {error}; copy them again.") from error
+    if not header:
+        raise LabelError(f"{path}: these labels are damaged, no PNG header; copy them again.")
+    width, height, bit_depth, colour_type = struct.unpack(">IIBB", header[:10])
+    return Png(width, height, bit_depth, colour_type, b"".join(kept))
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and body of each chunk of a PNG, up to and with IEND.
+
+    Raises:
+        ValueError: the data ends before that, or a checksum is wrong; says which and where.
+    """
+    position, kind = len(PNG_SIGNATURE), b""
+    while kind != b"IEND":
+        end = position + 12
+        if end <= len(data):
+            length, kind = struct.unpack_from(">I4s", data, position)
+            end += length
+        if end > len(data):
+            raise ValueError(f"the PNG data ends early, after {len(data)} bytes")
+        body = data[position + 8 : end - 4]
+        if data[end - 4 : end] != struct.pack(">I", zlib.crc32(kind + body)):
+            raise ValueError(f"a PNG checksum is wrong at byte {position}")
+        yield kind, body
+        position = end
+
+
+def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArray[Any]:
+    """Samples of a one-channel PNG, or of one ``channel`` (0 red) of a colour PNG.
+
+    Returns:
+        (H, W), uint8, or uint16 for a 16-bit PNG.
+
+    Raises:
+        LabelError: the compressed samples are damaged.
+    """
+    try:
+        samples = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        samples = None
+    if samples is None or samples.shape[:2] != (png.height, png.width):
+        raise LabelError(f"{path}: these labels are damaged and do not decode; copy them again.")
+    if channel is not None:
+        samples = np.ascontiguousarray(samples[..., 2 - channel])  # OpenCV: blue, green, red
+    if png.bit_depth < 8:
+        samples = samples // np.uint8(255 // ((1 << png.bit_depth) - 1))
+    return samples
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

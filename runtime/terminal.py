@@ -1,0 +1,130 @@
+"""What commands print: results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def console() -> Console:
+    """The terminal behind stdout, as wide as it is; 120 columns where that is unknown."""
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False, style="dim")
+
+
+def print_json(document: Any) -> None:
+    """One JSON document, and nothing else, on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A progress bar on stderr; gives ``update(done, total, text)``.
+
+    Where stderr is no terminal, one line every tenth of the work instead.
+    """
+    if not sys.stderr.isatty():
+        shown = -1
+
+        def line(done: int, total: int | None, text: str) -> None:
+            nonlocal shown
+            tenth = 10 * done // total if total else done // 100
+            if tenth != shown:
+                shown = tenth
+                of = f"/{total}" if total else ""
+                note(f"{title}: {done}{of} {unit} {text}".rstrip())
+
+        yield line
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit + " {task.fields[text]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, text="")
+
+        def update(done: int, total: int | None, text: str) -> None:
+            bar.update(task, completed=done, total=total, text=text)
+
+        yield update
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table on stdout; numbers to the right, ``None`` as a dash."""
+    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        numeric = all(isinstance(row[i], (int, float, type(None))) for row in rows)
+        drawn.add_column(column, justify="right" if numeric and rows else "left")
+    for row in rows:
+        drawn.add_row(*(_cell(value) for value in row))
+    console().print(drawn)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    return str(value)
+
+
+def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> None:
+    """Per-class IoU and mIoU, percent, one column a record of the `eval` shape."""
+    first = next(iter(records.values()))
+    rows: list[list[object]] = [
+        [name, *(record["iou"][name] for record in records.values())] for name in first["iou"]
+    ]
+    rows.append(["mIoU", *(record["miou"] for record in records.values())])
+    rows.append(["pixel accuracy", *(record["pixel_accuracy"] for record in records.values())])
+    for bound, index in (("95 % interval, low", 0), ("95 % interval, high", 1)):
+        rows.append([bound, *(record["ci95"][index] for record in records.values())])
+    rows.append(["frames", *(record["frames"] for record in records.values())])
+    table("IoU in percent", ["class", *records], rows)
+
+
+BENCH_COLUMNS = {
+    "artefact": "artefact",
+    "backend": "backend",
+    "precision": "precision",
+    "device": "device",
+    "p50_ms": "p50 ms",
+    "p90_ms": "p90 ms",
+    "p99_ms": "p99 ms",
+    "fps": "fps",
+    "cov": "cov %",
+    "peak_mib": "peak MiB",
+    "label_agreement": "agreement %",
+    "miou": "mIoU %",
+}
+
+
+def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows of `bench`, one an artefact and backend, then where the time goes."""
+    table(
+        "Latency, end to end, one stream",
+        list(BENCH_COLUMNS.values()),
+        [[row.get(key) for key in BENCH_COLUMNS] for row in rows],
+    )
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"]))
+    table(
+        "Mean time of each stage, ms",
+        ["artefact", "backend", *stages],
+        [
+            [row["artefact"], row["backend"], *(row["stages_ms"].get(s) for s in stages)]
+            for row in rows
+        ],
+    )

@@ -1,0 +1,129 @@
+"""A tiny network, a source bundle and a few frames, small enough for runs of milliseconds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from roadshift.adapt.config import RunConfig
+from roadshift.adapt.context import Context
+from roadshift.adapt.dataset import FrameSet
+from roadshift.adapt.importing import save_weights
+from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.methods import Stage, resolve_config
+from roadshift.adapt.networks import SegmentationNetwork, build_network
+from roadshift.adapt.trainer import RunOptions, Trainer
+from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.labels import LabelSpace
+
+sys.path.insert(0, str(Path(__file__).parent))  # for "tiny_network:build"
+
+WIDTH, HEIGHT, FRAMES = 48, 32, 6
+INPUT = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
+FOUR = LabelSpace(
+    name="four",
+    classes=("road", "building", "sky", "car"),
+    colours=((128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142)),
+)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread, as bit for bit comparisons between processes want it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _images(count: int) -> list[np.ndarray]:
+    """Blocks of colour with noise: something for batch norm and an argmax to hold on to."""
+    rng = np.random.default_rng(7)
+    images = []
+    for _ in range(count):
+        blocks = rng.integers(0, 256, (4, 6, 3)).repeat(8, axis=0).repeat(8, axis=1)
+        noisy = blocks + rng.normal(0, 12, blocks.shape)
+        images.append(noisy.clip(0, 255).astype(np.uint8))
+    return images
+
+
+@pytest.fixture(scope="session")
+def frames_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six PNGs of 48x32."""
+    folder = tmp_path_factory.mktemp("frames")
+    for i, image in enumerate(_images(FRAMES)):
+        assert cv2.imwrite(str(folder / f"frame_{i}.png"), image[..., ::-1])
+    return folder
+
+
+def new_network(seed: int = 0, **arguments: Any) -> SegmentationNetwork:
+    """The tiny network with weights drawn from ``seed``."""
+    torch.manual_seed(seed)
+    return build_network("tiny_network:build", FOUR.num_classes, **arguments)
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., SegmentationNetwork]:
+    """``network(seed=0, norm=True, dropout=0.2)``."""
+    return new_network
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the tiny network, untrained, whose batch norm has never seen the frames."""
+    path = tmp_path_factory.mktemp("bundles") / "source"
+    with BundleWriter(path) as writer:
+        writer.add_bytes("model.safetensors", save_weights(new_network()), kind="weights")
+        return writer.commit(
+            network=NetworkSpec(name="tiny_network:build"),
+            label_space=FOUR,
+            input=INPUT,
+            provenance=Provenance(method="import"),
+        )
+
+
+@pytest.fixture(scope="session")
+def settings() -> Callable[..., RunConfig]:
+    """Small settings; ``settings("training.steps=3", method="bn_stats")`` lays more over them."""
+
+    def make(*assignments: str, method: str = "iapc") -> RunConfig:
+        small = ["training.batch_size=2", "training.amp=off", "bn_batch_size=3"]
+        if method == "iapc":
+            small.append("training.steps=4")
+        return resolve_config(method, assignments=[*small, *assignments])
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(
+    tmp_path: Path, settings: Callable[..., RunConfig]
+) -> Callable[..., Trainer]:
+    """A trainer of given stages over six frames in memory, working in ``tmp_path``."""
+
+    def make(
+        model: SegmentationNetwork,
+        stages: Sequence[Stage],
+        *assignments: str,
+        **options: Any,
+    ) -> Trainer:
+        config = settings("augment.policy=none", *assignments)
+        images = _images(FRAMES)
+        names = [f"frame_{i}" for i in range(FRAMES)]
+        context = Context(
+            frames=FrameSet(names, WIDTH, HEIGHT, lambda i: images[i]),
+            normalise=Normalise(INPUT),
+            device=torch.device("cpu"),
+            workdir=tmp_path,
+            config=config,
+            crop_size=(HEIGHT, WIDTH),
+        )
+        return Trainer(model, list(stages), context, RunOptions(fingerprint="run", **options))
+
+    return make

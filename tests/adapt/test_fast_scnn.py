@@ -1,0 +1,110 @@
+"""Fast-SCNN: size, shapes, pooling, gradients and export."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from roadshift.adapt.networks import build_network
+from roadshift.adapt.networks.fast_scnn import FastSCNN, PyramidPooling, average_pool
+from torch import Tensor, nn
+
+
+def onnx_outputs(module: nn.Module, x: Tensor) -> list[np.ndarray]:
+    """What ONNX Runtime on the CPU computes for the exported module."""
+    buffer = io.BytesIO()
+    torch.onnx.export(module, (x,), dynamo=True, verbose=False).save(buffer)
+    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
+    return list(session.run(None, {session.get_inputs()[0].name: x.numpy()}))
+
+
+@pytest.fixture
+def network() -> FastSCNN:
+    """A network whose batch statistics have seen some data, in eval mode."""
+    torch.manual_seed(0)
+    network = FastSCNN(11)
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(4, 3, 64, 96))
+    return network.eval()
+
+
+def test_it_has_about_1_1_million_parameters() -> None:
+    parameters = sum(p.numel() for p in build_network("fast_scnn", 19).parameters())
+    assert 1.0e6 < parameters < 1.3e6
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "rows", "columns"),
+    [(64, 128, 8, 16), (160, 80, 20, 10), (90, 123, 12, 16), (33, 8, 5, 1), (1, 1, 1, 1)],
+)
+def test_logits_and_features_are_at_stride_8_for_any_size(
+    network: FastSCNN, height: int, width: int, rows: int, columns: int
+) -> None:
+    output = network(torch.randn(2, 3, height, width))
+    assert output.logits.shape == (2, 11, rows, columns)
+    assert output.features.shape == (2, 128, rows, columns)
+
+
+def test_features_are_what_the_classifier_sees_before_dropout(network: FastSCNN) -> None:
+    images = torch.randn(1, 3, 64, 64)
+    output = network(images)
+    torch.testing.assert_close(network.classifier(output.features), output.logits)
+    network.dropout.train()
+    first, second = network(images), network(images)
+    assert torch.equal(first.features, second.features)
+    assert not torch.equal(first.logits, second.logits)
+
+
+def test_every_parameter_learns(network: FastSCNN) -> None:
+    network.train()
+    output = network(torch.randn(2, 3, 64, 96))
+    (output.logits * torch.randn_like(output.logits)).sum().backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert silent == []
+
+
+def test_a_batch_of_one_small_frame_trains_with_finite_statistics(network: FastSCNN) -> None:
+    network.train()
+    network(torch.randn(1, 3, 64, 64)).logits.sum().backward()
+    assert all(buffer.isfinite().all() for buffer in network.buffers())
+
+
+def test_classifier_parameters_are_the_last_convolution(network: FastSCNN) -> None:
+    assert [p.shape for p in network.classifier_parameters()] == [(11, 128, 1, 1), (11,)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (2, 7), (12, 15), (16, 32)], ids=str)
+@pytest.mark.parametrize("bins", [1, 2, 3, 6])
+def test_average_pool_is_adaptive_average_pooling(size: tuple[int, int], bins: int) -> None:
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    pooled, expected = average_pool(x, bins), F.adaptive_avg_pool2d(x, bins)
+    torch.testing.assert_close(pooled, expected, rtol=1e-12, atol=1e-12)
+    upstream = torch.randn_like(expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(y, x, upstream)[0] for y in (pooled, expected)),
+        rtol=1e-12,
+        atol=1e-12,
+    )
+
+
+def test_pyramid_pooling_exports_at_a_grid_smaller_than_its_cells() -> None:
+    torch.manual_seed(0)
+    pooling = PyramidPooling(16).eval()
+    x = torch.randn(1, 16, 3, 5)
+    (exported,) = onnx_outputs(pooling, x)
+    np.testing.assert_allclose(exported, pooling(x).detach(), atol=1e-5)
+
+
+def test_onnx_runtime_gives_the_same_logits_at_480x360(network: FastSCNN) -> None:
+    images = torch.randn(1, 3, 360, 480)
+    with torch.no_grad():
+        expected = network(images)
+    logits, features = onnx_outputs(network, images)
+    scale = float(expected.logits.abs().max())
+    assert np.abs(logits - expected.logits.numpy()).max() < 1e-4 * min(1.0, scale)
+    assert np.abs(features - expected.features.numpy()).max() < 1e-4

@@ -1,0 +1,270 @@
+"""bench_engine: what its figures are figures of. Times come from a clock that the test moves."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from roadshift.runtime import bench
+from roadshift.runtime.bench import bench_bundle, bench_engine, peak_memory_mib, random_frames
+from roadshift.runtime.bundle import Bundle, InputSpec
+from roadshift.runtime.engine import Engine, open_engine
+from roadshift.runtime.errors import ConfigError, EngineError, FrameError, LabelError
+from roadshift.runtime.evaluation import evaluate
+from roadshift.runtime.frames import Frame, labelled_pairs, write_image
+from roadshift.runtime.labels import LabelSpace
+
+TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
+
+
+class Clock:
+    """Time in seconds that passes only when told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(bench, "perf_counter", lambda: self.now)
+
+
+class Timed(Engine):
+    """Class 1 where red is above ``threshold``; the i-th inference takes ``seconds(i)``."""
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        seconds: Callable[[int], float] = lambda _: 0.02,
+        threshold: int = 127,
+    ) -> None:
+        spec = InputSpec(width=8, height=4, mean=(0, 0, 0), std=(1, 1, 1))
+        super().__init__(TWO, spec, backend="test", precision="exact", device="cpu", reason="")
+        self.calls = 0
+        self._clock, self._seconds, self._threshold = clock, seconds, threshold
+
+    def _infer(self, batch: np.ndarray) -> np.ndarray:
+        if self._clock is not None:
+            self._clock.now += self._seconds(self.calls)
+        self.calls += 1
+        return (batch[..., 0] > self._threshold).astype(np.uint8)
+
+
+def frames(count: int, height: int = 4, width: int = 8) -> list[Frame]:
+    random = np.random.default_rng(0)
+    shape = (count, height, width, 3)
+    images = random.integers(0, 256, shape, dtype=np.uint8)
+    return [Frame(image, str(index), 0) for index, image in enumerate(images)]
+
+
+def test_percentiles_are_those_of_the_counted_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One frame for quality and three to warm up are slow; then 1, 2, ... 100 ms."""
+    clock = Clock(monkeypatch)
+    engine = Timed(clock, lambda call: 9.0 if call < 4 else (call - 3) / 1e3)
+    row = bench_engine(engine, frames(1), warmup=3, queries=100)
+    times = np.arange(1, 101)
+    assert [row[key] for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms")] == pytest.approx(
+        [*np.percentile(times, [50, 90, 99]), 100]
+    )
+    assert row["fps"] == pytest.approx(100 / 5.05)
+    assert row["cov"] == pytest.approx(100 * times.std() / times.mean())
+    assert (row["queries"], row["warmup"], row["frames"]) == (100, 3, "1 given")
+
+
+def test_stages_add_up_to_the_mean_and_give_the_share_outside_the_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def takes(function: Callable[..., np.ndarray], seconds: float) -> Callable[..., np.ndarray]:
+        def timed(*arguments: object) -> np.ndarray:
+            clock.now += seconds
+            return function(*arguments)
+
+        return timed
+
+    monkeypatch.setattr(bench, "fit_frame", takes(bench.fit_frame, 0.003))
+    monkeypatch.setattr(bench, "restore_labels", takes(bench.restore_labels, 0.001))
+
+    def source() -> Iterator[Frame]:
+        for one in frames(2, 8, 16):
+            clock.now += 0.007
+            yield one
+
+    row = bench_engine(Timed(clock, lambda _: 0.016), source(), queries=7)
+    assert row["stages_ms"] == pytest.approx(
+        {"decode": 7, "preprocess": 3, "infer": 16, "postprocess": 1}
+    )
+    assert row["p50_ms"] == pytest.approx(20)
+    assert row["outside_engine_percent"] == pytest.approx(100 * 4 / 20)
+    assert row["cov"] == pytest.approx(0)
+    assert row["warning"] is None
+
+
+def test_frames_in_memory_have_no_decode_stage() -> None:
+    assert "decode" not in bench_engine(Timed(), frames(2), queries=3)["stages_ms"]
+    assert "decode" not in bench_engine(Timed(), queries=3)["stages_ms"]
+
+
+def test_unsteady_times_are_warned_about(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock(monkeypatch)
+    row = bench_engine(Timed(clock, lambda call: 0.01 + 0.01 * (call % 2)), frames(1), queries=10)
+    assert row["cov"] == pytest.approx(100 / 3)
+    assert "vary by 33.3 %" in row["warning"]
+    assert row["warning"] in caplog.text
+
+
+def test_without_frames_it_measures_random_textures_of_the_input_size() -> None:
+    engine = Timed()
+    row = bench_engine(engine, warmup=2, queries=5)
+    assert row["frames"] == "4 random textures"
+    assert engine.calls == 4 + 2 + 5
+    pictures = [frame.image for frame in random_frames(32, 16)]
+    assert all(image.shape == (16, 32, 3) and image.std() > 10 for image in pictures)
+    assert not np.array_equal(pictures[0], pictures[1])
+
+
+def test_all_frames_are_cycled_through_and_a_source_is_read_up_to_its_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench, "MAX_FRAMES", 3)
+    assert bench_engine(Timed(), iter(frames(5)), queries=1)["frames"] == "3 given"
+    assert bench_engine(Timed(), frames(5), queries=1)["frames"] == "5 given"
+
+
+def test_agreement_and_miou_are_over_the_frames_once() -> None:
+    given = frames(3, 8, 16)
+    engine, reference = Timed(threshold=127), Timed(threshold=160)
+    truths = [Timed(threshold=100).segment(frame) for frame in given]
+    row = bench_engine(engine, given, queries=7, labels=truths, reference=reference)
+
+    ours = np.stack([engine.segment(frame) for frame in given])
+    theirs = np.stack([reference.segment(frame) for frame in given])
+    truth = np.stack(truths)
+    assert row["label_agreement"] == pytest.approx(100 * (ours == theirs).mean())
+    assert 0 < row["label_agreement"] < 100
+    iou = [((ours == c) & (truth == c)).sum() / ((ours == c) | (truth == c)).sum() for c in (0, 1)]
+    assert row["miou"] == pytest.approx(100 * np.mean(iou))
+
+
+def test_agreement_counts_pixels_of_frames_of_mixed_sizes() -> None:
+    given = [*frames(1, 4, 8), *frames(1, 40, 80)]
+    engine, reference = Timed(threshold=127), Timed(threshold=160)
+    equal = [engine.segment(f) == reference.segment(f) for f in given]
+    row = bench_engine(engine, given, queries=1, reference=reference)
+    wanted = 100 * np.concatenate([e.ravel() for e in equal]).mean()
+    assert row["label_agreement"] == pytest.approx(wanted)
+    theirs = [reference.segment(f) for f in given]
+    assert (
+        bench_engine(engine, given, queries=1, reference=theirs)["label_agreement"]
+        == (row["label_agreement"])
+    )
+
+
+def test_without_labels_or_reference_there_is_no_such_figure() -> None:
+    row = bench_engine(Timed(), queries=1)
+    assert (row["miou"], row["label_agreement"]) == (None, None)
+
+
+def test_a_row_of_an_onnx_engine_is_json_with_every_column(
+    make_bundle: Callable[..., Bundle],
+) -> None:
+    with open_engine(make_bundle(), device="cpu") as engine:
+        row = bench_engine(engine, queries=5)
+    assert json.loads(json.dumps(row)) == row
+    assert [row[key] for key in ("artefact", "backend", "precision", "device")] == [
+        "model.onnx",
+        "onnxruntime",
+        "fp32",
+        "cpu",
+    ]
+    assert 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"] <= row["max_ms"]
+    assert 0 < row["outside_engine_percent"] < 100
+    assert set(row["stages_ms"]) == {"preprocess", "infer", "postprocess"}
+
+
+# ---- bundles ----------------------------------------------------------------------------------
+
+
+def two_models(make_bundle: Callable[..., Bundle], tiny: Any) -> Bundle:
+    models = {f"{i}.onnx": tiny.onnx(32, 16, tiny.weight(i)) for i in range(2)}
+    return make_bundle(models=models, precisions={"0.onnx": "int8", "1.onnx": "fp32"})
+
+
+def test_every_artefact_gets_a_row_with_its_agreement_with_fp32(
+    make_bundle: Callable[..., Bundle], tiny: Any
+) -> None:
+    said: list[str] = []
+    bundle = two_models(make_bundle, tiny)
+    rows = bench_bundle(bundle, queries=2, warmup=0, device="cpu", note=said.append)
+    assert [(row["artefact"], row["precision"]) for row in rows] == [
+        ("0.onnx", "int8"),
+        ("1.onnx", "fp32"),
+    ]
+    pictures = np.stack([frame.image for frame in random_frames(32, 16)])
+    labels = [tiny.labels(tiny.weight(i), pictures) for i in range(2)]
+    same = 100 * (labels[0] == labels[1]).mean()
+    assert [row["label_agreement"] for row in rows] == pytest.approx([same, 100])
+    assert [row["miou"] for row in rows] == [None, None]
+    assert [sentence.split(" runs ")[1][:6] for sentence in said] == ["0.onnx", "1.onnx"]
+
+
+def test_miou_of_a_bundle_is_over_every_labelled_frame(
+    make_bundle: Callable[..., Bundle],
+    tiny: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench, "MAX_FRAMES", 1)
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    for one in frames(3, 16, 32):
+        write_image(tmp_path / "images" / f"{one.name}.png", one.image)
+        truth = tiny.labels(tiny.weight(1), one.image)
+        truth[:, : 8 * int(one.name)] = 0
+        write_image(tmp_path / "labels" / f"{one.name}.png", truth)
+    paths = {"frames": tmp_path / "images", "labels": tmp_path / "labels"}
+    rows = bench_bundle(two_models(make_bundle, tiny), queries=1, device="cpu", **paths)
+    with open_engine(tmp_path / "bundle", artefact="1.onnx", device="cpu") as engine:
+        miou = evaluate(engine, labelled_pairs(*paths.values())).miou()
+    assert rows[1]["miou"] == pytest.approx(miou)
+    assert rows[0]["miou"] < rows[1]["miou"] < 100
+    assert [row["frames"] for row in rows] == ["1 given", "1 given"]
+    assert all(row["stages_ms"]["decode"] > 0 for row in rows)
+
+
+def test_labels_without_frames_and_a_bundle_that_cannot_run_are_refused(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="give --frames as well"):
+        bench_bundle(make_bundle(), labels=tmp_path)
+    with pytest.raises(EngineError, match="no model for any engine"):
+        bench_bundle(make_bundle("empty", models={}))
+
+
+# ---- memory and refusals ----------------------------------------------------------------------
+
+
+def test_peak_memory_sees_what_the_run_held_for_a_moment() -> None:
+    class Hungry(Timed):
+        def _infer(self, batch: np.ndarray) -> np.ndarray:
+            np.ones(64 * 2**20, np.uint8)
+            return super()._infer(batch)
+
+    lean = bench_engine(Timed(), queries=3)["peak_mib"]
+    hungry = bench_engine(Hungry(), queries=3)["peak_mib"]
+    assert hungry > lean + 32
+    assert peak_memory_mib() >= hungry
+
+
+def test_bad_requests_are_refused() -> None:
+    with pytest.raises(ConfigError, match="at least 1 query"):
+        bench_engine(Timed(), queries=0)
+    with pytest.raises(ConfigError, match="no negative warm-up, not 1 and -1"):
+        bench_engine(Timed(), queries=1, warmup=-1)
+    with pytest.raises(FrameError, match="No frames"):
+        bench_engine(Timed(), [])
+    with pytest.raises(LabelError, match="1 label maps for 2 frames"):
+        bench_engine(Timed(), frames(2), labels=[np.zeros((4, 8), np.uint8)])
+    with pytest.raises(LabelError, match=r"labels of 0 are 3x3 and the frame is 8x4"):
+        bench_engine(Timed(), frames(1), labels=[np.zeros((3, 3), np.uint8)])
