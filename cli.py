@@ -24,6 +24,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would double the time of --help, and box one-line errors
 )
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
@@ -92,7 +93,10 @@ def demo(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """The whole loop on built-in scenes: train, adapt, export, run, measure; a few minutes."""
+    """The whole loop on built-in scenes, in a few minutes.
+
+    Trains, adapts, exports, runs and measures.
+    """
     from .runtime.terminal import bench_table, evaluation_table, note, print_json
 
     with _needs_torch("demo"):
@@ -106,8 +110,8 @@ def demo(
     evaluation_table({names.get(key, key): result[key] for key in (*names, "exported")})
     bench_table(result["bench"])
     typer.echo(
-        f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; the ONNX model "
-        f"agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
+        f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
+        f"the ONNX model agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
         f"{result['seconds']:.0f} s in all.\nLook at {out / 'before-after.png'}; "
         f"then try: roadshift eval {out / 'adapted'} --images {out / 'scenes/heldout/images'} "
         f"--labels {out / 'scenes/heldout/labels'}"
@@ -243,7 +247,7 @@ def eval_(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure mIoU, per-class IoU and a confidence interval against labels."""
+    """Measure mIoU and per-class IoU against labels."""
     from .runtime.evaluation import evaluate
     from .runtime.images import labelled_pairs
     from .runtime.labels import label_space as find_label_space
@@ -276,25 +280,30 @@ def export(
     ] = 99.9,
     as_json: Json = False,
 ) -> None:
-    """Export a bundle's model, verified against the model that it came from."""
+    """Export a bundle's model and verify the result against it."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import print_json
+    from .runtime.terminal import note, print_json
 
     with _needs_torch("export"):
         from .export.artefacts import export_bundle
 
-        source = open_bundle(bundle)
         record = export_bundle(
-            source, to, frames=frames or (), with_logits=logits, min_agreement=min_agreement
+            open_bundle(bundle),
+            to,
+            frames=frames or (),
+            with_logits=logits,
+            min_agreement=min_agreement,
+            note=note,
         )
     if as_json:
         print_json(record)
         return
     for row in record["artefacts"]:
         typer.echo(
-            f"{bundle / row['path']}: opset {row['opset']}, {row['bytes'] / 2**20:.1f} MiB, same class as "
-            f"torch on {row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
-            f"({row['compared_on']}), logits differ by at most {row['max_difference']:.1e}."
+            f"{bundle / row['path']}: opset {row['opset']}, {row['bytes'] / 2**20:.1f} MiB, "
+            f"same class as torch on {row['label_agreement']:.3f} % of the pixels of "
+            f"{row['frames']} frames ({row['compared_on']}), "
+            f"logits differ by at most {row['max_difference']:.1e}."
         )
 
 
@@ -311,7 +320,7 @@ def run(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Segment frames: label maps or overlays to a folder, or a video."""
+    """Segment frames into label maps, overlays or a video."""
     from .runtime.frames import open_frames
     from .runtime.output import run_frames
     from .runtime.terminal import note, print_json, progress
@@ -352,13 +361,13 @@ def bench(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Latency, throughput, memory, label agreement and mIoU of every artefact."""
+    """Latency, memory, label agreement and mIoU of every artefact."""
     from .runtime.bench import bench_bundle
     from .runtime.terminal import bench_table, note, print_json
 
     _import_torch_backend()
     rows = [
-        row
+        {"bundle": str(bundle), **row}
         for bundle in bundles
         for row in bench_bundle(
             bundle,
@@ -379,13 +388,15 @@ def bench(
 
 @app.command()
 def info(bundle: BundleIn, as_json: Json = False) -> None:
-    """What a bundle holds and where it comes from; every hash is checked."""
+    """What a bundle holds and comes from; checks every hash."""
     from .runtime.bundle import open_bundle
     from .runtime.terminal import print_json, table
 
     opened = open_bundle(bundle)
     if as_json:
-        print_json({"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")})
+        print_json(
+            {"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")}
+        )
         return
     manifest = opened.manifest
     seen, origin = manifest.input, manifest.provenance
@@ -393,7 +404,7 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         ("hash", opened.hash),
         ("network", manifest.network.name),
         ("label space", f"{opened.label_space.name}, {opened.label_space.num_classes} classes"),
-        ("input", f"{seen.width}x{seen.height} {seen.colour}, mean {seen.mean}, std {seen.std}"),
+        ("input", f"{seen.width}x{seen.height} {seen.colour}, mean {seen.mean}, std {seen.std}, gamma {seen.gamma:g}"),
         ("made by", f"{origin.method or '-'}, {origin.created}, {origin.device or '-'}"),
         ("parent", origin.parent or "-"),
         ("frames, seed", f"{origin.frames}, {origin.seed}"),
@@ -423,7 +434,7 @@ def methods(as_json: Json = False) -> None:
         from .adapt import METHODS
 
         rows = [
-            {"name": m.name, "summary": m.summary, "variants": ", ".join(m.presets), "source": m.source}
+            {"name": m.name, "summary": m.summary, "variants": list(m.presets), "source": m.source}
             for m in METHODS.values()
         ]
     _listing("methods", rows, as_json)
@@ -435,7 +446,7 @@ def label_spaces(as_json: Json = False) -> None:
     from .runtime.labels import LABEL_SPACES, label_space
 
     spaces = [label_space(name) for name in LABEL_SPACES]
-    rows = [{"name": s.name, "classes": s.num_classes, "names": ", ".join(s.classes)} for s in spaces]
+    rows = [{"name": s.name, "classes": s.num_classes, "names": list(s.classes)} for s in spaces]
     _listing("label spaces", rows, as_json)
 
 
@@ -497,10 +508,10 @@ def _print_made(bundle: Bundle, as_json: bool) -> None:
 
 
 def _import_torch_backend() -> None:
-    """Make the torch engine known where torch is installed; exported bundles need none."""
+    """Make the torch engine known where the ``adapt`` extra is; exported bundles need none."""
     from importlib.util import find_spec
 
-    if find_spec("torch") is not None:
+    if sys.version_info >= (3, 11) and find_spec("torch") is not None:
         from . import adapt as _  # noqa: F401
 
 
@@ -522,7 +533,7 @@ def _plain_options() -> RunOptions:
     from .adapt.trainer import RunOptions
     from .runtime.terminal import note
 
-    return RunOptions(note=note)
+    return RunOptions(fingerprint="", note=note)  # the run fills in its own
 
 
 @contextmanager
@@ -543,6 +554,7 @@ def _run_options(
             update(step.step, step.steps, text)
 
         yield RunOptions(
+            fingerprint="",  # the run fills in its own
             resume=resume,
             checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
             time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,

@@ -37,6 +37,7 @@ from .inputs import Normalise
 from .methods import build_stages
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
+from .tone import align_tone
 from .trainer import CHECKPOINT, HISTORY, RunOptions, RunSummary, Trainer, to_memory_format
 
 WEIGHTS = "model.safetensors"
@@ -88,6 +89,9 @@ def adapt_bundle(
         target = target_frames(
             frames, width, height, job.workdir, limit=max_frames, note=job.options.note
         )
+        spec = source.manifest.input
+        if config.tone == "auto":
+            spec = align_tone(network, target, spec, device, job.options.note)
         return _run(
             network,
             target,
@@ -97,7 +101,7 @@ def adapt_bundle(
             device,
             source.manifest.network,
             source.label_space,
-            source.manifest.input,
+            spec,
             Provenance(parent=source.hash, method=config.method),
         )
 

@@ -101,7 +101,7 @@ def posterize(image: Image, bits: int) -> Image:
 
 def solarize(image: Image, threshold: float) -> Image:
     """Invert the values at or above ``threshold``."""
-    return _look_up(image, np.where(_LEVELS < threshold, _LEVELS, 255 - _LEVELS))
+    return _look_up(image, np.where(threshold <= _LEVELS, 255 - _LEVELS, _LEVELS))
 
 
 def invert(image: Image) -> Image:
@@ -175,7 +175,7 @@ _PLAIN: dict[str, Callable[[Image], Image]] = {
 
 
 def _look_up(image: Image, table: NDArray[np.generic]) -> Image:
-    """Map values by a table, (256,) for all channels or (256, 3) for one each, truncated to uint8."""
+    """Map values by a table, (256,) for all channels or (256, 3), clipped and truncated."""
     values = np.clip(np.asarray(table, np.float64), 0, 255).astype(np.uint8)
     if values.ndim == 2:
         values = values.reshape(256, 1, 3)

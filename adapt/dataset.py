@@ -26,6 +26,7 @@ from ..runtime.frames import Frame, list_images, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
 from .augment import photometric
+from .checkpoint import write_atomically
 from .config import AugmentConfig, TrainingConfig
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
@@ -130,8 +131,8 @@ def target_frames(
         "limit": limit,
     }
     if index.exists():
-        stored = json.loads(index.read_text(encoding="utf-8"))
-        if {key: stored[key] for key in wanted} == wanted:
+        stored = _read_index(index)
+        if {key: stored.get(key) for key in wanted} == wanted:
             return _cached(stored["names"], width, height, data)
     index.unlink(missing_ok=True)  # what it describes is about to be overwritten
     folders = [list_images(path) for path in map(Path, sources) if path.is_dir()]
@@ -154,11 +155,17 @@ def target_frames(
             note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
         frames = _chosen(source, keep, limit)
     names = _write_cache(frames, width, height, data)
-    stored = {**wanted, "names": names}
-    temporary = index.with_suffix(".tmp")
-    temporary.write_text(json.dumps(stored), encoding="utf-8")
-    os.replace(temporary, index)
+    write_atomically(index, json.dumps({**wanted, "names": names}).encode())
     return _cached(names, width, height, data)
+
+
+def _read_index(index: Path) -> dict[str, Any]:
+    """What ``frames.json`` says; nothing if a power cut damaged it, and the frames are read anew."""
+    try:
+        stored = json.loads(index.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 def _chosen(frames: Any, keep: set[int] | None = None, limit: int | None = None) -> Iterator[Frame]:

@@ -14,7 +14,7 @@ from ..runtime.bundle import (
     check_output,
     library_versions,
 )
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, NetworkError
 from ..runtime.labels import LabelSpace
 from .importing import detect_deeplab_arguments, load_weights, read_checkpoint, save_weights
 from .models import IMAGENET_INPUT, network_spec, parse_size, parse_triple
@@ -48,34 +48,35 @@ def import_bundle(
 
     Raises:
         NetworkError: the file is no checkpoint or does not fit the network and label space.
-        ConfigError: an argument is malformed.
+        ConfigError: an argument of the network, the size, colour, mean or std is malformed.
         OutputError: the bundle cannot be written.
     """
     check_output(out, overwrite)
     state = read_checkpoint(weights)
     spec = network_spec(network, arguments)
     if network == "deeplab_v2_resnet101":
-        found = detect_deeplab_arguments(state)
-        found.pop("num_classes")
+        try:
+            found = detect_deeplab_arguments(state)
+        except NetworkError as error:
+            raise NetworkError(f"{weights}: {error}") from error
+        found.pop("num_classes")  # load_weights compares it with the label space
         spec = NetworkSpec(name=network, arguments={**found, **spec.arguments})
     built = build_network(network, space.num_classes, **spec.arguments)
     load_weights(built, state, str(weights), label_space=f"label space {space.name}")
     width, height = parse_size("--input-size", input_size)
     published = built.published_preprocessing or IMAGENET_INPUT
-    chosen = colour or published.colour
+    chosen = published.colour if colour is None else colour
     if chosen not in ("rgb", "bgr"):
         raise ConfigError(f"--colour {chosen!r}: write rgb or bgr.")
     input_spec = InputSpec(
         width=width,
         height=height,
         colour="bgr" if chosen == "bgr" else "rgb",
-        mean=parse_triple("--mean", mean) if mean else published.mean,
-        std=parse_triple("--std", std) if std else published.std,
+        mean=published.mean if mean is None else parse_triple("--mean", mean),
+        std=published.std if std is None else parse_triple("--std", std),
     )
     with BundleWriter(out, overwrite=overwrite) as writer:
-        writer.add_bytes(
-            "model.safetensors", save_weights(built), kind="weights", precision="fp32"
-        )
+        writer.add_bytes("model.safetensors", save_weights(built), kind="weights", precision="fp32")
         return writer.commit(
             network=spec,
             label_space=space,

@@ -9,7 +9,7 @@ from ..runtime.bundle import InputSpec
 
 
 class Normalise(nn.Module):
-    """uint8 RGB (B, H, W, 3) to float (B, 3, H, W):  ``(x - mean) / std``, in 0-255 units.
+    """uint8 RGB (B, H, W, 3) to float (B, 3, H, W):  ``(255 (x / 255)^gamma - mean) / std``.
 
     Channels are reversed first where the network was trained on BGR images.
     """
@@ -20,12 +20,15 @@ class Normalise(nn.Module):
     def __init__(self, spec: InputSpec) -> None:
         super().__init__()
         self.bgr = spec.colour == "bgr"
+        self.gamma = spec.gamma
         self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
         self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         # A uint8 transpose is what TensorRT refuses, so the cast comes first.
         x = images.to(self.mean.dtype)
+        if self.gamma != 1:
+            x = 255 * (x / 255).pow(self.gamma)
         if self.bgr:
             x = x.flip(-1)
         return ((x - self.mean) / self.std).permute(0, 3, 1, 2)

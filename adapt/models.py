@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Sequence
 
 import torch
+from pydantic import ValidationError
 
 from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
 from ..runtime.errors import ConfigError, NetworkError
@@ -14,16 +16,36 @@ from .config import parse_assignments
 from .importing import load_weights_file
 from .networks import SegmentationNetwork, build_network
 
-
 # What a network trained from scratch sees: RGB with ImageNet's statistics, in 0-255 units.
 IMAGENET_INPUT = InputSpec(
-    width=1024, height=512, colour="rgb", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    width=1024,
+    height=512,
+    colour="rgb",
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
 )
 
 
 def network_spec(name: str, arguments: Sequence[str] = ()) -> NetworkSpec:
-    """A network by name, with ``key=value`` arguments (values are TOML)."""
-    return NetworkSpec(name=name, arguments=parse_assignments(arguments))
+    """A network by name, with ``key=value`` arguments (values are TOML).
+
+    Raises:
+        ConfigError: an argument is malformed, or is one that the label space decides.
+    """
+    for argument in arguments:
+        key, equals, _ = argument.partition("=")
+        if not equals or not key.strip().isidentifier() or key.strip() == "name":
+            raise ConfigError(f"--argument {argument!r}: write it as key=value.")
+        if key.strip() == "num_classes":
+            raise ConfigError(f"--argument {argument!r}: --label-space decides that, leave it out.")
+    try:
+        return NetworkSpec(name=name, arguments=parse_assignments(arguments))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(
+            f"--argument {problem['loc'][1]}={problem['input']}: {problem['msg']}; a value is a "
+            "number, a text, a truth value or a list of these."
+        ) from error
 
 
 def parse_size(option: str, text: str) -> tuple[int, int]:
@@ -39,7 +61,7 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
 
 
 def parse_triple(option: str, text: str) -> tuple[float, float, float]:
-    """Three numbers of "a,b,c".
+    """Three finite numbers of "a,b,c", in 0-255 units; those of "--std" are above 0.
 
     Raises:
         ConfigError: something else.
@@ -48,6 +70,9 @@ def parse_triple(option: str, text: str) -> tuple[float, float, float]:
         a, b, c = (float(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} {text!r}: write three numbers, a,b,c.") from error
+    if not all(map(math.isfinite, (a, b, c))) or (option == "--std" and min(a, b, c) <= 0):
+        kind = "positive" if option == "--std" else "finite"
+        raise ConfigError(f"{option} {text!r}: write three {kind} numbers, a,b,c.")
     return a, b, c
 
 

@@ -20,7 +20,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield stop.is_set
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
@@ -30,4 +30,4 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield stop.is_set
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,14 @@ def export_bundle(
     frames: Sequence[str] = (),
     with_logits: bool = False,
     min_agreement: float,
+    note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Export ``bundle`` to every format of ``to`` ("onnx"), in place.
 
     Args:
         frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
+        min_agreement: percent of pixels that must keep their class.
+        note: called with a sentence for each frame that is skipped.
 
     Returns:
         ``{"bundle", "hash", "artefacts": [row]}`` with one row an artefact.
@@ -43,7 +46,7 @@ def export_bundle(
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown or not wanted:
         raise ConfigError(f"--to {to!r}: this version exports to {', '.join(FORMATS)}.")
-    pixels, compared_on = _parity_frames(bundle, frames)
+    pixels, compared_on = _parity_frames(bundle, frames, note)
     exported, parity = export_onnx(
         bundle,
         pixels,
@@ -68,13 +71,15 @@ def export_bundle(
     return {"bundle": str(exported.path), "hash": exported.hash, "artefacts": [row]}
 
 
-def _parity_frames(bundle: Bundle, sources: Sequence[str]) -> tuple[list[NDArray[np.uint8]], str]:
+def _parity_frames(
+    bundle: Bundle, sources: Sequence[str], note: Callable[[str], None]
+) -> tuple[list[NDArray[np.uint8]], str]:
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
         return scenes, "built-in scenes"
     found = []
-    for frame in open_frames(list(sources)):
+    for frame in open_frames(list(sources), on_skip=note):
         found.append(fit_frame(frame.image, width, height))
         if len(found) == PARITY_FRAMES:
             break

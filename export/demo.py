@@ -123,7 +123,12 @@ def _prepare(out: Path, overwrite: bool) -> None:
 
 
 _LEFT = {
-    "scenes", "source", "source.run", "adapted", "adapted.run", "before-after.png",
+    "scenes",
+    "source",
+    "source.run",
+    "adapted",
+    "adapted.run",
+    "before-after.png",
 }
 
 
@@ -181,6 +186,3 @@ def _picture(out: Path, pairs: Sequence[tuple[Path, Path]]) -> None:
             panels += [(name, overlay(image, labels, space, 0.75)) for name, labels in maps.items()]
             rows.append(strip(panels, height=HEIGHT))
     write_image(out / "before-after.png", np.concatenate(rows))
-
-
-

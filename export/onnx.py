@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
-from collections.abc import Sequence
-from contextlib import contextmanager
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .. import __version__
 from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle, extend_bundle
-from ..runtime.errors import MissingDependencyError, ParityError
+from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
 
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
@@ -105,6 +105,7 @@ def write_graph(
 
     Raises:
         MissingDependencyError: onnxscript, which torch exports with, is missing.
+        NetworkError: the network does what cannot be traced or has no ONNX operator.
     """
     spec = bundle.manifest.input
     example = torch.zeros((1, spec.height, spec.width, 3), dtype=torch.uint8)
@@ -123,6 +124,12 @@ def write_graph(
         raise MissingDependencyError(
             f"Exporting needs {error.name}: pip install 'roadshift[adapt]'."
         ) from error
+    except Exception as error:  # the exporter wraps what the network raised in its own ways
+        raise NetworkError(
+            f"{bundle.path}: network '{bundle.manifest.network.name}' cannot be exported to ONNX "
+            f"({_cause(error)}); its forward may not branch on values and may only use operators "
+            "that ONNX has."
+        ) from error
     assert program is not None  # torch.onnx.export returns one when no path is given
     model = program.model_proto
     for key, value in _metadata(bundle).items():
@@ -131,6 +138,14 @@ def write_graph(
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return model
+
+
+def _cause(error: BaseException) -> str:
+    """The innermost exception's first line: the exporter's own are pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 def _metadata(bundle: Bundle) -> dict[str, str]:
@@ -163,8 +178,9 @@ def compare(
         labels, scores = session.run(["labels", _SCORES], {"image": image})
         same += int((labels == expected.argmax(axis=1)).sum())
         pixels += labels.size
-        difference = max(difference, float(np.abs(scores - expected).max()))
-        largest = max(largest, float(np.abs(expected).max()))
+        # np.maximum keeps a nan, which then fails the check; max() would drop it
+        difference = float(np.maximum(difference, np.abs(scores - expected).max()))
+        largest = float(np.maximum(largest, np.abs(expected).max()))
     return Parity(100 * same / pixels, difference, largest, len(frames), compared_on)
 
 
@@ -172,14 +188,16 @@ def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
     """Raise `ParityError`, with the number, where two models are not the same."""
     if not parity.label_agreement >= min_agreement:
         raise ParityError(
-            f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels of "
-            f"{parity.frames} frames, less than {min_agreement} %; it was not written."
+            f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "
+            f"of {parity.frames} frames, less than {min_agreement} %, and was not written; check "
+            "that the network computes the same in every run, or set --min-agreement."
         )
     allowed = MAX_RELATIVE_DIFFERENCE * max(parity.max_logit, 1.0)
     if not parity.max_difference <= allowed:
         raise ParityError(
             f"{what} differs from its torch model by {parity.max_difference:.2e} in a logit, more "
-            f"than {allowed:.2e}; it was not written."
+            f"than {allowed:.2e}, and was not written; check that the network's weights are finite "
+            "and that it computes the same in every run."
         )
 
 
@@ -187,7 +205,7 @@ _SCORES = "roadshift_scores"
 
 
 def _with_scores(model: onnx.ModelProto) -> bytes:
-    """The model with the argmax's input as one more output, to compare numbers and not only labels."""
+    """The model with the argmax's input as one more output, to compare numbers as well."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     argmax = [node for node in copy.graph.node if node.op_type == "ArgMax"][-1]
@@ -207,13 +225,13 @@ def _session(model: bytes) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """torch's exporter talks about its own workings; its failures are exceptions."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """torch's exporter logs and prints pages of its own workings; its failures are exceptions."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    said = io.StringIO()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(said), redirect_stderr(said):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)

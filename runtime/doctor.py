@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,7 +59,9 @@ def _driver() -> dict[str, Any]:
     except OSError:
         return _check("gpu", None, "no libcuda.so.1", advice)
     if code := cuda.cuInit(0):
-        return _check("gpu", False, f"cuInit failed with {code}", "check the driver with nvidia-smi")
+        return _check(
+            "gpu", False, f"cuInit failed with {code}", "check the driver with nvidia-smi"
+        )
     count, version = ctypes.c_int(), ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
     cuda.cuDriverGetVersion(ctypes.byref(version))
@@ -66,7 +69,9 @@ def _driver() -> dict[str, Any]:
     if count.value:
         cuda.cuDeviceGetName(name, len(name), 0)
     cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    found = f"{count.value} GPU(s), first: {name.value.decode() or '-'}, driver for CUDA {cuda_version}"
+    found = (
+        f"{count.value} GPU(s), first: {name.value.decode() or '-'}, driver for CUDA {cuda_version}"
+    )
     return _check("gpu", count.value > 0, found, advice)
 
 
@@ -113,10 +118,8 @@ def _package(name: str, advice: str) -> dict[str, Any]:
 def _tensorrt() -> dict[str, Any]:
     advice = "TensorRT engines are not built by this version; ONNX Runtime runs the ONNX models"
     for name in ("tensorrt", "tensorrt-lean", "tensorrt-rtx"):
-        try:
+        with suppress(metadata.PackageNotFoundError):
             return _check("tensorrt", True, f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
     return _check("tensorrt", None, "not installed", advice)
 
 

@@ -16,7 +16,7 @@ def evaluate(
     engine: Engine,
     pairs: Sequence[tuple[Path, Path]],
     space: LabelSpace | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Callable[[int, int], None] = lambda *_: None,
 ) -> ConfusionMatrix:
     """Segment every image and count its pixels against its label map, at the label map's size.
 
@@ -34,8 +34,8 @@ def evaluate(
     if space.classes != engine.label_space.classes:
         raise LabelSpaceError(
             f"the labels are in {space.name} ({space.num_classes} classes) and the model in "
-            f"{engine.label_space.name} ({engine.label_space.num_classes} classes): measure it with "
-            "labels of its own classes, in the same order."
+            f"{engine.label_space.name} ({engine.label_space.num_classes} classes): measure it "
+            "with labels of its own classes, in the same order."
         )
     confusion = ConfusionMatrix(space.num_classes, space.ignore_index)
     for done, (image_path, label_path) in enumerate(pairs):

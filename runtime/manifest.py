@@ -33,13 +33,18 @@ class NetworkSpec(_Model):
 
 
 class InputSpec(_Model):
-    """What the network is fed: ``x = (image - mean) / std``, 0 to 255, in ``colour`` order."""
+    """What the network is fed: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.
+
+    ``image``, ``mean`` and ``std`` are in 0-255 units. ``gamma`` is 1 unless tone alignment found
+    another for the vehicle's frames; below 1 it brightens.
+    """
 
     width: Annotated[int, Field(ge=1)]
     height: Annotated[int, Field(ge=1)]
     colour: Literal["rgb", "bgr"] = "rgb"
     mean: Triple
     std: Triple
+    gamma: Annotated[float, Field(gt=0)] = 1.0
 
     @field_validator("std")
     @classmethod

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .atomic import output_errors
 from .engine import Engine
 from .errors import OutputError
-from .frames import FrameSource
+from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource
 from .pipeline import Pipeline
 from .sinks import open_sink
+
+# Suffixes of files that look like a result and are not written; else a folder is meant.
+_NOT_WRITTEN = IMAGE_SUFFIXES | {".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"}
 
 
 def run_frames(
@@ -20,7 +24,7 @@ def run_frames(
     *,
     overlay: bool = False,
     overwrite: bool = False,
-    report: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Segment every frame and write the results.
 
@@ -33,12 +37,11 @@ def run_frames(
         ``{"frames", "seconds", "fps", "stages_ms", "skipped", "out", "engine"}``.
 
     Raises:
-        OutputError: ``out`` exists (unless ``overwrite``) or cannot be written.
+        OutputError: ``out`` exists (unless ``overwrite``), names a kind of file that is not
+            written, or cannot be written.
         FrameError: not one frame can be read.
     """
-    occupied = any(out.iterdir()) if out.is_dir() else out.exists()
-    if occupied and not overwrite:
-        raise OutputError(f"{out}: already exists; choose another name or use --overwrite.")
+    _check_out(out, overwrite)
     with (
         open_sink(out, engine.label_space, overlays=overlay) as sink,
         Pipeline(frames, engine, sink=sink) as pipeline,
@@ -52,3 +55,18 @@ def run_frames(
         "out": str(out),
         "engine": engine.describe(),
     }
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    with output_errors(out):
+        is_folder = out.is_dir()
+        occupied = any(out.iterdir()) if is_folder else out.exists()
+    suffix = out.suffix.lower()
+    if suffix in _NOT_WRITTEN and not is_folder:
+        raise OutputError(
+            f"{out}: no {suffix} file is written; give a folder, or a video such as clip.mp4."
+        )
+    if suffix in VIDEO_SUFFIXES and is_folder:
+        raise OutputError(f"{out}: is a folder, and a video is a file; choose another name.")
+    if occupied and not overwrite:
+        raise OutputError(f"{out}: already exists; choose another name or use --overwrite.")

@@ -10,7 +10,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
+
+_stderr = Console(stderr=True, highlight=False)  # one, so that notes appear above a bar
 
 
 def console() -> Console:
@@ -19,8 +22,8 @@ def console() -> Console:
 
 
 def note(text: str) -> None:
-    """A line on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False, style="dim")
+    """A line on stderr, above the progress bar where there is one."""
+    _stderr.print(Text(text, "dim"), soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
@@ -49,12 +52,13 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn(unit + " {task.fields[text]}"),
+        TextColumn(unit),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}", markup=False, table_column=Column()),  # this one wraps
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=_stderr, transient=True) as bar:
         task = bar.add_task(title, total=None, text="")
 
         def update(done: int, total: int | None, text: str) -> None:
@@ -64,13 +68,19 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout; numbers to the right, ``None`` as a dash."""
-    drawn = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    """A table on stdout; numbers to the right, ``None`` as a dash, lists with commas."""
+    drawn = Table(
+        title=Text(title, "bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], (int, float, type(None))) for row in rows)
-        drawn.add_column(column, justify="right" if numeric and rows else "left")
+        drawn.add_column(Text(column), justify="right" if numeric and rows else "left")
     for row in rows:
-        drawn.add_row(*(_cell(value) for value in row))
+        drawn.add_row(*(Text(_cell(value)) for value in row))  # no markup: [x] stays [x]
     console().print(drawn)
 
 
@@ -79,6 +89,8 @@ def _cell(value: object) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     return str(value)
 
 
@@ -113,18 +125,27 @@ BENCH_COLUMNS = {
 
 
 def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of `bench`, one an artefact and backend, then where the time goes."""
+    """The rows of `bench`, one an artefact and backend, then where the time goes.
+
+    Rows of several bundles say whose they are.
+    """
+    several = len({row.get("bundle") for row in rows}) > 1
+    whose = {"bundle": "bundle"} if several else {}
+    columns = {**whose, **BENCH_COLUMNS}
     table(
         "Latency, end to end, one stream",
-        list(BENCH_COLUMNS.values()),
-        [[row.get(key) for key in BENCH_COLUMNS] for row in rows],
+        list(columns.values()),
+        [[row.get(key) for key in columns] for row in rows],
     )
     stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"]))
     table(
         "Mean time of each stage, ms",
-        ["artefact", "backend", *stages],
+        [*whose, "artefact", "backend", *stages],
         [
-            [row["artefact"], row["backend"], *(row["stages_ms"].get(s) for s in stages)]
+            [
+                *(row[key] for key in (*whose, "artefact", "backend")),
+                *(row["stages_ms"].get(stage) for stage in stages),
+            ]
             for row in rows
         ],
     )

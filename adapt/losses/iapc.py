@@ -59,7 +59,10 @@ def mean_entropy(logits: Tensor, epsilon: float = 0.0) -> Tensor:
     Returns:
         Scalar, nats per pixel.
     """
-    log_p = at_least_float32(logits).log_softmax(dim=1)
+    return _entropy(at_least_float32(logits).log_softmax(dim=1), epsilon)
+
+
+def _entropy(log_p: Tensor, epsilon: float) -> Tensor:
     p = log_p.exp()
     log_term = log_p if epsilon == 0 else (p + epsilon).log()
     return -(p * log_term).sum(dim=1).mean()
@@ -131,7 +134,7 @@ def iapc_terms(
         present=present,
     )
     check_pixels("iapc_terms", (len(logits), *size), labels=labels)
-    z = upsample(logits, size, align_corners)
+    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
     needs_labels = weights.importance or (weights.agreement and agree_with == "pseudo_label")
     if needs_labels:
@@ -139,7 +142,7 @@ def iapc_terms(
         labels = teacher.max(dim=1).indices if labels is None else labels
     if weights.importance and labels is not None:
         trust = importance_map(teacher, importance, of_logits=importance_of_logits)
-        ce = F.cross_entropy(z, labels, class_weights, ignore_index=255, reduction="none")
+        ce = F.nll_loss(log_p, labels, class_weights, ignore_index=255, reduction="none")
         terms["importance"] = weights.importance * (trust * ce).mean()
     if weights.agreement or weights.prototype:
         if prototype_logits is None:
@@ -149,8 +152,8 @@ def iapc_terms(
         s = upsample(prototype_logits, size, align_corners)
         if present is not None:
             s = s.masked_fill(~present[:, :, None, None], float("-inf"))
-        y_prime, y_student = s.detach().max(dim=1).indices, z.detach().max(dim=1).indices
-        ce = F.cross_entropy(z, y_prime, reduction="none")
+        y_prime, y_student = s.detach().max(dim=1).indices, log_p.detach().max(dim=1).indices
+        ce = F.nll_loss(log_p, y_prime, reduction="none")
         if weights.agreement:
             mask = y_prime == (y_student if agree_with == "student" else labels)
             a = ce if prototype_class_weights is None else ce * prototype_class_weights[y_prime]
@@ -163,5 +166,5 @@ def iapc_terms(
             reverse = F.cross_entropy(s, target, ignore_index=255, reduction="none")
             terms["prototype"] = weights.prototype * (ce + reverse).mean()
     if weights.entropy:
-        terms["entropy"] = weights.entropy * mean_entropy(z, epsilon)
+        terms["entropy"] = weights.entropy * _entropy(log_p, epsilon)
     return terms

@@ -21,7 +21,7 @@ class BnStats(Method):
     source = "Li et al., 2016 (arXiv:1603.04779)"
     Config = BnStatsConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "roadshift": {"final_bn": False, "training": {"steps": 0}}
+        "roadshift": {"tone": "none", "final_bn": False, "training": {"steps": 0}}
     }
 
     @staticmethod

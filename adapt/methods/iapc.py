@@ -43,7 +43,7 @@ class IapcConfig(Settings):
     temperature: float = Field(1.0, gt=0)
     feature_layer: str | None = None  # None: the network's own features
     agree_with: Literal["student", "pseudo_label"] = "student"  # L_PE's mask
-    class_balance: bool = False  # rare and absent classes count up to seven times
+    class_balance: Literal["none", "rare", "sqrt_inverse"] = "none"  # see `ClassBalance`
     rare_fraction: float = Field(4096 / (512 * 256), ge=0, le=1)  # of a batch's pixels
     entropy_epsilon: float = Field(0.0, ge=0)
     memory: Literal["ema", "student"] = "ema"  # student: the ablation without EMA
@@ -58,23 +58,40 @@ class IapcConfig(Settings):
 
 
 class ClassBalance:
-    """Weights of classes in a batch, as the authors' code balances its cross-entropies.
+    """Weights of classes from the labels of a batch and of the batches before.
+
+    "rare", as the authors' code balances its cross-entropies; e starts at 1:
 
         a_c = (7 if n_c < rare_fraction N else 1) * e_c,   e <- 0.9 e + 0.1 (7 if n_c = 0 else 1)
 
-    with n_c of the batch's N pixels labelled c. e starts at 1.
+    "sqrt_inverse", gentler; f starts at 1/K:
+
+        a_c = clip( sqrt(median(f) / f_c), 0.5, 3 ),       f <- 0.9 f + 0.1 n_c / N
+
+    with n_c of the batch's N pixels labelled c.
     """
 
-    def __init__(self, num_classes: int, rare_fraction: float, device: torch.device) -> None:
-        self.absence = torch.ones(num_classes, device=device)
-        self._rare_fraction = rare_fraction
+    def __init__(
+        self,
+        kind: Literal["rare", "sqrt_inverse"],
+        num_classes: int,
+        rare_fraction: float,
+        device: torch.device,
+    ) -> None:
+        self._kind, self._rare_fraction = kind, rare_fraction
+        start = 1.0 if kind == "rare" else 1 / num_classes
+        self.average = torch.full((num_classes,), start, device=device)
 
     def __call__(self, labels: Tensor) -> Tensor:
-        """(K,) weights for int64 ``labels``; updates e."""
-        counts = torch.bincount(labels.flatten(), minlength=256)[: len(self.absence)]
-        seven = torch.full_like(self.absence, 7.0)
-        self.absence.lerp_(torch.where(counts == 0, seven, 1.0), 0.1)
-        return torch.where(counts < self._rare_fraction * labels.numel(), seven, 1.0) * self.absence
+        """(K,) weights for int64 ``labels``; updates e or f."""
+        counts = torch.bincount(labels.flatten(), minlength=256)[: len(self.average)]
+        share = counts / labels.numel()
+        if self._kind == "sqrt_inverse":
+            self.average.lerp_(share, 0.1)
+            return (self.average.median() / self.average.clamp(min=1e-6)).sqrt().clamp(0.5, 3)
+        seven = torch.full_like(self.average, 7.0)
+        self.average.lerp_(torch.where(counts == 0, seven, 1.0), 0.1)
+        return torch.where(share < self._rare_fraction, seven, 1.0) * self.average
 
 
 class IapcStage(Stage):
@@ -110,10 +127,13 @@ class IapcStage(Stage):
             for norm in batch_norm_layers(self.memory_model):
                 norm.train()
         self.memory = FeatureTap(self.memory_model, layer)
-        self.label_balance, self.prototype_balance = (
-            ClassBalance(model.num_classes, settings.rare_fraction, context.device)
-            for _ in range(2)
-        )
+        self.balances: dict[str, ClassBalance] = {}
+        if settings.class_balance != "none":
+            kind, fraction = settings.class_balance, settings.rare_fraction
+            for target in ("label_balance", "prototype_balance"):
+                self.balances[target] = ClassBalance(
+                    kind, model.num_classes, fraction, context.device
+                )
         self.labels: PseudoLabels | None = None
         if settings.pseudo_labels == "offline":
             self.labels = multi_scale_labels(self.teacher, context)
@@ -135,11 +155,12 @@ class IapcStage(Stage):
         similarity, present = self._similarity(student, clean)
         labels = None if self.labels is None else self.labels.crops(batch, self.context)
         balance = prototype_balance = None
-        if settings.class_balance:
+        if self.balances:
             y_hat = self._argmax(teacher_logits, size) if labels is None else labels
-            balance = self.label_balance(y_hat)
+            balance = self.balances["label_balance"](y_hat)
             if similarity is not None:
-                prototype_balance = self.prototype_balance(self._argmax(similarity, size, present))
+                y_prime = self._argmax(similarity, size, present)
+                prototype_balance = self.balances["prototype_balance"](y_prime)
         return iapc_terms(
             student.logits,
             teacher_logits,
@@ -225,22 +246,21 @@ class IapcStage(Stage):
         ema_update(self.memory_model, self.model, smoothing)
 
     def touched(self) -> list[Tensor]:
-        balances = [self.label_balance.absence, self.prototype_balance.absence]
+        balances = [balance.average for balance in self.balances.values()]
         shared = [] if self.shared_prototypes is None else [self.shared_prototypes]
         return [*self.memory_model.buffers(), *balances, *shared]
 
     def state(self) -> dict[str, Tensor]:
         tensors = prefixed("memory", self.memory_model.state_dict())
-        tensors["label_balance"] = self.label_balance.absence
-        tensors["prototype_balance"] = self.prototype_balance.absence
+        tensors.update({name: balance.average for name, balance in self.balances.items()})
         if self.shared_prototypes is not None:
             tensors["shared_prototypes"] = self.shared_prototypes
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.memory_model.load_state_dict(under("memory", tensors))
-        self.label_balance.absence.copy_(tensors["label_balance"])
-        self.prototype_balance.absence.copy_(tensors["prototype_balance"])
+        for name, balance in self.balances.items():
+            balance.average.copy_(tensors[name])
         if self.shared_prototypes is not None:
             self.shared_prototypes.copy_(tensors["shared_prototypes"])
 
@@ -263,6 +283,7 @@ class Iapc(Method):
     Config = IapcConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
+            "tone": "none",
             "warm_start": "none",
             "final_bn": False,
             "training": {
@@ -276,6 +297,7 @@ class Iapc(Method):
             "augment": {"policy": "autoaugment"},
         },
         "reference": {
+            "tone": "none",
             "warm_start": "none",
             "final_bn": False,
             "training": {
@@ -295,7 +317,7 @@ class Iapc(Method):
                 "pseudo_labels": "offline",
                 "absent_prototypes": "zero",
                 "agree_with": "pseudo_label",
-                "class_balance": True,
+                "class_balance": "rare",
                 "entropy_epsilon": 1e-5,
                 "memory_mode": "train",
             },
@@ -307,7 +329,7 @@ class Iapc(Method):
                 "pseudo_labels": "offline",
                 "absent_prototypes": "zero",
                 "agree_with": "pseudo_label",
-                "class_balance": True,
+                "class_balance": "rare",
                 "entropy_epsilon": 1e-5,
                 "memory_mode": "train",
                 "weight_im": 0.3,

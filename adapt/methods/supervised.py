@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from ..config import Settings
 from ..context import Context
-from ..dataset import Batch
+from ..dataset import Batch, FrameSet, evenly_spaced
 from ..losses.common import upsample
 from ..networks import SegmentationNetwork
 from .base import Method, Stage
@@ -21,10 +23,38 @@ class SupervisedConfig(Settings):
     """Settings of supervised training."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_balance: Literal["none", "sqrt_inverse"] = "none"  # see `class_weights`
+
+
+CLASS_COUNT_FRAMES = 500  # class frequencies are counted on at most so many frames
+
+
+def class_weights(frames: FrameSet, num_classes: int) -> Tensor:
+    """Weights that make rare classes count more.
+
+        a_c = clip( sqrt(median(n) / n_c), 0.5, 3 ),   n_c: pixels labelled c; 3 where n_c = 0
+
+    Args:
+        frames: labelled; counted on at most 500 of them, evenly spaced.
+
+    Returns:
+        (K,) float32.
+    """
+    assert frames.labels is not None  # `train` opens labelled frames only
+    counts = np.zeros(256)
+    for i in evenly_spaced(len(frames), CLASS_COUNT_FRAMES):
+        counts += np.bincount(frames.labels(i).ravel(), minlength=256)
+    counts = counts[:num_classes]
+    median = np.median(counts[counts > 0])
+    weights = np.sqrt(median / np.maximum(counts, 1)).clip(0.5, 3)
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 class SupervisedStage(Stage):
-    """theta <- theta - lr d/dtheta  mean over labelled pixels of CE(softmax f(x~), y)."""
+    """theta <- theta - lr d/dtheta  sum_v a[y_v] CE(softmax f(x~)_v, y_v) / sum_v a[y_v],
+
+    over the labelled pixels v; every a is 1 unless ``class_balance`` is set.
+    """
 
     name = "supervised"
 
@@ -33,6 +63,9 @@ class SupervisedStage(Stage):
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model.train(), context
+        self.weights: Tensor | None = None
+        if self.settings.class_balance == "sqrt_inverse":
+            self.weights = class_weights(context.frames, model.num_classes).to(context.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.labels is not None  # `train` opens labelled frames only
@@ -41,11 +74,14 @@ class SupervisedStage(Stage):
         loss = F.cross_entropy(
             z,
             batch.labels,
+            self.weights,
             ignore_index=255,
             reduction="sum",
             label_smoothing=self.settings.label_smoothing,
         )
-        return {"cross_entropy": loss / (batch.labels != 255).sum().clamp(min=1)}
+        valid = batch.labels[batch.labels != 255]
+        total = valid.new_tensor(len(valid)) if self.weights is None else self.weights[valid].sum()
+        return {"cross_entropy": loss / total.clamp(min=1)}
 
 
 class Supervised(Method):
@@ -57,6 +93,7 @@ class Supervised(Method):
     Config = SupervisedConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "roadshift": {
+            "tone": "none",
             "warm_start": "none",
             "final_bn": False,
             "training": {

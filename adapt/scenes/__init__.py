@@ -97,7 +97,7 @@ def render_dataset(
     for scene_seed in range(seed, seed + count):
         scene = render_scene(scene_seed, domain, width, height)
         file = f"{name}_{scene_seed:06d}.png"
-        _write(images / file, cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR))
+        _write(images / file, scene.image[..., ::-1])
         _write(labels / file, scene.labels)
         written.append(images / file)
     return written

@@ -149,7 +149,7 @@ def hedge(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: 
         light = 0.5 * coarse + 0.3 * fine + 0.8 * y / height - 0.3
         codes = np.clip(((light + 0.8) * 2.5).astype(np.int64), 0, len(tones) - 1)
         codes[y > height * (0.85 + 0.07 * coarse + 0.05 * fine)] = UNTOUCHED
-        return codes
+        return np.asarray(codes)
 
     canvas.panel((x, near), (x, far), (0.0, 1.2 * height), tones, pattern)
     canvas.footprints.append((_strip(x, near, far, 0.8), height))
@@ -179,8 +179,8 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
     crown = 0.5 + 0.5 * np.cos(angles), 0.6 * np.sin(angles) ** 0.5
     block = np.repeat([0.0, 1.0], 6), np.repeat([0.0, 1.0, 0.0], [3, 6, 3])
     for z in (170.0, 125.0):
-        x = -110.0
-        while x < 110.0:
+        x = -100.0
+        while x < 100.0:
             chance, width, height, step = rng.uniform((0, 8, 5, 0.7), (1, 22, 17, 1.1)).tolist()
             outline = crown if chance < 0.4 else block
             if chance < 0.4:

@@ -22,6 +22,7 @@ _ID_BITS = 16  # low bits of an id: the surface; above: 1 + label where a gap is
 _FIXED = 3  # fractional bits of polygon corners
 _NEAR = 0.9  # metres; nothing nearer is drawn
 SKY_LABEL = 10
+_SKY_DEPTH = 500.0  # metres of fog in front of the sky
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ class Canvas:
     def __post_init__(self) -> None:
         shape = (self.camera.height, self.camera.width)
         self.ids = np.zeros(shape, np.int32)
-        self.depth = np.full(shape, 2000.0, np.float32)
+        self.depth = np.full(shape, _SKY_DEPTH, np.float32)
         self.add(Surface(SKY_LABEL, (0.0, 0.0, 0.0)), FACING)
 
     def add(self, surface: Surface, normal: Sequence[float], depth: float = np.nan) -> int:
@@ -139,7 +140,7 @@ class Canvas:
         Those that lie on the road have the road's depth, others the mean of their corners.
         """
         corners = _fixed(self.camera.project(points))
-        stops = np.cumsum(counts)
+        stops = np.cumsum(np.asarray(counts, np.int64))
         depths = np.add.reduceat(points[:, 2], stops - counts) / counts
         heights = np.maximum.reduceat(points[:, 1], stops - counts)
         for surface, normal, count, stop, depth, height in zip(
@@ -219,8 +220,9 @@ class Canvas:
         ids = np.array([self.add(surface, normal) for surface in surfaces], np.int32)
         part = self.ids[first:last, left:right]
         gap = (part & ((1 << _ID_BITS) - 1)) | ((surfaces[0].label + 1) << _ID_BITS)
+        behind = np.where(codes == SEE_THROUGH, gap, part)
         solid = codes >= 0
-        part[...] = np.where(solid, ids[codes], np.where(codes == SEE_THROUGH, gap, part))
+        part[...] = np.where(solid, ids[np.maximum(codes, 0)], behind)
         depth = self.depth[first:last, left:right]
         depth[...] = np.where(solid, z, depth)
 
@@ -246,7 +248,9 @@ class Canvas:
         distance = np.full((len(rows), len(columns)), np.inf)
         for centre in centres - centres[0]:
             across = ((columns - centre[0]) / radius[0]) ** 2
-            np.minimum(distance, across + ((rows - centre[1]) / radius[1])[:, None] ** 2, distance)
+            np.minimum(
+                distance, across + ((rows - centre[1]) / radius[1])[:, None] ** 2, out=distance
+            )
         fine, coarse = _rough(rows, columns, 90.0, phase), _rough(rows, columns, 30.0, phase)
         inside = distance + 0.2 * fine + 0.2 * coarse < 1.0
         light = 0.5 * coarse + 0.25 * fine + (0.3 / radius[1]) * rows[:, None]
@@ -258,10 +262,10 @@ class Canvas:
 def _rough(rows: Floats, columns: Floats, per_metre: float, phase: int) -> NDArray[np.float32]:
     """Noise over metres up (m,) and across (n,), (m, n)."""
     at = (rows * per_metre).astype(int) + phase, (columns * per_metre).astype(int) + 3 * phase
-    return cloud_tile()[np.ix_(at[0] % SIZE, at[1] % SIZE)]
+    return np.asarray(cloud_tile()[np.ix_(at[0] % SIZE, at[1] % SIZE)])
 
 
 def _fixed(corners: Floats) -> NDArray[np.int32]:
     """Corners in pixels as OpenCV's fixed-point numbers, whose pixel centres are whole."""
     limited = np.minimum(np.maximum(corners - 0.5, -30000.0), 30000.0)
-    return np.rint(limited * 2**_FIXED).astype(np.int32)
+    return np.asarray(np.rint(limited * 2**_FIXED), np.int32)

@@ -20,19 +20,19 @@ class Domain:
     sun_elevation: float = 48.0  # degrees above the horizon
     shadow: float = 0.8  # darkness of cast shadows: share of the sun's light they take
     ambient: Colour = (0.32, 0.37, 0.44)  # light of the sky on every surface
-    sky_zenith: Colour = (0.12, 0.28, 0.66)
-    sky_horizon: Colour = (0.50, 0.66, 0.84)
+    sky_zenith: Colour = (0.09, 0.22, 0.55)
+    sky_horizon: Colour = (0.36, 0.52, 0.76)
     clouds: float = 0.4  # cover, 0 to 1
     headlights: float = 0.0  # of the ego vehicle
     street_lights: float = 0.0
     lamps: float = 0.06  # brightness of lit windows, vehicle lamps and traffic lights
     # Air and water
-    fog: float = 0.0006  # extinction per metre
+    fog: float = 0.0004  # extinction per metre
     fog_colour: Colour = (0.66, 0.74, 0.82)
     wetness: float = 0.0  # share of mirrored light on the ground
     drops: int = 0  # drops on the lens
     # Camera
-    exposure: float = 1.15
+    exposure: float = 1.4
     cast: Colour = (1.0, 1.0, 1.0)  # gain of each colour after exposure
     gamma: float = 1.0  # exponent on the encoded image; below 1 brightens
     contrast: float = 1.0  # about mid-grey, on the encoded image
@@ -61,11 +61,11 @@ _NIGHT = Domain(
     lamps=1.0,
     fog=0.0015,
     fog_colour=(0.04, 0.036, 0.04),
-    exposure=1.3,
-    cast=(0.95, 0.98, 1.1),
+    exposure=0.62,
+    cast=(0.95, 0.98, 1.15),
     contrast=0.95,
     saturation=0.85,
-    noise=0.03,
+    noise=0.022,
     blur=0.8,
     vignette=0.3,
 )
@@ -73,20 +73,20 @@ _ALL = (
     _DAYLIGHT,
     Domain(
         name="dusk",
-        sun=(0.30, 0.13, 0.045),
+        sun=(0.42, 0.19, 0.07),
         sun_elevation=9.0,
         shadow=0.5,
-        ambient=(0.085, 0.075, 0.11),
-        sky_zenith=(0.07, 0.09, 0.22),
+        ambient=(0.13, 0.115, 0.15),
+        sky_zenith=(0.06, 0.10, 0.30),
         sky_horizon=(0.85, 0.38, 0.14),
-        clouds=0.6,
+        clouds=0.35,
         lamps=0.7,
-        fog=0.002,
+        fog=0.0012,
         fog_colour=(0.42, 0.22, 0.14),
-        exposure=0.85,
+        exposure=1.1,
         cast=(1.2, 0.95, 0.8),
         gamma=1.15,
-        noise=0.02,
+        noise=0.012,
         blur=0.65,
         vignette=0.3,
     ),
@@ -100,7 +100,7 @@ _ALL = (
         sky_horizon=(0.66, 0.67, 0.68),
         clouds=0.0,
         lamps=0.5,
-        fog=0.035,
+        fog=0.026,
         fog_colour=(0.64, 0.66, 0.68),
         exposure=0.9,
         contrast=0.9,
@@ -130,7 +130,7 @@ _ALL = (
     Domain(
         name="camera",
         clouds=0.3,
-        exposure=1.5,
+        exposure=1.7,
         cast=(1.12, 1.0, 0.8),
         gamma=0.85,
         contrast=1.2,
@@ -146,7 +146,7 @@ _ALL = (
     replace(
         _NIGHT,
         name="night_fog",
-        fog=0.028,
+        fog=0.02,
         fog_colour=(0.13, 0.115, 0.10),
         sky_zenith=(0.06, 0.055, 0.05),
         contrast=0.85,

@@ -6,6 +6,7 @@ Light is linear and planar, (3, H, W) float32, until the camera encodes it.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,7 +36,7 @@ def photograph(
     ground = (table[:, 6] > 0.99)[ids]
     light = _lit(canvas, domain, table, ids, at, ground, _sun_direction(domain, sun_side))
     _apply_texture(canvas, table, ids, at, ground, light)
-    shining = np.nonzero(table[:, 8:11].any(axis=1)[ids])
+    shining = np.nonzero(np.take(table[:, 8:11].any(axis=1), ids))
     glow = table[:, 8:11][ids[shining]].T * np.float32(domain.lamps)
     light[:, shining[0], shining[1]] += glow
     _paint_sky(canvas, domain, sun_side, rng, light, ids == 0)
@@ -47,7 +48,7 @@ def photograph(
         lamps = np.zeros_like(light)
         lamps[:, shining[0], shining[1]] = glow
         for plane, lamp in zip(light, lamps, strict=True):
-            plane += _halo(lamp, 0.06 + 1.2 * domain.fog)
+            plane += _halo(lamp, 0.4 + 20 * domain.fog)
     if domain.wetness > 0:
         _mirror(canvas, domain, light, ground)
     return _expose(light, domain, rng)
@@ -194,7 +195,7 @@ def _paint_sky(
     rows, columns = np.nonzero(sky)
     rise = np.maximum(camera.horizon - np.arange(camera.height) - 0.5, 0.0) / camera.focal
     horizon, zenith = np.array(domain.sky_horizon)[:, None], np.array(domain.sky_zenith)[:, None]
-    gradient = zenith + (horizon - zenith) * np.exp(-3.5 * rise)
+    gradient = zenith + (horizon - zenith) * np.exp(-6.0 * rise)
     above = rise.astype(np.float32)[rows]
     across = (columns.astype(np.float32) + 0.5 - 0.5 * camera.width) / np.float32(camera.focal)
     row = (60 / (above + 0.12)).astype(np.int32) + shift[0]
@@ -217,7 +218,7 @@ def _halo(lamps: _Plane, strength: float) -> _Plane:
     near = cv2.GaussianBlur(small, (0, 0), width / 200)
     wide = cv2.GaussianBlur(near, (0, 0), width / 50)
     halo = cv2.resize(near + 2.0 * wide, (width, height), interpolation=cv2.INTER_LINEAR)
-    return (np.float32(20 * strength) * halo).astype(np.float32)
+    return (np.float32(strength) * halo).astype(np.float32)
 
 
 def _mirror(canvas: Canvas, domain: Domain, light: _Light, ground: NDArray[np.bool_]) -> None:
@@ -264,7 +265,7 @@ def _expose(light: _Light, domain: Domain, rng: np.random.Generator) -> NDArray[
     light *= np.float32(255**2 / _WHITE)
     np.clip(light, 0, 255**2, out=light)
     np.sqrt(light, out=light)  # keeps the shadows apart in eight bits
-    image: NDArray[np.uint8] = cv2.merge([np.rint(plane).astype(np.uint8) for plane in light])
+    image: NDArray[Any] = cv2.merge([np.rint(plane).astype(np.uint8) for plane in light])
     if domain.drops:
         image = _drops(image, domain.drops, rng)
     if domain.blur:
@@ -281,7 +282,7 @@ def _expose(light: _Light, domain: Domain, rng: np.random.Generator) -> NDArray[
         grain = sensor_grain(width + _MARGIN, height + _MARGIN, 255 * domain.noise)
         grain = np.ascontiguousarray(grain[row : row + height, column : column + width])
         image = cv2.add(image, grain, dtype=cv2.CV_8U)
-    return image
+    return np.asarray(image, np.uint8)
 
 
 def _tone_curve(domain: Domain) -> NDArray[np.uint8]:

@@ -151,7 +151,7 @@ def _lay(canvas: Canvas, slabs: Sequence[_Slab]) -> None:
 
 def _line_street(canvas: Canvas, rng: np.random.Generator, side: Side) -> None:
     """Houses or yards block by block, then walls, fences and hedges in front of them."""
-    lit = float(rng.uniform(0.2, 0.5))
+    lit = float(rng.uniform(0.1, 0.35))
     ends = [float(rng.uniform(3.0, 6.0))]
     while ends[-1] < _FAR:
         longer = 1.0 + ends[-1] / 60.0  # the far ones are longer: too small to tell apart
@@ -165,7 +165,7 @@ def _line_street(canvas: Canvas, rng: np.random.Generator, side: Side) -> None:
             continue
         behind = x + side.sign * 9.0
         buildings.house(canvas, rng, behind, near, far, lit)
-        for z in np.arange(far - 2.0, near, -6.0):
+        for z in np.arange(far - 2.0, near, -7.5):
             buildings.tree(canvas, rng, x + side.sign * float(rng.uniform(2.5, 6.0)), float(z))
     for (near, far), yard in zip(blocks, yards, strict=True):
         if side.line == side.verge and not yard:
@@ -278,7 +278,7 @@ def _traffic(
         oncoming += float(rng.uniform(9.0, 18.0))
     for side, heading in ((left, "towards"), (right, "away")):
         if side.parking:
-            for z in _places(rng, 4.5, 50.0, 6.2):
+            for z in _places(rng, 4.5, 44.0, 6.2):
                 if rng.random() < 0.6:
                     put("car", side.x(side.kerb - 1.15), z, heading, parked=True)
     return items

@@ -78,7 +78,7 @@ def sensor_grain(width: int, height: int, deviation: float) -> NDArray[np.int8]:
     own = rng.standard_normal((height, width, 3), np.float32)
     common = rng.standard_normal((height, width, 1), np.float32)
     grain = (own + common) * np.float32(deviation * np.sqrt(0.5))
-    return np.clip(np.rint(grain), -127, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(grain), -127, 127), np.int8)
 
 
 def noise(rng: np.random.Generator, cells: int, octaves: int) -> NDArray[np.float64]:
@@ -95,7 +95,7 @@ def noise(rng: np.random.Generator, cells: int, octaves: int) -> NDArray[np.floa
         edge = SIZE + 2 * margin
         layer = cv2.resize(grid, (edge, edge), interpolation=cv2.INTER_CUBIC)
         total += 0.6**octave * layer[margin : margin + SIZE, margin : margin + SIZE]
-    return (total - total.mean()) / total.std()
+    return np.asarray((total - total.mean()) / total.std())
 
 
 def _white(rng: np.random.Generator) -> NDArray[np.float64]:
@@ -121,7 +121,7 @@ def _blocks(
     tints = 0.25 * spread * rng.standard_normal((SIZE // height, SIZE // width, 3))
     tile = tones[course[:, None], block][..., None] + tints[course[:, None], block]
     tile[(row[:, None] < joint) | (column % width < joint)] = -0.3
-    return tile
+    return np.asarray(tile)
 
 
 def _grass(rng: np.random.Generator) -> NDArray[np.float64]:

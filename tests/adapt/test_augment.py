@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
-
 from roadshift.adapt import augment
 from roadshift.adapt.augment import IMAGENET_PHOTOMETRIC, apply_operation, photometric
 from roadshift.adapt.config import AugmentConfig

@@ -1,0 +1,235 @@
+"""CamVid, day to dusk: source only, BN statistics, IAPC. Writes docs/results/camvid.md.
+
+    python benchmarks/camvid.py --data DIR [--work DIR] [--seeds 3]
+
+DIR holds ``day/{images,labels}`` and ``dusk/{images,labels}``; docs/results/camvid.md says where to
+get CamVid and how to lay it out. Everything runs through the command line, as a user would; results
+already in the work folder are kept, so an interrupted run goes on.
+
+For each seed: a ``fast_scnn`` learns from the day frames (the last tenth of each sequence is kept
+aside for the in-domain figure). Then two questions are asked of the dusk sequence:
+
+- ``unseen``: adapt on the first half of the drive, measure on the second half;
+- ``same``: adapt on the whole drive without labels, measure on the same frames.
+
+And, as a mild shift, of a daylight route that is left out of another source model's training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LABELS = ("--label-space", "camvid11")
+SIZE = ("--input-size", "480x360")
+TRAIN = ("--set", "training.steps=600", "--set", "training.lr=3e-3", "--set")
+TRAIN = (*TRAIN, "training.crop_size=[320,240]")
+METHODS = {"source only": None, "BN statistics": "bn_stats", "IAPC": "iapc"}
+MILD_ROUTE = "0006R0"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("camvid-work"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--page", type=Path, default=Path("docs/results/camvid.md"))
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    splits = make_splits(arguments.data, arguments.work / "frames")
+    runs = [run_seed(seed, splits, arguments.work) for seed in range(arguments.seeds)]
+    arguments.page.parent.mkdir(parents=True, exist_ok=True)
+    arguments.page.with_suffix(".json").write_text(json.dumps(runs, indent=1) + "\n")
+    arguments.page.write_text(render(runs))
+    print(arguments.page.read_text())
+
+
+# --- frames ---------------------------------------------------------------------------------------
+
+
+def make_splits(data: Path, folder: Path) -> dict[str, Path]:
+    """Folders of links: each split has ``images`` and ``labels``."""
+    if not (data / "day/images").is_dir() or not (data / "dusk/images").is_dir():
+        sys.exit(f"{data}: needs day/images, day/labels, dusk/images and dusk/labels.")
+    day, dusk = names(data / "day"), names(data / "dusk")
+    sequences: dict[str, list[str]] = {}
+    for name in day:
+        sequences.setdefault(name.split("_")[0], []).append(name)
+    late = {name for frames in sequences.values() for name in frames[-len(frames) // 10 :]}
+    half = len(dusk) // 2
+    members = {
+        "day_train": ("day", [name for name in day if name not in late]),
+        "day_held": ("day", sorted(late)),
+        "dusk_all": ("dusk", dusk),
+        "dusk_first": ("dusk", dusk[:half]),
+        "dusk_second": ("dusk", dusk[half:]),
+        "route_train": ("day", [name for name in day if not name.startswith(MILD_ROUTE)]),
+        "route_first": ("day", sequences.get(MILD_ROUTE, [])[: len(sequences[MILD_ROUTE]) // 2]),
+        "route_second": ("day", sequences.get(MILD_ROUTE, [])[len(sequences[MILD_ROUTE]) // 2 :]),
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    for split, (domain, chosen) in members.items():
+        for kind, suffix in (("images", ".jpg"), ("labels", ".png")):
+            (folder / split / kind).mkdir(parents=True)
+            for name in chosen:
+                source = (data / domain / kind / name).with_suffix(suffix).resolve()
+                (folder / split / kind / source.name).symlink_to(source)
+    return {split: folder / split for split in members}
+
+
+def names(domain: Path) -> list[str]:
+    """Frame names in time order."""
+
+    def key(path: Path) -> list[str | int]:
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
+
+    return [path.stem for path in sorted((domain / "images").glob("*.jpg"), key=key)]
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def roadshift(*words: object) -> dict[str, Any]:
+    """One command with ``--json``; its document."""
+    command = [sys.executable, "-m", "roadshift.cli", *map(str, words), "--json"]
+    print("+ roadshift", *words, flush=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"roadshift {words[0]} failed")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def made(out: Path, *words: object) -> float:
+    """Run a command that makes the bundle ``out`` unless it is there; seconds it took."""
+    stamp = out.with_suffix(".seconds")
+    if not (out / "manifest.json").exists() or not stamp.exists():
+        started = time.monotonic()
+        roadshift(*words, "--out", out, "--overwrite")
+        stamp.write_text(str(time.monotonic() - started))
+    return float(stamp.read_text())
+
+
+def measured(bundle: Path, split: Path) -> dict[str, Any]:
+    """`roadshift eval`, kept beside the bundle."""
+    kept = bundle.with_name(f"{bundle.name}.{split.name}.json")
+    if not kept.exists():
+        record = roadshift("eval", bundle, "--images", split / "images", "--labels", split / "labels")
+        kept.write_text(json.dumps(record))
+    record = json.loads(kept.read_text())
+    assert isinstance(record, dict)
+    return record
+
+
+def train(out: Path, split: Path, seed: int) -> float:
+    """A source model on the frames of ``split``."""
+    images, labels = split / "images", split / "labels"
+    return made(
+        out, "train", "--images", images, "--labels", labels, *LABELS, "--network", "fast_scnn",
+        *SIZE, *TRAIN, "--seed", seed,
+    )
+
+
+def run_seed(seed: int, splits: dict[str, Path], work: Path) -> dict[str, Any]:
+    """Every measurement of one seed."""
+    source = work / f"source-{seed}"
+    result: dict[str, Any] = {"seed": seed, "train_seconds": train(source, splits["day_train"], seed)}
+    result["in domain"] = measured(source, splits["day_held"])
+    for question, adapt_on, measure_on in (
+        ("unseen", "dusk_first", "dusk_second"),
+        ("same", "dusk_all", "dusk_all"),
+    ):
+        result[question] = ask(source, splits[adapt_on], splits[measure_on], seed)
+    if seed == 0:
+        route = work / "route-source-0"
+        train(route, splits["route_train"], seed)
+        result["route"] = ask(route, splits["route_first"], splits["route_second"], seed)
+    return result
+
+
+def ask(source: Path, adapt_on: Path, measure_on: Path, seed: int) -> dict[str, Any]:
+    """Each method from ``source`` on the frames of one split, measured on another."""
+    rows: dict[str, Any] = {}
+    for title, method in METHODS.items():
+        if method is None:
+            rows[title] = {**measured(source, measure_on), "seconds": 0.0}
+            continue
+        out = source.with_name(f"{source.name}-{adapt_on.name}-{method}")
+        seconds = made(
+            out, "adapt", source, adapt_on / "images", "--method", method, "--seed", seed
+        )
+        rows[title] = {**measured(out, measure_on), "seconds": seconds}
+    return rows
+
+
+# --- page -----------------------------------------------------------------------------------------
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean, and standard deviation where there are several."""
+    if len(values) == 1:
+        return f"{values[0]:.1f}"
+    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+
+
+def table(runs: Sequence[dict[str, Any]], question: str) -> str:
+    """Mean and deviation over the seeds: mIoU, each class, and the gains seed by seed."""
+    asked = [run[question] for run in runs if question in run]
+    titles = list(asked[0])
+    lines = ["| | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
+
+    def row(name: str, cells: Sequence[str]) -> None:
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+
+    row("**mIoU**", [f"**{spread([a[t]['miou'] for a in asked])}**" for t in titles])
+    for base in titles[:2]:
+        gains = [spread([a[t]["miou"] - a[base]["miou"] for a in asked]) for t in titles]
+        row(f"over {base}", gains)
+    for name in asked[0][titles[0]]["iou"]:
+        row(name, [spread([a[t]["iou"][name] or 0.0 for a in asked]) for t in titles])
+    row("seconds to adapt", [spread([a[t]["seconds"] for a in asked]) for t in titles])
+    return "\n".join(lines)
+
+
+def lost_classes(runs: Sequence[dict[str, Any]], question: str) -> str:
+    """Classes that BN statistics keep (IoU of at least 1) and IAPC does not, seed by seed."""
+    lost = [
+        f"{name} (seed {run['seed']})"
+        for run in runs
+        if question in run
+        for name, value in run[question]["BN statistics"]["iou"].items()
+        if (value or 0) >= 1 and (run[question]["IAPC"]["iou"][name] or 0) < 1
+    ]
+    return ", ".join(lost) or "none"
+
+
+def render(runs: Sequence[dict[str, Any]]) -> str:
+    """The page, with its hand-written paragraphs from ``camvid.txt`` beside it."""
+    template = Path(__file__).with_name("camvid_page.md").read_text()
+    values = {
+        "seeds": str(len(runs)),
+        "in_domain": spread([run["in domain"]["miou"] for run in runs]),
+        "train_minutes": spread([run["train_seconds"] / 60 for run in runs]),
+        "unseen": table(runs, "unseen"),
+        "same": table(runs, "same"),
+        "route": table(runs, "route"),
+        "lost_unseen": lost_classes(runs, "unseen"),
+        "lost_same": lost_classes(runs, "same"),
+        "train_options": " ".join(TRAIN).replace("[", "'[").replace("]", "]'"),
+    }
+    for name, value in values.items():
+        template = template.replace("{{" + name + "}}", value)
+    return template
+
+
+if __name__ == "__main__":
+    main()

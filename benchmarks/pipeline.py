@@ -1,0 +1,90 @@
+"""Where a frame's time goes. Writes docs/results/pipeline.md.
+
+    python benchmarks/pipeline.py [--size 1024x512] [--queries 300]
+
+A `fast_scnn` with random weights (its time does not depend on them) is exported to ONNX at the size given
+and timed by `roadshift bench` on frames of that size, and once on frames of twice the size, which have
+to be shrunk first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from roadshift.adapt.importing import save_weights
+from roadshift.adapt.models import IMAGENET_INPUT, parse_size
+from roadshift.adapt.networks import build_network
+from roadshift.adapt.scenes import render_dataset
+from roadshift.export.artefacts import export_bundle
+from roadshift.runtime.bench import bench_bundle
+from roadshift.runtime.bundle import BundleWriter, NetworkSpec, Provenance, library_versions
+from roadshift.runtime.labels import label_space
+
+PAGE = Path("docs/results/pipeline.md")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--size", default="1024x512")
+    parser.add_argument("--queries", type=int, default=300)
+    arguments = parser.parse_args()
+    width, height = parse_size("--size", arguments.size)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder), width, height, arguments.queries)
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(render(rows, f"{width}x{height}", arguments.queries))
+    print(PAGE.read_text())
+
+
+def measure(folder: Path, width: int, height: int, queries: int) -> list[dict[str, Any]]:
+    """Rows of `bench_bundle`, for frames of the input size and of twice the size."""
+    torch.manual_seed(0)
+    network = build_network("fast_scnn", 19).eval()
+    with BundleWriter(folder / "bundle") as writer:
+        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
+        bundle = writer.commit(
+            network=NetworkSpec(name="fast_scnn"),
+            label_space=label_space("cityscapes19"),
+            input=IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+            provenance=Provenance(method="random weights"),
+        )
+    export_bundle(bundle, "onnx", min_agreement=99.0)
+    rows = []
+    for scale in (1, 2):
+        frames = folder / f"frames{scale}"
+        render_dataset(frames, "daylight", 16, seed=1, width=scale * width, height=scale * height)
+        for row in bench_bundle(bundle.path, frames=frames / "images", queries=queries):
+            rows.append({"frames": f"{scale * width}x{scale * height}", **row["stages_ms"], **row})
+            rows[-1]["frames"] = f"{scale * width}x{scale * height}"
+    return rows
+
+
+def render(rows: list[dict[str, Any]], size: str, queries: int) -> str:
+    """The page: shares and ratios, since absolute times of a shared CPU say little."""
+    versions = library_versions()
+    machine = f"torch {versions.get('torch')}, onnxruntime {versions.get('onnxruntime')}"
+    reference = {row["frames"]: row["p50_ms"] for row in rows if row["backend"] == "torch"}
+    lines = [
+        "# Where a frame's time goes",
+        "",
+        f"`fast_scnn` at {size}, {queries} frames one after the other, two CPU cores (Intel Xeon, 2.5 GHz), "
+        f"{machine}. Printed by `python benchmarks/pipeline.py`. Outside the engine is fitting the frame "
+        "to the engine's input and the labels to the frame; ratios are of p50, in one run.",
+        "",
+        "| frames | backend | outside the engine | p50 over torch eager's | p99 over p50 |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['frames']} | {row['backend']} | {row['outside_engine_percent']:.2f} % | "
+        f"{row['p50_ms'] / reference[row['frames']]:.2f} | {row['p99_ms'] / row['p50_ms']:.2f} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Torch as an engine: the labels that the definition gives, on the device that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from roadshift.adapt import TorchEngine, load_network
+from roadshift.adapt.models import device_name, pick_device
+from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.segmenter import Segmenter, SegmenterWithLogits
+from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.engine import open_engine
+from roadshift.runtime.errors import ConfigError, EngineError, NetworkError
+from roadshift.runtime.preprocess import fit_frame, restore_labels
+
+CPU = torch.device("cpu")
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+
+
+def frames(count: int, height: int = 32, width: int = 48, seed: int = 0) -> np.ndarray:
+    shape = (count, height, width, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def upsampled(logits: np.ndarray, height: int, width: int, align_corners: bool) -> np.ndarray:
+    """Bilinear interpolation by its definition, (K, h, w) to (K, height, width), in float64."""
+
+    def weights(size: int, low: int) -> np.ndarray:
+        """(size, low): where each of ``size`` samples lies among ``low``."""
+        i = np.arange(size)
+        at = i * (low - 1) / (size - 1) if align_corners else (i + 0.5) * low / size - 0.5
+        at = at.clip(0, low - 1)
+        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(low)))
+
+    rows, columns = weights(height, logits.shape[1]), weights(width, logits.shape[2])
+    return np.einsum("yh,khw,xw->kyx", rows, logits.astype(np.float64), columns)
+
+
+@pytest.fixture(params=["rgb", "bgr"])
+def spec(request: Any) -> InputSpec:
+    colour = request.param
+    return InputSpec(width=48, height=32, colour=colour, mean=(100, 110, 130), std=(50, 60, 70))
+
+
+# ---- the segmenter -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_scores_are_the_upsampled_logits_of_normalised_pixels(
+    network: Callable[..., SegmentationNetwork], spec: InputSpec, align_corners: bool
+) -> None:
+    model = network().eval()
+    model.align_corners = align_corners
+    batch = frames(2)
+    pixels = batch[..., ::-1] if spec.colour == "bgr" else batch
+    x = (pixels.astype(np.float64) - spec.mean) / spec.std
+    with torch.inference_mode():
+        logits = model(torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32)).logits
+        scores, given = Segmenter(model, spec).eval().scores(torch.from_numpy(batch))
+    torch.testing.assert_close(given, logits, rtol=1e-5, atol=1e-5)
+    for index in range(2):
+        expected = upsampled(logits[index].numpy(), 32, 48, align_corners)
+        np.testing.assert_allclose(scores[index].numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_are_the_argmax_of_the_scores_and_logits_come_along_where_asked_for(
+    network: Callable[..., SegmentationNetwork], spec: InputSpec
+) -> None:
+    segmenter = Segmenter(network(), spec).eval()
+    batch = torch.from_numpy(frames(2))
+    with torch.inference_mode():
+        scores, logits = segmenter.scores(batch)
+        labels = segmenter(batch)
+        both = SegmenterWithLogits(segmenter)(batch)
+    assert labels.dtype == torch.uint8
+    assert labels.shape == (2, 32, 48)
+    torch.testing.assert_close(labels.long(), scores.argmax(dim=1))
+    torch.testing.assert_close(both[0], labels)
+    torch.testing.assert_close(both[1], logits)
+    assert logits.shape == (2, 4, 8, 12)
+
+
+# ---- the engine ----------------------------------------------------------------------------------
+
+
+def test_a_bundle_that_was_not_exported_opens_in_torch(source: Bundle) -> None:
+    with open_engine(source, device="cpu") as engine:
+        assert isinstance(engine, TorchEngine)
+        assert (engine.backend, engine.precision, engine.device) == ("torch", "fp32", "cpu")
+        assert engine.artefact == "model.safetensors"
+        assert engine.label_space == source.label_space
+        said = f"torch {torch.__version__} runs model.safetensors (fp32) on cpu."
+        assert engine.describe()["reason"] == engine.reason == said
+
+
+def test_its_labels_are_the_segmenters_at_the_size_of_each_frame(source: Bundle) -> None:
+    segmenter = Segmenter(load_network(source, CPU), source.manifest.input).eval()
+    mixed = [frames(1, *size, seed=i)[0] for i, size in enumerate([(32, 48), (50, 70), (17, 90)])]
+    with open_engine(source, device="cpu") as engine:
+        found = engine.segment_batch(mixed)
+        one_by_one = [engine.segment(frame) for frame in mixed]
+    for frame, labels, alone in zip(mixed, found, one_by_one, strict=True):
+        with torch.inference_mode():
+            inside = segmenter(torch.from_numpy(fit_frame(frame, 48, 32)[None].copy()))
+        expected = restore_labels(inside[0].numpy(), frame.shape[1], frame.shape[0])
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_array_equal(alone, expected)
+
+
+def test_a_network_in_memory_runs_in_evaluation_mode_and_keeps_its_statistics(
+    network: Callable[..., SegmentationNetwork], source: Bundle
+) -> None:
+    model = network(dropout=0.9).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    engine = TorchEngine(model, source.label_space, source.manifest.input, device=CPU)
+    batch = frames(2)
+    np.testing.assert_array_equal(engine.infer(batch), engine.infer(batch))
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert engine.artefact is None
+
+
+def test_a_view_that_is_not_contiguous_gives_the_labels_of_its_copy(source: Bundle) -> None:
+    mirrored = frames(1)[:, :, ::-1]
+    with open_engine(source, device="cpu") as engine:
+        np.testing.assert_array_equal(engine.infer(mirrored), engine.infer(mirrored.copy()))
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_threads_are_torchs(source: Bundle) -> None:
+    with open_engine(source, device="cpu", threads=2):
+        assert torch.get_num_threads() == 2
+
+
+@needs_no_gpu
+def test_cuda_is_refused_where_there_is_none_and_auto_is_the_cpu(source: Bundle) -> None:
+    with pytest.raises(EngineError, match="torch finds no CUDA GPU here; `roadshift doctor`"):
+        open_engine(source, device="cuda")
+    with open_engine(source, device="auto") as engine:
+        assert engine.device == "cpu"
+
+
+# ---- from a bundle to a network ------------------------------------------------------------------
+
+
+def test_a_network_is_loaded_ready_to_run(source: Bundle) -> None:
+    loaded = load_network(source, CPU)
+    assert not loaded.training
+    expected = safetensors.torch.load_file(source.path / "model.safetensors")
+    assert sorted(loaded.state_dict()) == sorted(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=0, atol=0)
+
+
+def test_a_bundle_without_weights_can_only_be_run(tmp_path: Path, source: Bundle) -> None:
+    manifest = source.manifest
+    with BundleWriter(tmp_path / "bare") as writer:
+        bare = writer.commit(
+            network=manifest.network,
+            label_space=source.label_space,
+            input=manifest.input,
+            provenance=Provenance(),
+        )
+    with pytest.raises(NetworkError, match=r"bare: holds no weights"):
+        load_network(bare, CPU)
+
+
+def test_weights_that_do_not_fit_the_manifests_network_are_refused(source: Bundle) -> None:
+    other = NetworkSpec(name="tiny_network:build", arguments={"norm": False})
+    wrong = replace(source, manifest=source.manifest.model_copy(update={"network": other}))
+    with pytest.raises(NetworkError, match=r"model\.safetensors: the weights do not fit"):
+        load_network(wrong, CPU)
+
+
+@needs_no_gpu
+def test_a_device_is_picked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert pick_device("auto") == pick_device("cpu") == CPU
+    with pytest.raises(ConfigError, match="--device cuda: torch finds no CUDA GPU"):
+        pick_device("cuda")
+    with pytest.raises(ConfigError, match="no device 'cuda:1'; use auto, cpu or cuda"):
+        pick_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_the_cpus_name_says_how_many_threads_it_ran_with() -> None:
+    assert device_name(CPU).startswith("CPU ")
+    assert device_name(CPU).endswith(", 1 threads")

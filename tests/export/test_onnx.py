@@ -1,0 +1,421 @@
+"""Exporting to ONNX: the same numbers as torch, what the file says about itself, and refusals.
+
+fast_scnn is exported, through the command line, in tests/end_to_end.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+from roadshift import __version__
+from roadshift.adapt import load_network
+from roadshift.adapt.importing import save_weights
+from roadshift.adapt.networks import SegmentationNetwork, build_network
+from roadshift.adapt.scenes import render_dataset, render_scene
+from roadshift.export import onnx as exporting
+from roadshift.export.artefacts import export_bundle
+from roadshift.export.onnx import MODEL, Parity, check_parity, export_onnx
+from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import open_bundle as read_bundle
+from roadshift.runtime.engine import open_engine
+from roadshift.runtime.errors import (
+    ConfigError,
+    MissingDependencyError,
+    NetworkError,
+    OutputError,
+    ParityError,
+)
+from roadshift.runtime.labels import label_space
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "adapt"))  # for "tiny_network:build"
+
+SPACE = label_space("camvid11")
+BGR = InputSpec(width=96, height=64, colour="bgr", mean=(104, 117, 123), std=(1.5, 1, 2))
+RGB = InputSpec(width=96, height=64, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
+
+
+def write_source(
+    path: Path,
+    spec: NetworkSpec,
+    size: InputSpec = RGB,
+    change: Callable[[SegmentationNetwork], object] = lambda _: None,
+) -> Bundle:
+    """A bundle of a network with drawn weights and batch-norm statistics."""
+    torch.manual_seed(0)
+    network = build_network(spec.name, SPACE.num_classes, **spec.arguments)
+    for name, buffer in network.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(0, 0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    change(network)
+    with BundleWriter(path) as writer:
+        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
+        return writer.commit(
+            network=spec, label_space=SPACE, input=size, provenance=Provenance(method="test")
+        )
+
+
+@dataclass(frozen=True)
+class Exported:
+    before: Bundle
+    bundle: Bundle
+    parity: Parity
+    model: onnx.ModelProto
+    frames: list[np.ndarray]
+
+
+def frames_of(size: InputSpec, count: int = 3) -> list[np.ndarray]:
+    return [render_scene(seed, "dusk", size.width, size.height).image for seed in range(count)]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("deeplab_v2_resnet101", {"layers": [1, 1, 1, 1]}, BGR),
+        ("tiny_network:build", {"dropout": 0.5}, RGB),
+    ],
+    ids=["deeplab_v2", "own"],
+)
+def exported(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A bundle exported with logits: the published network, and a user's own."""
+    name, arguments, size = request.param
+    path = tmp_path_factory.mktemp("exported") / "bundle"
+    before = write_source(path, NetworkSpec(name=name, arguments=arguments), size)
+    frames = frames_of(size)
+    bundle, parity = export_onnx(before, frames, compared_on="three scenes", with_logits=True)
+    return Exported(before, bundle, parity, onnx.load(path / MODEL), frames)
+
+
+def run_model(file: Path, frame: np.ndarray) -> dict[str, np.ndarray]:
+    """All outputs of an ONNX file, in ONNX Runtime, for one frame."""
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"image": frame[None]}), strict=True))
+
+
+# ---- what the file does --------------------------------------------------------------------------
+
+
+def test_the_file_takes_a_uint8_frame_and_gives_a_uint8_label_map(exported: Exported) -> None:
+    file = exported.bundle.path / MODEL
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    assert (image.name, image.shape, image.type) == ("image", [1, 64, 96, 3], "tensor(uint8)")
+    labels, logits = session.get_outputs()
+    assert (labels.name, labels.shape, labels.type) == ("labels", [1, 64, 96], "tensor(uint8)")
+    assert (logits.name, logits.type) == ("logits", "tensor(float)")
+
+
+def test_logits_are_the_networks_own_on_a_frame_prepared_by_hand(exported: Exported) -> None:
+    """Colour order, mean and scale restated here: what is in the graph is what torch does."""
+    spec = exported.bundle.manifest.input
+    network = load_network(exported.bundle, torch.device("cpu"))
+    for frame in exported.frames:
+        pixels = frame[..., ::-1] if spec.colour == "bgr" else frame
+        x = (pixels.astype(np.float64) - spec.mean) / spec.std
+        with torch.inference_mode():
+            expected = network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32)).logits
+        found = run_model(exported.bundle.path / MODEL, frame)["logits"]
+        scale = float(expected.abs().max())
+        np.testing.assert_allclose(found / scale, expected.numpy() / scale, atol=1e-5)
+
+
+def test_labels_are_those_of_the_torch_engine(exported: Exported) -> None:
+    with (
+        open_engine(exported.bundle, backend="torch", device="cpu") as eager,
+        open_engine(exported.bundle, backend="onnxruntime", device="cpu") as engine,
+    ):
+        for frame in exported.frames:
+            assert np.mean(eager.segment(frame) == engine.segment(frame)) > 0.999
+            assert len(np.unique(engine.segment(frame))) > 1
+
+
+def test_logits_are_an_output_only_where_asked_for(
+    exported: Exported, graph: onnx.ModelProto
+) -> None:
+    outputs = [output.name for output in exported.model.graph.output]
+    assert outputs == ["labels", "logits"]
+    artefact = exported.bundle.artefact(kind="onnx")
+    assert artefact is not None
+    assert artefact.details["outputs"] == outputs
+    assert [output.name for output in graph.graph.output] == ["labels"]
+
+
+# ---- what it says about itself -------------------------------------------------------------------
+
+
+def test_parity_is_measured_and_recorded(exported: Exported) -> None:
+    parity = exported.parity
+    assert parity.label_agreement >= 99.9
+    assert parity.max_difference < 1e-4 * parity.max_logit
+    assert (parity.frames, parity.compared_on) == (3, "three scenes")
+    artefact = exported.bundle.artefact(kind="onnx", name=MODEL)
+    assert artefact is not None
+    assert artefact.details["parity"] == {
+        "label_agreement": parity.label_agreement,
+        "max_difference": parity.max_difference,
+        "max_logit": parity.max_logit,
+        "frames": 3,
+        "compared_on": "three scenes",
+    }
+    assert artefact.details["opset"] == exported.model.opset_import[0].version >= 17
+    assert artefact.details["exported_from"] == exported.before.hash
+    assert artefact.bytes == (exported.bundle.path / MODEL).stat().st_size
+    assert (artefact.precision, artefact.target) == ("fp32", "onnx")
+
+
+def test_the_file_names_its_bundle_network_label_space_and_input(exported: Exported) -> None:
+    told = {entry.key: entry.value for entry in exported.model.metadata_props}
+    manifest = exported.before.manifest
+    assert told["roadshift.version"] == __version__
+    assert told["roadshift.bundle"] == exported.before.hash
+    assert json.loads(told["roadshift.network"]) == manifest.network.model_dump()
+    assert json.loads(told["roadshift.label_space"]) == manifest.label_space
+    assert InputSpec.model_validate_json(told["roadshift.input"]) == manifest.input
+
+
+def test_everything_else_of_the_bundle_stays(exported: Exported) -> None:
+    before, after = exported.before.manifest, read_bundle(exported.bundle.path).manifest
+    assert after.provenance == before.provenance
+    assert after.artefacts[0] == before.artefacts[0]
+    assert [artefact.path for artefact in after.artefacts] == ["model.safetensors", MODEL]
+    assert sorted(p.name for p in exported.bundle.path.parent.iterdir()) == ["bundle"]
+
+
+# ---- again, and on which frames ------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Bundle:
+    """A bundle of the user's network, to be exported or refused."""
+    return write_source(tmp_path / "small", NetworkSpec(name="tiny_network:build"))
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    """What `write_graph` makes of ``small``, traced once."""
+    path = tmp_path_factory.mktemp("graph") / "bundle"
+    bundle = write_source(path, NetworkSpec(name="tiny_network:build"))
+    export_onnx(bundle, frames_of(RGB), compared_on="scenes")
+    return onnx.load(path / MODEL)
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch, graph: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``graph``, to change; `write_graph` gives it without tracing anything."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+
+    def write_graph(_: object, __: Bundle, path: Path, *, with_logits: bool) -> onnx.ModelProto:
+        assert not with_logits
+        onnx.save(copy, path)
+        return copy
+
+    monkeypatch.setattr(exporting, "write_graph", write_graph)
+    return copy
+
+
+@pytest.mark.usefixtures("traced")
+def test_exporting_again_replaces_the_file(small: Bundle) -> None:
+    once, _ = export_onnx(small, frames_of(RGB), compared_on="first")
+    again, _ = export_onnx(once, frames_of(RGB), compared_on="second")
+    assert [artefact.path for artefact in again.manifest.artefacts] == ["model.safetensors", MODEL]
+    artefact = read_bundle(small.path).artefact(kind="onnx")
+    assert artefact is not None
+    assert artefact.details["exported_from"] == once.hash
+    assert artefact.details["parity"]["compared_on"] == "second"
+
+
+@pytest.mark.usefixtures("traced")
+def test_it_compares_on_the_first_16_frames_given_and_else_on_scenes(
+    small: Bundle, tmp_path: Path
+) -> None:
+    render_dataset(tmp_path / "drive", "dusk", 17, width=64, height=48)
+    folder = str(tmp_path / "drive/images")
+    said = export_bundle(small, "onnx", frames=[folder], min_agreement=99.9)
+    (row,) = said["artefacts"]
+    assert (row["frames"], row["compared_on"]) == (16, f"frames of {folder}")
+    assert said["hash"] == read_bundle(small.path).hash
+    (row,) = export_bundle(read_bundle(small.path), " onnx", min_agreement=99.9)["artefacts"]
+    assert (row["frames"], row["compared_on"]) == (4, "built-in scenes")
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_damaged_frame_is_noted_and_left_out_of_the_comparison(
+    small: Bundle, tmp_path: Path
+) -> None:
+    first, *_ = render_dataset(tmp_path / "drive", "dusk", 3, width=64, height=48)
+    first.write_bytes(first.read_bytes()[:100])
+    notes: list[str] = []
+    said = export_bundle(
+        small, "onnx", frames=[str(first.parent)], min_agreement=99.9, note=notes.append
+    )
+    assert said["artefacts"][0]["frames"] == 2
+    assert len(notes) == 1
+    assert str(first) in notes[0]
+
+
+# ---- refusals: the bundle stays as it was --------------------------------------------------------
+
+
+@contextmanager
+def stays_as_it_is(bundle: Bundle) -> Iterator[None]:
+    yield
+    assert read_bundle(bundle.path).hash == bundle.hash
+    assert not (bundle.path / MODEL).exists()
+    assert sorted(path.name for path in bundle.path.parent.iterdir()) == [bundle.path.name]
+
+
+def change_classifier(model: onnx.ModelProto, change: Callable[[np.ndarray], object]) -> None:
+    (weight,) = (w for w in model.graph.initializer if w.name.endswith("classifier.weight"))
+    values = numpy_helper.to_array(weight).copy()
+    change(values)
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+
+
+def test_a_graph_that_gives_other_labels_is_refused_with_the_share(
+    small: Bundle, traced: onnx.ModelProto
+) -> None:
+    change_classifier(traced, lambda weight: np.negative(weight, out=weight))
+    with (
+        stays_as_it_is(small),
+        pytest.raises(ParityError, match=r"agrees .* on \d+\.\d+ % .* less than 99\.9 %") as error,
+    ):
+        export_onnx(small, frames_of(RGB), compared_on="scenes")
+    share = float(str(error.value).split(" on ")[1].split(" %")[0])
+    assert 0 <= share < 99.9
+
+
+def test_a_graph_with_the_same_labels_and_other_numbers_is_refused_with_the_difference(
+    small: Bundle, traced: onnx.ModelProto
+) -> None:
+    """All scores 1 % larger: no class changes."""
+    change_classifier(traced, lambda weight: np.multiply(weight, 1.01, out=weight))
+    for value in traced.graph.initializer:
+        if value.name.endswith("classifier.bias"):
+            bias = numpy_helper.to_array(value) * np.float32(1.01)
+            value.CopyFrom(numpy_helper.from_array(bias, value.name))
+    with (
+        stays_as_it_is(small),
+        pytest.raises(ParityError, match=r"differs from its torch model by \d\.\d\de[-+]\d\d"),
+    ):
+        export_onnx(small, frames_of(RGB), compared_on="scenes")
+
+
+def test_min_agreement_lets_a_user_accept_a_few_other_pixels() -> None:
+    parity = Parity(99.5, 1e-6, 10.0, 4, "scenes")
+    check_parity(parity, 99.0, "model.onnx")
+    with pytest.raises(ParityError, match=r"model\.onnx agrees .* 99\.500 % .* of 4 frames"):
+        check_parity(parity, 99.9, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("agreement", "difference", "largest"),
+    [(float("nan"), 0, 1), (100, float("nan"), 1), (100, 0.0011, 1), (100, 0.0011, 0.1)],
+)
+def test_parity_fails_on_nan_and_beyond_a_thousandth(
+    agreement: float, difference: float, largest: float
+) -> None:
+    with pytest.raises(ParityError):
+        check_parity(Parity(agreement, difference, largest, 1, "x"), 99.9, "model.onnx")
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_network_whose_scores_are_not_finite_is_refused(tmp_path: Path) -> None:
+    def spoil(network: SegmentationNetwork) -> None:
+        next(iter(network.classifier_parameters())).data[:] = float("nan")
+
+    bundle = write_source(tmp_path / "nan", NetworkSpec(name="tiny_network:build"), change=spoil)
+    with stays_as_it_is(bundle), pytest.raises(ParityError):
+        export_onnx(bundle, frames_of(RGB), compared_on="scenes", min_agreement=0)
+
+
+@pytest.mark.usefixtures("traced")
+def test_a_full_disk_leaves_the_bundle_as_it_was(
+    small: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(_: onnx.ModelProto, path: Path) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(onnx, "save", save)
+    with stays_as_it_is(small), pytest.raises(OutputError, match="the disk is full"):
+        export_onnx(small, frames_of(RGB), compared_on="scenes")
+
+
+BRANCHING = """
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Conv2d(3, num_classes, 1)
+
+    def forward(self, images):
+        if images.mean() > 0:  # a value of the frame decides
+            return self.head(images)
+        return self.head(-images)
+"""
+
+
+def test_a_network_that_cannot_be_traced_is_refused_in_one_sentence_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/branching_network.py").write_text(BRANCHING)
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path / "code")
+    spec = NetworkSpec(name="branching_network:Branching")
+    bundle = write_source(tmp_path / "models/bundle", spec)
+    with stays_as_it_is(bundle), pytest.raises(NetworkError) as error:
+        export_onnx(bundle, frames_of(RGB), compared_on="scenes")
+    sentence = str(error.value)
+    assert sentence.startswith(f"{bundle.path}: network 'branching_network:Branching' cannot be")
+    assert "may not branch on values" in sentence
+    assert "\n" not in sentence
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_missing_exporter_names_the_extra(small: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    def export(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript")
+
+    monkeypatch.setattr(torch.onnx, "export", export)
+    with (
+        stays_as_it_is(small),
+        pytest.raises(MissingDependencyError, match=r"onnxscript: pip install 'roadshift\[adapt\]"),
+    ):
+        export_onnx(small, frames_of(RGB), compared_on="scenes")
+
+
+def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "bare") as writer:
+        bundle = writer.commit(
+            network=NetworkSpec(name="tiny_network:build"),
+            label_space=SPACE,
+            input=RGB,
+            provenance=Provenance(),
+        )
+    with stays_as_it_is(bundle), pytest.raises(NetworkError, match="holds no weights"):
+        export_onnx(bundle, frames_of(RGB), compared_on="scenes")
+
+
+@pytest.mark.parametrize("to", ["tensorrt", "onnx,coreml", "", ","])
+def test_a_format_that_is_not_written_is_refused(small: Bundle, to: str) -> None:
+    with stays_as_it_is(small), pytest.raises(ConfigError, match="this version exports to onnx"):
+        export_bundle(small, to, min_agreement=99.9)

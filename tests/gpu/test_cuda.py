@@ -1,0 +1,86 @@
+"""What only a CUDA GPU shows: mixed precision, the memory budget and ONNX Runtime's CUDA provider."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
+from roadshift.adapt import train_bundle as train
+from roadshift.adapt.models import IMAGENET_INPUT
+from roadshift.adapt.scenes import render_dataset, render_scene
+from roadshift.export.artefacts import export_bundle
+from roadshift.runtime.bundle import Bundle, NetworkSpec
+from roadshift.runtime.engine import open_engine
+from roadshift.runtime.labels import label_space
+from roadshift.runtime.metrics import label_agreement
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+
+WIDTH, HEIGHT = 256, 128
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A source model trained on the GPU, mixed precision chosen by itself."""
+    folder = tmp_path_factory.mktemp("gpu")
+    render_dataset(folder / "day", "daylight", 16, seed=1, width=WIDTH, height=HEIGHT)
+    return train(
+        folder / "day/images",
+        folder / "day/labels",
+        label_space("cityscapes19"),
+        NetworkSpec(name="fast_scnn"),
+        IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
+        resolve_config("supervised", assignments=["training.steps=40"]),
+        Job(folder / "source", device="cuda"),
+    )
+
+
+def adapt(source: Bundle, out: Path, *assignments: str, **options: object) -> Bundle:
+    frames = out.with_name("frames")
+    if not frames.exists():
+        render_dataset(frames, "dusk", 8, seed=9, width=WIDTH, height=HEIGHT)
+    settings = ["training.steps=4", *assignments]
+    job = Job(out, device="cuda", options=RunOptions(fingerprint="", **options))  # type: ignore[arg-type]
+    return adapt_bundle(source, [frames / "images"], resolve_config("iapc", assignments=settings), job)
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
+def test_iapc_adapts_in_every_precision(source: Bundle, tmp_path: Path, amp: str) -> None:
+    adapted = adapt(source, tmp_path / "adapted", f"training.amp={amp}")
+    outcome = adapted.manifest.provenance.configuration["outcome"]
+    assert isinstance(outcome, dict)
+    assert outcome["precision"] == ("fp32" if amp == "off" else amp)
+    assert outcome["steps"] == 4
+    before, after = (load_network(b, torch.device("cpu")).state_dict() for b in (source, adapted))
+    assert all(bool(torch.isfinite(value).all()) for value in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_memory_budget_lowers_the_micro_batch(source: Bundle, tmp_path: Path) -> None:
+    whole = adapt(source, tmp_path / "whole")
+    outcome = whole.manifest.provenance.configuration["outcome"]
+    assert isinstance(outcome, dict)
+    budget = int(float(str(outcome["peak_memory_mib"])) * 2**20 * 0.6)
+    small = adapt(source, tmp_path / "small", memory_budget_bytes=budget)
+    lowered = small.manifest.provenance.configuration["outcome"]
+    assert isinstance(lowered, dict)
+    assert int(str(lowered["micro_batch"])) < int(str(outcome["micro_batch"]))
+
+
+def test_onnx_runtime_on_cuda_agrees_with_torch_on_cuda(source: Bundle) -> None:
+    export_bundle(source, "onnx", min_agreement=99.9)
+    device = torch.device("cuda")
+    torch_engine = TorchEngine(
+        load_network(source, device), source.label_space, source.manifest.input, device=device
+    )
+    with open_engine(source.path, backend="onnxruntime", device="cuda") as engine:
+        assert engine.device == "cuda"
+        for seed in range(4):
+            image = render_scene(seed, "daylight", WIDTH, HEIGHT).image
+            agreement = label_agreement(engine.segment(image), torch_engine.segment(image))
+            assert agreement > 99.5
+        frames = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 3
+        assert len(engine.segment_batch(frames)) == 3

@@ -1,0 +1,148 @@
+"""What commands print: tables say what they are given, JSON is JSON, notes stay off stdout."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from roadshift.runtime.terminal import (
+    BENCH_COLUMNS,
+    bench_table,
+    evaluation_table,
+    note,
+    print_json,
+    progress,
+    table,
+)
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["pip install 'roadshift[cuda]'", "[bold]not bold[/bold]", "[/]", "a [red]", "models[v2]/x"],
+)
+def test_text_in_brackets_is_printed_as_it_is(capsys: Capture, text: str) -> None:
+    table(text, ["advice " + text], [[text]])
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert printed == [text, "advice " + text, text]
+
+
+def test_numbers_stand_right_and_texts_left(capsys: Capture) -> None:
+    table("", ["name", "value"], [["a", 1.0], ["long name", 12345.678], ["b", None]])
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert lines == ["name       value", "a           1.00", "long name  12346", "b              -"]
+
+
+def test_a_list_is_joined_and_a_column_of_mixed_values_is_text(capsys: Capture) -> None:
+    table("", ["x"], [[["a", "b"]], [1], [True]])
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[-3:]] == [
+        "a, b",
+        "1",
+        "True",
+    ]
+
+
+def test_a_table_without_rows_still_has_its_head(capsys: Capture) -> None:
+    table("nothing", ["one", "two"], [])
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "nothing",
+        "one  two",
+    ]
+
+
+def test_json_is_one_document_on_stdout(capsys: Capture) -> None:
+    document = [{"miou": 1.5, "iou": {"road": None}}, "ü"]
+    print_json(document)
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == document
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_that_other_programs_could_not_read_is_never_printed(
+    capsys: Capture, value: float
+) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        print_json({"miou": value})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_note_is_one_line_on_stderr_however_long(capsys: Capture) -> None:
+    text = "[red] " + "word " * 100 + "end"
+    note(text)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", text + "\n")
+
+
+def test_progress_into_a_file_is_a_line_a_tenth(capsys: Capture) -> None:
+    with progress("step", "steps") as update:
+        for done in range(1, 51):
+            update(done, 50, f"loss {done}")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert lines == [
+        f"step: {n}/50 steps loss {n}" for n in (1, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50)
+    ]
+
+
+def test_progress_without_a_total_is_a_line_a_hundred(capsys: Capture) -> None:
+    with progress("run", "frames") as update:
+        for done in range(1, 251):
+            update(done, None, "")
+    assert capsys.readouterr().err == "run: 1 frames\nrun: 100 frames\nrun: 200 frames\n"
+
+
+def record(**changes: object) -> dict[str, object]:
+    iou = {"road": 97.126, "train": None}
+    base = {"iou": iou, "miou": 97.126, "pixel_accuracy": 99.0, "ci95": [90.0, 98.5], "frames": 12}
+    return {**base, "engine": "torch", **changes}
+
+
+def test_an_evaluation_has_a_row_a_class_and_a_column_a_record(capsys: Capture) -> None:
+    evaluation_table({"before": record(), "after": record(miou=98.0, frames=13)})
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    cells = {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in rows}
+    assert cells["class"] == ["before", "after"]
+    assert cells["road"] == ["97.13", "97.13"]
+    assert cells["train"] == ["-", "-"]
+    assert cells["mIoU"] == ["97.13", "98.00"]
+    assert cells["95 % interval, low"] == ["90.00", "90.00"]
+    assert cells["95 % interval, high"] == ["98.50", "98.50"]
+    assert cells["frames"] == ["12", "13"]
+
+
+def bench_row(**changes: object) -> dict[str, object]:
+    row: dict[str, object] = dict.fromkeys(BENCH_COLUMNS, 1.25)
+    stages = {"preprocess": 0.5, "infer": 7.0, "postprocess": 0.25}
+    return {
+        **row,
+        "artefact": "model.onnx",
+        "backend": "onnxruntime",
+        "stages_ms": stages,
+        **changes,
+    }
+
+
+def test_a_bench_shows_every_figure_and_every_stage(capsys: Capture) -> None:
+    stages = {"decode": 3.5, "preprocess": 0.5, "infer": 9.75, "postprocess": 0.25}
+    bench_table([bench_row(miou=None), bench_row(artefact="model.plan", stages_ms=stages)])
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert all(heading in lines[1] for heading in BENCH_COLUMNS.values())
+    assert lines[2].rstrip().endswith(" -")  # no mIoU
+    assert "artefact    backend      preprocess  infer  postprocess  decode" in printed
+    assert "model.onnx  onnxruntime        0.50   7.00         0.25       -" in printed
+    assert "model.plan  onnxruntime        0.50   9.75         0.25    3.50" in printed
+
+
+def test_rows_of_several_bundles_say_whose_they_are(capsys: Capture) -> None:
+    bench_table([bench_row(bundle="source"), bench_row(bundle="adapted")])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["bundle", "source", "adapted"]
+
+
+def test_rows_of_one_bundle_do_not_repeat_its_name(capsys: Capture) -> None:
+    bench_table([bench_row(bundle="adapted"), bench_row(bundle="adapted")])
+    assert "adapted" not in capsys.readouterr().out
