@@ -400,11 +400,12 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         return
     manifest = opened.manifest
     seen, origin = manifest.input, manifest.provenance
+    pixels = f"{seen.colour}, gamma {seen.gamma:g}, mean {seen.mean}, std {seen.std}"
     rows = [
         ("hash", opened.hash),
         ("network", manifest.network.name),
         ("label space", f"{opened.label_space.name}, {opened.label_space.num_classes} classes"),
-        ("input", f"{seen.width}x{seen.height} {seen.colour}, mean {seen.mean}, std {seen.std}, gamma {seen.gamma:g}"),
+        ("input", f"{seen.width}x{seen.height} {pixels}"),
         ("made by", f"{origin.method or '-'}, {origin.created}, {origin.device or '-'}"),
         ("parent", origin.parent or "-"),
         ("frames, seed", f"{origin.frames}, {origin.seed}"),

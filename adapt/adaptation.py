@@ -169,13 +169,14 @@ def _check_job(job: Job) -> None:
 
 @contextmanager
 def _run_folder(job: Job) -> Iterator[None]:
-    """Make the run's folder; a run that fails before its first checkpoint leaves none."""
+    """Make the run's folder; a run that fails before its first step leaves none."""
     with output_errors(job.workdir):
         job.workdir.mkdir(exist_ok=True)
     try:
         yield
     except BaseException:
-        if job.workdir.exists() and not (job.workdir / CHECKPOINT).exists():
+        history = job.workdir / HISTORY
+        if job.workdir.exists() and not (history.exists() and history.stat().st_size):
             _discard(job)
         raise
 

@@ -126,10 +126,11 @@ def parse_duration(option: str, text: str) -> float:
         ConfigError: something else.
     """
     match = _DURATION.fullmatch(text.strip().lower())
-    if not match or not any(match.groups()):
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if total <= 0:
         raise ConfigError(f"{option} {text!r}: write a duration such as 90s, 20m or 1h30m.")
-    hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return total
 
 
 def parse_memory(option: str, text: str) -> int:

@@ -29,7 +29,8 @@ class TrainingConfig(Settings):
     batch_size: int = Field(default=4, ge=1)  # frames an optimiser step
     micro_batch: int | None = Field(default=None, ge=1)  # frames a forward pass, if fewer
     frame_size: tuple[int, int] | None = None  # frames are fitted to it; None: the model's input
-    crop_size: tuple[int, int] | None = None  # None: the whole frame
+    crop_size: tuple[int, int] | None = None  # None: ``crop_share`` of the frame
+    crop_share: float = Field(default=1.0, gt=0, le=1)  # of each side, where crop_size is not set
     scale: tuple[float, float] = (1.0, 1.0)  # zoom of a crop, drawn uniformly
     flip: bool = True  # mirror half of the crops
     optimizer: Literal["sgd", "adamw"] = "sgd"

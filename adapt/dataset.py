@@ -160,7 +160,7 @@ def target_frames(
 
 
 def _read_index(index: Path) -> dict[str, Any]:
-    """What ``frames.json`` says; nothing if a power cut damaged it, and the frames are read anew."""
+    """What ``frames.json`` says; nothing if it is damaged, and the frames are read anew."""
     try:
         stored = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -260,6 +260,14 @@ def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bo
     return window[:, ::-1] if crop.flip else window
 
 
+def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """``share`` of each side, in multiples of 8 pixels, the stride of most networks."""
+    if share == 1:
+        return size
+    width, height = (min(side, max(16, 8 * round(side * share / 8))) for side in size)
+    return width, height
+
+
 class CropSampler:
     """Draws batch ``s`` of a run from ``(seed, s)``: every frame once an epoch, shuffled."""
 
@@ -267,7 +275,8 @@ class CropSampler:
         self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
-        self.width, self.height = training.crop_size or (frames.width, frames.height)
+        whole, share = (frames.width, frames.height), training.crop_share
+        self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
             raise FrameError(
                 f"crop_size {self.width}x{self.height} is larger than the frames "

@@ -1,8 +1,8 @@
 """Tone alignment: one gamma for all target frames, found without labels and without a gradient.
 
 Frames darker or brighter than the training images shift what every layer sees. One exponent on the
-pixels takes much of that back, if the shift is one of tone at all: so it is searched on a grid, judged
-by two scores that need no label, and kept only where both say that it helps.
+pixels takes much of that back, if the shift is one of tone at all: so it is searched on a grid,
+judged by two scores that need no label, and kept only where both say that it helps.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def align_tone(
     frames: FrameSet,
     spec: InputSpec,
     device: torch.device,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> InputSpec:
     """``spec`` with the gamma that suits the frames, or as it is.
 
@@ -135,7 +135,7 @@ class _Moments:
         self.total: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
-    def add(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def add(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         """The forward pre-hook."""
         x = inputs[0].detach().double()
         axes = [axis for axis in range(x.ndim) if axis != 1]

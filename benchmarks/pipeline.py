@@ -2,9 +2,9 @@
 
     python benchmarks/pipeline.py [--size 1024x512] [--queries 300]
 
-A `fast_scnn` with random weights (its time does not depend on them) is exported to ONNX at the size given
-and timed by `roadshift bench` on frames of that size, and once on frames of twice the size, which have
-to be shrunk first.
+A `fast_scnn` with random weights (its time does not depend on them) is exported to ONNX at the
+size given and timed by `roadshift bench` on frames of that size, and once on frames of twice the
+size, which have to be shrunk first.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ def render(rows: list[dict[str, Any]], size: str, queries: int) -> str:
     lines = [
         "# Where a frame's time goes",
         "",
-        f"`fast_scnn` at {size}, {queries} frames one after the other, two CPU cores (Intel Xeon, 2.5 GHz), "
-        f"{machine}. Printed by `python benchmarks/pipeline.py`. Outside the engine is fitting the frame "
-        "to the engine's input and the labels to the frame; ratios are of p50, in one run.",
+        f"`fast_scnn` at {size}, {queries} frames one after the other, two CPU cores (Intel Xeon, "
+        f"2.5 GHz), {machine}. Printed by `python benchmarks/pipeline.py`. Outside the engine is "
+        "fitting the frame to the engine's input and the labels to the frame; ratios are of p50, "
+        "in one run.",
         "",
         "| frames | backend | outside the engine | p50 over torch eager's | p99 over p50 |",
         "|---|---|---|---|---|",

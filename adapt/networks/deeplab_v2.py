@@ -176,5 +176,6 @@ def _check_arguments(
         raise NetworkError(f"{where}: a multi-level network's head is layer6, not '{head}'.")
     if aspp_branches not in (2, 4):
         raise NetworkError(f"{where}: aspp_branches is {aspp_branches}; choose 4 or 2.")
-    if len(layers) != 4 or min(layers) < 1:
-        raise NetworkError(f"{where}: layers is {list(layers)}; give four counts of at least 1.")
+    counts = list(layers) if isinstance(layers, Sequence) else [layers]
+    if len(counts) != 4 or not all(isinstance(n, int) and n >= 1 for n in counts):
+        raise NetworkError(f"{where}: layers is {counts}; give four counts of at least 1.")

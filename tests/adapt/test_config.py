@@ -125,7 +125,7 @@ def test_every_problem_is_named_at_once() -> None:
     text = str(caught.value)
     assert text.startswith("settings: ")
     assert all(part in text for part in ("'sede'", "seed", "augment.policy", "'wild'"))
-    assert "known: method, seed, warm_start" in text
+    assert "known: method, seed, tone, warm_start" in text
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -226,6 +226,7 @@ PUBLISHED = {  # METHODS: Tables III-V and Sec. IV of the paper
     "training.crop_size": [512, 256],
     "training.batch_size": 6,
     "augment.policy": "autoaugment",
+    "tone": "none",
     "warm_start": "none",
     "final_bn": False,
 }
@@ -238,7 +239,7 @@ PAPER = PUBLISHED | {
     "method_config.pseudo_labels": "online",
     "method_config.absent_prototypes": "exclude",
     "method_config.agree_with": "student",
-    "method_config.class_balance": False,
+    "method_config.class_balance": "none",
     "method_config.entropy_epsilon": 0.0,
     "method_config.memory_mode": "eval",
 }
@@ -256,7 +257,7 @@ REFERENCE = PUBLISHED | {
     "method_config.similarity": "cosine",
     "method_config.temperature": 1.0,
     "method_config.agree_with": "pseudo_label",
-    "method_config.class_balance": True,
+    "method_config.class_balance": "rare",
     "method_config.rare_fraction": 64 * 64 / (512 * 256),
     "method_config.entropy_epsilon": 1e-5,
     "method_config.memory_mode": "train",
@@ -273,12 +274,13 @@ def test_a_variant_resolves_to_the_published_numbers(variant: str, numbers: dict
 def test_iapc_for_small_data_starts_from_target_statistics_and_ends_on_clean_ones() -> None:
     config = resolve_config("iapc")
     assert at(config, "method_config.variant") == "roadshift"
-    assert (config.warm_start, config.final_bn) == ("bn", True)
+    assert (config.tone, config.warm_start, config.final_bn) == ("auto", "bn", True)
 
 
 def test_bn_stats_is_the_warm_start_alone() -> None:
     config = resolve_config("bn_stats")
-    assert (config.warm_start, config.final_bn, config.training.steps) == ("bn", False, 0)
+    assert (config.tone, config.warm_start, config.final_bn) == ("none", "bn", False)
+    assert config.training.steps == 0
     assert build_stages(config) == []
 
 

@@ -313,6 +313,18 @@ def test_zoom_is_within_the_scale_and_never_leaves_the_frame() -> None:
     assert len(widths) > 5
 
 
+@pytest.mark.parametrize(
+    ("size", "share", "expected"),
+    [((480, 360), 2 / 3, (320, 240)), ((1024, 512), 0.5, (512, 256)), ((33, 17), 0.1, (16, 16))],
+)
+def test_crop_share_is_of_each_side_in_multiples_of_eight(
+    size: tuple[int, int], share: float, expected: tuple[int, int]
+) -> None:
+    frames = FrameSet(["a"], *size, lambda _: picture(0, *size))
+    batch = sampler(frames, crop_share=share, batch_size=1).batch(0)
+    assert (batch.clean.shape[2], batch.clean.shape[1]) == expected
+
+
 def test_without_crop_size_or_flip_a_batch_is_whole_frames() -> None:
     frames = frame_set(3)
     batch = sampler(frames, flip=False, batch_size=3).batch(0)

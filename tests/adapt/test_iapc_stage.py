@@ -154,7 +154,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "pseudo_labels": "offline",
         "absent_prototypes": "zero",
         "agree_with": "pseudo_label",
-        "class_balance": True,
+        "class_balance": "rare",
         "entropy_epsilon": 1e-5,
         "memory_mode": "train",
     },
@@ -259,8 +259,8 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"feature_layer": "stem"}, {"agreement", "prototype"}),
     ({}, {"variant": "reference"}, {"agreement", "prototype"}),  # its feature layer
     ({}, {"agree_with": "pseudo_label"}, {"agreement"}),
-    ({"rare_fraction": 1.0}, {"class_balance": True}, {"importance", "agreement"}),
-    ({"class_balance": True}, {"rare_fraction": 1.0}, {"importance", "agreement"}),
+    ({"rare_fraction": 1.0}, {"class_balance": "rare"}, {"importance", "agreement"}),
+    ({"class_balance": "rare"}, {"rare_fraction": 1.0}, {"importance", "agreement"}),
     ({}, {"entropy_epsilon": 1e-2}, {"entropy"}),
     ({}, {"memory_mode": "train"}, {"agreement", "prototype"}),
     ({}, {"memory": "student"}, set()),  # at the first step the two are the same
@@ -341,7 +341,7 @@ def test_an_absent_class_competes_only_as_a_zero_prototype(tmp_path: Path) -> No
     stages = {}
     signed: dict[str, Any] = {"feature_layer": "body.1", "similarity": "dot"}  # below 0 as well
     for absent in ("exclude", "zero"):
-        stage = begun(tmp_path, absent_prototypes=absent, class_balance=True, **signed)
+        stage = begun(tmp_path, absent_prototypes=absent, class_balance="rare", **signed)
         stage.memory_model.classifier.bias.data[:2] = -1e4  # memory never sees classes 0 and 1
         stages[absent] = stage
     drawn = batch()
@@ -357,7 +357,9 @@ def test_an_absent_class_competes_only_as_a_zero_prototype(tmp_path: Path) -> No
     terms = {absent: values(losses(stage)) for absent, stage in stages.items()}
     assert terms["zero"]["prototype"] != terms["exclude"]["prototype"]
     # the balance counts y': an absent class where 0 beats every similarity, or nowhere
-    counted = {a: stage.prototype_balance.absence[:2].tolist() for a, stage in stages.items()}
+    counted = {
+        a: stage.balances["prototype_balance"].average[:2].tolist() for a, stage in stages.items()
+    }
     assert counted["exclude"] == pytest.approx([1.6, 1.6])
     assert counted["zero"] == pytest.approx([1.0, 1.6])  # of the two zeros the first is taken
 
@@ -435,7 +437,7 @@ def test_memory_in_train_mode_uses_batch_statistics_but_no_dropout(tmp_path: Pat
 
 
 def test_class_balance_by_the_formula() -> None:
-    balance = ClassBalance(K, rare_fraction=0.1, device=torch.device("cpu"))
+    balance = ClassBalance("rare", K, 0.1, torch.device("cpu"))
     absence = [1.0] * K
     rounds = (
         [0] * 70 + [1] * 10 + [2] * 9 + [255] * 11,  # 10 of 100 is not rare, 9 is, 3 is absent
@@ -447,30 +449,42 @@ def test_class_balance_by_the_formula() -> None:
         expected = [(7 if labels.count(c) < 10 else 1) * absence[c] for c in range(K)]
         ours = balance(torch.tensor(labels).view(1, 10, 10))
         assert ours.tolist() == pytest.approx(expected)
-    assert balance.absence.tolist() == pytest.approx(absence)
+    assert balance.average.tolist() == pytest.approx(absence)
+
+
+def test_sqrt_inverse_balance_by_the_formula() -> None:
+    balance = ClassBalance("sqrt_inverse", K, 0.1, torch.device("cpu"))
+    share = [1 / K] * K
+    for labels in ([0] * 70 + [1] * 10 + [2] * 9 + [255] * 11, [3] * 100, [0] * 100):
+        share = [0.9 * f + 0.1 * labels.count(c) / 100 for c, f in enumerate(share)]
+        median = sorted(share)[(K - 1) // 2]
+        expected = [min(3.0, max(0.5, (median / f) ** 0.5)) for f in share]
+        ours = balance(torch.tensor(labels).view(1, 10, 10))
+        assert ours.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_class_balance_of_255_only_calls_every_class_absent() -> None:
-    balance = ClassBalance(K, rare_fraction=0.1, device=torch.device("cpu"))
+    balance = ClassBalance("rare", K, 0.1, torch.device("cpu"))
     assert balance(torch.full((1, 4, 4), 255)).tolist() == pytest.approx([7 * 1.6] * K)
 
 
 def test_balance_weighs_the_stored_labels_and_y_prime(tmp_path: Path) -> None:
-    stage = begun(tmp_path, class_balance=True, pseudo_labels="offline")
+    stage = begun(tmp_path, class_balance="rare", pseudo_labels="offline")
     assert stage.labels is not None
     for i in range(4):
         stage.labels.write(i, np.full((HEIGHT, WIDTH), 2, np.uint8))
     losses(stage)
-    assert stage.label_balance.absence.tolist() == pytest.approx([1.6, 1.6, 1.0, 1.6])
-    assert stage.prototype_balance.absence[2] <= 1.6
+    assert stage.balances["label_balance"].average.tolist() == pytest.approx([1.6, 1.6, 1.0, 1.6])
+    assert stage.balances["prototype_balance"].average[2] <= 1.6
 
 
 # --- state --------------------------------------------------------------------------------------
 
-FULL = {"prototypes": "momentum", "class_balance": True, "memory_mode": "train"}
+GENTLE = {"class_balance": "sqrt_inverse"}
+FULL = {"prototypes": "momentum", "class_balance": "rare", "memory_mode": "train"}
 
 
-@pytest.mark.parametrize("settings", [{}, FULL, {"memory": "student"}], ids=str)
+@pytest.mark.parametrize("settings", [{}, FULL, GENTLE, {"memory": "student"}], ids=str)
 def test_a_stage_goes_on_from_its_state_bit_for_bit(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:

@@ -43,10 +43,11 @@ def upsampled(logits: np.ndarray, height: int, width: int, align_corners: bool) 
     return np.einsum("yh,khw,xw->kyx", rows, logits.astype(np.float64), columns)
 
 
-@pytest.fixture(params=["rgb", "bgr"])
+@pytest.fixture(params=[("rgb", 1), ("bgr", 1), ("bgr", 0.6)])
 def spec(request: Any) -> InputSpec:
-    colour = request.param
-    return InputSpec(width=48, height=32, colour=colour, mean=(100, 110, 130), std=(50, 60, 70))
+    colour, gamma = request.param
+    mean, std = (100, 110, 130), (50, 60, 70)
+    return InputSpec(width=48, height=32, colour=colour, mean=mean, std=std, gamma=gamma)
 
 
 # ---- the segmenter -------------------------------------------------------------------------------
@@ -59,8 +60,8 @@ def test_scores_are_the_upsampled_logits_of_normalised_pixels(
     model = network().eval()
     model.align_corners = align_corners
     batch = frames(2)
-    pixels = batch[..., ::-1] if spec.colour == "bgr" else batch
-    x = (pixels.astype(np.float64) - spec.mean) / spec.std
+    pixels = 255 * (batch[..., :: -1 if spec.colour == "bgr" else 1] / 255.0) ** spec.gamma
+    x = (pixels - spec.mean) / spec.std
     with torch.inference_mode():
         logits = model(torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float32)).logits
         scores, given = Segmenter(model, spec).eval().scores(torch.from_numpy(batch))

@@ -227,7 +227,7 @@ class BadIapc(IapcStage):
 def test_a_bad_step_leaves_weights_buffers_and_stage_as_they_were(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    recipe = {"class_balance": True, "prototypes": "momentum", "memory_mode": "train"}
+    recipe = {"class_balance": "rare", "prototypes": "momentum", "memory_mode": "train"}
     stage = BadIapc(IapcConfig(**recipe))
     before: dict[str, Tensor] = {}
     begin = stage.begin

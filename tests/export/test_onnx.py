@@ -45,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "adapt"))  # for "tiny_networ
 
 SPACE = label_space("camvid11")
 BGR = InputSpec(width=96, height=64, colour="bgr", mean=(104, 117, 123), std=(1.5, 1, 2))
-RGB = InputSpec(width=96, height=64, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
+RGB = InputSpec(width=96, height=64, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4), gamma=0.6)
 
 
 def write_source(
@@ -122,12 +122,12 @@ def test_the_file_takes_a_uint8_frame_and_gives_a_uint8_label_map(exported: Expo
 
 
 def test_logits_are_the_networks_own_on_a_frame_prepared_by_hand(exported: Exported) -> None:
-    """Colour order, mean and scale restated here: what is in the graph is what torch does."""
+    """Gamma, colour order, mean and scale restated: what is in the graph is what torch does."""
     spec = exported.bundle.manifest.input
     network = load_network(exported.bundle, torch.device("cpu"))
     for frame in exported.frames:
-        pixels = frame[..., ::-1] if spec.colour == "bgr" else frame
-        x = (pixels.astype(np.float64) - spec.mean) / spec.std
+        pixels = 255 * (frame[..., :: -1 if spec.colour == "bgr" else 1] / 255.0) ** spec.gamma
+        x = (pixels - spec.mean) / spec.std
         with torch.inference_mode():
             expected = network(torch.tensor(x.transpose(2, 0, 1)[None], dtype=torch.float32)).logits
         found = run_model(exported.bundle.path / MODEL, frame)["logits"]

@@ -1,4 +1,4 @@
-"""What only a CUDA GPU shows: mixed precision, the memory budget and ONNX Runtime's CUDA provider."""
+"""What only a CUDA GPU shows: mixed precision, the memory budget, ONNX Runtime on CUDA."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def adapt(source: Bundle, out: Path, *assignments: str, **options: object) -> Bu
         render_dataset(frames, "dusk", 8, seed=9, width=WIDTH, height=HEIGHT)
     settings = ["training.steps=4", *assignments]
     job = Job(out, device="cuda", options=RunOptions(fingerprint="", **options))  # type: ignore[arg-type]
-    return adapt_bundle(source, [frames / "images"], resolve_config("iapc", assignments=settings), job)
+    return adapt_bundle(
+        source, [frames / "images"], resolve_config("iapc", assignments=settings), job
+    )
 
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
