@@ -183,6 +183,7 @@ def test_the_reference_feature_layer_is_the_third_stage() -> None:
         ({"aspp_branches": 3}, "aspp_branches is 3"),
         ({"layers": (3, 4, 23)}, "layers is"),
         ({"layers": (3, 4, 0, 3)}, "layers is"),
+        ({"layers": 5}, "layers is"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], sentence: str) -> None:

@@ -1,0 +1,108 @@
+"""The supervised stage: eq. 1 with and without class weights, against plain loops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from roadshift.adapt.config import RunConfig
+from roadshift.adapt.context import Context
+from roadshift.adapt.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.methods.supervised import SupervisedConfig, SupervisedStage, class_weights
+from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.runtime.bundle import InputSpec
+
+WIDTH, HEIGHT, K = 48, 32, 4
+
+
+def label_maps() -> list[np.ndarray]:
+    """Class 0 in most pixels, 1 in some, 2 in few, 3 in none, and a border that is not labelled."""
+    rng = np.random.default_rng(0)
+    maps = []
+    for _ in range(3):
+        labels = rng.choice([0, 1, 2], p=[0.9, 0.099, 0.001], size=(HEIGHT, WIDTH))
+        labels[0] = 255
+        maps.append(labels.astype(np.uint8))
+    return maps
+
+
+def frame_set() -> FrameSet:
+    maps = label_maps()
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 256, (3, HEIGHT, WIDTH, 3), dtype=np.uint8)
+    return FrameSet("abc", WIDTH, HEIGHT, lambda i: images[i], lambda i: maps[i])
+
+
+def test_class_weights_by_the_formula() -> None:
+    pixels = np.concatenate([labels.ravel() for labels in label_maps()])
+    counts = [int((pixels == c).sum()) for c in range(K)]
+    median = sorted(counts[:3])[1]  # of the classes that occur
+    expected = [min(3.0, max(0.5, math.sqrt(median / max(n, 1)))) for n in counts]
+    assert class_weights(frame_set(), K).tolist() == pytest.approx(expected)
+    assert expected[0] == 0.5
+    assert expected[3] == 3.0
+
+
+@pytest.mark.parametrize("balance", ["none", "sqrt_inverse"])
+def test_loss_is_the_weighted_mean_over_labelled_pixels(
+    network: Callable[..., SegmentationNetwork], tmp_path: Path, balance: str
+) -> None:
+    spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
+    frames = frame_set()
+    context = Context(
+        frames,
+        Normalise(spec),
+        torch.device("cpu"),
+        tmp_path,
+        RunConfig(method="supervised"),
+        (HEIGHT, WIDTH),
+    )
+    stage = SupervisedStage(SupervisedConfig(class_balance=balance))  # type: ignore[arg-type]
+    model = network(0, dropout=0.0)
+    stage.begin(model, context)
+    images = torch.from_numpy(np.stack([frames.image(i) for i in range(3)]))
+    labels = torch.from_numpy(np.stack(label_maps())).long()
+    crop = Crop(0, 0, WIDTH, HEIGHT, False)
+    loss = stage.losses(Batch(images, images, labels, (0, 1, 2), (crop,) * 3))["cross_entropy"]
+
+    model.train()
+    logits = torch.nn.functional.interpolate(
+        model(context.normalise(images)).logits, (HEIGHT, WIDTH), mode="bilinear"
+    )
+    p = logits.double().softmax(dim=1).detach().numpy()
+    weights = [1.0] * K if balance == "none" else class_weights(frames, K).tolist()
+    total = share = 0.0
+    for b, y, x in np.argwhere(labels.numpy() != 255):
+        c = int(labels[b, y, x])
+        total -= weights[c] * math.log(p[b, c, y, x])
+        share += weights[c]
+    assert loss.item() == pytest.approx(total / share, rel=1e-5)
+
+
+def test_a_batch_without_labelled_pixels_has_no_loss_and_no_gradient(
+    network: Callable[..., SegmentationNetwork], tmp_path: Path
+) -> None:
+    spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
+    context = Context(
+        frame_set(),
+        Normalise(spec),
+        torch.device("cpu"),
+        tmp_path,
+        RunConfig(method="supervised"),
+        (HEIGHT, WIDTH),
+    )
+    stage = SupervisedStage(SupervisedConfig(class_balance="sqrt_inverse"))
+    model = network(0)
+    stage.begin(model, context)
+    images = torch.zeros((2, HEIGHT, WIDTH, 3), dtype=torch.uint8)
+    labels = torch.full((2, HEIGHT, WIDTH), 255)
+    crop = Crop(0, 0, WIDTH, HEIGHT, False)
+    loss = stage.losses(Batch(images, images, labels, (0, 1), (crop, crop)))["cross_entropy"]
+    loss.backward()
+    assert loss.item() == 0
+    assert all(not p.grad.any() for p in model.parameters() if p.grad is not None)
