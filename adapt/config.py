@@ -81,6 +81,7 @@ class RunConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**32)
     tone: Literal["auto", "none"] = "auto"  # one gamma for the frames where it helps, see `tone`
     warm_start: Literal["bn", "none"] = "bn"  # re-estimate BN statistics on the frames first
+    blend: float = Field(default=1.0, gt=0, le=1)  # of the way from the start, see `Trainer.run`
     final_bn: bool = True  # and once more, on clean whole frames, after the last step
     bn_batch_size: int = Field(default=8, ge=1)  # frames a batch of BN re-estimation
     training: TrainingConfig = TrainingConfig()

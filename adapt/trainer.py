@@ -150,7 +150,10 @@ class Trainer:
         self._restored: dict[str, Tensor] | None = None
 
     def run(self) -> RunSummary:
-        """Warm start, stages, clean statistics.
+        """Warm start, stages, blend, clean statistics.
+
+        The blend keeps ``blend`` of the way from the weights after the warm start to those after
+        the last stage (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 
         Raises:
             TrainingError: losses stay non-finite, or the memory budget cannot be met.
@@ -165,6 +168,8 @@ class Trainer:
             self.model.load_state_dict(weights)
             for number in range(self.state.stage, len(self.stages)):
                 self._run_stage(number, deadline)
+            if self.stages and self.context.config.blend < 1:
+                self._blend(self.context.config.blend)
             layers = 0
             if self.stages and self.context.config.final_bn and self._batch_norm_moves():
                 self.options.note("re-estimating batch-norm statistics on clean frames")
@@ -222,6 +227,14 @@ class Trainer:
         return reestimate_batch_norm(
             self.model, (context.normalise(images.to(context.device)) for images in batches)
         )
+
+    @torch.no_grad()
+    def _blend(self, share: float) -> None:
+        """``w <- w_start + share (w - w_start)`` for every parameter; buffers stay."""
+        start, _ = read_tensors(self._start_file(0))
+        for name, parameter in self.model.named_parameters():
+            before = start[name].to(parameter)
+            parameter.copy_(torch.lerp(before, parameter, share))
 
     def _start_file(self, stage: int) -> Path:
         return self.context.workdir / f"stage-{stage}.safetensors"

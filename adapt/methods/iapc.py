@@ -327,6 +327,7 @@ class Iapc(Method):
             "iapc": AUTHORS_CODE,
         },
         "roadshift": {
+            "blend": 0.5,
             "training": {
                 "steps": 100,
                 "batch_size": 6,

@@ -24,7 +24,9 @@ def test_durations_in_hours_minutes_and_seconds(text: str, seconds: float) -> No
     assert parse_duration("--time-budget", text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", " ", "20", "m", "0s", "20 minutes", "5m1h", "-5m", "1e3s", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "20", "m", "0s", "20 minutes", "5m1h", "-5m", "1e3s", "nan"]
+)
 def test_anything_else_is_no_duration(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--time-budget '.*': write a duration such as 90s"):
         parse_duration("--time-budget", text)
