@@ -179,7 +179,7 @@ def stopped(source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
 
 
 @pytest.mark.parametrize(
-    "assignment", ["training.lr=2e-3", "seed=1", "iapc.weight_pe=0.1", "training.steps=5"]
+    "assignment", ["training.lr=2e-3", "seed=1", "iapc.weight_pe=0.3", "training.steps=5"]
 )
 def test_another_setting_is_refused_and_the_run_stays_resumable(
     assignment: str, stopped: Path, source: Bundle, frames_dir: Path, settings: Settings

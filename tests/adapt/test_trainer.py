@@ -199,7 +199,8 @@ def test_a_run_of_no_steps_leaves_the_weights(
 def test_history_is_json_with_every_loss_and_their_total(
     make_trainer: MakeTrainer, network: MakeNetwork, settings: Callable[..., RunConfig]
 ) -> None:
-    trainer = make_trainer(network(), build_stages(settings()), "training.steps=2")
+    every_term = settings("iapc.weight_im=0.2")
+    trainer = make_trainer(network(), build_stages(every_term), "training.steps=2")
     trainer.run()
     lines = history(trainer)
     assert len(lines) == 2
