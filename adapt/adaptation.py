@@ -228,6 +228,7 @@ def _run(
         workdir=job.workdir,
         config=config,
         crop_size=(sampler.height, sampler.width),
+        stop_requested=job.options.stop_requested,
     )
     identity = [
         provenance.parent,

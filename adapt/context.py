@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from ..runtime.errors import RunInterrupted
 from .config import RunConfig
-from .dataset import FrameSet
+from .dataset import FrameSet, whole_frames
 from .inputs import Normalise
 
 
@@ -22,3 +25,23 @@ class Context:
     workdir: Path  # for what a stage computes once over the frames; survives a resume
     config: RunConfig
     crop_size: tuple[int, int]  # (height, width) of the batches' images
+    stop_requested: Callable[[], bool] = lambda: False
+
+    def whole_frames(self) -> Iterator[Tensor]:
+        """All frames in order, clean, normalised, (B, 3, H, W), ``bn_batch_size`` at a time.
+
+        Raises:
+            RunInterrupted: a signal came.
+        """
+        for images in whole_frames(self.frames, self.config.bn_batch_size):
+            self.stop_if_requested()
+            yield self.normalise(images.to(self.device))
+
+    def stop_if_requested(self) -> None:
+        """For work over all frames before or after the steps, which a resume does again.
+
+        Raises:
+            RunInterrupted: a signal came.
+        """
+        if self.stop_requested():
+            raise RunInterrupted("Stopped; the same command with --resume goes on from there.")

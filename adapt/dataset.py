@@ -326,7 +326,11 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """``make(start), make(start + 1), ...`` computed ahead of their use in a background thread."""
+    """``make(start), make(start + 1), ...`` computed ahead of their use in a background thread.
+
+    With ``depth`` 0 each is made when it is asked for: on a CPU, where the steps keep every core
+    busy, a thread beside them costs more than it saves.
+    """
 
     def __init__(self, make: Callable[[int], Item], start: int, stop: int, depth: int = 3) -> None:
         self._make, self._next, self._stop, self._depth = make, start, stop, depth
@@ -334,6 +338,9 @@ class Prefetcher(Generic[Item]):
         self._queue: deque[Future[Item]] = deque()
 
     def __iter__(self) -> Iterator[Item]:
+        if self._depth == 0:
+            yield from map(self._make, range(self._next, self._stop))
+            return
         while True:
             while len(self._queue) < self._depth and self._next < self._stop:
                 self._queue.append(self._pool.submit(self._make, self._next))

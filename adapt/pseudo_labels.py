@@ -110,6 +110,7 @@ def multi_scale_labels(model: SegmentationNetwork, context: Context) -> PseudoLa
     model.eval()
     for i in range(len(context.frames)):
         if stored.read(i) is None:
+            context.stop_if_requested()
             image = torch.from_numpy(np.array(context.frames.image(i)))
             clean = context.normalise(image[None].to(context.device))
             labels = multi_scale_probabilities(model, clean).argmax(dim=1)[0]

@@ -35,7 +35,7 @@ from .checkpoint import (
 )
 from .config import TrainingConfig
 from .context import Context
-from .dataset import Batch, CropSampler, Prefetcher, whole_frames
+from .dataset import Batch, CropSampler, Prefetcher
 from .ema import restore, snapshot
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
@@ -222,11 +222,7 @@ class Trainer:
         return bool(batch_norm_layers(self.model))
 
     def _reestimate(self) -> int:
-        context = self.context
-        batches = whole_frames(context.frames, context.config.bn_batch_size)
-        return reestimate_batch_norm(
-            self.model, (context.normalise(images.to(context.device)) for images in batches)
-        )
+        return reestimate_batch_norm(self.model, self.context.whole_frames())
 
     @torch.no_grad()
     def _blend(self, share: float) -> None:
@@ -278,7 +274,8 @@ class Trainer:
         stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, stage: Stage, optimizer: torch.optim.Optimizer, deadline: Deadline) -> None:
-        prefetcher = Prefetcher(self.sampler.batch, self.state.done, self.training.steps)
+        ahead = 3 if self.context.device.type == "cuda" else 0
+        prefetcher = Prefetcher(self.sampler.batch, self.state.done, self.training.steps, ahead)
         with closing(prefetcher) as batches:
             for batch in batches:
                 if self.state.done >= self._end_of_stage() or deadline.passed:

@@ -27,8 +27,8 @@ from .artefacts import export_bundle
 WIDTH, HEIGHT = 320, 160
 SOURCE_DOMAIN, TARGET_DOMAIN = "daylight", "dusk"
 TRAIN_FRAMES, TARGET_FRAMES, HELDOUT_FRAMES = 240, 64, 40
-TRAIN_SETTINGS = ("training.steps=320", "training.lr=4e-3", "training.crop_size=[256,128]")
-ADAPT_SETTINGS = ("training.steps=60", "training.batch_size=4")
+TRAIN_SETTINGS = ("training.steps=260", "training.lr=4e-3", "training.crop_size=[256,128]")
+ADAPT_SETTINGS = ("training.steps=40", "training.batch_size=4")
 PICTURES = 3
 
 
@@ -94,7 +94,7 @@ def run_demo(
         out / "adapted",
         frames=heldout / "images",
         labels=heldout / "labels",
-        queries=200,
+        queries=100,
         note=note,
     )
     return {

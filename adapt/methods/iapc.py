@@ -13,7 +13,7 @@ from ...runtime.errors import NetworkError
 from ..batch_norm import batch_norm_layers
 from ..config import Settings
 from ..context import Context
-from ..dataset import Batch, whole_frames
+from ..dataset import Batch
 from ..ema import ema_update, frozen_copy
 from ..losses.common import Size, upsample
 from ..losses.iapc import IapcWeights, Importance, iapc_terms
@@ -234,9 +234,7 @@ class IapcStage(Stage):
     def _prototypes_of_all_frames(self) -> Tensor:
         """(K, D): class means over all target frames, from the source model."""
         sums, counts = torch.zeros(()), torch.zeros(())
-        frames, size = self.context.frames, self.context.config.bn_batch_size
-        for images in whole_frames(frames, size):
-            clean = self.context.normalise(images.to(self.context.device))
+        for clean in self.context.whole_frames():
             batch_sums, batch_counts = class_sums(*self._memory_features(clean))
             sums, counts = sums + batch_sums.sum(dim=0), counts + batch_counts.sum(dim=0)
         return sums / counts.clamp(min=1)[:, None]

@@ -18,7 +18,7 @@ from roadshift.adapt.importing import save_weights
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.methods import Stage, resolve_config
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.adapt.trainer import RunOptions, Trainer
+from roadshift.adapt.trainer import Progress, RunOptions, Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
 
@@ -105,6 +105,13 @@ def settings() -> Callable[..., RunConfig]:
         return resolve_config(method, assignments=[*small, *assignments])
 
     return make
+
+
+@pytest.fixture
+def after_one_step() -> dict[str, Any]:
+    """Run options with which a run is stopped, as by a signal, after its first step."""
+    reports: list[Progress] = []
+    return {"report": reports.append, "stop_requested": lambda: bool(reports)}
 
 
 @pytest.fixture

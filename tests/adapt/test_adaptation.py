@@ -236,10 +236,10 @@ def test_a_folder_that_is_no_bundle_is_never_replaced(adapt: Adapt, tmp_path: Pa
 
 
 def test_an_unfinished_run_is_continued_or_discarded_by_request(
-    adapt: Adapt, tmp_path: Path
+    adapt: Adapt, tmp_path: Path, after_one_step: dict[str, Any]
 ) -> None:
     with pytest.raises(RunInterrupted):
-        adapt(stop_requested=lambda: True)
+        adapt(**after_one_step)
     with pytest.raises(OutputError, match=r"not finished.*--resume.*--overwrite"):
         adapt()
     assert (tmp_path / "out.run" / CHECKPOINT).exists()
@@ -359,10 +359,10 @@ def test_a_result_published_before_a_kill_is_taken_as_it_is(
 
 
 def test_a_bundle_that_came_in_between_is_not_taken_for_the_runs_own(
-    adapt: Adapt, tmp_path: Path
+    adapt: Adapt, tmp_path: Path, after_one_step: dict[str, Any]
 ) -> None:
     with pytest.raises(RunInterrupted):
-        adapt(stop_requested=lambda: True)
+        adapt(**after_one_step)
     (tmp_path / "out.run").rename(tmp_path / "aside")
     other = adapt("seed=1")
     (tmp_path / "aside").rename(tmp_path / "out.run")

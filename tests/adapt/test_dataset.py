@@ -429,8 +429,9 @@ def test_whole_frames_come_in_order_clean_and_the_last_batch_may_be_short() -> N
 # --- prefetching --------------------------------------------------------------------------------
 
 
-def test_prefetched_items_come_in_order_from_start_to_stop() -> None:
-    items = Prefetcher(lambda i: i * i, 3, 9, depth=2)
+@pytest.mark.parametrize("depth", [0, 1, 2, 9])
+def test_prefetched_items_come_in_order_from_start_to_stop(depth: int) -> None:
+    items = Prefetcher(lambda i: i * i, 3, 9, depth=depth)
     assert list(items) == [9, 16, 25, 36, 49, 64]
     items.close()
 
@@ -447,6 +448,13 @@ def test_an_error_in_the_background_reaches_the_loop() -> None:
         seen.extend(items)
     items.close()
     assert seen == [0, 1]
+
+
+def test_with_no_depth_nothing_is_made_ahead() -> None:
+    before, made = threading.active_count(), []
+    items = iter(Prefetcher(lambda i: made.append(i) or i, 0, 1000, depth=0))
+    assert [next(items), next(items)] == made == [0, 1]
+    assert threading.active_count() == before
 
 
 def test_closing_drops_what_was_not_drawn_and_ends_the_thread() -> None:

@@ -167,14 +167,49 @@ def test_resume_is_exact_with_other_settings(
     assert_equal(adapted(source, frames_dir, config, tmp_path / "out", resume=True), whole)
 
 
+def test_wherever_a_run_asks_whether_to_stop_it_can_be_resumed(
+    source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
+) -> None:
+    polls = 0
+
+    def stop_at(number: int) -> Callable[[], bool]:
+        nonlocal polls
+        polls = 0
+
+        def stop() -> bool:
+            nonlocal polls
+            polls += 1
+            return polls == number
+
+        return stop
+
+    config = settings("iapc.pseudo_labels=offline")
+    whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=stop_at(0))
+    places = polls
+    frames = len(list(frames_dir.iterdir()))
+    assert places >= 1 + frames + config.training.steps + 1  # warm start, labels, steps, final
+    for number in range(1, places + 1):
+        out = tmp_path / f"out-{number}"
+        with pytest.raises(RunInterrupted, match="--resume"):
+            adapted(source, frames_dir, config, out, stop_requested=stop_at(number))
+        assert not out.exists()
+        assert_equal(adapted(source, frames_dir, config, out, resume=True), whole)
+
+
 # --- what may not change -------------------------------------------------------------------------
 
 
 @pytest.fixture
-def stopped(source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings) -> Path:
+def stopped(
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> Path:
     """Where a run's bundle would have come; the run was stopped after its first step."""
     with pytest.raises(RunInterrupted):
-        adapted(source, frames_dir, settings(), tmp_path / "out", stop_requested=lambda: True)
+        adapted(source, frames_dir, settings(), tmp_path / "out", **after_one_step)
     return tmp_path / "out"
 
 
@@ -235,7 +270,11 @@ def test_nothing_to_resume_is_a_new_run(
 
 
 def test_changing_the_source_frames_does_not_change_a_run_that_goes_on(
-    source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
 ) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
@@ -243,13 +282,17 @@ def test_changing_the_source_frames_does_not_change_a_run_that_goes_on(
         (frames / path.name).write_bytes(path.read_bytes())
     whole = adapted(source, frames, settings(), tmp_path / "whole")
     with pytest.raises(RunInterrupted):
-        adapted(source, frames, settings(), tmp_path / "out", stop_requested=lambda: True)
+        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
     next(frames.iterdir()).unlink()
     assert_equal(adapted(source, frames, settings(), tmp_path / "out", resume=True), whole)
 
 
 def test_training_a_source_model_resumes_exactly_and_refuses_other_labels(
-    frames_dir: Path, tmp_path: Path, settings: Settings, label_dir: Callable[[Path], Path]
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Settings,
+    label_dir: Callable[[Path], Path],
+    after_one_step: dict[str, Any],
 ) -> None:
     labels = label_dir(tmp_path / "labels")
     space = LabelSpace("two", ("dark", "light"), ((0, 0, 0), (255, 255, 255)))
@@ -264,7 +307,7 @@ def test_training_a_source_model_resumes_exactly_and_refuses_other_labels(
 
     whole = train("whole")
     with pytest.raises(RunInterrupted):
-        train("out", stop_requested=lambda: True)
+        train("out", **after_one_step)
     with pytest.raises(TrainingError, match="other frames"):
         train("out", labels=label_dir(tmp_path / "other"), resume=True)
     assert_equal(train("out", resume=True), whole)

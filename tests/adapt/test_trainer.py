@@ -32,6 +32,7 @@ from roadshift.adapt.trainer import (
     learning_rate_factor,
 )
 from roadshift.runtime.errors import OutputError, TrainingError
+from safetensors.torch import load_file
 from torch import Tensor
 
 MakeTrainer = Callable[..., Trainer]
@@ -119,6 +120,23 @@ def test_the_learning_rate_of_every_step_follows_the_schedule(
 
 
 # --- steps ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_blended_weights_lie_between_the_start_and_the_last_step(
+    share: float, make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    model = network()
+    steps = ("training.steps=4", "training.lr=0.05")
+    trainer = make_trainer(model, [Entropy(), Entropy()], *steps, f"blend={share}")
+    trainer.run()
+    start, end = (
+        load_file(trainer.context.workdir / f"stage-{stage}.safetensors") for stage in (0, 2)
+    )
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(start[name], end[name]), name
+        expected = (1 - share) * start[name].double() + share * end[name].double()
+        assert torch.allclose(parameter.double(), expected, atol=1e-6), name
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
@@ -601,17 +619,31 @@ def test_a_resumed_run_keeps_its_micro_batches(
     assert len(mib_a_frame) == 1  # nothing was tried
 
 
-def test_nested_measurements_do_not_hide_a_peak() -> None:
+def test_nested_measurements_do_not_hide_a_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    in_use, high = 10 * MIB, 10 * MIB
+
+    def use(mib: int) -> None:
+        nonlocal high
+        high = max(high, in_use + mib * MIB)
+
+    def reset() -> None:
+        nonlocal high
+        high = in_use
+
+    monkeypatch.setattr(budget_module, "_process_peak", lambda: high)
+    monkeypatch.setattr(budget_module, "_reset_process_peak", reset)
     cpu = torch.device("cpu")
     with peak_memory(cpu) as outer:
-        assert np.ones(64 * MIB // 8).sum() > 0
+        use(64)
         with peak_memory(cpu) as inner:
-            kept = np.ones(8 * MIB // 8)
-    assert kept.nbytes == 8 * MIB
-    assert outer.bytes >= inner.bytes > 8 * MIB
-    assert outer.mib == outer.bytes / MIB
-    if os.access("/proc/self/clear_refs", os.W_OK):
-        assert outer.bytes > inner.bytes + 32 * MIB
+            use(8)
+    assert (outer.mib, inner.mib) == (74, 18)
+
+
+def test_the_peak_of_a_process_counts_what_it_holds() -> None:
+    with peak_memory(torch.device("cpu")) as peak:
+        kept = np.ones(64 * MIB // 8)
+    assert peak.bytes > kept.nbytes
 
 
 # --- disk ----------------------------------------------------------------------------------------
