@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from ..runtime.bundle import (
     library_versions,
     open_bundle,
 )
-from ..runtime.errors import BundleError, OutputError
+from ..runtime.errors import BundleError, OutputError, RunInterrupted
 from ..runtime.frames import labelled_pairs
 from ..runtime.labels import LabelSpace
 from .checkpoint import write_atomically
@@ -39,6 +40,11 @@ from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
 from .tone import align_tone
 from .trainer import CHECKPOINT, HISTORY, RunOptions, RunSummary, Trainer, to_memory_format
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 WEIGHTS = "model.safetensors"
 PUBLISHED = "published.sha256"  # of the weights, when a run is about to publish them
@@ -157,6 +163,9 @@ def _check_job(job: Job) -> None:
     """Refuse what cannot be written; clear away a run that is not to be resumed, or cannot be."""
     if not (job.options.resume and _published(job)):
         check_output(job.out, job.overwrite)
+    if job.workdir.exists():
+        with _alone_in(job.workdir):
+            pass
     unfinished = (job.workdir / CHECKPOINT).exists()
     if unfinished and not (job.options.resume or job.overwrite):
         raise OutputError(
@@ -172,13 +181,40 @@ def _run_folder(job: Job) -> Iterator[None]:
     """Make the run's folder; a run that fails before its first step leaves none."""
     with output_errors(job.workdir):
         job.workdir.mkdir(exist_ok=True)
+    with _alone_in(job.workdir):
+        try:
+            yield
+        except BaseException as error:
+            stopped = isinstance(error, RunInterrupted) and (job.workdir / CHECKPOINT).exists()
+            history = job.workdir / HISTORY
+            began = history.exists() and history.stat().st_size > 0
+            if job.workdir.exists() and not (stopped or began):
+                _discard(job)
+            raise
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` while a run works in it; the kernel lets go of it however the process ends.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise OutputError(
+            f"{folder}: another run is at work there; wait for it, or give another --out."
+        ) from error
     try:
         yield
-    except BaseException:
-        history = job.workdir / HISTORY
-        if job.workdir.exists() and not (history.exists() and history.stat().st_size):
-            _discard(job)
-        raise
+    finally:
+        os.close(handle)
 
 
 def _discard(job: Job) -> None:

@@ -151,7 +151,8 @@ def validate(config_type: type[Config], values: Mapping[str, Any], where: str) -
         for detail in error.errors():
             key = ".".join(str(part) for part in detail["loc"])
             if detail["type"] == "extra_forbidden":
-                known = ", ".join(_section(config_type, detail["loc"][:-1]).model_fields)
+                fields = _section(config_type, detail["loc"][:-1]).model_fields
+                known = ", ".join(name for name in fields if name != "method_config")
                 problems.append(f"unknown key {key!r} (known: {known})")
             elif detail["type"] == "value_error":  # ours, whole sentences
                 problems.append(detail["msg"].removeprefix("Value error, "))

@@ -28,8 +28,14 @@ from typing import Any
 
 LABELS = ("--label-space", "camvid11")
 SIZE = ("--input-size", "480x360")
-TRAIN = ("--set", "training.steps=600", "--set", "training.lr=3e-3", "--set")
-TRAIN = (*TRAIN, "training.crop_size=[320,240]")
+TRAIN_SETTINGS = (
+    "training.steps=1500",
+    "training.batch_size=4",
+    "training.lr=3e-3",
+    "training.crop_size=[320,240]",
+    "supervised.class_balance=sqrt_inverse",
+)
+TRAIN = tuple(word for setting in TRAIN_SETTINGS for word in ("--set", setting))
 METHODS = {
     "source only": None,
     "BN statistics": "bn_stats",

@@ -169,7 +169,7 @@ class LabelSpace:
         """RGB picture, (H, W, 3) uint8, of class indices, (H, W) uint8; all else is black."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = self.colours
-        picture: NDArray[np.uint8] = palette[label_map]
+        picture: NDArray[np.uint8] = np.take(palette, label_map, axis=0)
         return picture
 
     def _look_up(

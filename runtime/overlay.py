@@ -45,8 +45,11 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ShapeError(f"overlay: opacity must be from 0 to 1, got {opacity}.")
     tinted = cv2.addWeighted(image, 1 - opacity, space.colourise(label_map), opacity, 0.0)
-    is_class = (label_map < space.num_classes)[..., None]
-    return np.where(is_class, tinted.astype(np.uint8, copy=False), image)
+    tinted = np.asarray(tinted, np.uint8)
+    other = label_map >= space.num_classes
+    if other.any():
+        tinted[other] = image[other]
+    return tinted
 
 
 def strip(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 320) -> NDArray[np.uint8]:

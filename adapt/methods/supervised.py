@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from ...runtime.errors import LabelError
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch, FrameSet, evenly_spaced
@@ -23,7 +24,7 @@ class SupervisedConfig(Settings):
     """Settings of supervised training."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_balance: Literal["none", "sqrt_inverse"] = "none"  # see `class_weights`
+    class_balance: Literal["none", "sqrt_inverse"] = "sqrt_inverse"  # see `class_weights`
 
 
 CLASS_COUNT_FRAMES = 500  # class frequencies are counted on at most so many frames
@@ -39,12 +40,20 @@ def class_weights(frames: FrameSet, num_classes: int) -> Tensor:
 
     Returns:
         (K,) float32.
+
+    Raises:
+        LabelError: no pixel is labelled.
     """
     assert frames.labels is not None  # `train` opens labelled frames only
     counts = np.zeros(256)
     for i in evenly_spaced(len(frames), CLASS_COUNT_FRAMES):
         counts += np.bincount(frames.labels(i).ravel(), minlength=256)
     counts = counts[:num_classes]
+    if not counts.any():
+        raise LabelError(
+            "No pixel of the labels belongs to a class of the label space; choose the right "
+            "--label-space for them."
+        )
     median = np.median(counts[counts > 0])
     weights = np.sqrt(median / np.maximum(counts, 1)).clip(0.5, 3)
     return torch.from_numpy(weights.astype(np.float32))
@@ -53,7 +62,7 @@ def class_weights(frames: FrameSet, num_classes: int) -> Tensor:
 class SupervisedStage(Stage):
     """theta <- theta - lr d/dtheta  sum_v a[y_v] CE(softmax f(x~)_v, y_v) / sum_v a[y_v],
 
-    over the labelled pixels v; every a is 1 unless ``class_balance`` is set.
+    over the labelled pixels v, with the weights a of `class_weights`, or 1 with ``"none"``.
     """
 
     name = "supervised"

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,32 @@ def test_an_unfinished_run_is_continued_or_discarded_by_request(
     anew = weights(adapt("seed=3", overwrite=True))
     assert not changed(anew, weights(adapt("seed=3", out=tmp_path / "fresh")))
     assert not (tmp_path / "out.run").exists()
+
+
+def test_a_run_is_left_alone_while_another_process_works_on_it(
+    adapt: Adapt, tmp_path: Path, after_one_step: dict[str, Any]
+) -> None:
+    with pytest.raises(RunInterrupted):
+        adapt(**after_one_step)
+    hold = (
+        "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY); "
+        "fcntl.flock(handle, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path / "out.run")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        for options in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(OutputError, match="another run is at work there"):
+                adapt(**options)
+        assert (tmp_path / "out.run" / CHECKPOINT).exists()
+        other.kill()
+    assert adapt(resume=True).path == tmp_path / "out"
 
 
 def test_what_a_run_killed_at_its_beginning_left_is_not_used(

@@ -126,6 +126,7 @@ def test_every_problem_is_named_at_once() -> None:
     assert text.startswith("settings: ")
     assert all(part in text for part in ("'sede'", "seed", "augment.policy", "'wild'"))
     assert "known: method, seed, tone, warm_start" in text
+    assert "method_config" not in text
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -16,6 +16,7 @@ from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.methods.supervised import SupervisedConfig, SupervisedStage, class_weights
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.runtime.bundle import InputSpec
+from roadshift.runtime.errors import LabelError
 
 WIDTH, HEIGHT, K = 48, 32, 4
 
@@ -46,6 +47,13 @@ def test_class_weights_by_the_formula() -> None:
     assert class_weights(frame_set(), K).tolist() == pytest.approx(expected)
     assert expected[0] == 0.5
     assert expected[3] == 3.0
+
+
+def test_labels_of_no_class_at_all_are_refused() -> None:
+    void = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    frames = FrameSet("ab", WIDTH, HEIGHT, lambda _: np.zeros_like(void), lambda _: void)
+    with pytest.raises(LabelError, match=r"No pixel.*--label-space"):
+        class_weights(frames, K)
 
 
 @pytest.mark.parametrize("balance", ["none", "sqrt_inverse"])
