@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from roadshift.adapt import tone
 from roadshift.adapt.batch_norm import batch_norm_layers, reestimate_batch_norm
 from roadshift.adapt.dataset import FrameSet
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.scenes import render_scene
-from roadshift.adapt.tone import GAMMAS, align_tone, information_maximisation, tone_score
+from roadshift.adapt.tone import (
+    GAMMAS,
+    ToneScore,
+    align_tone,
+    information_maximisation,
+    tone_score,
+)
 from roadshift.runtime.bundle import InputSpec
 from torch import Tensor, nn
 
@@ -102,6 +109,35 @@ def test_frames_like_the_training_images_stay_as_they_are() -> None:
     network = trained_on(scenes())
     assert align_tone(network, scenes(), SPEC, CPU, notes.append) == SPEC
     assert "stay as they are" in notes[0]
+
+
+# Divergence and information of GAMMAS, as measured: a fast_scnn trained on CamVid's day.
+DUSK_DIVERGENCE = (0.664, 0.517, 0.388, 0.263, 0.180, 0.165, 0.187, 0.233, 0.278)
+DUSK_INFORMATION = (0.61, 0.75, 0.91, 1.07, 1.11, 0.93, 0.65, 0.51, 0.47)
+DAY_DIVERGENCE = (0.529, 0.381, 0.260, 0.155, 0.083, 0.047, 0.030, 0.027, 0.038)
+DAY_INFORMATION = (0.71, 0.93, 1.18, 1.35, 1.47, 1.53, 1.56, 1.56, 1.51)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "information", "gamma"),
+    [
+        (DUSK_DIVERGENCE, DUSK_INFORMATION, 0.72),
+        (DAY_DIVERGENCE, DAY_INFORMATION, 1.0),
+        (DUSK_DIVERGENCE, DAY_INFORMATION, 1.0),  # nearer, and no surer
+        (DAY_DIVERGENCE, DUSK_INFORMATION, 1.0),  # surer, and further away
+        ((0.354,) * 9, (0.9,) * 6 + (0.8,) + (0.9,) * 2, 1.0),  # no nearer
+        ((0.1,) * 6 + (0.2,) + (0.1,) * 2, (0.87,) * 6 + (0.8,) + (0.87,) * 2, 1.0),  # too little
+    ],
+)
+def test_a_gamma_is_kept_only_where_both_scores_agree(
+    divergence: tuple[float, ...],
+    information: tuple[float, ...],
+    gamma: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = {g: (d, i) for g, d, i in zip(GAMMAS, divergence, information, strict=True)}
+    monkeypatch.setattr(tone, "tone_score", lambda _, __, g: ToneScore(g, *measured[g]))
+    assert align_tone(Tiny(), scenes(), SPEC, CPU).gamma == gamma
 
 
 def test_a_gamma_that_is_there_is_multiplied() -> None:
