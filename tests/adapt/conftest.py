@@ -101,7 +101,7 @@ def settings() -> Callable[..., RunConfig]:
     def make(*assignments: str, method: str = "iapc") -> RunConfig:
         small = ["training.batch_size=2", "training.amp=off", "bn_batch_size=3"]
         if method == "iapc":
-            small += ["training.steps=4", "iapc.pseudo_labels=online"]
+            small += ["tone=none", "training.steps=4", "iapc.pseudo_labels=online"]
         return resolve_config(method, assignments=[*small, *assignments])
 
     return make

@@ -188,6 +188,18 @@ def test_the_warm_start_comes_before_the_first_step_unless_turned_off(
     assert "classifier.weight" in changed(warm, cold)  # the steps start from it
 
 
+def test_an_aligned_tone_is_in_the_manifest_and_in_what_the_steps_see(
+    adapt: Adapt, source: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    darker = source.manifest.input.model_copy(update={"gamma": 0.6})
+    monkeypatch.setattr(adaptation, "align_tone", lambda *_: darker)
+    toned = adapt("tone=auto", out=tmp_path / "toned")
+    assert toned.manifest.input == darker
+    plain = adapt(out=tmp_path / "plain")
+    assert plain.manifest.input == source.manifest.input
+    assert statistics(weights(plain)) <= changed(weights(plain), weights(toned))
+
+
 def test_the_last_statistics_are_those_of_the_clean_frames(
     adapt: Adapt, frames_dir: Path, tmp_path: Path
 ) -> None:
