@@ -57,8 +57,9 @@ def measure(folder: Path, width: int, height: int, queries: int) -> list[dict[st
     for scale in (1, 2):
         frames = folder / f"frames{scale}"
         render_dataset(frames, "daylight", 16, seed=1, width=scale * width, height=scale * height)
-        for row in bench_bundle(bundle.path, frames=frames / "images", queries=queries):
-            rows.append({**row, "frames": f"{scale * width}x{scale * height}"})
+        size = f"{scale * width}x{scale * height}"
+        measured = bench_bundle(bundle.path, frames=frames / "images", queries=queries)
+        rows += [{**row, "frames": size} for row in measured]
     return rows
 
 
