@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -41,10 +42,8 @@ from .networks import SegmentationNetwork, build_network
 from .tone import align_tone
 from .trainer import CHECKPOINT, HISTORY, RunOptions, RunSummary, Trainer, to_memory_format
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 WEIGHTS = "model.safetensors"
 PUBLISHED = "published.sha256"  # of the weights, when a run is about to publish them
@@ -200,7 +199,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it.
     """
-    if fcntl is None:
+    if sys.platform == "win32":
         yield
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -44,8 +44,8 @@ def overlay(
         )
     if not 0 <= opacity <= 1:
         raise ShapeError(f"overlay: opacity must be from 0 to 1, got {opacity}.")
-    tinted = cv2.addWeighted(image, 1 - opacity, space.colourise(label_map), opacity, 0.0)
-    tinted = np.asarray(tinted, np.uint8)
+    mixed = cv2.addWeighted(image, 1 - opacity, space.colourise(label_map), opacity, 0.0)
+    tinted = np.asarray(mixed, np.uint8)
     other = label_map >= space.num_classes
     if other.any():
         tinted[other] = image[other]
