@@ -3,10 +3,12 @@
 Importing this package makes the "torch" backend known to `roadshift.runtime.open_engine`.
 """
 
-from .adaptation import Job, adapt_bundle, train_bundle
+from .adaptation import adapt_black_box, adapt_bundle, train_bundle
+from .black_box import Student
 from .methods import METHODS, resolve_config
 from .models import load_network
 from .networks import NETWORKS, build_network
+from .run_folder import Job
 from .torch_engine import TorchEngine, register
 from .trainer import Progress, RunOptions
 
@@ -18,7 +20,9 @@ __all__ = [
     "Job",
     "Progress",
     "RunOptions",
+    "Student",
     "TorchEngine",
+    "adapt_black_box",
     "adapt_bundle",
     "build_network",
     "load_network",

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
-from ..runtime.atomic import output_errors
 from ..runtime.bundle import (
     Bundle,
     BundleWriter,
@@ -23,45 +17,24 @@ from ..runtime.bundle import (
     Measurement,
     NetworkSpec,
     Provenance,
-    check_output,
     library_versions,
-    open_bundle,
 )
-from ..runtime.errors import BundleError, OutputError, RunInterrupted
+from ..runtime.errors import ConfigError
 from ..runtime.frames import labelled_pairs
 from ..runtime.labels import LabelSpace
+from .black_box import Student, open_black_box, resolve_student
 from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, target_frames
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
-from .methods import build_stages
+from .methods import METHODS, build_stages
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
+from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
 from .tone import align_tone
-from .trainer import CHECKPOINT, HISTORY, RunOptions, RunSummary, Trainer, to_memory_format
-
-if sys.platform != "win32":
-    import fcntl
-
-WEIGHTS = "model.safetensors"
-PUBLISHED = "published.sha256"  # of the weights, when a run is about to publish them
-
-
-@dataclass(frozen=True)
-class Job:
-    """Where a run's result goes and how it is carried out; see `RunOptions` for the rest."""
-
-    out: Path
-    overwrite: bool = False
-    device: str = "auto"
-    options: RunOptions = field(default_factory=lambda: RunOptions(fingerprint=""))
-
-    @property
-    def workdir(self) -> Path:
-        """The run's own folder, beside ``out``: checkpoints, decoded frames, pseudo-labels."""
-        return self.out.with_name(self.out.name + ".run")
+from .trainer import HISTORY, RunSummary, Trainer, to_memory_format
 
 
 def adapt_bundle(
@@ -86,11 +59,15 @@ def adapt_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    _check_job(job)
+    if METHODS[config.method].black_box:
+        raise ConfigError(
+            f"{config.method} learns from a black box's answers; give it a black box and a student."
+        )
+    check_job(job)
     device = pick_device(job.device)
     network = load_network(source, device)
     width, height = config.training.frame_size or _input_size(source.manifest.input)
-    with _run_folder(job):
+    with run_folder(job):
         target = target_frames(
             frames, width, height, job.workdir, limit=max_frames, note=job.options.note
         )
@@ -108,6 +85,60 @@ def adapt_bundle(
             source.label_space,
             spec,
             Provenance(parent=source.hash, method=config.method),
+        )
+
+
+def adapt_black_box(
+    source: str,
+    frames: Sequence[str | Path],
+    config: RunConfig,
+    job: Job,
+    student: Student,
+    *,
+    max_frames: int | None = None,
+) -> Bundle:
+    """Teach a student from what a black box says about unlabelled frames, into ``job.out``.
+
+    Args:
+        source: the black box, see `open_black_box`.
+        frames: folders, images and videos.
+        config: of a method that starts from a black box.
+        job: where the result goes. A run that stopped is continued with ``options.resume``.
+        student: the network that learns, and what the black box does not say of itself.
+        max_frames: use at most so many, evenly spaced.
+
+    Raises:
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+    """
+    if not METHODS[config.method].black_box:
+        raise ConfigError(f"{config.method} needs the source model itself, not a black box.")
+    if config.tone != "none":
+        raise ConfigError(
+            f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
+            "with; leave it at none."
+        )
+    check_job(job)
+    device = pick_device(job.device)
+    black_box = open_black_box(source)
+    network_spec, space, input_spec = resolve_student(student, black_box)
+    config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
+    network = _new_network(network_spec, space, config.seed, student.initial).to(device)
+    width, height = config.training.frame_size or _input_size(input_spec)
+    with run_folder(job):
+        target = target_frames(
+            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
+        )
+        return _run(
+            network,
+            target,
+            [Path(source) for source in frames] + ([student.initial] if student.initial else []),
+            config,
+            job,
+            device,
+            network_spec,
+            space,
+            input_spec,
+            Provenance(parent=black_box.identity, method=config.method),
         )
 
 
@@ -131,15 +162,12 @@ def train_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    _check_job(job)
+    check_job(job)
     device = pick_device(job.device)
     width, height = config.training.frame_size or _input_size(input_spec)
     frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
-    torch.manual_seed(config.seed)
-    network = build_network(network_spec.name, space.num_classes, **network_spec.arguments)
-    if initial is not None:
-        load_weights_file(network, initial, label_space=space.name)
-    with _run_folder(job):
+    network = _new_network(network_spec, space, config.seed, initial)
+    with run_folder(job):
         return _run(
             network.to(device),
             frames,
@@ -154,92 +182,19 @@ def train_bundle(
         )
 
 
+def _new_network(
+    spec: NetworkSpec, space: LabelSpace, seed: int, initial: Path | None
+) -> SegmentationNetwork:
+    """With random weights, or those of the file ``initial``."""
+    torch.manual_seed(seed)
+    network = build_network(spec.name, space.num_classes, **spec.arguments)
+    if initial is not None:
+        load_weights_file(network, initial, label_space=space.name)
+    return network
+
+
 def _input_size(spec: InputSpec) -> tuple[int, int]:
     return spec.width, spec.height
-
-
-def _check_job(job: Job) -> None:
-    """Refuse what cannot be written; clear away a run that is not to be resumed, or cannot be."""
-    if not (job.options.resume and _published(job)):
-        check_output(job.out, job.overwrite)
-    if job.workdir.exists():
-        with _alone_in(job.workdir):
-            pass
-    unfinished = (job.workdir / CHECKPOINT).exists()
-    if unfinished and not (job.options.resume or job.overwrite):
-        raise OutputError(
-            f"{job.workdir}: holds a run that was not finished; continue it with --resume, or "
-            "discard it with --overwrite."
-        )
-    if job.workdir.exists() and not (unfinished and job.options.resume):
-        _discard(job)
-
-
-@contextmanager
-def _run_folder(job: Job) -> Iterator[None]:
-    """Make the run's folder; a run that fails before its first step leaves none."""
-    with output_errors(job.workdir):
-        job.workdir.mkdir(exist_ok=True)
-    with _alone_in(job.workdir):
-        try:
-            yield
-        except BaseException as error:
-            stopped = isinstance(error, RunInterrupted) and (job.workdir / CHECKPOINT).exists()
-            history = job.workdir / HISTORY
-            began = history.exists() and history.stat().st_size > 0
-            if job.workdir.exists() and not (stopped or began):
-                _discard(job)
-            raise
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` while a run works in it; the kernel lets go of it however the process ends.
-
-    Raises:
-        OutputError: another process holds it.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise OutputError(
-            f"{folder}: another run is at work there; wait for it, or give another --out."
-        ) from error
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def _discard(job: Job) -> None:
-    """Remove the run's folder, its name in one step: it is never there in part.
-
-    What a kill leaves under the other name, the next `BundleWriter` of ``job.out`` removes.
-    """
-    rubbish = job.out.with_name(f".{job.out.name}.tmp-{secrets.token_hex(4)}")
-    with output_errors(job.workdir):
-        job.workdir.rename(rubbish)
-    shutil.rmtree(rubbish, ignore_errors=True)
-
-
-def _published(job: Job) -> Bundle | None:
-    """The run's own result, if the run was killed after publishing it."""
-    marker = job.workdir / PUBLISHED
-    if not (marker.exists() and job.out.exists()):
-        return None
-    try:
-        bundle = open_bundle(job.out)
-    except BundleError:
-        return None
-    weights = bundle.artefact(name=WEIGHTS)
-    with output_errors(marker):
-        ours = weights is not None and weights.sha256 == marker.read_text(encoding="ascii")
-    return bundle if ours else None
 
 
 def _run(
@@ -289,7 +244,7 @@ def _run(
             "device": device_name(device),
         }
     )
-    bundle = _published(job) if job.options.resume else None
+    bundle = published(job) if job.options.resume else None
     if bundle is None:
         weights, history = save_weights(network), job.workdir / HISTORY
         with BundleWriter(job.out, overwrite=job.overwrite) as writer:
@@ -305,7 +260,7 @@ def _run(
                 provenance=provenance,
                 measured=_measurements(summary, device_name(device)),
             )
-    _discard(job)
+    discard(job)
     return bundle
 
 

@@ -57,7 +57,8 @@ def photometric(image: Image, config: AugmentConfig, rng: np.random.Generator) -
     """The image under the policy of ``config``; ``rng`` draws what happens.
 
     ``"none"`` returns the image itself. ``"jitter"`` multiplies brightness, contrast and saturation
-    (in this order) by factors drawn from 1 - a to 1 + a, with the amplitudes a of ``config``.
+    (in this order) by factors drawn from 1 - a to 1 + a, with the amplitudes a of ``config``, and
+    then blurs.
     ``"autoaugment"`` applies one of `IMAGENET_PHOTOMETRIC` at random.
     """
     if config.policy == "none":
@@ -69,13 +70,20 @@ def photometric(image: Image, config: AugmentConfig, rng: np.random.Generator) -
             (color, config.saturation),
         ):
             image = operation(image, float(rng.uniform(1 - amplitude, 1 + amplitude)))
-        return image
+        return image if config.blur == 0 else blurred(image, float(rng.uniform(0, config.blur)))
     steps = IMAGENET_PHOTOMETRIC[int(rng.integers(len(IMAGENET_PHOTOMETRIC)))]
     chances, signs = rng.random(2), rng.choice([-1, 1], size=2)
     for step, chance, sign in zip(steps, chances, signs, strict=True):
         if chance < step.probability:
             image = apply_operation(image, step.operation, step.level, sign=int(sign))
     return image
+
+
+def blurred(image: Image, sigma: float) -> Image:
+    """Under a Gaussian of ``sigma`` pixels; the image itself where that is nothing to see."""
+    if sigma < 0.1:
+        return image
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)
 
 
 def apply_operation(image: Image, operation: str, level: int, *, sign: int = 1) -> Image:

@@ -72,6 +72,7 @@ class AugmentConfig(Settings):
     brightness: float = Field(default=0.2, ge=0, le=1)  # jitter: factor drawn from [1 - b, 1 + b]
     contrast: float = Field(default=0.2, ge=0, le=1)
     saturation: float = Field(default=0.2, ge=0, le=1)
+    blur: float = Field(default=0.0, ge=0)  # jitter: Gaussian, sigma drawn from [0, blur] pixels
 
 
 class RunConfig(Settings):
@@ -154,6 +155,8 @@ def validate(config_type: type[Config], values: Mapping[str, Any], where: str) -
                 fields = _section(config_type, detail["loc"][:-1]).model_fields
                 known = ", ".join(name for name in fields if name != "method_config")
                 problems.append(f"unknown key {key!r} (known: {known})")
+            elif detail["type"] == "missing":
+                problems.append(f"missing key {key!r}")
             elif detail["type"] == "value_error":  # ours, whole sentences
                 problems.append(detail["msg"].removeprefix("Value error, "))
             else:

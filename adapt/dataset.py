@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.errors import FrameError, OutputError
-from ..runtime.frames import Frame, list_images, open_frames, read_image
+from ..runtime.frames import Frame, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
 from .augment import photometric
@@ -135,21 +135,17 @@ def target_frames(
         if {key: stored.get(key) for key in wanted} == wanted:
             return _cached(stored["names"], width, height, data)
     index.unlink(missing_ok=True)  # what it describes is about to be overwritten
-    folders = [list_images(path) for path in map(Path, sources) if path.is_dir()]
-    if len(folders) == len(sources) and all(folders):
-        paths = [path for images in folders for path in images]
-        chosen = evenly_spaced(len(paths), limit)
-        if len(chosen) < len(paths):
-            note(f"using {len(chosen)} of {len(paths)} frames, evenly spaced (--max-frames)")
+    source = open_frames([str(source) for source in sources], on_skip=note)
+    stills, count = source.stills, source.length
+    if stills is not None:
+        chosen = evenly_spaced(len(stills), limit)
+        if len(chosen) < len(stills):
+            note(f"using {len(chosen)} of {len(stills)} frames, evenly spaced (--max-frames)")
         if len(chosen) * width * height * 3 > CACHE_LIMIT_BYTES:
             note(f"{len(chosen)} frames do not fit the frame cache: decoding them while training")
-            return _decoded_when_drawn([paths[i] for i in chosen], width, height)
-        frames: Iterator[Frame] = _chosen(
-            open_frames([str(paths[i]) for i in chosen], on_skip=note)
-        )
+            return _decoded_when_drawn([stills[i] for i in chosen], width, height)
+        frames = iter(source.only(chosen))
     else:
-        source = open_frames([str(source) for source in sources], on_skip=note)
-        count = source.length
         keep = None if count is None else set(evenly_spaced(count, limit))
         if keep is not None and count is not None and len(keep) < count:
             note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
@@ -210,11 +206,11 @@ def _cached(names: Sequence[str], width: int, height: int, path: Path) -> FrameS
     return FrameSet(names, width, height, lambda i: np.asarray(pixels[i]))
 
 
-def _decoded_when_drawn(paths: Sequence[Path], width: int, height: int) -> FrameSet:
+def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
     def image(i: int) -> Image:
-        return fit_frame(read_image(paths[i]), width, height)
+        return fit_frame(read_image(stills[i][0]), width, height)
 
-    return FrameSet([path.stem for path in paths], width, height, image)
+    return FrameSet([name for _, name in stills], width, height, image)
 
 
 def labelled_frames(

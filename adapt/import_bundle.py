@@ -16,7 +16,7 @@ from ..runtime.bundle import (
 )
 from ..runtime.errors import ConfigError, NetworkError
 from ..runtime.labels import LabelSpace
-from .importing import detect_deeplab_arguments, load_weights, read_checkpoint, save_weights
+from .importing import ARGUMENTS_OF, load_weights, read_checkpoint, save_weights
 from .models import IMAGENET_INPUT, network_spec, parse_size, parse_triple
 from .networks import build_network
 
@@ -54,9 +54,9 @@ def import_bundle(
     check_output(out, overwrite)
     state = read_checkpoint(weights)
     spec = network_spec(network, arguments)
-    if network == "deeplab_v2_resnet101":
+    if network in ARGUMENTS_OF:
         try:
-            found = detect_deeplab_arguments(state)
+            found = ARGUMENTS_OF[network](state)
         except NetworkError as error:
             raise NetworkError(f"{weights}: {error}") from error
         found.pop("num_classes")  # load_weights compares it with the label space

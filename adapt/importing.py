@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,14 +142,42 @@ def detect_deeplab_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             f"layer5 or layer6); found {_first(state)}."
         )
     branches = [state[name] for name in names[-len(DILATIONS) :]]
-    initial = [_is_initial(weight) for weight in branches]
     return {
         "num_classes": branches[0].shape[0],
         "multi_level": len(heads) == 2,
         "head": heads[-1],
-        "aspp_branches": 2 if initial == [False, False, True, True] else 4,
+        "aspp_branches": _summed_branches(branches),
         "layers": blocks,
     }
+
+
+def detect_vgg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The same for ``deeplab_v2_vgg16``: ``num_classes`` and ``aspp_branches``.
+
+    Raises:
+        NetworkError: the names are not those of a DeepLabV2 over VGG-16.
+    """
+    names = [f"classifier.conv2d_list.{i}.weight" for i in range(len(DILATIONS))]
+    if "features.0.weight" not in state or not all(name in state for name in names):
+        raise NetworkError(
+            "the weights are not in the layout of DeepLabV2 over VGG-16 (features.N, and "
+            f"conv2d_list of classifier); found {_first(state)}."
+        )
+    branches = [state[name] for name in names]
+    return {"num_classes": branches[0].shape[0], "aspp_branches": _summed_branches(branches)}
+
+
+ARGUMENTS_OF: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
+    "deeplab_v2_resnet101": detect_deeplab_arguments,
+    "deeplab_v2_vgg16": detect_vgg_arguments,
+}
+"""What tells a network's arguments, ``num_classes`` among them, from its published weights."""
+
+
+def _summed_branches(branches: Sequence[Tensor]) -> int:
+    """How many of the dilated convolutions' weights were trained: 2 or 4."""
+    initial = [_is_initial(weight) for weight in branches]
+    return 2 if initial == [False, False, True, True] else 4
 
 
 def _is_initial(weight: Tensor) -> bool:

@@ -4,42 +4,58 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.errors import OutputError
+from .batch_norm import batch_norm_layers
 from .context import Context
 from .dataset import Batch, FrameSet, Image, resize_window
 from .losses.common import upsample
+from .mixing import IGNORED
 from .networks import SegmentationNetwork
+from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 SCALES = (1.0, 1.25, 0.75)
 
 
 class PseudoLabels:
-    """A folder of label maps, one PNG a frame, class ids at frame size."""
+    """A folder with one PNG a frame: the class of every pixel, and how confident the model was.
+
+    A PNG's channels hold the class (255: none) and the high and low byte of the confidence's bin
+    (`confidence_bins`), at frame size. Compressed; written whole or not at all.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def path(self, frame: int) -> Path:
-        """Where the label map of frame number ``frame`` lies."""
+        """Where the labels of frame number ``frame`` lie."""
         return self._folder / f"{frame:06d}.png"
 
-    def read(self, frame: int) -> Image | None:
-        """uint8 (H, W), or ``None`` if it is missing or damaged."""
-        labels = cv2.imread(str(self.path(frame)), cv2.IMREAD_UNCHANGED)
-        return None if labels is None else np.asarray(labels, dtype=np.uint8)
+    def read(self, frame: int) -> tuple[Image, NDArray[np.uint16]] | None:
+        """Classes, uint8 (H, W), and bins, uint16 (H, W); ``None`` if missing or damaged."""
+        stored = self._read(frame)
+        return None if stored is None else _unpack(stored)
 
-    def write(self, frame: int, labels: Image) -> None:
-        """Store uint8 (H, W) whole or not at all."""
-        _, data = cv2.imencode(".png", labels)
+    def _read(self, frame: int) -> Image | None:
+        stored = cv2.imread(str(self.path(frame)), cv2.IMREAD_UNCHANGED)
+        whole = stored is not None and stored.ndim == 3 and stored.dtype == np.uint8
+        return np.asarray(stored, dtype=np.uint8) if whole else None
+
+    def write(self, frame: int, labels: Image, bins: NDArray[np.uint16]) -> None:
+        """Store classes and bins, both (H, W)."""
+        packed = np.stack([labels, bins >> 8, bins & 255], axis=2).astype(np.uint8)
+        _, data = cv2.imencode(".png", packed)
         temporary = self.path(frame).with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -50,77 +66,164 @@ class PseudoLabels:
                 f"{self._folder}: cannot store pseudo-labels ({error.strerror or error})."
             ) from error
 
-    def crops(self, batch: Batch, context: Context) -> Tensor:
-        """The labels under the crops of ``batch``, int64 (B, H, W)."""
+    def remove(self) -> None:
+        """Delete the folder, when newer labels take its place."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def histograms(self, num_classes: int, frames: Iterable[int]) -> ConfidenceHistograms:
+        """Of all pixels of ``frames``, one frame in memory at a time."""
+        histograms = ConfidenceHistograms(num_classes)
+        for frame in frames:
+            labels, bins = _unpack(self._there(frame))
+            histograms.add(torch.from_numpy(labels), torch.from_numpy(bins.astype(np.int64)))
+        return histograms
+
+    def crops(self, batch: Batch, context: Context) -> tuple[Tensor, Tensor]:
+        """Classes and bins under the crops of ``batch``, each int64 (B, H, W)."""
         height, width = context.crop_size
-        rows = []
-        for frame, crop in zip(batch.frames, batch.crops, strict=True):
-            labels = self.read(frame)
-            if labels is None:
-                raise OutputError(
-                    f"{self.path(frame)}: the pseudo-label vanished during the run; start it again "
-                    "with --resume and it is rebuilt."
-                )
-            rows.append(resize_window(labels, crop, width, height, nearest=True))
-        return torch.from_numpy(np.stack(rows)).long().to(context.device)
+        rows = [
+            _unpack(resize_window(self._there(frame), crop, width, height, nearest=True))
+            for frame, crop in zip(batch.frames, batch.crops, strict=True)
+        ]
+        labels, bins = (np.stack(part).astype(np.int64) for part in zip(*rows, strict=True))
+        return (
+            torch.from_numpy(labels).to(context.device),
+            torch.from_numpy(bins).to(context.device),
+        )
+
+    def _there(self, frame: int) -> Image:
+        stored = self._read(frame)
+        if stored is None:
+            raise OutputError(
+                f"{self.path(frame)}: the pseudo-label vanished during the run; start it again "
+                "with --resume and it is rebuilt."
+            )
+        return stored
+
+
+def _unpack(stored: Image) -> tuple[Image, NDArray[np.uint16]]:
+    bins = np.asarray((stored[..., 1].astype(np.uint16) << 8) | stored[..., 2], np.uint16)
+    return np.ascontiguousarray(stored[..., 0]), bins
 
 
 @torch.no_grad()
 def multi_scale_probabilities(
-    model: SegmentationNetwork, images: Tensor, scales: Sequence[float] = SCALES
+    model: SegmentationNetwork,
+    images: Tensor,
+    scales: Sequence[float] = SCALES,
+    *,
+    mirror: bool = True,
 ) -> Tensor:
-    """Softmax of ``model`` averaged over scales and a mirror image.
+    """Softmax of ``model`` averaged over scales, and over the mirror image of each.
 
     Args:
         images: normalised, (B, 3, H, W).
+        mirror: ``False`` leaves the mirror images out.
 
     Returns:
         (B, K, H, W), float32 or wider, summing to 1 over K.
     """
     size = (images.shape[2], images.shape[3])
-    total = torch.zeros(())
-    for view, mirrored in _views(images, scales):
+    total, count = torch.zeros(()), 0
+    for view, mirrored in _views(images, scales, mirror):
         logits = upsample(model(view).logits, size, model.align_corners)
         p = logits.softmax(dim=1)
-        total = total.to(p) + (p.flip(3) if mirrored else p)
-    return total / (2 * len(scales))
+        total, count = total.to(p) + (p.flip(3) if mirrored else p), count + 1
+    return total / count
 
 
-def _views(images: Tensor, scales: Sequence[float]) -> Iterator[tuple[Tensor, bool]]:
+def _views(images: Tensor, scales: Sequence[float], mirror: bool) -> Iterator[tuple[Tensor, bool]]:
     for scale in scales:
         size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
         view = images
         if scale != 1:
             view = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
         yield view, False
-        yield view.flip(3), True
+        if mirror:
+            yield view.flip(3), True
 
 
-def multi_scale_labels(model: SegmentationNetwork, context: Context) -> PseudoLabels:
-    """Argmax of `multi_scale_probabilities` for every frame; a resumed run finds those it made.
+@torch.no_grad()
+def frame_probabilities(
+    model: SegmentationNetwork,
+    context: Context,
+    frame: int,
+    scales: Sequence[float] = SCALES,
+    *,
+    mirror: bool = True,
+    batch_statistics: bool = False,
+) -> Tensor:
+    """`multi_scale_probabilities` of the whole clean frame number ``frame``, (K, H, W).
 
-    They lie in a folder of their own for each model and frames, so that a run never takes up what
-    an abandoned one with other settings left in the working folder.
+    Args:
+        model: put into evaluation mode; nothing else of it changes.
+        batch_statistics: batch norm normalises each view with its own mean and variance, not with
+            the stored ones, as the authors' code of LD does.
+    """
+    image = torch.from_numpy(np.array(context.frames.image(frame)))
+    clean = context.normalise(image[None].to(context.device))
+    model.eval()
+    with _own_statistics(model) if batch_statistics else nullcontext():
+        return multi_scale_probabilities(model, clean, scales, mirror=mirror)[0]
+
+
+@contextmanager
+def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
+    """Batch norm neither uses nor moves its running statistics."""
+    layers = batch_norm_layers(model)
+    for layer in layers:
+        layer.track_running_stats, layer.training = False, True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats, layer.training = True, False
+
+
+def label_frames(
+    model: SegmentationNetwork,
+    context: Context,
+    scales: Sequence[float] = SCALES,
+    *,
+    mirror: bool = True,
+    batch_statistics: bool = False,
+) -> PseudoLabels:
+    """Argmax and maximum of `frame_probabilities` for every frame.
+
+    A resumed run finds those it made. They lie in a folder of their own for each model, frames and
+    way of labelling, so that a run never takes up what an abandoned one with other settings left in
+    the working folder.
 
     Source: the IAPC reference code, which labels the target set once, before training, with the
     source model.
     """
-    identity = _identity(model, context.frames)
+    identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
     stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}")
-    model.eval()
     for i in range(len(context.frames)):
         if stored.read(i) is None:
             context.stop_if_requested()
-            image = torch.from_numpy(np.array(context.frames.image(i)))
-            clean = context.normalise(image[None].to(context.device))
-            labels = multi_scale_probabilities(model, clean).argmax(dim=1)[0]
-            stored.write(i, labels.to(torch.uint8).cpu().numpy())
+            confidence, labels = frame_probabilities(
+                model, context, i, scales, mirror=mirror, batch_statistics=batch_statistics
+            ).max(dim=0)
+            bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
+            stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
     return stored
 
 
-def _identity(model: SegmentationNetwork, frames: FrameSet) -> str:
-    """A name for what the labels follow from: the weights, and which frames at what size."""
-    which = [frames.names, frames.width, frames.height]
+def selected(labels: Tensor, bins: Tensor, thresholds: Tensor) -> Tensor:
+    """``labels`` where the confidence reaches its class's threshold, else 255.
+
+    Args:
+        labels, bins: as `PseudoLabels.crops` gives them.
+        thresholds: bins, int64 (K,), see `ConfidenceHistograms.thresholds`.
+    """
+    needed = torch.cat([thresholds, thresholds.new_full((256 - len(thresholds),), BINS)])
+    return torch.where(bins >= needed.to(labels.device)[labels], labels, IGNORED)
+
+
+def label_identity(model: SegmentationNetwork, frames: FrameSet, how: Sequence[float]) -> str:
+    """A name for what labels follow from: weights, which frames at what size, and how."""
+    which = [frames.names, frames.width, frames.height, *how]
     digest = hashlib.sha256(json.dumps(which).encode())
     for tensor in model.state_dict().values():
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())

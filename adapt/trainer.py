@@ -242,10 +242,11 @@ class Trainer:
     # --- stages ---------------------------------------------------------------------------------
 
     def _end_of_stage(self) -> int:
-        """Steps of the run when the stage ends: the stages left share the steps left evenly."""
+        """Steps of the run when the stage ends: the stages left divide the steps left."""
         state = self.state
         left = state.planned_steps - state.stage_start
-        return state.stage_start + left // (len(self.stages) - state.stage)
+        shares = [stage.share for stage in self.stages[state.stage :]]
+        return state.stage_start + int(left * shares[0] // sum(shares))
 
     def _run_stage(self, number: int, deadline: Deadline) -> None:
         stage = self.stages[number]
@@ -368,8 +369,13 @@ class Trainer:
                 undo()
                 self.precision.skip()
                 self._count_bad_step(losses)
-        optimizer.zero_grad(set_to_none=True)
+        self._zero_gradients(optimizer)
         return losses
+
+    def _zero_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Also of parameters that this stage does not learn: the next one may."""
+        optimizer.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
 
     def _backward(self, stage: Stage, batch: Batch) -> tuple[dict[str, float], bool]:
         """Accumulate the gradient of the mean over micro-batches of the sum of the terms."""
@@ -426,7 +432,7 @@ class Trainer:
                 except torch.OutOfMemoryError:
                     peak.exceeded = True
                 undo()
-                optimizer.zero_grad(set_to_none=True)
+                self._zero_gradients(optimizer)
             if not peak.exceeded and peak.bytes <= budget:
                 self.options.note(f"micro-batch {micro}: a step peaks at {peak.mib:.0f} MiB")
                 return

@@ -21,7 +21,7 @@ from ..runtime.evaluation import evaluate
 from ..runtime.images import labelled_pairs, read_image, write_image
 from ..runtime.labels import label_space, read_labels
 from ..runtime.metrics import ConfusionMatrix, evaluation_record, label_agreement
-from ..runtime.overlay import overlay, strip
+from ..runtime.overlay import qualitative
 from .artefacts import export_bundle
 
 WIDTH, HEIGHT = 320, 160
@@ -168,21 +168,18 @@ def _agreement(bundle: Path, pairs: Sequence[tuple[Path, Path]]) -> float:
 
 def _picture(out: Path, pairs: Sequence[tuple[Path, Path]]) -> None:
     """``before-after.png``: a few frames, ground truth, source only, adapted."""
-    import numpy as np
-
     with (
         open_engine(out / "source", backend="torch") as source,
         open_engine(out / "adapted", backend="onnxruntime") as adapted,
     ):
-        rows = []
+        frames = []
         for image_path, label_path in pairs[:: max(1, len(pairs) // PICTURES)][:PICTURES]:
-            image, space = read_image(image_path), source.label_space
+            image = read_image(image_path)
             maps = {
-                "ground truth": read_labels(label_path, space),
+                "ground truth": read_labels(label_path, source.label_space),
                 "source only": source.segment(image),
                 "adapted": adapted.segment(image),
             }
-            panels = [("frame", image)]
-            panels += [(name, overlay(image, labels, space, 0.75)) for name, labels in maps.items()]
-            rows.append(strip(panels, height=HEIGHT))
-    write_image(out / "before-after.png", np.concatenate(rows))
+            frames.append((image, maps))
+        picture = qualitative(frames, source.label_space, height=HEIGHT)
+    write_image(out / "before-after.png", picture)

@@ -9,6 +9,7 @@ from .engine import Engine
 from .errors import LabelSpaceError
 from .images import read_image
 from .labels import LabelSpace, read_labels
+from .layouts import LabelIds
 from .metrics import ConfusionMatrix
 
 
@@ -17,6 +18,7 @@ def evaluate(
     pairs: Sequence[tuple[Path, Path]],
     space: LabelSpace | None = None,
     report: Callable[[int, int], None] = lambda *_: None,
+    ids: LabelIds | None = None,
 ) -> ConfusionMatrix:
     """Segment every image and count its pixels against its label map, at the label map's size.
 
@@ -25,6 +27,7 @@ def evaluate(
         pairs: image and label files, see `labelled_pairs`.
         space: how the label files are encoded; the engine's own label space unless given.
         report: called with images done and images in all.
+        ids: what the label files hold; None: they say so themselves, see `read_labels`.
 
     Raises:
         LabelSpaceError: ``space`` has other classes than the engine.
@@ -40,7 +43,7 @@ def evaluate(
     confusion = ConfusionMatrix(space.num_classes, space.ignore_index)
     for done, (image_path, label_path) in enumerate(pairs):
         image = read_image(image_path)
-        labels = read_labels(label_path, space, size=(image.shape[1], image.shape[0]))
+        labels = read_labels(label_path, space, (image.shape[1], image.shape[0]), ids)
         confusion.update(engine.segment(image), labels)
         report(done + 1, len(pairs))
     return confusion

@@ -4,6 +4,8 @@ Importing this module quiets FFmpeg's own messages about damaged videos (set
 ``OPENCV_FFMPEG_LOGLEVEL`` to bring them back): what is lost is reported here by file and count.
 """
 
+from __future__ import annotations
+
 import logging
 import os
 import re
@@ -95,6 +97,17 @@ class FrameSource:
         if self.length is None:
             raise TypeError(f"the number of frames in {self._title} is not known")
         return self.length
+
+    @property
+    def stills(self) -> tuple[tuple[Path, str], ...] | None:
+        """The image files and their frames' names, in order; None if there is a video."""
+        if any(file.is_video for file in self._files):
+            return None
+        return tuple((file.path, file.name) for file in self._files)
+
+    def only(self, indices: Sequence[int]) -> FrameSource:
+        """Some of the files, under the names that they have among all."""
+        return FrameSource(self._title, [self._files[i] for i in indices], self._on_skip)
 
     def __iter__(self) -> Iterator[Frame]:
         """Yield the good frames in order; report the others to ``on_skip`` and go on.

@@ -26,8 +26,19 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 # Label files that lie beside images: *_gtFine_labelIds.png, *_gtCoarse_color.png, *_gt_invIds.png
-_LABEL_STEM = re.compile(r"_gt(Fine|Coarse)?_[A-Za-z]+$")
-_LABEL_FOLDER_OF = {"leftImg8bit": "gtFine", "rgb_anon": "gt", "images": "labels"}
+_LABEL_STEM = re.compile(r"_gt(Fine|Coarse)?_[A-Za-z]+$|_label(Train)?Ids$")
+_CITYSCAPES_STEM = re.compile(r"(.+)_leftImg8bit(_foggy_beta_[\d.]+)?")
+_LIGHT_FOG = re.compile(r"_foggy_beta_0\.(005|01)$")
+_LABEL_FOLDER_OF = {
+    "leftImg8bit": "gtFine",  # Cityscapes
+    "leftImg8bit_foggy": "gtFine",  # Foggy Cityscapes
+    "rgb_anon": "gt",  # ACDC
+    "RGB": "GT/LABELS",  # SYNTHIA
+    "Images": "Labels",  # Cross-City
+    "images/10k": "labels/sem_seg/masks",  # BDD100K
+    "images": "labels",  # GTA5, plain
+}
+_IMAGE_FOLDER = re.compile(rf"(?<![^/])({'|'.join(_LABEL_FOLDER_OF)})(?![^/])")
 
 Image = NDArray[np.uint8]
 
@@ -129,11 +140,13 @@ def natural_key(path: Path) -> tuple[tuple[str | int, ...], ...]:
 def list_images(folder: str | Path) -> list[Path]:
     """The camera images under a folder, searched recursively, in natural order of their paths.
 
-    Finds Cityscapes (``leftImg8bit/{split}/{city}``), ACDC (``rgb_anon/{condition}/{split}/
-    {sequence}``, also flattened) and plain or nested folders. Left out are what lies beside a
-    ``leftImg8bit`` or ``rgb_anon`` folder, a ``labels`` folder beside an ``images`` folder, label
-    maps among the images (``*_gtFine_*``, ``*_gt_*``), hidden files and, unless nothing else is
-    there, ACDC's reference images (``*_rgb_ref_anon``).
+    Finds the data sets of `layouts` and plain or nested folders. Left out are what lies beside a
+    ``leftImg8bit``, ``leftImg8bit_foggy`` or ``rgb_anon`` folder (Cityscapes, Foggy Cityscapes,
+    ACDC) or beside ``RGB`` and ``GT`` (SYNTHIA), a ``labels`` folder beside an ``images`` folder
+    (with or without capitals), label maps among the images (``*_gtFine_*``, ``*_gt_*``,
+    ``*_labelIds``, ``*_labelTrainIds``), hidden files and, unless nothing else is there, ACDC's
+    reference images (``*_rgb_ref_anon``) and Foggy Cityscapes' lighter fogs (beta 0.005 and 0.01;
+    papers use 0.02).
 
     Raises:
         FrameError: the folder does not exist.
@@ -142,7 +155,12 @@ def list_images(folder: str | Path) -> list[Path]:
     if not root.is_dir():
         raise FrameError(f"{root} is not a folder; give a folder of images.")
     found = [p for p in list_files(root, IMAGE_SUFFIXES) if not _LABEL_STEM.search(p.stem)]
-    return [p for p in found if not p.stem.endswith("_rgb_ref_anon")] or found
+    chosen = [
+        path
+        for path in found
+        if not (path.stem.endswith("_rgb_ref_anon") or _LIGHT_FOG.search(path.stem))
+    ]
+    return chosen or found
 
 
 def list_files(root: Path, suffixes: frozenset[str]) -> list[Path]:
@@ -169,10 +187,12 @@ def list_files(root: Path, suffixes: frozenset[str]) -> list[Path]:
 
 def _camera_folders(siblings: list[str]) -> list[str]:
     """Those of the folders beside each other that can hold camera images."""
-    for name in ("leftImg8bit", "rgb_anon"):  # Cityscapes, ACDC: labels and disparity lie beside
+    for name in ("leftImg8bit", "leftImg8bit_foggy", "rgb_anon"):  # labels and disparity lie beside
         if name in siblings:
             return [name]
-    without = {"labels"} if "images" in siblings else set()
+    if {"RGB", "GT"} <= set(siblings):
+        return ["RGB"]
+    without = {_LABEL_FOLDER_OF[name] for name in ("images", "Images") if name in siblings}
     return sorted(name for name in siblings if not name.startswith(".") and name not in without)
 
 
@@ -181,35 +201,40 @@ def find_labels(
 ) -> Path | None:
     """The label map that belongs to an image, or None.
 
-    Its name, train ids before raw ids: ``X_leftImg8bit`` -> ``X_gtFine_labelTrainIds.png`` or
-    ``X_gtFine_labelIds.png``, then the same of gtCoarse; ``X_rgb_anon`` ->
-    ``X_gt_labelTrainIds.png`` or ``X_gt_labelIds.png``; any other ``X`` -> ``X.png``. Its folder
-    under ``labels_root``: the image's own relative to ``images_root`` (with ``leftImg8bit``,
-    ``rgb_anon`` and ``images`` read as ``gtFine``, ``gt`` and ``labels``), then ever shorter ends
-    of the image's path.
+    Its name, train ids before raw ids: ``X_leftImg8bit``, with or without a fog's ending, ->
+    ``X_gtFine_labelTrainIds.png`` or ``X_gtFine_labelIds.png``, then the same of gtCoarse;
+    ``X_rgb_anon`` -> ``X_gt_labelTrainIds.png`` or ``X_gt_labelIds.png``; any other ``X`` ->
+    ``X.png``, ``X_eval.png``, ``X_labelTrainIds.png`` or ``X_labelIds.png``.
+
+    Its folder under ``labels_root``: the image's own relative to ``images_root``, then ever shorter
+    ends of the image's path; each also with the data set's folder of images read as its folder of
+    labels.
     """
     image, labels = Path(image_path), Path(labels_root)
     relative = image.relative_to(images_root).parent
-    translated = Path(*(_LABEL_FOLDER_OF.get(part, part) for part in relative.parts))
     parents = image.parent.parts[1 if image.is_absolute() else 0 :]
-    ends = [Path(*parents[-n:]) for n in (3, 2, 1)]
-    for folder in dict.fromkeys((relative, translated, *ends, Path())):
-        for name in _label_names(image.stem):
-            candidate = labels / folder / name
-            if candidate != image and candidate.is_file():
-                return candidate
+    for own in (relative, *(Path(*parents[-n:]) for n in (4, 3, 2, 1)), Path()):
+        for folder in dict.fromkeys((own, _label_folder(own))):
+            for name in _label_names(image.stem):
+                candidate = labels / folder / name
+                if candidate != image and candidate.is_file():
+                    return candidate
     return None
+
+
+def _label_folder(images: Path) -> Path:
+    """The folder of labels that belongs to a folder of images of a known data set, or itself."""
+    return Path(_IMAGE_FOLDER.sub(lambda found: _LABEL_FOLDER_OF[found[1]], images.as_posix()))
 
 
 def _label_names(stem: str) -> list[str]:
     kinds = ("labelTrainIds", "labelIds")
-    if stem.endswith("_leftImg8bit"):
-        base = stem.removesuffix("_leftImg8bit")
-        return [f"{base}_{gt}_{kind}.png" for gt in ("gtFine", "gtCoarse") for kind in kinds]
+    if match := _CITYSCAPES_STEM.fullmatch(stem):
+        return [f"{match[1]}_{gt}_{kind}.png" for gt in ("gtFine", "gtCoarse") for kind in kinds]
     if stem.endswith("_rgb_anon"):
         base = stem.removesuffix("_rgb_anon")
         return [f"{base}_gt_{kind}.png" for kind in kinds]
-    return [f"{stem}.png"]
+    return [f"{stem}.png", *(f"{stem}_{kind}.png" for kind in ("eval", *kinds))]
 
 
 def labelled_pairs(images_root: str | Path, labels_root: str | Path) -> list[tuple[Path, Path]]:
@@ -231,6 +256,6 @@ def labelled_pairs(images_root: str | Path, labels_root: str | Path) -> list[tup
         raise LabelError(
             f"{len(missing)} of {len(images)} images of {images_root} have no label map in "
             f"{labels_root}: {first}; a label map has its image's name and .png, or the "
-            "Cityscapes or ACDC name."
+            "name that its data set gives it."
         )
     return [(image, labels) for image, labels in pairs if labels is not None]

@@ -1,13 +1,14 @@
 """Label spaces: the classes a network tells apart, their colours, and how label files encode them.
 
-Three encodings are in use on disk, told apart by the file:
+Four encodings are in use on disk, told apart by the file (`layouts.label_ids`) or by the caller:
 
-- *plain*: a pixel holds the class index of the label space (any name but the two below);
-- *raw ids*: ``*_labelIds.png``, the Cityscapes ids 0 to 33, mapped through ``raw_ids``;
-- *train ids*: ``*_labelTrainIds.png``, the 19 Cityscapes train ids, mapped through ``train_ids``
-  where the label space has fewer classes than those 19;
+- *plain*: a pixel holds the class index of the label space;
+- *raw*: the Cityscapes ids 0 to 33, mapped through ``raw_ids``;
+- *train*: the 19 Cityscapes train ids, mapped through ``train_ids`` where the label space has fewer
+  classes than those 19;
+- *synthia*: SYNTHIA's ids, mapped through ``synthia_ids``.
 
-and SYNTHIA's own files, 16-bit colour PNGs with the id in the red channel, through ``synthia_ids``.
+A raw or SYNTHIA id that its map lacks is not labelled; it never becomes class 0.
 """
 
 from __future__ import annotations
@@ -23,10 +24,9 @@ from numpy.typing import NDArray
 
 from .errors import LabelError, LabelSpaceError
 from .label_tables import CAMVID, CITYSCAPES
+from .layouts import RAW_ENDING, LabelIds, label_ids
 from .png import decode_label_png, read_png
 
-RAW_ENDING = "_labelIds.png"
-TRAIN_ENDING = "_labelTrainIds.png"
 _ID_MAPS = ("raw_ids", "train_ids", "synthia_ids")
 
 
@@ -210,22 +210,26 @@ class LabelSpace:
 
 
 def read_labels(
-    path: str | Path, space: LabelSpace, size: tuple[int, int] | None = None
+    path: str | Path,
+    space: LabelSpace,
+    size: tuple[int, int] | None = None,
+    ids: LabelIds | None = None,
 ) -> NDArray[np.uint8]:
     """Class indices of one label file.
 
     Args:
-        path: a PNG of one 8- or 16-bit channel or of palette indices; its name and format say
-            which ids it holds (see the module).
+        path: a PNG of one 8- or 16-bit channel or of palette indices; SYNTHIA's may have colour,
+            with the ids in the red channel.
         space: what to map the ids to.
         size: (width, height) that the labels must have.
+        ids: what the file holds; None: as `layouts.label_ids` finds.
 
     Returns:
         Class indices or ``space.ignore_index``, (H, W), uint8.
 
     Raises:
         LabelError: unreadable, damaged, a colour picture, another size, or ids of another space.
-        LabelSpaceError: raw ids, and the label space does not say what they mean.
+        LabelSpaceError: raw or SYNTHIA ids, and the label space does not say what they mean.
     """
     path = Path(path)
     png = read_png(path)
@@ -234,18 +238,23 @@ def read_labels(
             f"{path}: labels are {png.width}x{png.height} and their frame is "
             f"{size[0]}x{size[1]}; labels must have the size of the frame."
         )
-    if png.is_colour:
-        if png.bit_depth == 16 and space.synthia_ids is not None:
-            red = decode_label_png(png, path, channel=0)
-            return space._look_up(red, space.synthia_ids, str(path), unknown_is_ignored=True)
+    ids = ids or label_ids(path, png)
+    if png.is_colour and ids != "synthia":
         raise LabelError(
             f"{path}: is a colour picture; labels are PNGs of one channel that holds class ids, "
             "so convert the colours to ids first."
         )
-    label_map = decode_label_png(png, path)
-    if path.name.endswith(TRAIN_ENDING) and space.train_ids is not None:
+    label_map = decode_label_png(png, path, channel=0 if png.is_colour else None)
+    if ids == "synthia":
+        if space.synthia_ids is None:
+            raise LabelSpaceError(
+                f"{path}: holds SYNTHIA's ids, and label space {space.name!r} has no synthia_ids; "
+                "add them to its JSON file or use label maps of class indices."
+            )
+        return space._look_up(label_map, space.synthia_ids, str(path), unknown_is_ignored=True)
+    if ids == "train" and space.train_ids is not None:
         return space._look_up(label_map, space.train_ids, str(path))
-    return space.encode(label_map, raw=path.name.endswith(RAW_ENDING), where=str(path))
+    return space.encode(label_map, raw=ids == "raw", where=str(path))
 
 
 def label_space(name_or_path: str | Path) -> LabelSpace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .errors import ShapeError
 from .labels import LabelSpace
 
-_GAP = 4  # pixels between panels
+_GAP = 4  # pixels between panels and between rows
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
@@ -79,6 +79,46 @@ def strip(panels: Sequence[tuple[str, NDArray[np.uint8]]], height: int = 320) ->
             columns.append(np.full((columns[0].shape[0], _GAP, 3), 255, np.uint8))
         columns.append(np.vstack([_caption(caption, width, max(16, height // 10)), picture]))
     return np.hstack(columns)
+
+
+def qualitative(
+    frames: Sequence[tuple[NDArray[np.uint8], Mapping[str, NDArray[np.uint8]]]],
+    space: LabelSpace,
+    *,
+    height: int = 320,
+    columns: int = 6,
+) -> NDArray[np.uint8]:
+    """Frames one below the other, each beside its label maps: the figures of papers.
+
+    Args:
+        frames: RGB (H, W, 3) and label maps (H, W) by caption, such as "ground truth".
+        space: gives the colours.
+        height: of each picture in pixels.
+        columns: panels side by side at most; those of a frame that has more stand in several rows.
+
+    Returns:
+        RGB, (H, W, 3), uint8; white where a row is shorter than others.
+
+    Raises:
+        ShapeError: no frames, or see `overlay` and `strip`.
+    """
+    if not frames:
+        raise ShapeError("qualitative: needs at least one frame.")
+    rows = []
+    for image, label_maps in frames:
+        tinted = {name: overlay(image, labels, space, 0.75) for name, labels in label_maps.items()}
+        panels = [("frame", image), *tinted.items()]
+        lines = -(-len(panels) // columns)
+        each = -(-len(panels) // lines)  # lines of equal length, as far as possible
+        rows += [strip(panels[i : i + each], height) for i in range(0, len(panels), each)]
+    width = max(row.shape[1] for row in rows)
+    padded = [
+        cv2.copyMakeBorder(
+            row, 0, _GAP, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(255, 255, 255)
+        )
+        for row in rows
+    ]
+    return np.vstack(padded)[:-_GAP].astype(np.uint8, copy=False)
 
 
 def _caption(text: str, width: int, height: int) -> NDArray[np.uint8]:

@@ -25,13 +25,17 @@ _GREY, _PALETTE = 0, 3
 
 
 class Png(NamedTuple):
-    """A PNG whose chunks are whole; samples still compressed."""
+    """A PNG whose chunks are whole; samples still compressed.
+
+    ``palette`` holds red, green and blue of each index, one byte each; empty where it has none.
+    """
 
     width: int
     height: int
     bit_depth: int
     colour_type: int
     data: bytes
+    palette: bytes
 
     @property
     def is_colour(self) -> bool:
@@ -51,12 +55,14 @@ def read_png(path: Path) -> Png:
         raise LabelError(f"{path}: cannot read these labels ({error.strerror}).") from error
     if not data.startswith(PNG_SIGNATURE):
         raise LabelError(f"{path}: is not a PNG; labels are PNGs of one channel of class ids.")
-    kept, header = [PNG_SIGNATURE], b""
+    kept, header, palette = [PNG_SIGNATURE], b"", b""
     try:
         for kind, body in png_chunks(data):
             if kind == b"IHDR" and len(body) == 13:
                 header = body
                 body = body[:9] + bytes([_GREY if body[9] == _PALETTE else body[9]]) + body[10:]
+            if kind == b"PLTE":
+                palette = body
             if kind in (b"IHDR", b"IDAT", b"IEND"):
                 kept.append(_chunk(kind, body))
     except ValueError as error:
@@ -64,7 +70,7 @@ def read_png(path: Path) -> Png:
     if not header:
         raise LabelError(f"{path}: these labels are damaged, no PNG header; copy them again.")
     width, height, bit_depth, colour_type = struct.unpack(">IIBB", header[:10])
-    return Png(width, height, bit_depth, colour_type, b"".join(kept))
+    return Png(width, height, bit_depth, colour_type, b"".join(kept), palette)
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -149,3 +149,33 @@ def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
             for row in rows
         ],
     )
+
+
+def comparison_cells(row: Mapping[str, Any]) -> dict[str, object]:
+    """One row of `compare` as cells by heading: mean ± deviation where there are several seeds."""
+    variant = row["variant"]
+    ours = variant in (None, "roadshift")
+
+    def spread(key: str) -> object:
+        value, deviation = row[key], row.get(f"{key}_std")
+        return value if None in (value, deviation) else f"{value:.2f} ± {deviation:.2f}"
+
+    lost = "failed" if "error" in row and row["miou"] is None else row["classes_lost"] or "none"
+    return {
+        "method": row["method"] if ours else f"{row['method']}:{variant}",
+        "mIoU %": spread("miou"),
+        "gain": spread("gain"),
+        "seconds": row["seconds"],
+        "steps/s": row["steps_per_s"],
+        "peak MiB": row["peak_mib"],
+        "classes lost": lost,
+    }
+
+
+def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The rows of `compare`, then the sentence of each method that failed."""
+    cells = [comparison_cells(row) for row in rows]
+    table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])
+    for row, shown in zip(rows, cells, strict=True):
+        if "error" in row:
+            console().print(Text(f"{shown['method']}: {row['error']}"), soft_wrap=True)

@@ -50,3 +50,17 @@ def upsample(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
     if tuple(z.shape[2:]) == tuple(size):
         return z
     return F.interpolate(z, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def labelled_cross_entropy(
+    log_p: Tensor, labels: Tensor, class_weights: Tensor | None = None
+) -> Tensor:
+    """Mean of a[y] CE over the pixels whose label is not 255; 0 where there is none.
+
+    Args:
+        log_p: (B, K, H, W).
+        labels: int64 (B, H, W).
+        class_weights: (K,).
+    """
+    total = F.nll_loss(log_p, labels, class_weights, ignore_index=255, reduction="sum")
+    return total / (labels != 255).sum().clamp(min=1)

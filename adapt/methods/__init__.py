@@ -8,12 +8,41 @@ from typing import Any
 
 from ...runtime.errors import ConfigError
 from ..config import RunConfig, merge, parse_assignments, read_toml, validate
+from .atp import Atp
 from .base import Method, Stage
+from .black_box import AtpBlackBox, Das3BlackBox
 from .bn_stats import BnStats
+from .das3 import Das3
+from .entmin import Entmin
 from .iapc import Iapc
+from .ld import Ld
+from .nightshift import Nightshift
+from .pseudo import Pseudo, PseudoEntmin, PseudoSelected
+from .shot_im import ShotIm
 from .supervised import Supervised
+from .tent import Tent
+from .tone_only import ToneOnly
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (Iapc, BnStats)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (
+        Nightshift,
+        Iapc,
+        Ld,
+        Atp,
+        Das3,
+        AtpBlackBox,
+        Das3BlackBox,
+        ToneOnly,
+        BnStats,
+        Tent,
+        Entmin,
+        Pseudo,
+        PseudoEntmin,
+        PseudoSelected,
+        ShotIm,
+    )
+}
 _ALL: dict[str, type[Method]] = {**METHODS, Supervised.name: Supervised}  # `train` runs the last
 
 
@@ -34,7 +63,9 @@ def resolve_config(
     if method not in _ALL:
         raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
     chosen = _ALL[method]
-    given = merge(read_toml(file) if file else {}, parse_assignments(assignments))
+    read = read_toml(file) if file else {}
+    read.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
+    given = merge(read, parse_assignments(assignments))
     if file and given.get("method", method) != method:
         raise ConfigError(f"{file} is written for method {given['method']!r}, not {method!r}.")
     if "method_config" in given:

@@ -23,7 +23,8 @@ from ..networks import Output, SegmentationNetwork
 class Stage(ABC):
     """One part of a method, from a starting model to a better one."""
 
-    name: ClassVar[str]
+    name: str  # in progress and history
+    share: int = 1  # of the run's steps, beside those of the other stages
 
     @abstractmethod
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
@@ -80,11 +81,26 @@ class Method(ABC):
     source: ClassVar[str]
     Config: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"roadshift": {}}
+    black_box: ClassVar[bool] = False  # starts from a model that only answers, see `BlackBox`
 
     @staticmethod
     @abstractmethod
     def stages(settings: Any) -> Sequence[Stage]:
         """The stages, in order, for the settings of `Config`."""
+
+
+# What hundreds of frames bear, for every method's "roadshift" variant: few steps on whole frames
+# (networks that pool the whole image see another one in a crop), and half of the way that the steps
+# lead.
+SMALL_DATA: Mapping[str, Any] = {
+    "blend": 0.5,
+    "training": {
+        "steps": 100,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "classifier_lr_factor": 5.0,
+    },
+}
 
 
 def split_classifier(model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...runtime.errors import NetworkError
 from ..batch_norm import batch_norm_layers
+from ..class_balance import ClassBalance
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
@@ -19,8 +20,8 @@ from ..losses.common import Size, upsample
 from ..losses.iapc import IapcWeights, Importance, iapc_terms
 from ..networks import Output, SegmentationNetwork
 from ..prototypes import Similarity, class_prototypes, class_sums, prototype_logits
-from ..pseudo_labels import PseudoLabels, multi_scale_labels
-from .base import FeatureTap, Method, Stage, prefixed, under
+from ..pseudo_labels import PseudoLabels, label_frames
+from .base import SMALL_DATA, FeatureTap, Method, Stage, prefixed, under
 
 
 class IapcConfig(Settings):
@@ -55,43 +56,6 @@ class IapcConfig(Settings):
         if not (self.weight_ia or self.weight_pe or self.weight_ps or self.weight_im):
             raise ValueError("one of weight_ia, weight_pe, weight_ps and weight_im must be above 0")
         return self
-
-
-class ClassBalance:
-    """Weights of classes from the labels of a batch and of the batches before.
-
-    "rare", as the authors' code balances its cross-entropies; e starts at 1:
-
-        a_c = (7 if n_c < rare_fraction N else 1) * e_c,   e <- 0.9 e + 0.1 (7 if n_c = 0 else 1)
-
-    "sqrt_inverse", gentler; f starts at 1/K:
-
-        a_c = clip( sqrt(median(f) / f_c), 0.5, 3 ),       f <- 0.9 f + 0.1 n_c / N
-
-    with n_c of the batch's N pixels labelled c.
-    """
-
-    def __init__(
-        self,
-        kind: Literal["rare", "sqrt_inverse"],
-        num_classes: int,
-        rare_fraction: float,
-        device: torch.device,
-    ) -> None:
-        self._kind, self._rare_fraction = kind, rare_fraction
-        start = 1.0 if kind == "rare" else 1 / num_classes
-        self.average = torch.full((num_classes,), start, device=device)
-
-    def __call__(self, labels: Tensor) -> Tensor:
-        """(K,) weights for int64 ``labels``; updates e or f."""
-        counts = torch.bincount(labels.flatten(), minlength=256)[: len(self.average)]
-        share = counts / labels.numel()
-        if self._kind == "sqrt_inverse":
-            self.average.lerp_(share, 0.1)
-            return (self.average.median() / self.average.clamp(min=1e-6)).sqrt().clamp(0.5, 3)
-        seven = torch.full_like(self.average, 7.0)
-        self.average.lerp_(torch.where(counts == 0, seven, 1.0), 0.1)
-        return torch.where(share < self._rare_fraction, seven, 1.0) * self.average
 
 
 class IapcStage(Stage):
@@ -136,7 +100,7 @@ class IapcStage(Stage):
                 )
         self.labels: PseudoLabels | None = None
         if settings.pseudo_labels == "offline":
-            self.labels = multi_scale_labels(self.teacher, context)
+            self.labels = label_frames(self.teacher, context)
         self.shared_prototypes: Tensor | None = None
         if self._uses_prototypes and settings.prototypes != "per_image":
             self.shared_prototypes = self._prototypes_of_all_frames()
@@ -153,7 +117,7 @@ class IapcStage(Stage):
         with torch.no_grad():
             teacher_logits = self.teacher(clean).logits
         similarity, present = self._similarity(student, clean)
-        labels = None if self.labels is None else self.labels.crops(batch, self.context)
+        labels = None if self.labels is None else self.labels.crops(batch, self.context)[0]
         balance = prototype_balance = None
         if self.balances:
             y_hat = self._argmax(teacher_logits, size) if labels is None else labels
@@ -325,14 +289,8 @@ class Iapc(Method):
             "iapc": AUTHORS_CODE,
         },
         "roadshift": {
-            "blend": 0.5,
-            "training": {
-                "steps": 100,
-                "batch_size": 6,
-                "crop_share": 2 / 3,
-                "lr": 1e-3,
-                "classifier_lr_factor": 5.0,
-            },
+            **SMALL_DATA,
+            "training": {**SMALL_DATA["training"], "batch_size": 6, "crop_share": 2 / 3},
             "iapc": {
                 **AUTHORS_CODE,
                 "class_balance": "sqrt_inverse",

@@ -19,6 +19,7 @@ from torch import nn
 from ...runtime.errors import NetworkError
 from .base import ForeignNetwork, Output, Preprocessing, SegmentationNetwork, adapt_foreign
 from .deeplab_v2 import DeepLabV2
+from .deeplab_v2_vgg16 import DeepLabV2VGG16
 from .fast_scnn import FastSCNN
 
 __all__ = [
@@ -30,11 +31,13 @@ __all__ = [
     "SegmentationNetwork",
     "adapt_foreign",
     "build_network",
+    "import_callable",
     "network_summaries",
 ]
 
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_v2_resnet101": DeepLabV2,
+    "deeplab_v2_vgg16": DeepLabV2VGG16,
     "fast_scnn": FastSCNN,
 }
 
@@ -90,27 +93,9 @@ def network_summaries() -> list[NetworkSummary]:
 
 
 def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
-    module_name, _, attribute = name.partition(":")
-    with _current_directory_on_path():
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:
-            if _is_missing(error, module_name):
-                raise NetworkError(
-                    f"network '{name}': there is no module '{module_name}' in the environment or "
-                    f"in {os.getcwd()}; run from the folder that holds it, or install it."
-                ) from error
-            raise NetworkError(
-                f"network '{name}': importing '{module_name}' raised "
-                f"{type(error).__name__}: {error}"
-            ) from error
-        factory = getattr(module, attribute, None)
-        if not callable(factory):
-            found = "is not callable" if hasattr(module, attribute) else "does not exist"
-            raise NetworkError(
-                f"network '{name}': '{attribute}' {found} in {module.__file__}; name a function "
-                "or class that takes num_classes and returns an nn.Module."
-            )
+    wanted = "a function or class that takes num_classes and returns an nn.Module"
+    with current_directory_on_path():
+        factory = import_callable(name, f"network '{name}'", wanted)
         try:
             network = factory(num_classes=num_classes, **arguments)
         except Exception as error:
@@ -125,6 +110,33 @@ def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> Se
     return adapt_foreign(network, num_classes)
 
 
+def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
+    """What ``package.module:attribute`` names, with the current directory on the path.
+
+    Raises:
+        NetworkError: there is no such module or attribute, importing it raised, or it cannot be
+            called. ``where`` begins the sentence, and ``wanted`` says what should be there.
+    """
+    module_name, _, attribute = name.partition(":")
+    with current_directory_on_path():
+        try:
+            module = importlib.import_module(module_name)
+        except Exception as error:
+            if _is_missing(error, module_name):
+                raise NetworkError(
+                    f"{where}: there is no module '{module_name}' in the environment or "
+                    f"in {os.getcwd()}; run from the folder that holds it, or install it."
+                ) from error
+            raise NetworkError(
+                f"{where}: importing '{module_name}' raised {type(error).__name__}: {error}"
+            ) from error
+    found: Callable[..., Any] | None = getattr(module, attribute, None)
+    if not callable(found):
+        problem = "is not callable" if hasattr(module, attribute) else "does not exist"
+        raise NetworkError(f"{where}: '{attribute}' {problem} in {module.__file__}; name {wanted}.")
+    return found
+
+
 def _is_missing(error: Exception, module_name: str) -> bool:
     """Whether the module itself, or a package that it lies in, was not found."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
@@ -133,7 +145,7 @@ def _is_missing(error: Exception, module_name: str) -> bool:
 
 
 @contextmanager
-def _current_directory_on_path() -> Iterator[None]:
+def current_directory_on_path() -> Iterator[None]:
     """Search the current directory first, for the duration."""
     here = os.getcwd()
     sys.path.insert(0, here)

@@ -22,7 +22,8 @@ from roadshift.adapt.trainer import Progress, RunOptions, Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
 
-sys.path.insert(0, str(Path(__file__).parent))  # for "tiny_network:build"
+sys.path.insert(0, str(Path(__file__).parent))  # tiny_network, loss_cases, run_cases
+pytest.register_assert_rewrite("loss_cases", "run_cases")
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 6
 INPUT = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))

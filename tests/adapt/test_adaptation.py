@@ -386,7 +386,7 @@ def test_a_result_published_before_a_kill_is_taken_as_it_is(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation, "_discard", kill)
+        patch.setattr(adaptation, "discard", kill)
         with pytest.raises(Killed):
             adapt()
     published = open_bundle(tmp_path / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -9,7 +10,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 from roadshift.adapt import augment
-from roadshift.adapt.augment import IMAGENET_PHOTOMETRIC, apply_operation, photometric
+from roadshift.adapt.augment import (
+    IMAGENET_PHOTOMETRIC,
+    apply_operation,
+    blurred,
+    photometric,
+)
 from roadshift.adapt.config import AugmentConfig
 
 Array = NDArray[np.uint8]
@@ -123,6 +129,48 @@ def test_jitter_keeps_to_its_brightness_range() -> None:
     assert min(values) >= 70
     assert max(values) <= 130
     assert max(values) - min(values) > 50
+
+
+def test_blur_spreads_each_pixel_by_no_more_than_its_sigma() -> None:
+    image = np.zeros((41, 41, 3), np.uint8)
+    image[20, 20] = 255
+    config = AugmentConfig(policy="jitter", brightness=0, contrast=0, saturation=0, blur=2.0)
+    offsets = (np.arange(41) - 20.0) ** 2
+    drawn = []
+    for seed in range(60):
+        result = photometric(image, config, np.random.default_rng(seed)).astype(float)
+        assert (result[..., 0] == result[..., 1]).all()
+        rows = result[..., 0].sum(axis=1)
+        drawn.append(np.sqrt((rows * offsets).sum() / rows.sum()))
+    assert min(drawn) < 0.4
+    assert 1.5 < max(drawn) < 2.1
+    flat = np.full((9, 9, 3), 77, np.uint8)
+    np.testing.assert_array_equal(photometric(flat, config, np.random.default_rng(0)), flat)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.3, 3.0])
+def test_blur_is_a_gaussian_of_that_sigma(sigma: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    radius = 4 * math.ceil(sigma)
+    weights = np.exp(-(np.arange(-radius, radius + 1.0) ** 2) / (2 * sigma**2))
+    expected = image.astype(np.float64)
+    for axis in (0, 1):
+        margin = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
+        padded = np.pad(expected, margin, mode="reflect")
+        shifted = [
+            np.take(padded, range(i, i + image.shape[axis]), axis) for i in range(2 * radius + 1)
+        ]
+        expected = sum(w * s for w, s in zip(weights / weights.sum(), shifted, strict=True))
+    assert np.abs(blurred(image, sigma) - expected).max() < 2.5  # of 255; its kernel is cut short
+
+
+def test_without_blur_the_draws_are_those_of_the_colours_alone() -> None:
+    rng, colours = np.random.default_rng(3), np.random.default_rng(3)
+    photometric(random_image(0), AugmentConfig(policy="jitter"), rng)
+    colours.uniform(size=3)
+    assert rng.random() == colours.random()
+    image = random_image(0)
+    assert blurred(image, 0.05) is image
 
 
 def test_autoaugment_draws_every_sub_policy_and_both_signs(

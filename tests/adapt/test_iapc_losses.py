@@ -1,11 +1,12 @@
 """IAPC's terms against plain loops over pixels and classes in float64, their gradients, edges.
 
-The reference below shares no code with the package: its own bilinear upsampling by the definition,
-its own softmax, argmax and cross-entropy, one pixel and one class at a time.
+The reference below shares no code with the package: upsampling and softmax of `loss_cases`, and its
+own argmax and cross-entropy, one pixel and one class at a time.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_cases import (
+    BATCHES,
+    CLASSES,
+    GRIDS,
+    SEEDS,
+    SIZES,
+    Pixel,
+    Size,
+    assert_terms,
+    pixels,
+    random_labels,
+    softmax,
+)
 from roadshift.adapt.losses.common import at_least_float32, upsample
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms, importance_map, mean_entropy
 from roadshift.runtime.errors import ShapeError
@@ -24,54 +38,8 @@ WEIGHTS = IapcWeights(importance=0.2, agreement=0.5, prototype=0.04, entropy=2.0
 ONES = IapcWeights(1.0, 1.0, 1.0, 1.0)
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
-Pixel = list[float]  # one value a class
-
 
 # --- the reference ------------------------------------------------------------------------------
-
-
-def positions(inputs: int, outputs: int, align_corners: bool) -> list[tuple[int, int, float]]:
-    """Per output index: the two input indices around it and the share of the second."""
-    found = []
-    for i in range(outputs):
-        if align_corners:  # first and last samples coincide
-            x = i * (inputs - 1) / (outputs - 1) if outputs > 1 else 0.0
-        else:  # pixel areas coincide; samples before the first centre take its value
-            x = max(0.0, (i + 0.5) * inputs / outputs - 0.5)
-        low = min(int(x), inputs - 1)
-        found.append((low, min(low + 1, inputs - 1), x - low))
-    return found
-
-
-def pixels(
-    logits: Tensor, size: tuple[int, int], align_corners: bool
-) -> list[tuple[int, int, int, Pixel]]:
-    """(image, row, column, upsampled class scores) of every pixel of a (B, K, h, w) tensor."""
-    table = logits.tolist()
-    rows = positions(logits.shape[2], size[0], align_corners)
-    columns = positions(logits.shape[3], size[1], align_corners)
-    found = []
-    for b in range(logits.shape[0]):
-        for y, (top, bottom, v) in enumerate(rows):
-            for x, (left, right, u) in enumerate(columns):
-                scores = []
-                for c in range(logits.shape[1]):
-                    z = table[b][c]
-                    above = (1 - u) * z[top][left] + u * z[top][right]
-                    below = (1 - u) * z[bottom][left] + u * z[bottom][right]
-                    scores.append((1 - v) * above + v * below)
-                found.append((b, y, x, scores))
-    return found
-
-
-def softmax(scores: Pixel, allowed: list[bool] | None = None) -> Pixel:
-    highest = max(scores)
-    powers = [
-        math.exp(s - highest) if allowed is None or allowed[c] else 0.0
-        for c, s in enumerate(scores)
-    ]
-    total = sum(powers)
-    return [power / total for power in powers]
 
 
 def argmax(scores: Pixel) -> int:
@@ -99,7 +67,7 @@ def reference_terms(
     teacher_logits: Tensor,
     prototype_logits: Tensor,
     present: Tensor | None,
-    size: tuple[int, int],
+    size: Size,
     *,
     align_corners: bool,
     weights: IapcWeights,
@@ -113,14 +81,13 @@ def reference_terms(
 ) -> dict[str, float]:
     """Equations 4-6, 12 and 13, a pixel at a time."""
     importance_sum = agreement_sum = prototype_sum = entropy_sum = 0.0
-    student_pixels = pixels(logits, size, align_corners)
-    teacher_pixels = pixels(teacher_logits, size, align_corners)
-    prototype_pixels = pixels(prototype_logits, size, align_corners)
-    for (b, y, x, z), (_, _, _, t), (_, _, _, s) in zip(
-        student_pixels, teacher_pixels, prototype_pixels, strict=True
-    ):
-        allowed = None if present is None else [bool(v) for v in present[b]]
-        p, p_hat, p_prime = softmax(z), softmax(t), softmax(s, allowed)
+    places = list(itertools.product(*map(range, (len(logits), *size))))
+    models = (logits, teacher_logits, prototype_logits)
+    scores = (pixels(model, size, align_corners) for model in models)
+    for (b, y, x), z, t, s in zip(places, *scores, strict=True):
+        allowed = [True] * len(s) if present is None else present[b].tolist()
+        s = [v if ok else -math.inf for v, ok in zip(s, allowed, strict=True)]
+        p, p_hat, p_prime = softmax(z), softmax(t), softmax(s)
         y_t, y_prime = argmax(p), argmax(p_prime)
         y_hat = argmax(t) if labels is None else int(labels[b, y, x])
         if y_hat != 255:
@@ -131,11 +98,11 @@ def reference_terms(
             a = 1.0 if prototype_class_weights is None else float(prototype_class_weights[y_prime])
             agreement_sum += a * -math.log(p[y_prime])
         prototype_sum += -math.log(p[y_prime])
-        if allowed is None or allowed[y_t]:
+        if allowed[y_t]:
             prototype_sum += -math.log(p_prime[y_t])
         for value in p:
             entropy_sum += -value * math.log(value + epsilon)
-    count = len(student_pixels)
+    count = len(places)
     return {
         "importance": weights.importance * importance_sum / count,
         "agreement": weights.agreement * agreement_sum / count,
@@ -144,15 +111,9 @@ def reference_terms(
     }
 
 
-def assert_follows_the_equations(
-    inputs: dict[str, Any], size: tuple[int, int], **options: Any
-) -> None:
+def assert_follows_the_equations(inputs: dict[str, Any], size: Size, **options: Any) -> None:
     ours = iapc_terms(**inputs, size=size, **options)
-    expected = reference_terms(**inputs, size=size, **options)
-    assert ours.keys() == expected.keys()
-    for name, value in expected.items():
-        assert ours[name].dtype == torch.float64
-        assert ours[name].item() == pytest.approx(value, rel=1e-10, abs=1e-10), name
+    assert_terms(ours, reference_terms(**inputs, size=size, **options))
 
 
 # --- what goes in -------------------------------------------------------------------------------
@@ -163,13 +124,13 @@ def random_inputs(
     *,
     batch: int = 2,
     classes: int = 5,
-    grids: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = ((3, 4), (2, 5), (4, 3)),
+    grids: tuple[Size, Size, Size] = ((3, 4), (2, 5), (4, 3)),
     whole_numbers: bool = False,
 ) -> dict[str, Any]:
     """Student, teacher and prototype logits on three grids; every class has a prototype."""
     generator = torch.Generator().manual_seed(seed)
 
-    def draw(grid: tuple[int, int]) -> Tensor:
+    def draw(grid: Size) -> Tensor:
         if whole_numbers:  # few values: many pixels whose best classes tie, zeros and negatives
             values = torch.randint(-2, 2, (batch, classes, *grid), generator=generator)
             return values.double()
@@ -189,15 +150,13 @@ def paper() -> dict[str, Any]:
     return {"weights": WEIGHTS}
 
 
-def reference(seed: int, batch: int, classes: int, size: tuple[int, int]) -> dict[str, Any]:
+def reference(seed: int, batch: int, classes: int, size: Size) -> dict[str, Any]:
     """Options of the authors' code; a third of the stored labels are 255."""
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(0, classes, (batch, *size), generator=generator)
-    unlabelled = torch.rand(labels.shape, generator=generator) < 1 / 3
     return {
         "weights": WEIGHTS,
         "importance_of_logits": True,
-        "labels": labels.masked_fill(unlabelled, 255),
+        "labels": random_labels(seed, classes, (batch, *size)),
         "class_weights": 1 + 6 * torch.rand(classes, generator=generator, dtype=torch.float64),
         "prototype_class_weights": 1
         + torch.rand(classes, generator=generator, dtype=torch.float64),
@@ -208,17 +167,14 @@ def reference(seed: int, batch: int, classes: int, size: tuple[int, int]) -> dic
 
 # --- values -------------------------------------------------------------------------------------
 
-side = st.integers(1, 5)
-grid = st.tuples(side, side)
-
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    seed=st.integers(0, 2**31),
-    batch=st.integers(1, 3),
-    classes=st.integers(2, 6),
-    grids=st.tuples(grid, grid, grid),
-    size=st.tuples(st.integers(1, 7), st.integers(1, 7)),
+    seed=SEEDS,
+    batch=BATCHES,
+    classes=CLASSES,
+    grids=st.tuples(GRIDS, GRIDS, GRIDS),
+    size=SIZES,
     align_corners=st.booleans(),
     authors=st.booleans(),
     mask=st.sampled_from(["student", "pseudo_label"]),
@@ -231,7 +187,7 @@ def test_every_term_equals_the_slow_loop_over_random_shapes(
     batch: int,
     classes: int,
     grids: Any,
-    size: tuple[int, int],
+    size: Size,
     align_corners: bool,
     authors: bool,
     mask: str,
@@ -286,7 +242,7 @@ def test_special_images_follow_the_equations(
     ("size", "align_corners"), [((5, 7), True), ((6, 8), False)], ids=["corners", "centres"]
 )
 def test_two_best_classes_that_tie_at_every_pixel_follow_the_equations(
-    size: tuple[int, int], align_corners: bool, authors: bool
+    size: Size, align_corners: bool, authors: bool
 ) -> None:
     # Whole numbers at doubled size: interpolation is exact, so that rounding breaks no tie.
     inputs = random_inputs(7, grids=((3, 4),) * 3, whole_numbers=True)
@@ -319,14 +275,11 @@ def test_ties_zeros_and_negative_scores_follow_the_equations(
 
 @pytest.mark.parametrize("align_corners", [True, False])
 @pytest.mark.parametrize("size", [(1, 1), (2, 9), (7, 3), (3, 4)])
-def test_upsampling_is_bilinear_by_its_definition(
-    size: tuple[int, int], align_corners: bool
-) -> None:
+def test_upsampling_is_bilinear_by_its_definition(size: Size, align_corners: bool) -> None:
     logits = random_inputs(seed=1)["logits"]
     ours = upsample(logits, size, align_corners)
-    expected = torch.empty_like(ours)
-    for b, y, x, scores in pixels(logits, size, align_corners):
-        expected[b, :, y, x] = torch.tensor(scores, dtype=torch.float64)
+    scores = torch.tensor(pixels(logits, size, align_corners), dtype=torch.float64)
+    expected = scores.view(len(logits), *size, -1).permute(0, 3, 1, 2)
     torch.testing.assert_close(ours, expected, **EXACT)
 
 

@@ -26,15 +26,12 @@ from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames import read_image
 from roadshift.runtime.labels import LabelSpace
+from run_cases import Killed, Polls, adapted, assert_same, kill_at
 from safetensors.torch import load_file
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Settings = Callable[..., RunConfig]
-
-
-class Killed(BaseException):
-    """Leaves a run where it is, as a SIGKILL does; the test then starts with new objects."""
 
 
 # --- SIGKILL, in child processes -----------------------------------------------------------------
@@ -95,19 +92,6 @@ def sigterm_at() -> Iterator[Callable[[int], dict[str, Any]]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def adapted(
-    source: Bundle, frames: Path, config: RunConfig, out: Path, **options: Any
-) -> dict[str, Tensor]:
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
-    return load_file(adapt_bundle(source, [frames], config, job).path / "model.safetensors")
-
-
-def assert_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
-    assert left.keys() == right.keys()
-    for name, tensor in left.items():
-        assert torch.equal(tensor, right[name]), name
-
-
 @pytest.mark.parametrize("step", [1, 3, 4])
 def test_sigterm_checkpoints_and_the_resumed_run_is_exact(
     step: int,
@@ -122,7 +106,7 @@ def test_sigterm_checkpoints_and_the_resumed_run_is_exact(
         adapted(source, frames_dir, settings(), tmp_path / "out", **sigterm_at(step))
     assert not (tmp_path / "out").exists()
     assert len((tmp_path / "out.run" / HISTORY).read_text().splitlines()) == step
-    assert_equal(adapted(source, frames_dir, settings(), tmp_path / "out", resume=True), whole)
+    assert_same(adapted(source, frames_dir, settings(), tmp_path / "out", resume=True), whole)
     whole_history = (tmp_path / "whole" / HISTORY).read_text()
     assert (tmp_path / "out" / HISTORY).read_text() == whole_history
 
@@ -149,10 +133,6 @@ def test_resume_is_exact_with_other_settings(
     config = settings(*assignments, "training.steps=5")
     whole = adapted(source, frames_dir, config, tmp_path / "whole")
 
-    def kill(progress: Progress) -> None:
-        if progress.step == 4:
-            raise Killed
-
     for _ in range(2):  # the second resumes, and dies at the same step
         with pytest.raises(Killed):
             adapted(
@@ -160,40 +140,28 @@ def test_resume_is_exact_with_other_settings(
                 frames_dir,
                 config,
                 tmp_path / "out",
-                report=kill,
+                report=kill_at(4),
                 resume=True,
                 checkpoint_every_s=0,
             )
-    assert_equal(adapted(source, frames_dir, config, tmp_path / "out", resume=True), whole)
+    assert_same(adapted(source, frames_dir, config, tmp_path / "out", resume=True), whole)
 
 
 def test_wherever_a_run_asks_whether_to_stop_it_can_be_resumed(
     source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    polls = 0
-
-    def stop_at(number: int) -> Callable[[], bool]:
-        nonlocal polls
-        polls = 0
-
-        def stop() -> bool:
-            nonlocal polls
-            polls += 1
-            return polls == number
-
-        return stop
-
+    polls = Polls()
     config = settings("iapc.pseudo_labels=offline")
-    whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=stop_at(0))
-    places = polls
+    whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=polls.stop_at(0))
+    places = polls.count
     frames = len(list(frames_dir.iterdir()))
     assert places >= 1 + frames + config.training.steps + 1  # warm start, labels, steps, final
     for number in range(1, places + 1):
         out = tmp_path / f"out-{number}"
         with pytest.raises(RunInterrupted, match="--resume"):
-            adapted(source, frames_dir, config, out, stop_requested=stop_at(number))
+            adapted(source, frames_dir, config, out, stop_requested=polls.stop_at(number))
         assert not out.exists()
-        assert_equal(adapted(source, frames_dir, config, out, resume=True), whole)
+        assert_same(adapted(source, frames_dir, config, out, resume=True), whole)
 
 
 # --- what may not change -------------------------------------------------------------------------
@@ -239,7 +207,7 @@ def test_other_frames_are_refused_and_the_run_stays_resumable(
     for frames in (fewer, namesakes):
         with pytest.raises(TrainingError, match="other frames"):
             adapted(source, frames, settings(), stopped, resume=True)
-    assert_equal(adapted(source, frames_dir, settings(), stopped, resume=True), whole)
+    assert_same(adapted(source, frames_dir, settings(), stopped, resume=True), whole)
 
 
 def test_another_source_model_is_refused(
@@ -266,7 +234,7 @@ def test_nothing_to_resume_is_a_new_run(
     stale = tmp_path / "out.run" / "pseudo_labels"
     stale.mkdir(parents=True)
     (tmp_path / "out.run" / "frames.json").write_text("{}")
-    assert_equal(adapted(source, frames_dir, settings(), tmp_path / "out", resume=True), whole)
+    assert_same(adapted(source, frames_dir, settings(), tmp_path / "out", resume=True), whole)
 
 
 def test_changing_the_source_frames_does_not_change_a_run_that_goes_on(
@@ -284,7 +252,7 @@ def test_changing_the_source_frames_does_not_change_a_run_that_goes_on(
     with pytest.raises(RunInterrupted):
         adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
     next(frames.iterdir()).unlink()
-    assert_equal(adapted(source, frames, settings(), tmp_path / "out", resume=True), whole)
+    assert_same(adapted(source, frames, settings(), tmp_path / "out", resume=True), whole)
 
 
 def test_training_a_source_model_resumes_exactly_and_refuses_other_labels(
@@ -310,7 +278,7 @@ def test_training_a_source_model_resumes_exactly_and_refuses_other_labels(
         train("out", **after_one_step)
     with pytest.raises(TrainingError, match="other frames"):
         train("out", labels=label_dir(tmp_path / "other"), resume=True)
-    assert_equal(train("out", resume=True), whole)
+    assert_same(train("out", resume=True), whole)
 
 
 @pytest.fixture
@@ -334,7 +302,7 @@ class Pull(Stage):
     """Pulls the logits towards random targets drawn at the beginning, with a moving average."""
 
     def __init__(self, name: str, only_classifier: bool) -> None:
-        self.name = name  # type: ignore[misc]
+        self.name = name
         self.only_classifier = only_classifier
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
@@ -373,9 +341,9 @@ def two_stages() -> list[Stage]:
     return [Pull("all", only_classifier=False), Pull("classifier", only_classifier=True)]
 
 
-@pytest.mark.parametrize("kill_at", range(1, 8))
+@pytest.mark.parametrize("at", range(1, 8))
 def test_a_method_of_two_stages_resumes_exactly(
-    kill_at: int, make_trainer: Callable[..., Trainer], network: Callable[..., SegmentationNetwork]
+    at: int, make_trainer: Callable[..., Trainer], network: Callable[..., SegmentationNetwork]
 ) -> None:
     steps = ("training.steps=7", "training.lr=1e-2")
     whole = network()
@@ -383,17 +351,13 @@ def test_a_method_of_two_stages_resumes_exactly(
     history = (make_trainer(whole, []).context.workdir / HISTORY).read_text()
     assert summary.steps == 7
 
-    def kill(progress: Progress) -> None:
-        if progress.step == kill_at:
-            raise Killed
-
     again = network()
     with pytest.raises(Killed):
-        make_trainer(again, two_stages(), *steps, report=kill, checkpoint_every_s=0).run()
+        make_trainer(again, two_stages(), *steps, report=kill_at(at), checkpoint_every_s=0).run()
     resumed = network(seed=5)  # whatever the model holds, the checkpoint counts
     trainer = make_trainer(resumed, two_stages(), *steps, resume=True)
     assert trainer.run().steps == 7
-    assert_equal(resumed.state_dict(), whole.state_dict())
+    assert_same(resumed.state_dict(), whole.state_dict())
     assert (trainer.context.workdir / HISTORY).read_text() == history
     stages = [json.loads(line)["stage"] for line in history.splitlines()]
     assert stages == ["all"] * 3 + ["classifier"] * 4
@@ -410,13 +374,9 @@ def test_a_step_thrown_away_before_a_kill_counts_after_it(
 
     limit = ("training.steps=9", "training.max_bad_steps=3")
 
-    def kill(progress: Progress) -> None:
-        if progress.step == 2:
-            raise Killed
-
     options = {"checkpoint_every_s": 0.0, "resume": True}
     with pytest.raises(Killed):
-        make_trainer(network(), [Bad("bad", False)], *limit, report=kill, **options).run()
+        make_trainer(network(), [Bad("bad", False)], *limit, report=kill_at(2), **options).run()
     stage = Bad("bad", False)
     with pytest.raises(TrainingError, match="3 steps in a row"):
         make_trainer(network(), [stage], *limit, **options).run()

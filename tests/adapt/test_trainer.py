@@ -122,6 +122,47 @@ def test_the_learning_rate_of_every_step_follows_the_schedule(
 # --- steps ---------------------------------------------------------------------------------------
 
 
+class Shrink(Stage):
+    """Weights of one layer towards zero, without a forward pass; counts its steps."""
+
+    name = "shrink"
+
+    def __init__(self, share: int) -> None:
+        self.share, self.calls = share, 0
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        del context
+        self.weight = model.get_parameter("classifier.weight")
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        del batch
+        self.calls += 1
+        return {"shrink": self.weight.square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("shares", "steps", "expected"),
+    [
+        ((2, 1, 1), 800, [400, 200, 200]),
+        ((2, 1, 1), 10, [5, 2, 3]),
+        ((1, 3), 10, [2, 8]),
+        ((5, 1), 3, [2, 1]),
+        ((1, 1, 1), 2, [0, 1, 1]),
+    ],
+)
+def test_stages_take_steps_by_their_shares_and_all_steps_are_taken(
+    shares: tuple[int, ...],
+    steps: int,
+    expected: list[int],
+    make_trainer: MakeTrainer,
+    network: MakeNetwork,
+) -> None:
+    stages = [Shrink(share) for share in shares]
+    settings = (f"training.steps={steps}", "training.batch_size=1", "final_bn=false")
+    make_trainer(network(), stages, *settings).run()
+    assert [stage.calls for stage in stages] == expected
+
+
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_blended_weights_lie_between_the_start_and_the_last_step(
     share: float, make_trainer: MakeTrainer, network: MakeNetwork

@@ -90,6 +90,18 @@ def test_labels_may_be_encoded_in_a_label_space_of_their_own(
     )
 
 
+def test_the_caller_may_say_which_ids_the_label_files_hold(
+    pairs: list[tuple[Path, Path]],
+) -> None:
+    """The same files, read as raw ids: 1 is dark, 0 grey, and what the map lacks is ignored."""
+    space = replace(THREE, raw_ids={1: 0, 0: 1})
+    plain = evaluate(Threshold(), pairs, space).matrix
+    raw = evaluate(Threshold(), pairs, space, ids="raw").matrix
+    np.testing.assert_array_equal(raw[:2], plain[[1, 0]])
+    assert plain[2].any()
+    assert not raw[2].any()
+
+
 @pytest.mark.parametrize(
     "classes", [("dark", "light", "grey"), ("dark", "grey"), ("dark", "grey", "light", "red")]
 )

@@ -215,6 +215,8 @@ def test_acdc_gives_adverse_images_without_references_and_flattened_ones(tmp_pat
 def test_labels_beside_images_are_no_frames_at_any_depth(tmp_path: Path) -> None:
     touch_images(tmp_path, ["day/images/a.png", "day/labels/a.png", "labels/b.png"])
     assert names(tmp_path) == ["day/images/a.png", "labels/b.png"]
+    touch_images(tmp_path / "flat", ["7.png", "7_labelIds.png", "7_labelTrainIds.png"])
+    assert names(tmp_path / "flat") == ["7.png"]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +238,8 @@ def test_labels_beside_images_are_no_frames_at_any_depth(tmp_path: Path) -> None
         ("images/seq/7.jpg", "labels/seq/7.png", "images", "labels"),
         ("images/seq/7.jpg", "labels/seq/7.png", ".", "."),
         ("images/seq/7.jpg", "labels/7.png", "images", "labels"),
+        ("images/7.png", "labels/7_labelIds.png", "images", "labels"),
+        ("images/7.png", "labels/7_labelTrainIds.png", ".", "."),
     ],
 )
 def test_labels_are_found(

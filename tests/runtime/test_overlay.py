@@ -1,4 +1,4 @@
-"""Overlays and strips: where the colours go, and what is refused."""
+"""Overlays, strips and figures: where the colours go, and what is refused."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from roadshift.runtime.errors import ShapeError
 from roadshift.runtime.labels import label_space
-from roadshift.runtime.overlay import overlay, strip
+from roadshift.runtime.overlay import overlay, qualitative, strip
 
 SPACE = label_space("camvid11")
 IMAGE = np.random.default_rng(0).integers(0, 256, (6, 8, 3)).astype(np.uint8)
@@ -67,3 +67,45 @@ def test_strip_refuses_no_panels_and_label_maps() -> None:
         strip([])
     with pytest.raises(ShapeError, match="RGB"):
         strip([("labels", LABELS)])
+
+
+def panels_of(
+    picture: np.ndarray, top: int, count: int, width: int, height: int
+) -> list[np.ndarray]:
+    """The pictures of one row of a figure whose captions end at ``top``."""
+    return [picture[top : top + height, i * (width + 4) :][:, :width] for i in range(count)]
+
+
+def test_a_figure_has_a_row_a_frame_with_its_label_maps_beside_it() -> None:
+    maps = [np.full((6, 8), index, np.uint8) for index in range(4)]
+    frames = [
+        (IMAGE, {"truth": maps[0], "ours": maps[1]}),
+        (255 - IMAGE, {"a": maps[2], "b": maps[3]}),
+    ]
+    picture = qualitative(frames, SPACE, height=60)
+    caption = 16
+    assert picture.shape == (2 * (60 + caption) + 4, 3 * 80 + 2 * 4, 3)
+    for row, (image, label_maps) in enumerate(frames):
+        shown = panels_of(picture, row * (60 + caption + 4) + caption, 3, 80, 60)
+        expected = strip([("", image)], height=60)[caption:]
+        np.testing.assert_array_equal(shown[0], expected)
+        for panel, labels in zip(shown[1:], label_maps.values(), strict=True):
+            tinted = strip([("", overlay(image, labels, SPACE, 0.75))], height=60)[caption:]
+            np.testing.assert_array_equal(panel, tinted)
+
+
+def test_a_frame_with_many_label_maps_takes_several_rows_padded_with_white() -> None:
+    maps = {str(index): np.full((6, 8), index, np.uint8) for index in range(6)}
+    wide = np.repeat(IMAGE, 3, axis=1)
+    frames = [(IMAGE, maps), (wide, {"only": np.zeros((6, 24), np.uint8)})]
+    picture = qualitative(frames, SPACE, height=60, columns=3)
+    assert picture.shape == (4 * 76 + 3 * 4, 2 * 240 + 4, 3)  # rows of 3, 3, 1 and 2 panels
+    third = panels_of(picture, 2 * 80 + 16, 1, 80, 60)[0]
+    tinted = strip([("", overlay(IMAGE, maps["5"], SPACE, 0.75))], height=60)[16:]
+    np.testing.assert_array_equal(third, tinted)
+    assert (picture[2 * 80 : 2 * 80 + 76, 80:] == 255).all()
+
+
+def test_a_figure_of_no_frames_is_refused() -> None:
+    with pytest.raises(ShapeError, match="at least one frame"):
+        qualitative([], SPACE)

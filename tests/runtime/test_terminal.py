@@ -8,6 +8,7 @@ import pytest
 from roadshift.runtime.terminal import (
     BENCH_COLUMNS,
     bench_table,
+    comparison_table,
     evaluation_table,
     note,
     print_json,
@@ -146,3 +147,39 @@ def test_rows_of_several_bundles_say_whose_they_are(capsys: Capture) -> None:
 def test_rows_of_one_bundle_do_not_repeat_its_name(capsys: Capture) -> None:
     bench_table([bench_row(bundle="adapted"), bench_row(bundle="adapted")])
     assert "adapted" not in capsys.readouterr().out
+
+
+def compared(
+    method: str, variant: str | None = "roadshift", **changes: object
+) -> dict[str, object]:
+    row = {"method": method, "variant": variant, "miou": 41.0, "gain": 27.4, "iou": {}}
+    took = {"seconds": 61.5, "steps_per_s": None, "peak_mib": 900.0}
+    return {**row, **took, "collapsed": False, "classes_lost": [], **changes}
+
+
+def test_a_comparison_has_a_row_a_method_with_deviations_where_there_are_seeds(
+    capsys: Capture,
+) -> None:
+    spread = {"miou_std": 0.304, "gain_std": 0.3, "seeds": []}
+    lost = {"collapsed": True, "classes_lost": ["train", "sky"]}
+    rows = [
+        compared("source only", None, miou_std=None, gain_std=None),
+        compared("iapc", "paper", **spread, **lost),
+    ]
+    comparison_table(rows)
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "Methods, side by side",
+        "method       mIoU %        gain          seconds  steps/s  peak MiB  classes lost",
+        "source only  41.00         27.40           61.50        -    900.00  none",
+        "iapc:paper   41.00 ± 0.30  27.40 ± 0.30    61.50        -    900.00  train, sky",
+    ]
+
+
+def test_a_method_that_failed_has_its_sentence_below_the_table(capsys: Capture) -> None:
+    sentence = "The network keeps no [batch norm]: " + "choose another method. " * 8
+    nothing = dict.fromkeys(("miou", "gain", "seconds", "steps_per_s", "peak_mib", "collapsed"))
+    comparison_table([compared("source only", None), compared("tent", **nothing, error=sentence)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].rstrip() == f"tent: {sentence}".rstrip()
+    assert lines[-2].split() == ["tent", "-", "-", "-", "-", "-", "failed"]

@@ -1,0 +1,236 @@
+"""Loss terms of ATP and DAS3 (Wang, Liang and Zhang, "Source Data-free Cross-domain Semantic
+Segmentation: Align, Teach and Propagate", arXiv:2106.11653, v2 and v1), plain torch.
+
+Symbols, per pixel: p = softmax of the student's logits, upsampled; K classes; h = normalised
+entropy of p. Natural logarithms; every mean is over all pixels of the batch unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .common import Size, check_logits, check_pixels, labelled_cross_entropy, upsample
+
+
+def normalised_entropy(log_p: Tensor) -> Tensor:
+    """h = -1/log K * sum_c p_c log p_c, in [0, 1].
+
+    Args:
+        log_p: log-softmax, (B, K, H, W).
+
+    Returns:
+        (B, H, W), of the same dtype.
+    """
+    entropy = -(log_p.exp() * log_p).sum(dim=1) / math.log(log_p.shape[1])
+    return entropy.clamp(0, 1)  # rounding alone can leave [0, 1]
+
+
+def confident_distribution(
+    log_p: Tensor, sharpness: float, *, per_weight: bool, detach_weight: bool
+) -> Tensor:
+    """p^ = sum_v w_v p_v / sum_v w_v  with w = exp(-sharpness h), over all pixels v of the batch.
+
+    Args:
+        log_p: log-softmax, (B, K, H, W).
+        sharpness: lambda of eq. 3.
+        per_weight: divide by the sum of the weights, which makes p^ a distribution; else by the
+            number of pixels, as the authors' code does.
+        detach_weight: treat w as a constant.
+
+    Returns:
+        (K,).
+    """
+    w = (-sharpness * normalised_entropy(log_p)).exp()
+    w = w.detach() if detach_weight else w
+    total = (log_p.exp() * w[:, None]).sum(dim=(0, 2, 3))
+    return total / (w.sum() if per_weight else w.numel())
+
+
+@dataclass(frozen=True)
+class AlignWeights:
+    """Coefficients and shape of Align's terms; a term of weight 0 is not computed."""
+
+    entropy: float  # alpha of eq. 2
+    diversity: float  # of eq. 3
+    focus: float  # gamma of eq. 2; 0 is plain entropy
+    sharpness: float  # lambda of eq. 3
+
+
+def align_terms(
+    logits: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    weights: AlignWeights,
+    per_weight: bool = True,
+    detach_weight: bool = False,
+    detach_focus: bool = False,
+) -> dict[str, Tensor]:
+    """Curriculum entropy and diversity.
+
+        L_ent = alpha mean( (1 - h)^gamma h )                    (eq. 2)
+        L_div = weight sum_c p^_c log p^_c                       (eq. 3)   `confident_distribution`
+
+    Where h > 1 / (gamma + 1), eq. 2 falls as h rises: uncertain pixels are pushed to be more so.
+
+    Args:
+        logits: the student's, (B, K, h, w); gradients flow.
+        size: (H, W) of the pixels.
+        per_weight, detach_weight: of p^; the authors' code has False and True.
+        detach_focus: treat (1 - h)^gamma as a constant, so that every pixel's entropy falls.
+
+    Returns:
+        ``{"entropy", "diversity"}``, each times its weight, scalars in float32 or wider.
+
+    Raises:
+        ShapeError: ``logits`` are not (B, K, h, w).
+    """
+    check_logits("align_terms", logits)
+    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
+    terms: dict[str, Tensor] = {}
+    if weights.entropy:
+        h = normalised_entropy(log_p)
+        certainty = 1 - (h.detach() if detach_focus else h)
+        # A power of 0 below 1 would have an infinite gradient.
+        focus = certainty.clamp(min=torch.finfo(h.dtype).tiny) ** weights.focus
+        terms["entropy"] = weights.entropy * (focus * h).mean()
+    if weights.diversity:
+        p_hat = confident_distribution(
+            log_p, weights.sharpness, per_weight=per_weight, detach_weight=detach_weight
+        )
+        negentropy = (p_hat * p_hat.clamp(min=torch.finfo(p_hat.dtype).tiny).log()).sum()
+        terms["diversity"] = weights.diversity * negentropy
+    return terms
+
+
+def teach_terms(
+    logits: Tensor,
+    labels: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    positive: float = 1.0,
+    negative: float = 1.0,
+    negative_below: float = 0.05,
+) -> dict[str, Tensor]:
+    """Positive and negative pseudo-labels.
+
+        L_ppl = 1/|V| sum_{v in V} CE(p_v, y_v),  V = {v : y_v != 255}               (eq. 5)
+        L_npl = mean over pixels of  sum_c 1[p_c < negative_below] -log(1 - p_c)     (eq. 6, 7)
+
+    Args:
+        logits: the student's, (B, K, h, w); gradients flow.
+        labels: pseudo-labels y, int64 (B, H, W); 255 where there is none.
+        size: (H, W) of the pixels.
+        positive, negative: coefficients of the two; a term of weight 0 is not computed.
+
+    Returns:
+        ``{"positive", "negative"}``, scalars in float32 or wider; "positive" is 0 with zero
+        gradient where no pixel has a label.
+
+    Raises:
+        ShapeError: shapes disagree.
+    """
+    check_logits("teach_terms", logits)
+    check_pixels("teach_terms", (len(logits), *size), labels=labels)
+    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
+    terms: dict[str, Tensor] = {}
+    if positive:
+        terms["positive"] = positive * labelled_cross_entropy(log_p, labels)
+    if negative:
+        p = log_p.exp()
+        unlikely = p.masked_fill(p.detach() >= negative_below, 0.0)  # not after the log: p may be 1
+        terms["negative"] = negative * -torch.log1p(-unlikely).sum(dim=1).mean()
+    return terms
+
+
+def soft_cross_entropy(log_p: Tensor, target: Tensor) -> Tensor:
+    """mean( -sum_c q_c log p_c ), for (B, K, H, W) log-probabilities and constant q; 0 if B = 0."""
+    per_pixel = -(target * log_p).sum(dim=1)
+    return per_pixel.sum() / max(1, per_pixel.numel())
+
+
+def divergence_from(log_p: Tensor, target: Tensor) -> Tensor:
+    """KL(q || p) = 1/|V| sum_{v in V} sum_c q_c (log q_c - log p_c)  (eq. 11), with 0 log 0 = 0.
+
+    Args:
+        log_p: (B, K, H, W).
+        target: q, constant, (B, K, H, W); a pixel whose q is all zeros is not in V.
+
+    Returns:
+        Scalar; 0 with zero gradient where V is empty.
+    """
+    total: Tensor = torch.special.xlogy(target, target).sum() - (target * log_p).sum()
+    return total / target.sum().clamp(min=1)
+
+
+def regional_contrast(
+    representation: Tensor,
+    labels: Tensor,
+    confidence: Tensor,
+    *,
+    queries: int = 256,
+    keys: int = 512,
+    temperature: float = 0.5,
+    easy_above: float = 0.97,
+) -> Tensor:
+    """ReCo: pixels of a class draw together where the network is unsure, apart from other classes.
+
+        L = mean over classes c that have queries, and over queries r of class c, of
+            -log( exp(r . m_c / t) / ( exp(r . m_c / t) + sum_k exp(r . r_k / t) ) )
+
+    with r of unit length, and m_c the direction of its mean over class c, constant; queries drawn
+    among the pixels of class c whose confidence is below ``easy_above``; for each query ``keys``
+    constant r_k drawn among pixels of the other classes, a class as often as its mean resembles m_c
+    (softmax of cosine similarities over t).
+
+    Source: Liu et al., "Bootstrapping semantic segmentation with regional contrast", ICLR 2022
+    (arXiv:2104.04465), eq. 1 to 4.
+
+    Args:
+        representation: (B, D, h, w); gradients flow through the queries.
+        labels: int64 (B, h, w); 255 is no class.
+        confidence: (B, h, w), constant.
+
+    Returns:
+        Scalar in float32 or wider; 0 with zero gradient with fewer than two classes or no query.
+    """
+    wide = representation if representation.dtype == torch.float64 else representation.float()
+    r = F.normalize(wide, dim=1).permute(0, 2, 3, 1).flatten(0, 2)
+    labels, confidence = labels.flatten(), confidence.flatten()
+    present = torch.unique(labels[labels != 255])
+    if len(present) < 2 or not r.isfinite().all():
+        return 0.0 * r.sum()  # NaN where r is not finite: the trainer throws the step away
+    constant = r.detach()
+    members = {int(c): (labels == c).nonzero().squeeze(1) for c in present}
+    means = F.normalize(torch.stack([constant[i].mean(dim=0) for i in members.values()]), dim=1)
+    losses = []
+    for row, rows in enumerate(members.values()):
+        hard = rows[confidence[rows] < easy_above]
+        if not len(hard):
+            continue
+        others = [other for other in range(len(present)) if other != row]
+        with torch.autocast(r.device.type, enabled=False):
+            query = r[_draw(hard, queries)]
+            positive, everything = query @ means[row], query @ constant.T
+            relation = (means[others] @ means[row] / temperature).softmax(dim=0)
+        which = torch.multinomial(relation.cpu(), queries * keys, replacement=True)
+        key = torch.empty(len(which), dtype=torch.int64, device=r.device)
+        for n, other in enumerate(others):
+            chosen = which == n
+            pool = list(members.values())[other]
+            key[chosen.to(r.device)] = _draw(pool, int(chosen.sum()))
+        negative = everything.gather(1, key.view(queries, keys))
+        scores = torch.cat([positive[:, None], negative], dim=1) / temperature
+        losses.append(-scores.log_softmax(dim=1)[:, 0].mean())
+    return torch.stack(losses).mean() if losses else 0.0 * r.sum()
+
+
+def _draw(pool: Tensor, count: int) -> Tensor:
+    """``count`` entries of ``pool``, with replacement."""
+    return pool[torch.randint(len(pool), (count,)).to(pool.device)]

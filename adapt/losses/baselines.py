@@ -1,0 +1,126 @@
+"""Loss terms of the baselines, plain torch: entropy, information maximisation, pseudo-labels.
+
+Symbols, per pixel: p = softmax of the student's logits, upsampled; p^ = the frozen teacher's;
+H(q) = -sum_c q_c log q_c in nats. Every mean is over all pixels of the batch unless said otherwise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..mixing import IGNORED
+from .common import Size, check_logits, check_pixels, labelled_cross_entropy, upsample
+from .iapc import mean_entropy
+
+
+def entropy_terms(logits: Tensor, size: Size, *, align_corners: bool) -> dict[str, Tensor]:
+    """L = mean H(p).
+
+    Source: Grandvalet and Bengio, NIPS 2004; Tent, Sec. 3.1 (Wang et al., ICLR 2021). Vu et al.
+    (arXiv:1811.12833) divide by log K; here it is in nats, as in IAPC's eq. 6.
+
+    Args:
+        logits: the student's, (B, K, h, w); gradients flow.
+        size: (H, W) of the pixels.
+
+    Returns:
+        ``{"entropy"}``, a scalar in float32 or wider.
+
+    Raises:
+        ShapeError: ``logits`` are not (B, K, h, w).
+    """
+    check_logits("entropy_terms", logits)
+    return {"entropy": mean_entropy(upsample(logits, size, align_corners))}
+
+
+def information_maximisation_terms(
+    logits: Tensor, size: Size, *, align_corners: bool, diversity: float = 1.0
+) -> dict[str, Tensor]:
+    """Certain about every pixel, undecided about all of them together.
+
+        L_ent = mean H(p),    L_div = -diversity H(mean p)
+
+    Source: SHOT, Sec. 3.2 (Liang et al., ICML 2020, arXiv:2002.08546). Its authors' code adds 1e-5
+    inside the logarithms.
+
+    Args:
+        logits: the student's, (B, K, h, w); gradients flow.
+        size: (H, W) of the pixels.
+        diversity: coefficient of L_div, 1 in the paper; at 0 the term is not computed.
+
+    Returns:
+        ``{"entropy", "diversity"}``, scalars in float32 or wider.
+
+    Raises:
+        ShapeError: ``logits`` are not (B, K, h, w).
+    """
+    check_logits("information_maximisation_terms", logits)
+    z = upsample(logits, size, align_corners)
+    terms = {"entropy": mean_entropy(z)}
+    if diversity:
+        mean_p = z.softmax(dim=1).mean(dim=(0, 2, 3))
+        log_mean_p = mean_p.clamp(min=torch.finfo(mean_p.dtype).tiny).log()  # finite where p is 0
+        terms["diversity"] = diversity * (mean_p * log_mean_p).sum()
+    return terms
+
+
+def confident_labels(
+    teacher_logits: Tensor, size: Size, *, align_corners: bool, above: float = 0.0
+) -> Tensor:
+    """y = argmax p^ where max_c p^_c > above, else 255.
+
+    Args:
+        teacher_logits: (B, K, h, w); constant.
+        size: (H, W) of the pixels.
+
+    Returns:
+        int64 (B, H, W).
+
+    Raises:
+        ShapeError: ``teacher_logits`` are not (B, K, h, w).
+    """
+    check_logits("confident_labels", teacher_logits)
+    p = upsample(teacher_logits.detach(), size, align_corners).softmax(dim=1)
+    confidence, labels = p.max(dim=1)
+    return labels.masked_fill(confidence <= above, IGNORED)
+
+
+def pseudo_label_terms(
+    logits: Tensor,
+    labels: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    pseudo_label: float = 1.0,
+    entropy: float = 0.0,
+) -> dict[str, Tensor]:
+    """Cross-entropy with pseudo-labels, and entropy.
+
+        L_pse = pseudo_label / |V| sum_{v in V} -log p_v[y_v],   V = {v : y_v != 255}
+        L_ent = entropy mean H(p)
+
+    Source: Lee, "Pseudo-Label", ICML Workshops 2013; Pseudo, Pseudo + EntMin and Pse.+Sel. are the
+    baselines of ATP and DAS3 (arXiv:2106.11653).
+
+    Args:
+        logits: the student's, (B, K, h, w); gradients flow.
+        labels: y, int64 (B, H, W); 255 where there is none.
+        size: (H, W) of the pixels.
+        pseudo_label, entropy: coefficients; an entropy of weight 0 is not computed.
+
+    Returns:
+        ``{"pseudo_label", "entropy"}``, scalars in float32 or wider; the first is 0 with zero
+        gradient where no pixel has a label.
+
+    Raises:
+        ShapeError: shapes disagree.
+    """
+    check_logits("pseudo_label_terms", logits)
+    check_pixels("pseudo_label_terms", (len(logits), *size), labels=labels)
+    z = upsample(logits, size, align_corners)
+    cross_entropy = labelled_cross_entropy(z.log_softmax(dim=1), labels)
+    terms = {"pseudo_label": pseudo_label * cross_entropy}
+    if entropy:
+        terms["entropy"] = entropy * mean_entropy(z)
+    return terms

@@ -1,0 +1,147 @@
+"""Loss terms of LD (You et al., "Domain Adaptive Semantic Segmentation without Source Data", ACM MM
+2021, arXiv:2110.06484) and of its boundary stage, plain torch.
+
+Symbols, per pixel: p = softmax of the student's logits, upsampled; C classes; y = pseudo-label, 255
+where none was selected. Natural logarithms; every mean is over all pixels of the batch unless said
+otherwise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .common import Size, check_logits, check_pixels, labelled_cross_entropy, upsample
+
+
+def complementary_ranks(
+    num_classes: int, shape: tuple[int, ...], spread: int, device: torch.device
+) -> Tensor:
+    """K = floor(C/2) + a uniform integer in [-spread, spread], moved into [2, C] where outside.
+
+    Source: heuristic complementary label selection (HCLS), Algorithm 1, spread 3.
+
+    Args:
+        num_classes: C >= 2.
+        shape: (B, H, W), a rank for each pixel, or (), one for all.
+
+    Returns:
+        int64 of that shape, from torch's global generator.
+    """
+    middle = num_classes // 2
+    drawn = torch.randint(middle - spread, middle + spread + 1, shape, device=device)
+    return drawn.clamp(2, num_classes)
+
+
+@dataclass(frozen=True)
+class LdWeights:
+    """Coefficients of the three terms; a term of weight 0 is not computed."""
+
+    selected: float  # L_sce
+    entropy: float  # L_ent
+    negative: float  # L_neg
+
+
+def ld_terms(
+    logits: Tensor,
+    labels: Tensor,
+    ranks: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    weights: LdWeights,
+    class_weights: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Positive and negative learning.
+
+        L_sce = 1/|V| sum_{v in V} a[y_v] CE(p_v, y_v),  V = {v : y_v != 255}        (eq. 3)
+        L_ent = mean entropy of p                                                    (eq. 4)
+        L_neg = mean( -log(1 - p_c) ),  c: the class of the K-th largest p_c         (eq. 6)
+
+    The authors' code holds 1 - p_c above 1e-5; we need not, since K >= 2 makes p_c <= 1/2.
+
+    Args:
+        logits: the student's, (B, C, h, w); gradients flow.
+        labels: y, int64 (B, H, W).
+        ranks: K, int64 in [2, C], (B, H, W), or () for one rank everywhere.
+        size: (H, W) of the pixels.
+        class_weights: a of each class, (C,); ``None`` is 1 (the paper).
+
+    Returns:
+        ``{"selected", "entropy", "negative"}``, each times its weight, scalars in float32 or wider;
+        "selected" is 0 with zero gradient where no pixel is selected.
+
+    Raises:
+        ShapeError: shapes disagree.
+    """
+    pixels = (len(logits), *size)
+    check_logits("ld_terms", logits)
+    check_pixels("ld_terms", pixels, labels=labels, ranks=ranks if ranks.ndim else None)
+    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
+    terms: dict[str, Tensor] = {}
+    if weights.selected:
+        loss = labelled_cross_entropy(log_p, labels, class_weights)
+        terms["selected"] = weights.selected * loss
+    if weights.entropy:
+        terms["entropy"] = weights.entropy * -(log_p.exp() * log_p).sum(dim=1).mean()
+    if weights.negative:
+        descending = log_p.detach().topk(int(ranks.max()), dim=1).indices
+        complement = descending.gather(1, ranks.expand(pixels)[:, None] - 1)
+        unlikely = log_p.gather(1, complement).exp()
+        terms["negative"] = weights.negative * -torch.log1p(-unlikely).mean()
+    return terms
+
+
+def near_boundary(labels: Tensor, width: int) -> Tensor:
+    """The pixels around which two classes meet, bool (B, H, W).
+
+    A pixel is one if the square of 2 ``width`` + 1 pixels a side around it, cut off at the image's
+    border, holds two classes; 255 is none.
+
+    Args:
+        labels: int64 (B, H, W).
+    """
+
+    def highest(values: Tensor) -> Tensor:
+        return F.max_pool2d(values.float(), 2 * width + 1, stride=1, padding=width)
+
+    return highest(labels.where(labels != 255, -1)) > -highest(-labels)
+
+
+def boundary_cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    boundary_weight: float,
+    boundary_width: int,
+) -> Tensor:
+    """Cross-entropy in which the pixels near class boundaries count more.
+
+        L = sum_{v in V} w_v CE(p_v, y_v) / sum_{v in V} w_v,   V = {v : y_v != 255}
+
+    with w = ``boundary_weight`` >= 1 where `near_boundary` (of ``boundary_width``) holds, else 1.
+
+    Args:
+        logits: the student's, (B, C, h, w); gradients flow.
+        labels: y, int64 (B, H, W).
+        size: (H, W) of the pixels.
+
+    Returns:
+        Scalar in float32 or wider; 0 with zero gradient where no pixel is labelled.
+
+    Raises:
+        ShapeError: shapes disagree.
+    """
+    check_logits("boundary_cross_entropy", logits)
+    check_pixels("boundary_cross_entropy", (len(logits), *size), labels=labels)
+    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
+    loss = F.nll_loss(log_p, labels, ignore_index=255, reduction="none")
+    near = near_boundary(labels, boundary_width)
+    weight = torch.where(near, boundary_weight, torch.ones_like(loss))
+    total = (weight * (labels != 255)).sum()
+    return (weight * loss).sum() / total.clamp(min=1)

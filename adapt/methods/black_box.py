@@ -1,0 +1,133 @@
+"""ATP and DAS3 when the source model only answers (Wang et al., arXiv:2106.11653, black box)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..answers import StoredAnswers
+from ..config import Settings
+from ..context import Context
+from ..dataset import Batch
+from ..losses.atp import divergence_from
+from ..losses.common import upsample
+from ..networks import SegmentationNetwork
+from .atp import RECIPE, AtpConfig, StageName, stages_of
+from .base import Method, Stage
+
+
+class DistilConfig(Settings):
+    """Where the answers come from, and how much of the run learns from them alone."""
+
+    source: str = ""  # see `open_black_box`; `roadshift adapt` fills it in
+    distil_share: int = Field(2, ge=1)  # of the run's steps, where Teach and Propagate have 1 each
+
+
+class DistilStage(Stage):
+    """Knowledge distillation from answers.
+
+    q <- the source model's answers to all target frames, asked for once
+    for each batch x~:
+        f <- f - lr d/df KL(q || softmax f(x~))                                       (eq. 11)
+                 (one-hot q where the answers are classes: their cross-entropy)
+    """
+
+    name = "distil"
+
+    def __init__(self, settings: DistilConfig) -> None:
+        self.settings = settings
+        self.share = settings.distil_share
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        self.model, self.context = model.train(), context
+        self.answers = StoredAnswers(self.settings.source, context, model.num_classes)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.model(self.context.normalise(batch.augmented)).logits
+        size = self.context.crop_size
+        log_p = upsample(logits, size, self.model.align_corners).log_softmax(dim=1)
+        return {"divergence": divergence_from(log_p, self.answers.crops(batch))}
+
+
+class AtpBlackBoxConfig(AtpConfig, DistilConfig):
+    """ATP's settings with a distillation in place of Align."""
+
+    may_be_empty: ClassVar[bool] = True  # distillation alone
+
+    stages: tuple[StageName, ...] = ("teach", "propagate")
+
+    @model_validator(mode="after")
+    def _no_align(self) -> AtpBlackBoxConfig:
+        if "align" in self.stages:
+            raise ValueError("a black box has no features to align; leave align out of stages")
+        return self
+
+
+class Das3BlackBoxConfig(AtpBlackBoxConfig):
+    """DAS3's settings, see `Das3Config`, with a distillation in place of Align."""
+
+    easy_ratio: float = Field(0.3, gt=0, le=1)
+    target: Literal["frames", "mixed"] = "mixed"
+
+
+def _stages(settings: AtpBlackBoxConfig) -> Sequence[Stage]:
+    return [DistilStage(settings), *stages_of(settings)]
+
+
+_AUGMENT = {"augment": {"policy": "jitter", "brightness": 0.4, "contrast": 0.4, "blur": 1.5}}
+# A student that starts from random weights needs more steps than one that starts from the source
+# model, and has no statistics to re-estimate before the first of them.
+_SMALL_DATA: Mapping[str, Any] = {
+    **_AUGMENT,
+    "tone": "none",
+    "warm_start": "none",
+    "training": {
+        "steps": 800,
+        "batch_size": 6,
+        "crop_share": 2 / 3,
+        "optimizer": "adamw",
+        "lr": 2e-3,
+        "classifier_lr_factor": 1.0,
+        "weight_decay": 0.01,
+        "warmup_steps": 20,
+    },
+}
+
+
+class AtpBlackBox(Method):
+    """Distil, Teach, Propagate, on a student that starts from random weights or `--init`'s."""
+
+    name = "atp_black_box"
+    summary = "ATP from a source model's answers alone; the student may be another network"
+    source = "Wang et al., 2021 (arXiv:2106.11653v2, black box)"
+    Config = AtpBlackBoxConfig
+    black_box = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {**RECIPE, **_AUGMENT},
+        "roadshift": {**_SMALL_DATA, "atp_black_box": {"easy_labels": 0.65}},
+    }
+
+    @staticmethod
+    def stages(settings: AtpBlackBoxConfig) -> Sequence[Stage]:
+        return _stages(settings)
+
+
+class Das3BlackBox(Method):
+    """As `AtpBlackBox`, with DAS3's Propagate."""
+
+    name = "das3_black_box"
+    summary = "DAS3 from a source model's answers alone; the student may be another network"
+    source = "Wang et al., 2021 (arXiv:2106.11653v1, black box)"
+    Config = Das3BlackBoxConfig
+    black_box = True
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": {**RECIPE, **_AUGMENT},
+        "roadshift": {**_SMALL_DATA, "das3_black_box": {"easy_labels": 0.65}},
+    }
+
+    @staticmethod
+    def stages(settings: Das3BlackBoxConfig) -> Sequence[Stage]:
+        return _stages(settings)

@@ -1,0 +1,54 @@
+"""Entropy minimisation: be certain of every pixel, whatever of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..config import Settings
+from ..context import Context
+from ..dataset import Batch
+from ..losses.baselines import entropy_terms
+from ..networks import SegmentationNetwork
+from .base import SMALL_DATA, Method, Stage
+
+
+class EntminConfig(Settings):
+    """It has no settings of its own."""
+
+
+class EntminStage(Stage):
+    """The whole method.
+
+    for each batch x~:
+        p <- softmax f(x~)
+        f <- f - lr d/df mean over pixels of H(p)
+    """
+
+    name = "entmin"
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        self.model, self.context = model.train(), context
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        return entropy_terms(
+            self.model(self.context.normalise(batch.augmented)).logits,
+            self.context.crop_size,
+            align_corners=self.model.align_corners,
+        )
+
+
+class Entmin(Method):
+    """EntMin, the papers' first baseline."""
+
+    name = "entmin"
+    summary = "entropy minimisation by all weights"
+    source = "Grandvalet and Bengio, NIPS 2004; Vu et al., CVPR 2019 (arXiv:1811.12833)"
+    Config = EntminConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"roadshift": SMALL_DATA}
+
+    @staticmethod
+    def stages(settings: EntminConfig) -> Sequence[Stage]:  # noqa: ARG004 - nothing to choose
+        return [EntminStage()]

@@ -1,0 +1,121 @@
+"""Nightshift: Roadshift's own method for the hundreds of frames that one vehicle collects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ..batch_norm import reestimate_batch_norm
+from ..class_balance import sqrt_inverse_weights
+from ..config import Settings
+from ..context import Context
+from ..dataset import Batch
+from ..ema import frozen_copy
+from ..losses.nightshift import nightshift_terms
+from ..mixing import classmix_masks, paste
+from ..networks import SegmentationNetwork
+from ..pseudo_labels import frame_probabilities, label_identity
+from ..soft_labels import Labels, SoftLabels
+from .base import Method, Stage
+
+
+class NightshiftConfig(Settings):
+    """Nightshift's settings, measured on CamVid's dusk: docs/nightshift.md."""
+
+    rounds: int = Field(1, ge=1)  # each labels the frames anew, with the model that it starts from
+    scales: tuple[float, ...] = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
+    mirror: bool = True  # and of the mirror image of each
+    class_balance: Literal["sqrt_inverse", "none"] = "sqrt_inverse"  # see `sqrt_inverse_weights`
+    mix: Literal["classmix", "none"] = "classmix"  # each frame of a batch over the one before it
+    weight_entropy: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> NightshiftConfig:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError("scales must hold at least one number, all above 0")
+        return self
+
+
+class NightshiftStage(Stage):
+    """One round of distilling what the model says over scales and mirror images into the model.
+
+    before: tone aligned, batch norm re-estimated on the frames (`tone`, `warm_start`)
+    M <- a copy of f, its batch norm re-estimated on the clean frames
+    q <- mean of softmax M over scales and mirror images, for every whole frame
+    a <- class weights from q
+    for each batch of whole frames x~ and their q, each pasted by ClassMix over the one before it:
+        f <- f - lr d/df  sum_v w_v CE(q_v, softmax f(x~)_v) / sum_v w_v,   w_v = sum_c a_c q_vc
+    after: batch norm re-estimated on the clean frames (`final_bn`)
+
+    A forward pass of one frame (``micro_batch`` 1) has nothing to paste it over.
+    """
+
+    def __init__(self, settings: NightshiftConfig, number: int) -> None:
+        self.settings = settings
+        self.name = "nightshift" if settings.rounds == 1 else f"nightshift {number + 1}"
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        settings, self.context = self.settings, context
+        self.model = model.train()
+        how = [*settings.scales, settings.mirror, context.config.bn_batch_size]
+        name = f"soft_labels-{label_identity(model, context.frames, how)}"
+        self.labels = SoftLabels(name, context, model.num_classes, self._labeller)
+        weights = torch.ones(model.num_classes)
+        if settings.class_balance == "sqrt_inverse":
+            weights = sqrt_inverse_weights(self.labels.class_mass())
+        self.weights = weights.to(context.device)
+
+    def _labeller(self) -> Callable[[int], Labels]:
+        """M, which answers with probabilities (K, H, W)."""
+        teacher = frozen_copy(self.model)
+        reestimate_batch_norm(teacher, self.context.whole_frames())
+
+        def label(frame: int) -> Labels:
+            p = frame_probabilities(
+                teacher, self.context, frame, self.settings.scales, mirror=self.settings.mirror
+            )
+            return p.float().cpu().numpy()
+
+        return label
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        images, target = batch.augmented, self.labels.crops(batch)
+        if self.settings.mix == "classmix":
+            masks = classmix_masks(target.argmax(dim=1))
+            images = paste(masks, images, images.roll(1, dims=0))
+            target = target.where(masks[:, None], target.roll(1, dims=0))
+        return nightshift_terms(
+            self.model(self.context.normalise(images)).logits,
+            target,
+            self.context.crop_size,
+            align_corners=self.model.align_corners,
+            class_weights=self.weights,
+            weight_entropy=self.settings.weight_entropy,
+        )
+
+
+class Nightshift(Method):
+    """Tone, batch norm, and soft labels of the model's own, over scales and mirror images."""
+
+    name = "nightshift"
+    summary = "tone, batch norm and distillation of its own multi-scale soft labels"
+    source = "Roadshift"
+    Config = NightshiftConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "roadshift": {
+            "training": {
+                "steps": 300,
+                "batch_size": 4,
+                "lr": 3e-3,
+                "classifier_lr_factor": 5.0,
+            },
+        },
+    }
+
+    @staticmethod
+    def stages(settings: NightshiftConfig) -> Sequence[Stage]:
+        return [NightshiftStage(settings, number) for number in range(settings.rounds)]

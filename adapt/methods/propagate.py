@@ -1,0 +1,165 @@
+"""Propagate, the third stage of ATP and DAS3 (arXiv:2106.11653): from easy frames to hard ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ...runtime.errors import NetworkError
+from ..context import Context
+from ..dataset import Batch
+from ..ema import frozen_copy
+from ..losses.atp import normalised_entropy, regional_contrast, soft_cross_entropy
+from ..losses.common import labelled_cross_entropy, upsample
+from ..mixing import classmix_masks, cutmix_masks, paste
+from ..networks import SegmentationNetwork
+from ..pseudo_labels import label_frames, selected
+from .base import ParameterGroup, Stage
+
+if TYPE_CHECKING:
+    from .atp import AtpConfig
+
+REPRESENTATION = 256  # channels of ReCo's projection
+
+
+class PropagateStage(Stage):
+    """From the frames that the model finds easy to those that it finds hard.
+
+    M'         <- a copy of f
+    easy, hard <- the easy_ratio of the frames of lowest mean entropy under M', and the rest
+    for each batch:
+        y      <- argmax M' on the easy frames
+        y_mix  <- argmax M' on the hard frames, mixed as the frames are     (target="frames", ATP)
+                  or argmax f on the mixed frames                           (target="mixed", DAS3)
+        f      <- f - lr d/df [ CE(f(x~ easy), y) + CE(f(mix of two x~ hard), y_mix) ]
+    """
+
+    name = "propagate"
+
+    def __init__(self, settings: AtpConfig) -> None:
+        self.settings = settings
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        settings, self.context = self.settings, context
+        self.model = model.train()
+        self.teacher = frozen_copy(model)
+        self.projection: nn.Sequential | None = None
+        if settings.reco:
+            self.projection = self._new_projection()
+        self.easy = self._easy_frames()
+        self.labels = label_frames(self.teacher, context, settings.scales, mirror=settings.mirror)
+        histograms = self.labels.histograms(model.num_classes, sorted(self.easy))
+        self.thresholds = histograms.thresholds(settings.easy_labels)
+
+    @torch.no_grad()
+    def _easy_frames(self) -> set[int]:
+        """Numbers of the frames of lowest mean entropy, at least one (eq. 9)."""
+        entropies: list[float] = []
+        size = (self.context.frames.height, self.context.frames.width)
+        for clean in self.context.whole_frames():
+            z = upsample(self.teacher(clean).logits, size, self.teacher.align_corners)
+            entropies += normalised_entropy(z.log_softmax(dim=1)).mean(dim=(1, 2)).tolist()
+        count = max(1, math.floor(self.settings.easy_ratio * len(entropies)))
+        return set(sorted(range(len(entropies)), key=entropies.__getitem__)[:count])
+
+    def _new_projection(self) -> nn.Sequential:
+        """ReCo's head on the features; it serves this stage alone."""
+        device = self.context.device
+        probe = self.context.normalise(torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=device))
+        channels = _features(self.teacher(probe).features).shape[1]
+        head = nn.Sequential(
+            nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, REPRESENTATION, 1)
+        )
+        return head.to(device)
+
+    def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
+        groups = super().parameter_groups(model, factor)
+        if self.projection is not None:
+            groups.append(ParameterGroup("projection", list(self.projection.parameters()), factor))
+        return groups
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        settings, size = self.settings, self.context.crop_size
+        is_easy = torch.tensor([f in self.easy for f in batch.frames], device=batch.clean.device)
+        easy = selected(*self.labels.crops(batch, self.context), self.thresholds)
+        easy = easy.masked_fill(~is_easy[:, None, None], 255)
+        images, target = self._mixed(batch, ~is_easy)
+        output = self.model(self.context.normalise(images))
+        log_p = upsample(output.logits, size, self.model.align_corners).log_softmax(dim=1)
+        terms: dict[str, Tensor] = {}
+        if settings.easy:
+            terms["easy"] = settings.easy * labelled_cross_entropy(log_p, easy)
+        if settings.hard:
+            hard = (
+                0.0 * log_p.sum() if is_easy.all() else self._consistency(log_p[~is_easy], target)
+            )
+            terms["hard"] = settings.hard * hard
+        if self.projection is not None:
+            labels = easy.clone()
+            labels[~is_easy] = target.max(dim=1).indices
+            representation = self.projection(_features(output.features))
+            grid = representation.shape[2:]
+            nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
+            sure = nn.functional.interpolate(log_p.detach(), grid, mode="nearest").exp()
+            terms["contrast"] = settings.reco * regional_contrast(
+                representation, nearest[:, 0].long(), sure.max(dim=1).values
+            )
+        return terms
+
+    def _consistency(self, log_p: Tensor, target: Tensor) -> Tensor:
+        if self.settings.consistency == "probabilities":
+            return soft_cross_entropy(log_p, target)
+        return labelled_cross_entropy(log_p, target.max(dim=1).indices)
+
+    @torch.no_grad()
+    def _mixed(self, batch: Batch, is_hard: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's images, hard frames mixed with one another, and what is true of these.
+
+        Returns:
+            uint8 (B, H, W, 3); and distributions over classes, (hard frames, K, H, W).
+        """
+        clean, augmented = batch.clean[is_hard], batch.augmented[is_hard]
+        if not len(clean):
+            return batch.augmented, clean.new_zeros(
+                (0, self.model.num_classes, *self.context.crop_size)
+            ).float()
+        target = self._predict(self.teacher, clean)
+        if self.settings.mix != "none":
+            labels = target.max(dim=1).indices
+            masks = (classmix_masks if self.settings.mix == "classmix" else cutmix_masks)(labels)
+            under = torch.arange(len(clean), device=clean.device).roll(1)
+            clean = paste(masks, clean, clean[under])
+            augmented = paste(masks, augmented, augmented[under])
+            target = torch.where(masks[:, None], target, target[under])
+        if self.settings.target == "mixed":
+            self.model.eval()  # its statistics are the student's own business
+            target = self._predict(self.model, clean)
+            self.model.train()
+        images = batch.augmented.clone()
+        images[is_hard] = augmented
+        return images, target
+
+    def _predict(self, network: SegmentationNetwork, images: Tensor) -> Tensor:
+        """Softmax at crop size, (B, K, H, W), of uint8 images."""
+        logits = network(self.context.normalise(images)).logits
+        return upsample(logits, self.context.crop_size, network.align_corners).softmax(dim=1)
+
+    def state(self) -> dict[str, Tensor]:
+        return {} if self.projection is None else dict(self.projection.state_dict())
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        if self.projection is not None:
+            self.projection.load_state_dict(tensors)
+
+
+def _features(features: Tensor | None) -> Tensor:
+    if features is None:
+        raise NetworkError(
+            "Regional contrast needs features, and the network returns none: return (logits, "
+            "features), or set reco to 0."
+        )
+    return features

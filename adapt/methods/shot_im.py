@@ -1,0 +1,64 @@
+"""SHOT's information maximisation, without its pseudo-labels (arXiv:2002.08546)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from ..config import Settings
+from ..context import Context
+from ..dataset import Batch
+from ..losses.baselines import information_maximisation_terms
+from ..networks import SegmentationNetwork
+from .base import SMALL_DATA, Method, Stage
+
+
+class ShotImConfig(Settings):
+    """The default is the paper's."""
+
+    weight_diversity: float = Field(1.0, ge=0)  # of the mean prediction's entropy; 0: without
+
+
+class ShotImStage(Stage):
+    """The classifier is the source hypothesis, and stands still; the body learns to fit it.
+
+    for each batch x~:
+        p    <- softmax f(x~),  p^ <- mean of p over the pixels
+        body <- body - lr d/dbody [ mean over pixels of H(p) - weight_diversity H(p^) ]
+    """
+
+    name = "shot_im"
+
+    def __init__(self, settings: ShotImConfig) -> None:
+        self.settings = settings
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        """Also freezes the classifier in ``model``; the parameter groups leave out what is."""
+        self.model, self.context = model.train(), context
+        for parameter in list(model.classifier_parameters()):
+            parameter.requires_grad_(False)
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        return information_maximisation_terms(
+            self.model(self.context.normalise(batch.augmented)).logits,
+            self.context.crop_size,
+            align_corners=self.model.align_corners,
+            diversity=self.settings.weight_diversity,
+        )
+
+
+class ShotIm(Method):
+    """SHOT-IM, with our small-data schedule."""
+
+    name = "shot_im"
+    summary = "information maximisation with the classifier frozen"
+    source = "SHOT, Liang et al., ICML 2020 (arXiv:2002.08546)"
+    Config = ShotImConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"roadshift": SMALL_DATA}
+
+    @staticmethod
+    def stages(settings: ShotImConfig) -> Sequence[Stage]:
+        return [ShotImStage(settings)]

@@ -1,0 +1,86 @@
+"""Tent: entropy minimisation by batch norm's scale and shift alone (arXiv:2006.10726)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...runtime.errors import NetworkError
+from ..config import Settings
+from ..context import Context
+from ..networks import SegmentationNetwork
+from .base import SMALL_DATA, Method, ParameterGroup, Stage
+from .entmin import EntminStage
+
+
+class TentConfig(Settings):
+    """It has no settings of its own."""
+
+
+class TentStage(EntminStage):
+    """Fully test-time adaptation by entropy minimisation.
+
+    theta <- scale and shift of every batch-norm layer
+    for each batch x:
+        p     <- softmax f(x), every layer normalising with the statistics of x itself
+        theta <- theta - lr d/dtheta mean over pixels of H(p)
+
+    Deviation: the paper predicts each batch while it adapts to it, with that batch's statistics.
+    Here the adapted model is a bundle that sees one frame at a time, so its running statistics are
+    those of all target frames under the final theta (`final_bn`).
+    """
+
+    name = "tent"
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        """Also freezes all but theta in ``model``, so that no gradient is computed for the rest.
+
+        Raises:
+            NetworkError: there is no theta.
+        """
+        super().begin(model, context)
+        layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        self.theta = _scales_and_shifts(layers)
+        model.requires_grad_(False)
+        for parameter in self.theta:
+            parameter.requires_grad_(True)
+        for layer in layers:  # a network's own train() may keep them in evaluation mode
+            layer.train()
+
+    def parameter_groups(
+        self,
+        model: SegmentationNetwork,  # noqa: ARG002 - theta was found in `begin`
+        factor: float,  # noqa: ARG002 - there is no classifier in it
+    ) -> list[ParameterGroup]:
+        return [ParameterGroup("batch_norm", self.theta, 1.0)]
+
+
+def _scales_and_shifts(layers: Sequence[_BatchNorm]) -> list[nn.Parameter]:
+    affine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    learn = [parameter for parameter in affine if parameter.requires_grad]
+    if not learn:
+        why = "keeps them frozen" if affine else "has none"
+        raise NetworkError(
+            f"tent learns the scales and shifts of batch norm, and this network {why}; choose "
+            "another method, such as bn_stats or entmin."
+        )
+    return learn
+
+
+class Tent(Method):
+    """Tent on the target frames as they are, with our small-data schedule."""
+
+    name = "tent"
+    summary = "entropy minimisation by the scales and shifts of batch norm alone"
+    source = "Wang et al., ICLR 2021 (arXiv:2006.10726)"
+    Config = TentConfig
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "roadshift": {**SMALL_DATA, "augment": {"policy": "none"}}
+    }
+
+    @staticmethod
+    def stages(settings: TentConfig) -> Sequence[Stage]:  # noqa: ARG004 - nothing to choose
+        return [TentStage()]

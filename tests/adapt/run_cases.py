@@ -1,0 +1,70 @@
+"""What tests of stages, runs and their resumption share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt.config import RunConfig
+from roadshift.adapt.trainer import HISTORY, Progress
+from roadshift.runtime.bundle import Bundle
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+class Killed(BaseException):
+    """What a lost process looks like from within: nothing below it may catch it."""
+
+
+def kill_at(step: int) -> Callable[[Progress], None]:
+    """A report that dies after ``step``."""
+
+    def report(progress: Progress) -> None:
+        if progress.step == step:
+            raise Killed
+
+    return report
+
+
+class Polls:
+    """Counts how often a run asks whether to stop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def stop_at(self, number: int) -> Callable[[], bool]:
+        """Says yes to the question of this number; 0: never. Counts from 0 again."""
+        self.count = 0
+
+        def stop() -> bool:
+            self.count += 1
+            return self.count == number
+
+        return stop
+
+
+def adapted(
+    source: Bundle, frames: Path, config: RunConfig, out: Path, **options: Any
+) -> dict[str, Tensor]:
+    """The weights of a run through `adapt_bundle`, on the CPU."""
+    job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
+    return load_file(adapt_bundle(source, [frames], config, job).path / "model.safetensors")
+
+
+def history_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / HISTORY).read_text().splitlines()]
+
+
+def values(terms: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: term.item() for name, term in terms.items()}
+
+
+def assert_same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None:
+    """Equal, bit for bit."""
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
