@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -214,23 +215,170 @@ def adapt(
     time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
     checkpoint_every: CheckpointEvery = "60s",
+    student: Annotated[str | None, typer.Option(help="Black box: the network that learns.")] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="Black box: of its answers, unless it says so itself.")
+    ] = None,
+    input_size: Annotated[
+        str | None, typer.Option(help="Black box: WxH that the student sees.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Black box: weights that the student starts from.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Adapt a model to unlabelled frames."""
+    """Adapt a model to unlabelled frames.
+
+    For a black-box method BUNDLE may also be an .onnx file, a folder of predictions or
+    package.module:function.
+    """
     from .runtime.bundle import open_bundle
 
     with _needs_torch("adapt"):
-        from .adapt import METHODS, Job, adapt_bundle, resolve_config
+        from .adapt import METHODS, Job, Student, adapt_black_box, adapt_bundle, resolve_config
         from .runtime.errors import ConfigError
 
         if method not in METHODS:
             raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
         resolved = resolve_config(method, file=config, assignments=settings or (), seed=seed)
-        source = open_bundle(bundle)
+        learner = Student(student, label_space, input_size, init)
+        if not METHODS[method].black_box and learner != Student():
+            raise ConfigError(
+                "--student, --label-space, --input-size and --init are for black-box methods; "
+                f"{method} starts from the bundle's own network."
+            )
         with _run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             job = Job(out, overwrite, device, options)
-            adapted = adapt_bundle(source, frames, resolved, job, max_frames=max_frames)
+            if METHODS[method].black_box:
+                adapted = adapt_black_box(
+                    str(bundle), frames, resolved, job, learner, max_frames=max_frames
+                )
+            else:
+                source = open_bundle(bundle)
+                adapted = adapt_bundle(source, frames, resolved, job, max_frames=max_frames)
     _print_made(adapted, as_json)
+
+
+@app.command()
+def compare(
+    bundle: BundleIn,
+    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos to adapt to.")],
+    labels: Annotated[Path, typer.Option(help="Folder of label maps, to measure with.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of their images; FRAMES unless given.")
+    ] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="Encoding of the label files; the bundle's unless given.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="all, or names with commas; name:variant for a variant.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of each method that takes steps; its own otherwise.")
+    ] = None,
+    settings: Set = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
+        "roadshift-compare"
+    ),
+    device: Device = "auto",
+    max_frames: Annotated[int, typer.Option(min=1, help="Adapt to at most so many.")] = 3000,
+    time_budget: Annotated[str | None, typer.Option(help="Of each run, e.g. 20m.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Run anew what is finished or was stopped.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Adapt with several methods and measure them side by side.
+
+    Every method starts from the same bundle, with the same frames, steps and seeds. The same
+    command takes up finished runs and goes on where it was stopped.
+    """
+    from .runtime.bundle import open_bundle
+    from .runtime.labels import label_space as find_label_space
+    from .runtime.terminal import comparison_table, note, print_json
+
+    with _needs_torch("compare"):
+        from .adapt import Job
+        from .adapt.compare import compare as compare_methods
+        from .adapt.compare import measured_pairs
+        from .adapt.compare_report import write_report
+        from .adapt.compare_rows import comparison_rows
+        from .adapt.contenders import choose_contenders
+
+        contenders = choose_contenders(methods, settings or (), seeds=seeds, steps=steps)
+        pairs = measured_pairs(frames, images, labels)
+        space = find_label_space(label_space) if label_space else None
+        with _run_options(False, "60s", time_budget, None, "compare", "done") as options:
+            comparison = compare_methods(
+                open_bundle(bundle),
+                frames,
+                pairs,
+                contenders,
+                Job(out, overwrite, device, options),
+                space=space,
+                max_frames=max_frames,
+            )
+        rows = comparison_rows(comparison)
+        command = shlex.join(["roadshift", *sys.argv[1:]])
+        write_report(comparison, rows, out, command, space=space, device=device)
+    note(f"wrote {out / 'compare.md'}")
+    if as_json:
+        print_json(rows)
+    else:
+        comparison_table(rows)
+    if not comparison.succeeded:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Root of the target's data set, as published.")],
+    checkpoint: Annotated[Path, typer.Option(help="The source model: a checkpoint or a bundle.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    as_json: Json = False,
+) -> None:
+    """Adapt and measure as a published row says, and put both figures side by side."""
+    from .runtime.terminal import evaluation_table, print_json, table
+
+    with _needs_torch("reproduce"):
+        from .adapt.recipes import find_recipe
+        from .adapt.reproduction import reproduce as reproduce_row
+
+        file = find_recipe(recipe)
+        with _run_options(resume, checkpoint_every, None, memory_budget) as options:
+            result = reproduce_row(
+                file,
+                data,
+                checkpoint,
+                out,
+                seed=seed,
+                overwrite=overwrite,
+                device=device,
+                options=options,
+            )
+    if as_json:
+        print_json(result)
+        return
+    published, before, after = result["published"], result["source_only"], result["measured"]
+    evaluation_table({"source only": before, "adapted": after})
+    rows = [
+        ("source only, mIoU", published["source_only"], before["miou"]),
+        ("adapted, mIoU", published["miou"], after["miou"]),
+    ]
+    if "miou_13" in after:
+        rows += [
+            ("source only, mIoU*", published["source_only_13"], before["miou_13"]),
+            ("adapted, mIoU*", published["miou_13"], after["miou_13"]),
+        ]
+    table(f"\n{result['row']}, percent", ["", "published", "measured"], rows)
 
 
 @app.command(name="eval")
@@ -539,7 +687,12 @@ def _plain_options() -> RunOptions:
 
 @contextmanager
 def _run_options(
-    resume: bool, checkpoint_every: str, time_budget: str | None, memory_budget: str | None
+    resume: bool,
+    checkpoint_every: str,
+    time_budget: str | None,
+    memory_budget: str | None,
+    title: str = "step",
+    unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
     from .adapt.budget import parse_duration, parse_memory
@@ -547,12 +700,12 @@ def _run_options(
     from .adapt.trainer import Progress, RunOptions
     from .runtime.terminal import note, progress
 
-    with stop_on_signals() as stop_requested, progress("step", "steps") as update:
+    with stop_on_signals() as stop_requested, progress(title, unit) as update:
 
         def report(step: Progress) -> None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
             text = f"{step.stage}: {step.steps_per_s:.2f}/s, {step.eta_s:.0f} s left, {losses}"
-            update(step.step, step.steps, text)
+            update(step.step, step.steps, text.rstrip(", "))
 
         yield RunOptions(
             fingerprint="",  # the run fills in its own

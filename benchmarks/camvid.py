@@ -222,7 +222,7 @@ def lost_classes(runs: Sequence[dict[str, Any]], question: str) -> str:
 
 
 def render(runs: Sequence[dict[str, Any]]) -> str:
-    """The page, with its hand-written paragraphs from ``camvid.txt`` beside it."""
+    """The page, with its hand-written paragraphs from ``camvid_page.md`` beside it."""
     template = Path(__file__).with_name("camvid_page.md").read_text()
     values = {
         "seeds": str(len(runs)),

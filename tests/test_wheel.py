@@ -28,6 +28,8 @@ def is_source(path: Path) -> bool:
 
 
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if is_source(path))
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.toml"))
+PACKAGED = (*MODULES, *CONFIGS, Path("py.typed"))
 
 
 def has_build_backend() -> bool:
@@ -44,10 +46,10 @@ def has_build_backend() -> bool:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """Content by name. A copy of the sources is built, to leave no build folder in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
-    for module in (*MODULES, *map(Path, ("py.typed", "pyproject.toml", "README.md", "LICENSE"))):
-        copy = folder / "source" / module
+    for file in (*PACKAGED, *map(Path, ("pyproject.toml", "README.md", "LICENSE"))):
+        copy = folder / "source" / file
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / module, copy)
+        shutil.copyfile(ROOT / file, copy)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder)]
     if has_build_backend():
         command.append("--no-build-isolation")
@@ -64,11 +66,11 @@ def dist_info(wheel: dict[str, bytes], file: str) -> list[str]:
     return content.decode("utf-8").splitlines()
 
 
-def test_the_wheel_holds_every_module_and_the_type_marker_and_nothing_else(
+def test_the_wheel_holds_every_module_recipe_and_the_type_marker_and_nothing_else(
     wheel: dict[str, bytes],
 ) -> None:
     held = {name for name in wheel if ".dist-info/" not in name}
-    assert held == {f"roadshift/{module.as_posix()}" for module in (*MODULES, Path("py.typed"))}
+    assert held == {f"roadshift/{file.as_posix()}" for file in PACKAGED}
 
 
 def test_the_command_of_the_wheel_is_the_command_line(wheel: dict[str, bytes]) -> None:

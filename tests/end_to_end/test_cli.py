@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from roadshift.adapt import METHODS, NETWORKS
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.labels import LABEL_SPACES, label_space
@@ -202,8 +203,8 @@ def test_info_shows_the_manifest_and_its_hash(world: Any, command: Command) -> N
 @pytest.mark.parametrize(
     ("listing", "names"),
     [
-        ("networks", ["deeplab_v2_resnet101", "fast_scnn"]),
-        ("methods", ["iapc", "bn_stats"]),
+        ("networks", list(NETWORKS)),
+        ("methods", list(METHODS)),
         ("label-spaces", list(LABEL_SPACES)),
     ],
 )
@@ -260,5 +261,6 @@ def test_help_loads_neither_the_libraries_of_the_runtime_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n")
-    for name in ("demo", "train", "import", "adapt", "eval", "export", "run", "bench", "info"):
+    learning = ("demo", "train", "import", "adapt", "compare", "reproduce", "export")
+    for name in (*learning, "eval", "run", "bench", "info"):
         assert f" {name} " in done.stdout

@@ -105,6 +105,7 @@ def test_what_needs_torch_names_the_extra_in_one_sentence(world: Any, tmp_path: 
         "demo": ["demo", "--out", "new"],
         "train": ["train", *labelled, *space, *network, "--out", "new"],
         "adapt": ["adapt", bundle, images, "--out", "new"],
+        "compare": ["compare", bundle, images, *labelled, "--out", "new"],
         "export": ["export", bundle],
         "import": ["import", f"{bundle}/model.safetensors", *space, *network, "--out", "new"],
         "networks": ["networks"],

@@ -1,0 +1,350 @@
+"""`roadshift compare`: methods from one source model, on the same frames, steps and seeds.
+
+Each run leaves its bundle and a record in ``OUT/runs``, so that a comparison that was interrupted,
+or is asked again with one method more, does only what is missing.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import __version__
+from ..runtime.atomic import output_errors
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.engine import open_engine
+from ..runtime.errors import (
+    BundleError,
+    LabelError,
+    OutputError,
+    RoadshiftError,
+    RunInterrupted,
+)
+from ..runtime.evaluation import evaluate
+from ..runtime.frames import labelled_pairs, open_frames
+from ..runtime.labels import LabelSpace
+from ..runtime.metrics import evaluation_record
+from .adaptation import adapt_bundle
+from .checkpoint import write_atomically
+from .config import RunConfig
+from .contenders import Contender
+from .fingerprints import files_of, hash_of, identity_of
+from .models import pick_device
+from .run_folder import Job
+from .trainer import Progress
+
+RUNS = "runs"  # folder in the output: a bundle and a record for each run
+Pairs = Sequence[tuple[Path, Path]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of a contender: what it took and what it gave, or why it could not."""
+
+    seed: int
+    bundle: Path
+    evaluation: dict[str, Any]  # of the `eval` shape
+    seconds: float = 0.0  # warm start, pseudo-labels and steps
+    steps_per_s: float | None = None  # of the steps alone; None for a method without steps
+    peak_mib: float = 0.0
+    frames: int = 0
+    device: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    error: str | None = None  # and nothing of the above but seed and bundle
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was compared, and the results of each contender, seed by seed.
+
+    Attributes:
+        source: the source model.
+        frames: target frames: folders, images, videos; no label of theirs is read by a run.
+        pairs: labelled images that every model is measured on.
+        before: what the source model measures, of the `eval` shape.
+    """
+
+    source: Bundle
+    frames: tuple[str, ...]
+    pairs: Pairs
+    before: dict[str, Any]
+    results: dict[Contender, list[Result]]
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether any run of any method gave a result."""
+        return any(run.error is None for runs in self.results.values() for run in runs)
+
+
+def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> Pairs:
+    """Labelled images to measure on: those of ``images``, or the target frames themselves.
+
+    Raises:
+        FrameError, LabelError: see `labelled_pairs`; or without ``images``, ``frames`` is not one
+            folder.
+    """
+    if images is not None:
+        return labelled_pairs(images, labels)
+    if len(frames) != 1 or not Path(frames[0]).is_dir():
+        raise LabelError(
+            "--labels alone measures on the target frames, and these are not one folder of images; "
+            "give the folder of the labelled images with --images."
+        )
+    return labelled_pairs(frames[0], labels)
+
+
+def compare(
+    source: Bundle,
+    frames: Sequence[str],
+    pairs: Pairs,
+    contenders: Sequence[Contender],
+    job: Job,
+    *,
+    space: LabelSpace | None = None,
+    max_frames: int | None = None,
+) -> Comparison:
+    """Run every contender with every seed, one at a time, and measure what each gives.
+
+    Results in ``job.out`` that follow from the same settings, frames and source model are taken up,
+    and a run that was interrupted goes on; ``job.overwrite`` does everything anew. A method that
+    fails is a result with its error, and the others go on.
+
+    Args:
+        job: its ``out`` is the folder of the comparison.
+        space: how the label files are encoded; the bundle's label space unless given.
+        max_frames: use at most so many target frames, evenly spaced.
+
+    Raises:
+        RunInterrupted: a signal came; calling it again goes on from there.
+        RoadshiftError: of what concerns all methods: frames, labels, source, device, ``job.out``.
+    """
+    if (job.out / "manifest.json").exists():
+        raise OutputError(f"{job.out}: is a bundle; give another --out for the comparison.")
+    open_frames(frames)  # before hours of work: they are there, and so is the device
+    device = pick_device(job.device)
+    with output_errors(job.out):
+        job.out.mkdir(exist_ok=True)
+        (job.out / RUNS).mkdir(exist_ok=True)
+    runner = _Runner(
+        source,
+        tuple(frames),
+        pairs,
+        job,
+        space,
+        max_frames,
+        device,
+        identity_of(file for one in frames for file in files_of(Path(one))),
+        identity_of(file for pair in pairs for file in pair),
+    )
+    results: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
+    total = sum(len(contender.configs) for contender in contenders)
+    done, now = 0, "source only"
+    try:
+        before = runner.source_only()
+        for seed in range(max(len(contender.configs) for contender in contenders)):
+            for contender in contenders:
+                now = f"{contender.title}, seed {seed}"
+                job.options.note(f"{now} (run {done + 1} of {total})")
+                results[contender].append(runner.result(contender, seed, now))
+                done += 1
+    except RunInterrupted as error:
+        how = "without --overwrite " if job.overwrite else ""
+        raise RunInterrupted(
+            f"Stopped at {now}, with {done} of {total} runs done; the same command {how}goes on "
+            "from there."
+        ) from error
+    return Comparison(source, tuple(frames), pairs, before, results)
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """What all runs of a comparison share; see `compare`."""
+
+    source: Bundle
+    frames: tuple[str, ...]
+    pairs: Pairs
+    job: Job
+    space: LabelSpace | None
+    max_frames: int | None
+    device: torch.device
+    frames_identity: str
+    pairs_identity: str
+
+    def source_only(self) -> dict[str, Any]:
+        """The source model's record, of the `eval` shape."""
+        path = self.job.out / RUNS / "source-only.json"
+        record = self._kept(path, self.source.hash)
+        return self._measured(path, record, self.source, "source only")
+
+    def result(self, contender: Contender, seed: int, title: str) -> Result:
+        """Adapt and measure, or take up what is there."""
+        name = f"{contender.method}-{contender.variant}-seed{seed}"
+        folder, path = self.job.out / RUNS / name, self.job.out / RUNS / f"{name}.json"
+        config = contender.configs[seed]
+        self._check_stop()
+        try:
+            record = self._kept(path, self._fingerprint(config))
+            bundle = _bundle_of(record, folder)
+            if bundle is None:
+                bundle, record = self._adapt(folder, path, record, config, title)
+            else:
+                self.job.options.note(f"taken up from {folder}")
+            evaluation = self._measured(path, record, bundle, title)
+        except (RunInterrupted, OutputError):
+            raise
+        except (RoadshiftError, torch.OutOfMemoryError) as error:
+            sentence = str(error)
+            if isinstance(error, torch.OutOfMemoryError):
+                sentence = "The GPU's memory is not enough; lower training.batch_size for all."
+            self.job.options.note(f"{title} failed: {sentence}")
+            return Result(seed, folder, {}, error=sentence)
+        origin = bundle.manifest.provenance
+        return Result(
+            seed,
+            folder,
+            evaluation,
+            seconds=record["seconds"],
+            steps_per_s=record["steps_per_s"],
+            peak_mib=record["peak_mib"],
+            frames=origin.frames or 0,
+            device=origin.device or "",
+            versions=origin.versions,
+        )
+
+    def _kept(self, path: Path, fingerprint: str) -> dict[str, Any]:
+        """The record at ``path`` if it is of the same run; else that of one not yet begun."""
+        record = {} if self.job.overwrite else _read_record(path)
+        if record.get("run") == fingerprint:
+            return record
+        if record:
+            self.job.options.note(
+                f"what {path} is about followed from other settings, frames, source model or "
+                "version: doing it again"
+            )
+        return {"run": fingerprint}
+
+    def _adapt(
+        self, folder: Path, path: Path, record: dict[str, Any], config: RunConfig, title: str
+    ) -> tuple[Bundle, dict[str, Any]]:
+        """Adapt into ``folder``; what an earlier attempt of the same run left is continued."""
+        gc.collect()  # the last run's network may hold itself in a cycle; this one needs its room
+        torch.cuda.empty_cache()
+        options, clock = self.job.options, _StepClock()
+
+        def report(progress: Progress) -> None:
+            clock.tick()
+            options.report(replace(progress, stage=f"{title}, {progress.stage}"))
+
+        resume = record.get("begun", False)
+        record = {"run": record["run"], "begun": True}
+        _write_record(path, record)
+        bundle = adapt_bundle(
+            self.source,
+            self.frames,
+            config,
+            Job(folder, True, self.device.type, replace(options, resume=resume, report=report)),
+            max_frames=self.max_frames,
+        )
+        outcome: Any = bundle.manifest.provenance.configuration["outcome"]
+        whole = outcome["steps"] / outcome["seconds"] if outcome["steps"] else None
+        record |= {
+            "bundle": bundle.hash,
+            "seconds": outcome["seconds"],
+            "steps_per_s": clock.rate or whole,
+            "peak_mib": outcome["peak_memory_mib"],
+        }
+        _write_record(path, record)
+        return bundle, record
+
+    def _measured(
+        self, path: Path, record: dict[str, Any], bundle: Bundle, title: str
+    ) -> dict[str, Any]:
+        """The bundle's record of the `eval` shape, kept at ``path`` from then on."""
+        space = self.space.to_dict() if self.space else None
+        fingerprint = hash_of([bundle.hash, self.pairs_identity, space])
+        if record.get("measured") != fingerprint:
+            evaluation = self._evaluate(bundle, title)
+            record = {**record, "measured": fingerprint, "evaluation": evaluation}
+            _write_record(path, record)
+        kept: dict[str, Any] = record["evaluation"]
+        return kept
+
+    def _evaluate(self, bundle: Bundle, title: str) -> dict[str, Any]:
+        started = time.monotonic()
+
+        def report(done: int, total: int) -> None:
+            self._check_stop()
+            rate = done / max(time.monotonic() - started, 1e-9)
+            stage = f"{title}, measuring frames"
+            self.job.options.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
+
+        with open_engine(bundle, backend="torch", device=self.device.type) as engine:
+            confusion = evaluate(engine, self.pairs, self.space, report)
+            return evaluation_record(confusion, engine.label_space, engine.backend)
+
+    def _check_stop(self) -> None:
+        if self.job.options.stop_requested():
+            raise RunInterrupted("Stopped between two runs.")
+
+    def _fingerprint(self, config: RunConfig) -> str:
+        """Of everything that decides a run, besides the machine."""
+        return hash_of(
+            [
+                __version__,
+                self.source.hash,
+                self.frames_identity,
+                self.max_frames,
+                config.model_dump(mode="json"),
+                self.job.options.time_budget_s,
+                self.device.type,
+            ]
+        )
+
+
+class _StepClock:
+    """How fast steps follow each other; pauses between stages hardly count."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def tick(self) -> None:
+        """A step has ended."""
+        self._times.append(time.monotonic())
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second, from the median interval; None for fewer than two steps."""
+        intervals = [b - a for a, b in zip(self._times, self._times[1:], strict=False)]
+        return 1 / statistics.median(intervals) if intervals else None
+
+
+def _bundle_of(record: dict[str, Any], folder: Path) -> Bundle | None:
+    """The finished run's bundle, if it is the one that the record is about."""
+    if "bundle" not in record:
+        return None
+    try:
+        bundle = open_bundle(folder)
+    except BundleError:
+        return None
+    return bundle if bundle.hash == record["bundle"] else None
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `_write_record` wrote; nothing if it is missing or damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _write_record(path: Path, record: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(record, indent=1, allow_nan=False).encode())

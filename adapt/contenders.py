@@ -1,0 +1,79 @@
+"""Which methods are compared, each with its settings for every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..runtime.errors import ConfigError
+from .config import RunConfig, parse_assignments
+from .methods import METHODS, resolve_config
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A method in one variant, with its settings for each seed, 0 and up."""
+
+    method: str
+    variant: str
+    configs: tuple[RunConfig, ...]
+
+    @property
+    def title(self) -> str:
+        """What tables call it: the method, and its variant unless that is ours."""
+        return self.method if self.variant == "roadshift" else f"{self.method}:{self.variant}"
+
+
+def choose_contenders(
+    methods: str, assignments: Sequence[str] = (), *, seeds: int = 1, steps: int | None = None
+) -> list[Contender]:
+    """The methods of "all" or "iapc,bn_stats,iapc:paper", with the settings that each is to run by.
+
+    Args:
+        methods: names from `METHODS`, ``name:variant`` for another variant than ours.
+        assignments: ``key=value`` for all methods; ``iapc.key=value`` goes to IAPC alone.
+        seeds: runs of each method, with seeds 0 to ``seeds - 1``.
+        steps: of each method that takes steps; its own number unless given.
+
+    Raises:
+        ConfigError: an unknown method, variant or key; a setting for a method that is not chosen.
+    """
+    known = [name for name, method in METHODS.items() if not method.black_box]
+    names = known if methods.strip() == "all" else [name.strip() for name in methods.split(",")]
+    chosen = [name.partition(":")[::2] for name in names]
+    for method, _ in chosen:
+        if method not in METHODS:
+            raise ConfigError(f"method {method!r} is unknown; there are {', '.join(known)}.")
+        if method not in known:
+            raise ConfigError(
+                f"method {method!r} starts from answers, not from a bundle's weights: run it with "
+                "`roadshift adapt` and measure it with `roadshift eval`."
+            )
+    given = _settings_of([method for method, _ in chosen], assignments)
+    found: dict[tuple[str, str], Contender] = {}
+    for method, wanted in chosen:
+        own = [*given[method], *([f"{method}.variant={wanted}"] if wanted else [])]
+        if steps is not None and resolve_config(method, assignments=own).training.steps > 0:
+            own.append(f"training.steps={steps}")
+        configs = [resolve_config(method, assignments=own, seed=seed) for seed in range(seeds)]
+        variant = str(parse_assignments(own).get(method, {}).get("variant", "roadshift"))
+        found.setdefault((method, variant), Contender(method, variant, tuple(configs)))
+    return list(found.values())
+
+
+def _settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
+    """The assignments that concern each method: the shared ones, and those of its own section."""
+    given: dict[str, list[str]] = {method: [] for method in methods}
+    for entry in assignments:
+        key = entry.partition("=")[0].strip()
+        section, dot, _ = key.partition(".")
+        if key == "seed":
+            raise ConfigError(f"--set {entry}: a comparison counts its seeds itself, see --seeds.")
+        if not (dot and section in METHODS):
+            for settings in given.values():
+                settings.append(entry)
+        elif section in given:
+            given[section].append(entry)
+        else:
+            raise ConfigError(f"--set {entry}: {section} is not one of --methods.")
+    return given

@@ -1,0 +1,30 @@
+"""What tells whether something is still what a kept result was made of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ..runtime.frames import VIDEO_SUFFIXES, list_images
+from ..runtime.images import list_files
+
+
+def hash_of(document: Any) -> str:
+    """SHA-256 of a JSON document, in hexadecimal."""
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()
+
+
+def identity_of(files: Iterable[Path]) -> str:
+    """A hash of path, size and time of change of each file: cheap however large they are."""
+    status = [(str(file.resolve()), file.stat()) for file in files]
+    return hash_of([[path, found.st_size, found.st_mtime_ns] for path, found in status])
+
+
+def files_of(source: Path) -> list[Path]:
+    """The files that hold the frames of one source: a folder, an image or a video."""
+    if not source.is_dir():
+        return [source]
+    return list_images(source) or list_files(source, VIDEO_SUFFIXES)
