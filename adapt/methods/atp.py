@@ -15,7 +15,7 @@ from ..labeller import Labeller
 from ..losses.atp import AlignWeights, align_terms, teach_terms
 from ..networks import SegmentationNetwork
 from ..selection import Selection
-from .base import SMALL_DATA, Method, ParameterGroup, Stage, split_classifier
+from .base import SMALL_DATA, Method, ParameterGroup, Stage, all_but_the_classifier
 from .propagate import PropagateStage
 
 StageName = Literal["align", "teach", "propagate"]
@@ -98,8 +98,8 @@ class AlignStage(Stage):
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model.train(), context
 
-    def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
-        return [g for g in split_classifier(model, factor) if g.name != "classifier"]
+    def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:  # noqa: ARG002 - nothing has it
+        return all_but_the_classifier(model)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings

@@ -114,6 +114,11 @@ def split_classifier(model: SegmentationNetwork, factor: float) -> list[Paramete
     return [group for group in groups if group.parameters]
 
 
+def all_but_the_classifier(model: SegmentationNetwork) -> list[ParameterGroup]:
+    """For a stage in which the classifier, as the source data made it, stands still."""
+    return [group for group in split_classifier(model, 1.0) if group.name != "classifier"]
+
+
 class FeatureTap:
     """A network's output with the features of a named layer in place of its own.
 

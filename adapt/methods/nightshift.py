@@ -24,7 +24,7 @@ from .base import Method, Stage
 
 
 class NightshiftConfig(Settings):
-    """Nightshift's settings, measured on CamVid's dusk: docs/nightshift.md."""
+    """Nightshift's settings, explained in docs/nightshift.md."""
 
     rounds: int = Field(1, ge=1)  # each labels the frames anew, with the model that it starts from
     scales: tuple[float, ...] = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of

@@ -13,7 +13,7 @@ from ..context import Context
 from ..dataset import Batch
 from ..losses.baselines import information_maximisation_terms
 from ..networks import SegmentationNetwork
-from .base import SMALL_DATA, Method, Stage
+from .base import SMALL_DATA, Method, ParameterGroup, Stage, all_but_the_classifier
 
 
 class ShotImConfig(Settings):
@@ -36,10 +36,10 @@ class ShotImStage(Stage):
         self.settings = settings
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        """Also freezes the classifier in ``model``; the parameter groups leave out what is."""
         self.model, self.context = model.train(), context
-        for parameter in list(model.classifier_parameters()):
-            parameter.requires_grad_(False)
+
+    def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:  # noqa: ARG002 - nothing has it
+        return all_but_the_classifier(model)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return information_maximisation_terms(

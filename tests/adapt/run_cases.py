@@ -10,10 +10,27 @@ from typing import Any
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle
 from roadshift.adapt.config import RunConfig
+from roadshift.adapt.context import Context
+from roadshift.adapt.dataset import FrameSet
+from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.trainer import HISTORY, Progress
 from roadshift.runtime.bundle import Bundle
 from safetensors.torch import load_file
 from torch import Tensor
+
+
+def stage_context(
+    folder: Path, frames: FrameSet, normalise: Normalise, config: RunConfig
+) -> Context:
+    """What a stage is begun with, on the CPU, for crops as large as the frames."""
+    return Context(
+        frames=frames,
+        normalise=normalise,
+        device=torch.device("cpu"),
+        workdir=folder,
+        config=config,
+        crop_size=(frames.height, frames.width),
+    )
 
 
 class Killed(BaseException):

@@ -27,7 +27,16 @@ from roadshift.adapt.networks import Output, SegmentationNetwork, build_network
 from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, NetworkError, RunInterrupted
-from run_cases import Killed, Polls, adapted, assert_same, history_of, kill_at, values
+from run_cases import (
+    Killed,
+    Polls,
+    adapted,
+    assert_same,
+    history_of,
+    kill_at,
+    stage_context,
+    values,
+)
 from torch import Tensor
 
 WIDTH, HEIGHT, FRAMES, K = 24, 16, 6, 4
@@ -56,13 +65,8 @@ def frames() -> FrameSet:
 
 def context(folder: Path) -> Context:
     training = TrainingConfig(batch_size=3)
-    return Context(
-        frames=frames(),
-        normalise=NORMALISE,
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="atp", bn_batch_size=4, training=training),
-        crop_size=SIZE,
+    return stage_context(
+        folder, frames(), NORMALISE, RunConfig(method="atp", bn_batch_size=4, training=training)
     )
 
 

@@ -22,7 +22,7 @@ from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.prototypes import class_prototypes, class_sums, prototype_logits
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import ConfigError, NetworkError
-from run_cases import values
+from run_cases import stage_context, values
 from torch import Tensor, nn
 
 WIDTH, HEIGHT, K, D = 24, 16, 4, 6
@@ -68,13 +68,11 @@ def frames(count: int = 4) -> FrameSet:
 
 def context(folder: Path) -> Context:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(120, 110, 100), std=(60, 60, 60))
-    return Context(
-        frames=frames(),
-        normalise=Normalise(spec),
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="iapc", training=TrainingConfig(batch_size=3)),
-        crop_size=(HEIGHT, WIDTH),
+    return stage_context(
+        folder,
+        frames(),
+        Normalise(spec),
+        RunConfig(method="iapc", training=TrainingConfig(batch_size=3)),
     )
 
 

@@ -26,7 +26,7 @@ from roadshift.adapt.thresholds import BINS, confidence_bins
 from roadshift.adapt.trainer import HISTORY
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import ConfigError
-from run_cases import Killed, kill_at, values
+from run_cases import Killed, kill_at, stage_context, values
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -45,13 +45,11 @@ def frames() -> FrameSet:
 
 def context(folder: Path) -> Context:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(120, 110, 100), std=(60, 60, 60))
-    return Context(
-        frames=frames(),
-        normalise=Normalise(spec),
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="ld", training=TrainingConfig(batch_size=2)),
-        crop_size=(HEIGHT, WIDTH),
+    return stage_context(
+        folder,
+        frames(),
+        Normalise(spec),
+        RunConfig(method="ld", training=TrainingConfig(batch_size=2)),
     )
 
 

@@ -25,7 +25,16 @@ from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, RunInterrupted
-from run_cases import Killed, Polls, adapted, assert_same, history_of, kill_at, values
+from run_cases import (
+    Killed,
+    Polls,
+    adapted,
+    assert_same,
+    history_of,
+    kill_at,
+    stage_context,
+    values,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -54,13 +63,8 @@ def frames() -> FrameSet:
 
 
 def context(folder: Path, bn_batch_size: int = BN_BATCH) -> Context:
-    return Context(
-        frames=frames(),
-        normalise=NORMALISE,
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="nightshift", bn_batch_size=bn_batch_size),
-        crop_size=SIZE,
+    return stage_context(
+        folder, frames(), NORMALISE, RunConfig(method="nightshift", bn_batch_size=bn_batch_size)
     )
 
 
