@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +14,9 @@ import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.context import Context
-from roadshift.adapt.dataset import FrameSet
+from roadshift.adapt.dataset import Batch, FrameSet
 from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.methods import Stage
 from roadshift.adapt.trainer import HISTORY, Progress
 from roadshift.runtime.bundle import Bundle
 from safetensors.torch import load_file
@@ -31,6 +35,37 @@ def stage_context(
         config=config,
         crop_size=(frames.height, frames.width),
     )
+
+
+def without_labels(stage: Stage, batch: Batch) -> Batch:
+    """``batch``, in which any use of a label fails the test, as it does in the stage's frames."""
+    context: Any = stage.context  # type: ignore[attr-defined]
+    context.frames.labels = _forbidden
+    object.__setattr__(batch, "labels", _Untouchable())
+    return batch
+
+
+def _forbidden(index: int) -> Any:
+    raise AssertionError(f"the label of frame {index} was read")
+
+
+class _Untouchable:
+    def __getattribute__(self, name: str) -> Any:
+        raise AssertionError(f"a label was touched: {name}")
+
+
+def python_output(*words: object) -> str:
+    """What ``python WORDS...`` prints, in a process of its own that finds what this one does."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class Killed(BaseException):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import types
 from collections import Counter
@@ -48,6 +47,7 @@ from roadshift.runtime.errors import (
     TrainingError,
 )
 from roadshift.runtime.frames import read_image
+from run_cases import python_output
 from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -687,22 +687,14 @@ def test_the_command_line_makes_a_bundle_of_another_network(
 ) -> None:
     assert student.label_space is not None
     command = [
-        *(sys.executable, "-m", "roadshift.cli", "adapt", predictions, frames_dir, "--json"),
+        *("-m", "roadshift.cli", "adapt", predictions, frames_dir, "--json"),
         *("--method", "das3_black_box", "--student", "fast_scnn", "--device", "cpu"),
         *("--label-space", student.label_space, "--input-size", "48x32"),
         *("--set", "training.steps=4", "--set", "training.batch_size=2", "--out", tmp_path / "out"),
     ]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    printed = json.loads(python_output(*command))
     bundle = open_bundle(tmp_path / "out")
-    assert json.loads(done.stdout)["bundle"] == str(tmp_path / "out")
+    assert printed["bundle"] == str(tmp_path / "out")
     assert bundle.manifest.network.name == "fast_scnn"
     assert bundle.manifest.provenance.method == "das3_black_box"
 

@@ -26,7 +26,7 @@ from roadshift.adapt.thresholds import BINS, confidence_bins
 from roadshift.adapt.trainer import HISTORY
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import ConfigError
-from run_cases import Killed, kill_at, stage_context, values
+from run_cases import Killed, kill_at, stage_context, values, without_labels
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -243,30 +243,9 @@ def test_a_round_is_its_algorithm_box(tmp_path: Path, network: Network) -> None:
     assert (labels == 255).any()
 
 
-REFERENCE: dict[str, Any] = {
-    "share": 0.1,
-    "image_share": 0.1,
-    "share_growth": 0.05,
-    "passes": "any_class",
-    "batch_statistics": True,
-    "refresh_epochs": 0,
-    "rank_draw": "step",
-    "rounds": 2,
-    "round_lr_factor": 0.5,
-}
+REFERENCE: dict[str, Any] = dict(Ld.presets["reference"]["ld"])
 BALANCED: dict[str, Any] = {"class_balance": "sqrt_inverse", "scales": [1.0, 0.5], "mirror": True}
 VARIANTS = {"paper": {}, "reference": REFERENCE, "roadshift": BALANCED}
-
-
-def forbidden(index: int) -> Any:
-    raise AssertionError(f"the label of frame {index} was read")
-
-
-class Labels:
-    """Stands where labels would: any use of it fails the test."""
-
-    def __getattribute__(self, name: str) -> Any:
-        raise AssertionError(f"a label was touched: {name}")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -276,11 +255,9 @@ def test_a_step_learns_and_touches_neither_labels_nor_labeller(
 ) -> None:
     settings = {**VARIANTS[variant], "boundary_stage": boundary}
     stage = begun(tmp_path, network(), -1, **settings)
-    stage.context.frames.labels = forbidden
     labelling = [t.clone() for t in stage.labeller.network.state_dict().values()]
     student = [p.clone() for p in stage.model.parameters()]
-    drawn = batch()
-    object.__setattr__(drawn, "labels", Labels())
+    drawn = without_labels(stage, batch())
     torch.manual_seed(0)  # of dropout and of the mixture: that a step has labels to learn from
     terms = stage.losses(drawn)
     assert tuple(terms) == (("boundary",) if boundary else TERMS)
@@ -369,7 +346,8 @@ def test_settings_without_a_meaning_are_refused(change: dict[str, Any], message:
 
 
 def test_rounds_select_more_and_learn_more_slowly(tmp_path: Path, network: Network) -> None:
-    settings = {**REFERENCE, "rounds": 3, "boundary_stage": True, "boundary_share": 0.7}
+    settings = {**REFERENCE, "rounds": 3, "round_lr_factor": 0.5, "boundary_stage": True}
+    settings["boundary_share"] = 0.7
     stages = [begun(tmp_path, network(), number, **settings) for number in range(4)]
     selections = [stage.selection for stage in stages]
     assert [one.share for one in selections] == pytest.approx([0.1, 0.15, 0.2, 0.7])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames import read_image
 from roadshift.runtime.labels import LabelSpace
-from run_cases import Killed, Polls, adapted, assert_same, kill_at
+from run_cases import Killed, Polls, adapted, assert_same, kill_at, python_output
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,17 +41,8 @@ def driven(
 ) -> dict[str, Any]:
     """What `kill_driver` reports."""
     driver = Path(__file__).with_name("kill_driver.py")
-    command = [sys.executable, driver, source.path, frames_dir, tmp_path_factory.mktemp("kills")]
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
+    output = python_output(driver, source.path, frames_dir, tmp_path_factory.mktemp("kills"))
+    report: dict[str, Any] = json.loads(output)
     assert report["whole"]["steps"] == list(range(1, 13))
     return report
 
