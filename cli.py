@@ -204,7 +204,7 @@ def adapt(
     bundle: BundleIn,
     frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="See `roadshift methods`.")] = "iapc",
+    method: Annotated[str, typer.Option(help="See `roadshift methods`.")] = "nightshift",
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
@@ -333,7 +333,7 @@ def compare(
 
 @app.command()
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a TOML file.")],
+    recipe: Annotated[str, typer.Argument(help="Such as gta5-cityscapes-iapc, or a TOML file.")],
     data: Annotated[Path, typer.Option(help="Root of the target's data set, as published.")],
     checkpoint: Annotated[Path, typer.Option(help="The source model: a checkpoint or a bundle.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],

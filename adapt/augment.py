@@ -130,6 +130,17 @@ def autocontrast(image: Image) -> Image:
     return _look_up(image, np.stack(tables, axis=1))
 
 
+def stretched(image: Image, outliers: float = 0.01) -> Image:
+    """Contrast stretched over the whole range, all channels alike.
+
+    The darkest and the brightest ``outliers`` of all values become 0 and 255.
+    """
+    share = np.cumsum(np.bincount(image.ravel(), minlength=256)) / image.size
+    low, high = np.searchsorted(share, [outliers, 1 - outliers])
+    levels = (_LEVELS - low) * (255 / max(1, high - low))
+    return _look_up(image, levels)
+
+
 def equalize(image: Image) -> Image:
     """Flatten the histogram of each channel."""
     tables = []

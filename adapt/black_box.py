@@ -48,12 +48,14 @@ class BlackBox:
             the ONNX file or of the folder's listing, or the function's name.
         label_space: of its answers, where it says so itself.
         input: what it was trained to see, where it says so itself.
+        looks: whether it answers to any image, and not only by the frame's name.
     """
 
     answer: Callable[[str, NDArray[np.uint8]], Answer]
     identity: str
     label_space: LabelSpace | None = None
     input: InputSpec | None = None
+    looks: bool = True
 
 
 def open_black_box(source: str) -> BlackBox:
@@ -192,7 +194,7 @@ def _folder(folder: Path) -> BlackBox:
             "prediction of its name."
         )
 
-    return BlackBox(answer, identity)
+    return BlackBox(answer, identity, looks=False)
 
 
 def _read_npz(path: Path) -> Answer:

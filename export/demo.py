@@ -70,11 +70,11 @@ def run_demo(
         resolve_config("supervised", assignments=TRAIN_SETTINGS, seed=seed),
         Job(out / "source", options=options),
     )
-    note(f"adapting it to {TARGET_FRAMES} unlabelled {TARGET_DOMAIN} frames with IAPC")
+    note(f"adapting it to {TARGET_FRAMES} unlabelled {TARGET_DOMAIN} frames with Nightshift")
     adapted = adapt_bundle(
         source,
         [scenes / "target/images"],
-        resolve_config("iapc", assignments=ADAPT_SETTINGS, seed=seed),
+        resolve_config("nightshift", assignments=ADAPT_SETTINGS, seed=seed),
         Job(out / "adapted", options=replace(options)),
     )
     note("exporting to ONNX and comparing with torch")

@@ -194,12 +194,16 @@ AUTHORS_CODE: Mapping[str, Any] = {
     "distribution": "pixels",
     "detach_sharpness": True,
 }
-# Labels that hundreds of frames can be learnt from, and an Align of mostly plain entropy: with the
-# paper's weights, diversity nearly alone, it pushes every batch towards all classes alike.
-SMALL_DATA_SETTINGS: Mapping[str, Any] = {
+# An Align of mostly plain entropy: with the paper's weights, diversity nearly alone, it pushes
+# every batch towards all classes alike.
+SMALL_DATA_ALIGN: Mapping[str, Any] = {
     "align_entropy": 1.0,
     "align_focus": 0.0,
     "align_diversity": 0.1,
+}
+# And labels that hundreds of frames can be learnt from.
+SMALL_DATA_SETTINGS: Mapping[str, Any] = {
+    **SMALL_DATA_ALIGN,
     "scales": [1.0, 1.25, 0.75],
     "mirror": True,
     "easy_labels": 0.65,

@@ -9,11 +9,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..answers import StoredAnswers
+from ..class_balance import sqrt_inverse_weights
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..losses.atp import divergence_from
 from ..losses.common import upsample
+from ..losses.nightshift import nightshift_terms
 from ..networks import SegmentationNetwork
 from .atp import RECIPE, AtpConfig, StageName, stages_of
 from .base import Method, Stage
@@ -24,6 +26,8 @@ class DistilConfig(Settings):
 
     source: str = ""  # see `open_black_box`; `roadshift adapt` fills it in
     distil_share: int = Field(2, ge=1)  # of the run's steps, where Teach and Propagate have 1 each
+    class_balance: Literal["sqrt_inverse", "none"] = "none"  # see `sqrt_inverse_weights`
+    ask: Literal["once", "four_views"] = "once"  # see `StoredAnswers`
 
 
 class DistilStage(Stage):
@@ -33,6 +37,8 @@ class DistilStage(Stage):
     for each batch x~:
         f <- f - lr d/df KL(q || softmax f(x~))                                       (eq. 11)
                  (one-hot q where the answers are classes: their cross-entropy)
+
+    With ``class_balance`` Nightshift's cross-entropy with q, in which rare classes count more.
     """
 
     name = "distil"
@@ -43,13 +49,24 @@ class DistilStage(Stage):
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model.train(), context
-        self.answers = StoredAnswers(self.settings.source, context, model.num_classes)
+        self.answers = StoredAnswers(
+            self.settings.source, context, model.num_classes, self.settings.ask
+        )
+        self.weights: Tensor | None = None
+        if self.settings.class_balance == "sqrt_inverse":
+            mass = self.answers.class_mass()
+            self.weights = sqrt_inverse_weights(mass).to(context.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
+        answers = self.answers.crops(batch)
         logits = self.model(self.context.normalise(batch.augmented)).logits
-        size = self.context.crop_size
-        log_p = upsample(logits, size, self.model.align_corners).log_softmax(dim=1)
-        return {"divergence": divergence_from(log_p, self.answers.crops(batch))}
+        size, align_corners = self.context.crop_size, self.model.align_corners
+        if self.weights is None:
+            log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
+            return {"divergence": divergence_from(log_p, answers)}
+        return nightshift_terms(
+            logits, answers, size, align_corners=align_corners, class_weights=self.weights
+        )
 
 
 class AtpBlackBoxConfig(AtpConfig, DistilConfig):
@@ -79,21 +96,28 @@ def _stages(settings: AtpBlackBoxConfig) -> Sequence[Stage]:
 
 _AUGMENT = {"augment": {"policy": "jitter", "brightness": 0.4, "contrast": 0.4, "blur": 1.5}}
 # A student that starts from random weights needs more steps than one that starts from the source
-# model, and has no statistics to re-estimate before the first of them.
+# model, has no statistics to re-estimate before the first of them, and sees its few frames whole
+# and without noise: it has trouble enough to fit them. What it then says itself is worse than the
+# answers it learnt from, and Teach and Propagate would unlearn rare classes with it.
 _SMALL_DATA: Mapping[str, Any] = {
-    **_AUGMENT,
+    "augment": {"policy": "none"},
     "tone": "none",
     "warm_start": "none",
     "training": {
-        "steps": 800,
-        "batch_size": 6,
-        "crop_share": 2 / 3,
+        "steps": 1000,
+        "batch_size": 4,
         "optimizer": "adamw",
-        "lr": 2e-3,
+        "lr": 3e-3,
         "classifier_lr_factor": 1.0,
         "weight_decay": 0.01,
         "warmup_steps": 20,
     },
+}
+_SMALL_DATA_SETTINGS: Mapping[str, Any] = {
+    "ask": "four_views",
+    "stages": [],
+    "class_balance": "sqrt_inverse",
+    "easy_labels": 0.65,
 }
 
 
@@ -107,7 +131,7 @@ class AtpBlackBox(Method):
     black_box = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {**RECIPE, **_AUGMENT},
-        "roadshift": {**_SMALL_DATA, "atp_black_box": {"easy_labels": 0.65}},
+        "roadshift": {**_SMALL_DATA, "atp_black_box": _SMALL_DATA_SETTINGS},
     }
 
     @staticmethod
@@ -125,7 +149,7 @@ class Das3BlackBox(Method):
     black_box = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {**RECIPE, **_AUGMENT},
-        "roadshift": {**_SMALL_DATA, "das3_black_box": {"easy_labels": 0.65}},
+        "roadshift": {**_SMALL_DATA, "das3_black_box": _SMALL_DATA_SETTINGS},
     }
 
     @staticmethod

@@ -290,9 +290,9 @@ class Iapc(Method):
         },
         "roadshift": {
             **SMALL_DATA,
-            "training": {**SMALL_DATA["training"], "batch_size": 6, "crop_share": 2 / 3},
             "iapc": {
                 **AUTHORS_CODE,
+                "importance_of": "probabilities",  # of logits it is unbounded below: a step of -20
                 "class_balance": "sqrt_inverse",
                 "weight_ia": 1.0,
                 "weight_pe": 0.1,

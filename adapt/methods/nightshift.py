@@ -20,12 +20,14 @@ from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
 from ..pseudo_labels import frame_probabilities, label_identity
 from ..soft_labels import Labels, SoftLabels
+from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
 from .base import Method, Stage
 
 
 class NightshiftConfig(Settings):
     """Nightshift's settings, explained in docs/nightshift.md."""
 
+    align: bool = True  # begin with ATP's Align, weighted for small data, in a third of the steps
     rounds: int = Field(1, ge=1)  # each labels the frames anew, with the model that it starts from
     scales: tuple[float, ...] = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
     mirror: bool = True  # and of the mirror image of each
@@ -43,7 +45,7 @@ class NightshiftConfig(Settings):
 class NightshiftStage(Stage):
     """One round of distilling what the model says over scales and mirror images into the model.
 
-    before: tone aligned, batch norm re-estimated on the frames (`tone`, `warm_start`)
+    before: tone aligned, batch norm re-estimated on the frames (`tone`, `warm_start`), Align
     M <- a copy of f, its batch norm re-estimated on the clean frames
     q <- mean of softmax M over scales and mirror images, for every whole frame
     a <- class weights from q
@@ -53,6 +55,8 @@ class NightshiftStage(Stage):
 
     A forward pass of one frame (``micro_batch`` 1) has nothing to paste it over.
     """
+
+    share = 2
 
     def __init__(self, settings: NightshiftConfig, number: int) -> None:
         self.settings = settings
@@ -99,14 +103,15 @@ class NightshiftStage(Stage):
 
 
 class Nightshift(Method):
-    """Tone, batch norm, and soft labels of the model's own, over scales and mirror images."""
+    """Tone, batch norm, Align, and soft labels of its own over scales and mirror images."""
 
     name = "nightshift"
-    summary = "tone, batch norm and distillation of its own multi-scale soft labels"
+    summary = "tone, batch norm, Align and distillation of its own multi-scale soft labels"
     source = "Roadshift"
     Config = NightshiftConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "roadshift": {
+            "blend": 0.7,
             "training": {
                 "steps": 300,
                 "batch_size": 4,
@@ -118,4 +123,5 @@ class Nightshift(Method):
 
     @staticmethod
     def stages(settings: NightshiftConfig) -> Sequence[Stage]:
-        return [NightshiftStage(settings, number) for number in range(settings.rounds)]
+        align = [AlignStage(AtpConfig(**SMALL_DATA_ALIGN))] if settings.align else []
+        return [*align, *(NightshiftStage(settings, number) for number in range(settings.rounds))]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from roadshift.adapt import answers as answers_module
-from roadshift.adapt.answers import StoredAnswers
+from roadshift.adapt.answers import Ask, StoredAnswers
 from roadshift.adapt.black_box import BlackBox
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.context import Context
@@ -54,10 +54,17 @@ def images() -> list[NDArray[np.uint8]]:
 def store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[NDArray[np.uint8]]
 ) -> Store:
-    """``store(oracle, stop=lambda: False)`` keeps its answers to four frames in ``tmp_path``."""
+    """``store(oracle, ...)`` keeps its answers to four frames in ``tmp_path``."""
 
-    def make(oracle: Oracle, stop: Callable[[], bool] = lambda: False) -> StoredAnswers:
-        monkeypatch.setattr(answers_module, "open_black_box", lambda _: BlackBox(oracle, "test"))
+    def make(
+        oracle: Callable[[str, NDArray[np.uint8]], Answer],
+        stop: Callable[[], bool] = lambda: False,
+        *,
+        ask: Ask = "once",
+        looks: bool = True,
+    ) -> StoredAnswers:
+        black_box = BlackBox(oracle, "test", looks=looks)
+        monkeypatch.setattr(answers_module, "open_black_box", lambda _: black_box)
         context = Context(
             frames=FrameSet(
                 [f"frame_{i}" for i in range(FRAMES)], WIDTH, HEIGHT, images.__getitem__
@@ -69,7 +76,7 @@ def store(
             crop_size=CROP,
             stop_requested=stop,
         )
-        return StoredAnswers("an oracle", context, K)
+        return StoredAnswers("an oracle", context, K, ask)
 
     return make
 
@@ -104,6 +111,61 @@ several = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
+
+# --- views ---------------------------------------------------------------------------------------
+
+
+class Painter:
+    """Says of each pixel how bright it is: rows of K probabilities, or a class."""
+
+    def __init__(self, *, hard: bool) -> None:
+        self.hard, self.seen = hard, list[NDArray[np.uint8]]()
+
+    def __call__(self, _: str, image: NDArray[np.uint8]) -> Answer:
+        self.seen.append(image.copy())
+        red = image[..., 0].astype(np.int64)
+        image[:] = 0
+        if self.hard:
+            return np.where(red > 250, 255, red % K).astype(np.uint8)
+        return np.stack([red, 255 - red, np.zeros_like(red)]).astype(np.float32) / 255
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_four_views_are_asked_and_their_mean_is_kept(
+    store: Store, images: list[NDArray[np.uint8]], hard: bool
+) -> None:
+    for image in images:
+        image[:] = 40 + image // 4  # little contrast
+    painter, whole = Painter(hard=hard), Crop(0, 0, WIDTH, HEIGHT, False)
+    stored = store(painter, ask="four_views")
+    assert len(painter.seen) == 4 * FRAMES
+    plain, mirrored, wide, wide_mirrored = painter.seen[:4]
+    assert np.array_equal(plain, images[0])
+    assert np.array_equal(mirrored, plain[:, ::-1])
+    assert np.array_equal(wide_mirrored, wide[:, ::-1])
+    assert plain.min() >= 40
+    assert (wide.min(), wide.max()) == (0, 255)
+    again = Painter(hard=hard)
+    answers = [again("", view) for view in (plain, wide)]
+    if hard:
+        votes = [np.stack([a == k for k in range(K)]).astype(np.float64) for a in answers]
+        mass = np.asarray(sum(votes)).sum(axis=0)
+        mean = sum(votes) / np.maximum(mass, 1)
+    else:
+        mean = sum(answers) / 2
+    # Kept at a quarter of the size, by area.
+    expected = np.asarray(mean).reshape(K, HEIGHT // 4, 4, WIDTH // 4, 4).mean(axis=(2, 4))
+    (path,) = (stored.context.workdir / "answers").glob("000000*")
+    with np.load(path) as arrays:
+        np.testing.assert_allclose(arrays["answer"], expected, atol=1e-3)
+    assert stored.crops(batch(whole)).sum(dim=1).max() <= 1 + 2e-3
+
+
+def test_a_folder_of_predictions_is_asked_once(store: Store) -> None:
+    oracle = Oracle(distribution(0, 8, 12))
+    store(oracle, ask="four_views", looks=False)
+    assert oracle.asked == [f"frame_{i}" for i in range(FRAMES)]
+
 
 # --- crops ---------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from roadshift.adapt.augment import (
     apply_operation,
     blurred,
     photometric,
+    stretched,
 )
 from roadshift.adapt.config import AugmentConfig
 
@@ -201,3 +202,13 @@ def test_autoaugment_draws_every_sub_policy_and_both_signs(
 def test_the_policy_holds_the_18_of_25_sub_policies_that_keep_geometry() -> None:
     assert len(IMAGENET_PHOTOMETRIC) == 18
     assert {step.operation for steps in IMAGENET_PHOTOMETRIC for step in steps} <= set(OPERATIONS)
+
+
+def test_stretching_spreads_all_but_the_outliers_over_the_whole_range() -> None:
+    image = np.random.default_rng(0).integers(60, 90, (50, 40, 3), np.uint8)
+    image[0, 0], image[1, 1] = 0, 255
+    low, high = np.quantile(image, [0.01, 0.99], method="inverted_cdf")
+    expected = ((image.astype(float) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    assert np.array_equal(stretched(image), expected)
+    flat = np.full((4, 4, 3), 7, np.uint8)
+    assert stretched(flat).dtype == np.uint8

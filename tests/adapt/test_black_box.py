@@ -27,8 +27,10 @@ from roadshift.adapt.black_box import (
     open_black_box,
     resolve_student,
 )
+from roadshift.adapt.class_balance import sqrt_inverse_weights
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.importing import save_weights
+from roadshift.adapt.losses.nightshift import nightshift_terms
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.networks import build_network
 from roadshift.cli import app
@@ -124,7 +126,10 @@ Adapt = Callable[..., Bundle]
 def adapt(
     student: Student, frames_dir: Path, tmp_path: Path, settings: Callable[..., RunConfig]
 ) -> Adapt:
-    """``adapt(source, "training.steps=4", out=..., resume=...)`` into ``tmp_path/out``."""
+    """``adapt(source, "training.steps=4", out=..., resume=...)`` into ``tmp_path/out``.
+
+    Every stage runs, and the black box is asked once a frame, unless told otherwise.
+    """
 
     def run(
         source: str | Path,
@@ -135,7 +140,9 @@ def adapt(
         overwrite: bool = False,
         **options: Any,
     ) -> Bundle:
-        config = settings("training.steps=4", *assignments, method=method)
+        whole = [f'{method}.stages=["teach","propagate"]', f"{method}.ask=once"]
+        whole = whole if method.endswith("black_box") else []
+        config = settings("training.steps=4", *whole, *assignments, method=method)
         job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
         return adapt_black_box(str(source), [frames_dir], config, job, student)
 
@@ -472,10 +479,15 @@ def test_das3_differs_from_atp_in_its_propagation_alone() -> None:
         assert (of_atp["easy_ratio"], of_atp["target"]) == (0.5, "frames")
         same = {"method": "", "method_config": {}}
         assert atp.model_copy(update=same) == das3.model_copy(update=same)
-        assert (atp.augment.policy, atp.augment.blur) == ("jitter", 1.5)
         assert (atp.tone, atp.warm_start) == ("none", "none")
-        assert [stage.name for stage in build_stages(atp)] == ["distil", "teach", "propagate"]
-        assert [stage.share for stage in build_stages(atp)] == [2, 1, 1]
+        stages, noise = [stage.name for stage in build_stages(atp)], atp.augment
+        if variant == "paper":
+            assert stages == ["distil", "teach", "propagate"]
+            assert [stage.share for stage in build_stages(atp)] == [2, 1, 1]
+            assert (of_atp["ask"], noise.policy, noise.blur) == ("once", "jitter", 1.5)
+        else:
+            assert stages == ["distil"]
+            assert (of_atp["ask"], noise.policy) == ("four_views", "none")
 
 
 def test_there_is_nothing_to_align() -> None:
@@ -498,7 +510,8 @@ def test_distilling_teaches_the_student_what_the_model_says(
 ) -> None:
     source = python_model(lambda image: softly(by_brightness(image)))
     steps = ("training.steps=120", "training.lr=0.02", "augment.policy=none")
-    bundle = adapt(source, *steps, "atp_black_box.distil_share=8")
+    plain = ("atp_black_box.distil_share=8", "atp_black_box.class_balance=none")
+    bundle = adapt(source, *steps, *plain)
     divergences = [x["losses"]["divergence"] for x in history(bundle) if x["stage"] == "distil"]
     assert np.mean(divergences[-10:]) < 0.6 * np.mean(divergences[:3])
     images = [image_of(frames_dir, i) for i in range(FRAMES)]
@@ -507,6 +520,32 @@ def test_distilling_teaches_the_student_what_the_model_says(
         found = np.stack([engine.infer(image[None])[0] for image in images])
     largest_class = max((expected == c).mean() for c in range(K))
     assert (found == expected).mean() > largest_class + 0.1
+
+
+def test_balanced_by_class_the_loss_is_nightshifts_with_weights_from_the_answers(
+    adapt: Adapt, predictions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+
+    def watched(*arguments: Any, class_weights: Tensor, **options: Any) -> dict[str, Tensor]:
+        given.append(class_weights)
+        return nightshift_terms(*arguments, class_weights=class_weights, **options)
+
+    monkeypatch.setattr("roadshift.adapt.methods.black_box.nightshift_terms", watched)
+    bundle = adapt(predictions, "atp_black_box.stages=[]", "training.steps=2")
+    assert [set(line["losses"]) for line in history(bundle)] == [{"soft", "total"}] * 2
+    masses = []
+    for path in sorted(predictions.iterdir()):
+        if path.suffix == ".npz":
+            masses.append(np.load(path)["arr_0"].mean(axis=(1, 2)))
+        else:
+            labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+            masses.append(np.bincount(labels.ravel(), minlength=K) / labels.size)
+    expected = sqrt_inverse_weights(torch.from_numpy(np.mean(masses, axis=0)).float())
+    assert expected.max() > 1.2 * expected.min()
+    assert len(given) == 2
+    for weights in given:
+        torch.testing.assert_close(weights, expected, rtol=5e-3, atol=0)
 
 
 # --- from end to end -----------------------------------------------------------------------------
@@ -529,7 +568,7 @@ def test_a_student_learns_from_a_folder_of_soft_and_hard_predictions(
     assert configuration["method_config"]["source"] == str(predictions)
     terms = {line["stage"]: set(line["losses"]) - {"total"} for line in history(bundle)}
     assert terms == {
-        "distil": {"divergence"},
+        "distil": {"soft"},
         "teach": {"positive", "negative"},
         "propagate": {"easy", "hard"},
     }

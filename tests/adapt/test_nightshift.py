@@ -20,6 +20,7 @@ from roadshift.adapt.dataset import Batch, CropSampler, FrameSet
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.losses.nightshift import nightshift_terms
 from roadshift.adapt.methods import Stage, build_stages, resolve_config
+from roadshift.adapt.methods.atp import AlignStage
 from roadshift.adapt.methods.nightshift import Nightshift, NightshiftConfig, NightshiftStage
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.trainer import Trainer
@@ -69,7 +70,9 @@ def context(folder: Path, bn_batch_size: int = BN_BATCH) -> Context:
 
 
 def begun(folder: Path, model: SegmentationNetwork, **settings: Any) -> NightshiftStage:
-    chosen = validate(NightshiftConfig, {"scales": (1.0,), **settings}, "nightshift")
+    chosen = validate(
+        NightshiftConfig, {"align": False, "scales": (1.0,), **settings}, "nightshift"
+    )
     (stage,) = Nightshift.stages(chosen)
     assert isinstance(stage, NightshiftStage)
     stage.begin(model, context(folder))
@@ -309,7 +312,7 @@ def test_steps_lead_the_student_towards_the_labels(tmp_path: Path) -> None:
 # --- rounds -------------------------------------------------------------------------------------
 
 WHOLE = ("training.crop_share=1.0", "training.lr=1e-2")
-TWO = NightshiftConfig(rounds=2, scales=(1.0, 0.75))
+TWO = NightshiftConfig(align=False, rounds=2, scales=(1.0, 0.75))
 
 
 def rounds(settings: NightshiftConfig = TWO) -> list[Stage]:
@@ -340,17 +343,27 @@ def test_every_round_labels_with_the_model_that_it_starts_from(
 
 
 def test_a_single_round_has_no_number_and_each_round_its_share_of_the_steps() -> None:
-    config = resolve_config("nightshift")
-    assert [stage.name for stage in build_stages(config)] == ["nightshift"]
-    config = resolve_config("nightshift", assignments=["nightshift.rounds=3"])
-    stages = build_stages(config)
-    assert [stage.name for stage in stages] == ["nightshift 1", "nightshift 2", "nightshift 3"]
-    assert {stage.share for stage in stages} == {1}
+    def shares(*assignments: str) -> dict[str, int]:
+        stages = build_stages(resolve_config("nightshift", assignments=assignments))
+        return {stage.name: stage.share for stage in stages}
+
+    assert shares() == {"align": 1, "nightshift": 2}
+    assert shares("nightshift.align=false") == {"nightshift": 2}
+    assert shares("nightshift.rounds=2") == {"align": 1, "nightshift 1": 2, "nightshift 2": 2}
+
+
+def test_align_is_atps_with_the_weights_for_small_data() -> None:
+    align = build_stages(resolve_config("nightshift"))[0]
+    atps = build_stages(resolve_config("atp"))[0]
+    assert isinstance(align, AlignStage)
+    assert isinstance(atps, AlignStage)
+    assert align.weights == atps.weights
+    assert align.weights.entropy == 10 * align.weights.diversity
 
 
 # --- runs ---------------------------------------------------------------------------------------
 
-SMALL = ("training.steps=4", "nightshift.scales=[1.0]")
+SMALL = ("training.steps=5", "nightshift.scales=[1.0]")  # one of Align, four of distillation
 
 
 @pytest.mark.parametrize(
@@ -377,9 +390,11 @@ def test_a_run_writes_its_terms_and_moves_every_weight(
     assert not any(torch.equal(weights[name], before[name]) for name in before)
     history = history_of(tmp_path / "out")
     assert [(line["stage"], line["step"]) for line in history] == [
-        ("nightshift", step) for step in range(1, 5)
+        ("align", 1),
+        *(("nightshift", step) for step in range(2, 6)),
     ]
-    for line in history:
+    assert history[0]["losses"].keys() == {"entropy", "diversity", "total"}
+    for line in history[1:]:
         losses = line["losses"]
         assert losses.keys() == terms
         assert losses["total"] == pytest.approx(sum(losses.values()) - losses["total"], rel=1e-6)
@@ -424,10 +439,12 @@ def test_a_run_stopped_between_rounds_or_while_it_labels_goes_on_exactly(
     config = settings(*SMALL, "tone=none", "nightshift.rounds=2", method="nightshift")
     whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=polls.stop_at(0))
     statistics, labels, steps = 2, 6, 2  # batches of three frames, frames, steps of a round
-    a_round = statistics + labels + steps
-    assert polls.count == statistics + 2 * a_round + statistics
-    first, second = statistics, statistics + a_round
+    align, a_round = 1, statistics + labels + steps
+    assert polls.count == statistics + align + 2 * a_round + statistics
+    first = statistics + align
+    second = first + a_round
     for number in (
+        first,  # after Align
         first + statistics + 3,  # the first round's labels
         second,  # after its last step
         second + 1,  # the second round's teacher

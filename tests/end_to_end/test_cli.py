@@ -45,13 +45,13 @@ def test_adapting_says_in_json_what_it_made_and_on_stderr_what_it_does(world: An
     said = world.adapt.json
     bundle = open_bundle(world.adapted)
     assert said["bundle"] == str(world.adapted)
-    assert (said["method"], said["frames"], said["seed"]) == ("iapc", 4, 0)
+    assert (said["method"], said["frames"], said["seed"]) == ("nightshift", 4, 0)
     assert said["outcome"]["steps"] == 2
     assert bundle.manifest.provenance.parent == open_bundle(world.source).hash
     history = [json.loads(x) for x in (world.adapted / "history.jsonl").read_text().splitlines()]
     assert [line["step"] for line in history] == [1, 2]
     assert "warm start" in world.adapt.err
-    assert "step: 2/2 steps iapc" in world.adapt.err
+    assert "step: 2/2 steps nightshift" in world.adapt.err
 
 
 def test_a_finished_run_leaves_nothing_beside_its_bundle(world: Any) -> None:
