@@ -22,19 +22,25 @@ import methods
 
 PAGE = Path("docs/results/black-box.md")
 STUDENT = "small_unet:build"
-RUNS = {
-    "distillation alone": ("atp_black_box", ("--set", "atp_black_box.stages=[]")),
-    "atp_black_box": ("atp_black_box", ()),
-    "das3_black_box": ("das3_black_box", ()),
+RUNS: dict[str, tuple[str, ...]] = {  # settings over those for small data
+    "atp_black_box": (),
+    "asked once for each frame": ("--set", "atp_black_box.ask=once"),
+    "then Teach and Propagate": ("--set", 'atp_black_box.stages=["teach","propagate"]'),
 }
+ONE_SEED = tuple(RUNS)[1:]  # what one part does is shown with the first seed
 
 INTRODUCTION = """\
 The source model (`fast_scnn`, trained on 240 built-in daylight scenes of 320x160) is an ONNX file
 that answers with probabilities; no weight and no gradient of it is used. The student
-(`benchmarks/small_unet.py`, 0.8 M parameters, random weights) sees 64 frames of night and fog and
-the answers to them. mIoU in percent on 40 other frames of night and fog, mean ± standard deviation
-over {seeds} seeds, two CPU cores (Intel Xeon, 2.5 GHz), float32. Printed by
-`python benchmarks/black_box.py`."""
+(`benchmarks/small_unet.py`, 1.4 M parameters, random weights) sees 64 frames of night and fog and
+the answers to four views of each. mIoU in percent on 40 other frames of night and fog,
+mean ± standard deviation over {seeds} seeds, two CPU cores (Intel Xeon, 2.5 GHz), float32. Printed
+by `python benchmarks/black_box.py`."""
+CONCLUSION = """\
+The student passes its teacher by what the teacher says of four views: the frame, the frame with its
+contrast stretched, and the mirror image of both. Asked once, the student stays below it: it learns
+what it is told, less what it does not manage to fit. Teach and Propagate then learn from the
+student alone, and do harm."""
 
 
 def main() -> None:
@@ -61,7 +67,9 @@ def run_seed(seed: int, scenes: dict[str, Path], work: Path) -> dict[str, Any]:
         frames = ("--frames", scenes["day_held"] / "images")
         camvid.roadshift("export", source, "--to", "onnx", "--logits", *frames)
     results = {"source model": camvid.measured(source, scenes["heldout"])["miou"]}
-    for title, (method, settings) in RUNS.items():
+    for title, settings in RUNS.items():
+        if seed > 0 and title in ONE_SEED:
+            continue
         out = work / f"scenes/source-{seed}-{title.replace(' ', '-')}"
         camvid.made(
             out,
@@ -69,7 +77,7 @@ def run_seed(seed: int, scenes: dict[str, Path], work: Path) -> dict[str, Any]:
             source,
             scenes["target"] / "images",
             "--method",
-            method,
+            "atp_black_box",
             "--student",
             STUDENT,
             "--seed",
@@ -82,19 +90,21 @@ def run_seed(seed: int, scenes: dict[str, Path], work: Path) -> dict[str, Any]:
 
 def render(runs: Sequence[dict[str, Any]]) -> str:
     """The page."""
-    lines = [
-        "# A black box and another network",
-        "",
-        INTRODUCTION.format(seeds=len(runs)),
-        "",
-        "| | mIoU | over the source model |",
-        "|---|---|---|",
-    ]
-    for title in runs[0]:
+    lines = ["# A black box and another network", "", INTRODUCTION.format(seeds=len(runs)), ""]
+    lines += table(runs, [title for title in runs[0] if title not in ONE_SEED])
+    lines += ["", "With the first seed alone, and one setting changed:", ""]
+    lines += table(runs[:1], list(runs[0]))
+    return "\n".join([*lines, "", CONCLUSION]) + "\n"
+
+
+def table(runs: Sequence[dict[str, Any]], titles: Sequence[str]) -> list[str]:
+    """A line a title."""
+    lines = ["| | mIoU | over the source model |", "|---|---|---|"]
+    for title in titles:
         values = [run[title] for run in runs]
         gains = [run[title] - run["source model"] for run in runs]
         lines.append(f"| {title} | {methods.spread(values)} | {methods.spread(gains, sign=True)} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 if __name__ == "__main__":
