@@ -68,6 +68,12 @@ def resolve_config(
     given = merge(read, parse_assignments(assignments))
     if file and given.get("method", method) != method:
         raise ConfigError(f"{file} is written for method {given['method']!r}, not {method!r}.")
+    others = [name for name in given if name in _ALL and name != method]
+    if others:
+        raise ConfigError(
+            f"settings of {others[0]} are for runs of it (--method {others[0]}); this one is of "
+            f"{method}."
+        )
     if "method_config" in given:
         raise ConfigError(f"method_config is for manifests; give these settings as [{method}].")
     own = given.get(method, {})

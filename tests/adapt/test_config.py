@@ -183,7 +183,7 @@ def test_a_file_for_another_method_is_refused(tmp_path: Path) -> None:
         (["iapc.weight_xx=1"], r"unknown key 'weight_xx' \(known: variant, weight_ia"),
         (["iapc.weight_im=-1"], "weight_im: .*got -1"),
         (["iapc.importance=second"], "importance: "),
-        (["tent.lr=1"], "unknown key 'tent'"),
+        (["tent.lr=1"], "settings of tent are for runs of it"),
         (["training.lrr=1"], r"unknown key 'training\.lrr'"),
         (["warm_start=maybe"], "warm_start: "),
         (["method_config.weight_im=1"], r"give these settings as \[iapc\]"),
