@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.errors import LabelError
 from .augment import stretched
 from .black_box import Answer, BlackBox, checked_answer, open_black_box
 from .context import Context
@@ -37,13 +38,30 @@ class StoredAnswers(SoftLabels):
 
             def label(frame: int) -> Answer:
                 name, image = frames.names[frame], np.array(frames.image(frame))
-                if ask == "once" or not black_box.looks:
-                    return _asked(black_box, name, image, num_classes)
-                return _mean_of_views(black_box, name, image, num_classes)
+                return answer_to(black_box, name, image, num_classes, ask)
 
             return label
 
         super().__init__("answers", context, num_classes, asking)
+
+
+def answer_to(
+    black_box: BlackBox, name: str, image: NDArray[np.uint8], num_classes: int, ask: Ask
+) -> Answer:
+    """What ``black_box`` says about one frame, see `StoredAnswers`.
+
+    Args:
+        image: uint8 RGB (H, W, 3); the black box may write in it.
+
+    Returns:
+        float32 probabilities (K, h, w), or, asked once, uint8 class indices (h, w).
+
+    Raises:
+        LabelError: an answer is neither, or the views' answers differ in size.
+    """
+    if ask == "once" or not black_box.looks:
+        return _asked(black_box, name, image, num_classes)
+    return _mean_of_views(black_box, name, image, num_classes)
 
 
 def _asked(black_box: BlackBox, name: str, image: NDArray[np.uint8], num_classes: int) -> Answer:
@@ -55,8 +73,15 @@ def _mean_of_views(
     black_box: BlackBox, name: str, image: NDArray[np.uint8], num_classes: int
 ) -> Answer:
     """float32 (K, h, w); a pixel's sum is 1, or 0 where every view says that it is no class."""
-    total = sum(_of_views(black_box, name, image, num_classes))
-    mass = np.asarray(total).sum(axis=0)
+    views = list(_of_views(black_box, name, image, num_classes))
+    sizes = {f"{p.shape[2]}x{p.shape[1]}" for p in views}
+    if len(sizes) > 1:
+        raise LabelError(
+            f"the four views of frame {name}: have the sizes {', '.join(sorted(sizes))}; "
+            "answer images of one size with one size, or set ask=once."
+        )
+    total = np.sum(views, axis=0)
+    mass = total.sum(axis=0)
     return np.asarray(total / np.where(mass > 0, mass, 1), np.float32)
 
 

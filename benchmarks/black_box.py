@@ -44,7 +44,7 @@ student alone, and do harm.
 
 The four views, and stopping after Distil, were chosen by looking at the labels of these held-out
 frames, among other ways to ask (gammas, the stretched frame alone): expect less elsewhere. On
-CamVid's dusk the same four views do not make the source model's own answers better."""
+CamVid's dusk they do not help the source model itself ([four views](four-views.md))."""
 
 
 def main() -> None:

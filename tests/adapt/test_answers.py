@@ -161,6 +161,16 @@ def test_four_views_are_asked_and_their_mean_is_kept(
     assert stored.crops(batch(whole)).sum(dim=1).max() <= 1 + 2e-3
 
 
+def test_views_answered_in_several_sizes_are_refused(store: Store) -> None:
+    def grows(_: str, __: NDArray[np.uint8]) -> Answer:
+        sizes.append(len(sizes) + 4)
+        return np.zeros((sizes[-1], 8), np.uint8)
+
+    sizes: list[int] = []
+    with pytest.raises(LabelError, match=r"four views of frame frame_0: have the sizes 8x4, 8x5, 8x6, 8x7"):
+        store(grows, ask="four_views")
+
+
 def test_a_folder_of_predictions_is_asked_once(store: Store) -> None:
     oracle = Oracle(distribution(0, 8, 12))
     store(oracle, ask="four_views", looks=False)
