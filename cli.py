@@ -38,6 +38,10 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),
 ]
+Losses = Annotated[
+    str | None,
+    typer.Option(help="What computes them: reference, tiled or triton; the fastest unless given."),
+]
 Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
@@ -207,6 +211,7 @@ def adapt(
     method: Annotated[str, typer.Option(help="See `roadshift methods`.")] = "nightshift",
     config: Config = None,
     settings: Set = None,
+    losses: Losses = None,
     seed: Seed = None,
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Use at most so many frames.")] = 3000,
@@ -240,7 +245,8 @@ def adapt(
 
         if method not in METHODS:
             raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
-        resolved = resolve_config(method, file=config, assignments=settings or (), seed=seed)
+        chosen = _with_losses(settings, losses)
+        resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
         learner = Student(student, label_space, input_size, init)
         if not METHODS[method].black_box and learner != Student():
             raise ConfigError(
@@ -278,6 +284,7 @@ def compare(
         int | None, typer.Option(min=1, help="Of each method that takes steps; its own otherwise.")
     ] = None,
     settings: Set = None,
+    losses: Losses = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
         "roadshift-compare"
     ),
@@ -306,7 +313,8 @@ def compare(
         from .adapt.compare_rows import comparison_rows
         from .adapt.contenders import choose_contenders
 
-        contenders = choose_contenders(methods, settings or (), seeds=seeds, steps=steps)
+        chosen = _with_losses(settings, losses)
+        contenders = choose_contenders(methods, chosen, seeds=seeds, steps=steps)
         pairs = measured_pairs(frames, images, labels)
         space = find_label_space(label_space) if label_space else None
         with _run_options(False, "60s", time_budget, None, "compare", "done") as options:
@@ -683,6 +691,11 @@ def _plain_options() -> RunOptions:
     from .runtime.terminal import note
 
     return RunOptions(fingerprint="", note=note)  # the run fills in its own
+
+
+def _with_losses(settings: list[str] | None, losses: str | None) -> list[str]:
+    """``--set``'s settings and ``--losses``, which is one of them by another name."""
+    return [*(settings or ()), *([f"losses={losses}"] if losses else [])]
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, target_frames
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
+from .losses.kernels.choice import choose_kernel
 from .methods import METHODS, build_stages
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
@@ -218,7 +219,9 @@ def _run(
         workdir=job.workdir,
         config=config,
         crop_size=(sampler.height, sampler.width),
+        losses=choose_kernel(config.losses, device, job.options.note),
         stop_requested=job.options.stop_requested,
+        note=job.options.note,
     )
     identity = [
         provenance.parent,

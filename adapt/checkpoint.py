@@ -126,7 +126,7 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[st
         index, _, key = name.partition(".")
         parameter = parameters[int(index)]
         state: dict[str, Any] = optimizer.state[parameter]
-        if key == "step":  # stays on the CPU, as a fresh optimiser has it
-            state[key] = tensor.clone()
+        if key == "step":  # beside its parameter, as a fresh fused optimiser has it
+            state[key] = tensor.clone().to(parameter.device)
         else:  # laid out in memory like its parameter, as a fresh optimiser has it
             state[key] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)

@@ -46,6 +46,7 @@ class TrainingConfig(Settings):
     max_grad_norm: float | None = Field(default=None, gt=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     channels_last: bool = True
+    compile: bool = False  # the student by torch.compile: minutes once, then faster steps on a GPU
     max_bad_steps: int = Field(default=5, ge=1)  # non-finite steps in a row before the run gives up
 
     @model_validator(mode="after")
@@ -85,6 +86,8 @@ class RunConfig(Settings):
     blend: float = Field(default=1.0, gt=0, le=1)  # of the way from the start, see `Trainer.run`
     final_bn: bool = True  # and once more, on clean whole frames, after the last step
     bn_batch_size: int = Field(default=8, ge=1)  # frames a batch of BN re-estimation
+    losses: Literal["auto", "reference", "tiled", "triton"] = "auto"  # what computes them
+    teacher_cache: bool = False  # iapc, pseudo: the frozen teacher's logits are kept on disk
     training: TrainingConfig = TrainingConfig()
     augment: AugmentConfig = AugmentConfig()
     method_config: dict[str, Any] = {}  # the method's own section, resolved and validated

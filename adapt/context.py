@@ -13,6 +13,7 @@ from ..runtime.errors import RunInterrupted
 from .config import RunConfig
 from .dataset import FrameSet, whole_frames
 from .inputs import Normalise
+from .losses.kernels.spec import Kernel
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Context:
     workdir: Path  # for what a stage computes once over the frames; survives a resume
     config: RunConfig
     crop_size: tuple[int, int]  # (height, width) of the batches' images
+    losses: Kernel = "reference"  # what computes them
     stop_requested: Callable[[], bool] = lambda: False
+    note: Callable[[str], None] = lambda _: None
 
     def whole_frames(self) -> Iterator[Tensor]:
         """All frames in order, clean, normalised, (B, 3, H, W), ``bn_batch_size`` at a time.

@@ -322,15 +322,26 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """``make(start), make(start + 1), ...`` computed ahead of their use in a background thread.
+    """``make(start), make(start + 1), ...`` computed ahead of their use in background threads.
 
     With ``depth`` 0 each is made when it is asked for: on a CPU, where the steps keep every core
     busy, a thread beside them costs more than it saves.
+
+    Args:
+        depth: items that are made or being made and not yet drawn.
+        workers: threads; ``make`` is called by several at a time.
     """
 
-    def __init__(self, make: Callable[[int], Item], start: int, stop: int, depth: int = 3) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Item],
+        start: int,
+        stop: int,
+        depth: int = 3,
+        workers: int = 1,
+    ) -> None:
         self._make, self._next, self._stop, self._depth = make, start, stop, depth
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames")
+        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="frames")
         self._queue: deque[Future[Item]] = deque()
 
     def __iter__(self) -> Iterator[Item]:
@@ -346,7 +357,7 @@ class Prefetcher(Generic[Item]):
             yield self._queue.popleft().result()
 
     def close(self) -> None:
-        """Stop the background thread; what it had drawn is dropped."""
+        """Stop the background threads; what they had made is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -20,7 +20,9 @@ from ..runtime.errors import OutputError
 from .batch_norm import batch_norm_layers
 from .context import Context
 from .dataset import Batch, FrameSet, Image, resize_window
-from .losses.common import upsample
+from .losses.kernels.labels import argmax_of_mean
+from .losses.kernels.spec import Map, Window
+from .losses.kernels.taps import upsample_map
 from .mixing import IGNORED
 from .networks import SegmentationNetwork
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
@@ -125,11 +127,25 @@ def multi_scale_probabilities(
     """
     size = (images.shape[2], images.shape[3])
     total, count = torch.zeros(()), 0
-    for view, mirrored in _views(images, scales, mirror):
-        logits = upsample(model(view).logits, size, model.align_corners)
-        p = logits.softmax(dim=1)
-        total, count = total.to(p) + (p.flip(3) if mirrored else p), count + 1
+    for view in multi_scale_logits(model, images, scales, mirror=mirror):
+        p = upsample_map(view, size, align_corners=model.align_corners).softmax(dim=1)
+        total, count = total.to(p) + p, count + 1
     return total / count
+
+
+@torch.no_grad()
+def multi_scale_logits(
+    model: SegmentationNetwork,
+    images: Tensor,
+    scales: Sequence[float] = SCALES,
+    *,
+    mirror: bool = True,
+) -> Iterator[Map]:
+    """What `multi_scale_probabilities` is the mean of: logits at network resolution."""
+    height, width = images.shape[2:]
+    mirrored = [Window(height, width, 0, 0, flip=True)] * len(images)
+    for view, flipped in _views(images, scales, mirror):
+        yield Map(model(view).logits, mirrored if flipped else None)
 
 
 def _views(images: Tensor, scales: Sequence[float], mirror: bool) -> Iterator[tuple[Tensor, bool]]:
@@ -160,11 +176,21 @@ def frame_probabilities(
         batch_statistics: batch norm normalises each view with its own mean and variance, not with
             the stored ones, as the authors' code of LD does.
     """
+    with _labelling(model, batch_statistics=batch_statistics):
+        return multi_scale_probabilities(model, _clean(context, frame), scales, mirror=mirror)[0]
+
+
+def _clean(context: Context, frame: int) -> Tensor:
     image = torch.from_numpy(np.array(context.frames.image(frame)))
-    clean = context.normalise(image[None].to(context.device))
+    clean: Tensor = context.normalise(image[None].to(context.device))
+    return clean
+
+
+@contextmanager
+def _labelling(model: SegmentationNetwork, *, batch_statistics: bool) -> Iterator[None]:
     model.eval()
     with _own_statistics(model) if batch_statistics else nullcontext():
-        return multi_scale_probabilities(model, clean, scales, mirror=mirror)[0]
+        yield
 
 
 @contextmanager
@@ -199,12 +225,13 @@ def label_frames(
     """
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
     stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}")
+    size = (context.frames.height, context.frames.width)
     for i in range(len(context.frames)):
         if stored.read(i) is None:
             context.stop_if_requested()
-            confidence, labels = frame_probabilities(
-                model, context, i, scales, mirror=mirror, batch_statistics=batch_statistics
-            ).max(dim=0)
+            with _labelling(model, batch_statistics=batch_statistics):
+                views = list(multi_scale_logits(model, _clean(context, i), scales, mirror=mirror))
+            labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
             bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
             stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
     return stored

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ..runtime.atomic import flush, output_errors
+from ..runtime.cores import available_cores
 from ..runtime.errors import RunInterrupted, TrainingError
 from .batch_norm import batch_norm_layers, reestimate_batch_norm
 from .budget import Deadline, peak_memory
@@ -43,6 +44,7 @@ from .precision import Precision
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
+MAX_LOADERS = 8  # threads that make batches while a GPU takes steps
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,26 @@ class RunSummary:
     peak_memory_mib: float
     micro_batch: int
     precision: str
+    losses: str  # what computed them
     batch_norm_layers: int
+
+
+@contextmanager
+def _compiler_errors(compiled: bool) -> Iterator[None]:
+    """What torch.compile cannot do, in a sentence."""
+    if not compiled:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)
+        first = next(iter(str(cause).splitlines()), type(cause).__name__)
+        raise TrainingError(
+            f"torch.compile cannot compile this network here ({first}); set training.compile=false."
+        ) from error
 
 
 def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
@@ -107,7 +128,10 @@ def build_optimizer(
     ]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(
-            groups, betas=(training.momentum, 0.999), weight_decay=training.weight_decay
+            groups,
+            betas=(training.momentum, 0.999),
+            weight_decay=training.weight_decay,
+            fused=True,
         )
     return torch.optim.SGD(
         groups,
@@ -115,6 +139,7 @@ def build_optimizer(
         momentum=training.momentum,
         nesterov=training.nesterov,
         weight_decay=training.weight_decay,
+        foreach=True,  # the fused one fails where a parameter's first gradient comes late
     )
 
 
@@ -181,6 +206,7 @@ class Trainer:
             peak_memory_mib=peak.mib,
             micro_batch=self.state.micro_batch,
             precision=self.precision.name,
+            losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
         )
 
@@ -252,13 +278,16 @@ class Trainer:
         stage = self.stages[number]
         torch.manual_seed(_seed_of(self.context.config.seed, number))
         stage.begin(self.model, self.context)
+        if self.training.compile:
+            self.model.compile()
         optimizer = build_optimizer(stage, self.model, self.training)
         if self._restored is not None:
             self._restore(stage, optimizer, self._restored)
             self._restored = None
         if self.state.done == 0 and self.options.memory_budget_bytes is not None:
             self._fit_memory(stage, optimizer, self.options.memory_budget_bytes)
-        self._steps(stage, optimizer, deadline)
+        with _compiler_errors(self.training.compile):
+            self._steps(stage, optimizer, deadline)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
         self._write_start(number + 1)
         self._checkpoint(deadline)
@@ -275,8 +304,11 @@ class Trainer:
         stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, stage: Stage, optimizer: torch.optim.Optimizer, deadline: Deadline) -> None:
-        ahead = 3 if self.context.device.type == "cuda" else 0
-        prefetcher = Prefetcher(self.sampler.batch, self.state.done, self.training.steps, ahead)
+        workers = min(MAX_LOADERS, max(1, available_cores() - 1))  # one core is for the steps
+        depth = workers + 2 if self.context.device.type == "cuda" else 0
+        prefetcher = Prefetcher(
+            self.sampler.batch, self.state.done, self.training.steps, depth, workers
+        )
         with closing(prefetcher) as batches:
             for batch in batches:
                 if self.state.done >= self._end_of_stage() or deadline.passed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import shutil
 from contextlib import suppress
@@ -14,6 +13,7 @@ from typing import Any
 
 import cv2
 
+from .cores import available_cores
 from .manifest import library_versions
 
 
@@ -48,8 +48,8 @@ def _python() -> dict[str, Any]:
 
 
 def _cpu() -> dict[str, Any]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return _check("cpu", True, f"{platform.machine()}, {cores} cores, {platform.system()}")
+    found = f"{platform.machine()}, {available_cores()} cores, {platform.system()}"
+    return _check("cpu", True, found)
 
 
 def _driver() -> dict[str, Any]:

@@ -22,6 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from .bundle import Artefact, Bundle
+from .cores import available_cores
 from .engine import Engine
 from .errors import EngineError
 
@@ -126,13 +127,6 @@ class _CudaBinding:
         self._session.run_with_iobinding(self._io)
         labels: NDArray[np.uint8] = self._labels.numpy()  # a copy on the host
         return labels
-
-
-def available_cores() -> int:
-    """CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cuda_problem() -> str | None:

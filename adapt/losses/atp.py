@@ -1,5 +1,5 @@
 """Loss terms of ATP and DAS3 (Wang, Liang and Zhang, "Source Data-free Cross-domain Semantic
-Segmentation: Align, Teach and Propagate", arXiv:2106.11653, v2 and v1), plain torch.
+Segmentation: Align, Teach and Propagate", arXiv:2106.11653, v2 and v1).
 
 Symbols, per pixel: p = softmax of the student's logits, upsampled; K classes; h = normalised
 entropy of p. Natural logarithms; every mean is over all pixels of the batch unless said otherwise.
@@ -14,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import Size, check_logits, check_pixels, labelled_cross_entropy, upsample
+from .common import (
+    Size,
+    check_logits,
+    check_pixels,
+    count_labels,
+    labelled_cross_entropy,
+    upsample,
+)
+from .kernels.core import pixel_sums, weighted_sums
+from .kernels.spec import Inputs, Kernel, Map, Terms
 
 
 def normalised_entropy(log_p: Tensor) -> Tensor:
@@ -27,7 +36,7 @@ def normalised_entropy(log_p: Tensor) -> Tensor:
         (B, H, W), of the same dtype.
     """
     entropy = -(log_p.exp() * log_p).sum(dim=1) / math.log(log_p.shape[1])
-    return entropy.clamp(0, 1)  # rounding alone can leave [0, 1]
+    return entropy + (entropy.clamp(0, 1) - entropy).detach()  # rounding alone can leave [0, 1]
 
 
 def confident_distribution(
@@ -70,6 +79,7 @@ def align_terms(
     per_weight: bool = True,
     detach_weight: bool = False,
     detach_focus: bool = False,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Curriculum entropy and diversity.
 
@@ -83,6 +93,7 @@ def align_terms(
         size: (H, W) of the pixels.
         per_weight, detach_weight: of p^; the authors' code has False and True.
         detach_focus: treat (1 - h)^gamma as a constant, so that every pixel's entropy falls.
+        kernel: what computes them; all give the same up to rounding.
 
     Returns:
         ``{"entropy", "diversity"}``, each times its weight, scalars in float32 or wider.
@@ -91,8 +102,29 @@ def align_terms(
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("align_terms", logits)
-    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
+    if kernel != "reference":
+        pixels = len(logits) * size[0] * size[1]
+        sums, mass = pixel_sums(
+            Terms(
+                curriculum=weights.focus if weights.entropy else None,
+                detach_focus=detach_focus,
+                sharpness=weights.sharpness if weights.diversity else None,
+                detach_certainty=detach_weight,
+            ),
+            logits,
+            Inputs(size, align_corners),
+            kernel=kernel,
+        )
+        if weights.entropy:
+            terms["entropy"] = weights.entropy * sums["curriculum"] / pixels
+        if weights.diversity:
+            total = sums["certainty"].detach() if detach_weight else sums["certainty"]
+            terms["diversity"] = weights.diversity * _negentropy(
+                mass / (total if per_weight else pixels)
+            )
+        return terms
+    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     if weights.entropy:
         h = normalised_entropy(log_p)
         certainty = 1 - (h.detach() if detach_focus else h)
@@ -103,9 +135,12 @@ def align_terms(
         p_hat = confident_distribution(
             log_p, weights.sharpness, per_weight=per_weight, detach_weight=detach_weight
         )
-        negentropy = (p_hat * p_hat.clamp(min=torch.finfo(p_hat.dtype).tiny).log()).sum()
-        terms["diversity"] = weights.diversity * negentropy
+        terms["diversity"] = weights.diversity * _negentropy(p_hat)
     return terms
+
+
+def _negentropy(p: Tensor) -> Tensor:
+    return (p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum()
 
 
 def teach_terms(
@@ -117,6 +152,7 @@ def teach_terms(
     positive: float = 1.0,
     negative: float = 1.0,
     negative_below: float = 0.05,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Positive and negative pseudo-labels.
 
@@ -128,6 +164,7 @@ def teach_terms(
         labels: pseudo-labels y, int64 (B, H, W); 255 where there is none.
         size: (H, W) of the pixels.
         positive, negative: coefficients of the two; a term of weight 0 is not computed.
+        kernel: what computes them; all give the same up to rounding.
 
     Returns:
         ``{"positive", "negative"}``, scalars in float32 or wider; "positive" is 0 with zero
@@ -138,6 +175,22 @@ def teach_terms(
     """
     check_logits("teach_terms", logits)
     check_pixels("teach_terms", (len(logits), *size), labels=labels)
+    if kernel != "reference":
+        factors: dict[str, float | Tensor] = {
+            "cross_entropy": positive / count_labels(labels).double(),
+            "negative": negative / labels.numel(),
+        }
+        sums = weighted_sums(
+            Terms(
+                cross_entropy=bool(positive), negative_below=negative_below if negative else None
+            ),
+            logits,
+            Inputs(size, align_corners, labels=labels),
+            kernel=kernel,
+            factors=factors,
+        )
+        names = {"cross_entropy": "positive"}
+        return {names.get(name, name): value for name, value in sums.items()}
     log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
     if positive:
@@ -149,24 +202,62 @@ def teach_terms(
     return terms
 
 
-def soft_cross_entropy(log_p: Tensor, target: Tensor) -> Tensor:
-    """mean( -sum_c q_c log p_c ), for (B, K, H, W) log-probabilities and constant q; 0 if B = 0."""
-    per_pixel = -(target * log_p).sum(dim=1)
-    return per_pixel.sum() / max(1, per_pixel.numel())
+def soft_cross_entropy(
+    logits: Tensor, target: Tensor, size: Size, *, align_corners: bool, kernel: Kernel = "reference"
+) -> Tensor:
+    """mean( -sum_c q_c log p_c ), 0 if B = 0.
+
+    Args:
+        logits: (B, K, h, w); gradients flow.
+        target: q, constant, (B, K, H, W).
+        size: (H, W) of the pixels.
+        kernel: what computes it; all give the same up to rounding.
+
+    Returns:
+        Scalar in float32 or wider.
+    """
+    pixels = max(1, len(logits) * size[0] * size[1])
+    return _soft_sum(logits, target, size, align_corners, kernel, 1 / pixels) / pixels
 
 
-def divergence_from(log_p: Tensor, target: Tensor) -> Tensor:
+def divergence_from(
+    logits: Tensor, target: Tensor, size: Size, *, align_corners: bool, kernel: Kernel = "reference"
+) -> Tensor:
     """KL(q || p) = 1/|V| sum_{v in V} sum_c q_c (log q_c - log p_c)  (eq. 11), with 0 log 0 = 0.
 
     Args:
-        log_p: (B, K, H, W).
+        logits: (B, K, h, w); gradients flow.
         target: q, constant, (B, K, H, W); a pixel whose q is all zeros is not in V.
+        size: (H, W) of the pixels.
+        kernel: what computes it; all give the same up to rounding.
 
     Returns:
-        Scalar; 0 with zero gradient where V is empty.
+        Scalar in float32 or wider; 0 with zero gradient where V is empty.
     """
-    total: Tensor = torch.special.xlogy(target, target).sum() - (target * log_p).sum()
-    return total / target.sum().clamp(min=1)
+    known = target.sum().clamp(min=1)
+    certainty: Tensor = torch.special.xlogy(target, target).sum()
+    return (certainty + _soft_sum(logits, target, size, align_corners, kernel, 1 / known)) / known
+
+
+def _soft_sum(
+    logits: Tensor,
+    target: Tensor,
+    size: Size,
+    align_corners: bool,
+    kernel: Kernel,
+    expected: float | Tensor,
+) -> Tensor:
+    """-sum_v sum_c q_c log p_c."""
+    if kernel == "reference":
+        return -(target * upsample(logits, size, align_corners).log_softmax(dim=1)).sum()
+    sums, _ = pixel_sums(
+        Terms(soft="probabilities"),
+        logits,
+        Inputs(size, align_corners, soft=Map(target)),
+        kernel=kernel,
+        expected={"soft": expected},
+    )
+    return sums["soft"]
 
 
 def regional_contrast(

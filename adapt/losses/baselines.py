@@ -1,4 +1,4 @@
-"""Loss terms of the baselines, plain torch: entropy, information maximisation, pseudo-labels.
+"""Loss terms of the baselines: entropy, information maximisation, pseudo-labels.
 
 Symbols, per pixel: p = softmax of the student's logits, upsampled; p^ = the frozen teacher's;
 H(q) = -sum_c q_c log q_c in nats. Every mean is over all pixels of the batch unless said otherwise.
@@ -10,11 +10,23 @@ import torch
 from torch import Tensor
 
 from ..mixing import IGNORED
-from .common import Size, check_logits, check_pixels, labelled_cross_entropy, upsample
+from .common import (
+    Size,
+    check_logits,
+    check_pixels,
+    count_labels,
+    labelled_cross_entropy,
+    upsample,
+)
 from .iapc import mean_entropy
+from .kernels.core import pixel_sums, weighted_sums
+from .kernels.labels import confident_argmax
+from .kernels.spec import Inputs, Kernel, Map, Terms
 
 
-def entropy_terms(logits: Tensor, size: Size, *, align_corners: bool) -> dict[str, Tensor]:
+def entropy_terms(
+    logits: Tensor, size: Size, *, align_corners: bool, kernel: Kernel = "reference"
+) -> dict[str, Tensor]:
     """L = mean H(p).
 
     Source: Grandvalet and Bengio, NIPS 2004; Tent, Sec. 3.1 (Wang et al., ICLR 2021). Vu et al.
@@ -23,6 +35,7 @@ def entropy_terms(logits: Tensor, size: Size, *, align_corners: bool) -> dict[st
     Args:
         logits: the student's, (B, K, h, w); gradients flow.
         size: (H, W) of the pixels.
+        kernel: what computes it; all give the same up to rounding.
 
     Returns:
         ``{"entropy"}``, a scalar in float32 or wider.
@@ -31,11 +44,25 @@ def entropy_terms(logits: Tensor, size: Size, *, align_corners: bool) -> dict[st
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("entropy_terms", logits)
+    if kernel != "reference":
+        mean = 1 / (len(logits) * size[0] * size[1])
+        return weighted_sums(
+            Terms(entropy=True),
+            logits,
+            Inputs(size, align_corners),
+            kernel=kernel,
+            factors={"entropy": mean},
+        )
     return {"entropy": mean_entropy(upsample(logits, size, align_corners))}
 
 
 def information_maximisation_terms(
-    logits: Tensor, size: Size, *, align_corners: bool, diversity: float = 1.0
+    logits: Tensor,
+    size: Size,
+    *,
+    align_corners: bool,
+    diversity: float = 1.0,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Certain about every pixel, undecided about all of them together.
 
@@ -48,6 +75,7 @@ def information_maximisation_terms(
         logits: the student's, (B, K, h, w); gradients flow.
         size: (H, W) of the pixels.
         diversity: coefficient of L_div, 1 in the paper; at 0 the term is not computed.
+        kernel: what computes it; all give the same up to rounding.
 
     Returns:
         ``{"entropy", "diversity"}``, scalars in float32 or wider.
@@ -56,22 +84,29 @@ def information_maximisation_terms(
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("information_maximisation_terms", logits)
-    z = upsample(logits, size, align_corners)
-    terms = {"entropy": mean_entropy(z)}
-    if diversity:
-        mean_p = z.softmax(dim=1).mean(dim=(0, 2, 3))
+    if kernel == "reference":
+        z = upsample(logits, size, align_corners)
+        terms = {"entropy": mean_entropy(z)}
+        mean_p = z.softmax(dim=1).mean(dim=(0, 2, 3)) if diversity else None
+    else:
+        pixels = len(logits) * size[0] * size[1]
+        asked = Terms(entropy=True, sharpness=0.0 if diversity else None)
+        sums, mass = pixel_sums(asked, logits, Inputs(size, align_corners), kernel=kernel)
+        terms = {"entropy": sums["entropy"] / pixels}
+        mean_p = mass / pixels if diversity else None
+    if mean_p is not None:
         log_mean_p = mean_p.clamp(min=torch.finfo(mean_p.dtype).tiny).log()  # finite where p is 0
         terms["diversity"] = diversity * (mean_p * log_mean_p).sum()
     return terms
 
 
 def confident_labels(
-    teacher_logits: Tensor, size: Size, *, align_corners: bool, above: float = 0.0
+    teacher_logits: Tensor | Map, size: Size, *, align_corners: bool, above: float = 0.0
 ) -> Tensor:
     """y = argmax p^ where max_c p^_c > above, else 255.
 
     Args:
-        teacher_logits: (B, K, h, w); constant.
+        teacher_logits: (B, K, h, w), or a map of frames; constant.
         size: (H, W) of the pixels.
 
     Returns:
@@ -80,9 +115,8 @@ def confident_labels(
     Raises:
         ShapeError: ``teacher_logits`` are not (B, K, h, w).
     """
-    check_logits("confident_labels", teacher_logits)
-    p = upsample(teacher_logits.detach(), size, align_corners).softmax(dim=1)
-    confidence, labels = p.max(dim=1)
+    check_logits("confident_labels", Map.of(teacher_logits).values)
+    labels, confidence = confident_argmax(teacher_logits, size, align_corners=align_corners)
     return labels.masked_fill(confidence <= above, IGNORED)
 
 
@@ -94,6 +128,7 @@ def pseudo_label_terms(
     align_corners: bool,
     pseudo_label: float = 1.0,
     entropy: float = 0.0,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Cross-entropy with pseudo-labels, and entropy.
 
@@ -108,6 +143,7 @@ def pseudo_label_terms(
         labels: y, int64 (B, H, W); 255 where there is none.
         size: (H, W) of the pixels.
         pseudo_label, entropy: coefficients; an entropy of weight 0 is not computed.
+        kernel: what computes it; all give the same up to rounding.
 
     Returns:
         ``{"pseudo_label", "entropy"}``, scalars in float32 or wider; the first is 0 with zero
@@ -118,6 +154,20 @@ def pseudo_label_terms(
     """
     check_logits("pseudo_label_terms", logits)
     check_pixels("pseudo_label_terms", (len(logits), *size), labels=labels)
+    if kernel != "reference":
+        factors: dict[str, float | Tensor] = {
+            "cross_entropy": pseudo_label / count_labels(labels).double(),
+            "entropy": entropy / labels.numel(),
+        }
+        sums = weighted_sums(
+            Terms(cross_entropy=True, entropy=bool(entropy)),
+            logits,
+            Inputs(size, align_corners, labels=labels),
+            kernel=kernel,
+            factors=factors,
+        )
+        names = {"cross_entropy": "pseudo_label"}
+        return {names.get(name, name): value for name, value in sums.items()}
     z = upsample(logits, size, align_corners)
     cross_entropy = labelled_cross_entropy(z.log_softmax(dim=1), labels)
     terms = {"pseudo_label": pseudo_label * cross_entropy}

@@ -63,4 +63,9 @@ def labelled_cross_entropy(
         class_weights: (K,).
     """
     total = F.nll_loss(log_p, labels, class_weights, ignore_index=255, reduction="sum")
-    return total / (labels != 255).sum().clamp(min=1)
+    return total / count_labels(labels)
+
+
+def count_labels(labels: Tensor) -> Tensor:
+    """How many are not 255, at least 1: an int64 scalar."""
+    return (labels != 255).sum().clamp(min=1)

@@ -1,5 +1,5 @@
 """IAPC's loss terms (Cao et al., "Towards Source-free Domain Adaptive Semantic Segmentation via
-Importance-aware and Prototype-contrast Learning", arXiv:2306.01598), plain torch.
+Importance-aware and Prototype-contrast Learning", arXiv:2306.01598).
 
 Symbols, per pixel: p = softmax of the student's logits, upsampled; p^ = the source teacher's;
 p' = softmax over the classes of the similarity to the memory model's prototypes; y^ = argmax p^;
@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .common import Size, at_least_float32, check_logits, check_pixels, check_same_batch, upsample
-
-Importance = Literal["margin_ratio", "none", "first", "one_minus_second"]
+from .kernels.core import weighted_sums
+from .kernels.spec import Importance, Inputs, Kernel, Map, Terms
+from .kernels.taps import upsample_map
 
 
 def importance_map(teacher_logits: Tensor, kind: Importance, *, of_logits: bool = False) -> Tensor:
@@ -80,7 +81,7 @@ class IapcWeights:
 
 def iapc_terms(
     logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | Map,
     prototype_logits: Tensor | None,
     present: Tensor | None,
     size: Size,
@@ -94,6 +95,7 @@ def iapc_terms(
     prototype_class_weights: Tensor | None = None,
     agree_with: Literal["student", "pseudo_label"] = "student",
     epsilon: float = 0.0,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """The weighted terms of IAPC's loss on low-resolution logits.
 
@@ -104,7 +106,8 @@ def iapc_terms(
 
     Args:
         logits: the student's, (B, K, h, w); gradients flow.
-        teacher_logits: the source teacher's, (B, K, h', w'); constant.
+        teacher_logits: the source teacher's, (B, K, h', w'), or a map of the frames that the
+            images are windows of; constant.
         prototype_logits: similarities of the student's features to the prototypes,
             (B, K, h'', w''); gradients flow through CE(p', y_t). ``None`` only if both prototype
             weights are 0.
@@ -117,6 +120,7 @@ def iapc_terms(
         prototype_class_weights: a' of each class in L_PE, (K,).
         agree_with: L_PE's mask: y_t = y' (the paper) or y' = y^ (the authors' code).
         epsilon: of `mean_entropy`.
+        kernel: what computes them; all give the same up to rounding.
 
     Returns:
         ``{"importance", "agreement", "prototype", "entropy"}``, each times its weight, scalars in
@@ -129,26 +133,61 @@ def iapc_terms(
     check_same_batch(
         "iapc_terms",
         logits,
-        teacher_logits=teacher_logits,
+        teacher_logits=Map.of(teacher_logits).values,
         prototype_logits=prototype_logits,
         present=present,
     )
     check_pixels("iapc_terms", (len(logits), *size), labels=labels)
+    asks_prototypes = bool(weights.agreement or weights.prototype)
+    if asks_prototypes and prototype_logits is None:
+        raise ValueError("iapc_terms: prototype_logits are needed where a prototype term counts")
+    needs_labels = bool(weights.importance or (weights.agreement and agree_with == "pseudo_label"))
+    if kernel != "reference":
+        needs_teacher = needs_labels and (importance != "none" or labels is None)
+        names = {
+            "cross_entropy": ("importance", weights.importance),
+            "agreement": ("agreement", weights.agreement),
+            "prototype": ("prototype", weights.prototype),
+            "entropy": ("entropy", weights.entropy),
+        }
+        pixels = len(logits) * size[0] * size[1]
+        factors = {name: weight / pixels for name, (_, weight) in names.items()}
+        sums = weighted_sums(
+            Terms(
+                cross_entropy=bool(weights.importance),
+                importance=importance,
+                importance_of_logits=importance_of_logits,
+                entropy=bool(weights.entropy),
+                epsilon=epsilon,
+                agreement=bool(weights.agreement),
+                agree_with=agree_with,
+                prototype=bool(weights.prototype),
+            ),
+            logits,
+            Inputs(
+                size,
+                align_corners,
+                teacher=Map.of(teacher_logits) if needs_teacher else None,
+                labels=labels if needs_labels else None,
+                class_weights=class_weights,
+                prototype_class_weights=prototype_class_weights,
+                present=present,
+            ),
+            prototype_logits if asks_prototypes else None,
+            kernel=kernel,
+            factors=factors,
+        )
+        return {title: sums[name] for name, (title, weight) in names.items() if weight}
     log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
-    needs_labels = weights.importance or (weights.agreement and agree_with == "pseudo_label")
     if needs_labels:
-        teacher = upsample(teacher_logits.detach(), size, align_corners)
+        teacher = upsample_map(Map.of(teacher_logits), size, align_corners=align_corners).detach()
         labels = teacher.max(dim=1).indices if labels is None else labels
     if weights.importance and labels is not None:
         trust = importance_map(teacher, importance, of_logits=importance_of_logits)
         ce = F.nll_loss(log_p, labels, class_weights, ignore_index=255, reduction="none")
         terms["importance"] = weights.importance * (trust * ce).mean()
-    if weights.agreement or weights.prototype:
-        if prototype_logits is None:
-            raise ValueError(
-                "iapc_terms: prototype_logits are needed where a prototype term counts"
-            )
+    if prototype_logits is not None and asks_prototypes:
         s = upsample(prototype_logits, size, align_corners)
         if present is not None:
             s = s.masked_fill(~present[:, :, None, None], float("-inf"))

@@ -1,5 +1,5 @@
 """Loss terms of LD (You et al., "Domain Adaptive Semantic Segmentation without Source Data", ACM MM
-2021, arXiv:2110.06484) and of its boundary stage, plain torch.
+2021, arXiv:2110.06484) and of its boundary stage.
 
 Symbols, per pixel: p = softmax of the student's logits, upsampled; C classes; y = pseudo-label, 255
 where none was selected. Natural logarithms; every mean is over all pixels of the batch unless said
@@ -14,7 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import Size, check_logits, check_pixels, labelled_cross_entropy, upsample
+from .common import (
+    Size,
+    check_logits,
+    check_pixels,
+    count_labels,
+    labelled_cross_entropy,
+    upsample,
+)
+from .kernels.core import weighted_sums
+from .kernels.spec import Inputs, Kernel, Terms
 
 
 def complementary_ranks(
@@ -54,6 +63,7 @@ def ld_terms(
     align_corners: bool,
     weights: LdWeights,
     class_weights: Tensor | None = None,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Positive and negative learning.
 
@@ -69,6 +79,7 @@ def ld_terms(
         ranks: K, int64 in [2, C], (B, H, W), or () for one rank everywhere.
         size: (H, W) of the pixels.
         class_weights: a of each class, (C,); ``None`` is 1 (the paper).
+        kernel: what computes them; all give the same up to rounding.
 
     Returns:
         ``{"selected", "entropy", "negative"}``, each times its weight, scalars in float32 or wider;
@@ -80,6 +91,26 @@ def ld_terms(
     pixels = (len(logits), *size)
     check_logits("ld_terms", logits)
     check_pixels("ld_terms", pixels, labels=labels, ranks=ranks if ranks.ndim else None)
+    if kernel != "reference":
+        mean = 1 / labels.numel()
+        factors: dict[str, float | Tensor] = {
+            "cross_entropy": weights.selected / count_labels(labels).double(),
+            "entropy": weights.entropy * mean,
+            "negative": weights.negative * mean,
+        }
+        sums = weighted_sums(
+            Terms(
+                cross_entropy=bool(weights.selected),
+                entropy=bool(weights.entropy),
+                negative_rank=bool(weights.negative),
+            ),
+            logits,
+            Inputs(size, align_corners, labels=labels, ranks=ranks, class_weights=class_weights),
+            kernel=kernel,
+            factors=factors,
+        )
+        names = {"cross_entropy": "selected"}
+        return {names.get(name, name): value for name, value in sums.items()}
     log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
     if weights.selected:
@@ -119,6 +150,7 @@ def boundary_cross_entropy(
     align_corners: bool,
     boundary_weight: float,
     boundary_width: int,
+    kernel: Kernel = "reference",
 ) -> Tensor:
     """Cross-entropy in which the pixels near class boundaries count more.
 
@@ -130,6 +162,7 @@ def boundary_cross_entropy(
         logits: the student's, (B, C, h, w); gradients flow.
         labels: y, int64 (B, H, W).
         size: (H, W) of the pixels.
+        kernel: what computes it; all give the same up to rounding.
 
     Returns:
         Scalar in float32 or wider; 0 with zero gradient where no pixel is labelled.
@@ -139,9 +172,16 @@ def boundary_cross_entropy(
     """
     check_logits("boundary_cross_entropy", logits)
     check_pixels("boundary_cross_entropy", (len(logits), *size), labels=labels)
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    near = near_boundary(labels, boundary_width)
+    weight = torch.ones(labels.shape, dtype=dtype, device=labels.device)
+    weight[near] = boundary_weight
+    total = (weight * (labels != 255)).sum().clamp(min=1)
+    if kernel != "reference":
+        inputs = Inputs(size, align_corners, labels=labels, pixel_weights=weight)
+        factors: dict[str, float | Tensor] = {"cross_entropy": 1 / total.double()}
+        terms = Terms(cross_entropy=True)
+        return weighted_sums(terms, logits, inputs, kernel=kernel, factors=factors)["cross_entropy"]
     log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     loss = F.nll_loss(log_p, labels, ignore_index=255, reduction="none")
-    near = near_boundary(labels, boundary_width)
-    weight = torch.where(near, boundary_weight, torch.ones_like(loss))
-    total = (weight * (labels != 255)).sum()
-    return (weight * loss).sum() / total.clamp(min=1)
+    return (weight * loss).sum() / total

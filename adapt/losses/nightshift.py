@@ -1,4 +1,4 @@
-"""Nightshift's loss: soft labels, balanced by class. Plain torch."""
+"""Nightshift's loss: soft labels, balanced by class."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 from ...runtime.errors import ShapeError
 from .common import Size, check_logits, upsample
 from .iapc import mean_entropy
+from .kernels.core import weighted_sums
+from .kernels.spec import Inputs, Kernel, Map, Terms
 
 
 def nightshift_terms(
@@ -17,6 +19,7 @@ def nightshift_terms(
     align_corners: bool,
     class_weights: Tensor,
     weight_entropy: float = 0.0,
+    kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Cross-entropy with soft labels, and entropy.
 
@@ -32,6 +35,7 @@ def nightshift_terms(
         size: (H, W) of the pixels.
         class_weights: a, (K,).
         weight_entropy: 0 leaves the term out.
+        kernel: what computes them; all give the same up to rounding.
 
     Returns:
         ``{"soft", "entropy"}``, scalars in float32 or wider; "soft" is 0 with zero gradient where
@@ -50,11 +54,26 @@ def nightshift_terms(
                 f"nightshift_terms: {name} must be {shape}, as logits of {tuple(logits.shape)} at "
                 f"{size[0]}x{size[1]} pixels ask for, got {tuple(tensor.shape)}."
             )
-    z = upsample(logits, size, align_corners)
     # Element by element: a product of matrices would run in half precision under autocast.
+    total = (class_weights * target.sum(dim=(0, 2, 3))).sum().clamp(min=1e-12)
+    if kernel != "reference":
+        factors: dict[str, float | Tensor] = {
+            "soft": 1 / total.double(),
+            "entropy": weight_entropy / (len(target) * size[0] * size[1]),
+        }
+        sums = weighted_sums(
+            Terms(soft="probabilities", entropy=bool(weight_entropy)),
+            logits,
+            Inputs(size, align_corners, soft=Map(target), soft_class_weights=class_weights),
+            kernel=kernel,
+            factors=factors,
+        )
+        names = ("soft", "entropy") if weight_entropy else ("soft",)
+        return {name: sums[name] for name in names}
+    z = upsample(logits, size, align_corners)
     w = (class_weights[:, None, None] * target).sum(dim=1)
     ce = -(target * z.log_softmax(dim=1)).sum(dim=1)
-    terms = {"soft": (w * ce).sum() / w.sum().clamp(min=1e-12)}
+    terms = {"soft": (w * ce).sum() / total}
     if weight_entropy:
         terms["entropy"] = weight_entropy * mean_entropy(z)
     return terms

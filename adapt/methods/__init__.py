@@ -93,7 +93,13 @@ def resolve_config(
         section = {**section, "variant": variant}
     settings = validate(chosen.Config, section, f"section {method}")
     values["method_config"] = settings.model_dump(mode="json")
-    return validate(RunConfig, values, "settings")
+    config = validate(RunConfig, values, "settings")
+    if config.teacher_cache and not chosen.asks_frozen_teacher:
+        those = ", ".join(name for name, other in METHODS.items() if other.asks_frozen_teacher)
+        raise ConfigError(
+            f"teacher_cache: {method} asks no frozen teacher at every step; {those} do."
+        )
+    return config
 
 
 def build_stages(config: RunConfig) -> list[Stage]:

@@ -82,6 +82,7 @@ class Method(ABC):
     Config: ClassVar[type[Settings]]
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"roadshift": {}}
     black_box: ClassVar[bool] = False  # starts from a model that only answers, see `BlackBox`
+    asks_frozen_teacher: ClassVar[bool] = False  # at every step; what ``teacher_cache`` keeps
 
     @staticmethod
     @abstractmethod

@@ -14,7 +14,6 @@ from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..losses.atp import divergence_from
-from ..losses.common import upsample
 from ..losses.nightshift import nightshift_terms
 from ..networks import SegmentationNetwork
 from .atp import RECIPE, AtpConfig, StageName, stages_of
@@ -61,11 +60,19 @@ class DistilStage(Stage):
         answers = self.answers.crops(batch)
         logits = self.model(self.context.normalise(batch.augmented)).logits
         size, align_corners = self.context.crop_size, self.model.align_corners
+        kernel = self.context.losses
         if self.weights is None:
-            log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
-            return {"divergence": divergence_from(log_p, answers)}
+            divergence = divergence_from(
+                logits, answers, size, align_corners=align_corners, kernel=kernel
+            )
+            return {"divergence": divergence}
         return nightshift_terms(
-            logits, answers, size, align_corners=align_corners, class_weights=self.weights
+            logits,
+            answers,
+            size,
+            align_corners=align_corners,
+            class_weights=self.weights,
+            kernel=kernel,
         )
 
 

@@ -37,6 +37,7 @@ class EntminStage(Stage):
             self.model(self.context.normalise(batch.augmented)).logits,
             self.context.crop_size,
             align_corners=self.model.align_corners,
+            kernel=self.context.losses,
         )
 
 

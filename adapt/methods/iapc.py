@@ -9,15 +9,18 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ...runtime.errors import NetworkError
-from ..batch_norm import batch_norm_layers
+from ...runtime.errors import ConfigError, NetworkError
+from ..batch_norm import batch_norm_layers, fold_batch_norm
 from ..class_balance import ClassBalance
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import ema_update, frozen_copy
-from ..losses.common import Size, upsample
-from ..losses.iapc import IapcWeights, Importance, iapc_terms
+from ..logit_cache import LogitCache
+from ..losses.common import Size
+from ..losses.iapc import IapcWeights, iapc_terms
+from ..losses.kernels.labels import argmax_on_grid, pixel_argmax
+from ..losses.kernels.spec import Importance, Map
 from ..networks import Output, SegmentationNetwork
 from ..prototypes import Similarity, class_prototypes, class_sums, prototype_logits
 from ..pseudo_labels import PseudoLabels, label_frames
@@ -84,8 +87,16 @@ class IapcStage(Stage):
         layer = settings.feature_layer
         if layer is None and settings.variant == "reference":
             layer = model.reference_feature_layer
+        if layer is not None and context.config.training.compile:
+            raise ConfigError(
+                f"training.compile: features of the layer {layer} cannot be read from a compiled "
+                "network; leave training.compile or iapc.feature_layer out."
+            )
         self.student = FeatureTap(model, layer)
-        self.teacher = frozen_copy(model)
+        self.teacher = fold_batch_norm(frozen_copy(model))
+        self.cache: LogitCache | None = None
+        if context.config.teacher_cache:
+            self.cache = LogitCache("teacher", self.teacher, context)
         self.memory_model = frozen_copy(model)
         if settings.memory_mode == "train":
             for norm in batch_norm_layers(self.memory_model):
@@ -114,13 +125,14 @@ class IapcStage(Stage):
         clean = self.context.normalise(batch.clean)
         size = (clean.shape[2], clean.shape[3])
         student = self.student(self.context.normalise(batch.augmented))
-        with torch.no_grad():
-            teacher_logits = self.teacher(clean).logits
+        teacher_logits = self._teacher_logits(batch, clean)
         similarity, present = self._similarity(student, clean)
         labels = None if self.labels is None else self.labels.crops(batch, self.context)[0]
         balance = prototype_balance = None
         if self.balances:
-            y_hat = self._argmax(teacher_logits, size) if labels is None else labels
+            y_hat = labels
+            if y_hat is None:
+                y_hat = self._argmax(teacher_logits, size)
             balance = self.balances["label_balance"](y_hat)
             if similarity is not None:
                 y_prime = self._argmax(similarity, size, present)
@@ -132,6 +144,7 @@ class IapcStage(Stage):
             present,
             size,
             align_corners=self.model.align_corners,
+            kernel=self.context.losses,
             weights=self.weights,
             importance=settings.importance,
             importance_of_logits=settings.importance_of == "logits",
@@ -142,11 +155,16 @@ class IapcStage(Stage):
             epsilon=settings.entropy_epsilon,
         )
 
-    def _argmax(self, logits: Tensor, size: Size, present: Tensor | None = None) -> Tensor:
-        z = upsample(logits.detach(), size, self.model.align_corners)
-        if present is not None:
-            z = z.masked_fill(~present[:, :, None, None], float("-inf"))
-        return z.max(dim=1).indices
+    @torch.no_grad()
+    def _teacher_logits(self, batch: Batch, clean: Tensor) -> Tensor | Map:
+        if self.cache is not None:
+            return self.cache.maps(batch)
+        output: Output = self.teacher(clean)
+        return output.logits
+
+    def _argmax(self, logits: Tensor | Map, size: Size, present: Tensor | None = None) -> Tensor:
+        align_corners = self.model.align_corners
+        return pixel_argmax(logits, size, align_corners=align_corners, present=present)
 
     def _similarity(self, student: Output, clean: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Similarity logits of the student's features, (B, K, h, w), and which classes compete.
@@ -182,9 +200,9 @@ class IapcStage(Stage):
         """
         output = self.memory(clean)
         features = _features(output)
-        labels = self._argmax(output.logits, (clean.shape[2], clean.shape[3]))[:, None].float()
-        grid = torch.nn.functional.interpolate(labels, size=features.shape[2:], mode="nearest")
-        return features, grid[:, 0].long(), self.model.num_classes
+        size, grid = ((images.shape[2], images.shape[3]) for images in (clean, features))
+        labels = argmax_on_grid(output.logits, size, grid, align_corners=self.model.align_corners)
+        return features, labels, self.model.num_classes
 
     def _move_shared_prototypes(self, clean: Tensor) -> None:
         assert self.shared_prototypes is not None
@@ -255,6 +273,7 @@ class Iapc(Method):
     summary = "importance-weighted pseudo-labels, prototype contrast and entropy"
     source = "Cao et al., IEEE T-IV 2024 (arXiv:2306.01598)"
     Config = IapcConfig
+    asks_frozen_teacher = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "tone": "none",

@@ -142,6 +142,7 @@ class LdStage(_SelfTraining):
             ranks,
             self.context.crop_size,
             align_corners=self.model.align_corners,
+            kernel=self.context.losses,
             weights=self.weights,
             class_weights=None if self.balance is None else self.balance(labels),
         )
@@ -189,6 +190,7 @@ class BoundaryStage(_SelfTraining):
             paste(masks, labels, labels.roll(-1, dims=0)),
             self.context.crop_size,
             align_corners=self.model.align_corners,
+            kernel=self.context.losses,
             boundary_weight=self.settings.boundary_weight,
             boundary_width=self.settings.boundary_width,
         )

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..batch_norm import reestimate_batch_norm
+from ..batch_norm import fold_batch_norm, reestimate_batch_norm
 from ..class_balance import sqrt_inverse_weights
 from ..config import Settings
 from ..context import Context
@@ -77,6 +77,7 @@ class NightshiftStage(Stage):
         """M, which answers with probabilities (K, H, W)."""
         teacher = frozen_copy(self.model)
         reestimate_batch_norm(teacher, self.context.whole_frames())
+        fold_batch_norm(teacher)
 
         def label(frame: int) -> Labels:
             p = frame_probabilities(
@@ -97,6 +98,7 @@ class NightshiftStage(Stage):
             target,
             self.context.crop_size,
             align_corners=self.model.align_corners,
+            kernel=self.context.losses,
             class_weights=self.weights,
             weight_entropy=self.settings.weight_entropy,
         )

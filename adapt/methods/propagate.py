@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
+from ..batch_norm import fold_batch_norm
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
-from ..losses.atp import normalised_entropy, regional_contrast, soft_cross_entropy
-from ..losses.common import labelled_cross_entropy, upsample
+from ..losses.atp import regional_contrast, soft_cross_entropy
+from ..losses.baselines import entropy_terms, pseudo_label_terms
+from ..losses.common import upsample
 from ..mixing import classmix_masks, cutmix_masks, paste
 from ..networks import SegmentationNetwork
 from ..pseudo_labels import label_frames, selected
@@ -46,7 +48,7 @@ class PropagateStage(Stage):
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         settings, self.context = self.settings, context
         self.model = model.train()
-        self.teacher = frozen_copy(model)
+        self.teacher = fold_batch_norm(frozen_copy(model))
         self.projection: nn.Sequential | None = None
         if settings.reco:
             self.projection = self._new_projection()
@@ -61,8 +63,14 @@ class PropagateStage(Stage):
         entropies: list[float] = []
         size = (self.context.frames.height, self.context.frames.width)
         for clean in self.context.whole_frames():
-            z = upsample(self.teacher(clean).logits, size, self.teacher.align_corners)
-            entropies += normalised_entropy(z.log_softmax(dim=1)).mean(dim=(1, 2)).tolist()
+            for logits in self.teacher(clean).logits.split(1):
+                entropy = entropy_terms(
+                    logits,
+                    size,
+                    align_corners=self.teacher.align_corners,
+                    kernel=self.context.losses,
+                )
+                entropies.append(float(entropy["entropy"]))
         count = max(1, math.floor(self.settings.easy_ratio * len(entropies)))
         return set(sorted(range(len(entropies)), key=entropies.__getitem__)[:count])
 
@@ -89,31 +97,37 @@ class PropagateStage(Stage):
         easy = easy.masked_fill(~is_easy[:, None, None], 255)
         images, target = self._mixed(batch, ~is_easy)
         output = self.model(self.context.normalise(images))
-        log_p = upsample(output.logits, size, self.model.align_corners).log_softmax(dim=1)
+        how: dict[str, Any] = {
+            "align_corners": self.model.align_corners,
+            "kernel": self.context.losses,
+        }
         terms: dict[str, Tensor] = {}
         if settings.easy:
-            terms["easy"] = settings.easy * labelled_cross_entropy(log_p, easy)
+            terms["easy"] = pseudo_label_terms(
+                output.logits, easy, size, pseudo_label=settings.easy, **how
+            )["pseudo_label"]
         if settings.hard:
-            hard = (
-                0.0 * log_p.sum() if is_easy.all() else self._consistency(log_p[~is_easy], target)
-            )
-            terms["hard"] = settings.hard * hard
+            if is_easy.all():
+                loss = 0.0 * output.logits.sum()
+            elif settings.consistency == "probabilities":
+                loss = soft_cross_entropy(output.logits[~is_easy], target, size, **how)
+            else:
+                labels = target.max(dim=1).indices
+                loss = pseudo_label_terms(output.logits[~is_easy], labels, size, **how)[
+                    "pseudo_label"
+                ]
+            terms["hard"] = settings.hard * loss
         if self.projection is not None:
             labels = easy.clone()
             labels[~is_easy] = target.max(dim=1).indices
             representation = self.projection(_features(output.features))
             grid = representation.shape[2:]
             nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
-            sure = nn.functional.interpolate(log_p.detach(), grid, mode="nearest").exp()
+            sure = upsample(output.logits.detach(), grid, self.model.align_corners).softmax(dim=1)
             terms["contrast"] = settings.reco * regional_contrast(
                 representation, nearest[:, 0].long(), sure.max(dim=1).values
             )
         return terms
-
-    def _consistency(self, log_p: Tensor, target: Tensor) -> Tensor:
-        if self.settings.consistency == "probabilities":
-            return soft_cross_entropy(log_p, target)
-        return labelled_cross_entropy(log_p, target.max(dim=1).indices)
 
     @torch.no_grad()
     def _mixed(self, batch: Batch, is_hard: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,11 +9,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..batch_norm import fold_batch_norm
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
+from ..logit_cache import LogitCache
 from ..losses.baselines import confident_labels, pseudo_label_terms
+from ..losses.kernels.spec import Map
 from ..networks import SegmentationNetwork
 from .base import SMALL_DATA, Method, Stage
 
@@ -44,13 +47,20 @@ class PseudoStage(Stage):
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model.train(), context
-        self.teacher = frozen_copy(model)
+        self.teacher = fold_batch_norm(frozen_copy(model))
+        self.cache: LogitCache | None = None
+        if context.config.teacher_cache:
+            self.cache = LogitCache("teacher", self.teacher, context)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         normalise, size = self.context.normalise, self.context.crop_size
         align_corners = self.model.align_corners
-        with torch.no_grad():
-            teacher_logits = self.teacher(normalise(batch.clean)).logits
+        teacher_logits: Tensor | Map
+        if self.cache is not None:
+            teacher_logits = self.cache.maps(batch)
+        else:
+            with torch.no_grad():
+                teacher_logits = self.teacher(normalise(batch.clean)).logits
         return pseudo_label_terms(
             self.model(normalise(batch.augmented)).logits,
             confident_labels(
@@ -61,6 +71,7 @@ class PseudoStage(Stage):
             ),
             size,
             align_corners=align_corners,
+            kernel=self.context.losses,
             pseudo_label=self.settings.weight_pseudo,
             entropy=self.settings.weight_entropy,
         )
@@ -70,6 +81,7 @@ class Pseudo(Method):
     """Pseudo: the starting model's argmax, everywhere."""
 
     name = "pseudo"
+    asks_frozen_teacher = True
     summary = "cross-entropy with the starting model's own labels"
     source = "Lee, ICML Workshops 2013"
     Config = PseudoConfig

@@ -46,6 +46,7 @@ class ShotImStage(Stage):
             self.model(self.context.normalise(batch.augmented)).logits,
             self.context.crop_size,
             align_corners=self.model.align_corners,
+            kernel=self.context.losses,
             diversity=self.settings.weight_diversity,
         )
 

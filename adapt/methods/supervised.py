@@ -16,6 +16,8 @@ from ..config import Settings
 from ..context import Context
 from ..dataset import Batch, FrameSet, evenly_spaced
 from ..losses.common import upsample
+from ..losses.kernels.core import weighted_sums
+from ..losses.kernels.spec import Inputs, Terms
 from ..networks import SegmentationNetwork
 from .base import Method, Stage
 
@@ -79,18 +81,27 @@ class SupervisedStage(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.labels is not None  # `train` opens labelled frames only
         logits = self.model(self.context.normalise(batch.augmented)).logits
-        z = upsample(logits, self.context.crop_size, self.model.align_corners)
+        size, align_corners = self.context.crop_size, self.model.align_corners
+        valid = batch.labels[batch.labels != 255]
+        total = valid.new_tensor(len(valid)) if self.weights is None else self.weights[valid].sum()
+        total = total.clamp(min=1)
+        if self.context.losses != "reference" and not self.settings.label_smoothing:
+            return weighted_sums(
+                Terms(cross_entropy=True),
+                logits,
+                Inputs(size, align_corners, labels=batch.labels, class_weights=self.weights),
+                kernel=self.context.losses,
+                factors={"cross_entropy": 1 / total.double()},
+            )
         loss = F.cross_entropy(
-            z,
+            upsample(logits, size, align_corners),
             batch.labels,
             self.weights,
             ignore_index=255,
             reduction="sum",
             label_smoothing=self.settings.label_smoothing,
         )
-        valid = batch.labels[batch.labels != 255]
-        total = valid.new_tensor(len(valid)) if self.weights is None else self.weights[valid].sum()
-        return {"cross_entropy": loss / total.clamp(min=1)}
+        return {"cross_entropy": loss / total}
 
 
 class Supervised(Method):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,8 +24,10 @@ from roadshift.adapt.trainer import Progress, RunOptions, Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
 
-sys.path.insert(0, str(Path(__file__).parent))  # tiny_network, loss_cases, run_cases
-pytest.register_assert_rewrite("loss_cases", "run_cases")
+if importlib.util.find_spec("triton") and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
+sys.path.insert(0, str(Path(__file__).parent))  # tiny_network and the cases
+pytest.register_assert_rewrite("loss_cases", "run_cases", "kernel_cases")
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 6
 INPUT = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))

@@ -19,6 +19,7 @@ from roadshift.adapt.batch_norm import reestimate_batch_norm
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.dataset import whole_frames
 from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models import device_name, pick_device
 from roadshift.adapt.trainer import CHECKPOINT
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
@@ -31,8 +32,9 @@ from roadshift.runtime.errors import (
     RunInterrupted,
     TrainingError,
 )
+from run_cases import adapted, history_of
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 Settings = Callable[..., RunConfig]
 CPU = torch.device("cpu")
@@ -453,3 +455,70 @@ def test_a_loaded_network_is_ready_to_segment(source: Bundle) -> None:
     network = load_network(source, CPU)
     assert not network.training
     assert not changed(dict(network.state_dict()), weights(source))
+
+
+def test_a_compiled_student_learns_what_a_plain_one_does(
+    source: Bundle, frames_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced by torch.compile, its code generator left out: that takes minutes."""
+    compiled: list[nn.Module] = []
+    compile_module = nn.Module.compile
+
+    def traced(module: nn.Module, *arguments: Any, **options: Any) -> None:
+        compiled.append(module)
+        compile_module(module, *arguments, **options, backend="eager")
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    common = ("training.steps=2", "training.amp=off")
+    plain, fast = (
+        adapted(source, frames_dir, resolve_config("iapc", assignments=[*common, *more]), out)
+        for more, out in (
+            ((), tmp_path / "plain"),
+            (("training.compile=true",), tmp_path / "fast"),
+        )
+    )
+    assert len(compiled) == 1
+    assert plain
+    for name, value in plain.items():
+        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_layers_features_and_a_compiled_network_do_not_go_together(
+    source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    config = resolve_config(
+        "iapc", assignments=["training.compile=true", "iapc.feature_layer=second"]
+    )
+    with pytest.raises(ConfigError, match=r"layer second .* leave training.compile or"):
+        adapted(source, frames_dir, config, tmp_path / "out")
+
+
+def test_a_compiler_that_fails_is_told_in_a_sentence(
+    source: Bundle, frames_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_module = nn.Module.compile
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(nn.Module, "compile", lambda m: compile_module(m, backend=broken))
+    config = resolve_config("iapc", assignments=["training.compile=true", "training.steps=1"])
+    with pytest.raises(TrainingError, match=r"no C\+\+ compiler\); set training.compile=false"):
+        adapted(source, frames_dir, config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("method", [n for n, m in METHODS.items() if not m.black_box])
+def test_every_method_takes_the_same_steps_by_tiles(
+    method: str, source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for kernel in ("reference", "tiled"):
+        settings = ("training.steps=3", "tone=none", f"losses={kernel}")
+        config = resolve_config(method, assignments=settings)
+        if not build_stages(config):
+            pytest.skip("takes no steps")
+        adapted(source, frames_dir, config, tmp_path / kernel)
+        losses.append([line["losses"] for line in history_of(tmp_path / kernel)])
+    assert len(losses[0]) == 3
+    for plain, tiled in zip(*losses, strict=True):
+        assert tiled == pytest.approx(plain, rel=2e-3, abs=1e-5)

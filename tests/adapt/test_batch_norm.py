@@ -6,9 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from roadshift.adapt.batch_norm import batch_norm_layers, reestimate_batch_norm
+from roadshift.adapt.batch_norm import (
+    batch_norm_layers,
+    fold_batch_norm,
+    reestimate_batch_norm,
+)
 from roadshift.adapt.ema import ema_update, frozen_copy, restore, snapshot
-from roadshift.adapt.networks import ForeignNetwork
+from roadshift.adapt.networks import ForeignNetwork, build_network
 from torch import Tensor, nn
 
 
@@ -192,3 +196,61 @@ def test_restore_puts_back_what_snapshot_saw() -> None:
     restore(list(net.buffers()), copies)
     assert all(map(torch.equal, net.buffers(), copies))
     restore([], [])
+
+
+# --- folding -------------------------------------------------------------------------------------
+
+
+def sequential() -> nn.Sequential:
+    """Two pairs that can be folded, a convolution that ends the inner chain, one that is shared."""
+    torch.manual_seed(0)
+    shared = nn.Conv2d(5, 5, 1)
+    net = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5, affine=False)),
+        nn.Sequential(shared, nn.BatchNorm2d(5)),
+        nn.Sequential(shared, nn.BatchNorm2d(5, track_running_stats=False)),
+        nn.Conv2d(5, 2, 1),
+    )
+    for norm in batch_norm_layers(net):
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        nn.init.normal_(norm.running_mean)
+        nn.init.uniform_(norm.running_var, 0.1, 9)
+        if norm.affine:
+            nn.init.normal_(norm.weight)
+            nn.init.normal_(norm.bias)
+    return net
+
+
+@torch.no_grad()
+def test_folding_changes_no_output() -> None:
+    net = sequential().double().eval()
+    (images,) = batches(1)
+    expected = net(images.double())
+    folded = fold_batch_norm(frozen_copy(net))
+    torch.testing.assert_close(folded(images.double()), expected, rtol=0, atol=1e-10)
+    left = [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(left) == 2  # those after the shared convolution
+    assert len(batch_norm_layers(net)) == 3
+
+
+@torch.no_grad()
+def test_folding_keeps_hands_off_training_and_hooks() -> None:
+    assert len(batch_norm_layers(fold_batch_norm(sequential().train()))) == 3
+    net = sequential().eval()
+    net[0][0].register_forward_hook(lambda *_: None)
+    assert len(batch_norm_layers(fold_batch_norm(net))) == 2
+
+
+@torch.no_grad()
+def test_fast_scnn_is_folded_whole() -> None:
+    network = build_network("fast_scnn", 5).to(memory_format=torch.channels_last)
+    for images in batches():
+        network.train()(torch.nn.functional.interpolate(images, (64, 96)))
+    folded = fold_batch_norm(frozen_copy(network))
+    assert not batch_norm_layers(folded)
+    images = torch.randn(1, 3, 64, 96)
+    torch.testing.assert_close(
+        folded(images).logits, network.eval()(images).logits, rtol=1e-4, atol=1e-4
+    )

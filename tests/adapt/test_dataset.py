@@ -429,9 +429,10 @@ def test_whole_frames_come_in_order_clean_and_the_last_batch_may_be_short() -> N
 # --- prefetching --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("depth", [0, 1, 2, 9])
-def test_prefetched_items_come_in_order_from_start_to_stop(depth: int) -> None:
-    items = Prefetcher(lambda i: i * i, 3, 9, depth=depth)
+def test_prefetched_items_come_in_order_from_start_to_stop(depth: int, workers: int) -> None:
+    items = Prefetcher(lambda i: i * i, 3, 9, depth=depth, workers=workers)
     assert list(items) == [9, 16, 25, 36, 49, 64]
     items.close()
 
@@ -448,6 +449,18 @@ def test_an_error_in_the_background_reaches_the_loop() -> None:
         seen.extend(items)
     items.close()
     assert seen == [0, 1]
+
+
+def test_several_workers_make_several_items_at_a_time_and_keep_their_order() -> None:
+    together = threading.Barrier(3)
+
+    def make(i: int) -> int:
+        together.wait(timeout=20)  # breaks unless three come
+        return i
+
+    items = Prefetcher(make, 0, 9, depth=3, workers=3)
+    assert list(items) == list(range(9))
+    items.close()
 
 
 def test_with_no_depth_nothing_is_made_ahead() -> None:

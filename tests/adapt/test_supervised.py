@@ -13,6 +13,7 @@ from roadshift.adapt.config import RunConfig
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import Batch, Crop, FrameSet
 from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.losses.kernels.spec import Kernel
 from roadshift.adapt.methods.supervised import SupervisedConfig, SupervisedStage, class_weights
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.runtime.bundle import InputSpec
@@ -56,9 +57,10 @@ def test_labels_of_no_class_at_all_are_refused() -> None:
         class_weights(frames, K)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "tiled"])
 @pytest.mark.parametrize("balance", ["none", "sqrt_inverse"])
 def test_loss_is_the_weighted_mean_over_labelled_pixels(
-    network: Callable[..., SegmentationNetwork], tmp_path: Path, balance: str
+    network: Callable[..., SegmentationNetwork], tmp_path: Path, balance: str, kernel: Kernel
 ) -> None:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
     frames = frame_set()
@@ -69,6 +71,7 @@ def test_loss_is_the_weighted_mean_over_labelled_pixels(
         tmp_path,
         RunConfig(method="supervised"),
         (HEIGHT, WIDTH),
+        losses=kernel,
     )
     stage = SupervisedStage(SupervisedConfig(class_balance=balance))  # type: ignore[arg-type]
     model = network(0, dropout=0.0)
@@ -92,8 +95,9 @@ def test_loss_is_the_weighted_mean_over_labelled_pixels(
     assert loss.item() == pytest.approx(total / share, rel=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["reference", "tiled"])
 def test_a_batch_without_labelled_pixels_has_no_loss_and_no_gradient(
-    network: Callable[..., SegmentationNetwork], tmp_path: Path
+    network: Callable[..., SegmentationNetwork], tmp_path: Path, kernel: Kernel
 ) -> None:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
     context = Context(
@@ -103,6 +107,7 @@ def test_a_batch_without_labelled_pixels_has_no_loss_and_no_gradient(
         tmp_path,
         RunConfig(method="supervised"),
         (HEIGHT, WIDTH),
+        losses=kernel,
     )
     stage = SupervisedStage(SupervisedConfig(class_balance="sqrt_inverse"))
     model = network(0)

@@ -106,6 +106,19 @@ def test_the_classifier_learns_ten_times_as_fast(optimizer: str, network: MakeNe
     assert all(group["weight_decay"] == 0.02 for group in groups)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_first_gradient_may_come_late(optimizer: str, network: MakeNetwork) -> None:
+    model = network()
+    made = build_optimizer(Entropy(), model, TrainingConfig(optimizer=optimizer, lr=0.1))
+    first, late = model.classifier_parameters()
+    for parameters in ((first,), (first, late)):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        before = late.detach().clone()
+        made.step()
+    assert (late < before).all()
+
+
 def test_the_learning_rate_of_every_step_follows_the_schedule(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:

@@ -1,0 +1,114 @@
+"""A frozen teacher's logits of every whole frame, on disk: one forward pass a frame and run.
+
+Kept at network resolution in float16. A crop, mirrored or not, is a window of its frame's logits; a
+network that sees all of the image answers a little differently to the crop alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..runtime.atomic import output_errors
+from ..runtime.errors import OutputError
+from .checkpoint import write_atomically
+from .context import Context
+from .dataset import Batch
+from .losses.kernels.spec import Map, Window
+from .networks import SegmentationNetwork
+
+
+class LogitCache:
+    """``maps(batch)`` in place of a forward pass of ``teacher`` on the clean crops.
+
+    What an earlier start of the same run wrote whole is taken up.
+
+    Args:
+        name: of the file in the work folder.
+
+    Raises:
+        OutputError: the disk has no room for it, or cannot be written.
+    """
+
+    def __init__(self, name: str, teacher: SegmentationNetwork, context: Context) -> None:
+        self.context = context
+        self._path, self._index = (context.workdir / f"{name}{end}" for end in (".f16", ".json"))
+        shape = self._written()
+        if shape is None:
+            shape = self._write(teacher)
+        self._logits: NDArray[np.float16] = np.memmap(
+            self._path, dtype=np.float16, mode="r", shape=shape
+        )
+
+    def _written(self) -> tuple[int, ...] | None:
+        """The shape of what an earlier start wrote whole."""
+        try:
+            shape = tuple(map(int, json.loads(self._index.read_text(encoding="utf-8"))))
+            whole = self._path.stat().st_size == 2 * math.prod(shape)
+        except (OSError, ValueError, TypeError):
+            return None
+        return shape if whole and len(shape) == 4 else None
+
+    def _write(self, teacher: SegmentationNetwork) -> tuple[int, ...]:
+        self._index.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)  # its room counts as free
+        frames, answers = len(self.context.frames), self._answers(teacher)
+        first = next(answers)
+        shape = (frames, *first.shape[1:])
+        size = 2 * math.prod(shape)
+        self.context.note(
+            f"teacher cache: {size / 2**20:,.0f} MiB on disk, {frames} frames of "
+            f"{shape[1]}x{shape[2]}x{shape[3]} logits in float16"
+        )
+        with output_errors(self._path):
+            free = shutil.disk_usage(self._path.parent).free
+            if size > free:
+                raise OutputError(
+                    f"{self._path}: the teacher cache takes {size / 2**30:.1f} GiB and the disk "
+                    f"has {free / 2**30:.1f} GiB left; set teacher_cache=false, or use fewer "
+                    "frames (--max-frames)."
+                )
+            with self._path.open("wb") as file:
+                file.write(_half(first))
+                for logits in answers:
+                    file.write(_half(logits))
+                file.flush()
+                os.fsync(file.fileno())
+            write_atomically(self._index, json.dumps(shape).encode())  # now it is whole
+        return shape
+
+    def _answers(self, teacher: SegmentationNetwork) -> Iterator[Tensor]:
+        with torch.no_grad():
+            for clean in self.context.whole_frames():
+                yield teacher(clean).logits
+
+    def maps(self, batch: Batch) -> Map:
+        """Logits of the batch's frames, float16 (B, K, h, w), and where its crops lie in them."""
+        frames, (height, width) = self.context.frames, self.context.crop_size
+        windows = []
+        for crop in batch.crops:
+            down, across = height / crop.height, width / crop.width  # the zoom
+            windows.append(
+                Window(
+                    frames.height * down,
+                    frames.width * across,
+                    crop.top * down,
+                    crop.left * across,
+                    crop.flip,
+                )
+            )
+        logits = torch.from_numpy(np.stack([self._logits[frame] for frame in batch.frames]))
+        return Map(logits.to(self.context.device), windows)
+
+
+def _half(logits: Tensor) -> bytes:
+    limit = torch.finfo(torch.float16).max
+    return logits.float().clamp(-limit, limit).half().cpu().numpy().tobytes()

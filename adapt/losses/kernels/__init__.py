@@ -1,0 +1,1 @@
+"""Losses from logits at network resolution, without a tensor of the frame's size."""

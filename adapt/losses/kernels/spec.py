@@ -1,0 +1,106 @@
+"""What a loss asks of its pixels: the sums that every backend computes, and their inputs.
+
+Symbols, per pixel v: z = the student's logits, p = softmax z, h = its entropy over log K, t = the
+teacher's logits, s = similarities to prototypes, p' = softmax s, q = a soft label. Natural
+logarithms. A loss is a few numbers made of the sums below: what a backend differentiates are the
+sums, what is left is ordinary autograd on a handful of scalars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+Kernel = Literal["reference", "tiled", "triton"]
+Importance = Literal["margin_ratio", "none", "first", "one_minus_second"]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where an image's pixels lie in the frame that its map was made for."""
+
+    height: float  # of the frame, in the image's pixels; no integer where the image is zoomed
+    width: float
+    top: float  # of the image in it
+    left: float
+    flip: bool  # mirrored left to right
+
+
+@dataclass(frozen=True)
+class Map:
+    """Values at network resolution, (B, K, h, w), and what part of them the pixels see."""
+
+    values: Tensor
+    windows: Sequence[Window] | None = None  # one an image; None: the map covers the pixels
+
+    @staticmethod
+    def of(values: Tensor | Map) -> Map:
+        """``values``, or the map that covers the pixels."""
+        return values if isinstance(values, Map) else Map(values)
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Which sums over pixels are asked for.
+
+    ``cross_entropy``    sum_v w_v a[y_v] CE(p, y),  w the importance      -> "cross_entropy"
+    ``entropy``          sum_v -sum_c p_c log(p_c + epsilon)               -> "entropy"
+    ``curriculum``       sum_v (1 - h)^gamma h                             -> "curriculum"
+    ``sharpness``        sum_v w_v  and  sum_v w_v p_v, w = exp(-lambda h) -> "certainty", mass
+    ``negative_below``   sum_v sum_c 1[p_c < tau] -log(1 - p_c)            -> "negative"
+    ``negative_rank``    sum_v -log(1 - p_c), c the class of rank K_v      -> "negative"
+    ``agreement``        sum_v 1[y_t = y'] a'[y'] CE(p, y')                -> "agreement"
+    ``prototype``        sum_v CE(p, y') + CE(p', y_t)                     -> "prototype"
+    ``soft``             sum_v w_v CE(q, p), w_v = sum_c a_c q_c or 1      -> "soft"
+    """
+
+    cross_entropy: bool = False
+    importance: Importance = "none"
+    importance_of_logits: bool = False
+    entropy: bool = False
+    epsilon: float = 0.0
+    curriculum: float | None = None  # gamma
+    detach_focus: bool = False
+    sharpness: float | None = None  # lambda
+    detach_certainty: bool = False
+    negative_below: float | None = None
+    negative_rank: bool = False
+    agreement: bool = False
+    agree_with: Literal["student", "pseudo_label"] = "student"
+    prototype: bool = False
+    soft: Literal["logits", "probabilities"] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the sums, in the order that backends give them."""
+        wanted = {
+            "cross_entropy": self.cross_entropy,
+            "entropy": self.entropy,
+            "curriculum": self.curriculum is not None,
+            "certainty": self.sharpness is not None,
+            "negative": self.negative_below is not None or self.negative_rank,
+            "agreement": self.agreement,
+            "prototype": self.prototype,
+            "soft": self.soft is not None,
+        }
+        return tuple(name for name, asked in wanted.items() if asked)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything constant that the sums are made of; ``None`` where the terms do not ask for it."""
+
+    size: tuple[int, int]  # (H, W)
+    align_corners: bool
+    teacher: Map | None = None  # t; y^ = argmax t where no labels are given
+    labels: Tensor | None = None  # y, integers (B, H, W); 255 is none
+    class_weights: Tensor | None = None  # a, (K,)
+    pixel_weights: Tensor | None = None  # (B, H, W), times the importance
+    prototype_class_weights: Tensor | None = None  # a', (K,)
+    present: Tensor | None = None  # bool (B, K), classes that have a prototype
+    ranks: Tensor | None = None  # integers (B, H, W) or ()
+    soft: Map | None = None  # q, as logits or probabilities
+    soft_class_weights: Tensor | None = None  # a, (K,)

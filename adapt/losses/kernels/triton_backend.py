@@ -1,0 +1,165 @@
+"""`triton_sums`: the host's side of `pixels_kernel`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .spec import Inputs, Map, Terms
+from .taps import AxisTaps, map_taps
+from .tiled import Result
+from .triton_kernel import pixels_kernel
+
+IMPORTANCE = {"none": 0, "margin_ratio": 1, "first": 2, "one_minus_second": 3}
+REGISTERS = 2048  # values of one (classes, pixels) block
+
+
+class _Placed:
+    """A map in the kernel's precision, contiguous, with its taps."""
+
+    def __init__(self, of: Map, inputs: Inputs) -> None:
+        values = of.values.detach()
+        self.kind = torch.float64 if values.dtype == torch.float64 else torch.float32
+        self.values = values.contiguous()
+        taps = map_taps(of, inputs.size, align_corners=inputs.align_corners, dtype=self.kind)
+        self.rows: AxisTaps = taps[0]
+        self.columns: AxisTaps = taps[1]
+
+    def arguments(self) -> list[Any]:
+        rows, columns = self.rows, self.columns
+        return [self.values, rows.first, rows.weight, columns.first, columns.weight]
+
+
+def triton_sums(
+    terms: Terms,
+    logits: Tensor,
+    prototypes: Map | None,
+    inputs: Inputs,
+    coefficients: tuple[Tensor, Tensor] | None,
+) -> Result:
+    """As `tiled.tiled_sums`, by Triton; without coefficients the sums, else the gradients."""
+    z = _Placed(Map(logits), inputs)
+    s = _Placed(prototypes, inputs) if prototypes is not None else None
+    if coefficients is None:
+        sums, mass = _launch(terms, z, z, s, inputs, None)
+        return Result(sums, mass)
+    (z_grad,) = _launch(terms, z, z, s, inputs, coefficients)
+    s_grad = None
+    if s is not None and terms.prototype:
+        (s_grad,) = _launch(terms, s, z, s, inputs, coefficients)
+    empty = z_grad.new_zeros(0)
+    return Result(empty, empty, z_grad, s_grad)
+
+
+def _launch(
+    terms: Terms,
+    home: _Placed,
+    z: _Placed,
+    s: _Placed | None,
+    inputs: Inputs,
+    coefficients: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, ...]:
+    """Sums and mass; or, with coefficients, the gradient of ``home``."""
+    of_prototypes = coefficients is not None and home is not z
+    batch, classes, cells_y, cells_x = home.values.shape
+    row_start, column_start = _starts(home.rows), _starts(home.columns)
+    side = _power_of_two(int((column_start[1:] - column_start[:-1]).max()))
+    padded = max(2, _power_of_two(classes))
+    quads = max(1, _power_of_two(min(REGISTERS // padded // side, cells_x)))
+    grid = (-(-cells_x // quads), cells_y, batch)
+    names = terms.names
+    place = {name: names.index(name) if name in names else -1 for name in ALL}
+    if of_prototypes:
+        place = {name: at if name == "prototype" else -1 for name, at in place.items()}
+    t = _Placed(inputs.teacher, inputs) if inputs.teacher is not None else None
+    q = _Placed(inputs.soft, inputs) if inputs.soft is not None else None
+    device, kind = home.values.device, home.kind
+    programs = grid[0] * grid[1] * grid[2]
+    sums = mass = grad = None
+    if coefficients is None:
+        sums = torch.zeros(programs, len(names), dtype=kind, device=device)
+        of_classes = classes if terms.sharpness is not None else 0
+        mass = torch.zeros(programs, of_classes, dtype=kind, device=device)
+    else:
+        grad = torch.empty(batch, 4, classes, cells_y, cells_x, dtype=kind, device=device)
+    of_sums, of_mass = coefficients or (None, None)
+    ranks = inputs.ranks
+    one_rank = ranks is not None and ranks.ndim == 0
+
+    def shape(of: _Placed | None) -> list[int]:
+        return [0, 0] if of is None else list(of.values.shape[2:])
+
+    def kept(of: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
+        return None if of is None else of.to(dtype or of.dtype).contiguous()
+
+    pixels_kernel[grid](
+        home.values, row_start, home.rows.weight[0].contiguous(), column_start,
+        home.columns.weight[0].contiguous(),
+        *z.arguments(),
+        *(t.arguments() if t else [None] * 5),
+        *(s.arguments() if s else [None] * 5),
+        *(q.arguments() if q else [None] * 5),
+        kept(inputs.labels), kept(inputs.pixel_weights, kind), None if one_rank else kept(ranks),
+        kept(inputs.class_weights, kind), kept(inputs.prototype_class_weights, kind),
+        kept(inputs.soft_class_weights, kind), kept(inputs.present, torch.uint8),
+        sums, mass, kept(of_sums, kind), kept(of_mass, kind), grad,
+        classes, *inputs.size, cells_y, cells_x, *shape(z), *shape(t), *shape(s), *shape(q),
+        int(ranks.max()) if ranks is not None else 0,
+        log_classes=math.log(classes), epsilon=terms.epsilon, gamma=terms.curriculum or 0.0,
+        sharpness=terms.sharpness or 0.0, below=terms.negative_below or 0.0,
+        CROSS_ENTROPY=place["cross_entropy"], ENTROPY=place["entropy"],
+        CURRICULUM=place["curriculum"], CERTAINTY=place["certainty"], NEGATIVE=place["negative"],
+        AGREEMENT=place["agreement"], PROTOTYPE=place["prototype"], SOFT=place["soft"],
+        IMPORTANCE=IMPORTANCE[terms.importance],
+        OF_LOGITS=terms.importance_of_logits, SMOOTHED=terms.epsilon > 0,
+        DETACH_FOCUS=terms.detach_focus, DETACH_CERTAINTY=terms.detach_certainty,
+        BY_RANK=terms.negative_rank, ONE_RANK=one_rank,
+        AGREE_WITH_LABEL=terms.agree_with == "pseudo_label", SOFT_LOGITS=terms.soft == "logits",
+        GRAD=coefficients is not None, GRAD_OF_PROTOTYPES=of_prototypes,
+        SUMS=len(names), K_PAD=padded, QUADS=quads, SIDE=side,
+        KIND=_KINDS[kind], TINY=torch.finfo(kind).tiny,
+    )  # fmt: skip
+    if grad is not None:
+        return (_gathered(grad),)
+    assert sums is not None
+    assert mass is not None
+    return sums.sum(dim=0), mass.sum(dim=0)
+
+
+def _gathered(corners: Tensor) -> Tensor:
+    """Each cell's gradient from the quads around it: (B, 4, K, h, w) to (B, K, h, w)."""
+    above_left, above_right, below_left, below_right = corners.unbind(dim=1)
+    above = _shifted(above_left, above_right, axis=3)
+    below = _shifted(below_left, below_right, axis=3)
+    return _shifted(above, below, axis=2)
+
+
+def _shifted(own: Tensor, to_next: Tensor, axis: int) -> Tensor:
+    """``own`` plus what the cell before gives to the next; the last cell's next is itself."""
+    cells = own.shape[axis]
+    result = own.clone()
+    result.narrow(axis, 1, cells - 1).add_(to_next.narrow(axis, 0, cells - 1))
+    result.narrow(axis, cells - 1, 1).add_(to_next.narrow(axis, cells - 1, 1))
+    return result
+
+
+def _starts(taps: AxisTaps) -> Tensor:
+    """The first pixel of each cell's quad, and the number of pixels, int32 (cells + 1,)."""
+    cells = torch.arange(taps.cells + 1, dtype=torch.int32, device=taps.first.device)
+    return torch.searchsorted(taps.first[0].contiguous(), cells).int()
+
+
+def _power_of_two(at_least: int) -> int:
+    return 1 << max(0, at_least - 1).bit_length()
+
+
+import triton.language as tl  # noqa: E402
+
+_KINDS = {torch.float32: tl.float32, torch.float64: tl.float64}
+ALL = (
+    "cross_entropy", "entropy", "curriculum", "certainty", "negative", "agreement", "prototype",
+    "soft",
+)  # fmt: skip

@@ -1,0 +1,376 @@
+"""The sums of `Terms` and their gradient on CUDA, as one Triton kernel.
+
+A program owns the pixels between one row of cells and the next, for a few neighbouring columns of
+cells ("quads"): their logits are bilinear in four corners each. So the corners are loaded once, a
+pixel's logits cost one multiply-add a class, and the gradient of a quad's pixels goes to its four
+corners and nowhere else: each program writes four numbers a quad and class, and what a cell
+receives from the up to four quads around it is added afterwards, always in the same order. No
+atomics.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _corners(ptr, at_top, at_bottom, left, right, stride_class, k, keep, KIND: tl.constexpr):
+    """Four (K_PAD, X) corners of a map's quads, as ``KIND``; 0 where not to ``keep``."""
+    base = ptr + k.to(tl.int64) * stride_class  # an int of the host may be a constant here
+    a = tl.load(base + at_top + left, mask=keep, other=0.0).to(KIND)
+    b = tl.load(base + at_top + right, mask=keep, other=0.0).to(KIND)
+    c = tl.load(base + at_bottom + left, mask=keep, other=0.0).to(KIND)
+    d = tl.load(base + at_bottom + right, mask=keep, other=0.0).to(KIND)
+    return a, b, c, d
+
+
+@triton.jit
+def _row(
+    ptr, row_first, row_weight, column_first, column_weight,
+    image, y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, CELLS_Y, CELLS_X, KIND: tl.constexpr,
+):  # fmt: skip
+    """(K_PAD, X) of a map of any geometry at the pixels ``x`` of row ``y``; 0 elsewhere."""
+    top = tl.load(row_first + image * HEIGHT + y)
+    down = tl.load(row_weight + image * HEIGHT + y)
+    bottom = tl.minimum(top + 1, CELLS_Y - 1)
+    left = tl.load(column_first + image * WIDTH + x, mask=is_pixel, other=0)
+    across = tl.load(column_weight + image * WIDTH + x, mask=is_pixel, other=0.0)
+    right = tl.minimum(left + 1, CELLS_X - 1)
+    cells = CELLS_Y * CELLS_X
+    keep = is_class & is_pixel
+    a, b, c, d = _corners(
+        ptr + image * K * cells,
+        top * CELLS_X,
+        bottom * CELLS_X,
+        left,
+        right,
+        cells,
+        k,
+        keep,
+        KIND,
+    )
+    above = a + across * (b - a)
+    below = c + across * (d - c)
+    return above + down * (below - above)
+
+
+@triton.jit
+def _argmax(scores):
+    """First of the largest over classes, (1, X)."""
+    return tl.argmax(scores, axis=0, tie_break_left=True, keep_dims=True)
+
+
+@triton.jit
+def _pick(values, k, of):
+    """``values`` (K_PAD, X) at class ``of`` (1, X)."""
+    return tl.sum(tl.where(k == of, values, 0.0), axis=0, keep_dims=True)
+
+
+@triton.jit
+def _minus_log_rest(u):
+    """-log(1 - u) for u in [0, 1], by its series where u is small: 1 - u would lose its digits."""
+    series = 1.0 / 9
+    for n in tl.static_range(8):
+        series = 1.0 / (8 - n) + u * series
+    return tl.where(u < 0.02, u * series, -tl.log(tl.maximum(1 - u, 0.0)))
+
+
+@triton.jit
+def pixels_kernel(
+    # the map whose quads the programs own, and the pixels of each of its rows and columns of cells
+    home_ptr, row_start, row_weight, column_start, column_weight,
+    # maps with their taps; the home map is one of the first two
+    z_ptr, z_row_first, z_row_weight, z_column_first, z_column_weight,
+    t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight,
+    s_ptr, s_row_first, s_row_weight, s_column_first, s_column_weight,
+    q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight,
+    # maps of pixels, and values of classes
+    y_ptr, pixel_weight_ptr, rank_ptr, a_ptr, prototype_a_ptr, soft_a_ptr, present_ptr,
+    # results
+    sums_ptr, mass_ptr, of_sums_ptr, of_mass_ptr, grad_ptr,
+    # sizes
+    K, HEIGHT, WIDTH, CELLS_Y, CELLS_X, Z_Y, Z_X, T_Y, T_X, S_Y, S_X, Q_Y, Q_X,
+    max_rank,
+    # constants: as arguments they would be cut to float32
+    log_classes: tl.constexpr, epsilon: tl.constexpr, gamma: tl.constexpr,
+    sharpness: tl.constexpr, below: tl.constexpr,
+    # what is asked for: places of the sums, -1 where they are not
+    CROSS_ENTROPY: tl.constexpr, ENTROPY: tl.constexpr, CURRICULUM: tl.constexpr,
+    CERTAINTY: tl.constexpr, NEGATIVE: tl.constexpr, AGREEMENT: tl.constexpr,
+    PROTOTYPE: tl.constexpr, SOFT: tl.constexpr,
+    IMPORTANCE: tl.constexpr,  # 0 none, 1 margin ratio, 2 first, 3 one minus second
+    OF_LOGITS: tl.constexpr, SMOOTHED: tl.constexpr, DETACH_FOCUS: tl.constexpr,
+    DETACH_CERTAINTY: tl.constexpr, BY_RANK: tl.constexpr, ONE_RANK: tl.constexpr,
+    AGREE_WITH_LABEL: tl.constexpr, SOFT_LOGITS: tl.constexpr,
+    GRAD: tl.constexpr, GRAD_OF_PROTOTYPES: tl.constexpr,
+    SUMS: tl.constexpr, K_PAD: tl.constexpr, QUADS: tl.constexpr, SIDE: tl.constexpr,
+    KIND: tl.constexpr, TINY: tl.constexpr,
+):  # fmt: skip
+    """One row of cells, ``QUADS`` columns of cells, all classes; see the module."""
+    image = tl.program_id(2).to(tl.int64)
+    cell_y = tl.program_id(1)
+    lanes = tl.arange(0, QUADS * SIDE)[None, :]
+    cell_x = tl.program_id(0) * QUADS + lanes // SIDE
+    k = tl.arange(0, K_PAD)[:, None]
+    is_class = k < K
+    is_quad = cell_x < CELLS_X
+    first_x = tl.load(column_start + cell_x, mask=is_quad, other=0)
+    last_x = tl.load(column_start + cell_x + 1, mask=is_quad, other=0)
+    x = first_x + lanes % SIDE
+    is_pixel = is_quad & (x < last_x)
+    across = tl.load(column_weight + x, mask=is_pixel, other=0.0)
+    bottom_y = tl.minimum(cell_y + 1, CELLS_Y - 1)
+    right_x = tl.minimum(cell_x + 1, CELLS_X - 1)
+    cells = CELLS_Y * CELLS_X
+    keep = is_class & is_quad
+    a, b, c, d = _corners(
+        home_ptr + image * K * cells, cell_y * CELLS_X, bottom_y * CELLS_X, cell_x, right_x, cells,
+        k, keep, KIND,
+    )  # fmt: skip
+    above = a + across * (b - a)
+    below_row = c + across * (d - c)
+
+    nothing = tl.zeros((1, QUADS * SIDE), KIND)
+    sum_ce, sum_entropy, sum_curriculum, sum_certainty = nothing, nothing, nothing, nothing
+    sum_negative, sum_agreement, sum_prototype = nothing, nothing, nothing
+    sum_soft = nothing
+    mass = tl.zeros((K_PAD, QUADS * SIDE), KIND)
+    grad_above = tl.zeros((K_PAD, QUADS * SIDE), KIND)
+    grad_below = tl.zeros((K_PAD, QUADS * SIDE), KIND)
+    of_mass = tl.zeros((K_PAD, 1), KIND)
+    if GRAD and CERTAINTY >= 0:
+        of_mass = tl.load(of_mass_ptr + k, mask=is_class, other=0.0)
+
+    for y in range(tl.load(row_start + cell_y), tl.load(row_start + cell_y + 1)):
+        down = tl.load(row_weight + y)
+        home = above + down * (below_row - above)
+        if GRAD_OF_PROTOTYPES:
+            s = home
+            z = _row(z_ptr, z_row_first, z_row_weight, z_column_first, z_column_weight, image, y, x,
+                     is_pixel, k, is_class, HEIGHT, WIDTH, K, Z_Y, Z_X, KIND)  # fmt: skip
+        else:
+            z = home
+            if s_ptr is not None:
+                s = _row(s_ptr, s_row_first, s_row_weight, s_column_first, s_column_weight, image,
+                         y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, S_Y, S_X, KIND)  # fmt: skip
+        d = z - tl.max(tl.where(is_class, z, float("-inf")), axis=0, keep_dims=True)
+        p = tl.where(is_class, tl.exp(d), 0.0)
+        total = tl.sum(p, axis=0, keep_dims=True)
+        log_sum = tl.log(total)
+        p = p / total
+        d = tl.where(is_class, d, 0.0)
+        at = (image * HEIGHT + y) * WIDTH + x
+        factor = tl.zeros((K_PAD, QUADS * SIDE), KIND)  # dL/dz = p factor + extra
+        extra = tl.zeros((K_PAD, QUADS * SIDE), KIND)
+
+        if t_ptr is not None:
+            t = _row(t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight, image, y, x,
+                     is_pixel, k, is_class, HEIGHT, WIDTH, K, T_Y, T_X, KIND)  # fmt: skip
+            t = tl.where(is_class, t, float("-inf"))
+            t_best = _argmax(t)
+        if y_ptr is not None:
+            label = tl.load(y_ptr + at, mask=is_pixel, other=255).to(tl.int32)
+        elif t_ptr is not None:
+            label = tl.where(is_pixel, t_best, 255)
+
+        if CROSS_ENTROPY >= 0:
+            labelled = (label != 255) & is_pixel
+            weight = labelled.to(KIND)
+            if a_ptr is not None:
+                weight *= tl.load(a_ptr + label, mask=labelled, other=0.0)
+            if pixel_weight_ptr is not None:
+                weight *= tl.load(pixel_weight_ptr + at, mask=labelled, other=0.0)
+            if IMPORTANCE > 0:
+                first = tl.max(t, axis=0, keep_dims=True)
+                second = tl.max(tl.where(k == t_best, float("-inf"), t), axis=0, keep_dims=True)
+                if not OF_LOGITS:
+                    sum_t = tl.sum(
+                        tl.where(is_class, tl.exp(t - first), 0.0), axis=0, keep_dims=True
+                    )
+                    ratio = tl.exp(second - first)
+                    first, second = 1 / sum_t, ratio / sum_t
+                if IMPORTANCE == 1:
+                    safe = tl.where(first != 0, first, 1.0)
+                    weight *= tl.where(first != 0, 1 - second / safe, 0.0)
+                elif IMPORTANCE == 2:
+                    weight *= first
+                else:
+                    weight *= 1 - second
+            ce = log_sum - _pick(d, k, label)
+            sum_ce += weight * ce
+            if GRAD:
+                w = weight * tl.load(of_sums_ptr + CROSS_ENTROPY)
+                factor += w
+                extra -= tl.where(k == label, w, 0.0)
+
+        if s_ptr is not None:
+            competes = is_class
+            if present_ptr is not None:
+                here = tl.load(present_ptr + image * K + k, mask=is_class, other=0)
+                competes = is_class & (here != 0)
+            s = tl.where(competes, s, float("-inf"))
+            nearest = _argmax(s)
+            own = _argmax(tl.where(is_class, z, float("-inf")))
+            ce = tl.where(is_pixel, log_sum - _pick(d, k, nearest), 0.0)
+            if AGREEMENT >= 0:
+                if AGREE_WITH_LABEL:
+                    agrees = nearest == label
+                else:
+                    agrees = nearest == own
+                weight = (agrees & is_pixel).to(KIND)
+                if prototype_a_ptr is not None:
+                    weight *= tl.load(prototype_a_ptr + nearest)
+                sum_agreement += weight * ce
+                if GRAD:
+                    w = weight * tl.load(of_sums_ptr + AGREEMENT)
+                    factor += w
+                    extra -= tl.where(k == nearest, w, 0.0)
+            if PROTOTYPE >= 0:
+                has = is_pixel & (
+                    tl.sum(tl.where((k == own) & competes, 1, 0), axis=0, keep_dims=True) > 0
+                )
+                top_s = tl.max(s, axis=0, keep_dims=True)
+                e = tl.where(competes, tl.exp(s - top_s), 0.0)
+                sum_s = tl.sum(e, axis=0, keep_dims=True)
+                reverse = tl.log(sum_s) - _pick(tl.where(competes, s - top_s, 0.0), k, own)
+                sum_prototype += ce + tl.where(has, reverse, 0.0)
+                if GRAD:
+                    w = tl.load(of_sums_ptr + PROTOTYPE)
+                    if GRAD_OF_PROTOTYPES:
+                        of_s = tl.where(has, w, 0.0) * (e / sum_s - tl.where(k == own, 1.0, 0.0))
+                    else:
+                        w = tl.where(is_pixel, w, 0.0)
+                        factor += w
+                        extra -= tl.where(k == nearest, w, 0.0)
+
+        if ENTROPY >= 0 or CURRICULUM >= 0 or CERTAINTY >= 0:
+            entropy = log_sum - tl.sum(p * d, axis=0, keep_dims=True)
+            slope = tl.zeros((1, QUADS * SIDE), KIND)
+            if ENTROPY >= 0:
+                if SMOOTHED:
+                    log_term = tl.log(p + epsilon)
+                    smoothed = -tl.sum(
+                        tl.where(is_class, p * log_term, 0.0), axis=0, keep_dims=True
+                    )
+                    sum_entropy += tl.where(is_pixel, smoothed, 0.0)
+                    if GRAD:
+                        w = -tl.load(of_sums_ptr + ENTROPY)
+                        u = tl.where(is_class, w * (log_term + p / (p + epsilon)), 0.0)
+                        factor += u - tl.sum(u * p, axis=0, keep_dims=True)
+                else:
+                    sum_entropy += tl.where(is_pixel, entropy, 0.0)
+                    if GRAD:
+                        slope += tl.load(of_sums_ptr + ENTROPY)
+            if CURRICULUM >= 0 or CERTAINTY >= 0:
+                h = tl.minimum(tl.maximum(entropy / log_classes, 0.0), 1.0)
+                if CURRICULUM >= 0:
+                    certain = tl.maximum(1 - h, TINY)
+                    log_certain = tl.log(certain)
+                    focus = tl.exp(gamma * log_certain)
+                    sum_curriculum += tl.where(is_pixel, focus * h, 0.0)
+                    if GRAD:
+                        rise = focus
+                        if not DETACH_FOCUS:
+                            fall = gamma * h * tl.exp((gamma - 1) * log_certain)
+                            rise = focus - tl.where(1 - h >= TINY, fall, 0.0)
+                        slope += tl.load(of_sums_ptr + CURRICULUM) * rise / log_classes
+                if CERTAINTY >= 0:
+                    w = tl.where(is_pixel, tl.exp(-sharpness * h), 0.0)
+                    sum_certainty += w
+                    mass += p * w
+                    if GRAD:
+                        along = tl.sum(of_mass * p, axis=0, keep_dims=True)
+                        factor += w * (of_mass - along)
+                        if not DETACH_CERTAINTY:
+                            change = along + tl.load(of_sums_ptr + CERTAINTY)
+                            slope -= change * sharpness * w / log_classes
+            if GRAD:
+                factor -= slope * (d + (entropy - log_sum))
+
+        if NEGATIVE >= 0:
+            if BY_RANK:
+                if ONE_RANK:
+                    wanted = tl.zeros((1, QUADS * SIDE), tl.int32) + max_rank
+                else:
+                    wanted = tl.load(rank_ptr + at, mask=is_pixel, other=1).to(tl.int32)
+                left = tl.where(is_class, d, float("-inf"))
+                chosen = tl.zeros((1, QUADS * SIDE), tl.int32)
+                for rank in range(1, max_rank + 1):
+                    best = _argmax(left)
+                    chosen = tl.where(wanted == rank, best, chosen)
+                    left = tl.where(k == best, float("-inf"), left)
+                unlikely = tl.where(k == chosen, p, 0.0)
+            else:
+                unlikely = tl.where(p < below, p, 0.0)
+            rest = 1 - unlikely
+            minus_log = tl.sum(_minus_log_rest(unlikely), axis=0, keep_dims=True)
+            sum_negative += tl.where(is_pixel, minus_log, 0.0)
+            if GRAD:
+                u = tl.load(of_sums_ptr + NEGATIVE) * unlikely / rest
+                extra += u
+                factor -= tl.sum(u, axis=0, keep_dims=True)
+
+        if SOFT >= 0:
+            q = _row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, image, y, x,
+                     is_pixel, k, is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, KIND)  # fmt: skip
+            if SOFT_LOGITS:
+                q = tl.where(is_class, q, float("-inf"))
+                q = tl.exp(q - tl.max(q, axis=0, keep_dims=True))
+                q = q / tl.sum(q, axis=0, keep_dims=True)
+                q = tl.where(is_pixel, q, 0.0)
+            q_mass = tl.sum(q, axis=0, keep_dims=True)
+            weight = tl.full((1, QUADS * SIDE), 1.0, KIND)
+            if soft_a_ptr is not None:
+                weight = tl.sum(
+                    tl.load(soft_a_ptr + k, mask=is_class, other=0.0) * q, axis=0, keep_dims=True
+                )
+            sum_soft += weight * (log_sum * q_mass - tl.sum(q * d, axis=0, keep_dims=True))
+            if GRAD:
+                w = weight * tl.load(of_sums_ptr + SOFT)
+                extra -= w * q
+                factor += w * q_mass
+
+        if GRAD:
+            if GRAD_OF_PROTOTYPES:
+                dz = of_s
+            else:
+                dz = tl.where(is_pixel, p * factor + extra, 0.0)
+            grad_above += (1 - down) * dz
+            grad_below += down * dz
+
+    program = (image * CELLS_Y + cell_y) * tl.num_programs(0) + tl.program_id(0)
+    if not GRAD:
+        out = sums_ptr + program * SUMS
+        if CROSS_ENTROPY >= 0:
+            tl.store(out + CROSS_ENTROPY, tl.sum(sum_ce))
+        if ENTROPY >= 0:
+            tl.store(out + ENTROPY, tl.sum(sum_entropy))
+        if CURRICULUM >= 0:
+            tl.store(out + CURRICULUM, tl.sum(sum_curriculum))
+        if CERTAINTY >= 0:
+            tl.store(out + CERTAINTY, tl.sum(sum_certainty))
+            tl.store(
+                mass_ptr + program * K + k, tl.sum(mass, axis=1, keep_dims=True), mask=is_class
+            )
+        if NEGATIVE >= 0:
+            tl.store(out + NEGATIVE, tl.sum(sum_negative))
+        if AGREEMENT >= 0:
+            tl.store(out + AGREEMENT, tl.sum(sum_agreement))
+        if PROTOTYPE >= 0:
+            tl.store(out + PROTOTYPE, tl.sum(sum_prototype))
+        if SOFT >= 0:
+            tl.store(out + SOFT, tl.sum(sum_soft))
+    else:
+        quad = (tl.program_id(0) * QUADS + tl.arange(0, QUADS))[None, :]
+        out = grad_ptr + ((image * 4 * K + k) * CELLS_Y + cell_y) * CELLS_X + quad
+        step = cells * K
+        stored = is_class & (quad < CELLS_X)
+        left_of = tl.reshape((1 - across) * grad_above, (K_PAD, QUADS, SIDE))
+        tl.store(out, tl.sum(left_of, axis=2), mask=stored)
+        right_of = tl.reshape(across * grad_above, (K_PAD, QUADS, SIDE))
+        tl.store(out + step, tl.sum(right_of, axis=2), mask=stored)
+        left_of = tl.reshape((1 - across) * grad_below, (K_PAD, QUADS, SIDE))
+        tl.store(out + 2 * step, tl.sum(left_of, axis=2), mask=stored)
+        right_of = tl.reshape(across * grad_below, (K_PAD, QUADS, SIDE))
+        tl.store(out + 3 * step, tl.sum(right_of, axis=2), mask=stored)
