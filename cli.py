@@ -40,7 +40,7 @@ Set = Annotated[
 ]
 Losses = Annotated[
     str | None,
-    typer.Option(help="What computes them: reference, tiled or triton; the fastest unless given."),
+    typer.Option(help="reference, tiled or triton; unless given, what the device asks for."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]

@@ -46,7 +46,7 @@ class TrainingConfig(Settings):
     max_grad_norm: float | None = Field(default=None, gt=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     channels_last: bool = True
-    compile: bool = False  # the student by torch.compile: minutes once, then faster steps on a GPU
+    compile: bool = False  # the student by torch.compile, which takes minutes
     max_bad_steps: int = Field(default=5, ge=1)  # non-finite steps in a row before the run gives up
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ Choice = Literal["auto", "reference", "tiled", "triton"]
 def choose_kernel(
     choice: Choice, device: torch.device, note: Callable[[str], None] = lambda _: None
 ) -> Kernel:
-    """``choice``, or what is fastest on ``device`` and works there.
+    """``choice``, or what is meant for ``device`` and works there.
 
     "auto" on CUDA tries Triton on a few pixels first: a driver, a compiler or a GPU that it cannot
     use is noted, and the tiles take over.
