@@ -79,7 +79,7 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         layer.train()
     try:
         for images in batches:
-            model(images)
+            model.forward(images)  # not model(): torch.compile would compile a pass of its own
     finally:
         unreached = 0
         for layer, momentum, buffers in zip(layers, momenta, kept, strict=True):

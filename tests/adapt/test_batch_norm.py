@@ -124,6 +124,24 @@ def test_a_network_without_running_statistics_is_left_alone() -> None:
     assert reestimate_batch_norm(net, iter(())) == 0
 
 
+def test_the_statistics_pass_is_not_compiled() -> None:
+    def compiler(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            out: Tensor = self.norm(2 * images)
+            return out
+
+    model = Network()
+    model.compile(backend=compiler)
+    assert reestimate_batch_norm(model, [torch.randn(2, 3, 8, 8)]) == 1
+
+
 def test_a_foreign_network_gets_its_own_mode_back() -> None:
     user_net = Net()
     net = ForeignNetwork(user_net, num_classes=5).train()
