@@ -1,8 +1,9 @@
 """ONNX Runtime, on the CPU or on CUDA, and never on another device than it says.
 
 The model takes ``image``, (1, H, W, 3) uint8 RGB, and gives ``labels``, (1, H, W) uint8: colour
-order, normalisation, resizing and argmax are in the graph. Another batch size, or an open one, is
-fine too.
+order, normalisation, resizing and argmax are in the graph. Where the argmax was left to the runtime
+(``details["argmax"]`` is "runtime"), it gives ``logits`` instead, (1, K, h, w) float32 at the
+network's stride. Another batch size, or an open one, is fine too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .bundle import Artefact, Bundle
 from .cores import available_cores
 from .engine import Engine
 from .errors import EngineError
+from .upsample import upsample_argmax
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -64,7 +66,14 @@ class OnnxEngine(Engine):
             )
         uses_cuda = session is not None
         self._session = session or _session(file, self._threads, _CPU)
-        self._batch = _check_contract(self._session, file, bundle)
+        # Whether the outer logits lie on the outer pixels; None where the graph ends in labels.
+        self._align_corners = (
+            bool(artefact.details.get("align_corners"))
+            if artefact.details.get("argmax") == "runtime"
+            else None
+        )
+        self._output = "labels" if self._align_corners is None else "logits"
+        self._batch = _check_contract(self._session, file, bundle, self._output)
         why = "as asked" if device != "auto" else problem or "a CUDA driver and device were found"
         super().__init__(
             bundle.label_space,
@@ -79,7 +88,9 @@ class OnnxEngine(Engine):
                 f"{'CUDA' if uses_cuda else f'the CPU with {self._threads} threads'}: {why}."
             ),
         )
-        self._binding = _CudaBinding(self._session, self._shape()) if uses_cuda else None
+        self._binding = (
+            _CudaBinding(self._session, self._shape(), self._output) if uses_cuda else None
+        )
 
     def _shape(self) -> tuple[int, int, int, int]:
         return (self._batch or 1, self.input.height, self.input.width, 3)
@@ -97,9 +108,13 @@ class OnnxEngine(Engine):
 
     def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._binding is not None:
-            return self._binding.run(batch)
-        labels: NDArray[np.uint8] = self._session.run(["labels"], {"image": batch})[0]
-        return labels
+            found = self._binding.run(batch)
+        else:
+            found = self._session.run([self._output], {"image": batch})[0]
+        if self._align_corners is None:
+            return found
+        size = self.input.width, self.input.height
+        return np.stack([upsample_argmax(logits, *size, self._align_corners) for logits in found])
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "threads": self._threads}
@@ -112,21 +127,23 @@ class OnnxEngine(Engine):
 class _CudaBinding:
     """Input and output in device memory, bound to the session once and reused by every run."""
 
-    def __init__(self, session: Any, shape: tuple[int, int, int, int]) -> None:
+    def __init__(self, session: Any, shape: tuple[int, int, int, int], output: str) -> None:
         self._session = session
         self._image = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.uint8), "cuda", 0)
-        self._labels = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            shape[:3], np.uint8, "cuda", 0
+        given = next(value for value in session.get_outputs() if value.name == output)
+        dtype = np.uint8 if output == "labels" else np.float32
+        self._found = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+            [shape[0], *given.shape[1:]], dtype, "cuda", 0
         )
         self._io = session.io_binding()
         self._io.bind_ortvalue_input("image", self._image)
-        self._io.bind_ortvalue_output("labels", self._labels)
+        self._io.bind_ortvalue_output(output, self._found)
 
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def run(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
         self._image.update_inplace(batch)
         self._session.run_with_iobinding(self._io)
-        labels: NDArray[np.uint8] = self._labels.numpy()  # a copy on the host
-        return labels
+        found: NDArray[Any] = self._found.numpy()  # a copy on the host
+        return found
 
 
 def cuda_problem() -> str | None:
@@ -207,26 +224,34 @@ def _session(file: Path, threads: int, provider: str) -> Any:
         ) from error
 
 
-def _check_contract(session: Any, file: Path, bundle: Bundle) -> int | None:
+def _check_contract(session: Any, file: Path, bundle: Bundle, output: str) -> int | None:
     """The batch size of the model, None if open; EngineError if the model is not as described."""
     spec = bundle.manifest.input
     inputs = {value.name: value for value in session.get_inputs()}
     outputs = {value.name: value for value in session.get_outputs()}
-    if list(inputs) != ["image"] or "labels" not in outputs:
+    if list(inputs) != ["image"] or output not in outputs:
         raise EngineError(
             f"{file} takes {', '.join(inputs)} and gives {', '.join(outputs)}, and an engine needs "
-            "a model from 'image' to 'labels'; export the bundle again."
+            f"a model from 'image' to '{output}'; export the bundle again."
         )
     batch, *size = inputs["image"].shape
     wanted = [spec.height, spec.width, 3]
-    types = (inputs["image"].type, outputs["labels"].type)
+    kind = "uint8" if output == "labels" else "float"
+    types = (inputs["image"].type, outputs[output].type)
     fits = len(size) == 3 and all(
         not isinstance(got, int) or got == need for got, need in zip(size, wanted, strict=True)
     )
-    if not fits or types != ("tensor(uint8)", "tensor(uint8)"):
+    if not fits or types != ("tensor(uint8)", f"tensor({kind})"):
         raise EngineError(
             f"{file} takes {types[0]} {inputs['image'].shape} and gives {types[1]}, but the "
             f"manifest says uint8 frames of {spec.width}x{spec.height}, (1, {spec.height}, "
-            f"{spec.width}, 3), to uint8 labels; export the bundle again."
+            f"{spec.width}, 3), to {kind} {output}; export the bundle again."
+        )
+    classes = bundle.label_space.num_classes
+    shape = outputs[output].shape
+    if output == "logits" and (len(shape) != 4 or shape[1] not in (classes, None)):
+        raise EngineError(
+            f"{file} gives logits {shape}, and the {classes} classes of "
+            f"{bundle.label_space.name!r} need (1, {classes}, h, w); export the bundle again."
         )
     return batch if isinstance(batch, int) else None

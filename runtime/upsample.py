@@ -131,7 +131,7 @@ def _argmax(logits: _Floats) -> NDArray[np.uint8]:
 def _replace(
     labels: NDArray[np.uint8], k: NDArray[np.uint8] | np.uint8, where: NDArray[np.bool_]
 ) -> None:
-    """``np.copyto(labels, k, where=where)`` without a branch a pixel, which costs ten times this."""
+    """``np.copyto(labels, k, where=where)`` without a branch a pixel, at a tenth of the time."""
     change = labels ^ k
     change &= np.negative(where.view(np.uint8))  # 1 becomes 255
     labels ^= change
@@ -169,7 +169,8 @@ def _fill_mixed(
     for j in range(int(counts[0])):
         n = int(np.searchsorted(-counts, -j))
         k = classes[start[:n] + j]
-        top_left, top_right, low_left, low_right = (v.take(k * len(order) + order[:n]) for v in flat)
+        at = k * len(order) + order[:n]
+        top_left, top_right, low_left, low_right = (value.take(at) for value in flat)
         top = top_left + right[:, :n] * (top_right - top_left)
         low = low_left + right[:, :n] * (low_right - low_left)
         ranks.append((n, k.astype(np.uint8), top, low - top))
@@ -190,10 +191,9 @@ def _fill_mixed(
 def _possible(values: list[_Floats], winners: list[NDArray[np.uint8]]) -> NDArray[np.bool_]:
     """(K, cells): whether no winner of a corner beats the class at all four corners."""
     possible = np.ones(values[0].shape, np.bool_)
-    cells = np.arange(possible.shape[1])
     for winner in winners:
         beaten = np.ones(possible.shape, np.bool_)
         for value in values:
-            beaten &= value < value[winner, cells]
+            beaten &= value < np.take_along_axis(value, winner[None].astype(np.intp), axis=0)
         possible &= ~beaten
     return possible

@@ -47,6 +47,30 @@ def tiny_onnx(
     return model.SerializeToString()
 
 
+def tiny_logits_onnx(
+    width: int, height: int, weight: np.ndarray, *, stride: int = 4, batch: int | str = 1
+) -> bytes:
+    """``image`` uint8 (B, H, W, 3) -> ``logits`` (B, K, H / stride, W / stride), a convolution."""
+    kernel = np.zeros((len(weight), 3, stride, stride), np.float32)
+    kernel[:, :, 0, 0] = weight
+    nodes = [
+        helper.make_node("Cast", ["image"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["f"], ["x"], perm=[0, 3, 1, 2]),
+        helper.make_node("Conv", ["x", "w"], ["logits"], strides=[stride, stride]),
+    ]
+    shape = [batch, len(weight), height // stride, width // stride]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, height, width, 3])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+        [helper.make_tensor("w", TensorProto.FLOAT, kernel.shape, kernel.ravel())],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
 def tiny_weight(seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(4, 3)).astype(np.float32)
 
@@ -63,6 +87,7 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         models: dict[str, bytes] | None = None,
         precisions: dict[str, str] | None = None,
         weights: bytes | None = None,
+        artefact_details: dict[str, Any] | None = None,
         **details: Any,
     ) -> Bundle:
         if models is None:
@@ -70,7 +95,9 @@ def make_bundle(tmp_path: Path) -> Callable[..., Bundle]:
         with BundleWriter(tmp_path / name) as writer:
             for file, data in models.items():
                 precision = (precisions or {}).get(file, "fp32")
-                writer.add_bytes(file, data, kind="onnx", precision=precision)
+                writer.add_bytes(
+                    file, data, kind="onnx", precision=precision, details=artefact_details or {}
+                )
             if weights is not None:
                 writer.add_bytes("model.safetensors", weights, kind="weights")
             return writer.commit(
@@ -89,6 +116,7 @@ def tiny() -> Any:
 
     class Tiny:
         onnx = staticmethod(tiny_onnx)
+        logits_onnx = staticmethod(tiny_logits_onnx)
         weight = staticmethod(tiny_weight)
 
         @staticmethod

@@ -15,6 +15,7 @@ from roadshift.runtime.engine import Engine, open_engine, register_backend
 from roadshift.runtime.errors import BundleError, EngineError, ShapeError
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.preprocess import fit_frame, restore_labels
+from roadshift.runtime.upsample import upsample_argmax
 
 MakeBundle = Callable[..., Bundle]
 
@@ -80,6 +81,39 @@ def test_a_batch_of_the_wrong_size_names_both_shapes(make_bundle: MakeBundle) ->
             engine.infer(images(1, 8, 8))
         with pytest.raises(ShapeError, match="float32"):
             engine.infer(images(1, 16, 32).astype(np.float32))
+
+
+@pytest.mark.parametrize("align", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 2, "batch"])
+def test_where_the_argmax_is_left_to_the_runtime_labels_are_upsampled_logits(
+    make_bundle: MakeBundle, tiny: Any, align: bool, batch_size: int | str
+) -> None:
+    bundle = make_bundle(
+        models={"model.onnx": tiny.logits_onnx(32, 16, tiny.weight(), batch=batch_size)},
+        artefact_details={"argmax": "runtime", "align_corners": align},
+    )
+    batch = images(3, 16, 32)
+    logits = np.einsum("nhwc,kc->nkhw", batch[:, ::4, ::4].astype(np.float32), tiny.weight())
+    expected = [upsample_argmax(one.astype(np.float32), 32, 16, align) for one in logits]
+    with open_engine(bundle, device="cpu") as engine:
+        labels = engine.infer(batch)
+    assert labels.dtype == np.uint8
+    assert np.mean(labels != np.stack(expected)) < 1e-3  # float32 sums in another order
+
+
+def test_logits_that_are_not_those_of_the_label_space_are_refused(
+    make_bundle: MakeBundle, tiny: Any
+) -> None:
+    runtime = {"argmax": "runtime", "align_corners": False}
+    six = make_bundle(
+        "six",
+        models={"model.onnx": tiny.logits_onnx(32, 16, np.ones((6, 3), np.float32))},
+        artefact_details=runtime,
+    )
+    with pytest.raises(EngineError, match=r"logits \[1, 6, 4, 8\].*4 classes of 'four'"):
+        open_engine(six, device="cpu")
+    with pytest.raises(EngineError, match=r"gives labels, and .* from 'image' to 'logits'"):
+        open_engine(make_bundle("graph", artefact_details=runtime), device="cpu")
 
 
 # ---- choices ----------------------------------------------------------------------------------

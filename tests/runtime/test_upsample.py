@@ -1,4 +1,4 @@
-"""upsample_argmax: the interpolated argmax by its definition, in float64 and by torch; edges; refusals."""
+"""upsample_argmax: the definition in float64, torch, ties, values that are not finite, refusals."""
 
 import numpy as np
 import pytest
