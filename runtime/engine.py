@@ -25,12 +25,16 @@ class Engine(ABC):
     Attributes:
         label_space: of the label maps.
         input: what the network was trained to see; ``infer`` takes frames of its width and height.
-        backend: "onnxruntime", "torch", ...
+        backend: "tensorrt", "onnxruntime", "torch", ...
         precision: of the arithmetic, such as "fp32" or "int8".
         device: "cpu" or "cuda".
         artefact: the bundle's file that runs, None for a network that is in memory only.
         reason: one sentence: which backend, artefact and device were chosen, and why.
+        stage_ms: milliseconds of the last `infer` on a GPU: "h2d" (frames to the device), "gpu"
+            (the network) and "d2h" (what comes back); None where the engine does not measure them.
     """
+
+    stage_ms: dict[str, float] | None = None
 
     def __init__(
         self,

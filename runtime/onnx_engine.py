@@ -8,7 +8,6 @@ network's stride. Another batch size, or an open one, is fine too.
 
 from __future__ import annotations
 
-import ctypes
 import io
 import os
 import re
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 
 from .bundle import Artefact, Bundle
 from .cores import available_cores
+from .driver import driver_problem
 from .engine import Engine
 from .errors import EngineError
 from .upsample import upsample_argmax
@@ -153,16 +153,7 @@ def cuda_problem() -> str | None:
     """
     if _CUDA not in onnxruntime.get_available_providers():
         return "this onnxruntime was built without CUDA (pip install onnxruntime-gpu)"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no CUDA driver found (libcuda.so.1)"
-    if code := driver.cuInit(0):
-        return f"the CUDA driver does not start (cuInit returned {code})"
-    count = ctypes.c_int()
-    if driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:
-        return "the CUDA driver finds no device"
-    return None
+    return driver_problem()
 
 
 def _cuda_session(file: Path, threads: int) -> tuple[Any, str | None]:

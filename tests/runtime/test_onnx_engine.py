@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto
+from roadshift.runtime import driver, onnx_engine
 from roadshift.runtime import engine as engine_module
-from roadshift.runtime import onnx_engine
 from roadshift.runtime.bundle import Artefact, Bundle
 from roadshift.runtime.engine import Engine, open_engine, register_backend
 from roadshift.runtime.errors import BundleError, EngineError, ShapeError
@@ -280,7 +280,7 @@ def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise OSError(name)
 
-    monkeypatch.setattr(onnx_engine.ctypes, "CDLL", missing)
+    monkeypatch.setattr(driver.ctypes, "CDLL", missing)
     available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnx_engine.onnxruntime, "get_available_providers", lambda: available)
 
@@ -324,7 +324,7 @@ def test_the_driver_is_asked_for_a_device(
             pointer._obj.value = count
             return 0
 
-    monkeypatch.setattr(onnx_engine.ctypes, "CDLL", lambda _: Driver)
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Driver)
     monkeypatch.setattr(
         onnx_engine.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
     )

@@ -1,0 +1,156 @@
+"""The CUDA runtime as a list of calls: host memory stands in for the device's, streams run at once.
+
+It refuses what CUDA refuses: an address or a handle that is not alive, a second release, a copy
+beyond a buffer, a launch of work that was never captured.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+
+class Error(IntEnum):
+    SUCCESS = 0
+    MEMORY_ALLOCATION = 2
+    INVALID_HANDLE = 400
+
+
+class Handle(int):
+    """An opaque CUDA object."""
+
+
+class FakeCudart:
+    """As much of ``cuda.bindings.runtime`` as `Cuda` uses; ``calls`` are the names in order.
+
+    Attributes:
+        fail: name of a function to the call of it, from 1, that fails.
+        alive: what was made and not released: name of its maker to handles or addresses.
+        work: what a captured stream would do, appended by the code under test's collaborators.
+    """
+
+    cudaStreamNonBlocking = 1  # noqa: N815
+    cudaHostAllocDefault = 0  # noqa: N815
+    cudaStreamCaptureMode = SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+    cudaMemcpyKind = SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+
+    _RELEASES = {  # noqa: RUF012
+        "cudaStreamDestroy": "cudaStreamCreateWithFlags",
+        "cudaFree": "cudaMalloc",
+        "cudaFreeHost": "cudaHostAlloc",
+        "cudaEventDestroy": "cudaEventCreate",
+        "cudaGraphDestroy": "cudaStreamEndCapture",
+        "cudaGraphExecDestroy": "cudaGraphInstantiate",
+    }
+
+    def __init__(self, fail: dict[str, int] | None = None) -> None:
+        self.fail = dict(fail or {})
+        self.calls: list[str] = []
+        self.alive: dict[str, dict[int, Any]] = {maker: {} for maker in self._RELEASES.values()}
+        self.capturing: list[Callable[[], None]] | None = None
+        self.clock = 0
+        self._next = 1000
+
+    def __getattr__(self, name: str) -> Callable[..., tuple[Any, ...]]:
+        if not name.startswith("cuda"):
+            raise AttributeError(name)
+
+        def call(*arguments: Any) -> tuple[Any, ...]:
+            self.calls.append(name)
+            if self.fail.get(name) == self.calls.count(name):
+                return (Error.MEMORY_ALLOCATION, None)
+            if name in self._RELEASES:
+                return self._release(self._RELEASES[name], int(arguments[0]))
+            return getattr(self, f"_{name}", self._nothing)(*arguments)
+
+        return call
+
+    @property
+    def leaked(self) -> dict[str, list[int]]:
+        return {maker: sorted(made) for maker, made in self.alive.items() if made}
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Do ``work`` on the stream: now, or in the graph that is being captured."""
+        if self.capturing is not None:
+            self.capturing.append(work)
+        else:
+            work()
+
+    def inside(self, address: int, size: int) -> bool:
+        blocks = {**self.alive["cudaMalloc"], **self.alive["cudaHostAlloc"]}
+        return any(
+            start <= address and address + size <= start + len(block)
+            for start, block in blocks.items()
+        )
+
+    def _make(self, maker: str, thing: Any = None) -> tuple[Error, Handle]:
+        self._next += 1
+        self.alive[maker][self._next] = thing
+        return Error.SUCCESS, Handle(self._next)
+
+    def _release(self, maker: str, handle: int) -> tuple[Error]:
+        known = self.alive[maker].pop(handle, self) is not self
+        return (Error.SUCCESS if known else Error.INVALID_HANDLE,)
+
+    def _nothing(self, *_: Any) -> tuple[Error]:
+        return (Error.SUCCESS,)
+
+    def _allocate(self, maker: str, size: int) -> tuple[Error, int]:
+        block = (ctypes.c_uint8 * size)(*([0xCC] * size))
+        address = ctypes.addressof(block)
+        self.alive[maker][address] = block
+        return Error.SUCCESS, address
+
+    def _cudaMalloc(self, size: int) -> tuple[Error, int]:  # noqa: N802
+        return self._allocate("cudaMalloc", size)
+
+    def _cudaHostAlloc(self, size: int, _: int) -> tuple[Error, int]:  # noqa: N802
+        return self._allocate("cudaHostAlloc", size)
+
+    def _cudaStreamCreateWithFlags(self, _: int) -> tuple[Error, Handle]:  # noqa: N802
+        return self._make("cudaStreamCreateWithFlags")
+
+    def _cudaEventCreate(self) -> tuple[Error, Handle]:  # noqa: N802
+        return self._make("cudaEventCreate")
+
+    def _cudaEventRecord(self, event: Handle, _: Handle) -> tuple[Error]:  # noqa: N802
+        self.clock += 1
+        self.alive["cudaEventCreate"][event] = self.clock
+        return (Error.SUCCESS,)
+
+    def _cudaEventElapsedTime(self, start: Handle, end: Handle) -> tuple[Error, float]:  # noqa: N802
+        events = self.alive["cudaEventCreate"]
+        return Error.SUCCESS, float(events[end] - events[start])
+
+    def _cudaMemcpyAsync(  # noqa: N802
+        self, target: int, source: int, size: int, _kind: int, _stream: Handle
+    ) -> tuple[Error]:
+        if not (self.inside(target, size) and self.inside(source, size)):
+            return (Error.INVALID_HANDLE,)
+        self.run(lambda: ctypes.memmove(target, source, size) and None)
+        return (Error.SUCCESS,)
+
+    def _cudaStreamBeginCapture(self, *_: Any) -> tuple[Error]:  # noqa: N802
+        self.capturing = []
+        return (Error.SUCCESS,)
+
+    def _cudaStreamEndCapture(self, _: Handle) -> tuple[Error, Handle]:  # noqa: N802
+        work, self.capturing = self.capturing, None
+        return self._make("cudaStreamEndCapture", work)
+
+    def _cudaGraphInstantiate(self, graph: Handle, _: int) -> tuple[Error, Handle]:  # noqa: N802
+        return self._make("cudaGraphInstantiate", self.alive["cudaStreamEndCapture"][graph])
+
+    def _cudaGraphLaunch(self, executable: Handle, _: Handle) -> tuple[Error]:  # noqa: N802
+        for work in self.alive["cudaGraphInstantiate"][executable]:
+            work()
+        return (Error.SUCCESS,)
+
+    def _cudaGetErrorName(self, error: Error) -> tuple[Error, bytes]:  # noqa: N802
+        return Error.SUCCESS, f"cudaError{error.name.title().replace('_', '')}".encode()
+
+    def _cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:  # noqa: N802
+        return Error.SUCCESS, error.name.lower().replace("_", " ").encode()
