@@ -708,10 +708,10 @@ def _run_options(
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from .adapt.budget import parse_duration, parse_memory
-    from .adapt.signals import stop_on_signals
     from .adapt.trainer import Progress, RunOptions
+    from .runtime.signals import stop_on_signals
     from .runtime.terminal import note, progress
+    from .runtime.units import parse_duration, parse_memory
 
     with stop_on_signals() as stop_requested, progress(title, unit) as update:
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 import time
@@ -12,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-
-from ..runtime.errors import ConfigError
 
 CALIBRATION_STEPS = 5
 RESERVE = 0.95  # share of a time budget that steps may plan with; the rest ends the run
@@ -113,34 +110,3 @@ def _process_peak() -> int:
     except (OSError, IndexError, ValueError):
         kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return kib if sys.platform == "darwin" else kib * 1024
-
-
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
-
-
-def parse_duration(option: str, text: str) -> float:
-    """Seconds of "90s", "20m", "1h30m".
-
-    Raises:
-        ConfigError: something else.
-    """
-    match = _DURATION.fullmatch(text.strip().lower())
-    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = hours * 3600 + minutes * 60 + seconds
-    if total <= 0:
-        raise ConfigError(f"{option} {text!r}: write a duration such as 90s, 20m or 1h30m.")
-    return total
-
-
-def parse_memory(option: str, text: str) -> int:
-    """Bytes of "6GB" (10^9), "6GiB" (2^30), "512MiB".
-
-    Raises:
-        ConfigError: something else.
-    """
-    match = _MEMORY.fullmatch(text.strip())
-    if not match or float(match[1]) <= 0:
-        raise ConfigError(f"{option} {text!r}: write a size such as 6GB or 512MiB.")
-    power = " KMGT".index(match[2].upper() or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

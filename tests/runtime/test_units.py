@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from roadshift.adapt.budget import parse_duration, parse_memory
 from roadshift.runtime.errors import ConfigError
+from roadshift.runtime.units import parse_duration, parse_memory
 
 
 @pytest.mark.parametrize(

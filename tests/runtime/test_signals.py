@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from roadshift.adapt.signals import stop_on_signals
+from roadshift.runtime.signals import stop_on_signals
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Stopping a run between two steps when a signal asks for it."""
+"""Stopping a run between two steps or frames when a signal asks for it."""
 
 from __future__ import annotations
 
