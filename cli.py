@@ -427,13 +427,23 @@ def eval_(
 def export(
     bundle: BundleIn,
     to: Annotated[str, typer.Option(help="Formats, separated by commas: onnx.")] = "onnx",
+    precision: Annotated[
+        str, typer.Option(help="Precisions, separated by commas: fp32, fp16, bf16.")
+    ] = "fp32",
     logits: Annotated[bool, typer.Option("--logits", help="Also give raw scores.")] = False,
     frames: Annotated[
         list[str] | None, typer.Option(help="Frames to compare on; built-in scenes unless given.")
     ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
+    ] = None,
     min_agreement: Annotated[
-        float, typer.Option(help="Percent of pixels that must keep their class.")
-    ] = 99.9,
+        float | None,
+        typer.Option(help="Percent of pixels that must keep their class; by precision if absent."),
+    ] = None,
+    max_miou_drop: Annotated[
+        float | None, typer.Option(help="Points of mIoU that a precision may lose against fp32.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
@@ -442,13 +452,16 @@ def export(
 
     with _needs_torch("export"):
         from .export.artefacts import export_bundle
+        from .export.judge import Floors
 
         record = export_bundle(
             open_bundle(bundle),
             to,
+            precisions=precision,
             frames=frames or (),
+            labels=labels,
             with_logits=logits,
-            min_agreement=min_agreement,
+            floors=Floors(min_agreement, max_miou_drop),
             note=note,
         )
     if as_json:
@@ -456,10 +469,17 @@ def export(
         return
     for row in record["artefacts"]:
         typer.echo(
-            f"{bundle / row['path']}: opset {row['opset']}, {row['bytes'] / 2**20:.1f} MiB, "
-            f"same class as torch on {row['label_agreement']:.3f} % of the pixels of "
-            f"{row['frames']} frames ({row['compared_on']}), "
-            f"logits differ by at most {row['max_difference']:.1e}."
+            f"{bundle / row['path']}: {row['precision']}, opset {row['opset']}, "
+            f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
+            f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
+            f"({row['compared_on']})"
+            + (
+                f", logits differ by at most {row['max_difference']:.1e}"
+                if "max_difference" in row
+                else ""
+            )
+            + (f", mIoU {row['miou']:.2f} %" if "miou" in row else "")
+            + "."
         )
 
 

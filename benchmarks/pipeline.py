@@ -20,6 +20,7 @@ from roadshift.adapt.models import IMAGENET_INPUT, parse_size
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.scenes import render_dataset
 from roadshift.export.artefacts import export_bundle
+from roadshift.export.judge import Floors
 from roadshift.runtime.bench import bench_bundle
 from roadshift.runtime.bundle import BundleWriter, NetworkSpec, Provenance, library_versions
 from roadshift.runtime.labels import label_space
@@ -52,7 +53,7 @@ def measure(folder: Path, width: int, height: int, queries: int) -> list[dict[st
             input=IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
             provenance=Provenance(method="random weights"),
         )
-    export_bundle(bundle, "onnx", min_agreement=99.0)
+    export_bundle(bundle, "onnx", floors=Floors(99.0))
     rows = []
     for scale in (1, 2):
         frames = folder / f"frames{scale}"

@@ -1,21 +1,33 @@
-"""`roadshift export`: which artefacts, compared on which frames."""
+"""`roadshift export`: which artefacts, in which precisions, judged on which frames."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ..adapt.scenes import render_scene
-from ..runtime.bundle import Bundle
+from ..runtime.atomic import output_errors
+from ..runtime.bundle import Artefact, Bundle, check_output, extend_bundle
+from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError
 from ..runtime.frames import open_frames
+from ..runtime.images import labelled_pairs
+from ..runtime.onnx_engine import OnnxEngine
 from ..runtime.preprocess import fit_frame
-from .onnx import MODEL, export_onnx
+from .judge import Floors, Judge
+from .onnx import MODEL, Evidence, Traced, trace
+from .precision import to_half
+from .rounding import RoundedEngine
 
 FORMATS = ("onnx",)
+PRECISIONS = ("fp32", "fp16", "bf16")
 PARITY_FRAMES = 16
 
 
@@ -23,64 +35,182 @@ def export_bundle(
     bundle: Bundle,
     to: str,
     *,
+    precisions: str = "fp32",
     frames: Sequence[str] = (),
+    labels: Path | None = None,
     with_logits: bool = False,
-    min_agreement: float,
+    floors: Floors | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Export ``bundle`` to every format of ``to`` ("onnx"), in place.
+    """Export ``bundle`` to every format of ``to`` ("onnx") in every precision, in place.
 
     Args:
+        precisions: "fp32", "fp16" and "bf16", separated by commas.
         frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
-        min_agreement: percent of pixels that must keep their class.
+        labels: label maps of ``frames``, which is then one folder of images: mIoU is measured as
+            well, on all of them.
+        floors: what each artefact must reach.
         note: called with a sentence for each frame that is skipped.
 
     Returns:
         ``{"bundle", "hash", "artefacts": [row]}`` with one row an artefact.
 
     Raises:
-        ConfigError: an unknown format.
-        ParityError: an artefact is not the model that it came from; the bundle stays as it was.
+        ConfigError: an unknown format or precision, or options that do not go together.
+        ParityError: an artefact is not the model that it came from, or falls below a floor; the
+            bundle stays as it was.
     """
-    wanted = [name.strip() for name in to.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in FORMATS]
-    if unknown or not wanted:
-        raise ConfigError(f"--to {to!r}: this version exports to {', '.join(FORMATS)}.")
-    pixels, compared_on = _parity_frames(bundle, frames, note)
-    exported, parity = export_onnx(
-        bundle,
-        pixels,
-        compared_on=compared_on,
-        with_logits=with_logits,
-        min_agreement=min_agreement,
+    _listed("--to", to, FORMATS)
+    wanted = _listed("--precision", precisions, PRECISIONS)
+    floors = floors or Floors()
+    if floors.max_miou_drop is not None and labels is None:
+        raise ConfigError("--max-miou-drop needs --frames and --labels to measure mIoU with.")
+    evidence = gather_evidence(bundle, frames, labels, note)
+    exported = export_onnx(
+        bundle, evidence, precisions=wanted, with_logits=with_logits, floors=floors
     )
-    artefact = exported.artefact(kind="onnx", name=MODEL)
-    assert artefact is not None  # export_onnx just wrote it
-    row = {
+    rows = [
+        export_row(artefact)
+        for artefact in exported.manifest.artefacts
+        if artefact.path in {onnx_name(precision) for precision in wanted}
+    ]
+    return {"bundle": str(exported.path), "hash": exported.hash, "artefacts": rows}
+
+
+def export_onnx(
+    bundle: Bundle,
+    evidence: Evidence,
+    *,
+    precisions: Sequence[str] = ("fp32",),
+    with_logits: bool = False,
+    floors: Floors | None = None,
+) -> Bundle:
+    """Add an ONNX model in each precision to ``bundle``, in place.
+
+    All are made and judged first, then published at once: a refusal leaves the bundle as it was.
+    One that was there is replaced. See `trace` for what goes in and comes out.
+
+    Raises:
+        NetworkError: the bundle has no weights, or its network cannot be exported.
+        ParityError: an artefact falls below a floor.
+    """
+    floors = floors or Floors()
+    check_output(bundle.path, overwrite=True)
+    with tempfile.TemporaryDirectory(prefix="roadshift-export-") as scratch:
+        folder = Path(scratch)
+        with output_errors(bundle.path):
+            traced = trace(
+                bundle,
+                folder / MODEL,
+                evidence,
+                with_logits=with_logits,
+                min_agreement=floors.agreement("fp32"),
+            )
+            maker = _Maker(bundle, folder, evidence, traced, floors)
+            drafts = [maker.make(precision) for precision in precisions]
+        with extend_bundle(bundle) as writer:
+            for draft in drafts:
+                writer.add_file(
+                    draft.name,
+                    folder / draft.name,
+                    kind="onnx",
+                    precision=draft.precision,
+                    target="onnx",
+                    details={**draft.details, "exported_from": bundle.hash},
+                )
+            return writer.commit()
+
+
+def onnx_name(precision: str) -> str:
+    """The file name of an ONNX model in a bundle."""
+    return MODEL if precision == "fp32" else f"model-{precision}.onnx"
+
+
+def export_row(artefact: Artefact) -> dict[str, Any]:
+    """What ``export --json`` says about an artefact."""
+    details = dict(artefact.details)
+    parity = details.pop("parity", None)
+    return {
         "path": artefact.path,
-        "format": "onnx",
+        "format": artefact.kind,
         "precision": artefact.precision,
         "bytes": artefact.bytes,
-        "opset": artefact.details["opset"],
-        "outputs": artefact.details["outputs"],
-        "label_agreement": parity.label_agreement,
-        "max_difference": parity.max_difference,
-        "frames": parity.frames,
-        "compared_on": parity.compared_on,
+        **details,
+        **(parity if isinstance(parity, dict) else {}),
     }
-    return {"bundle": str(exported.path), "hash": exported.hash, "artefacts": [row]}
 
 
-def _parity_frames(
-    bundle: Bundle, sources: Sequence[str], note: Callable[[str], None]
-) -> tuple[list[NDArray[np.uint8]], str]:
+@dataclass(frozen=True)
+class _Draft:
+    """An artefact that was judged and not yet published."""
+
+    name: str
+    precision: str
+    details: dict[str, Any]
+
+
+class _Maker:
+    """Makes and judges one artefact after the other from a traced float32 graph."""
+
+    def __init__(
+        self, bundle: Bundle, folder: Path, evidence: Evidence, traced: Traced, floors: Floors
+    ) -> None:
+        self._bundle, self._folder, self._traced = bundle, folder, traced
+        self._judge = Judge(bundle, evidence, traced, floors)
+        with self._open("fp32") as engine:
+            self._fp32 = {"parity": asdict(traced.parity), **self._judge.measure_fp32(engine)}
+
+    def make(self, precision: str) -> _Draft:
+        """The artefact in ``precision``, written to the folder; ParityError below a floor."""
+        name = onnx_name(precision)
+        if precision == "fp32":
+            return self._draft(name, precision, self._traced.model, self._fp32)
+        model = to_half(self._traced.model, "fp16" if precision == "fp16" else "bf16")
+        onnx.save(model, str(self._folder / name))
+        with RoundedEngine(self._bundle, model, precision) as engine:
+            details = self._judge.measure(engine, engine.reason)
+        self._judge.check(name, precision, details)
+        return self._draft(name, precision, model, details)
+
+    def _draft(
+        self, name: str, precision: str, model: onnx.ModelProto, details: dict[str, Any]
+    ) -> _Draft:
+        described = {
+            "opset": model.opset_import[0].version,
+            "outputs": [output.name for output in model.graph.output],
+        }
+        return _Draft(name, precision, {**described, **details})
+
+    def _open(self, precision: str) -> Engine:
+        """The runtime's own engine on a file that is not in the bundle yet."""
+        staged = Bundle(self._folder, self._bundle.manifest, self._bundle.hash)
+        name = onnx_name(precision)
+        artefact = Artefact(path=name, kind="onnx", sha256="0" * 64, bytes=0, precision=precision)
+        return OnnxEngine(staged, artefact, device="cpu")
+
+
+def _listed(option: str, text: str, known: Sequence[str]) -> list[str]:
+    """The words of a list with commas, each once; ConfigError for one that is not known."""
+    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if not words or not set(words) <= set(known):
+        raise ConfigError(f"{option} {text!r}: this version exports to {', '.join(known)}.")
+    return words
+
+
+def gather_evidence(
+    bundle: Bundle, sources: Sequence[str], labels: Path | None, note: Callable[[str], None]
+) -> Evidence:
+    """The frames to compare on, at the bundle's input size, and the labelled pairs."""
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
+    if labels is not None and len(sources) != 1:
+        raise ConfigError("--labels needs one --frames, the folder of the images they belong to.")
+    pairs = labelled_pairs(Path(sources[0]), labels) if labels is not None else []
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
-        return scenes, "built-in scenes"
-    found = []
+        return Evidence(scenes, "built-in scenes")
+    found: list[NDArray[np.uint8]] = []
     for frame in open_frames(list(sources), on_skip=note):
         found.append(fit_frame(frame.image, width, height))
         if len(found) == PARITY_FRAMES:
             break
-    return found, "frames of " + ", ".join(sources)
+    return Evidence(found, "frames of " + ", ".join(sources), pairs)

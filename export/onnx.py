@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,27 @@ from torch import nn
 from .. import __version__
 from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
-from ..runtime.bundle import Bundle, extend_bundle
+from ..runtime.bundle import Bundle
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
 
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the logits' largest magnitude
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an export is judged on.
+
+    Attributes:
+        frames: at the bundle's input size, uint8 (H, W, 3) RGB; at least one.
+        compared_on: what they are, for the manifest.
+        pairs: image and label files to measure mIoU on; none where there are no labels.
+    """
+
+    frames: Sequence[NDArray[np.uint8]]
+    compared_on: str
+    pairs: Sequence[tuple[Path, Path]] = ()
 
 
 @dataclass(frozen=True)
@@ -49,53 +64,45 @@ class Parity:
     compared_on: str
 
 
-def export_onnx(
+@dataclass(frozen=True)
+class Traced:
+    """A float32 graph that was found to do what torch does.
+
+    Attributes:
+        model: the graph.
+        parity: with torch.
+        labels: what torch makes of each frame of the evidence, uint8 (H, W).
+    """
+
+    model: onnx.ModelProto
+    parity: Parity
+    labels: list[NDArray[np.uint8]]
+
+
+def trace(
     bundle: Bundle,
-    frames: Sequence[NDArray[np.uint8]],
+    path: Path,
+    evidence: Evidence,
     *,
-    compared_on: str,
     with_logits: bool = False,
     min_agreement: float = MIN_AGREEMENT,
-) -> tuple[Bundle, Parity]:
-    """Add ``model.onnx`` (fp32) to ``bundle``, in place and at once.
+) -> Traced:
+    """Write the float32 graph of ``bundle`` to ``path`` and compare it with torch.
 
     The graph takes ``image``, uint8 (1, H, W, 3) RGB at the bundle's input size, and gives
     ``labels``, uint8 (1, H, W): normalisation, upsampling and argmax are inside. With
     ``with_logits`` it also gives ``logits``, float32 (1, K, h, w), at the network's stride.
 
-    Args:
-        bundle: with weights.
-        frames: at the input size, uint8 (H, W, 3), to compare on; at least one.
-        compared_on: what they are, for the manifest.
-        min_agreement: percent of pixels that must keep their class.
-
-    Returns:
-        The bundle as it is now, and how alike the two models are.
-
     Raises:
         NetworkError: the bundle has no weights, or its network cannot be exported.
-        ParityError: the ONNX model does something else; nothing is written.
+        ParityError: the ONNX model does something else than torch.
     """
     network = load_network(bundle, torch.device("cpu"))
     segmenter = Segmenter(network, bundle.manifest.input).eval()
-    with extend_bundle(bundle) as writer:
-        path = writer.open_path(MODEL)
-        model = write_graph(segmenter, bundle, path, with_logits=with_logits)
-        parity = compare(segmenter, model, frames, compared_on)
-        check_parity(parity, min_agreement, f"{bundle.path}: {MODEL}")
-        writer.add_written(
-            MODEL,
-            kind="onnx",
-            precision="fp32",
-            target="onnx",
-            details={
-                "opset": model.opset_import[0].version,
-                "outputs": [output.name for output in model.graph.output],
-                "parity": asdict(parity),
-                "exported_from": bundle.hash,
-            },
-        )
-        return writer.commit(), parity
+    model = write_graph(segmenter, bundle, path, with_logits=with_logits)
+    parity, labels = compare(segmenter, model, evidence)
+    check_parity(parity, min_agreement, f"{bundle.path}: {MODEL}")
+    return Traced(model, parity, labels)
 
 
 def write_graph(
@@ -160,28 +167,28 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
 
 
 def compare(
-    segmenter: Segmenter,
-    model: onnx.ModelProto,
-    frames: Sequence[NDArray[np.uint8]],
-    compared_on: str,
-) -> Parity:
-    """Run both on every frame, on the CPU in float32."""
-    if not frames:
+    segmenter: Segmenter, model: onnx.ModelProto, evidence: Evidence
+) -> tuple[Parity, list[NDArray[np.uint8]]]:
+    """Run both on every frame, on the CPU in float32; also torch's labels of each."""
+    if not evidence.frames:
         raise ValueError("compare: at least one frame is needed")
     session = _session(_with_scores(model))
     same = pixels = 0
     difference = largest = 0.0
-    for frame in frames:
+    kept = []
+    for frame in evidence.frames:
         image = np.ascontiguousarray(frame)[None]
         with torch.inference_mode():
             expected = segmenter.scores(torch.from_numpy(image))[0].numpy()
         labels, scores = session.run(["labels", _SCORES], {"image": image})
-        same += int((labels == expected.argmax(axis=1)).sum())
+        kept.append(expected[0].argmax(axis=0).astype(np.uint8))
+        same += int((labels[0] == kept[-1]).sum())
         pixels += labels.size
         # np.maximum keeps a nan, which then fails the check; max() would drop it
         difference = float(np.maximum(difference, np.abs(scores - expected).max()))
         largest = float(np.maximum(largest, np.abs(expected).max()))
-    return Parity(100 * same / pixels, difference, largest, len(frames), compared_on)
+    frames = len(evidence.frames)
+    return Parity(100 * same / pixels, difference, largest, frames, evidence.compared_on), kept
 
 
 def check_parity(parity: Parity, min_agreement: float, what: str) -> None:

@@ -34,7 +34,9 @@ from roadshift.adapt.losses.nightshift import nightshift_terms
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.networks import build_network
 from roadshift.cli import app
-from roadshift.export.onnx import export_onnx
+from roadshift.export.artefacts import export_onnx
+from roadshift.export.judge import Floors
+from roadshift.export.onnx import Evidence
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import (
@@ -105,10 +107,8 @@ def exported(
     shutil.copytree(source.path, path)
     frame = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     soft = request.param == "logits"
-    bundle, _ = export_onnx(
-        open_bundle(path), [frame], compared_on="noise", with_logits=soft, min_agreement=0
-    )
-    return bundle
+    evidence = Evidence([frame], "noise")
+    return export_onnx(open_bundle(path), evidence, with_logits=soft, floors=Floors(0))
 
 
 @pytest.fixture

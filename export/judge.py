@@ -1,0 +1,130 @@
+"""Whether an artefact is good enough: label agreement with torch, mIoU, and the floors for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..runtime.bundle import Bundle
+from ..runtime.engine import Engine
+from ..runtime.errors import ConfigError, ParityError
+from ..runtime.evaluation import evaluate
+from ..runtime.metrics import label_agreement
+from .onnx import Evidence, Traced
+
+MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 98.0}
+"""Percent of the pixels that must keep their class, unless a user says otherwise."""
+
+
+@dataclass(frozen=True)
+class Floors:
+    """What an artefact must reach.
+
+    Attributes:
+        min_agreement: percent of pixels that must keep their class; None: `MIN_AGREEMENT`.
+        max_miou_drop: points of mIoU that it may lose against fp32; None: any.
+    """
+
+    min_agreement: float | None = None
+    max_miou_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 100:
+            raise ConfigError(f"--min-agreement {self.min_agreement}: is a percentage, 0 to 100.")
+        if self.max_miou_drop is not None and not self.max_miou_drop >= 0:
+            raise ConfigError(f"--max-miou-drop {self.max_miou_drop}: is a number of points, >= 0.")
+
+    def agreement(self, precision: str) -> float:
+        """Percent of pixels that an artefact in ``precision`` must keep."""
+        return MIN_AGREEMENT[precision] if self.min_agreement is None else self.min_agreement
+
+
+class Judge:
+    """Measures engines against torch's labels and, where there are labels, against fp32's mIoU.
+
+    Args:
+        bundle: whose labels the pairs of ``evidence`` hold.
+        evidence: frames, and pairs where there are labels.
+        traced: with torch's labels of the frames.
+        floors: for `check`.
+        report: called with images done, images in all and a word on what is measured.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        evidence: Evidence,
+        traced: Traced,
+        floors: Floors,
+        report: Callable[[int, int, str], None] = lambda *_: None,
+    ) -> None:
+        self._bundle, self._evidence, self._floors = bundle, evidence, floors
+        self._expected = traced.labels
+        self._report = report
+        self._fp32_miou: float | None = None
+
+    def agreement(self, engine: Engine) -> float:
+        """Percent of the pixels of all frames that ``engine`` labels as torch does."""
+        shares = [
+            label_agreement(engine.segment(frame), expected)
+            for frame, expected in zip(self._evidence.frames, self._expected, strict=True)
+        ]
+        return sum(shares) / len(shares)  # all frames have one size
+
+    def miou(self, engine: Engine) -> float | None:
+        """mIoU in percent over all labelled frames; None without labels."""
+        if not self._evidence.pairs:
+            return None
+        confusion = evaluate(
+            engine,
+            self._evidence.pairs,
+            report=lambda done, n: self._report(done, n, f"mIoU of {engine.precision}"),
+        )
+        return confusion.miou()
+
+    def measure_fp32(self, engine: Engine) -> dict[str, Any]:
+        """Details of the float32 artefact; what other precisions lose is counted from here."""
+        self._fp32_miou = self.miou(engine)
+        return {} if self._fp32_miou is None else {"miou": self._fp32_miou}
+
+    def measure(self, engine: Engine, compared_by: str) -> dict[str, Any]:
+        """Details of an artefact in another precision, after `measure_fp32`."""
+        details: dict[str, Any] = {
+            "parity": {
+                "label_agreement": self.agreement(engine),
+                "frames": len(self._evidence.frames),
+                "compared_on": self._evidence.compared_on,
+                "compared_with": "torch in fp32",
+                "compared_by": compared_by,
+            }
+        }
+        miou = self.miou(engine)
+        if miou is not None and self._fp32_miou is not None:
+            details |= {"miou": miou, "miou_fp32": self._fp32_miou}
+        return details
+
+    def check(self, name: str, precision: str, details: dict[str, Any]) -> None:
+        """Raise `ParityError`, with the number, where ``details`` fall below a floor."""
+        found, floor = details["parity"]["label_agreement"], self._floors.agreement(precision)
+        what = f"{self._bundle.path}: {name}"
+        if not found >= floor:
+            raise ParityError(
+                f"{what} agrees with its torch model on {found:.3f} % of the pixels of "
+                f"{details['parity']['frames']} frames, less than {floor} %, and was not written; "
+                "choose another precision, or set --min-agreement."
+            )
+        limit = self._floors.max_miou_drop
+        if limit is not None and not details["miou_fp32"] - details["miou"] <= limit:
+            raise ParityError(
+                f"{what} has {details['miou']:.2f} % mIoU and fp32 {details['miou_fp32']:.2f} %, "
+                f"which is {details['miou_fp32'] - details['miou']:.2f} points less where "
+                f"{limit} are allowed, and was not written; choose another precision, or set "
+                "--max-miou-drop."
+            )
+
+
+def staged(bundle: Bundle, folder: Path) -> Bundle:
+    """``bundle`` with its files looked for in ``folder``, to open what is not in it yet."""
+    return Bundle(folder, bundle.manifest, bundle.hash)

@@ -1,0 +1,219 @@
+"""A float32 graph in half precision, FP16 or BF16, with float32 where half a precision would hurt.
+
+The precision is in the graph, as strongly typed engines want it. Three parts stay in float32: the
+normalisation of the frame, the upsampling of the logits with its argmax, and every operator that
+ONNX does not define for the lower type.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from ..runtime.errors import ParityError
+
+Half = Literal["fp16", "bf16"]
+_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_NAMES = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
+_LARGEST = {"fp16": 65504.0, "bf16": float(np.finfo(np.float32).max)}
+_BF16_OPSET = 22  # the first whose Conv and pooling take bfloat16
+_Formal = onnx.defs.OpSchema.FormalParameter
+_LEARNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_CARRIES = {"Resize", "Identity", "Cast", "Slice", "Pad", "Transpose", "Reshape"}
+
+
+def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
+    """A copy of ``model`` whose network computes in ``precision``; its inputs and outputs stay.
+
+    Every value keeps its name, and every weight too, so that what refers to them by name (a refit)
+    is served by both graphs. A graph with Q/DQ pairs is taken as well: what is not quantised is
+    lowered, scales included.
+
+    Args:
+        model: float32, with the types of its values inferred or inferable.
+        precision: "fp16" or "bf16"; bf16 raises the graph to opset 22.
+
+    Raises:
+        ParityError: a weight is beyond the range of ``precision``; it names the weight.
+    """
+    wanted = _BF16_OPSET if precision == "bf16" else 0
+    opset = _opset(model)
+    lowered = onnx.ModelProto()
+    lowered.CopyFrom(version_converter.convert_version(model, wanted) if opset < wanted else model)
+    for entry in model.metadata_props:
+        if entry.key not in {kept.key for kept in lowered.metadata_props}:
+            lowered.metadata_props.append(entry)
+    _Lowering(lowered, precision).run()
+    del lowered.graph.value_info[:]
+    lowered.CopyFrom(onnx.shape_inference.infer_shapes(lowered, strict_mode=True))
+    onnx.checker.check_model(lowered, full_check=True)
+    return lowered
+
+
+@dataclass(frozen=True)
+class _Ports:
+    """Which inputs and outputs of a node are of the type that is lowered, by position."""
+
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+class _Lowering:
+    def __init__(self, model: onnx.ModelProto, precision: Half) -> None:
+        self.model, self.graph, self.precision = model, model.graph, precision
+        self.type, self.type_name = _TYPES[precision], _NAMES[precision]
+        self.opset = _opset(model)
+        self.floats = _float_values(model)
+        self.producer = {out: node for node in self.graph.node for out in node.output}
+        self.weights = {weight.name: weight for weight in self.graph.initializer}
+
+    def run(self) -> None:
+        islands = self._before_the_network() | self._after_the_network()
+        ports = {
+            node.name: found
+            for node in self.graph.node
+            if node.name not in islands and (found := self._ports(node)) is not None
+        }
+        low = {
+            node.output[i]
+            for node in self.graph.node
+            if node.name in ports
+            for i in ports[node.name].outputs
+        }
+        self._convert_weights(ports)
+        self._rewire(ports, low)
+
+    def _before_the_network(self) -> set[str]:
+        """The nodes that no learned operator comes before: pixels on their way in."""
+        reached: set[str] = set()
+        island = set()
+        for node in self.graph.node:  # in topological order
+            if node.op_type in _LEARNED or reached.intersection(node.input):
+                reached.update(node.output)
+            else:
+                island.add(node.name)
+        return island
+
+    def _after_the_network(self) -> set[str]:
+        """From the labels back to the network's own logits."""
+        island = set()
+        value = "labels"
+        while (node := self.producer.get(value)) is not None:
+            if node.op_type not in _CARRIES | {"ArgMax"}:
+                break
+            island.add(node.name)
+            value = node.input[0]
+        return island
+
+    def _ports(self, node: onnx.NodeProto) -> _Ports | None:
+        """What of ``node`` can be lowered; None where ONNX has no such operator or nothing is."""
+        if node.op_type in ("Cast", "Constant", "ConstantOfShape"):
+            return None
+        schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
+        allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+
+        def lowered(names: list[str], formals: list[_Formal]) -> list[int] | None:
+            found = []
+            for i, name in enumerate(names):
+                if name not in self.floats:
+                    continue
+                kind = formals[min(i, len(formals) - 1)].type_str
+                if kind not in allowed:
+                    continue  # float32 by definition, as Resize's scales are
+                if self.type_name not in allowed[kind]:
+                    return None
+                found.append(i)
+            return found
+
+        inputs = lowered(list(node.input), list(schema.inputs))
+        outputs = lowered(list(node.output), list(schema.outputs))
+        if inputs is None or outputs is None or not (inputs or outputs):
+            return None
+        return _Ports(tuple(inputs), tuple(outputs))
+
+    def _convert_weights(self, ports: dict[str, _Ports]) -> None:
+        """Weights in the lower type; one that float32 nodes use too gets a second, lowered one."""
+        uses = Counter(
+            name for node in self.graph.node for name in node.input if name in self.weights
+        )
+        low_uses: Counter[str] = Counter()
+        for node in self.graph.node:
+            for i in ports[node.name].inputs if node.name in ports else ():
+                if node.input[i] in self.weights:
+                    low_uses[node.input[i]] += 1
+        self.renamed: dict[str, str] = {}
+        for name, count in low_uses.items():
+            weight = self._rounded(self.weights[name])
+            if count == uses[name]:
+                self.weights[name].CopyFrom(weight)
+            else:
+                weight.name = self.renamed[name] = f"{name}.{self.precision}"
+                self.graph.initializer.append(weight)
+
+    def _rounded(self, weight: TensorProto) -> TensorProto:
+        values = numpy_helper.to_array(weight)
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest <= _LARGEST[self.precision]:
+            raise ParityError(
+                f"{self.precision} cannot hold weight {weight.name!r}, which reaches {largest:.3g} "
+                f"where {_LARGEST[self.precision]:.6g} is the end; use bf16 or fp32."
+            )
+        return helper.make_tensor(weight.name, self.type, values.shape, values.ravel())
+
+    def _rewire(self, ports: dict[str, _Ports], low: set[str]) -> None:
+        """Casts wherever a value goes from one precision to the other, one for all its users."""
+        casts: dict[str, str] = {}
+        outputs = {output.name for output in self.graph.output}
+        nodes: list[onnx.NodeProto] = []
+        for node in list(self.graph.node):
+            mine = set(ports[node.name].inputs) if node.name in ports else set()
+            for i, name in enumerate(node.input):
+                if name not in self.floats:
+                    continue
+                if i in mine:
+                    if name in self.weights:
+                        node.input[i] = self.renamed.get(name, name)
+                    elif name not in low:
+                        node.input[i] = self._cast(name, self.type, casts, nodes)
+                elif name in low:
+                    node.input[i] = self._cast(name, TensorProto.FLOAT, casts, nodes)
+            nodes.append(node)
+            for i, name in enumerate(node.output):  # an output of the graph stays float32
+                if name in outputs and name in low:
+                    inner = f"{name}.{self.precision}"
+                    node.output[i] = inner
+                    nodes.append(_cast_node(inner, name, TensorProto.FLOAT))
+                    low.discard(name)
+        del self.graph.node[:]
+        self.graph.node.extend(nodes)
+
+    def _cast(self, name: str, to: int, casts: dict[str, str], nodes: list[onnx.NodeProto]) -> str:
+        if name not in casts:
+            casts[name] = f"{name}.{'fp32' if to == TensorProto.FLOAT else self.precision}"
+            nodes.append(_cast_node(name, casts[name], to))
+        return casts[name]
+
+
+def _cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return {entry.domain: int(entry.version) for entry in model.opset_import}[""]
+
+
+def _float_values(model: onnx.ModelProto) -> set[str]:
+    """Names of all float32 values, weights included."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    graph = inferred.graph
+    found = {
+        value.name
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    return found | {w.name for w in graph.initializer if w.data_type == TensorProto.FLOAT}
