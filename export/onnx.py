@@ -24,6 +24,17 @@ from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
+from .folds import (
+    FOLDS,
+    NOT_REFITTABLE,
+    find_folds,
+    folds_to_json,
+    set_metadata,
+    stand_in_weights,
+    state_arrays,
+    write_gamma,
+    write_weights,
+)
 
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
@@ -114,9 +125,31 @@ def write_graph(
         MissingDependencyError: onnxscript, which torch exports with, is missing.
         NetworkError: the network does what cannot be traced or has no ONNX operator.
     """
+    module: nn.Module = SegmenterWithLogits(segmenter) if with_logits else segmenter
+    network, gamma = segmenter.network, bundle.manifest.input.gamma
+    with stand_in_weights(network) as state:
+        program = _traced(module, bundle)
+        folds = find_folds(program.model_proto, network, state, _weights_read(program))
+    if isinstance(folds, str):  # then only its own weights make the graph, and no refit is possible
+        model = _traced(module, bundle).model_proto
+        set_metadata(model, NOT_REFITTABLE, folds)
+    else:
+        model = program.model_proto
+        folds |= write_gamma(model, gamma)
+        write_weights(model, folds, state_arrays(network), gamma)
+        set_metadata(model, FOLDS, json.dumps(folds_to_json(folds)))
+    for key, value in _metadata(bundle).items():
+        set_metadata(model, f"roadshift.{key}", value)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    return model
+
+
+def _traced(module: nn.Module, bundle: Bundle) -> torch.onnx.ONNXProgram:
+    """``module`` as a graph, with the errors of `write_graph`."""
     spec = bundle.manifest.input
     example = torch.zeros((1, spec.height, spec.width, 3), dtype=torch.uint8)
-    module: nn.Module = SegmenterWithLogits(segmenter) if with_logits else segmenter
+    outputs = ["labels", "logits"] if isinstance(module, SegmenterWithLogits) else ["labels"]
     try:
         with torch.inference_mode(), _quiet():
             program = torch.onnx.export(
@@ -124,7 +157,7 @@ def write_graph(
                 (example,),
                 dynamo=True,
                 input_names=["image"],
-                output_names=["labels", "logits"] if with_logits else ["labels"],
+                output_names=outputs,
                 verbose=False,
             )
     except ModuleNotFoundError as error:
@@ -138,13 +171,18 @@ def write_graph(
             "that ONNX has."
         ) from error
     assert program is not None  # torch.onnx.export returns one when no path is given
-    model = program.model_proto
-    for key, value in _metadata(bundle).items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = f"roadshift.{key}", value
-    onnx.checker.check_model(model)
-    onnx.save(model, str(path))
-    return model
+    return program
+
+
+def _weights_read(program: torch.onnx.ONNXProgram) -> set[str]:
+    """Keys of the network's state dict that something in the trace reads."""
+    exported = program.exported_program
+    assert exported is not None
+    signature = exported.graph_signature
+    read = {n.name for n in exported.graph.nodes if n.op == "placeholder" and n.users}
+    keys = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    # "network." or "segmenter.network.": where the network is in what was traced
+    return {key.partition("network.")[2] for name, key in keys.items() if name in read}
 
 
 def _cause(error: BaseException) -> str:
