@@ -4,7 +4,7 @@
 #
 #     sh benchmarks/gpu.sh          from the checkout, with roadshift[test] installed
 cd "$(dirname "$0")/.." || exit 1
-python -m pytest -q tests/gpu
+python -m pytest -q -o addopts=--import-mode=importlib tests/gpu  # one process: one GPU
 status=$?
 python benchmarks/losses.py --device cuda --batch 2 > /dev/null || status=1
 made="benchmarks/results/losses-cuda.md"
