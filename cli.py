@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from . import __version__
-from .runtime.errors import MissingDependencyError, RoadshiftError
+from .runtime.errors import FrameError, MissingDependencyError, RoadshiftError, RunInterrupted
 
 if TYPE_CHECKING:
     from .adapt.trainer import RunOptions
@@ -486,9 +486,35 @@ def export(
 @app.command()
 def run(
     bundle: BundleIn,
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A folder, or a .mp4 file.")],
+    frames: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, images or videos; or one camera:0 (camera:0?size=1280x720&fps=30), or "
+            "the URL of one RTSP or HTTP stream."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A folder, or a .mp4 file; figures alone unless given."),
+    ] = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Blend labels over frames.")] = False,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime",
+            help="Play a recording as a camera gives it, dropping what comes too fast.",
+        ),
+    ] = False,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Rate of images, 10 unless given; of a live source's video."),
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many frames were read.")
+    ] = None,
     backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
@@ -496,13 +522,19 @@ def run(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Segment frames into label maps, overlays or a video."""
-    from .runtime.frames import open_frames
+    """Segment frames into label maps, overlays or a video, as a camera gives them or from files."""
+    from .runtime.live import open_source
     from .runtime.output import run_frames
-    from .runtime.terminal import note, print_json, progress
+    from .runtime.signals import stop_on_signals
+    from .runtime.terminal import note, print_json, progress, run_line
+    from .runtime.units import parse_duration
 
-    source = open_frames(frames, on_skip=note)
-    with _engine(bundle, backend, device, artefact, threads) as engine:
+    source = open_source(frames, note=note)
+    seconds = parse_duration("--duration", duration) if duration else None
+    with (
+        stop_on_signals() as stop_requested,
+        _engine(bundle, backend, device, artefact, threads) as engine,
+    ):
         note(engine.reason)
         with progress("run", "frames") as update:
             summary = run_frames(
@@ -511,15 +543,23 @@ def run(
                 out,
                 overlay=overlay,
                 overwrite=overwrite,
-                report=lambda done: update(done, source.length, ""),
+                realtime=realtime,
+                fps=fps,
+                duration_s=seconds,
+                max_frames=max_frames,
+                stop_requested=stop_requested,
+                report=lambda done, dropped: update(
+                    done, source.length, f"{dropped} dropped" if dropped else ""
+                ),
             )
     if as_json:
         print_json(summary)
     else:
-        typer.echo(
-            f"{summary['frames']} frames in {summary['seconds']:.1f} s "
-            f"({summary['fps']:.1f} a second), {len(summary['skipped'])} skipped, to {out}."
-        )
+        typer.echo(run_line(summary))
+    if summary["lost"]:
+        raise FrameError(summary["lost"])
+    if summary["ended_by"] == "signal" and source.length is not None:
+        raise typer.Exit(RunInterrupted.exit_code)  # a recording that was not run to its end
 
 
 @app.command()

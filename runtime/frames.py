@@ -136,12 +136,13 @@ class FrameSource:
             )
 
 
-def _log_skip(sentence: str) -> None:
+def log_skip(sentence: str) -> None:
+    """What happens to the sentence of a frame that is left out, unless another place is given."""
     logging.getLogger("roadshift").warning("Skipped: %s", sentence)
 
 
 def open_frames(
-    source: str | Path | Sequence[str | Path], *, on_skip: Callable[[str], None] = _log_skip
+    source: str | Path | Sequence[str | Path], *, on_skip: Callable[[str], None] = log_skip
 ) -> FrameSource:
     """Open a folder, a video, an image, or several of them one after the other.
 
@@ -168,8 +169,8 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
     path = Path(source)
     if re.match(r"camera:|[a-z]+://", str(source)):
         raise FrameError(
-            f"{source} is a live stream, and this version reads folders, images and video files; "
-            "record it first, for example with `ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
+            f"{source} is a live stream, and this needs frames that can be read again; record it "
+            "first, for example with `ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
         )
     is_bag = path.suffix.lower() in {".mcap", ".bag", ".db3"}
     if is_bag or ((path / "metadata.yaml").is_file() and not list_images(path)):
@@ -195,15 +196,15 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
 
 def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
     """Give each (file, root) a name: its stem, or a longer name wherever two would be equal."""
-    stems = Counter(_safe(path.stem) for path, _ in found)
+    stems = Counter(safe_name(path.stem) for path, _ in found)
     taken: set[str] = set()
     files = []
     for path, root in found:
-        name = _safe(path.stem)
+        name = safe_name(path.stem)
         if stems[name] > 1:
             inner = path.relative_to(root).parts[:-1]
             source = root.resolve().parent.name if path == root else root.resolve().name
-            name = _safe("_".join((source, *inner, path.stem)))
+            name = safe_name("_".join((source, *inner, path.stem)))
         unique, number = name, 2
         while unique in taken:
             unique, number = f"{name}_{number}", number + 1
@@ -213,7 +214,8 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
     return files
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
+    """A name that is safe as a file name, as close to ``name`` as can be."""
     return re.sub(r"[^\w.\-]+", "_", name)
 
 

@@ -1,16 +1,21 @@
-"""`roadshift run`: frames through an engine into a folder or a video."""
+"""`roadshift run`: frames through an engine into a folder, a video, or figures alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from .atomic import output_errors
 from .engine import Engine
-from .errors import OutputError
-from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FrameSource
-from .pipeline import Pipeline
+from .errors import FrameError, OutputError
+from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
+from .live import LiveSource
+from .pacing import STILLS_FPS, Paced
+from .pipeline import Pipeline, Result
 from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
@@ -18,41 +23,114 @@ _NOT_WRITTEN = IMAGE_SUFFIXES | {".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts",
 
 
 def run_frames(
-    frames: FrameSource,
+    frames: FrameSource | LiveSource,
     engine: Engine,
-    out: Path,
+    out: Path | None,
     *,
     overlay: bool = False,
     overwrite: bool = False,
-    report: Callable[[int], None] = lambda _: None,
+    realtime: bool = False,
+    fps: float | None = None,
+    duration_s: float | None = None,
+    max_frames: int | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+    report: Callable[[int, int], None] = lambda _, __: None,
+    clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
-    """Segment every frame and write the results.
+    """Segment frames and write the results.
+
+    A recording is segmented frame by frame. A live source, and a recording with ``realtime``, is
+    segmented as it comes: where the engine is late, it gets the newest frame and the others are
+    dropped. However it ends, frames that were read and not dropped are finished and written.
 
     Args:
-        out: a folder (``labels/NAME.png`` and with ``overlay`` ``overlays/NAME.jpg``), or a video
-            file of class colours, or of overlays.
-        report: called with the frames done so far.
+        out: a folder (``labels/NAME.png`` and with ``overlay`` ``overlays/NAME.jpg``), a video
+            file of class colours, or of overlays; None writes nothing.
+        realtime: play a recording at the pace of its times.
+        fps: the pace of images, which have no times, and the rate of a video made from them, 10
+            unless given; of a live source, the rate of a video made from it.
+        duration_s: stop after so many seconds.
+        max_frames: stop after so many frames were read.
+        stop_requested: asked all the time; stop once it is true.
+        report: called with the frames done and dropped so far.
 
     Returns:
-        ``{"frames", "seconds", "fps", "stages_ms", "skipped", "out", "engine"}``.
+        JSON values. "frames": done; "frames_read"; "dropped"; "skipped": a sentence for each file
+        that could not be read, or not to its end; "in_flight", which is 0.
+        ``frames_read == frames + dropped + len(skipped) + in_flight``. "reconnects": of a live
+        source, else None. "ended_by": "end" of the frames, "signal", "duration", "max_frames", or
+        "lost"; then "lost" is the sentence that says how. "seconds", "fps", "latency_ms" (see
+        `Result`; p50, p90, p99, max), "stages_ms" (means), "out", "engine".
 
     Raises:
         OutputError: ``out`` exists (unless ``overwrite``), names a kind of file that is not
             written, or cannot be written.
         FrameError: not one frame can be read.
     """
-    _check_out(out, overwrite)
+    if out is not None:
+        _check_out(out, overwrite)
+    live = isinstance(frames, LiveSource)
+    paced = Paced(frames, fps or STILLS_FPS) if realtime and not live else None
+    timed = frames if isinstance(frames, LiveSource) else paced
+    source: Iterable[Frame] = timed or frames
+    ended_by, lost = "end", None
+    started = clock()
+
+    def stop_when() -> bool:
+        nonlocal ended_by
+        if stop_requested():
+            ended_by = "signal"
+        elif duration_s is not None and clock() - started >= duration_s:
+            ended_by = "duration"
+        else:
+            return False
+        if timed is not None:
+            timed.stop()
+        return True
+
+    writing: AbstractContextManager[Callable[[Result], object] | None] = (
+        nullcontext()
+        if out is None
+        else open_sink(
+            out,
+            engine.label_space,
+            overlays=overlay,
+            fps=fps or STILLS_FPS,
+            rate=None if timed is None else lambda: fps or timed.fps,
+        )
+    )
     with (
-        open_sink(out, engine.label_space, overlays=overlay) as sink,
-        Pipeline(frames, engine, sink=sink) as pipeline,
+        writing as sink,
+        Pipeline(
+            source if max_frames is None else islice(source, max_frames),
+            engine,
+            newest=timed is not None,
+            sink=sink,
+            stop_when=stop_when,
+        ) as pipeline,
     ):
-        for _ in pipeline:
-            report(pipeline.frames)
+        try:
+            for _ in pipeline:
+                report(pipeline.frames, pipeline.dropped)
+        except FrameError as error:
+            if not live or not pipeline.frames:
+                raise
+            ended_by, lost = "lost", str(error)
+        finally:
+            if timed is not None:
+                timed.stop()
         summary = pipeline.summary()
+    if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
+        ended_by = "max_frames"
+    skipped = [] if isinstance(frames, LiveSource) else list(frames.skipped)
     return {
         **summary,
-        "skipped": list(frames.skipped),
-        "out": str(out),
+        "frames_read": pipeline.frames_read + len(skipped),
+        "skipped": skipped,
+        "reconnects": frames.reconnects if isinstance(frames, LiveSource) else None,
+        "ended_by": ended_by,
+        "lost": lost,
+        "out": None if out is None else str(out),
         "engine": engine.describe(),
     }
 

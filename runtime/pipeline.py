@@ -3,7 +3,8 @@
     decode, fit ──> infer ──> restore, sink ──> caller
 
 Each arrow is a queue and each part but the caller a thread; NumPy, OpenCV and the engines release
-the interpreter while they work. Frames stay in order, and a fixed number of them is in memory.
+the interpreter while they work. Frames stay in order, and a fixed number of them is in memory. With
+``newest`` the first arrow holds one frame, and a newer one takes its place: what a camera needs.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
@@ -21,8 +23,12 @@ from numpy.typing import NDArray
 
 from .engine import Engine
 from .frames import Frame
+from .handoff import Handoff
+from .latency import Latencies
 from .preprocess import fit_frame, restore_labels
 
+POLL_S = 0.1  # how often a caller that waits asks whether to stop
+LEAVE_AFTER_S = 1.0  # a source that is stuck in a read is left behind
 STAGES = ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "sink_ms", "end_to_end_ms")
 
 
@@ -38,11 +44,14 @@ class Result:
             to and from its device), postprocess_ms (labels back to the frame's size), sink_ms
             (writing, 0 without a sink), and end_to_end_ms from the start of decoding until the
             labels are ready, waiting in queues included and the sink not.
+        latency_ms: from having the frame in memory, which for a camera is when it came, until the
+            labels are ready.
     """
 
     frame: Frame
     labels: NDArray[np.uint8]
     stages_ms: dict[str, float]
+    latency_ms: float
 
 
 @dataclass(slots=True)
@@ -52,6 +61,7 @@ class _Job:
     frame: Frame
     pixels: NDArray[np.uint8]
     started: float
+    read: float
     stages_ms: dict[str, float]
 
 
@@ -74,8 +84,12 @@ class Pipeline:
         engine: stays open.
         depth: frames that may wait between stages; at most ``depth + 4`` are in memory at once,
             with the one in each stage and the one that the caller holds.
+        newest: read on while the engine is busy, and give it the newest frame when it is not;
+            those in between are dropped and counted. For frames that come in time. One frame more
+            is in memory then.
         sink: called with each result in the postprocessing thread, in order, before the caller
             gets it; what writes results goes here, so that it overlaps with inference.
+        stop_when: asked by the iteration, also while it waits; once true, `stop` is called.
 
     Attributes:
         frames: results given out so far.
@@ -88,23 +102,28 @@ class Pipeline:
         engine: Engine,
         depth: int = 2,
         *,
+        newest: bool = False,
         sink: Callable[[Result], object] | None = None,
+        stop_when: Callable[[], bool] | None = None,
     ) -> None:
         self._source = frames
         self._engine = engine
+        self._newest = newest
         self._sink = sink
-        # A slot is taken before decoding and given back when the caller asks for the next result,
-        # while it still holds the last one.
+        self._stop_when = stop_when
+        # A slot is taken before decoding (with ``newest`` before inference) and given back when
+        # the caller asks for the next result, while it still holds the last one.
         self._slots = threading.Semaphore(depth + 3)
-        self._decoded: _Queue[_Job] = queue.SimpleQueue()
+        self._decoded: Handoff[_Job] = Handoff(newest=newest)
         self._inferred: _Queue[_Job] = queue.SimpleQueue()
         self._finished: _Queue[Result] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._totals = dict.fromkeys(STAGES, 0.0)
+        self._latencies = Latencies()
         work: list[Callable[[], None]] = [
             self._decode,
-            lambda: self._stage(self._decoded, self._infer, self._inferred),
-            lambda: self._stage(self._inferred, self._postprocess, self._finished),
+            lambda: self._stage(self._next_decoded, self._infer, self._inferred),
+            lambda: self._stage(self._inferred.get, self._postprocess, self._finished),
         ]
         self._threads = [threading.Thread(target=target, daemon=True) for target in work]
         self.frames = 0
@@ -117,11 +136,12 @@ class Pipeline:
         for thread in self._threads:
             thread.start()
         try:
-            while (item := self._finished.get()) is not None and not self._stopped.is_set():
+            while (item := self._next_finished()) is not None and not self._stopped.is_set():
                 if isinstance(item, BaseException):
                     raise item
                 self.frames += 1
                 self.seconds = perf_counter() - started
+                self._latencies.add(item.latency_ms)
                 for stage in STAGES:
                     self._totals[stage] += item.stages_ms[stage]
                 yield item
@@ -130,29 +150,61 @@ class Pipeline:
         finally:
             self.close()
 
+    @property
+    def frames_read(self) -> int:
+        """Frames that came from the source."""
+        return self._decoded.given
+
+    @property
+    def dropped(self) -> int:
+        """Frames that a newer one replaced before the engine was free."""
+        return self._decoded.dropped
+
+    @property
+    def in_flight(self) -> int:
+        """Frames that were read and are neither given out nor dropped: 0 once all came through."""
+        return self.frames_read - self.dropped - self.frames
+
     def summary(self) -> dict[str, object]:
-        """Frames, seconds, fps and the mean of each stage so far, as JSON values."""
+        """What came and went, its rate, latency and the mean of each stage so far, as JSON values.
+
+        ``frames_read == frames + dropped + in_flight``.
+        """
         return {
             "frames": self.frames,
+            "frames_read": self.frames_read,
+            "dropped": self.dropped,
+            "in_flight": self.in_flight,
             "seconds": self.seconds,
             "fps": self.frames / self.seconds if self.seconds else 0.0,
+            "latency_ms": self._latencies.summary(),
             "stages_ms": {
                 stage: total / max(self.frames, 1) for stage, total in self._totals.items()
             },
         }
 
-    def close(self) -> None:
-        """Stop the threads and wait for them; what they were working on is dropped.
+    def stop(self) -> None:
+        """Read nothing more; what was read still comes out of the iteration, which then ends.
 
-        A source that is stuck in a read is left behind after five seconds; it ends with its read.
+        A source that is stuck in a read is left behind; the frame that it may still give counts
+        as not read.
         """
+        self._decoded.end()
+
+    def close(self) -> None:
+        """Stop the threads and wait for them; what they were working on is abandoned.
+
+        A source that is stuck in a read is left behind after a second; it ends with its read.
+        """
+        patience = 0.0 if self._stopped.is_set() else LEAVE_AFTER_S
         self._stopped.set()
+        self._decoded.end(discard=True)
         self._slots.release()
-        for waiting in (self._decoded, self._inferred, self._finished):
+        for waiting in (self._inferred, self._finished):
             waiting.put(None)
-        for thread, patience in zip(self._threads, (5.0, None, None), strict=True):
+        for thread, wait_s in zip(self._threads, (patience, None, None), strict=True):
             if thread.ident is not None and thread is not threading.current_thread():
-                thread.join(patience)
+                thread.join(wait_s)
 
     def __enter__(self) -> Pipeline:
         return self
@@ -165,6 +217,15 @@ class Pipeline:
     ) -> None:
         self.close()
 
+    def _next_finished(self) -> Result | BaseException | None:
+        if self._stop_when is None:
+            return self._finished.get()
+        while True:
+            if not self._decoded.ended and self._stop_when():
+                self.stop()
+            with suppress(queue.Empty):
+                return self._finished.get(timeout=POLL_S)
+
     # ---- what the threads do ----
 
     def _decode(self) -> None:
@@ -173,14 +234,15 @@ class Pipeline:
             while self._decode_one(source):
                 pass
         except BaseException as error:  # raised again in the caller's thread
-            self._decoded.put(error)
+            self._decoded.end(error)
 
     def _decode_one(self, source: Iterator[Frame]) -> bool:
-        self._slots.acquire()
+        if not self._newest:
+            self._slots.acquire()
         started = perf_counter()
-        frame = None if self._stopped.is_set() else next(source, None)
+        frame = None if self._decoded.ended else next(source, None)
         if frame is None:
-            self._decoded.put(None)
+            self._decoded.end()
             return False
         read = perf_counter()
         fitted = fit_frame(frame.image, self._engine.input.width, self._engine.input.height)
@@ -188,20 +250,34 @@ class Pipeline:
             "decode_ms": 1e3 * (read - started),
             "preprocess_ms": 1e3 * (perf_counter() - read),
         }
-        self._decoded.put(_Job(frame, fitted[None], started, stages))
-        return True
+        return self._decoded.put(_Job(frame, fitted[None], started, read, stages))
 
-    def _stage(self, source: _Queue[_Job], work: Callable[[_Job], _T], target: _Queue[_T]) -> None:
-        """Do ``work`` on every job of ``source``, up to what comes last, which is passed on."""
+    def _next_decoded(self) -> _Job | BaseException | None:
+        if self._newest:
+            self._slots.acquire()
+        return self._decoded.get()
+
+    def _stage(
+        self,
+        take: Callable[[], _Job | BaseException | None],
+        work: Callable[[_Job], _T],
+        target: _Queue[_T],
+    ) -> None:
+        """Do ``work`` on every job, up to what comes last, which is passed on."""
         try:
-            while not self._stopped.is_set() and self._step(source, work, target):
+            while not self._stopped.is_set() and self._step(take, work, target):
                 pass
         except BaseException as error:  # raised again in the caller's thread
+            self._decoded.end(discard=True)
             target.put(error)
 
     @staticmethod
-    def _step(source: _Queue[_Job], work: Callable[[_Job], _T], target: _Queue[_T]) -> bool:
-        job = source.get()  # held by this call only, not while the next one waits
+    def _step(
+        take: Callable[[], _Job | BaseException | None],
+        work: Callable[[_Job], _T],
+        target: _Queue[_T],
+    ) -> bool:
+        job = take()  # held by this call only, not while the next one waits
         if not isinstance(job, _Job):
             target.put(job)
             return False
@@ -223,7 +299,7 @@ class Pipeline:
         job.stages_ms["postprocess_ms"] = 1e3 * (ready - started)
         job.stages_ms["end_to_end_ms"] = 1e3 * (ready - job.started)
         job.stages_ms["sink_ms"] = 0.0
-        result = Result(job.frame, labels, job.stages_ms)
+        result = Result(job.frame, labels, job.stages_ms, 1e3 * (ready - job.read))
         if self._sink is not None:
             self._sink(result)
             job.stages_ms["sink_ms"] = 1e3 * (perf_counter() - ready)

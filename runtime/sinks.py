@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +17,11 @@ from .errors import OutputError
 from .frames import VIDEO_SUFFIXES, Frame, write_image
 from .labels import LabelSpace
 from .overlay import overlay
+from .pacing import STILLS_FPS
 from .pipeline import Result
 
 _CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-_STILL_FPS = 10.0  # of frames that do not say when they were taken
+_LONGEST_HOLD_S = 10.0  # a longer gap is cut out of the video
 
 
 class FolderSink:
@@ -69,14 +71,29 @@ class VideoSink:
 
     Its size is that of the first frame (the codecs drop the last column or row of an odd size);
     frames of another size are resized to it. Its rate is that of the first two frames' times, or
-    10 frames a second for images, which have none.
+    ``fps`` for images, which have none. Without a frame there is no video.
+
+    Args:
+        fps: of images.
+        rate: of frames that come in time and may be missing: asked at the second frame, the rate
+            of the video, or None for that of the first two frames. Each picture is then held until
+            the next one's time, so that the video keeps time with what it shows; gaps of more than
+            ten seconds are shortened to that.
 
     Raises:
         OutputError: the folder is missing or cannot be written, the disk is full, or OpenCV has no
             encoder for the suffix.
     """
 
-    def __init__(self, path: Path, label_space: LabelSpace, *, overlays: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        label_space: LabelSpace,
+        *,
+        overlays: bool,
+        fps: float = STILLS_FPS,
+        rate: Callable[[], float | None] | None = None,
+    ) -> None:
         if path.suffix.lower() not in _CODECS:
             raise OutputError(
                 f"{path}: videos of this kind are not written; use {' '.join(_CODECS)}."
@@ -87,6 +104,11 @@ class VideoSink:
             self._temporary.touch()
         self._space = label_space
         self._overlays = overlays
+        self._still_fps = fps
+        self._rate = rate
+        self._fps = 0.0
+        self._held: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)  # the last picture
+        self._start_ns = 0  # of the video's first picture, moved by what was cut out
         self._writer: cv2.VideoWriter | None = None
         self._first: tuple[Frame, NDArray[np.uint8]] | None = None
         self._size = (0, 0)
@@ -97,14 +119,30 @@ class VideoSink:
             picture = overlay(result.frame.image, result.labels, self._space)
         else:
             picture = self._space.colourise(result.labels)
-        if self._writer is not None:
-            self._write(self._writer, picture)
-        elif self._first is None:  # its duration is known with the second frame
+        if self._first is None:  # its duration is known with the second frame
             self._first = (result.frame, picture)
-        else:
+            self._start_ns = result.frame.timestamp_ns
+            self._held = picture
+            return
+        if self._writer is None:
             between = result.frame.timestamp_ns - self._first[0].timestamp_ns
-            self._writer = self._open(1e9 / between if between > 0 else _STILL_FPS)
+            asked = self._rate() if self._rate is not None else None
+            self._fps = asked or (1e9 / between if between > 0 else self._still_fps)
+            self._writer = self._open(self._fps)
+        if self._rate is None or self._hold(self._writer, result.frame.timestamp_ns):
             self._write(self._writer, picture)
+        self._held = picture
+
+    def _hold(self, writer: cv2.VideoWriter, timestamp_ns: int) -> bool:
+        """Repeat the last picture until that of this time is due; whether there is room for it."""
+        place = round((timestamp_ns - self._start_ns) * 1e-9 * self._fps)
+        most = round(_LONGEST_HOLD_S * self._fps)
+        missing = place - self._written
+        if missing > most:
+            self._start_ns += round((missing - most) / self._fps * 1e9)
+        for _ in range(min(missing, most)):
+            self._write(writer, self._held)
+        return missing >= 0
 
     def _open(self, fps: float) -> cv2.VideoWriter:
         """The writer, with the first picture written."""
@@ -138,12 +176,12 @@ class VideoSink:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self._writer is None and error is None:
-                self._writer = self._open(_STILL_FPS)
+            if self._writer is None and self._first is not None and error is None:
+                self._writer = self._open(self._still_fps)
             if self._writer is not None:
                 self._writer.release()
-            if error is None:
-                self._publish()
+                if error is None:
+                    self._publish()
         finally:
             self._temporary.unlink(missing_ok=True)
 
@@ -162,7 +200,12 @@ class VideoSink:
 
 
 def open_sink(
-    out: str | Path, label_space: LabelSpace, *, overlays: bool = False
+    out: str | Path,
+    label_space: LabelSpace,
+    *,
+    overlays: bool = False,
+    fps: float = STILLS_FPS,
+    rate: Callable[[], float | None] | None = None,
 ) -> FolderSink | VideoSink:
     """A `VideoSink` if ``out`` has a video's suffix, a `FolderSink` otherwise.
 
@@ -170,10 +213,13 @@ def open_sink(
             for result in Pipeline(frames, engine, sink=sink):
                 ...
 
+    Args:
+        fps, rate: see `VideoSink`; a folder has no use for them.
+
     Raises:
         OutputError: it cannot be written to, or the suffix is that of a video not written here.
     """
     path = Path(out)
     if path.suffix.lower() in VIDEO_SUFFIXES:
-        return VideoSink(path, label_space, overlays=overlays)
+        return VideoSink(path, label_space, overlays=overlays, fps=fps, rate=rate)
     return FolderSink(path, label_space, overlays=overlays)

@@ -108,6 +108,27 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> None:
     table("IoU in percent", ["class", *records], rows)
 
 
+def run_line(summary: Mapping[str, Any]) -> str:
+    """The summary of `run` as a sentence or two."""
+    ended = {
+        "end": "",
+        "signal": " Stopped by a signal.",
+        "duration": " Stopped at --duration.",
+        "max_frames": " Stopped at --max-frames.",
+        "lost": " The source was lost.",
+    }[summary["ended_by"]]
+    reconnects = summary["reconnects"]
+    latency = summary["latency_ms"]
+    return (
+        f"{summary['frames']} frames in {summary['seconds']:.1f} s "
+        f"({summary['fps']:.1f} a second), {summary['frames_read']} read, "
+        f"{summary['dropped']} dropped, {len(summary['skipped'])} skipped"
+        f"{f', {reconnects} times connected again' if reconnects else ''}; "
+        f"from frame to labels p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; "
+        f"{'nothing written' if summary['out'] is None else 'to ' + summary['out']}.{ended}"
+    )
+
+
 BENCH_COLUMNS = {
     "artefact": "artefact",
     "backend": "backend",

@@ -157,7 +157,8 @@ def test_run_writes_a_video_and_reads_it_again(
     clip, again = tmp_path / "clip.mp4", tmp_path / "again.mp4"
     done = command("run", world.adapted, world.dusk / "images", "--out", clip, "--overlay")
     assert done.out.startswith("4 frames in ")
-    assert done.out.endswith(f"0 skipped, to {clip}.\n")
+    assert " 4 read, 0 dropped, 0 skipped; " in done.out
+    assert done.out.endswith(f"; to {clip}.\n")
     assert command("run", world.adapted, clip, "--out", again).code == 0
     assert sum(1 for _ in open_frames(again)) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["again.mp4", "clip.mp4"]

@@ -309,7 +309,7 @@ def test_run_frames_reports_progress_and_what_was_skipped(tmp_path: Path) -> Non
     (tmp_path / "in" / "1.png").write_bytes(b"")
     done: list[int] = []
     source = open_frames(tmp_path / "in", on_skip=lambda _: None)
-    summary = run_frames(source, Threshold(), tmp_path / "out", report=done.append)
+    summary = run_frames(source, Threshold(), tmp_path / "out", report=lambda n, _: done.append(n))
     assert done == [1, 2]
     assert (summary["frames"], summary["out"]) == (2, str(tmp_path / "out"))
     assert "1.png is damaged" in summary["skipped"][0]
