@@ -397,7 +397,7 @@ def eval_(
     label_space: Annotated[
         str | None, typer.Option(help="Encoding of the label files; the bundle's unless given.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch.")] = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -515,7 +515,7 @@ def run(
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many frames were read.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, onnxruntime or torch.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch.")] = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
     threads: Threads = None,

@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 
 from .cores import available_cores
+from .driver import driver_problem, gpu
 from .manifest import library_versions
 
 
@@ -31,6 +32,7 @@ def diagnose() -> list[dict[str, Any]]:
         _torch(),
         _package("onnx", "exports need it: pip install 'roadshift[adapt]'"),
         _tensorrt(),
+        _package("cuda-bindings", "plans need it: pip install 'roadshift[tensorrt]'"),
         _codecs(),
         _disk(),
     ]
@@ -62,17 +64,16 @@ def _driver() -> dict[str, Any]:
         return _check(
             "gpu", False, f"cuInit failed with {code}", "check the driver with nvidia-smi"
         )
-    count, version = ctypes.c_int(), ctypes.c_int()
+    count = ctypes.c_int()
     cuda.cuDeviceGetCount(ctypes.byref(count))
-    cuda.cuDriverGetVersion(ctypes.byref(version))
-    name = ctypes.create_string_buffer(128)
-    if count.value:
-        cuda.cuDeviceGetName(name, len(name), 0)
-    cuda_version = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    if not count.value:
+        return _check("gpu", False, "the driver finds no device", advice)
+    first = gpu()
     found = (
-        f"{count.value} GPU(s), first: {name.value.decode() or '-'}, driver for CUDA {cuda_version}"
+        f"{count.value} GPU(s), first: {first.name}, compute capability "
+        f"{first.compute_capability}, driver {first.driver}"
     )
-    return _check("gpu", count.value > 0, found, advice)
+    return _check("gpu", True, found)
 
 
 def _onnxruntime() -> dict[str, Any]:
@@ -116,11 +117,23 @@ def _package(name: str, advice: str) -> dict[str, Any]:
 
 
 def _tensorrt() -> dict[str, Any]:
-    advice = "TensorRT engines are not built by this version; ONNX Runtime runs the ONNX models"
-    for name in ("tensorrt", "tensorrt-lean", "tensorrt-rtx"):
+    for name in ("tensorrt", "tensorrt-rtx"):
         with suppress(metadata.PackageNotFoundError):
-            return _check("tensorrt", True, f"{name} {metadata.version(name)}")
-    return _check("tensorrt", None, "not installed", advice)
+            found = f"{name} {metadata.version(name)}"
+            problem = driver_problem()
+            return _check(
+                "tensorrt",
+                True if problem is None else None,
+                found if problem is None else f"{found}; {problem}",
+                "plans are built and run on a machine with an NVIDIA GPU and its driver",
+            )
+    install = "to build and run plans on an NVIDIA GPU: pip install 'roadshift[tensorrt]'"
+    with suppress(metadata.PackageNotFoundError):
+        lean = (
+            f"tensorrt-lean {metadata.version('tensorrt-lean')}, which runs no plan of roadshift's"
+        )
+        return _check("tensorrt", None, lean, install)
+    return _check("tensorrt", None, "not installed", install)
 
 
 def _codecs() -> dict[str, Any]:

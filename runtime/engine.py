@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Artefact, Bundle, InputSpec, open_bundle
-from .errors import EngineError, ShapeError
+from .errors import EngineError, MissingDependencyError, ShapeError
 from .frames import Frame
 from .labels import LabelSpace
 from .preprocess import fit_frame, restore_labels
+from .tensorrt_library import plan_problem
 
 
 class Engine(ABC):
@@ -131,9 +133,15 @@ def _open_onnx(bundle: Bundle, artefact: Artefact, *, device: str, threads: int 
     return OnnxEngine(bundle, artefact, device=device, threads=threads)
 
 
+def _open_plan(bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None) -> Engine:
+    from .tensorrt_engine import TensorRTEngine
+
+    return TensorRTEngine(bundle, artefact, device=device, threads=threads)
+
+
 # The kind of artefact that each backend runs; the backends in the order of preference of "auto".
-_KIND_OF = {"onnxruntime": "onnx", "torch": "weights"}
-_OPENERS: dict[str, Opener] = {"onnxruntime": _open_onnx}
+_KIND_OF = {"tensorrt": "tensorrt", "onnxruntime": "onnx", "torch": "weights"}
+_OPENERS: dict[str, Opener] = {"tensorrt": _open_plan, "onnxruntime": _open_onnx}
 
 
 def register_backend(name: str, opener: Opener) -> None:
@@ -151,13 +159,14 @@ def open_engine(
 ) -> Engine:
     """Open a bundle with the best backend that this machine has; ``engine.reason`` says which.
 
-    "auto" takes ONNX Runtime when the bundle has an ONNX model, otherwise torch when it is there
-    and the bundle has weights. Among several ONNX models it takes the first in fp32, then the
-    first; ``artefact`` names another.
+    "auto" takes TensorRT when the bundle has a plan, otherwise ONNX Runtime when it has an ONNX
+    model, otherwise torch when it is there and the bundle has weights. A plan that cannot run here
+    is passed over, and a warning and ``reason`` say why. Among several plans or models it takes the
+    first in fp32, then the first; ``artefact`` names another.
 
     Args:
         bundle: a bundle or its folder.
-        backend: "auto", "onnxruntime" or "torch".
+        backend: "auto", "tensorrt", "onnxruntime" or "torch".
         device: "auto" (a GPU where it works), "cpu" or "cuda" (an error where it does not work).
         artefact: the file name of the model to run.
         threads: CPU threads of the engine; None takes the cores of this process.
@@ -173,12 +182,28 @@ def open_engine(
         raise EngineError(f"An engine needs at least 1 thread, not {threads}.")
     if backend not in ("auto", *_KIND_OF):
         raise EngineError(f"There is no backend {backend!r}; use auto, {' or '.join(_KIND_OF)}.")
-    name, chosen = _choose(opened, backend, artefact)
-    return _OPENERS[name](opened, chosen, device=device, threads=threads)
+    choices = _choices(opened, backend, artefact, device)
+    name, chosen = choices[0]
+    try:
+        return _OPENERS[name](opened, chosen, device=device, threads=threads)
+    except (EngineError, MissingDependencyError) as error:
+        if name != "tensorrt" or len(choices) == 1:
+            raise
+        why = f"Instead of {chosen.path}: {error}"
+    name, chosen = choices[1]
+    engine = _OPENERS[name](opened, chosen, device=device, threads=threads)
+    engine.reason = f"{engine.reason} {why}"
+    logging.getLogger("roadshift").warning(engine.reason)
+    return engine
 
 
-def runnable_artefacts(bundle: Bundle) -> list[Artefact]:
+def runnable_artefacts(
+    bundle: Bundle, note: Callable[[str], None] = lambda _: None
+) -> list[Artefact]:
     """The artefacts that some backend here can run, those of the preferred backend first.
+
+    ``note`` is called with a sentence for each plan that was built for another machine, or for one
+    with other software.
 
     Raises:
         EngineError: there are none; the message says what to do.
@@ -189,13 +214,20 @@ def runnable_artefacts(bundle: Bundle) -> list[Artefact]:
         for artefact in bundle.manifest.artefacts
         if artefact.kind == kind and backend in _OPENERS
     ]
+    for plan in [artefact for artefact in found if artefact.kind == "tensorrt"]:
+        weights = bundle.artefact(kind="weights")
+        if problem := plan_problem(plan, weights.sha256 if weights else None):
+            note(f"{bundle.file(plan)} cannot run here: {problem}.")
+            found.remove(plan)
     if not found:
         raise _nothing_runs(bundle, "auto")
     return found
 
 
-def _choose(bundle: Bundle, backend: str, name: str | None) -> tuple[str, Artefact]:
-    """The backend and the artefact that the arguments of `open_engine` mean."""
+def _choices(
+    bundle: Bundle, backend: str, name: str | None, device: str
+) -> list[tuple[str, Artefact]]:
+    """Backends and their best artefacts, as the arguments of `open_engine` mean, best first."""
     kinds = _KIND_OF if backend == "auto" else {backend: _KIND_OF[backend]}
     runnable = [a for a in bundle.manifest.artefacts if a.kind in kinds.values()]
     if name is not None:
@@ -207,19 +239,25 @@ def _choose(bundle: Bundle, backend: str, name: str | None) -> tuple[str, Artefa
                 f"{'an engine' if backend == 'auto' else backend} can run; "
                 f"its models are {', '.join(known) or 'none'}."
             )
+    elif backend == "auto" and device == "cpu":
+        kinds = {other: kind for other, kind in kinds.items() if other != "tensorrt"}
+    choices = []
     for candidate, kind in kinds.items():
         found = sorted((a for a in runnable if a.kind == kind), key=lambda a: a.precision != "fp32")
         if found and candidate in _OPENERS:
-            return candidate, found[0]
-    raise _nothing_runs(bundle, backend)
+            choices.append((candidate, found[0]))
+    if not choices:
+        raise _nothing_runs(bundle, backend)
+    return choices
 
 
 def _nothing_runs(bundle: Bundle, backend: str) -> EngineError:
     """Why no artefact of the bundle runs on ``backend`` here, and what to do about it."""
-    if backend == "onnxruntime" or bundle.artefact(kind="weights") is None:
+    if backend in ("tensorrt", "onnxruntime") or bundle.artefact(kind="weights") is None:
+        to = "tensorrt" if backend == "tensorrt" else "onnx"
         return EngineError(
             f"{bundle.path} has no model for {'any engine' if backend == 'auto' else backend}; "
-            f"make one with `roadshift export {bundle.path} --to onnx`."
+            f"make one with `roadshift export {bundle.path} --to {to}`."
         )
     if find_spec("torch") is not None:
         return EngineError(

@@ -7,10 +7,13 @@ beyond a buffer, a launch of work that was never captured.
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
+
+import pytest
 
 
 class Error(IntEnum):
@@ -154,3 +157,44 @@ class FakeCudart:
 
     def _cudaGetErrorString(self, error: Error) -> tuple[Error, bytes]:  # noqa: N802
         return Error.SUCCESS, error.name.lower().replace("_", " ").encode()
+
+
+class Driver:
+    """libcuda with ``count`` devices, as far as it is asked; ``code`` is what cuInit returns."""
+
+    def __init__(self, count: int = 1, code: int = 0) -> None:
+        self.count, self.code = count, code
+
+    def cuInit(self, _: int) -> int:  # noqa: N802
+        return self.code
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = self.count
+        return 0
+
+    def cuDeviceGetName(self, name: Any, _size: int, _device: int) -> int:  # noqa: N802
+        name.value = b"NVIDIA Test"
+        return 0
+
+    def cuDeviceGetAttribute(self, value: Any, number: int, _device: int) -> int:  # noqa: N802
+        value._obj.value = {75: 8, 76: 7}[number]
+        return 0
+
+    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
+        version._obj.value = 12080
+        return 0
+
+
+def use_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> None:
+    """Make ``driver`` the machine's libcuda, or let it have none; other libraries stay."""
+    real = ctypes.CDLL
+
+    def load(name: str | None, *arguments: Any, **options: Any) -> Any:
+        if name != "libcuda.so.1":
+            return real(name, *arguments, **options)
+        if driver is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setitem(sys.modules, "pynvml", None)

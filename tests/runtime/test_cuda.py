@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from roadshift.runtime.errors import EngineError, MissingDependencyError
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from fake_cuda import FakeCudart
+from fake_cuda import Driver, FakeCudart, use_driver
 
 
 def test_bytes_go_to_the_device_and_come_back() -> None:
@@ -153,35 +151,8 @@ def test_the_bindings_have_every_function_and_constant_that_is_used() -> None:
 # ---- the driver, and what is missing ------------------------------------------------------------
 
 
-class Driver:
-    """libcuda with one device, as far as it is asked."""
-
-    def __init__(self, count: int = 1, code: int = 0) -> None:
-        self.count, self.code = count, code
-
-    def cuInit(self, _: int) -> int:  # noqa: N802
-        return self.code
-
-    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
-        count._obj.value = self.count
-        return 0
-
-    def cuDeviceGetName(self, name: Any, _size: int, _device: int) -> int:  # noqa: N802
-        name.value = b"NVIDIA Test"
-        return 0
-
-    def cuDeviceGetAttribute(self, value: Any, number: int, _device: int) -> int:  # noqa: N802
-        value._obj.value = {75: 8, 76: 7}[number]
-        return 0
-
-    def cuDriverGetVersion(self, version: Any) -> int:  # noqa: N802
-        version._obj.value = 12080
-        return 0
-
-
 def test_the_driver_says_which_gpu_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda _: Driver())
-    monkeypatch.setitem(sys.modules, "pynvml", None)
+    use_driver(monkeypatch, Driver())
     found = driver.gpu()
     assert (found.name, found.compute_capability, found.driver) == (
         "NVIDIA Test",
@@ -197,12 +168,7 @@ def test_the_driver_says_which_gpu_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_no_gpu_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, found: Driver | None, says: str
 ) -> None:
-    def library(_: str) -> Driver:
-        if found is None:
-            raise OSError("not here")
-        return found
-
-    monkeypatch.setattr(ctypes, "CDLL", library)
+    use_driver(monkeypatch, found)
     assert says in str(driver.driver_problem())
     for ask in (driver.gpu, load_cudart):
         with pytest.raises(EngineError, match=says):

@@ -15,9 +15,13 @@ import pytest
 from roadshift.runtime import doctor, onnx_engine
 from roadshift.runtime.doctor import diagnose
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fake_cuda import Driver
+
 CHECKS = [
     *("python", "cpu", "gpu", "onnxruntime", "onnxruntime on CUDA", "torch", "onnx", "tensorrt"),
-    *("video", "disk"),
+    *("cuda-bindings", "video", "disk"),
 ]
 
 
@@ -94,32 +98,15 @@ def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyP
     assert "pip install 'roadshift[cuda]'" in rows["onnxruntime on CUDA"]["advice"]
 
 
-class Driver(SimpleNamespace):
-    """A CUDA driver: ``count`` GPUs, for CUDA 12.8; ``code`` is what cuInit returns."""
-
-    def __init__(self, count: int = 1, code: int = 0) -> None:
-        super().__init__(cuInit=lambda _: code)
-        self._count = count
-
-    def cuDeviceGetCount(self, where: Any) -> int:  # noqa: N802 - the driver's names
-        where._obj.value = self._count
-        return 0
-
-    def cuDriverGetVersion(self, where: Any) -> int:  # noqa: N802
-        where._obj.value = 12080
-        return 0
-
-    def cuDeviceGetName(self, where: Any, size: int, index: int) -> int:  # noqa: N802
-        assert (size, index) == (128, 0)
-        where.value = b"NVIDIA Test"
-        return 0
-
-
 @pytest.mark.parametrize(
     ("driver", "ok", "says"),
     [
-        (Driver(2), True, "2 GPU(s), first: NVIDIA Test, driver for CUDA 12.8"),
-        (Driver(0), False, "0 GPU(s), first: -, driver for CUDA 12.8"),
+        (
+            Driver(2),
+            True,
+            "2 GPU(s), first: NVIDIA Test, compute capability 8.7, driver CUDA 12.8",
+        ),
+        (Driver(0), False, "the driver finds no device"),
         (Driver(1, 999), False, "cuInit failed with 999"),
     ],
 )
@@ -127,14 +114,26 @@ def test_a_driver_is_asked_for_its_gpus(
     monkeypatch: pytest.MonkeyPatch, driver: Driver, ok: bool, says: str
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setattr(onnx_engine, "cuda_problem", lambda: None)
     rows = found()
     assert (rows["gpu"]["ok"], rows["gpu"]["found"]) == (ok, says)
     assert rows["onnxruntime on CUDA"]["ok"] is True
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-lean", "tensorrt-rtx", None])
-def test_any_kind_of_tensorrt_is_found(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "driver", "ok", "says"),
+    [
+        ("tensorrt", None, True, "tensorrt 10.16"),
+        ("tensorrt-rtx", None, True, "tensorrt-rtx 10.16"),
+        ("tensorrt", "no CUDA driver", None, "tensorrt 10.16; no CUDA driver"),
+        ("tensorrt-lean", None, None, "tensorrt-lean 10.16, which runs no plan of roadshift's"),
+        (None, None, None, "not installed"),
+    ],
+)
+def test_the_kind_of_tensorrt_is_found_and_whether_it_has_a_driver(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, driver: str | None, ok: bool, says: str
+) -> None:
     real = metadata.version
 
     def version(distribution: str) -> str:
@@ -145,9 +144,11 @@ def test_any_kind_of_tensorrt_is_found(monkeypatch: pytest.MonkeyPatch, name: st
         return real(distribution)
 
     monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(doctor, "driver_problem", lambda: driver)
     row = found()["tensorrt"]
-    expected = (True, f"{name} 10.16") if name else (None, "not installed")
-    assert (row["ok"], row["found"]) == expected
+    assert (row["ok"], row["found"]) == (ok, says)
+    if ok is None:
+        assert ("GPU and its driver" if driver else "roadshift[tensorrt]") in row["advice"]
 
 
 def test_a_nearly_full_disk_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,176 @@
+"""TensorRT as far as an engine, a build and a refit use it, computing on `fake_cuda`'s memory.
+
+A "plan" is JSON: the weight of a 1x1 convolution of RGB, whose argmax over classes is the output,
+and the name that it is refitted by. The fake refuses what TensorRT refuses: a plan of another
+version, work on the default stream, an output that was never given a place, a weight of unknown
+name, a refit with weights missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+from fake_cuda import FakeCudart
+
+UINT8, FLOAT, HALF = "UINT8", "FLOAT", "HALF"
+
+
+def plan_bytes(
+    weight: np.ndarray,
+    *,
+    size: tuple[int, int] = (32, 16),
+    output: str = "labels",
+    version: str = "10.16.1",
+    capturable: bool = True,
+    **more: Any,
+) -> bytes:
+    """A plan of ``weight`` (K, 3) at ``size`` (width, height), giving labels or logits."""
+    document = {
+        "weights": {"w": weight.tolist()},
+        "size": size,
+        "output": output,
+        "version": version,
+        "capturable": capturable,
+        **more,
+    }
+    return json.dumps(document).encode()
+
+
+class Engine:
+    def __init__(self, trt: FakeTensorRT, document: dict[str, Any]) -> None:
+        self.trt, self.document = trt, document
+        (width, height), classes = document["size"], len(document["weights"]["w"])
+        self.refittable = bool(document.get("refittable"))
+        output = document["output"]
+        self.shapes = {"image": (1, height, width, 3)}
+        self.shapes[output] = (
+            (1, height, width) if output == "labels" else (1, classes, height, width)
+        )
+        self.shapes.update(document.get("more", {}))
+
+    @property
+    def num_io_tensors(self) -> int:
+        return len(self.shapes)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.shapes)[index]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.shapes[name])
+
+    def get_tensor_dtype(self, name: str) -> str:
+        return UINT8 if name in ("image", "labels") else FLOAT
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "INPUT" if name == "image" else "OUTPUT"
+
+    def create_execution_context(self) -> Context | None:
+        return None if self.document.get("no_memory") else Context(self)
+
+    def create_engine_inspector(self) -> Any:
+        said = json.dumps(self.document.get("inspector", {}))
+        return SimpleNamespace(get_engine_information=lambda _: said)
+
+    def create_serialization_config(self) -> Any:
+        flags: set[str] = {"EXCLUDE_WEIGHTS"}
+        return SimpleNamespace(set_flag=flags.add, clear_flag=flags.discard, flags=flags)
+
+    def serialize_with_config(self, config: Any) -> bytes:
+        assert config.flags == {"INCLUDE_REFIT"}
+        return json.dumps(self.document).encode()
+
+
+class Context:
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.at = engine, {}
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.at[name] = address
+        return name in self.engine.shapes
+
+    def execute_async_v3(self, stream: int) -> bool:
+        cudart = self.engine.trt.cudart
+        self.engine.trt.calls.append("execute_async_v3")
+        if stream == 0 or set(self.at) != set(self.engine.shapes):
+            return False
+        if cudart.capturing is not None and not self.engine.document["capturable"]:
+            return False
+        cudart.run(self._compute)
+        return True
+
+    def _compute(self) -> None:
+        shapes, output = self.engine.shapes, self.engine.document["output"]
+        image = self._array("image", np.uint8)[0].astype(np.float64)
+        weight = np.array(self.engine.document["weights"]["w"])
+        logits = np.moveaxis(image @ weight.T, -1, 0)
+        target = self._array(output, np.uint8 if output == "labels" else np.float32)
+        target[0] = logits.argmax(axis=0) if output == "labels" else logits
+        assert shapes[output] == target.shape
+
+    def _array(self, name: str, dtype: Any) -> np.ndarray:
+        shape = self.engine.shapes[name]
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        assert self.engine.trt.cudart.inside(self.at[name], size)
+        block = (ctypes.c_uint8 * size).from_address(self.at[name])
+        return np.frombuffer(block, np.uint8).view(dtype).reshape(shape)
+
+
+class Refitter:
+    def __init__(self, engine: Engine, _logger: Any) -> None:
+        self.engine, self.given = engine, {}
+
+    def get_all_weights(self) -> list[str]:
+        return list(self.engine.document["weights"]) if self.engine.refittable else []
+
+    def get_missing_weights(self) -> list[str]:
+        combined = self.engine.document.get("combined", [])
+        return [name for name in combined if self.given and name not in self.given]
+
+    def set_named_weights(self, name: str, weights: np.ndarray) -> bool:
+        old = self.engine.document["weights"].get(name)
+        if old is None or np.shape(old) != np.shape(weights):
+            return False
+        self.given[name] = np.asarray(weights).tolist()
+        return True
+
+    def refit_cuda_engine(self) -> bool:
+        if self.get_missing_weights():
+            return False
+        self.engine.document["weights"].update(self.given)
+        return True
+
+
+class FakeTensorRT(ModuleType):
+    """``sys.modules["tensorrt"]``; ``calls`` are what it was asked to do."""
+
+    uint8, float32, float16 = UINT8, FLOAT, HALF
+    TensorIOMode = SimpleNamespace(INPUT="INPUT", OUTPUT="OUTPUT")
+    LayerInformationFormat = SimpleNamespace(JSON="JSON")
+    SerializationFlag = SimpleNamespace(
+        EXCLUDE_WEIGHTS="EXCLUDE_WEIGHTS", INCLUDE_REFIT="INCLUDE_REFIT"
+    )
+    Refitter = Refitter
+
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
+
+    def __init__(self, cudart: FakeCudart, version: str = "10.16.1") -> None:
+        super().__init__("tensorrt")
+        self.__version__, self.cudart, self.calls = version, cudart, []
+
+    def Runtime(self, logger: Any) -> Any:  # noqa: N802
+        self.calls.append("Runtime")
+
+        def deserialize(plan: bytes) -> Engine | None:
+            self.calls.append("deserialize")
+            document = json.loads(plan)
+            if document["version"] != self.__version__:
+                logger.log(1, "The engine plan file is not compatible\n with this version")
+                return None
+            return Engine(self, document)
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize)
