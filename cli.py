@@ -431,6 +431,12 @@ def export(
         str, typer.Option(help="Precisions, separated by commas: fp32, fp16, bf16.")
     ] = "fp32",
     logits: Annotated[bool, typer.Option("--logits", help="Also give raw scores.")] = False,
+    argmax: Annotated[
+        str,
+        typer.Option(
+            help="Where labels are made: graph, runtime (from logits), or auto, the faster here."
+        ),
+    ] = "graph",
     frames: Annotated[
         list[str] | None, typer.Option(help="Frames to compare on; built-in scenes unless given.")
     ] = None,
@@ -461,6 +467,7 @@ def export(
             frames=frames or (),
             labels=labels,
             with_logits=logits,
+            argmax=argmax,
             floors=Floors(min_agreement, max_miou_drop),
             note=note,
         )

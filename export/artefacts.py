@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -21,6 +21,7 @@ from ..runtime.frames import open_frames
 from ..runtime.images import labelled_pairs
 from ..runtime.onnx_engine import OnnxEngine
 from ..runtime.preprocess import fit_frame
+from .argmax import PLACES, Where, settle_argmax
 from .judge import Floors, Judge
 from .onnx import MODEL, Evidence, Traced, trace
 from .precision import to_half
@@ -39,6 +40,7 @@ def export_bundle(
     frames: Sequence[str] = (),
     labels: Path | None = None,
     with_logits: bool = False,
+    argmax: str = "graph",
     floors: Floors | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -49,6 +51,8 @@ def export_bundle(
         frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
         labels: label maps of ``frames``, which is then one folder of images: mIoU is measured as
             well, on all of them.
+        with_logits: give the network's logits as a second output.
+        argmax: "graph", "runtime" or "auto", see `settle_argmax`.
         floors: what each artefact must reach.
         note: called with a sentence for each frame that is skipped.
 
@@ -65,9 +69,22 @@ def export_bundle(
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError("--max-miou-drop needs --frames and --labels to measure mIoU with.")
+    if argmax not in PLACES:
+        raise ConfigError(f"--argmax {argmax!r}: use {', '.join(PLACES)}.")
+    if with_logits and argmax == "runtime":
+        raise ConfigError(
+            "--logits adds raw scores to the labels, and --argmax runtime gives no labels but raw "
+            "scores; use one of the two."
+        )
     evidence = gather_evidence(bundle, frames, labels, note)
     exported = export_onnx(
-        bundle, evidence, precisions=wanted, with_logits=with_logits, floors=floors
+        bundle,
+        evidence,
+        precisions=wanted,
+        with_logits=with_logits,
+        argmax="graph" if with_logits else cast(Where, argmax),
+        floors=floors,
+        note=note,
     )
     rows = [
         export_row(artefact)
@@ -83,12 +100,15 @@ def export_onnx(
     *,
     precisions: Sequence[str] = ("fp32",),
     with_logits: bool = False,
+    argmax: Where = "graph",
     floors: Floors | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Add an ONNX model in each precision to ``bundle``, in place.
 
     All are made and judged first, then published at once: a refusal leaves the bundle as it was.
-    One that was there is replaced. See `trace` for what goes in and comes out.
+    One that was there is replaced. See `trace` for what goes in and comes out, and `settle_argmax`
+    for where the labels are made.
 
     Raises:
         NetworkError: the bundle has no weights, or its network cannot be exported.
@@ -108,15 +128,19 @@ def export_onnx(
             )
             maker = _Maker(bundle, folder, evidence, traced, floors)
             drafts = [maker.make(precision) for precision in precisions]
+            ends = [
+                settle_argmax(bundle, folder / d.name, d.precision, evidence.frames, argmax, note)
+                for d in drafts
+            ]
         with extend_bundle(bundle) as writer:
-            for draft in drafts:
+            for draft, end in zip(drafts, ends, strict=True):
                 writer.add_file(
                     draft.name,
                     folder / draft.name,
                     kind="onnx",
                     precision=draft.precision,
                     target="onnx",
-                    details={**draft.details, "exported_from": bundle.hash},
+                    details={**draft.details, **end, "exported_from": bundle.hash},
                 )
             return writer.commit()
 

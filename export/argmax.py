@@ -1,0 +1,186 @@
+"""Where the labels of an ONNX model are made: in its graph, or by the runtime from its logits.
+
+In the graph, upsampling and argmax are two more nodes, over logits at full size. The runtime makes
+the same labels from the network's own logits (see `upsample_argmax`) without those. Which is faster
+depends on the machine, so both are timed where the model is going to run.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from ..runtime.bundle import Artefact, Bundle
+from ..runtime.driver import gpu
+from ..runtime.engine import Engine
+from ..runtime.errors import ConfigError, ParityError
+from ..runtime.metrics import label_agreement
+from ..runtime.onnx_engine import OnnxEngine
+
+Where = Literal["auto", "graph", "runtime"]
+PLACES = ("auto", "graph", "runtime")
+MIN_SAME = 99.9  # percent of pixels that both forms must give the same class
+_FRAMES, _ROUNDS = 4, 6
+# What ONNX Runtime's CPU provider computes as the graph says; the others are made for GPUs.
+_ON_A_CPU = ("fp32", "int8")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model that ends in logits.
+
+    Attributes:
+        model: gives ``logits``, float32 (1, K, h, w), and nothing else.
+        align_corners: of the upsampling that was cut off.
+    """
+
+    model: onnx.ModelProto
+    align_corners: bool
+
+
+def logits_only(model: onnx.ModelProto) -> Cut | None:
+    """``model`` without its upsampling and argmax; None where it has no bilinear upsampling."""
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    argmax = next((node for node in model.graph.node[::-1] if node.op_type == "ArgMax"), None)
+    node = made_by.get(argmax.input[0]) if argmax is not None else None
+    while node is not None and node.op_type == "Cast":
+        node = made_by.get(node.input[0])
+    if node is None or node.op_type != "Resize":
+        return None
+    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    how = settings.get("coordinate_transformation_mode", b"half_pixel")
+    if settings.get("mode") != b"linear" or how not in (
+        *(b"align_corners", b"half_pixel", b"pytorch_half_pixel"),
+    ):
+        return None
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    _end_in(cut, node.input[0])
+    onnx.checker.check_model(cut)
+    return Cut(cut, how == b"align_corners")
+
+
+def _end_in(model: onnx.ModelProto, value: str) -> None:
+    """Make ``value`` the only output, as float32 ``logits``, and drop what it does not need."""
+    graph = model.graph
+    inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+    kind = next(info.type.tensor_type for info in inferred if info.name == value)
+    shape = [dim.dim_value for dim in kind.shape.dim]
+    needed, kept = {value}, []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    nodes = kept[::-1]
+    nodes.append(helper.make_node("Cast", [value], ["logits"], name="logits", to=TensorProto.FLOAT))
+    weights = [weight for weight in graph.initializer if weight.name in needed]
+    infos = [info for info in graph.value_info if info.name in needed]
+    for field, items in (
+        (graph.node, nodes),
+        (graph.initializer, weights),
+        (graph.value_info, infos),
+        (graph.output, [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)]),
+    ):
+        copies = [type(item)() for item in items]
+        for copy, item in zip(copies, items, strict=True):
+            copy.CopyFrom(item)
+        del field[:]
+        field.extend(copies)
+
+
+def settle_argmax(
+    bundle: Bundle,
+    path: Path,
+    precision: str,
+    frames: Sequence[NDArray[np.uint8]],
+    where: Where,
+    note: Callable[[str], None],
+) -> dict[str, Any]:
+    """Leave at ``path`` the form of the model that ``where`` asks for; details for its artefact.
+
+    Args:
+        bundle: that it will belong to.
+        path: an ONNX model with its argmax in the graph; replaced where the runtime is to do it.
+        precision: of the model.
+        frames: at the input size, to compare the two forms on, and the first four to time.
+        where: "graph"; "runtime"; or "auto", the faster of the two on this machine, which is the
+            graph where its time here says nothing, as that of half precision on a CPU.
+        note: called with a sentence on what was chosen and why.
+
+    Raises:
+        ConfigError: "runtime" for a network whose logits have full size already.
+        ParityError: the two forms give different labels.
+    """
+    if where == "graph":
+        return {}
+    cut = logits_only(onnx.load(str(path)))
+    if cut is None and where == "runtime":
+        raise ConfigError(
+            f"{bundle.path}: --argmax runtime is for networks whose logits are upsampled, and "
+            f"{path.name} has no bilinear upsampling before its argmax; use --argmax graph."
+        )
+    if cut is None:
+        return {}
+    shorter = path.with_name(f"{path.stem}-logits.onnx")
+    onnx.save(cut.model, str(shorter))
+    ends = {"argmax": "runtime", "align_corners": cut.align_corners}
+    found: dict[str, Any] = {}
+    with (
+        _open(bundle, path, precision, {}) as in_graph,
+        _open(bundle, shorter, precision, ends) as in_runtime,
+    ):
+        if in_graph.device != "cpu" or precision in _ON_A_CPU:
+            same = min(label_agreement(in_runtime.segment(f), in_graph.segment(f)) for f in frames)
+            if not same >= MIN_SAME:
+                raise ParityError(
+                    f"{bundle.path}: {path.name} gives other labels on {100 - same:.3f} % of the "
+                    "pixels where the runtime makes them; use --argmax graph."
+                )
+            times = _times({"graph": in_graph, "runtime": in_runtime}, frames[:_FRAMES])
+            found = {"argmax_ms": times, "measured_on": _machine(in_graph)}
+    times = found.get("argmax_ms", {})
+    chosen = where if where != "auto" else min(times, key=times.__getitem__, default="graph")
+    timed = ", ".join(f"{time:.1f} ms in the {form}" for form, time in times.items())
+    note(f"{path.name}: argmax in the {chosen} ({timed or precision + ' is not timed on a CPU'}).")
+    if chosen == "runtime":
+        shorter.replace(path)
+        return {**ends, **found, "outputs": ["logits"]}
+    shorter.unlink()
+    return {"argmax": "graph", **found}
+
+
+def _open(bundle: Bundle, path: Path, precision: str, details: dict[str, Any]) -> Engine:
+    """The runtime's own engine on a file that is not in the bundle yet."""
+    staged = Bundle(path.parent, bundle.manifest, bundle.hash)
+    artefact = Artefact(
+        path=path.name, kind="onnx", sha256="0" * 64, bytes=0, precision=precision, details=details
+    )
+    return OnnxEngine(staged, artefact)
+
+
+def _machine(engine: Engine) -> str:
+    if engine.device == "cuda":
+        return gpu().name
+    return f"{platform.machine()} CPU, {engine.describe()['threads']} threads"
+
+
+def _times(engines: dict[str, Engine], frames: Sequence[NDArray[np.uint8]]) -> dict[str, float]:
+    """Median milliseconds of a frame in each engine, in turns: what disturbs one disturbs both."""
+    taken: dict[str, list[float]] = {form: [] for form in engines}
+    for _ in range(_ROUNDS):
+        for frame in frames:
+            for form, engine in engines.items():
+                started = perf_counter()
+                engine.infer(frame[None])
+                taken[form].append(1e3 * (perf_counter() - started))
+    return {form: median(times) for form, times in taken.items()}

@@ -1,0 +1,180 @@
+"""Where labels are made: models cut at their logits, the choice by time, what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from export_cases import RGB, frames_of, write_source
+from roadshift.export import argmax
+from roadshift.export import onnx as exporting
+from roadshift.export.argmax import logits_only, settle_argmax
+from roadshift.export.artefacts import export_bundle
+from roadshift.export.onnx import MODEL
+from roadshift.runtime.bundle import Bundle, NetworkSpec
+from roadshift.runtime.bundle import open_bundle as read_bundle
+from roadshift.runtime.engine import open_engine
+from roadshift.runtime.errors import ConfigError, ParityError
+
+TINY = NetworkSpec(name="tiny_network:build")
+
+
+@pytest.fixture(scope="module")
+def graph_form(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A tiny network, exported with its argmax in the graph."""
+    bundle = write_source(tmp_path_factory.mktemp("tiny") / "bundle", TINY)
+    export_bundle(bundle, "onnx")
+    return read_bundle(bundle.path)
+
+
+def settle(bundle: Bundle, folder: Path, where: Any, precision: str = "fp32") -> dict[str, Any]:
+    """`settle_argmax` on a copy of the bundle's model in ``folder``."""
+    (folder / MODEL).write_bytes((bundle.path / MODEL).read_bytes())
+    said: list[str] = []
+    details = settle_argmax(bundle, folder / MODEL, precision, frames_of(RGB), where, said.append)
+    assert [path.name for path in folder.iterdir()] == [MODEL]
+    assert len(said) == (where != "graph")
+    return details
+
+
+def test_a_cut_model_gives_logits_at_the_networks_stride_and_holds_no_more(
+    graph_form: Bundle,
+) -> None:
+    model = onnx.load(graph_form.path / MODEL)
+    cut = logits_only(model)
+    assert cut is not None
+    assert not cut.align_corners
+    assert [output.name for output in cut.model.graph.output] == ["logits"]
+    shape = [d.dim_value for d in cut.model.graph.output[0].type.tensor_type.shape.dim]
+    assert shape[:2] == [1, 11]
+    assert shape[2] < RGB.height
+    kinds = {node.op_type for node in cut.model.graph.node}
+    assert not kinds & {"Resize", "ArgMax"}
+    assert [p.key for p in cut.model.metadata_props] == [p.key for p in model.metadata_props]
+    assert "ArgMax" in {node.op_type for node in model.graph.node}  # the argument is untouched
+
+
+@pytest.mark.parametrize("mode", ["align_corners", "half_pixel", "pytorch_half_pixel"])
+def test_how_corners_are_aligned_is_read_from_the_graph(graph_form: Bundle, mode: str) -> None:
+    model = onnx.load(graph_form.path / MODEL)
+    (resize,) = (node for node in model.graph.node if node.op_type == "Resize")
+    (how,) = (a for a in resize.attribute if a.name == "coordinate_transformation_mode")
+    how.s = mode.encode()
+    cut = logits_only(model)
+    assert cut is not None
+    assert cut.align_corners == (mode == "align_corners")
+    how.s = b"asymmetric"
+    assert logits_only(model) is None
+
+
+def test_both_forms_give_the_same_labels_through_the_engine(
+    graph_form: Bundle, tmp_path: Path
+) -> None:
+    details = settle(graph_form, tmp_path, "runtime")
+    assert (details["argmax"], details["align_corners"]) == ("runtime", False)
+    assert details["outputs"] == ["logits"]
+    assert set(details["argmax_ms"]) == {"graph", "runtime"}
+    assert details["measured_on"]
+
+
+def test_auto_keeps_the_faster_form(
+    graph_form: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for graph_ms, runtime_ms, chosen in ((2.0, 1.0, "runtime"), (1.0, 2.0, "graph")):
+        times = {"graph": graph_ms, "runtime": runtime_ms}
+        monkeypatch.setattr(argmax, "_times", lambda *_, times=times: times)
+        details = settle(graph_form, tmp_path, "auto")
+        assert (details["argmax"], details["argmax_ms"]) == (chosen, times)
+        outputs = [o.name for o in onnx.load(tmp_path / MODEL).graph.output]
+        assert outputs == (["logits"] if chosen == "runtime" else ["labels"])
+
+
+def test_the_two_forms_are_timed_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    now = 0.0
+
+    class Slow:
+        def __init__(self, name: str, seconds: float) -> None:
+            self.name, self.seconds = name, seconds
+
+        def infer(self, _: np.ndarray) -> None:
+            nonlocal now
+            asked.append(self.name)
+            now += self.seconds
+
+    monkeypatch.setattr(argmax, "perf_counter", lambda: now)
+    engines: Any = {"graph": Slow("graph", 0.25), "runtime": Slow("runtime", 0.125)}
+    assert argmax._times(engines, frames_of(RGB, 2)) == {"graph": 250, "runtime": 125}
+    assert asked[:4] == ["graph", "runtime"] * 2
+
+
+def test_what_a_cpu_cannot_time_stays_in_the_graph(graph_form: Bundle, tmp_path: Path) -> None:
+    assert settle(graph_form, tmp_path, "auto", "fp16") == {"argmax": "graph"}
+    assert settle(graph_form, tmp_path, "graph") == {}
+
+
+def test_forms_that_differ_are_refused(
+    graph_form: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(model: onnx.ModelProto) -> Any:
+        cut = logits_only(model)
+        assert cut is not None
+        return argmax.Cut(cut.model, not cut.align_corners)
+
+    monkeypatch.setattr(argmax, "logits_only", wrong)
+    (tmp_path / MODEL).write_bytes((graph_form.path / MODEL).read_bytes())
+    with pytest.raises(ParityError, match=r"model\.onnx gives other labels on \d+\.\d+ %"):
+        settle_argmax(
+            graph_form, tmp_path / MODEL, "fp32", frames_of(RGB), "runtime", lambda _: None
+        )
+
+
+def test_a_model_without_upsampling_has_one_form(graph_form: Bundle, tmp_path: Path) -> None:
+    model = onnx.load(graph_form.path / MODEL)
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            node.op_type = "Identity"
+            del node.input[1:]
+            del node.attribute[:]
+    onnx.save(model, tmp_path / MODEL)
+    path = tmp_path / MODEL
+    assert settle_argmax(graph_form, path, "fp32", frames_of(RGB), "auto", lambda _: None) == {}
+    with pytest.raises(ConfigError, match=r"no bilinear upsampling.*--argmax graph"):
+        settle_argmax(graph_form, path, "fp32", frames_of(RGB), "runtime", lambda _: None)
+
+
+def test_an_export_remembers_and_the_engine_follows(
+    graph_form: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_graph(_: object, __: Bundle, path: Path, *, with_logits: bool) -> onnx.ModelProto:
+        assert not with_logits
+        path.write_bytes((graph_form.path / MODEL).read_bytes())
+        return onnx.load(path)
+
+    monkeypatch.setattr(exporting, "write_graph", write_graph)
+    bundle = write_source(tmp_path / "bundle", TINY)
+    (row,) = export_bundle(bundle, "onnx", argmax="runtime")["artefacts"]
+    assert (row["argmax"], row["outputs"]) == ("runtime", ["logits"])
+    with (
+        open_engine(bundle.path, device="cpu") as runtime,
+        open_engine(graph_form, device="cpu") as graph,
+    ):
+        for frame in frames_of(RGB):
+            assert np.mean(runtime.segment(frame) != graph.segment(frame)) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"argmax": "gpu"}, "--argmax 'gpu'"),
+        ({"argmax": "runtime", "with_logits": True}, "--logits"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(
+    graph_form: Bundle, settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        export_bundle(graph_form, "onnx", **settings)
