@@ -102,7 +102,8 @@ def demo(
 
     Trains, adapts, exports, runs and measures.
     """
-    from .runtime.terminal import bench_table, evaluation_table, note, print_json
+    from .runtime.bench_table import bench_table
+    from .runtime.terminal import evaluation_table, note, print_json
 
     with _needs_torch("demo"):
         from .export.demo import run_demo
@@ -578,35 +579,95 @@ def bench(
     labels: Annotated[
         Path | None, typer.Option(help="Their label maps, to measure mIoU as well.")
     ] = None,
-    queries: Annotated[int, typer.Option(min=1, help="Timed frames.")] = 200,
-    warmup: Annotated[int, typer.Option(min=0, help="Frames before timing starts.")] = 10,
+    queries: Annotated[
+        int | None, typer.Option(min=1, help="Timed frames of a row; 200 unless given.")
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option(help="Time each row for so long at least, e.g. 60s.")
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(min=0, help="Frames before timing; until steady unless given.")
+    ] = None,
+    camera: Annotated[
+        float | None, typer.Option(metavar="FPS", help="Frames arrive at this rate, ready or not.")
+    ] = None,
+    backends: Annotated[
+        str, typer.Option(help="auto, all, or names with commas; see docs/bench.md.")
+    ] = "auto",
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rows take turns; 1: one engine at a time in memory.")
+    ] = 5,
     device: Device = "auto",
     threads: Threads = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for latency.svg and accuracy.svg.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the rows as a baseline.")] = None,
+    compare_with: Annotated[
+        Path | None,
+        typer.Option("--compare", help="A baseline; exit code 3 where this run is worse."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Percent by which times and memory may grow.")
+    ] = 10.0,
+    max_drop: Annotated[
+        float, typer.Option(min=0, help="Points by which agreement and mIoU may fall.")
+    ] = 0.1,
+    any_machine: Annotated[
+        bool, typer.Option("--any-machine", help="Compare with another machine's baseline.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Latency, memory, label agreement and mIoU of every artefact."""
-    from .runtime.bench import bench_bundle
-    from .runtime.terminal import bench_table, note, print_json
+    """Latency, memory, energy, label agreement and mIoU of every artefact on every backend."""
+    from .runtime.bench import BenchSettings, Measured, measure_bundle
+    from .runtime.bench_baseline import (
+        check_comparable,
+        compare_baseline,
+        load_baseline,
+        save_baseline,
+    )
+    from .runtime.bench_plots import write_plots
+    from .runtime.bench_row import scenario
+    from .runtime.bench_table import bench_table, print_comparison
+    from .runtime.terminal import note, print_json, progress
+    from .runtime.units import parse_duration
 
+    settings = BenchSettings(
+        frames=frames,
+        labels=labels,
+        queries=queries,
+        duration_s=parse_duration("--duration", duration) if duration else None,
+        warmup=warmup,
+        camera_fps=camera,
+        rounds=rounds,
+        backends=backends,
+        device=device,
+        threads=threads,
+    )
+    baseline = load_baseline(compare_with) if compare_with else None
+    if baseline is not None:
+        check_comparable(baseline, scenario(camera), any_machine=any_machine)
     _import_torch_backend()
-    rows = [
-        {"bundle": str(bundle), **row}
-        for bundle in bundles
-        for row in bench_bundle(
-            bundle,
-            frames=frames,
-            labels=labels,
-            queries=queries,
-            warmup=warmup,
-            device=device,
-            threads=threads,
-            note=note,
-        )
-    ]
+    measured = []
+    for bundle in bundles:
+        with progress("bench", "steps") as update:
+            found = measure_bundle(bundle, settings, note=note, report=update)
+        measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
+    rows = [m.row for m in measured]
     if as_json:
         print_json(rows)
     else:
         bench_table(rows)
+    if plots is not None:
+        for picture in write_plots(measured, plots):
+            note(f"wrote {picture}")
+    if baseline is not None and compare_with is not None:
+        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+        print_comparison(comparison, on_stdout=not as_json)
+        comparison.check(compare_with)
+    if save is not None:
+        save_baseline(save, rows)
+        note(f"wrote {save}")
 
 
 @app.command()
@@ -748,7 +809,9 @@ def _engine(
     opened = open_bundle(bundle)
     named = None if artefact is None else opened.artefact(name=artefact)
     wanted = named or opened.artefact(kind="onnx")
-    if backend == "torch" or (backend == "auto" and (wanted is None or wanted.kind == "weights")):
+    if backend.startswith("torch") or (
+        backend == "auto" and (wanted is None or wanted.kind == "weights")
+    ):
         _import_torch_backend()
     return open_engine(opened, backend=backend, device=device, artefact=artefact, threads=threads)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+
+from ..runtime.memory import peak_memory_mib, reset_peak_memory
 
 CALIBRATION_STEPS = 5
 RESERVE = 0.95  # share of a time budget that steps may plan with; the rest ends the run
@@ -79,7 +78,7 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        _reset_process_peak()
+        reset_peak_memory()
     _measuring.append(peak)
     try:
         yield peak
@@ -90,23 +89,6 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
 
 def _note_mark(device: torch.device) -> None:
     cuda = device.type == "cuda"
-    mark = torch.cuda.max_memory_allocated(device) if cuda else _process_peak()
+    mark = torch.cuda.max_memory_allocated(device) if cuda else round(peak_memory_mib() * 2**20)
     for peak in _measuring:
         peak.bytes = max(peak.bytes, mark)
-
-
-def _reset_process_peak() -> None:
-    """Linux forgets the high-water mark on a 5; elsewhere the mark is of the whole life."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _process_peak() -> int:
-    try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, IndexError, ValueError):
-        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kib if sys.platform == "darwin" else kib * 1024

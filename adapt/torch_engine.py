@@ -1,22 +1,41 @@
-"""Torch eager as an engine: for a bundle that was not exported, and to compare exports with."""
+"""Torch as an engine: for a bundle that was not exported, and to compare exports with.
+
+Backends "torch" (eager, float32), "torch-fp16" (eager, the network in float16, CUDA only) and
+"torch-compile" (float32, ``torch.compile`` with its default settings and a fixed shape).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..runtime.bundle import Artefact, Bundle, InputSpec
-from ..runtime.engine import Engine, register_backend
+from ..runtime.engine import Engine, Opener, register_backend
 from ..runtime.errors import ConfigError, EngineError
 from ..runtime.labels import LabelSpace
+from .losses.common import upsample
 from .models import load_network, pick_device
 from .networks import SegmentationNetwork
 from .segmenter import Segmenter
 
+BACKENDS = ("torch", "torch-fp16", "torch-compile")
+
 
 class TorchEngine(Engine):
-    """A network in memory, float32, in evaluation mode."""
+    """A network in memory, in evaluation mode.
+
+    Args:
+        backend: one of `BACKENDS`; "torch-fp16" turns ``network`` into float16, in place.
+
+    Raises:
+        EngineError: float16 is asked for without CUDA, or the network does not compile.
+    """
 
     def __init__(
         self,
@@ -27,43 +46,104 @@ class TorchEngine(Engine):
         device: torch.device,
         artefact: str | None = None,
         reason: str = "a model in memory runs in torch.",
+        backend: str = "torch",
     ) -> None:
+        half = backend == "torch-fp16"
         super().__init__(
             label_space,
             input,
-            backend="torch",
-            precision="fp32",
+            backend=backend,
+            precision="fp16" if half else "fp32",
             device=device.type,
             reason=reason,
             artefact=artefact,
         )
+        if half and device.type != "cuda":
+            raise EngineError("torch-fp16 needs --device cuda: a CPU is slower in float16.")
         self._device = device
-        self._segmenter = Segmenter(network, input).to(device).eval()
+        kind = _HalfSegmenter if half else Segmenter
+        self._segmenter = kind(network, input).to(device).eval()
+        self._run: Callable[[Tensor], Tensor] = self._segmenter
+        if backend == "torch-compile":
+            self._run = torch.compile(self._segmenter, dynamic=False)
+            self._compile()
 
     @torch.inference_mode()
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        images = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
-        labels: NDArray[np.uint8] = self._segmenter(images).cpu().numpy()
+        images = torch.from_numpy(np.ascontiguousarray(batch))
+        if self._device.type != "cuda":
+            labels: NDArray[np.uint8] = self._run(images).numpy()
+            return labels
+        marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
+        marks[0].record()
+        images = images.to(self._device)
+        marks[1].record()
+        found = self._run(images)
+        marks[2].record()
+        labels = found.cpu().numpy()
+        marks[3].record()
+        marks[3].synchronize()
+        times = [start.elapsed_time(end) for start, end in pairwise(marks)]
+        self.stage_ms = dict(zip(("h2d", "gpu", "d2h"), times, strict=True))
         return labels
 
+    def _compile(self) -> None:
+        """Compile for one frame of the input size; the first call does it."""
+        try:
+            self._infer(np.zeros((1, self.input.height, self.input.width, 3), np.uint8))
+        except Exception as error:  # dynamo's and inductor's have no common base but this
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            said = f"{type(error).__name__}: {lines[0].strip() if lines else ''}".rstrip(": .")
+            raise EngineError(
+                f"torch.compile cannot compile this network ({said}); it needs a C++ compiler for "
+                "a CPU and Triton for CUDA. Eager torch runs it: --backend torch."
+            ) from error
 
-def _open(bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None) -> Engine:
-    try:
-        chosen = pick_device(device)
-    except ConfigError as error:
-        raise EngineError(str(error)) from error
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return TorchEngine(
-        load_network(bundle, chosen),
-        bundle.label_space,
-        bundle.manifest.input,
-        device=chosen,
-        artefact=artefact.path,
-        reason=f"torch {torch.__version__} runs {artefact.path} (fp32) on {chosen.type}.",
-    )
+    def describe(self) -> dict[str, Any]:
+        on_cpu = self._device.type == "cpu"
+        return {**super().describe(), **({"threads": torch.get_num_threads()} if on_cpu else {})}
+
+
+class _HalfSegmenter(Segmenter):
+    """As `Segmenter`, the network in float16; pixels, upsampling and argmax stay in float32."""
+
+    def __init__(self, network: SegmentationNetwork, spec: InputSpec) -> None:
+        super().__init__(network.half(), spec)
+
+    def scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(self.normalise(images).half()).logits
+        return upsample(logits, self.size, self.network.align_corners), logits
+
+
+def _opener(backend: str) -> Opener:
+    def open_torch(
+        bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
+    ) -> Engine:
+        try:
+            chosen = pick_device(device)
+        except ConfigError as error:
+            raise EngineError(str(error)) from error
+        if threads is not None:
+            torch.set_num_threads(threads)
+        precision = "fp16" if backend == "torch-fp16" else "fp32"
+        how = ", compiled" if backend == "torch-compile" else ""
+        return TorchEngine(
+            load_network(bundle, chosen),
+            bundle.label_space,
+            bundle.manifest.input,
+            device=chosen,
+            artefact=artefact.path,
+            reason=(
+                f"torch {torch.__version__} runs {artefact.path} ({precision}{how}) on "
+                f"{chosen.type}."
+            ),
+            backend=backend,
+        )
+
+    return open_torch
 
 
 def register() -> None:
-    """Make the "torch" backend available to `open_engine`."""
-    register_backend("torch", _open)
+    """Make torch's backends available to `open_engine`."""
+    for backend in BACKENDS:
+        register_backend(backend, _opener(backend))

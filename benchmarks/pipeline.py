@@ -21,7 +21,7 @@ from roadshift.adapt.networks import build_network
 from roadshift.adapt.scenes import render_dataset
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
-from roadshift.runtime.bench import bench_bundle
+from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bundle import BundleWriter, NetworkSpec, Provenance, library_versions
 from roadshift.runtime.labels import label_space
 
@@ -59,8 +59,9 @@ def measure(folder: Path, width: int, height: int, queries: int) -> list[dict[st
         frames = folder / f"frames{scale}"
         render_dataset(frames, "daylight", 16, seed=1, width=scale * width, height=scale * height)
         size = f"{scale * width}x{scale * height}"
-        measured = bench_bundle(bundle.path, frames=frames / "images", queries=queries)
-        rows += [{**row, "frames": size} for row in measured]
+        settings = BenchSettings(frames=frames / "images", queries=queries, device="cpu")
+        measured = bench_bundle(bundle.path, settings)
+        rows += [{**row, "frames": size} for row in measured if row["error"] is None]
     return rows
 
 

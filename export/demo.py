@@ -13,7 +13,7 @@ from ..adapt import Job, RunOptions, adapt_bundle, resolve_config, train_bundle
 from ..adapt.models import IMAGENET_INPUT
 from ..adapt.scenes import render_dataset
 from ..runtime.atomic import output_errors
-from ..runtime.bench import bench_bundle
+from ..runtime.bench import BenchSettings, bench_bundle
 from ..runtime.bundle import NetworkSpec
 from ..runtime.engine import open_engine
 from ..runtime.errors import OutputError
@@ -92,9 +92,7 @@ def run_demo(
     _picture(out, pairs)
     rows = bench_bundle(
         out / "adapted",
-        frames=heldout / "images",
-        labels=heldout / "labels",
-        queries=100,
+        BenchSettings(frames=heldout / "images", labels=heldout / "labels", queries=100),
         note=note,
     )
     return {
@@ -104,7 +102,7 @@ def run_demo(
         "exported": exported,
         "gain": after["miou"] - before["miou"],
         "label_agreement": agreement,
-        "bench": rows,
+        "bench": [row for row in rows if row["error"] is None],
         "seconds": time.monotonic() - started,
     }
 

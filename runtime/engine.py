@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,6 @@ from .errors import EngineError, MissingDependencyError, ShapeError
 from .frames import Frame
 from .labels import LabelSpace
 from .preprocess import fit_frame, restore_labels
-from .tensorrt_library import plan_problem
 
 
 class Engine(ABC):
@@ -140,12 +139,19 @@ def _open_plan(bundle: Bundle, artefact: Artefact, *, device: str, threads: int 
 
 
 # The kind of artefact that each backend runs; the backends in the order of preference of "auto".
-_KIND_OF = {"tensorrt": "tensorrt", "onnxruntime": "onnx", "torch": "weights"}
+# The last two are torch in other ways, to compare with: "auto" finds plain torch before them.
+_KIND_OF = {
+    "tensorrt": "tensorrt",
+    "onnxruntime": "onnx",
+    "torch": "weights",
+    "torch-fp16": "weights",
+    "torch-compile": "weights",
+}
 _OPENERS: dict[str, Opener] = {"tensorrt": _open_plan, "onnxruntime": _open_onnx}
 
 
 def register_backend(name: str, opener: Opener) -> None:
-    """Make a backend available to `open_engine`; ``adapt`` adds "torch" when it is imported."""
+    """Make a backend available to `open_engine`; ``adapt`` adds torch's when it is imported."""
     _OPENERS[name] = opener
 
 
@@ -166,7 +172,7 @@ def open_engine(
 
     Args:
         bundle: a bundle or its folder.
-        backend: "auto", "tensorrt", "onnxruntime" or "torch".
+        backend: "auto", or one of `backend_kinds`.
         device: "auto" (a GPU where it works), "cpu" or "cuda" (an error where it does not work).
         artefact: the file name of the model to run.
         threads: CPU threads of the engine; None takes the cores of this process.
@@ -197,31 +203,21 @@ def open_engine(
     return engine
 
 
-def runnable_artefacts(
-    bundle: Bundle, note: Callable[[str], None] = lambda _: None
-) -> list[Artefact]:
-    """The artefacts that some backend here can run, those of the preferred backend first.
+def backend_kinds() -> dict[str, str]:
+    """Every backend with the kind of artefact that it runs, in the order of preference."""
+    return dict(_KIND_OF)
 
-    ``note`` is called with a sentence for each plan that was built for another machine, or for one
-    with other software.
 
-    Raises:
-        EngineError: there are none; the message says what to do.
+def backend_problem(name: str) -> str | None:
+    """Why a backend is not available here, whatever the bundle; None if it is.
+
+    A GPU or a library that it needs may still be missing: opening it says so.
     """
-    found = [
-        artefact
-        for backend, kind in _KIND_OF.items()
-        for artefact in bundle.manifest.artefacts
-        if artefact.kind == kind and backend in _OPENERS
-    ]
-    for plan in [artefact for artefact in found if artefact.kind == "tensorrt"]:
-        weights = bundle.artefact(kind="weights")
-        if problem := plan_problem(plan, weights.sha256 if weights else None):
-            note(f"{bundle.file(plan)} cannot run here: {problem}.")
-            found.remove(plan)
-    if not found:
-        raise _nothing_runs(bundle, "auto")
-    return found
+    if name in _OPENERS:
+        return None
+    if find_spec("torch") is not None:
+        return "torch is installed and not imported; import roadshift.adapt first"
+    return "torch is not installed; pip install 'roadshift[adapt]'"
 
 
 def _choices(

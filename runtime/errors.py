@@ -59,6 +59,12 @@ class MissingDependencyError(RoadshiftError):
     """A package that this command needs is not installed."""
 
 
+class RegressionError(RoadshiftError):
+    """A bench is worse than its baseline allows; not a failure to measure, so CI can tell."""
+
+    exit_code = 3
+
+
 class RunInterrupted(RoadshiftError):  # noqa: N818 - an interruption, not a failure
     """The run was stopped by a signal after writing a checkpoint; it can be resumed."""
 

@@ -16,9 +16,9 @@ from rich.text import Text
 _stderr = Console(stderr=True, highlight=False)  # one, so that notes appear above a bar
 
 
-def console() -> Console:
-    """The terminal behind stdout, as wide as it is; 120 columns where that is unknown."""
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+def console(width: int = 120) -> Console:
+    """The terminal behind stdout, as wide as it is; ``width`` columns where that is unknown."""
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False)
 
 
 def note(text: str) -> None:
@@ -67,8 +67,14 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
         yield update
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on stdout; numbers to the right, ``None`` as a dash, lists with commas."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], width: int = 120
+) -> None:
+    """A table on stdout; numbers to the right, ``None`` as a dash, lists with commas.
+
+    Args:
+        width: columns where stdout is no terminal.
+    """
     drawn = Table(
         title=Text(title, "bold"),
         title_justify="left",
@@ -81,7 +87,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
         drawn.add_column(Text(column), justify="right" if numeric and rows else "left")
     for row in rows:
         drawn.add_row(*(Text(_cell(value)) for value in row))  # no markup: [x] stays [x]
-    console().print(drawn)
+    console(width).print(drawn)
 
 
 def _cell(value: object) -> str:
@@ -126,49 +132,6 @@ def run_line(summary: Mapping[str, Any]) -> str:
         f"{f', {reconnects} times connected again' if reconnects else ''}; "
         f"from frame to labels p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; "
         f"{'nothing written' if summary['out'] is None else 'to ' + summary['out']}.{ended}"
-    )
-
-
-BENCH_COLUMNS = {
-    "artefact": "artefact",
-    "backend": "backend",
-    "precision": "precision",
-    "device": "device",
-    "p50_ms": "p50 ms",
-    "p90_ms": "p90 ms",
-    "p99_ms": "p99 ms",
-    "fps": "fps",
-    "cov": "cov %",
-    "peak_mib": "peak MiB",
-    "label_agreement": "agreement %",
-    "miou": "mIoU %",
-}
-
-
-def bench_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of `bench`, one an artefact and backend, then where the time goes.
-
-    Rows of several bundles say whose they are.
-    """
-    several = len({row.get("bundle") for row in rows}) > 1
-    whose = {"bundle": "bundle"} if several else {}
-    columns = {**whose, **BENCH_COLUMNS}
-    table(
-        "Latency, end to end, one stream",
-        list(columns.values()),
-        [[row.get(key) for key in columns] for row in rows],
-    )
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["stages_ms"]))
-    table(
-        "Mean time of each stage, ms",
-        [*whose, "artefact", "backend", *stages],
-        [
-            [
-                *(row[key] for key in (*whose, "artefact", "backend")),
-                *(row["stages_ms"].get(stage) for stage in stages),
-            ]
-            for row in rows
-        ],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from roadshift.adapt import TorchEngine, load_network
+from roadshift.adapt import TorchEngine, load_network, torch_engine
 from roadshift.adapt.models import device_name, pick_device
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.segmenter import Segmenter, SegmenterWithLogits
@@ -146,6 +147,64 @@ def test_cuda_is_refused_where_there_is_none_and_auto_is_the_cpu(source: Bundle)
         open_engine(source, device="cuda")
     with open_engine(source, device="auto") as engine:
         assert engine.device == "cpu"
+
+
+# ---- torch in other ways, to compare with --------------------------------------------------------
+
+
+def test_a_compiled_engine_gives_the_labels_of_the_eager_one(
+    source: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced as it always is; without inductor, whose C++ takes half a minute to compile."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    batch = frames(1)
+    with (
+        open_engine(source, backend="torch", device="cpu") as eager,
+        open_engine(source, backend="torch-compile", device="cpu") as compiled,
+    ):
+        assert (compiled.backend, compiled.precision) == ("torch-compile", "fp32")
+        assert "(fp32, compiled) on cpu" in compiled.reason
+        assert compiled.describe()["threads"] == torch.get_num_threads()
+        assert (eager.infer(batch) == compiled.infer(batch)).mean() > 0.99
+
+
+def test_a_network_that_does_not_compile_is_a_sentence(
+    source: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> Callable[[Any], Any]:
+        def run(_: Any) -> Any:
+            raise RuntimeError("\nInvalidCxxCompiler: no working compiler\nand pages more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(EngineError, match="InvalidCxxCompiler: no working compiler") as caught:
+        open_engine(source, backend="torch-compile", device="cpu")
+    assert "needs a C++ compiler for a CPU and Triton for CUDA" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_needs_a_gpu(source: Bundle) -> None:
+    with pytest.raises(EngineError, match="torch-fp16 needs --device cuda"):
+        open_engine(source, backend="torch-fp16", device="cpu")
+
+
+def test_the_network_alone_is_in_half_precision(
+    network: Callable[..., SegmentationNetwork], spec: InputSpec
+) -> None:
+    model = network().eval()
+    batch = torch.from_numpy(frames(1))
+    with torch.inference_mode():
+        scores, _ = Segmenter(model, spec).eval().scores(batch)
+        half, logits = torch_engine._HalfSegmenter(model, spec).eval().scores(batch)
+    assert logits.dtype == torch.float16
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, scores, rtol=1e-2, atol=1e-2)
+
+
+def test_auto_never_means_one_of_them(source: Bundle) -> None:
+    with open_engine(source, device="cpu") as engine:
+        assert engine.backend == "torch"
 
 
 # ---- from a bundle to a network ------------------------------------------------------------------

@@ -25,6 +25,7 @@ BENCH_KEYS = {
     *("artefact", "backend", "precision", "device", "p50_ms", "p90_ms", "p99_ms", "fps", "cov"),
     *("peak_mib", "label_agreement", "miou", "stages_ms"),
 }
+QUICK = ("--queries", 3, "--warmup", 1, "--rounds", 1)
 
 
 # ---- train, adapt, export ----------------------------------------------------------------------
@@ -166,20 +167,54 @@ def test_run_writes_a_video_and_reads_it_again(
 
 def test_bench_gives_a_row_for_each_artefact(world: Any, command: Command) -> None:
     frames = ("--frames", world.dusk / "images", "--labels", world.dusk / "labels")
-    done = command("bench", world.adapted, *frames, "--queries", 3, "--warmup", 1, "--json")
-    assert [row["artefact"] for row in done.json] == ["model.onnx", "model.safetensors"]
-    for row in done.json:
+    done = command("bench", world.adapted, *frames, *QUICK, "--json")
+    measured = [row for row in done.json if row["error"] is None]
+    assert [row["artefact"] for row in measured] == ["model.onnx", "model.safetensors"]
+    for row in measured:
         assert set(row) >= BENCH_KEYS
         assert row["bundle"] == str(world.adapted)
         assert set(row["stages_ms"]) == {"decode", "preprocess", "infer", "postprocess"}
         assert row["label_agreement"] >= 99.9
-    onnx, torch = done.json
+    onnx, torch = measured
     assert onnx["miou"] == pytest.approx(torch["miou"], abs=0.1)
 
 
+def test_what_a_bench_cannot_run_is_said_with_the_reason(world: Any, command: Command) -> None:
+    chosen = ("--backends", "onnxruntime,torch-fp16")
+    done = command("bench", world.adapted, *QUICK, *chosen, "--device", "cpu", "--json")
+    assert [row["backend"] for row in done.json] == ["onnxruntime"]
+    done = command("bench", world.source, "--backends", "torch,onnxruntime", *QUICK)
+    assert f"left out, onnxruntime cpu: {world.source} holds no artefact for it." in done.out
+
+
+def test_a_bench_against_a_baseline_says_what_is_worse_by_its_exit_code(
+    world: Any, command: Command, tmp_path: Path
+) -> None:
+    base = tmp_path / "baseline.json"
+    run = ("bench", world.adapted, "--backends", "onnxruntime", "--device", "cpu", *QUICK)
+    assert command(*run, "--save", base, "--plots", tmp_path / "plots").code == 0
+    assert {path.name for path in (tmp_path / "plots").iterdir()} == {"latency.svg", "accuracy.svg"}
+    loose = ("--tolerance", 1e9)
+    same = command(*run, "--compare", base, *loose)
+    assert (same.code, "Against the baseline" in same.out) == (0, True)
+
+    document = json.loads(base.read_text())
+    document["rows"][0]["p50_ms"] = 1e-9
+    base.write_text(json.dumps(document))
+    worse = command(*run, "--compare", base, *loose, "--json")
+    assert worse.code == 3
+    assert [row["backend"] for row in worse.json if row["error"] is None] == ["onnxruntime"]
+    assert worse.err.splitlines()[-1].startswith(f"error: worse than {base}: p50_ms of model.onnx")
+
+    paced = command(*run, "--camera", 1000, "--compare", base)
+    assert (paced.code, paced.out) == (1, "")
+    assert "measured in another way (closed loop; this run is camera at 1000 fps)" in paced.err
+
+
 def test_bench_of_several_bundles_says_which_row_is_whose(world: Any, command: Command) -> None:
-    done = command("bench", world.source, world.adapted, "--queries", 2, "--warmup", 0, "--json")
-    assert [(Path(row["bundle"]).name, row["backend"]) for row in done.json] == [
+    done = command("bench", world.source, world.adapted, *QUICK, "--json")
+    measured = [row for row in done.json if row["error"] is None]
+    assert [(Path(row["bundle"]).name, row["backend"]) for row in measured] == [
         ("source", "torch"),
         ("adapted", "onnxruntime"),
         ("adapted", "torch"),

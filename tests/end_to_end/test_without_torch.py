@@ -86,8 +86,10 @@ def test_eval_measures_what_it_measures_with_torch_installed(
 
 def test_run_and_bench_use_onnx_runtime(in_the_car: dict[str, dict[str, Any]]) -> None:
     assert json.loads(in_the_car["run"]["out"])["engine"]["backend"] == "onnxruntime"
-    (row,) = json.loads(in_the_car["bench"]["out"])
+    row, *left_out = json.loads(in_the_car["bench"]["out"])
     assert (row["backend"], row["label_agreement"]) == ("onnxruntime", 100.0)
+    reasons = {(row["backend"], row["device"]): row["error"] for row in left_out}
+    assert "torch is not installed; pip install 'roadshift[adapt]'" in reasons["torch", "cpu"]
 
 
 def test_doctor_says_how_to_get_torch(in_the_car: dict[str, dict[str, Any]]) -> None:

@@ -7,24 +7,36 @@ from typing import Any
 
 import numpy as np
 import pytest
-from roadshift.runtime import bench
-from roadshift.runtime.bench import bench_bundle, bench_engine, peak_memory_mib, random_frames
+from roadshift.runtime import bench_frames, bench_loop, bench_run, machine_state
+from roadshift.runtime.bench import (
+    BenchSettings,
+    bench_bundle,
+    bench_engine,
+    measure_bundle,
+    random_frames,
+)
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.engine import Engine, open_engine
 from roadshift.runtime.errors import ConfigError, EngineError, FrameError, LabelError
 from roadshift.runtime.evaluation import evaluate
 from roadshift.runtime.frames import Frame, labelled_pairs, write_image
 from roadshift.runtime.labels import LabelSpace
+from roadshift.runtime.machine_state import Sample
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 
 
-class Clock:
-    """Time in seconds that passes only when told to."""
+class FakeClock:
+    """Time in seconds that passes only when told to, or waited for."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        monkeypatch.setattr(bench, "perf_counter", lambda: self.now)
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def wait_until(self, moment: float) -> None:
+        self.time = max(self.time, moment)
 
 
 class Timed(Engine):
@@ -32,7 +44,7 @@ class Timed(Engine):
 
     def __init__(
         self,
-        clock: Clock | None = None,
+        clock: FakeClock | None = None,
         seconds: Callable[[int], float] = lambda _: 0.02,
         threshold: int = 127,
     ) -> None:
@@ -43,7 +55,7 @@ class Timed(Engine):
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         if self._clock is not None:
-            self._clock.now += self._seconds(self.calls)
+            self._clock.time += self._seconds(self.calls)
         self.calls += 1
         return (batch[..., 0] > self._threshold).astype(np.uint8)
 
@@ -55,11 +67,11 @@ def frames(count: int, height: int = 4, width: int = 8) -> list[Frame]:
     return [Frame(image, str(index), 0) for index, image in enumerate(images)]
 
 
-def test_percentiles_are_those_of_the_counted_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_percentiles_are_those_of_the_counted_queries() -> None:
     """One frame for quality and three to warm up are slow; then 1, 2, ... 100 ms."""
-    clock = Clock(monkeypatch)
+    clock = FakeClock()
     engine = Timed(clock, lambda call: 9.0 if call < 4 else (call - 3) / 1e3)
-    row = bench_engine(engine, frames(1), warmup=3, queries=100)
+    row = bench_engine(engine, frames(1), warmup=3, queries=100, clock=clock)
     times = np.arange(1, 101)
     assert [row[key] for key in ("p50_ms", "p90_ms", "p99_ms", "max_ms")] == pytest.approx(
         [*np.percentile(times, [50, 90, 99]), 100]
@@ -72,31 +84,43 @@ def test_percentiles_are_those_of_the_counted_queries(monkeypatch: pytest.Monkey
 def test_stages_add_up_to_the_mean_and_give_the_share_outside_the_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = Clock(monkeypatch)
+    clock = FakeClock()
+    monkeypatch.setattr(bench_frames, "perf_counter", clock.now)
 
     def takes(function: Callable[..., np.ndarray], seconds: float) -> Callable[..., np.ndarray]:
         def timed(*arguments: object) -> np.ndarray:
-            clock.now += seconds
+            clock.time += seconds
             return function(*arguments)
 
         return timed
 
-    monkeypatch.setattr(bench, "fit_frame", takes(bench.fit_frame, 0.003))
-    monkeypatch.setattr(bench, "restore_labels", takes(bench.restore_labels, 0.001))
+    monkeypatch.setattr(bench_loop, "fit_frame", takes(bench_loop.fit_frame, 0.003))
+    monkeypatch.setattr(bench_loop, "restore_labels", takes(bench_loop.restore_labels, 0.001))
 
     def source() -> Iterator[Frame]:
         for one in frames(2, 8, 16):
-            clock.now += 0.007
+            clock.time += 0.007
             yield one
 
-    row = bench_engine(Timed(clock, lambda _: 0.016), source(), queries=7)
+    row = bench_engine(Timed(clock, lambda _: 0.016), source(), queries=7, clock=clock)
     assert row["stages_ms"] == pytest.approx(
         {"decode": 7, "preprocess": 3, "infer": 16, "postprocess": 1}
     )
     assert row["p50_ms"] == pytest.approx(20)
     assert row["outside_engine_percent"] == pytest.approx(100 * 4 / 20)
     assert row["cov"] == pytest.approx(0)
-    assert row["warning"] is None
+    assert not any("vary" in sentence for sentence in row["warnings"])
+
+
+def test_an_engine_that_times_itself_has_its_stages_and_the_rest_of_its_call() -> None:
+    clock = FakeClock()
+    engine = Timed(clock, lambda _: 0.010)
+    engine.stage_ms = {"h2d": 1.0, "gpu": 6.0, "d2h": 2.0}
+    row = bench_engine(engine, frames(1), queries=3, clock=clock)
+    assert row["stages_ms"] == pytest.approx(
+        {"preprocess": 0, "h2d": 1, "gpu": 6, "d2h": 2, "host": 1, "postprocess": 0}
+    )
+    assert row["mean_ms"] == pytest.approx(10)
 
 
 def test_frames_in_memory_have_no_decode_stage() -> None:
@@ -104,14 +128,58 @@ def test_frames_in_memory_have_no_decode_stage() -> None:
     assert "decode" not in bench_engine(Timed(), queries=3)["stages_ms"]
 
 
-def test_unsteady_times_are_warned_about(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    clock = Clock(monkeypatch)
-    row = bench_engine(Timed(clock, lambda call: 0.01 + 0.01 * (call % 2)), frames(1), queries=10)
+def test_unsteady_times_are_warned_about() -> None:
+    clock = FakeClock()
+    engine = Timed(clock, lambda call: 0.01 + 0.01 * (call % 2))
+    row = bench_engine(engine, frames(1), queries=10, clock=clock)
     assert row["cov"] == pytest.approx(100 / 3)
-    assert "vary by 33.3 %" in row["warning"]
-    assert row["warning"] in caplog.text
+    assert any("vary by 33.3 %" in sentence for sentence in row["warnings"])
+
+
+def test_below_1024_queries_a_figure_is_not_to_be_published() -> None:
+    def sentences(queries: int) -> list[str]:
+        clock = FakeClock()
+        row = bench_engine(Timed(clock), frames(1), queries=queries, clock=clock)
+        return [sentence for sentence in row["warnings"] if "publish" in sentence]
+
+    assert sentences(1024) == []
+    assert sentences(1023) == [
+        "1023 queries tell how fast it is, not what to publish: that takes 1,024 or more "
+        "(--queries 1024)."
+    ]
+
+
+def test_energy_is_a_query_s_and_what_the_machine_says_comes_along() -> None:
+    class Probe:
+        source, name, clock_max_mhz, interval_s = "fake", "chip", 1000.0, 60.0
+
+        def __init__(self) -> None:
+            self.used = 0.0
+
+        def sample(self) -> Sample:
+            return Sample(clock_mhz=900.0, temperature_c=70.0, power_w=10.0, throttle=("heat",))
+
+        def energy_mj(self) -> float:
+            self.used += 500.0
+            return self.used
+
+        def memory_mib(self) -> float:
+            self.used += 0.0
+            return 100.0 + self.used
+
+        def close(self) -> None:
+            raise AssertionError("a probe that was given stays open")
+
+    monitored = machine_state.ENERGY_SECONDS
+    machine_state.ENERGY_SECONDS = 0.0
+    try:
+        row = bench_engine(Timed(), frames(1), queries=5, warmup=0, probe=Probe())
+    finally:
+        machine_state.ENERGY_SECONDS = monitored
+    assert row["energy_mj"] == pytest.approx(500 / 5)
+    assert row["gpu_mib"] == 0.0
+    assert (row["machine"]["source"], row["machine"]["clock_mhz"]) == ("fake", 900.0)
+    assert any("held down (heat)" in sentence for sentence in row["warnings"])
 
 
 def test_without_frames_it_measures_random_textures_of_the_input_size() -> None:
@@ -127,7 +195,7 @@ def test_without_frames_it_measures_random_textures_of_the_input_size() -> None:
 def test_all_frames_are_cycled_through_and_a_source_is_read_up_to_its_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench, "MAX_FRAMES", 3)
+    monkeypatch.setattr(bench_frames, "MAX_FRAMES", 3)
     assert bench_engine(Timed(), iter(frames(5)), queries=1)["frames"] == "3 given"
     assert bench_engine(Timed(), frames(5), queries=1)["frames"] == "5 given"
 
@@ -191,12 +259,17 @@ def two_models(make_bundle: Callable[..., Bundle], tiny: Any) -> Bundle:
     return make_bundle(models=models, precisions={"0.onnx": "int8", "1.onnx": "fp32"})
 
 
+def measured_rows(bundle: Bundle, settings: BenchSettings, **options: Any) -> list[dict[str, Any]]:
+    return [row for row in bench_bundle(bundle, settings, **options) if row["error"] is None]
+
+
 def test_every_artefact_gets_a_row_with_its_agreement_with_fp32(
     make_bundle: Callable[..., Bundle], tiny: Any
 ) -> None:
     said: list[str] = []
     bundle = two_models(make_bundle, tiny)
-    rows = bench_bundle(bundle, queries=2, warmup=0, device="cpu", note=said.append)
+    settings = BenchSettings(queries=2, warmup=0, device="cpu")
+    rows = measured_rows(bundle, settings, note=said.append)
     assert [(row["artefact"], row["precision"]) for row in rows] == [
         ("0.onnx", "int8"),
         ("1.onnx", "fp32"),
@@ -215,7 +288,7 @@ def test_miou_of_a_bundle_is_over_every_labelled_frame(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bench, "MAX_FRAMES", 1)
+    monkeypatch.setattr(bench_frames, "MAX_FRAMES", 1)
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
     for one in frames(3, 16, 32):
@@ -224,7 +297,8 @@ def test_miou_of_a_bundle_is_over_every_labelled_frame(
         truth[:, : 8 * int(one.name)] = 0
         write_image(tmp_path / "labels" / f"{one.name}.png", truth)
     paths = {"frames": tmp_path / "images", "labels": tmp_path / "labels"}
-    rows = bench_bundle(two_models(make_bundle, tiny), queries=1, device="cpu", **paths)
+    settings = BenchSettings(queries=1, device="cpu", **paths)
+    rows = measured_rows(two_models(make_bundle, tiny), settings)
     with open_engine(tmp_path / "bundle", artefact="1.onnx", device="cpu") as engine:
         miou = evaluate(engine, labelled_pairs(*paths.values())).miou()
     assert rows[1]["miou"] == pytest.approx(miou)
@@ -237,9 +311,72 @@ def test_labels_without_frames_and_a_bundle_that_cannot_run_are_refused(
     make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="give --frames as well"):
-        bench_bundle(make_bundle(), labels=tmp_path)
+        BenchSettings(labels=tmp_path)
     with pytest.raises(EngineError, match="no model for any engine"):
         bench_bundle(make_bundle("empty", models={}))
+
+
+def test_rows_take_turns_and_each_round_starts_with_another(
+    make_bundle: Callable[..., Bundle], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str | None, int]] = []
+
+    class Watched(bench_run.Lane):
+        def run(self, limit: bench_loop.Limit) -> None:
+            super().run(limit)
+            ran.append((self.engine.artefact, len(self.series.latencies)))
+
+    monkeypatch.setattr(bench_run, "Lane", Watched)
+    settings = BenchSettings(queries=6, warmup=1, rounds=3, device="cpu")
+    rows = measured_rows(two_models(make_bundle, tiny), settings)
+    one, other = "0.onnx", "1.onnx"
+    assert ran == [(one, 2), (other, 2), (other, 4), (one, 4), (one, 6), (other, 6)]
+    assert [(row["queries"], row["warmup"]) for row in rows] == [(6, 1 + 3 * 2)] * 2
+
+
+def test_with_one_round_an_engine_is_closed_before_the_next_is_opened(
+    make_bundle: Callable[..., Bundle], tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Watched(bench_run.Lane):
+        def open(self, *arguments: Any) -> None:
+            told.append("open")
+            super().open(*arguments)
+
+        def close(self) -> None:
+            told.append("close")
+            super().close()
+
+    monkeypatch.setattr(bench_run, "Lane", Watched)
+    settings = BenchSettings(queries=2, warmup=0, rounds=1, device="cpu")
+    assert len(measured_rows(two_models(make_bundle, tiny), settings)) == 2
+    assert told == ["open", "close", "open", "close"]
+
+
+def test_an_artefact_that_fails_is_a_row_with_its_reason_and_the_others_are_measured(
+    make_bundle: Callable[..., Bundle], tiny: Any
+) -> None:
+    models = {"broken.onnx": b"no model", "good.onnx": tiny.onnx(32, 16, tiny.weight(0))}
+    settings = BenchSettings(queries=2, warmup=0, backends="onnxruntime", device="cpu")
+    good, broken = bench_bundle(make_bundle(models=models), settings)
+    assert (good["artefact"], good["error"], good["label_agreement"]) == ("good.onnx", None, 100.0)
+    assert broken["artefact"] == "broken.onnx"
+    assert "cannot be loaded by ONNX Runtime" in broken["error"]
+    assert set(broken) == set(good)
+    assert broken["p50_ms"] is None
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        bench_bundle(make_bundle("other", models={"broken.onnx": b"no model"}), settings)
+
+
+def test_measured_times_are_those_of_the_row(make_bundle: Callable[..., Bundle]) -> None:
+    settings = BenchSettings(queries=7, warmup=0, backends="onnxruntime", device="cpu")
+    (measured,) = measure_bundle(make_bundle(), settings)
+    assert len(measured.latencies_ms) >= 7
+    assert measured.row["p50_ms"] == pytest.approx(np.percentile(measured.latencies_ms, 50))
+    assert measured.row["size_mib"] == pytest.approx(
+        make_bundle("again").manifest.artefacts[0].bytes / 2**20
+    )
 
 
 # ---- memory and refusals ----------------------------------------------------------------------
@@ -254,7 +391,6 @@ def test_peak_memory_sees_what_the_run_held_for_a_moment() -> None:
     lean = bench_engine(Timed(), queries=3)["peak_mib"]
     hungry = bench_engine(Hungry(), queries=3)["peak_mib"]
     assert hungry > lean + 32
-    assert peak_memory_mib() >= hungry
 
 
 def test_bad_requests_are_refused() -> None:
@@ -262,6 +398,14 @@ def test_bad_requests_are_refused() -> None:
         bench_engine(Timed(), queries=0)
     with pytest.raises(ConfigError, match="no negative warm-up, not 1 and -1"):
         bench_engine(Timed(), queries=1, warmup=-1)
+    with pytest.raises(ConfigError, match="duration above 0 s"):
+        bench_engine(Timed(), duration_s=0.0)
+    with pytest.raises(ConfigError, match="rate above 0 frames a second, not nan"):
+        bench_engine(Timed(), camera_fps=float("nan"))
+    with pytest.raises(ConfigError, match="at least 1 round, not 0"):
+        BenchSettings(rounds=0)
+    with pytest.raises(ConfigError, match="'onnx': use auto, all, or of tensorrt"):
+        BenchSettings(backends="onnx")
     with pytest.raises(FrameError, match="No frames"):
         bench_engine(Timed(), [])
     with pytest.raises(LabelError, match="1 label maps for 2 frames"):

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from roadshift.runtime import cuda as cuda_module
 from roadshift.runtime import tensorrt_library
+from roadshift.runtime.bench_contenders import contenders
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
-from roadshift.runtime.engine import open_engine, runnable_artefacts
+from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import EngineError, MissingDependencyError
 from roadshift.runtime.tensorrt_library import load_tensorrt
 
@@ -312,16 +313,14 @@ def test_a_missing_piece_is_an_error_where_tensorrt_was_asked_for_and_a_loud_fal
         assert "Instead of model-fp16.plan: " in engine.reason
         assert caplog.messages == [engine.reason]
         np.testing.assert_array_equal(engine.segment(frame), tiny.labels(tiny.weight(), frame))
-    notes: list[str] = []
-    assert [a.path for a in runnable_artefacts(bundle, notes.append)] == ["model.onnx"]
-    assert len(notes) == 1
     assert machine.trt.calls == []
 
 
 @pytest.mark.usefixtures("machine")
 def test_auto_prefers_the_plan_and_a_bench_lists_it_first(add_plan: Callable[..., Bundle]) -> None:
     bundle = add_plan()
-    assert [a.path for a in runnable_artefacts(bundle)] == ["model-fp16.plan", "model.onnx"]
+    found, _ = contenders(bundle, ("onnxruntime", "tensorrt"), "cuda")
+    assert [c.artefact.path for c in found] == ["model-fp16.plan", "model.onnx"]
     with open_engine(bundle) as engine:
         assert engine.backend == "tensorrt"
 

@@ -6,8 +6,6 @@ import json
 
 import pytest
 from roadshift.runtime.terminal import (
-    BENCH_COLUMNS,
-    bench_table,
     comparison_table,
     evaluation_table,
     note,
@@ -112,41 +110,6 @@ def test_an_evaluation_has_a_row_a_class_and_a_column_a_record(capsys: Capture) 
     assert cells["95 % interval, low"] == ["90.00", "90.00"]
     assert cells["95 % interval, high"] == ["98.50", "98.50"]
     assert cells["frames"] == ["12", "13"]
-
-
-def bench_row(**changes: object) -> dict[str, object]:
-    row: dict[str, object] = dict.fromkeys(BENCH_COLUMNS, 1.25)
-    stages = {"preprocess": 0.5, "infer": 7.0, "postprocess": 0.25}
-    return {
-        **row,
-        "artefact": "model.onnx",
-        "backend": "onnxruntime",
-        "stages_ms": stages,
-        **changes,
-    }
-
-
-def test_a_bench_shows_every_figure_and_every_stage(capsys: Capture) -> None:
-    stages = {"decode": 3.5, "preprocess": 0.5, "infer": 9.75, "postprocess": 0.25}
-    bench_table([bench_row(miou=None), bench_row(artefact="model.plan", stages_ms=stages)])
-    printed = capsys.readouterr().out
-    lines = printed.splitlines()
-    assert all(heading in lines[1] for heading in BENCH_COLUMNS.values())
-    assert lines[2].rstrip().endswith(" -")  # no mIoU
-    assert "artefact    backend      preprocess  infer  postprocess  decode" in printed
-    assert "model.onnx  onnxruntime        0.50   7.00         0.25       -" in printed
-    assert "model.plan  onnxruntime        0.50   9.75         0.25    3.50" in printed
-
-
-def test_rows_of_several_bundles_say_whose_they_are(capsys: Capture) -> None:
-    bench_table([bench_row(bundle="source"), bench_row(bundle="adapted")])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:4]] == ["bundle", "source", "adapted"]
-
-
-def test_rows_of_one_bundle_do_not_repeat_its_name(capsys: Capture) -> None:
-    bench_table([bench_row(bundle="adapted"), bench_row(bundle="adapted")])
-    assert "adapted" not in capsys.readouterr().out
 
 
 def compared(

@@ -1,0 +1,95 @@
+"""What a bench measures of a bundle: each artefact on each backend and device that can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .bench_row import left_out_row
+from .bundle import Artefact, Bundle
+from .driver import driver_problem
+from .engine import backend_kinds, backend_problem
+from .errors import ConfigError
+
+DEVICES = {
+    "tensorrt": ("cuda",),
+    "onnxruntime": ("cpu", "cuda"),
+    "torch": ("cpu", "cuda"),
+    "torch-fp16": ("cuda",),
+    "torch-compile": ("cpu", "cuda"),
+}
+SLOW = {"torch-compile": "it compiles for minutes; ask with --backends all or torch-compile"}
+
+
+@dataclass(frozen=True, eq=False)  # by identity: an artefact's details are not hashable
+class Contender:
+    """One row to be."""
+
+    artefact: Artefact
+    backend: str
+    device: str
+
+    @property
+    def title(self) -> str:
+        """Such as "model.onnx on onnxruntime, cpu"."""
+        return f"{self.artefact.path} on {self.backend}, {self.device}"
+
+    def left_out(self, reason: str) -> dict[str, Any]:
+        """Its row if it does not run after all."""
+        return left_out_row(
+            self.backend, self.device, reason, self.artefact.path, self.artefact.precision
+        )
+
+
+def parse_backends(text: str) -> tuple[str, ...]:
+    """Backends of "auto" (all but those that compile for minutes), "all" or "torch,onnxruntime".
+
+    Raises:
+        ConfigError: an unknown backend.
+    """
+    known = backend_kinds()
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if names == ("auto",):
+        return tuple(name for name in known if name not in SLOW)
+    if names == ("all",):
+        return tuple(known)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise ConfigError(
+            f"--backends {text!r}: use auto, all, or of {', '.join(known)}, with commas."
+        )
+    return names
+
+
+def contenders(
+    bundle: Bundle, backends: Sequence[str], device: str
+) -> tuple[list[Contender], list[dict[str, Any]]]:
+    """What to measure, in the order of the table, and rows for what cannot run here, with reasons.
+
+    Args:
+        backends: see `parse_backends`.
+        device: "cpu", "cuda" or "auto", which is both.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"There is no device {device!r}; use auto, cpu or cuda.")
+    no_gpu = driver_problem() if device != "cpu" else None
+    kinds = backend_kinds()
+    found: list[Contender] = []
+    left_out = []
+    for backend in [name for name in kinds if name in backends]:
+        artefacts = [a for a in bundle.manifest.artefacts if a.kind == kinds[backend]]
+        for where in DEVICES[backend]:
+            if device not in ("auto", where):
+                continue
+            problem = (no_gpu if where == "cuda" else None) or backend_problem(backend)
+            if problem is None and not artefacts:
+                problem = f"{bundle.path} holds no artefact for it"
+            if problem is not None:
+                left_out.append(left_out_row(backend, where, f"{problem.rstrip('.')}."))
+                continue
+            found += [Contender(artefact, backend, where) for artefact in artefacts]
+    return found, left_out

@@ -1,0 +1,49 @@
+"""Whether an engine's labels are still right: agreement with a reference, mIoU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine import Engine
+from .errors import LabelError
+from .frames import Frame
+from .metrics import ConfusionMatrix, label_agreement
+
+
+def quality(
+    engine: Engine,
+    frames: Sequence[Frame],
+    labels: Sequence[NDArray[np.uint8]] | None,
+    reference: Engine | Sequence[NDArray[np.uint8]] | None,
+) -> dict[str, float | None]:
+    """ "label_agreement" with the reference and "miou" over the frames, each once; or None.
+
+    Raises:
+        LabelError: there are fewer label maps than frames, or one does not fit its frame.
+    """
+    if labels is not None and len(labels) < len(frames):
+        raise LabelError(
+            f"There are {len(labels)} label maps for {len(frames)} frames; give one for each."
+        )
+    predictions = [engine.segment(frame) for frame in frames]
+    agreement = miou = None
+    if isinstance(reference, Engine):
+        reference = [reference.segment(frame) for frame in frames]
+    if reference is not None:
+        percents = [label_agreement(p, r) for p, r in zip(predictions, reference, strict=True)]
+        agreement = float(np.average(percents, weights=[p.size for p in predictions]))
+    if labels is not None:
+        space = engine.label_space
+        confusion = ConfusionMatrix(space.num_classes, space.ignore_index)
+        for frame, prediction, truth in zip(frames, predictions, labels, strict=False):
+            if truth.shape != prediction.shape:
+                raise LabelError(
+                    f"The labels of {frame.name} are {truth.shape[1]}x{truth.shape[0]} and the "
+                    f"frame is {prediction.shape[1]}x{prediction.shape[0]}; they must be equal."
+                )
+            confusion.update(prediction, truth)
+        miou = confusion.miou()
+    return {"label_agreement": agreement, "miou": miou}

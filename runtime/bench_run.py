@@ -1,0 +1,143 @@
+"""Every contender of a bundle: opened, checked, and timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bench_contenders import Contender, contenders
+from .bench_frames import BenchFrames, random_bench_frames, read_frames
+from .bench_lane import Lane
+from .bench_loop import SystemClock
+from .bench_settings import BenchSettings
+from .bundle import Bundle
+from .engine import Engine, open_engine
+from .errors import EngineError, MissingDependencyError
+from .evaluation import evaluate
+from .frames import labelled_pairs, open_frames
+from .machine_state import Probe, open_probe
+from .memory import resident_memory_mib
+
+REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
+# Of one engine, while it is opened and first run; torch's are RuntimeErrors.
+_FAILURES = (EngineError, MissingDependencyError, RuntimeError, MemoryError)
+Note = Callable[[str], None]
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row, and the milliseconds of each of its queries; none if it did not run."""
+
+    row: dict[str, Any]
+    latencies_ms: NDArray[np.float64]
+
+
+class BundleRun:
+    """The frames, the reference labels and the lanes of one bundle; see `bench_bundle`."""
+
+    def __init__(self, bundle: Bundle, settings: BenchSettings, note: Note, report: Report) -> None:
+        self._bundle, self._settings, self._note, self._report = bundle, settings, note, report
+        self._pairs = (
+            labelled_pairs(str(settings.frames), settings.labels)
+            if settings.labels is not None
+            else None
+        )
+        self._probes: dict[str, Probe] = {}
+        self._lanes: dict[Contender, Lane] = {}
+
+    def measure(self, found: Sequence[Contender]) -> list[Measured]:
+        """A row for every contender, in their order; one that fails has its reason in it."""
+        frames = self._frames()
+        reference = self._reference(found, frames)
+        self._probes = {
+            device: open_probe(device) for device in dict.fromkeys(c.device for c in found)
+        }
+        base = resident_memory_mib()
+        rows: dict[Contender, Measured] = {}
+        for done, contender in enumerate(found):
+            self._report(done, len(found), f"preparing {contender.title}")
+            probe = self._probes[contender.device]
+            lane = Lane(frames, SystemClock(), probe, self._settings.camera_fps, base)
+            self._lanes[contender] = lane
+            try:
+                self._prepare(lane, contender, reference)
+            except _FAILURES as error:
+                self._lanes.pop(contender).close()
+                rows[contender] = Measured(contender.left_out(_first_line(error)), np.empty(0))
+                continue
+            if self._settings.rounds == 1:
+                lane.run(self._settings.limit)
+                rows[contender] = self._finish(contender)
+        if self._settings.rounds > 1:
+            self._take_turns()
+            rows.update({contender: self._finish(contender) for contender in list(self._lanes)})
+        return [rows[contender] for contender in found]
+
+    def close(self) -> None:
+        """Close the engines that are still open, and the probes."""
+        for lane in self._lanes.values():
+            lane.close()
+        for probe in self._probes.values():
+            probe.close()
+
+    def _frames(self) -> BenchFrames:
+        if self._settings.frames is None:
+            spec = self._bundle.manifest.input
+            return random_bench_frames(spec.width, spec.height)
+        return read_frames(open_frames(self._settings.frames, on_skip=self._note))
+
+    def _reference(
+        self, found: Sequence[Contender], frames: BenchFrames
+    ) -> list[NDArray[np.uint8]] | None:
+        """Labels of the torch model, else of the first fp32 artefact that opens; None if none."""
+        torch_model = contenders(self._bundle, ("torch",), "cpu")[0]
+        fp32 = [c for c in found if c.artefact.precision == "fp32"]
+        for contender in (*torch_model, *fp32):
+            with suppress(*_FAILURES), self._open(contender) as engine:  # its own row says why
+                return [engine.segment(frame) for frame in frames.frames]
+        return None
+
+    def _prepare(
+        self, lane: Lane, contender: Contender, reference: list[NDArray[np.uint8]] | None
+    ) -> None:
+        lane.open(lambda: self._open(contender), self._settings.warmup, None, reference)
+        self._note(lane.engine.reason)
+        if self._pairs is not None:
+            lane.quality["miou"] = evaluate(lane.engine, self._pairs).miou()
+
+    def _take_turns(self) -> None:
+        """Rounds A B C, B C A, ...: nobody is always first, nor always after the same one."""
+        rounds, lanes = self._settings.rounds, list(self._lanes.items())
+        share = self._settings.limit.share(rounds)
+        for index in range(rounds):
+            turn = index % max(1, len(lanes))
+            for place, (contender, lane) in enumerate((*lanes[turn:], *lanes[:turn])):
+                self._report(index * len(lanes) + place, rounds * len(lanes), contender.title)
+                lane.rewarm(REWARM)
+                lane.run(share)
+
+    def _open(self, contender: Contender) -> Engine:
+        return open_engine(
+            self._bundle,
+            backend=contender.backend,
+            device=contender.device,
+            artefact=contender.artefact.path,
+            threads=self._settings.threads,
+        )
+
+    def _finish(self, contender: Contender) -> Measured:
+        lane = self._lanes.pop(contender)
+        row = lane.row(size_mib=contender.artefact.bytes / 2**20)
+        lane.close()
+        return Measured(row, 1e3 * np.array(lane.series.latencies))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

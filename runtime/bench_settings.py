@@ -1,0 +1,73 @@
+"""What a bench measures, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .bench_contenders import parse_backends
+from .bench_loop import Limit
+from .errors import ConfigError
+
+QUERIES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What `bench_bundle` measures, and how.
+
+    Attributes:
+        frames: a folder, an image or a video; random textures unless given.
+        labels: the folder of the frames' label maps.
+        queries: timed frames of a row, at least; 200 if ``duration_s`` is not given either.
+        duration_s: seconds of a row, at least.
+        warmup: queries of a row that are not counted; None: until they get no faster.
+        camera_fps: frames arrive at this rate; None is a closed loop.
+        rounds: rows take turns so many times; with 1 they run one after the other, and no engine is
+            open while another is measured, for machines with little memory.
+        backends: "auto", "all" or names with commas, see `parse_backends`.
+        device: "cpu", "cuda" or "auto", which is both.
+        threads: CPU threads of each engine; None takes the cores of this process.
+
+    Raises:
+        ConfigError: a value is out of range, or there are labels without frames.
+    """
+
+    frames: str | Path | None = None
+    labels: str | Path | None = None
+    queries: int | None = None
+    duration_s: float | None = None
+    warmup: int | None = None
+    camera_fps: float | None = None
+    rounds: int = 5
+    backends: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check_limits(self.queries, self.warmup, self.duration_s, self.camera_fps)
+        if self.labels is not None and self.frames is None:
+            raise ConfigError("Labels need the frames that they belong to; give --frames as well.")
+        if self.rounds < 1:
+            raise ConfigError(f"A bench needs at least 1 round, not {self.rounds}.")
+        parse_backends(self.backends)
+
+    @property
+    def limit(self) -> Limit:
+        """When a row is done."""
+        default = QUERIES if self.duration_s is None else None
+        return Limit(self.queries or default, self.duration_s)
+
+
+def check_limits(
+    queries: int | None, warmup: int | None, duration_s: float | None, camera_fps: float | None
+) -> None:
+    """Raise `ConfigError` for a number that no bench can run with."""
+    if (queries is not None and queries < 1) or (warmup is not None and warmup < 0):
+        raise ConfigError(
+            f"A bench needs at least 1 query and no negative warm-up, not {queries} and {warmup}."
+        )
+    if duration_s is not None and not 0 < duration_s < float("inf"):
+        raise ConfigError(f"A bench needs a duration above 0 s, not {duration_s}.")
+    if camera_fps is not None and not 0 < camera_fps < float("inf"):
+        raise ConfigError(f"A camera needs a rate above 0 frames a second, not {camera_fps}.")

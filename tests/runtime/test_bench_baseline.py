@@ -1,0 +1,180 @@
+"""A bench against a saved one: what counts as worse, what is named, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from roadshift.runtime import bench_baseline
+from roadshift.runtime.bench_baseline import (
+    check_comparable,
+    compare_baseline,
+    load_baseline,
+    save_baseline,
+)
+from roadshift.runtime.bench_row import COLUMNS, left_out_row
+from roadshift.runtime.bench_table import print_comparison
+from roadshift.runtime.errors import ConfigError, OutputError, RegressionError
+
+CLOSED = "closed loop"
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    figures = {
+        **dict.fromkeys(COLUMNS),
+        "artefact": "model.onnx",
+        "backend": "onnxruntime",
+        "precision": "fp32",
+        "device": "cpu",
+        "scenario": CLOSED,
+        "frames": "4 given",
+        "threads": 2,
+        "p50_ms": 10.0,
+        "p99_ms": 20.0,
+        "peak_mib": 100.0,
+        "label_agreement": 99.9,
+        "miou": 70.0,
+    }
+    return {**figures, **changes}
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Any:
+    """``saved(rows)``: what `load_baseline` gives of them."""
+
+    def save(*rows: dict[str, Any]) -> dict[str, Any]:
+        save_baseline(tmp_path / "base.json", rows)
+        return load_baseline(tmp_path / "base.json")
+
+    return save
+
+
+def compared(baseline: dict[str, Any], *rows: dict[str, Any]) -> bench_baseline.Comparison:
+    return compare_baseline(baseline, rows, tolerance=10.0, max_drop=0.5)
+
+
+@pytest.mark.parametrize(
+    ("figure", "kept", "worse"),
+    [
+        ("p50_ms", 10.99, 11.01),
+        ("p99_ms", 21.99, 22.01),
+        ("peak_mib", 109.9, 110.1),
+        ("label_agreement", 99.41, 99.39),
+        ("miou", 69.51, 69.49),
+    ],
+)
+def test_each_figure_may_move_by_its_tolerance_and_no_more(
+    saved: Any, tmp_path: Path, figure: str, kept: float, worse: float
+) -> None:
+    base = saved(row())
+    compared(base, row(**{figure: kept})).check(tmp_path)
+    bad = compared(base, row(**{figure: worse}))
+    assert [c.figure for c in bad.changes if c.worse] == [figure]
+    with pytest.raises(RegressionError, match=rf"{figure} of model.onnx fp32 onnxruntime cpu"):
+        bad.check(tmp_path / "base.json")
+
+
+def test_the_same_or_better_passes(saved: Any, tmp_path: Path) -> None:
+    base = saved(row())
+    compared(base, row()).check(tmp_path)
+    better = row(p50_ms=1.0, p99_ms=2.0, peak_mib=5.0, label_agreement=100.0, miou=90.0)
+    compared(base, better).check(tmp_path)
+
+
+def test_a_regression_has_an_exit_code_of_its_own() -> None:
+    others = {e.exit_code for e in (ConfigError, OutputError)}
+    assert RegressionError.exit_code == 3
+    assert RegressionError.exit_code not in {0, 2, 130, *others}
+
+
+def test_figures_that_the_baseline_lacks_are_not_compared_and_those_now_gone_are_worse(
+    saved: Any,
+) -> None:
+    without = compared(saved(row(miou=None)), row(miou=1.0))
+    assert "miou" not in [c.figure for c in without.changes]
+    gone = compared(saved(row()), row(miou=None))
+    assert [c.figure for c in gone.changes if c.worse] == ["miou"]
+
+
+def test_rows_of_one_side_are_named_and_a_lost_one_fails(saved: Any, tmp_path: Path) -> None:
+    base = saved(row(), row(precision="int8", artefact="model-int8.onnx"))
+    lost = left_out_row("onnxruntime", "cpu", "broken.", "model-int8.onnx", "int8")
+    found = compared(base, row(), row(backend="torch"), lost)
+    assert found.missing == ["model-int8.onnx int8 onnxruntime cpu"]
+    assert found.added == ["model.onnx fp32 torch cpu"]
+    with pytest.raises(RegressionError, match=r"not measured any more: model-int8.onnx int8"):
+        found.check(tmp_path)
+    with pytest.raises(ConfigError, match="no row in common"):
+        compared(base, row(device="cuda"))
+
+
+def test_rows_of_several_bundles_are_matched_by_the_bundle_s_name(saved: Any) -> None:
+    base = saved(row(bundle="old/a", p50_ms=1.0), row(bundle="old/b", p50_ms=5.0))
+    found = compared(base, row(bundle="new/b", p50_ms=5.0), row(bundle="new/a", p50_ms=1.0))
+    assert (found.missing, found.added) == ([], [])
+    assert [c for c in found.changes if c.worse] == []
+
+
+def test_another_machine_is_refused_unless_told(
+    saved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = saved(row())
+    check_comparable(base, CLOSED)
+    monkeypatch.setattr(bench_baseline, "machine", lambda: {"cpu": "another", "gpu": "NVIDIA X"})
+    with pytest.raises(ConfigError, match=r"another machine \(.*; this is another, NVIDIA X\)"):
+        check_comparable(base, CLOSED)
+    check_comparable(base, CLOSED, any_machine=True)
+    assert compared(base, row()).notes[0].startswith("CAUTION: the baseline is of another machine")
+
+
+def test_another_scenario_is_refused(saved: Any) -> None:
+    with pytest.raises(ConfigError, match=r"closed loop; this run is camera at 30 fps"):
+        check_comparable(saved(row()), "camera at 30 fps")
+
+
+def test_other_versions_frames_and_threads_are_noted(saved: Any) -> None:
+    base = saved(row())
+    base["versions"] = {**base["versions"], "numpy": "1.0"}
+    notes = compared(base, row(frames="64 given", threads=8)).notes
+    assert "numpy 1.0 then" in notes[0]
+    assert notes[1:] == [
+        "model.onnx fp32 onnxruntime cpu: frames 4 given then, 64 given now.",
+        "model.onnx fp32 onnxruntime cpu: threads 2 then, 8 now.",
+    ]
+    assert compared(saved(row()), row()).notes == []
+
+
+def test_what_did_not_run_is_not_saved(saved: Any) -> None:
+    base = saved(row(), left_out_row("torch", "cuda", "no GPU."))
+    assert [r["backend"] for r in base["rows"]] == ["onnxruntime"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1, "rows": [{}]}', '{"schema": 9}'])
+def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"x.json: .*`roadshift bench --save`"):
+        load_baseline(tmp_path / "x.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_baseline(tmp_path / "none.json")
+
+
+def test_a_baseline_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="not an existing folder"):
+        save_baseline(tmp_path / "none/base.json", [row()])
+
+
+def test_a_comparison_is_a_table_or_notes(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    found = compared(saved(row()), row(p50_ms=12.0), row(backend="torch"))
+    print_comparison(found)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    name = ["model.onnx", "fp32", "onnxruntime", "cpu"]
+    assert [*name, "p50_ms", "10.00", "12.00", "+20.0", "%", "worse"] in lines
+    assert [*name, "miou", "70.00", "70.00", "+0.00", "points", "ok"] in lines
+    print_comparison(found, on_stdout=False)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "p50_ms 10.0 then, 12.0 now (+20.0 %, worse)" in captured.err
+    assert "not in the baseline: model.onnx fp32 torch cpu" in captured.err
+    assert json.dumps(found.missing) == "[]"
