@@ -15,11 +15,15 @@ from .errors import ConfigError
 DEVICES = {
     "tensorrt": ("cuda",),
     "onnxruntime": ("cpu", "cuda"),
+    "onnxruntime-tensorrt": ("cuda",),
     "torch": ("cpu", "cuda"),
     "torch-fp16": ("cuda",),
     "torch-compile": ("cpu", "cuda"),
 }
-SLOW = {"torch-compile": "it compiles for minutes; ask with --backends all or torch-compile"}
+SLOW = {
+    "onnxruntime-tensorrt": "it builds for minutes; ask with --backends all or its name",
+    "torch-compile": "it compiles for minutes; ask with --backends all or torch-compile",
+}
 
 
 @dataclass(frozen=True, eq=False)  # by identity: an artefact's details are not hashable

@@ -86,7 +86,7 @@ def _onnxruntime() -> dict[str, Any]:
 
 
 def _onnxruntime_cuda() -> dict[str, Any]:
-    from .onnx_engine import cuda_problem
+    from .onnx_session import cuda_problem
 
     problem = cuda_problem()
     if problem is None:

@@ -138,16 +138,29 @@ def _open_plan(bundle: Bundle, artefact: Artefact, *, device: str, threads: int 
     return TensorRTEngine(bundle, artefact, device=device, threads=threads)
 
 
+def _open_onnx_on_tensorrt(
+    bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
+) -> Engine:
+    from .onnx_engine import OnnxEngine
+
+    return OnnxEngine(bundle, artefact, device=device, threads=threads, tensorrt=True)
+
+
 # The kind of artefact that each backend runs; the backends in the order of preference of "auto".
-# The last two are torch in other ways, to compare with: "auto" finds plain torch before them.
+# "auto" finds ONNX Runtime alone and plain torch before their variants, which are to compare with.
 _KIND_OF = {
     "tensorrt": "tensorrt",
     "onnxruntime": "onnx",
+    "onnxruntime-tensorrt": "onnx",
     "torch": "weights",
     "torch-fp16": "weights",
     "torch-compile": "weights",
 }
-_OPENERS: dict[str, Opener] = {"tensorrt": _open_plan, "onnxruntime": _open_onnx}
+_OPENERS: dict[str, Opener] = {
+    "tensorrt": _open_plan,
+    "onnxruntime": _open_onnx,
+    "onnxruntime-tensorrt": _open_onnx_on_tensorrt,
+}
 
 
 def register_backend(name: str, opener: Opener) -> None:
@@ -172,7 +185,8 @@ def open_engine(
 
     Args:
         bundle: a bundle or its folder.
-        backend: "auto", or one of `backend_kinds`.
+        backend: "auto", or one of `backend_kinds`; "onnxruntime-tensorrt" is ONNX Runtime's own use
+            of TensorRT, which builds for minutes at the first opening.
         device: "auto" (a GPU where it works), "cpu" or "cuda" (an error where it does not work).
         artefact: the file name of the model to run.
         threads: CPU threads of the engine; None takes the cores of this process.
@@ -249,7 +263,8 @@ def _choices(
 
 def _nothing_runs(bundle: Bundle, backend: str) -> EngineError:
     """Why no artefact of the bundle runs on ``backend`` here, and what to do about it."""
-    if backend in ("tensorrt", "onnxruntime") or bundle.artefact(kind="weights") is None:
+    exported = ("tensorrt", "onnxruntime", "onnxruntime-tensorrt")
+    if backend in exported or bundle.artefact(kind="weights") is None:
         to = "tensorrt" if backend == "tensorrt" else "onnx"
         return EngineError(
             f"{bundle.path} has no model for {'any engine' if backend == 'auto' else backend}; "

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU or on CUDA, and never on another device than it says.
+"""ONNX Runtime, on the CPU, on CUDA or on TensorRT, and never on another device than it says.
 
 The model takes ``image``, (1, H, W, 3) uint8 RGB, and gives ``labels``, (1, H, W) uint8: colour
 order, normalisation, resizing and argmax are in the graph. Where the argmax was left to the runtime
@@ -8,12 +8,9 @@ network's stride. Another batch size, or an open one, is fine too.
 
 from __future__ import annotations
 
-import io
 import os
-import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,26 +20,41 @@ from numpy.typing import NDArray
 
 from .bundle import Artefact, Bundle
 from .cores import available_cores
-from .driver import driver_problem
+from .cuda import Cuda
 from .engine import Engine
-from .errors import EngineError
+from .errors import EngineError, MissingDependencyError
+from .onnx_memory import DeviceMemory, PinnedMemory, PlainMemory
+from .onnx_session import (
+    cpu_session,
+    cuda_problem,
+    cuda_session,
+    tensorrt_problem,
+    tensorrt_session,
+)
 from .upsample import upsample_argmax
 
-_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_WARM_UP = 3  # runs: the first allocates, the second is captured as a graph, the third launches it
 
 
 class OnnxEngine(Engine):
-    """An ONNX artefact in one ONNX Runtime session; on CUDA with memory bound once.
+    """An ONNX artefact in one ONNX Runtime session; on a GPU with memory bound once.
+
+    On CUDA the model runs as one CUDA graph where it can be captured; `describe` says whether.
+    Any number of threads may call an engine: on the CPU they run at the same time, on a GPU one
+    after the other. ``stage_ms`` is then of whichever ran last.
 
     Args:
         bundle: says the input size and the label space.
         artefact: of kind "onnx".
         device: "cpu"; "cuda", or an error where CUDA does not work; "auto", CUDA where it works.
         threads: CPU threads inside an operator; None takes the cores of this process.
+        tensorrt: run on ONNX Runtime's TensorRT provider, or an error where that does not work. It
+            builds its engines at the first opening, which takes minutes, and keeps them under
+            ``$XDG_CACHE_HOME/roadshift``.
 
     Raises:
         EngineError: the model is damaged, does not keep the contract above or does not fit the
-            manifest, or CUDA was asked for and does not work (the message says why).
+            manifest, or a GPU was asked for and does not work (the message says why).
     """
 
     def __init__(
@@ -52,20 +64,11 @@ class OnnxEngine(Engine):
         *,
         device: str = "auto",
         threads: int | None = None,
+        tensorrt: bool = False,
     ) -> None:
-        file = bundle.file(artefact)
+        self._file = bundle.file(artefact)
         self._threads = threads or available_cores()
-        problem = None if device == "cpu" else cuda_problem()
-        session = None
-        if device != "cpu" and problem is None:
-            session, problem = _cuda_session(file, self._threads)
-        if session is None and device == "cuda":
-            raise EngineError(
-                f"{file.name} cannot run on CUDA: {problem}; use --device cpu, or see "
-                "`roadshift doctor` for what is missing."
-            )
-        uses_cuda = session is not None
-        self._session = session or _session(file, self._threads, _CPU)
+        self._lock = threading.Lock()
         # Whether the outer logits lie on the outer pixels; None where the graph ends in labels.
         self._align_corners = (
             bool(artefact.details.get("align_corners"))
@@ -73,46 +76,136 @@ class OnnxEngine(Engine):
             else None
         )
         self._output = "labels" if self._align_corners is None else "logits"
-        self._batch = _check_contract(self._session, file, bundle, self._output)
+        self._session: Any = None
+        self._memory: DeviceMemory | None = None
+        self._batch: int | None = None
+        how, problem = "", None
+        if device != "cpu" or tensorrt:
+            problem = self._no_gpu(device, tensorrt)
+        if device != "cpu" and problem is None:
+            try:
+                how = self._open_gpu(bundle, artefact, tensorrt)
+            except EngineError as error:
+                problem = str(error)
+        if problem is not None and (device == "cuda" or tensorrt):
+            raise EngineError(
+                f"{self._file.name} cannot run on {'TensorRT' if tensorrt else 'CUDA'}: {problem}; "
+                "use --device cpu, or see `roadshift doctor` for what is missing."
+            )
+        if self._memory is None:
+            self._session = cpu_session(self._file, self._threads)
+            self._batch = _check_contract(self._session, self._file, bundle, self._output)
+            how = f"the CPU with {self._threads} threads"
         why = "as asked" if device != "auto" else problem or "a CUDA driver and device were found"
         super().__init__(
             bundle.label_space,
             bundle.manifest.input,
-            backend="onnxruntime",
+            backend="onnxruntime-tensorrt" if tensorrt else "onnxruntime",
             precision=artefact.precision or "unknown",
-            device="cuda" if uses_cuda else "cpu",
+            device="cpu" if self._memory is None else "cuda",
             artefact=artefact.path,
             reason=(
                 f"onnxruntime {onnxruntime.__version__} runs {artefact.path} "
-                f"({artefact.precision or 'unknown precision'}) on "
-                f"{'CUDA' if uses_cuda else f'the CPU with {self._threads} threads'}: {why}."
+                f"({artefact.precision or 'unknown precision'}) on {how}: {why}."
             ),
         )
-        self._binding = (
-            _CudaBinding(self._session, self._shape(), self._output) if uses_cuda else None
-        )
 
-    def _shape(self) -> tuple[int, int, int, int]:
-        return (self._batch or 1, self.input.height, self.input.width, 3)
+    @staticmethod
+    def _no_gpu(device: str, tensorrt: bool) -> str | None:
+        if device == "cpu":
+            return "it needs a GPU"
+        return tensorrt_problem() if tensorrt else cuda_problem()
+
+    def _open_gpu(self, bundle: Bundle, artefact: Artefact, tensorrt: bool) -> str:
+        """Open a session on the GPU and run it a few times; what it runs on, in words."""
+        if tensorrt:
+            cache = _cache_folder() / "onnxruntime-tensorrt" / artefact.sha256[:16]
+            return self._start(
+                bundle,
+                "TensorRT",
+                lambda stream: tensorrt_session(self._file, self._threads, cache, stream=stream),
+            )
+        try:
+            return self._start(
+                bundle,
+                "CUDA, as one CUDA graph",
+                lambda stream: cuda_session(self._file, self._threads, stream=stream, graph=True),
+            )
+        except EngineError as error:
+            why = str(error).rstrip(".")
+        words = self._start(
+            bundle,
+            "CUDA, kernel by kernel",
+            lambda stream: cuda_session(self._file, self._threads, stream=stream, graph=False),
+        )
+        return f"{words} (not as a graph: {why})"
+
+    def _start(self, bundle: Bundle, words: str, make: Callable[[int | None], Any]) -> str:
+        """Make a session and its memory and run it; nothing is left of them where that fails."""
+        cuda = None
+        try:
+            cuda = Cuda()
+        except MissingDependencyError:
+            words += ", host memory not pinned for want of cuda-bindings"
+        memory: DeviceMemory | None = None
+        try:
+            session = make(None if cuda is None else cuda.stream)
+            batch = _check_contract(session, self._file, bundle, self._output)
+            spec = bundle.manifest.input
+            image = (batch or 1, spec.height, spec.width, 3)
+            shape, dtype = self._output_shape(session, image)
+            memory = (
+                PlainMemory(session, image, self._output, shape, dtype)
+                if cuda is None
+                else PinnedMemory(session, cuda, image, self._output, shape, dtype)
+            )
+            for _ in range(_WARM_UP):
+                memory.run(np.zeros(image, np.uint8))
+        except BaseException as error:
+            if memory is not None:
+                memory.close()
+            elif cuda is not None:
+                cuda.close()
+            if isinstance(error, EngineError) or not isinstance(error, Exception):
+                raise
+            raise EngineError(f"a first run failed ({str(error).splitlines()[0]})") from error
+        self._memory, self._batch = memory, image[0]
+        return words
+
+    def _output_shape(self, session: Any, image: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
+        if self._output == "labels":
+            return image[:3], np.uint8
+        given = next(value for value in session.get_outputs() if value.name == "logits")
+        if not all(isinstance(size, int) for size in given.shape[1:]):
+            raise EngineError(f"the shape of its logits, {given.shape}, is open")
+        return (image[0], *given.shape[1:]), np.float32
 
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        step = self._batch or (1 if self._binding else len(batch))
+        if self._session is None and self._memory is None:
+            raise EngineError(f"{self._file}: the engine was closed; open it again.")
+        step = self._batch or len(batch)
         parts = []
+        times: list[dict[str, float]] = []
         for start in range(0, len(batch), step):
             part = np.ascontiguousarray(batch[start : start + step])
             kept = len(part)
             if kept < step:  # fill a fixed batch with copies of its last frame
                 part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
-            parts.append(self._run(part)[:kept])
+            parts.append(self._run(part, times)[:kept])
+        if times:
+            self.stage_ms = {stage: sum(t[stage] for t in times) for stage in times[0]}
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _run(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self._binding is not None:
-            found = self._binding.run(batch)
+    def _run(self, batch: NDArray[np.uint8], times: list[dict[str, float]]) -> NDArray[np.uint8]:
+        if self._memory is not None:
+            with self._lock:
+                found, taken = self._memory.run(batch)
+            times.append(taken)
         else:
             found = self._session.run([self._output], {"image": batch})[0]
         if self._align_corners is None:
-            return found
+            labels: NDArray[np.uint8] = found
+            return labels
         size = self.input.width, self.input.height
         return np.stack([upsample_argmax(logits, *size, self._align_corners) for logits in found])
 
@@ -120,99 +213,14 @@ class OnnxEngine(Engine):
         return {**super().describe(), "threads": self._threads}
 
     def close(self) -> None:
-        self._binding = None
-        self._session = None
+        memory, self._memory, self._session = self._memory, None, None
+        if memory is not None:
+            memory.close()
 
 
-class _CudaBinding:
-    """Input and output in device memory, bound to the session once and reused by every run."""
-
-    def __init__(self, session: Any, shape: tuple[int, int, int, int], output: str) -> None:
-        self._session = session
-        self._image = onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros(shape, np.uint8), "cuda", 0)
-        given = next(value for value in session.get_outputs() if value.name == output)
-        dtype = np.uint8 if output == "labels" else np.float32
-        self._found = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-            [shape[0], *given.shape[1:]], dtype, "cuda", 0
-        )
-        self._io = session.io_binding()
-        self._io.bind_ortvalue_input("image", self._image)
-        self._io.bind_ortvalue_output(output, self._found)
-
-    def run(self, batch: NDArray[np.uint8]) -> NDArray[Any]:
-        self._image.update_inplace(batch)
-        self._session.run_with_iobinding(self._io)
-        found: NDArray[Any] = self._found.numpy()  # a copy on the host
-        return found
-
-
-def cuda_problem() -> str | None:
-    """Why ONNX Runtime cannot use CUDA here, as far as can be told without a session; or None.
-
-    ONNX Runtime lists its CUDA provider on machines without a GPU too, so the driver is asked.
-    """
-    if _CUDA not in onnxruntime.get_available_providers():
-        return "this onnxruntime was built without CUDA (pip install onnxruntime-gpu)"
-    return driver_problem()
-
-
-def _cuda_session(file: Path, threads: int) -> tuple[Any, str | None]:
-    """A session whose every node runs on CUDA, or None and the reason why there is none."""
-    said = io.StringIO()
-    with redirect_stdout(said), _captured_stderr() as complaints:
-        onnxruntime.preload_dlls()  # prints, instead of raising, what it does not find
-        try:
-            session = _session(file, threads, _CUDA)
-        except EngineError as error:
-            problem = str(error)
-        else:
-            if session.get_providers()[0] == _CUDA:
-                return session, None
-            problem = "ONNX Runtime fell back to the CPU"
-    missing = re.search(r"\S+\.so[\w.]*: cannot open shared object file", complaints())
-    hint = "pip install 'roadshift[cuda]'"
-    return None, f"a library is missing ({missing[0]}); {hint}" if missing else problem
-
-
-@contextmanager
-def _captured_stderr() -> Iterator[Any]:
-    """Collect what native code writes to standard error; yields a function that returns it."""
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        text = ""
-
-        def captured() -> str:
-            return text
-
-        try:
-            yield captured
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            file.seek(0)
-            text = file.read().decode(errors="replace")
-
-
-def _session(file: Path, threads: int, provider: str) -> Any:
-    """A session on exactly one provider; EngineError where the model or the provider fails."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
-    chosen: Any = provider
-    if provider == _CUDA:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        chosen = (provider, {"use_tf32": "0"})  # fp32 means fp32
-    try:
-        return onnxruntime.InferenceSession(
-            str(file), options, providers=[chosen], enable_fallback=0
-        )
-    except Exception as error:  # onnxruntime's exceptions have no common base but this
-        reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()[0]
-        raise EngineError(
-            f"{file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); export it again."
-        ) from error
+def _cache_folder() -> Path:
+    """Where this user's programs keep what they can make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadshift"
 
 
 def _check_contract(session: Any, file: Path, bundle: Bundle, output: str) -> int | None:

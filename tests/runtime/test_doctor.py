@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from roadshift.runtime import doctor, onnx_engine
+from roadshift.runtime import doctor, onnx_session
 from roadshift.runtime.doctor import diagnose
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -115,7 +115,7 @@ def test_a_driver_is_asked_for_its_gpus(
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(onnx_engine, "cuda_problem", lambda: None)
+    monkeypatch.setattr(onnx_session, "cuda_problem", lambda: None)
     rows = found()
     assert (rows["gpu"]["ok"], rows["gpu"]["found"]) == (ok, says)
     assert rows["onnxruntime on CUDA"]["ok"] is True

@@ -12,7 +12,7 @@ from roadshift.runtime import driver, onnx_engine
 from roadshift.runtime import engine as engine_module
 from roadshift.runtime.bundle import Artefact, Bundle
 from roadshift.runtime.engine import Engine, open_engine, register_backend
-from roadshift.runtime.errors import BundleError, EngineError, ShapeError
+from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError, ShapeError
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.preprocess import fit_frame, restore_labels
 from roadshift.runtime.upsample import upsample_argmax
@@ -343,7 +343,12 @@ def test_a_session_that_falls_back_is_refused_quietly(
     """With a driver reported where there is none, ONNX Runtime itself offers the CPU instead."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime was built without CUDA")
+
+    def not_installed() -> None:
+        raise MissingDependencyError("cuda-bindings")
+
     monkeypatch.setattr(onnx_engine, "cuda_problem", lambda: None)
+    monkeypatch.setattr(onnx_engine, "Cuda", not_installed)
     bundle = make_bundle()
     with pytest.raises(EngineError, match="cannot run on CUDA: "):
         open_engine(bundle, device="cuda")
