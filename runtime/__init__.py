@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .errors import RoadshiftError
     from .frames import Frame, open_frames
     from .labels import LabelSpace, label_space
+    from .live import LiveSource, open_live
     from .metrics import ConfusionMatrix
+    from .pipeline import Pipeline
 
 __all__ = [
     "Bundle",
@@ -26,11 +28,14 @@ __all__ = [
     "Engine",
     "Frame",
     "LabelSpace",
+    "LiveSource",
+    "Pipeline",
     "RoadshiftError",
     "label_space",
     "open_bundle",
     "open_engine",
     "open_frames",
+    "open_live",
 ]
 
 _MODULES = {
@@ -39,11 +44,14 @@ _MODULES = {
     "Engine": "engine",
     "Frame": "frames",
     "LabelSpace": "labels",
+    "LiveSource": "live",
+    "Pipeline": "pipeline",
     "RoadshiftError": "errors",
     "label_space": "labels",
     "open_bundle": "bundle",
     "open_engine": "engine",
     "open_frames": "frames",
+    "open_live": "live",
 }
 
 

@@ -7,6 +7,7 @@ the argmax is left to the runtime, ``logits``, (1, K, h, w) float32 at the netwo
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
@@ -27,7 +28,7 @@ class TensorRTEngine(Engine):
     """A plan with its buffers at fixed addresses, launched as a CUDA graph where it can be one.
 
     Host memory is pinned, the stream is its own, and `infer` returns when the labels are there.
-    ``stage_ms`` is measured by CUDA events at every call. One engine serves one thread at a time.
+    ``stage_ms`` is measured by CUDA events at every call. Threads that share an engine take turns.
 
     Args:
         bundle: says the input size and the label space.
@@ -69,6 +70,7 @@ class TensorRTEngine(Engine):
                 f"{file} is not the plan that the manifest lists, and a plan is native code; "
                 "restore the bundle from a copy or build it again."
             )
+        self._lock = threading.Lock()
         self._plan = _Plan(library, plan, str(file), bundle, output)
         super().__init__(
             bundle.label_space,
@@ -89,11 +91,12 @@ class TensorRTEngine(Engine):
         labels = np.empty(batch.shape[:3], np.uint8)
         total = dict.fromkeys(("h2d", "gpu", "d2h"), 0.0)
         for frame, target in zip(batch, labels, strict=True):
-            found, times = self._plan.run(frame)
-            if self._align_corners is None:
-                target[...] = found
-            else:
-                target[...] = upsample_argmax(found, *size, self._align_corners)
+            with self._lock:  # what comes back is valid until the next run
+                found, times = self._plan.run(frame)
+                if self._align_corners is None:
+                    target[...] = found
+                else:
+                    target[...] = upsample_argmax(found, *size, self._align_corners)
             total = {stage: total[stage] + times[stage] for stage in total}
         self.stage_ms = total
         return labels

@@ -12,8 +12,9 @@ from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models import IMAGENET_INPUT
 from roadshift.adapt.scenes import render_dataset, render_scene
 from roadshift.export.artefacts import export_bundle
-from roadshift.runtime.bundle import Bundle, NetworkSpec
+from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
 from roadshift.runtime.engine import open_engine
+from roadshift.runtime.errors import EngineError
 from roadshift.runtime.labels import label_space
 from roadshift.runtime.metrics import label_agreement
 
@@ -86,3 +87,41 @@ def test_onnx_runtime_on_cuda_agrees_with_torch_on_cuda(source: Bundle) -> None:
             assert agreement > 99.5
         frames = [np.zeros((HEIGHT, WIDTH, 3), np.uint8)] * 3
         assert len(engine.segment_batch(frames)) == 3
+
+
+def test_onnx_runtime_runs_as_one_cuda_graph_and_says_what_each_stage_took(source: Bundle) -> None:
+    """Frames that change come back as their own labels: a graph that replays the first is wrong."""
+    export_bundle(open_bundle(source.path), "onnx")
+    images = [render_scene(seed, "daylight", WIDTH, HEIGHT).image for seed in range(6)]
+    with (
+        open_engine(source.path, backend="onnxruntime", device="cuda") as cuda,
+        open_engine(source.path, backend="onnxruntime", device="cpu") as cpu,
+    ):
+        assert "as one CUDA graph" in cuda.reason
+        for image in images:
+            assert label_agreement(cuda.segment(image), cpu.segment(image)) > 99.5
+        assert cuda.stage_ms is not None
+        assert all(0 < cuda.stage_ms[stage] < 1000 for stage in ("h2d", "gpu", "d2h"))
+
+
+def test_onnx_runtime_gives_logits_on_cuda_and_the_runtime_the_same_labels(source: Bundle) -> None:
+    image = render_scene(7, "daylight", WIDTH, HEIGHT).image
+    export_bundle(open_bundle(source.path), "onnx")
+    with open_engine(source.path, backend="onnxruntime", device="cuda") as engine:
+        expected = engine.segment(image)
+    exported = export_bundle(open_bundle(source.path), "onnx", argmax="runtime")
+    assert exported["artefacts"][0]["outputs"] == ["logits"]
+    with open_engine(source.path, backend="onnxruntime", device="cuda") as engine:
+        assert label_agreement(engine.segment(image), expected) > 99.9
+
+
+def test_onnx_runtimes_tensorrt_agrees_or_says_what_is_missing(source: Bundle) -> None:
+    export_bundle(open_bundle(source.path), "onnx", argmax="graph")
+    image = render_scene(8, "daylight", WIDTH, HEIGHT).image
+    try:
+        engine = open_engine(source.path, backend="onnxruntime-tensorrt")
+    except EngineError as error:
+        pytest.skip(str(error))
+    with engine, open_engine(source.path, backend="onnxruntime", device="cpu") as cpu:
+        assert engine.device == "cuda"
+        assert label_agreement(engine.segment(image), cpu.segment(image)) > 99.5
