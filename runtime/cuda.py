@@ -141,6 +141,10 @@ class Cuda:
         while self._releases:
             self._releases.pop()()
 
+    def on_close(self, release: Callable[[], object]) -> None:
+        """Also release something of the caller's, before what was made ahead of it."""
+        self._releases.append(release)
+
     def __enter__(self) -> Cuda:
         return self
 

@@ -32,6 +32,7 @@ from .onnx_session import (
     tensorrt_session,
 )
 from .upsample import upsample_argmax
+from .upsample_cuda import UpsampleKernel
 
 _WARM_UP = 3  # runs: the first allocates, the second is captured as a graph, the third launches it
 
@@ -76,6 +77,7 @@ class OnnxEngine(Engine):
             else None
         )
         self._output = "labels" if self._align_corners is None else "logits"
+        self._gives_labels = self._align_corners is None
         self._session: Any = None
         self._memory: DeviceMemory | None = None
         self._batch: int | None = None
@@ -154,10 +156,16 @@ class OnnxEngine(Engine):
             spec = bundle.manifest.input
             image = (batch or 1, spec.height, spec.width, 3)
             shape, dtype = self._output_shape(session, image)
+            kernel = None
+            if cuda is not None and self._align_corners is not None:
+                try:
+                    kernel = UpsampleKernel(cuda, shape, image[1:3], self._align_corners)
+                except (EngineError, MissingDependencyError) as error:
+                    words += f", labels made on the CPU ({str(error).rstrip('.')})"
             memory = (
                 PlainMemory(session, image, self._output, shape, dtype)
                 if cuda is None
-                else PinnedMemory(session, cuda, image, self._output, shape, dtype)
+                else PinnedMemory(session, cuda, image, self._output, shape, dtype, kernel)
             )
             for _ in range(_WARM_UP):
                 memory.run(np.zeros(image, np.uint8))
@@ -170,6 +178,7 @@ class OnnxEngine(Engine):
                 raise
             raise EngineError(f"a first run failed ({str(error).splitlines()[0]})") from error
         self._memory, self._batch = memory, image[0]
+        self._gives_labels = self._align_corners is None or kernel is not None
         return words
 
     def _output_shape(self, session: Any, image: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
@@ -203,11 +212,11 @@ class OnnxEngine(Engine):
             times.append(taken)
         else:
             found = self._session.run([self._output], {"image": batch})[0]
-        if self._align_corners is None:
+        if self._gives_labels:
             labels: NDArray[np.uint8] = found
             return labels
-        size = self.input.width, self.input.height
-        return np.stack([upsample_argmax(logits, *size, self._align_corners) for logits in found])
+        width, height, align = self.input.width, self.input.height, bool(self._align_corners)
+        return np.stack([upsample_argmax(logits, width, height, align) for logits in found])
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "threads": self._threads}

@@ -15,6 +15,7 @@ import onnxruntime
 from numpy.typing import DTypeLike, NDArray
 
 from .cuda import Cuda
+from .upsample_cuda import UpsampleKernel
 
 Shape = tuple[int, ...]
 
@@ -23,7 +24,10 @@ class DeviceMemory(Protocol):
     """Runs a session that it is bound to."""
 
     def run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[Any], dict[str, float]]:
-        """The output of one batch, the caller's to keep, and milliseconds of h2d, gpu and d2h."""
+        """What comes back of one batch, the caller's to keep; milliseconds of h2d, gpu and d2h.
+
+        That is the output, or the labels where an `UpsampleKernel` makes them of it.
+        """
 
     def close(self) -> None:
         """Release the memory."""
@@ -37,6 +41,7 @@ class PinnedMemory:
         cuda: owns all of it; `close` closes it.
         image: the input's shape.
         output, shape, dtype: the output's name, shape and type.
+        kernel: makes labels of the output, which then stays on the device.
     """
 
     def __init__(
@@ -47,15 +52,20 @@ class PinnedMemory:
         output: str,
         shape: Shape,
         dtype: DTypeLike,
+        kernel: UpsampleKernel | None = None,
     ) -> None:
-        self._session, self._cuda = session, cuda
-        self._image, self._found = cuda.pinned(image, np.uint8), cuda.pinned(shape, dtype)
+        self._session, self._cuda, self._kernel = session, cuda, kernel
+        self._image = cuda.pinned(image, np.uint8)
+        self._found = cuda.pinned(shape, dtype) if kernel is None else cuda.pinned(image[:3], "u1")
         self._image_at = cuda.device_buffer(self._image.nbytes)
-        self._found_at = cuda.device_buffer(self._found.nbytes)
+        self._output_at = cuda.device_buffer(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        self._found_at = (
+            self._output_at if kernel is None else cuda.device_buffer(self._found.nbytes)
+        )
         self._marks = [cuda.event() for _ in range(4)]
         self._io = session.io_binding()
         self._io.bind_input("image", "cuda", 0, np.uint8, image, self._image_at)
-        self._io.bind_output(output, "cuda", 0, dtype, shape, self._found_at)
+        self._io.bind_output(output, "cuda", 0, dtype, shape, self._output_at)
         self._options = onnxruntime.RunOptions()  # the stream is waited for here, once
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
@@ -66,6 +76,8 @@ class PinnedMemory:
         cuda.to_device(self._image_at, self._image)
         cuda.record(marks[1])
         self._session.run_with_iobinding(self._io, self._options)
+        if self._kernel is not None:
+            self._kernel.launch(self._output_at, self._found_at)
         cuda.record(marks[2])
         cuda.to_host(self._found, self._found_at)
         cuda.record(marks[3])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .errors import ShapeError
 
 MAX_CLASSES = 256  # what uint8 labels can name
-_LARGEST = np.float32(np.finfo(np.float32).max / 4)  # differences and sums of such stay finite
+LARGEST = np.float32(np.finfo(np.float32).max / 4)  # differences and sums of such stay finite
 
 _Floats = NDArray[np.float32]
 _Indices = NDArray[np.intp]
@@ -58,8 +58,8 @@ def upsample_argmax(
             f"upsample_argmax: {len(logits)} classes at {width}x{height} do not fit; "
             f"give at most {MAX_CLASSES} classes and a size of at least 1x1."
         )
-    if not (logits.min() >= -_LARGEST and logits.max() <= _LARGEST):  # NaN fails both
-        logits = np.clip(np.nan_to_num(logits, nan=-np.inf), -_LARGEST, _LARGEST)
+    if not (logits.min() >= -LARGEST and logits.max() <= LARGEST):  # NaN fails both
+        logits = np.clip(np.nan_to_num(logits, nan=-np.inf), -LARGEST, LARGEST)
     rows = _axis(logits.shape[1], height, align_corners)
     columns = _axis(logits.shape[2], width, align_corners)
     winner = _argmax(logits)
@@ -100,21 +100,35 @@ class _Axis:
     fraction: _Floats
 
 
-@lru_cache(maxsize=32)
-def _axis(logits: int, pixels: int, align_corners: bool) -> _Axis:
+def sampling(
+    logits: int, pixels: int, align_corners: bool
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
+    """Along one axis, for each pixel: the logits on its two sides, and how far it is between."""
+    lower, fraction = _positions(logits, pixels, align_corners)
+    sides = [(lower + side).clip(0, logits - 1).astype(np.int32) for side in (0, 1)]
+    return sides[0], sides[1], fraction
+
+
+def _positions(logits: int, pixels: int, align_corners: bool) -> tuple[_Indices, _Floats]:
+    """The logit below each pixel, -1 before the first, and the distance to it in [0, 1)."""
     index = np.arange(pixels)
     if align_corners:
         at = index * ((logits - 1) / (pixels - 1)) if pixels > 1 else np.zeros(1)
     else:
         at = (index + 0.5) * (logits / pixels) - 0.5
     lower = np.floor(at)
-    cell = lower.astype(np.intp) + 1
+    return lower.astype(np.intp), (at - lower).astype(np.float32)
+
+
+@lru_cache(maxsize=32)
+def _axis(logits: int, pixels: int, align_corners: bool) -> _Axis:
+    lower, fraction = _positions(logits, pixels, align_corners)
+    cell = lower + 1
     ends = np.arange(-1, logits + 1).clip(0, logits - 1)
     counts = np.bincount(cell, minlength=logits + 1)
     start = np.cumsum(counts) - counts
     member = np.minimum(np.arange(counts.max())[:, None], np.maximum(counts - 1, 0))
     members = np.minimum(start + member, pixels - 1)
-    fraction = (at - lower).astype(np.float32)
     return _Axis(cell, ends[:-1], ends[1:], counts > 0, members, fraction[members])
 
 

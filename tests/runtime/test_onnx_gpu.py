@@ -147,18 +147,39 @@ def test_labels_times_and_everything_released(
         engine.infer(batch)
 
 
-def test_logits_come_back_and_are_upsampled(make_bundle: MakeBundle, tiny: Any, gpu: Gpu) -> None:
+class HostKernel:
+    """`UpsampleKernel` on the fake device: its stand-in is the CPU's function."""
+
+    def __init__(self, cuda: Cuda, logits: Any, size: Any, align_corners: bool) -> None:
+        self.logits, self.size, self.align = logits, size, align_corners
+        cuda.pinned((1,), np.uint8)  # something of its own, to be released
+
+    def launch(self, logits_at: int, labels_at: int) -> None:
+        given = on_device(np.float32, self.logits, logits_at)
+        height, width = self.size
+        labels = np.stack([upsample_argmax(z, width, height, self.align) for z in given])
+        on_device(np.uint8, labels.shape, labels_at)[...] = labels
+
+
+@pytest.mark.parametrize("where", ["kernel", "host"])
+def test_labels_are_made_of_logits_on_the_device_or_on_the_cpu_with_the_reason(
+    make_bundle: MakeBundle, tiny: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise MissingDependencyError("no NVRTC to compile a kernel with")
+
+    monkeypatch.setattr(onnx_engine, "UpsampleKernel", HostKernel if where == "kernel" else refuses)
     model = {"model.onnx": tiny.logits_onnx(32, 16, tiny.weight())}
     runtime = {"argmax": "runtime", "align_corners": True}
     bundle = make_bundle(models=model, artefact_details=runtime)
     batch = images(2)
     with open_engine(bundle) as engine:
         labels = engine.infer(batch)
-    logits = [
-        onnx_session.cpu_session(bundle.path / "model.onnx", 1).run(None, {"image": one[None]})[0]
-        for one in batch
-    ]
-    expected = [upsample_argmax(one[0], 32, 16, True) for one in logits]
+        said = "labels made on the CPU (no NVRTC to compile a kernel with)"
+        assert (said in engine.reason) == (where == "host")
+    session = onnx_session.cpu_session(bundle.path / "model.onnx", 1)
+    logits = [session.run(None, {"image": one[None]})[0][0] for one in batch]
+    expected = [upsample_argmax(z, 32, 16, True) for z in logits]
     np.testing.assert_array_equal(labels, np.stack(expected))
     assert gpu.cudart.leaked == {}
 
