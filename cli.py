@@ -427,7 +427,7 @@ def eval_(
 @app.command()
 def export(
     bundle: BundleIn,
-    to: Annotated[str, typer.Option(help="Formats, separated by commas: onnx.")] = "onnx",
+    to: Annotated[str, typer.Option(help="Formats, separated by commas: onnx, tensorrt.")] = "onnx",
     precision: Annotated[
         str, typer.Option(help="Precisions, separated by commas: fp32, fp16, bf16.")
     ] = "fp32",
@@ -451,33 +451,53 @@ def export(
     max_miou_drop: Annotated[
         float | None, typer.Option(help="Points of mIoU that a precision may lose against fp32.")
     ] = None,
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="TensorRT: weights can be swapped later.")
+    ] = False,
+    refit: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD", help="TensorRT: swap weights into this bundle's plans."),
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option(help="TensorRT: device memory for one layer, e.g. 2GiB.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import note, print_json
+    from .runtime.terminal import note, print_json, progress
+    from .runtime.units import parse_memory
 
     with _needs_torch("export"):
         from .export.artefacts import export_bundle
         from .export.judge import Floors
+        from .export.plan_maker import PlanOptions
 
-        record = export_bundle(
-            open_bundle(bundle),
-            to,
-            precisions=precision,
-            frames=frames or (),
-            labels=labels,
-            with_logits=logits,
-            argmax=argmax,
-            floors=Floors(min_agreement, max_miou_drop),
-            note=note,
+        plans = PlanOptions(
+            refittable,
+            open_bundle(refit) if refit else None,
+            parse_memory("--workspace", workspace) if workspace else None,
         )
+        with progress("export", "steps") as update:
+            record = export_bundle(
+                open_bundle(bundle),
+                to,
+                precisions=precision,
+                frames=frames or (),
+                labels=labels,
+                with_logits=logits,
+                argmax=argmax,
+                floors=Floors(min_agreement, max_miou_drop),
+                plans=plans,
+                note=note,
+                report=update,
+            )
     if as_json:
         print_json(record)
         return
     for row in record["artefacts"]:
         typer.echo(
-            f"{bundle / row['path']}: {row['precision']}, opset {row['opset']}, "
+            f"{bundle / row['path']}: {row['precision']}, {_made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
             f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
             f"({row['compared_on']})"
@@ -754,6 +774,19 @@ def doctor(as_json: Json = False) -> None:
 
 
 # --- shared by the commands -----------------------------------------------------------------------
+
+
+def _made_how(row: Mapping[str, Any]) -> str:
+    """Of an exported artefact: its opset, or who built or refitted a plan, and in how long."""
+    if row["format"] == "onnx":
+        return f"opset {row['opset']}"
+    refitted = "refit_s" in row
+    done = f"refitted in {row['refit_s']:.1f} s" if refitted else f"built in {row['build_s']:.0f} s"
+    layers = ", ".join(f"{count} in {name}" for name, count in row["layers"].items())
+    return (
+        f"{done} by {row['flavour']} {row['version']} for {row['gpu']}"
+        f"{f' (layers: {layers})' if layers else ''}"
+    )
 
 
 def _listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:

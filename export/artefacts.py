@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,11 +24,14 @@ from ..runtime.onnx_engine import OnnxEngine
 from ..runtime.preprocess import fit_frame
 from .argmax import PLACES, Where, settle_argmax
 from .judge import Floors, Judge
-from .onnx import MODEL, Evidence, Traced, trace
+from .onnx import MODEL, Evidence, Traced, onnx_name, trace
+from .plan_maker import PlanOptions, plan_name
 from .precision import to_half
 from .rounding import RoundedEngine
+from .tensorrt import export_plans, prepare_plans
+from .tensorrt_build import Report
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "bf16")
 PARITY_FRAMES = 16
 
@@ -42,9 +46,13 @@ def export_bundle(
     with_logits: bool = False,
     argmax: str = "graph",
     floors: Floors | None = None,
+    plans: PlanOptions | None = None,
     note: Callable[[str], None] = lambda _: None,
+    report: Report = lambda *_: None,
 ) -> dict[str, Any]:
-    """Export ``bundle`` to every format of ``to`` ("onnx") in every precision, in place.
+    """Export ``bundle`` to every format of ``to`` in every precision, in place.
+
+    "onnx" makes ONNX models; "tensorrt" builds plans of them, and makes those that are not there.
 
     Args:
         precisions: "fp32", "fp16" and "bf16", separated by commas.
@@ -54,18 +62,22 @@ def export_bundle(
         with_logits: give the network's logits as a second output.
         argmax: "graph", "runtime" or "auto", see `settle_argmax`.
         floors: what each artefact must reach.
+        plans: how "tensorrt" makes its plans.
         note: called with a sentence for each frame that is skipped.
+        report: progress of builds: done, of how many, and at what.
 
     Returns:
         ``{"bundle", "hash", "artefacts": [row]}`` with one row an artefact.
 
     Raises:
         ConfigError: an unknown format or precision, or options that do not go together.
+        EngineError: plans cannot be built or refitted here.
         ParityError: an artefact is not the model that it came from, or falls below a floor; the
             bundle stays as it was.
     """
-    _listed("--to", to, FORMATS)
+    formats = _listed("--to", to, FORMATS)
     wanted = _listed("--precision", precisions, PRECISIONS)
+    machine = prepare_plans(wanted, formats, plans)
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError("--max-miou-drop needs --frames and --labels to measure mIoU with.")
@@ -77,20 +89,33 @@ def export_bundle(
             "scores; use one of the two."
         )
     evidence = gather_evidence(bundle, frames, labels, note)
-    exported = export_onnx(
-        bundle,
-        evidence,
-        precisions=wanted,
-        with_logits=with_logits,
-        argmax="graph" if with_logits else cast(Where, argmax),
-        floors=floors,
-        note=note,
-    )
-    rows = [
-        export_row(artefact)
-        for artefact in exported.manifest.artefacts
-        if artefact.path in {onnx_name(precision) for precision in wanted}
-    ]
+    graphs = {onnx_name(precision): precision for precision in wanted}
+    if plans is not None and plans.refit is not None:
+        traced = []  # refitting writes the new weights into the old graphs
+    elif "onnx" in formats:
+        traced = wanted
+    else:
+        there = {artefact.path for artefact in bundle.manifest.artefacts}
+        graphs = {name: graphs[name] for name in graphs.keys() - there}
+        traced = list(graphs.values())
+    exported, made = bundle, set(graphs)
+    if traced:
+        exported = export_onnx(
+            bundle,
+            evidence,
+            precisions=traced,
+            with_logits=with_logits,
+            argmax="graph" if with_logits else cast(Where, argmax),
+            floors=floors,
+            note=note,
+        )
+    if machine is not None:
+        made |= {plan_name(precision) for precision in wanted}
+        judge = partial(Judge, exported, evidence, floors=floors)
+        exported = export_plans(
+            exported, wanted, evidence, machine, judge, options=plans, note=note, report=report
+        )
+    rows = [export_row(a) for a in exported.manifest.artefacts if a.path in made]
     return {"bundle": str(exported.path), "hash": exported.hash, "artefacts": rows}
 
 
@@ -145,14 +170,9 @@ def export_onnx(
             return writer.commit()
 
 
-def onnx_name(precision: str) -> str:
-    """The file name of an ONNX model in a bundle."""
-    return MODEL if precision == "fp32" else f"model-{precision}.onnx"
-
-
 def export_row(artefact: Artefact) -> dict[str, Any]:
     """What ``export --json`` says about an artefact."""
-    details = dict(artefact.details)
+    details = {key: value for key, value in artefact.details.items() if key != "folds"}
     parity = details.pop("parity", None)
     return {
         "path": artefact.path,
@@ -180,7 +200,7 @@ class _Maker:
         self, bundle: Bundle, folder: Path, evidence: Evidence, traced: Traced, floors: Floors
     ) -> None:
         self._bundle, self._folder, self._traced = bundle, folder, traced
-        self._judge = Judge(bundle, evidence, traced, floors)
+        self._judge = Judge(bundle, evidence, traced.labels, floors)
         with self._open("fp32") as engine:
             self._fp32 = {"parity": asdict(traced.parity), **self._judge.measure_fp32(engine)}
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, ParityError
 from ..runtime.evaluation import evaluate
 from ..runtime.metrics import label_agreement
-from .onnx import Evidence, Traced
+from .onnx import Evidence
 
 MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 98.0}
 """Percent of the pixels that must keep their class, unless a user says otherwise."""
@@ -47,7 +50,7 @@ class Judge:
     Args:
         bundle: whose labels the pairs of ``evidence`` hold.
         evidence: frames, and pairs where there are labels.
-        traced: with torch's labels of the frames.
+        expected: torch's labels of the frames, uint8 (H, W).
         floors: for `check`.
         report: called with images done, images in all and a word on what is measured.
     """
@@ -56,12 +59,12 @@ class Judge:
         self,
         bundle: Bundle,
         evidence: Evidence,
-        traced: Traced,
+        expected: Sequence[NDArray[np.uint8]],
         floors: Floors,
         report: Callable[[int, int, str], None] = lambda *_: None,
     ) -> None:
         self._bundle, self._evidence, self._floors = bundle, evidence, floors
-        self._expected = traced.labels
+        self._expected = expected
         self._report = report
         self._fp32_miou: float | None = None
 

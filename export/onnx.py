@@ -116,6 +116,11 @@ def trace(
     return Traced(model, parity, labels)
 
 
+def onnx_name(precision: str) -> str:
+    """The file name of an ONNX model in a bundle."""
+    return MODEL if precision == "fp32" else f"model-{precision}.onnx"
+
+
 def write_graph(
     segmenter: Segmenter, bundle: Bundle, path: Path, *, with_logits: bool
 ) -> onnx.ModelProto:
@@ -138,8 +143,7 @@ def write_graph(
         folds |= write_gamma(model, gamma)
         write_weights(model, folds, state_arrays(network), gamma)
         set_metadata(model, FOLDS, json.dumps(folds_to_json(folds)))
-    for key, value in _metadata(bundle).items():
-        set_metadata(model, f"roadshift.{key}", value)
+    stamp(model, bundle)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
     return model
@@ -193,15 +197,18 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
-def _metadata(bundle: Bundle) -> dict[str, str]:
+def stamp(model: onnx.ModelProto, bundle: Bundle) -> None:
+    """Write into a graph's metadata which bundle it is of."""
     manifest = bundle.manifest
-    return {
+    told = {
         "version": __version__,
         "bundle": bundle.hash,
         "network": manifest.network.model_dump_json(),
         "label_space": json.dumps(manifest.label_space),
         "input": manifest.input.model_dump_json(),
     }
+    for key, value in told.items():
+        set_metadata(model, f"roadshift.{key}", value)
 
 
 def compare(

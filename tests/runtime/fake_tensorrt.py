@@ -1,9 +1,8 @@
-"""TensorRT as far as an engine, a build and a refit use it, computing on `fake_cuda`'s memory.
+"""TensorRT as far as an engine uses it, computing on `fake_cuda`'s memory.
 
-A "plan" is JSON: the weight of a 1x1 convolution of RGB, whose argmax over classes is the output,
-and the name that it is refitted by. The fake refuses what TensorRT refuses: a plan of another
-version, work on the default stream, an output that was never given a place, a weight of unknown
-name, a refit with weights missing.
+A "plan" is JSON: the weight of a 1x1 convolution of RGB, whose argmax over classes is the output.
+The fake refuses what TensorRT refuses: a plan of another version, work on the default stream, an
+output that was never given a place.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def plan_bytes(
 ) -> bytes:
     """A plan of ``weight`` (K, 3) at ``size`` (width, height), giving labels or logits."""
     document = {
-        "weights": {"w": weight.tolist()},
+        "weight": weight.tolist(),
         "size": size,
         "output": output,
         "version": version,
@@ -43,8 +42,7 @@ def plan_bytes(
 class Engine:
     def __init__(self, trt: FakeTensorRT, document: dict[str, Any]) -> None:
         self.trt, self.document = trt, document
-        (width, height), classes = document["size"], len(document["weights"]["w"])
-        self.refittable = bool(document.get("refittable"))
+        (width, height), classes = document["size"], len(document["weight"])
         output = document["output"]
         self.shapes = {"image": (1, height, width, 3)}
         self.shapes[output] = (
@@ -71,18 +69,6 @@ class Engine:
     def create_execution_context(self) -> Context | None:
         return None if self.document.get("no_memory") else Context(self)
 
-    def create_engine_inspector(self) -> Any:
-        said = json.dumps(self.document.get("inspector", {}))
-        return SimpleNamespace(get_engine_information=lambda _: said)
-
-    def create_serialization_config(self) -> Any:
-        flags: set[str] = {"EXCLUDE_WEIGHTS"}
-        return SimpleNamespace(set_flag=flags.add, clear_flag=flags.discard, flags=flags)
-
-    def serialize_with_config(self, config: Any) -> bytes:
-        assert config.flags == {"INCLUDE_REFIT"}
-        return json.dumps(self.document).encode()
-
 
 class Context:
     def __init__(self, engine: Engine) -> None:
@@ -105,7 +91,7 @@ class Context:
     def _compute(self) -> None:
         shapes, output = self.engine.shapes, self.engine.document["output"]
         image = self._array("image", np.uint8)[0].astype(np.float64)
-        weight = np.array(self.engine.document["weights"]["w"])
+        weight = np.array(self.engine.document["weight"])
         logits = np.moveaxis(image @ weight.T, -1, 0)
         target = self._array(output, np.uint8 if output == "labels" else np.float32)
         target[0] = logits.argmax(axis=0) if output == "labels" else logits
@@ -119,31 +105,6 @@ class Context:
         return np.frombuffer(block, np.uint8).view(dtype).reshape(shape)
 
 
-class Refitter:
-    def __init__(self, engine: Engine, _logger: Any) -> None:
-        self.engine, self.given = engine, {}
-
-    def get_all_weights(self) -> list[str]:
-        return list(self.engine.document["weights"]) if self.engine.refittable else []
-
-    def get_missing_weights(self) -> list[str]:
-        combined = self.engine.document.get("combined", [])
-        return [name for name in combined if self.given and name not in self.given]
-
-    def set_named_weights(self, name: str, weights: np.ndarray) -> bool:
-        old = self.engine.document["weights"].get(name)
-        if old is None or np.shape(old) != np.shape(weights):
-            return False
-        self.given[name] = np.asarray(weights).tolist()
-        return True
-
-    def refit_cuda_engine(self) -> bool:
-        if self.get_missing_weights():
-            return False
-        self.engine.document["weights"].update(self.given)
-        return True
-
-
 class FakeTensorRT(ModuleType):
     """``sys.modules["tensorrt"]``; ``calls`` are what it was asked to do."""
 
@@ -153,7 +114,6 @@ class FakeTensorRT(ModuleType):
     SerializationFlag = SimpleNamespace(
         EXCLUDE_WEIGHTS="EXCLUDE_WEIGHTS", INCLUDE_REFIT="INCLUDE_REFIT"
     )
-    Refitter = Refitter
 
     class ILogger:
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
@@ -161,6 +121,9 @@ class FakeTensorRT(ModuleType):
     def __init__(self, cudart: FakeCudart, version: str = "10.16.1") -> None:
         super().__init__("tensorrt")
         self.__version__, self.cudart, self.calls = version, cudart, []
+
+    def make_engine(self, document: dict[str, Any]) -> Engine:
+        return Engine(self, document)
 
     def Runtime(self, logger: Any) -> Any:  # noqa: N802
         self.calls.append("Runtime")
@@ -171,6 +134,6 @@ class FakeTensorRT(ModuleType):
             if document["version"] != self.__version__:
                 logger.log(1, "The engine plan file is not compatible\n with this version")
                 return None
-            return Engine(self, document)
+            return self.make_engine(document)
 
         return SimpleNamespace(deserialize_cuda_engine=deserialize)

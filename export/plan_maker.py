@@ -1,0 +1,215 @@
+"""One plan after the other: built or refitted, its precision looked up, its labels judged."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import onnx
+
+from ..runtime.bundle import Artefact, Bundle, Kind
+from ..runtime.driver import Gpu
+from ..runtime.engine import Engine
+from ..runtime.errors import EngineError
+from ..runtime.onnx_engine import OnnxEngine
+from ..runtime.tensorrt_engine import TensorRTEngine
+from ..runtime.tensorrt_library import TensorRT, load_tensorrt, plan_problem
+from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
+from .judge import Judge
+from .onnx import onnx_name, stamp
+from .refit import base_to_refit, refit_plan
+from .rounding import RoundedEngine
+from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
+
+_CARRIED = ("argmax", "align_corners", "outputs")  # of the ONNX model's details, for the engine
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What plans are built with and for."""
+
+    library: TensorRT
+    gpu: Gpu
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How plans are made.
+
+    Attributes:
+        refittable: keep weights apart, so that the next ones can be swapped in.
+        refit: a bundle whose plans get this one's weights, in place of a build.
+        workspace_bytes: of device memory that a layer may use besides its tensors; None, any.
+    """
+
+    refittable: bool = False
+    refit: Bundle | None = None
+    workspace_bytes: int | None = None
+
+
+def plan_name(precision: str) -> str:
+    """The file name of a plan in a bundle."""
+    return f"model-{precision}.plan"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A judged artefact in the scratch folder."""
+
+    name: str
+    kind: Kind
+    precision: str
+    details: dict[str, Any]
+
+
+class PlanMaker:
+    """Makes and judges one plan after the other."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        folder: Path,
+        machine: Machine,
+        judge: Judge,
+        options: PlanOptions,
+        note: Callable[[str], None],
+        report: Report,
+    ) -> None:
+        self._bundle, self._folder, self._machine = bundle, folder, machine
+        self._judge, self._options, self._note, self._report = judge, options, note, report
+
+    def build(self, precision: str) -> list[Draft]:
+        """A plan of the bundle's ONNX model in that precision."""
+        source = self._bundle.artefact(kind="onnx", name=onnx_name(precision))
+        if source is None:
+            raise EngineError(
+                f"{self._bundle.path} has no {onnx_name(precision)} to build from; use "
+                "--to onnx,tensorrt."
+            )
+        library = self._machine.library
+        file = self._bundle.file(source)
+        graph = file.read_bytes()
+        folds = _folds(graph, str(file)) if self._options.refittable else None
+        self._note(f"building {plan_name(precision)} with {library}: this can take minutes")
+        started = perf_counter()
+        plan = build_plan(
+            library,
+            graph,
+            str(file),
+            precision,
+            refittable=folds is not None,
+            workspace_bytes=self._options.workspace_bytes,
+            timing_cache=cache_file(library, self._machine.gpu),
+            report=lambda done, of, text: self._report(done, of, f"{precision}: {text}"),
+        )
+        seconds = perf_counter() - started
+        details = {**self._made(source, folds), "build_s": seconds}
+        return [self._judged(plan, precision, details, folds)]
+
+    def refit(self, precision: str, state: Mapping[str, Any]) -> list[Draft]:
+        """The base's ONNX model and plan with this bundle's weights."""
+        base = self._options.refit
+        assert base is not None
+        model, folds = base_to_refit(base, self._bundle, precision)
+        old = base.artefact(kind="tensorrt", name=plan_name(precision))
+        assert old is not None  # base_to_refit found it
+        if problem := plan_problem(old, None):
+            raise EngineError(f"{base.file(old)} cannot be refitted here: {problem}.")
+        plan = base.file(old).read_bytes()
+        if hashlib.sha256(plan).hexdigest() != old.sha256:
+            raise EngineError(f"{base.file(old)} is not the plan that its manifest lists.")
+        gamma = self._bundle.manifest.input.gamma
+        self._machine = replace(self._machine, library=load_tensorrt(str(old.details["flavour"])))
+        started = perf_counter()
+        plan = refit_plan(
+            self._machine.library, plan, str(base.file(old)), model, folds, state, gamma
+        )
+        seconds = perf_counter() - started
+        write_weights(model, folds, state, gamma)
+        graph = self._judged_graph(model, precision, base)
+        details = {**self._made(graph, folds), "refit_s": seconds, "refitted_from": base.hash}
+        written = Draft(graph.path, "onnx", precision, dict(graph.details))
+        return [written, self._judged(plan, precision, details, folds)]
+
+    def _made(self, source: Artefact, folds: Mapping[str, Fold] | None) -> dict[str, Any]:
+        """What a manifest says about a plan before it is judged."""
+        library, here = self._machine.library, self._machine.gpu
+        weights = self._bundle.artefact(kind="weights")
+        carried = {key: source.details[key] for key in _CARRIED if key in source.details}
+        return {
+            "flavour": library.flavour,
+            "version": library.version,
+            "gpu": here.name,
+            "compute_capability": here.compute_capability,
+            "driver": here.driver,
+            "onnx": {"path": source.path, "sha256": source.sha256},
+            "weights_sha256": weights.sha256 if weights else None,
+            "refittable": folds is not None,
+            **carried,
+            **({"folds": folds_to_json(folds)} if folds is not None else {}),
+        }
+
+    def _judged(
+        self, plan: bytes, precision: str, details: dict[str, Any], folds: Mapping[str, Fold] | None
+    ) -> Draft:
+        """The plan in the folder, once its precision and its labels are what they should be."""
+        name = plan_name(precision)
+        layers = inspect_plan(self._machine.library, plan, name, folds)
+        check_precision(layers, precision, name)
+        (self._folder / name).write_bytes(plan)
+        details = {**details, "layers": dict(layers)}
+        artefact = self._staged(name, "tensorrt", precision, details)
+        with TensorRTEngine(self._here(), artefact) as engine:
+            details |= self._judge.measure(engine, engine.reason)
+        self._judge.check(name, precision, details)
+        return Draft(name, "tensorrt", precision, details)
+
+    def _judged_graph(self, model: onnx.ModelProto, precision: str, base: Bundle) -> Artefact:
+        """The graph with new weights in the folder, judged as an export judges it."""
+        name = onnx_name(precision)
+        source = base.artefact(kind="onnx", name=name)
+        assert source is not None  # base_to_refit found it
+        stamp(model, self._bundle)
+        onnx.save(model, str(self._folder / name))
+        artefact = self._staged(name, "onnx", precision, dict(source.details))
+        engine: Engine = (
+            OnnxEngine(self._here(), artefact, device="cpu")
+            if precision == "fp32"
+            else RoundedEngine(self._bundle, model, precision)
+        )
+        with engine:
+            measured = self._judge.measure(engine, engine.reason)
+        self._judge.check(name, precision, measured)
+        kept = {key: value for key, value in source.details.items() if not key.startswith("miou")}
+        return artefact.model_copy(update={"details": {**kept, **measured}})
+
+    def _staged(self, name: str, kind: Kind, precision: str, details: dict[str, Any]) -> Artefact:
+        data = (self._folder / name).read_bytes()
+        return Artefact(
+            path=name,
+            kind=kind,
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+            precision=precision,
+            details=details,
+        )
+
+    def _here(self) -> Bundle:
+        """The bundle with its files looked for where they are made."""
+        return replace(self._bundle, path=self._folder)
+
+
+def _folds(graph: bytes, what: str) -> dict[str, Fold]:
+    """What the weights of a graph are made of; EngineError where that is not known."""
+    model = onnx.ModelProto.FromString(graph)
+    if (folds := read_folds(model)) is not None:
+        return folds
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    why = told.get(NOT_REFITTABLE)
+    if why is None:
+        why = "it lacks the map of its weights; export it again with --to onnx,tensorrt"
+    raise EngineError(f"{what} cannot be built --refittable: {why}.")

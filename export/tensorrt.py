@@ -1,0 +1,130 @@
+"""`roadshift export --to tensorrt`: plans built, or refitted, on the machine that runs them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..adapt.models import load_network
+from ..adapt.torch_engine import TorchEngine
+from ..runtime.atomic import output_errors
+from ..runtime.bundle import Bundle, check_output, extend_bundle
+from ..runtime.cuda import load_cudart
+from ..runtime.driver import driver_problem, gpu
+from ..runtime.errors import ConfigError, EngineError
+from ..runtime.tensorrt_library import INSTALL, load_tensorrt
+from .folds import state_arrays
+from .judge import Judge
+from .onnx import Evidence
+from .plan_maker import Machine, PlanMaker, PlanOptions
+from .refit import REFITTABLE
+from .tensorrt_build import Report
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+
+def prepare_plans(
+    precisions: Sequence[str], formats: Sequence[str], options: PlanOptions | None
+) -> Machine | None:
+    """The machine where ``formats`` ask for plans, before hours are spent; None where they do not.
+
+    Raises:
+        ConfigError: options that do not go together.
+        EngineError, MissingDependencyError: as `require_machine`.
+    """
+    options = options or PlanOptions()
+    if "tensorrt" not in formats:
+        if options != PlanOptions():
+            raise ConfigError("--refittable, --refit and --workspace are for --to tensorrt.")
+        return None
+    if odd := sorted(set(precisions) - set(PRECISIONS)):
+        raise ConfigError(f"--precision {', '.join(odd)} is not for --to tensorrt.")
+    if options.refit and ("onnx" in formats or options.refittable or options.workspace_bytes):
+        raise ConfigError(
+            "--refit takes the graph and the plan of another bundle as they are: use it with "
+            "--to tensorrt alone, without --refittable and --workspace."
+        )
+    if options.refittable and (fixed := sorted(set(precisions) - set(REFITTABLE))):
+        raise ConfigError(
+            f"--refittable is for {', '.join(REFITTABLE)}; {', '.join(fixed)} engines are rebuilt, "
+            "their scales follow the weights, and the kept timings make it quick."
+        )
+    return require_machine()
+
+
+def require_machine() -> Machine:
+    """The TensorRT and the GPU of this machine.
+
+    Raises:
+        EngineError, MissingDependencyError: there is no GPU or driver, or a package is missing; the
+            sentence says what to install.
+    """
+    if problem := driver_problem():
+        raise EngineError(
+            f"A TensorRT plan is built on the machine that runs it, and here {problem}; go to a "
+            f"machine with an NVIDIA GPU and its driver, with {INSTALL['tensorrt']}, or export "
+            "--to onnx."
+        )
+    library = load_tensorrt()
+    load_cudart()
+    return Machine(library, gpu())
+
+
+def export_plans(
+    bundle: Bundle,
+    precisions: Sequence[str],
+    evidence: Evidence,
+    machine: Machine,
+    judge_of: Callable[[Sequence[Any]], Judge],
+    *,
+    options: PlanOptions | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    report: Report = lambda *_: None,
+) -> Bundle:
+    """Add a plan in each precision to ``bundle``, in place, from its ONNX models.
+
+    All are made and judged against torch in float32 first, then published at once. With
+    ``options.refit`` the ONNX models are made anew too: the same graphs with the new weights.
+
+    Args:
+        judge_of: a judge that expects these label maps of the evidence's frames.
+        report: progress in thousandths of each build.
+
+    Raises:
+        EngineError: TensorRT refuses a graph, computes in another precision, or cannot refit.
+        ParityError: a plan falls below a floor.
+    """
+    options = options or PlanOptions()
+    check_output(bundle.path, overwrite=True)
+    network = load_network(bundle, torch.device("cpu"))
+    with TorchEngine(
+        network, bundle.label_space, bundle.manifest.input, device=torch.device("cpu")
+    ) as torch_engine:
+        judge = judge_of([torch_engine.segment(frame) for frame in evidence.frames])
+        judge.measure_fp32(torch_engine)
+    with tempfile.TemporaryDirectory(prefix="roadshift-tensorrt-") as scratch:
+        maker = PlanMaker(bundle, Path(scratch), machine, judge, options, note, report)
+        with output_errors(bundle.path):
+            state = state_arrays(network)
+            drafts = [
+                draft
+                for precision in precisions
+                for draft in (
+                    maker.refit(precision, state) if options.refit else maker.build(precision)
+                )
+            ]
+        with extend_bundle(bundle) as writer:
+            for draft in drafts:
+                writer.add_file(
+                    draft.name,
+                    Path(scratch) / draft.name,
+                    kind=draft.kind,
+                    precision=draft.precision,
+                    target=draft.kind,
+                    details={**draft.details, "exported_from": bundle.hash},
+                )
+            return writer.commit()
