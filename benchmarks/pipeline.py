@@ -14,16 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-from roadshift.adapt.importing import save_weights
-from roadshift.adapt.models import IMAGENET_INPUT, parse_size
-from roadshift.adapt.networks import build_network
+from random_bundle import random_bundle
+from roadshift.adapt.models import parse_size
 from roadshift.adapt.scenes import render_dataset
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle
-from roadshift.runtime.bundle import BundleWriter, NetworkSpec, Provenance, library_versions
-from roadshift.runtime.labels import label_space
+from roadshift.runtime.bundle import library_versions
 
 PAGE = Path("docs/results/pipeline.md")
 
@@ -43,16 +40,7 @@ def main() -> None:
 
 def measure(folder: Path, width: int, height: int, queries: int) -> list[dict[str, Any]]:
     """Rows of `bench_bundle`, for frames of the input size and of twice the size."""
-    torch.manual_seed(0)
-    network = build_network("fast_scnn", 19).eval()
-    with BundleWriter(folder / "bundle") as writer:
-        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-        bundle = writer.commit(
-            network=NetworkSpec(name="fast_scnn"),
-            label_space=label_space("cityscapes19"),
-            input=IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
-            provenance=Provenance(method="random weights"),
-        )
+    bundle = random_bundle(folder / "bundle", "fast_scnn", width, height)
     export_bundle(bundle, "onnx", floors=Floors(99.0))
     rows = []
     for scale in (1, 2):

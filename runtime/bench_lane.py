@@ -16,7 +16,12 @@ from .bench_quality import quality
 from .bench_row import COLUMNS, time_figures, time_warnings
 from .engine import Engine
 from .machine_state import MachineMonitor, Probe, machine_warnings
-from .memory import peak_memory_mib, reset_peak_memory, resident_memory_mib
+from .memory import (
+    give_back_unused,
+    peak_memory_mib,
+    reset_peak_memory,
+    resident_memory_mib,
+)
 
 
 class Lane:
@@ -66,6 +71,8 @@ class Lane:
         reference: Engine | Sequence[NDArray[np.uint8]] | None = None,
     ) -> None:
         """Open the engine, compare its labels and warm it up; see `bench_engine`."""
+        gc.collect()
+        give_back_unused()
         before = resident_memory_mib()
         gpu_before = self._probe.memory_mib()
         if self._base_mib is None:

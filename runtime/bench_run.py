@@ -54,11 +54,11 @@ class BundleRun:
     def measure(self, found: Sequence[Contender]) -> list[Measured]:
         """A row for every contender, in their order; one that fails has its reason in it."""
         frames = self._frames()
+        base = resident_memory_mib()
         reference = self._reference(found, frames)
         self._probes = {
             device: open_probe(device) for device in dict.fromkeys(c.device for c in found)
         }
-        base = resident_memory_mib()
         rows: dict[Contender, Measured] = {}
         for done, contender in enumerate(found):
             self._report(done, len(found), f"preparing {contender.title}")
