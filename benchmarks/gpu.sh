@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that waits for a CUDA GPU, in one go: tests/gpu, the losses, whole steps in each
-# precision. Results go to benchmarks/results; the tables come last.
+# precision, every engine on every network. Results go to benchmarks/results; the tables come last.
 #
 #     sh benchmarks/gpu.sh          from the checkout, with roadshift[test] installed
 cd "$(dirname "$0")/.." || exit 1
@@ -18,6 +18,8 @@ for case in "fast_scnn 1024x512 6" "deeplab_v2_resnet101 512x256 6" "deeplab_v2_
         made="$made $out.md"
     done
 done
+python benchmarks/engines.py --device cuda > /dev/null || status=1
+made="$made benchmarks/results/engines-cuda.md"
 for table in $made; do
     echo "== $table"
     cat "$table"

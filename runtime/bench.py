@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bench_contenders import contenders, parse_backends
+from .bench_contenders import contenders, not_by_default, parse_backends
 from .bench_frames import random_bench_frames, random_frames, read_frames
 from .bench_lane import Lane
 from .bench_loop import Clock, Limit, SystemClock
@@ -155,6 +155,8 @@ def measure_bundle(
         run.close()
     done = [m for m in measured if m.row["error"] is None]
     failed = [m for m in measured if m.row["error"] is not None]
+    if settings.backends == "auto":
+        left_out += not_by_default(opened, settings.device)
     failed += [Measured(row, np.empty(0)) for row in left_out]
     if not done:
         raise _nothing_runs(opened, settings, [m.row for m in failed])

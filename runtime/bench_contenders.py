@@ -21,8 +21,8 @@ DEVICES = {
     "torch-compile": ("cpu", "cuda"),
 }
 SLOW = {
-    "onnxruntime-tensorrt": "it builds for minutes; ask with --backends all or its name",
-    "torch-compile": "it compiles for minutes; ask with --backends all or torch-compile",
+    "onnxruntime-tensorrt": "it builds for minutes; ask for it with --backends.",
+    "torch-compile": "it compiles for minutes; ask for it with --backends.",
 }
 
 
@@ -97,3 +97,10 @@ def contenders(
                 continue
             found += [Contender(artefact, backend, where) for artefact in artefacts]
     return found, left_out
+
+
+def not_by_default(bundle: Bundle, device: str) -> list[dict[str, Any]]:
+    """Rows for what could run and "auto" leaves out, with the reason."""
+    found, _ = contenders(bundle, tuple(SLOW), device)
+    places = dict.fromkeys((contender.backend, contender.device) for contender in found)
+    return [left_out_row(backend, where, SLOW[backend]) for backend, where in places]

@@ -96,9 +96,9 @@ class BundleRun:
         self, found: Sequence[Contender], frames: BenchFrames
     ) -> list[NDArray[np.uint8]] | None:
         """Labels of the torch model, else of the first fp32 artefact that opens; None if none."""
-        torch_model = contenders(self._bundle, ("torch",), "cpu")[0]
+        torch_model = contenders(self._bundle, ("torch",), self._settings.device)[0]
         fp32 = [c for c in found if c.artefact.precision == "fp32"]
-        for contender in (*torch_model, *fp32):
+        for contender in (*torch_model[::-1], *fp32):  # on a GPU where there is one
             with suppress(*_FAILURES), self._open(contender) as engine:  # its own row says why
                 return [engine.segment(frame) for frame in frames.frames]
         return None

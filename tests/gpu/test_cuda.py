@@ -12,6 +12,7 @@ from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models import IMAGENET_INPUT
 from roadshift.adapt.scenes import render_dataset, render_scene
 from roadshift.export.artefacts import export_bundle
+from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import EngineError
@@ -131,3 +132,36 @@ def test_onnx_runtimes_tensorrt_agrees_or_says_what_is_missing(source: Bundle) -
     with engine, open_engine(source.path, backend="onnxruntime", device="cpu") as cpu:
         assert engine.device == "cuda"
         assert label_agreement(engine.segment(image), cpu.segment(image)) > 99.5
+
+
+def test_a_bench_on_the_gpu_has_stages_memory_and_the_gpu_s_state(source: Bundle) -> None:
+    export_bundle(open_bundle(source.path), "onnx")
+    settings = BenchSettings(
+        duration_s=3.0, rounds=1, device="cuda", backends="onnxruntime,torch,torch-fp16"
+    )
+    rows = bench_bundle(source.path, settings)
+    assert [(row["backend"], row["error"]) for row in rows] == [
+        ("onnxruntime", None),
+        ("torch", None),
+        ("torch-fp16", None),
+    ]
+    for row in rows:
+        inside = {"h2d", "gpu", "d2h", "host"}
+        assert set(row["stages_ms"]) == {"preprocess", *inside, "postprocess"}
+        assert sum(row["stages_ms"].values()) == pytest.approx(row["mean_ms"])
+        assert row["machine"]["source"] == "nvml"
+        assert row["machine"]["clock_mhz"] > 0
+        assert row["label_agreement"] > 99
+        assert row["energy_mj"] is None or row["energy_mj"] > 0
+        assert row["gpu_mib"] is None or row["gpu_mib"] >= 0
+
+
+def test_torch_keeps_float32_and_leaves_the_setting_as_it_was(source: Bundle) -> None:
+    before = torch.backends.cudnn.allow_tf32
+    frame = render_scene(5, "daylight", WIDTH, HEIGHT).image
+    with (
+        open_engine(source.path, backend="torch", device="cuda") as gpu,
+        open_engine(source.path, backend="torch", device="cpu") as cpu,
+    ):
+        assert label_agreement(gpu.segment(frame), cpu.segment(frame)) > 99.9
+    assert torch.backends.cudnn.allow_tf32 is before

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 from roadshift.runtime import bench_contenders, engine
-from roadshift.runtime.bench_contenders import DEVICES, SLOW, contenders, parse_backends
+from roadshift.runtime.bench_contenders import (
+    DEVICES,
+    SLOW,
+    contenders,
+    not_by_default,
+    parse_backends,
+)
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engine import backend_kinds
 from roadshift.runtime.errors import ConfigError
@@ -73,6 +79,18 @@ def test_a_backend_that_is_not_installed_or_has_no_artefact_says_so(
     monkeypatch.setattr(engine, "find_spec", lambda _: None)
     _, left_out = contenders(bundle, ("torch",), "cpu")
     assert left_out[0]["error"] == "torch is not installed; pip install 'roadshift[adapt]'."
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_what_auto_leaves_out_says_how_to_ask_for_it(bundle: Bundle) -> None:
+    rows = not_by_default(bundle, "auto")
+    assert [(row["backend"], row["device"]) for row in rows] == [
+        ("onnxruntime-tensorrt", "cuda"),
+        ("torch-compile", "cpu"),
+        ("torch-compile", "cuda"),
+    ]
+    assert {row["error"] for row in rows} == set(SLOW.values())
+    assert [row["device"] for row in not_by_default(bundle, "cpu")] == ["cpu"]
 
 
 def test_auto_is_all_but_what_compiles_for_minutes() -> None:

@@ -139,6 +139,38 @@ def test_without_a_driver_there_is_no_nvml(monkeypatch: pytest.MonkeyPatch) -> N
     assert nvml_probe.open_nvml() is None
 
 
+def test_nvml_s_device_is_cuda_s_first_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Driver:
+        retained = 0
+
+        def cuInit(self, _: int) -> int:  # noqa: N802
+            return 0
+
+        def cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
+            device._obj.value = 7
+            return ordinal
+
+        def cuDeviceGetPCIBusId(self, bus: Any, _: int, device: Any) -> int:  # noqa: N802
+            bus.value = f"0000:0{device.value}:00.0".encode()
+            return 0
+
+        def cuDevicePrimaryCtxRetain(self, _context: Any, device: Any) -> int:  # noqa: N802
+            self.retained += device.value
+            return 0
+
+    driver = Driver()
+    nvml = FakeNvml(nvmlInit=None, nvmlDeviceGetHandleByPciBusId="its handle", **ANSWERS)
+    monkeypatch.setattr(nvml_probe.ctypes, "CDLL", lambda _: driver)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    probe = nvml_probe.open_nvml()
+    assert probe is not None
+    assert ("nvmlDeviceGetHandleByPciBusId", ("0000:07:00.0",)) in nvml.calls
+    assert ("nvmlDeviceGetName", ("its handle",)) in nvml.calls
+    assert driver.retained == 7  # the context is there before any engine
+    driver.cuInit = lambda _: 100  # type: ignore[method-assign, assignment]
+    assert nvml_probe.open_nvml() is None
+
+
 # ---- tegrastats ----------------------------------------------------------------------------------
 
 # Lines as boards print them: JetPack 5 on Xavier NX and AGX Orin, JetPack 6 on AGX Orin and
