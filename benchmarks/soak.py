@@ -29,16 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import torch
-from roadshift.adapt.importing import save_weights
-from roadshift.adapt.models import IMAGENET_INPUT
-from roadshift.adapt.networks import build_network
+from random_bundle import random_bundle
 from roadshift.adapt.scenes import render_scene
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
-from roadshift.runtime.bundle import BundleWriter, NetworkSpec, Provenance, library_versions
+from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.cores import available_cores
-from roadshift.runtime.labels import label_space
 
 WIDTH, HEIGHT = 64, 32
 CLIP_FRAMES, BREAK_AFTER = 1000, 10_000
@@ -78,17 +74,7 @@ def main() -> int:
 
 
 def make_bundle(path: Path) -> Path:
-    torch.manual_seed(0)
-    size = {"width": WIDTH, "height": HEIGHT}
-    with BundleWriter(path) as writer:
-        weights = save_weights(build_network("fast_scnn", 19).eval())
-        writer.add_bytes("model.safetensors", weights, kind="weights")
-        bundle = writer.commit(
-            network=NetworkSpec(name="fast_scnn"),
-            label_space=label_space("cityscapes19"),
-            input=IMAGENET_INPUT.model_copy(update=size),
-            provenance=Provenance(method="random weights"),
-        )
+    bundle = random_bundle(path, "fast_scnn", WIDTH, HEIGHT)
     export_bundle(bundle, "onnx", floors=Floors(min_agreement=99.0))
     return path
 
