@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from .bundle import Artefact, Bundle
 from .cuda import Cuda
 from .engine import Engine
-from .errors import EngineError
+from .errors import EngineError, MissingDependencyError
 from .tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from .upsample import upsample_argmax
+from .upsample_cuda import UpsampleKernel
 
 
 class TensorRTEngine(Engine):
@@ -63,7 +64,6 @@ class TensorRTEngine(Engine):
             if artefact.details.get("argmax") == "runtime"
             else None
         )
-        output = "labels" if self._align_corners is None else "logits"
         plan = file.read_bytes()
         if hashlib.sha256(plan).hexdigest() != artefact.sha256:
             raise EngineError(
@@ -71,7 +71,7 @@ class TensorRTEngine(Engine):
                 "restore the bundle from a copy or build it again."
             )
         self._lock = threading.Lock()
-        self._plan = _Plan(library, plan, str(file), bundle, output)
+        self._plan = _Plan(library, plan, str(file), bundle, self._align_corners)
         super().__init__(
             bundle.label_space,
             bundle.manifest.input,
@@ -82,7 +82,8 @@ class TensorRTEngine(Engine):
             reason=(
                 f"{library} runs {artefact.path} ({artefact.precision or 'unknown precision'}) on "
                 f"{artefact.details['gpu']}, which it was built for, "
-                f"{'as one CUDA graph' if self._plan.is_graph else 'kernel by kernel'}."
+                f"{'as one CUDA graph' if self._plan.is_graph else 'kernel by kernel'}"
+                f"{self._plan.words}."
             ),
         )
 
@@ -93,7 +94,7 @@ class TensorRTEngine(Engine):
         for frame, target in zip(batch, labels, strict=True):
             with self._lock:  # what comes back is valid until the next run
                 found, times = self._plan.run(frame)
-                if self._align_corners is None:
+                if self._align_corners is None or found.dtype == np.uint8:
                     target[...] = found
                 else:
                     target[...] = upsample_argmax(found, *size, self._align_corners)
@@ -109,16 +110,29 @@ class TensorRTEngine(Engine):
 
 
 class _Plan:
-    """A deserialised plan, its context, memory and graph; nothing is left where making it fails."""
+    """A deserialised plan, its context, memory and graph; nothing is left where making it fails.
+
+    Attributes:
+        is_graph: whether a frame is one launch of a CUDA graph.
+        words: of `Engine.reason`, on labels that are not made on the GPU.
+    """
 
     def __init__(
-        self, library: TensorRT, plan: bytes, what: str, bundle: Bundle, output: str
+        self,
+        library: TensorRT,
+        plan: bytes,
+        what: str,
+        bundle: Bundle,
+        align_corners: bool | None,
     ) -> None:
         self._what, self._trt = what, library.module
         self._logger, self._said = library.listen()
         self._runtime: Any = None
         self._engine: Any = None
         self._context: Any = None
+        self._kernel: UpsampleKernel | None = None
+        self.words = ""
+        output = "labels" if align_corners is None else "logits"
         self._cuda = Cuda()
         try:
             self._runtime = self._trt.Runtime(self._logger)
@@ -126,13 +140,15 @@ class _Plan:
             self._context = self._made(self._engine.create_execution_context(), "get memory for")
             shapes = self._check_contract(bundle, output)
             self._bind(shapes, output)
+            if align_corners is not None:
+                self._label_on_the_gpu(shapes, align_corners)
             self._start()
         except BaseException:
             self.close()
             raise
 
     def run(self, frame: NDArray[np.uint8]) -> tuple[NDArray[Any], dict[str, float]]:
-        """Of one frame: the output without its batch axis, valid until the next run, and times."""
+        """Of one frame: its labels or logits, valid until the next run, and times."""
         if self._context is None:  # the memory is gone too
             raise EngineError(f"{self._what}: the engine was closed; open it again.")
         cuda, marks = self._cuda, self._marks
@@ -151,6 +167,7 @@ class _Plan:
     def close(self) -> None:
         """Release the graph and the memory, then the context, the engine and the runtime."""
         self._cuda.close()
+        self._kernel = None
         self._context = None
         self._engine = None
         self._runtime = None
@@ -195,6 +212,20 @@ class _Plan:
         )
         self._marks = [self._cuda.event() for _ in range(4)]
 
+    def _label_on_the_gpu(self, shapes: dict[str, tuple[int, ...]], align_corners: bool) -> None:
+        """Have a kernel make labels of the logits, which then stay on the device."""
+        frame = shapes["image"][:3]
+        try:
+            self._kernel = UpsampleKernel(
+                self._cuda, shapes["logits"], (frame[1], frame[2]), align_corners
+            )
+        except (EngineError, MissingDependencyError) as error:
+            self.words = f", labels made on the CPU ({str(error).rstrip('.')})"
+            return
+        self._logits_at = self._found_at
+        self._found = self._cuda.pinned(frame, np.uint8)
+        self._found_at = self._cuda.device_buffer(self._found.nbytes)
+
     def _start(self) -> None:
         """Run once, which may allocate, then capture a graph where the plan can be captured."""
         self._cuda.to_device(self._image_at, self._image)
@@ -208,6 +239,8 @@ class _Plan:
 
     def _enqueue(self) -> None:
         self._made(self._context.execute_async_v3(self._cuda.stream), "start")
+        if self._kernel is not None:
+            self._kernel.launch(self._logits_at, self._found_at)
 
     def _made(self, thing: Any, doing: str) -> Any:
         """``thing``, unless the library gave nothing or False instead."""

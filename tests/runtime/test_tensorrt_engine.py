@@ -5,6 +5,7 @@ CUDA and TensorRT are stand-ins that compute in host memory; what only a GPU sho
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import logging
 import sys
@@ -16,12 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 from roadshift.runtime import cuda as cuda_module
-from roadshift.runtime import tensorrt_library
+from roadshift.runtime import tensorrt_engine, tensorrt_library
 from roadshift.runtime.bench_contenders import contenders
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import EngineError, MissingDependencyError
 from roadshift.runtime.tensorrt_library import load_tensorrt
+from roadshift.runtime.upsample import upsample_argmax
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -97,14 +99,50 @@ def test_labels_are_those_of_the_plan(
     assert machine.cudart.leaked == {}
 
 
-def test_logits_are_upsampled_and_their_argmax_taken_here(
-    machine: Machine, add_plan: Callable[..., Bundle], tiny: Any
+class HostKernel:
+    """`UpsampleKernel` on the fake device: launched on the stream, it is the CPU's function."""
+
+    def __init__(self, cuda: Any, logits: Any, size: Any, align_corners: bool) -> None:
+        self.cuda, self.logits, self.size, self.align = cuda, logits, size, align_corners
+
+    def launch(self, logits_at: int, labels_at: int) -> None:
+        def work() -> None:
+            logits = on_device(np.float32, self.logits, logits_at)[0]
+            labels = upsample_argmax(logits, self.size[1], self.size[0], self.align)
+            on_device(np.uint8, self.size, labels_at)[...] = labels
+
+        self.cuda._cudart.run(work)
+
+
+def on_device(dtype: Any, shape: tuple[int, ...], address: int) -> np.ndarray:
+    block = (ctypes.c_uint8 * (int(np.prod(shape)) * np.dtype(dtype).itemsize)).from_address(
+        address
+    )
+    return np.frombuffer(block, np.uint8).view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("where", ["kernel", "host"])
+def test_labels_are_made_of_logits_on_the_gpu_or_with_a_word_on_the_cpu(
+    machine: Machine,
+    add_plan: Callable[..., Bundle],
+    tiny: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
 ) -> None:
+    def refuses(*_: Any) -> None:
+        raise MissingDependencyError("no NVRTC to compile a kernel with")
+
+    monkeypatch.setattr(
+        tensorrt_engine, "UpsampleKernel", HostKernel if where == "kernel" else refuses
+    )
     plan = plan_bytes(tiny.weight(), output="logits")
     bundle = add_plan(plan, argmax="runtime", align_corners=True)
-    frame = images(16, 32)
+    batch = images(2, 16, 32)
     with open_engine(bundle, backend="tensorrt") as engine:
-        np.testing.assert_array_equal(engine.segment(frame), tiny.labels(tiny.weight(), frame))
+        said = "labels made on the CPU (no NVRTC to compile a kernel with)"
+        assert (said in engine.reason) == (where == "host")
+        np.testing.assert_array_equal(engine.infer(batch), tiny.labels(tiny.weight(), batch))
+        assert engine.describe()["cuda_graph"] is True
     assert machine.cudart.leaked == {}
 
 
