@@ -104,6 +104,7 @@ def run_frames(
         Pipeline(
             source if max_frames is None else islice(source, max_frames),
             engine,
+            depth=2 if timed is None else 0,  # what comes in time should not grow old in queues
             newest=timed is not None,
             sink=sink,
             stop_when=stop_when,
