@@ -178,7 +178,7 @@ class PlanMaker:
         artefact = self._staged(name, "onnx", precision, dict(source.details))
         engine: Engine = (
             OnnxEngine(self._here(), artefact, device="cpu")
-            if precision == "fp32"
+            if precision == "fp32" or source.details.get("argmax") == "runtime"
             else RoundedEngine(self._bundle, model, precision)
         )
         with engine:

@@ -27,6 +27,8 @@ from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.folds import folds_from_json, read_folds
 from roadshift.export.onnx import Evidence
 from roadshift.export.plan_maker import PlanOptions
+from roadshift.export.refit import base_to_refit
+from roadshift.export.tensorrt import prepare_plans
 from roadshift.export.tensorrt_build import build_plan, cache_file, check_precision, inspect_plan
 from roadshift.runtime import cuda as cuda_module
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
@@ -37,6 +39,7 @@ from roadshift.runtime.errors import (
     EngineError,
     MissingDependencyError,
     ParityError,
+    RoadshiftError,
 )
 from roadshift.runtime.tensorrt_library import load_tensorrt
 
@@ -272,6 +275,18 @@ def test_the_next_weights_go_into_the_plan_and_the_graph(
     assert workshop.cudart.leaked == {}
 
 
+def test_plans_that_end_in_logits_are_built_run_and_refitted_alike(workshop: Workshop) -> None:
+    base = workshop.export(workshop.base, "onnx,tensorrt", argmax="runtime", plans=REFITTABLE)
+    plan = base.artefact(kind="tensorrt")
+    assert plan is not None
+    assert (plan.details["argmax"], plan.details["outputs"]) == ("runtime", ["logits"])
+    adapted = workshop.refit()
+    expected = labels_of(adapted, "torch")
+    for bundle, labels in ((base, labels_of(base, "torch")), (adapted, expected)):
+        assert agree(labels_of(bundle, "tensorrt"), labels) > 0.998
+    assert agree(labels_of(adapted, "onnxruntime", device="cpu"), expected) > 0.998
+
+
 def test_a_refitted_plan_can_be_refitted_again(workshop: Workshop, tmp_path: Path) -> None:
     workshop.build(plans=REFITTABLE)
     adapted = workshop.refit()
@@ -436,6 +451,18 @@ def test_options_that_do_not_go_together_are_refused(
         options["plans"] = PlanOptions(refit=open_bundle(workshop.base))
     with pytest.raises(ConfigError, match=says):
         workshop.export(workshop.base, to, **options)
+
+
+def test_quantised_engines_are_rebuilt_and_say_why(workshop: Workshop) -> None:
+    bundle = workshop.build(plans=REFITTABLE)
+    for attempt in (
+        lambda: prepare_plans(["fp16", "int8"], ["tensorrt"], REFITTABLE),
+        lambda: base_to_refit(bundle, open_bundle(workshop.adapted), "fp8"),
+    ):
+        with pytest.raises(RoadshiftError, match=r"engines are rebuilt, .* kept timings make it"):
+            attempt()
+    with pytest.raises(ConfigError, match="--precision int8-cpu is not for --to tensorrt"):
+        prepare_plans(["int8-cpu"], ["tensorrt"], None)
 
 
 def test_missing_packages_and_drivers_are_sentences(
