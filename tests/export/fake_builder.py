@@ -11,6 +11,7 @@ import ctypes
 import json
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -65,9 +66,7 @@ class Config(Flags):
 
 class OnnxContext(Context):
     def _compute(self) -> None:
-        session = onnxruntime.InferenceSession(
-            self.engine.model.SerializeToString(), providers=["CPUExecutionProvider"]
-        )
+        session = self.engine.session
         names = [output.name for output in session.get_outputs()]
         found = session.run(names, {"image": self._array("image", np.uint8)})
         for name, value in zip(names, found, strict=True):
@@ -83,6 +82,14 @@ class OnnxEngine(Engine):
         self.shapes = {
             v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values
         }
+
+    @cached_property
+    def session(self) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        return onnxruntime.InferenceSession(
+            self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
 
     def create_execution_context(self) -> Context:
         return OnnxContext(self)
