@@ -429,7 +429,7 @@ def export(
     bundle: BundleIn,
     to: Annotated[str, typer.Option(help="Formats, separated by commas: onnx, tensorrt.")] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="Precisions, separated by commas: fp32, fp16, bf16.")
+        str, typer.Option(help="With commas: fp32, fp16, bf16, int8, fp8, int8-cpu.")
     ] = "fp32",
     logits: Annotated[bool, typer.Option("--logits", help="Also give raw scores.")] = False,
     argmax: Annotated[
@@ -443,6 +443,9 @@ def export(
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
+    ] = None,
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="Frames of the road to quantise for, not compared on.")
     ] = None,
     min_agreement: Annotated[
         float | None,
@@ -485,6 +488,7 @@ def export(
                 precisions=precision,
                 frames=frames or (),
                 labels=labels,
+                calibration=calibration or (),
                 with_logits=logits,
                 argmax=argmax,
                 floors=Floors(min_agreement, max_miou_drop),

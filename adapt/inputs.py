@@ -25,10 +25,11 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        # A uint8 transpose is what TensorRT refuses, so the cast comes first.
-        x = images.to(self.mean.dtype)
+        # A uint8 transpose is what TensorRT refuses, so the cast comes first; arithmetic on planes
+        # is many times faster in ONNX Runtime than on pixels of three values.
+        x = images.to(self.mean.dtype).permute(0, 3, 1, 2)
         if self.gamma != 1:
             x = 255 * (x / 255).pow(self.gamma)
         if self.bgr:
-            x = x.flip(-1)
-        return ((x - self.mean) / self.std).permute(0, 3, 1, 2)
+            x = x.flip(1)
+        return (x - self.mean[:, None, None]) / self.std[:, None, None]

@@ -9,31 +9,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from ..adapt.scenes import render_scene
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Artefact, Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError
-from ..runtime.frames import open_frames
-from ..runtime.images import labelled_pairs
 from ..runtime.onnx_engine import OnnxEngine
-from ..runtime.preprocess import fit_frame
 from .argmax import PLACES, Where, settle_argmax
+from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
+from .graph import opset
 from .judge import Floors, Judge
-from .onnx import MODEL, Evidence, Traced, onnx_name, trace
+from .onnx import MODEL, Traced, onnx_name, trace
 from .plan_maker import PlanOptions, plan_name
 from .precision import to_half
+from .quantise import Form
 from .rounding import RoundedEngine
 from .tensorrt import export_plans, prepare_plans
 from .tensorrt_build import Report
+from .tuning import FORMS, Tuner
 
 FORMATS = ("onnx", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "bf16")
-PARITY_FRAMES = 16
+PRECISIONS = ("fp32", "fp16", "bf16", *FORMS)
 
 
 def export_bundle(
@@ -43,6 +40,7 @@ def export_bundle(
     precisions: str = "fp32",
     frames: Sequence[str] = (),
     labels: Path | None = None,
+    calibration: Sequence[str] = (),
     with_logits: bool = False,
     argmax: str = "graph",
     floors: Floors | None = None,
@@ -55,16 +53,18 @@ def export_bundle(
     "onnx" makes ONNX models; "tensorrt" builds plans of them, and makes those that are not there.
 
     Args:
-        precisions: "fp32", "fp16" and "bf16", separated by commas.
+        precisions: those of `PRECISIONS`, separated by commas.
         frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
         labels: label maps of ``frames``, which is then one folder of images: mIoU is measured as
             well, on all of them.
+        calibration: sources of frames that quantised precisions take their ranges from, without
+            those that are compared on; built-in scenes otherwise.
         with_logits: give the network's logits as a second output.
         argmax: "graph", "runtime" or "auto", see `settle_argmax`.
         floors: what each artefact must reach.
         plans: how "tensorrt" makes its plans.
         note: called with a sentence for each frame that is skipped.
-        report: progress of builds: done, of how many, and at what.
+        report: progress of calibration, sweep and builds: done, of how many, and at what.
 
     Returns:
         ``{"bundle", "hash", "artefacts": [row]}`` with one row an artefact.
@@ -88,6 +88,8 @@ def export_bundle(
             "--logits adds raw scores to the labels, and --argmax runtime gives no labels but raw "
             "scores; use one of the two."
         )
+    if calibration and not set(wanted) & set(FORMS):
+        raise ConfigError(f"--calibration is for {', '.join(FORMS)}, and none was asked for.")
     evidence = gather_evidence(bundle, frames, labels, note)
     graphs = {onnx_name(precision): precision for precision in wanted}
     if plans is not None and plans.refit is not None:
@@ -104,10 +106,16 @@ def export_bundle(
             bundle,
             evidence,
             precisions=traced,
+            calibration=(
+                gather_calibration(bundle, calibration, evidence, note)
+                if set(traced) & set(FORMS)
+                else None
+            ),
             with_logits=with_logits,
             argmax="graph" if with_logits else cast(Where, argmax),
             floors=floors,
             note=note,
+            report=report,
         )
     if machine is not None:
         made |= {plan_name(precision) for precision in wanted}
@@ -124,16 +132,21 @@ def export_onnx(
     evidence: Evidence,
     *,
     precisions: Sequence[str] = ("fp32",),
+    calibration: Calibration | None = None,
     with_logits: bool = False,
     argmax: Where = "graph",
     floors: Floors | None = None,
     note: Callable[[str], None] = lambda _: None,
+    report: Report = lambda *_: None,
 ) -> Bundle:
     """Add an ONNX model in each precision to ``bundle``, in place.
 
     All are made and judged first, then published at once: a refusal leaves the bundle as it was.
     One that was there is replaced. See `trace` for what goes in and comes out, and `settle_argmax`
     for where the labels are made.
+
+    Args:
+        calibration: needed for the quantised precisions.
 
     Raises:
         NetworkError: the bundle has no weights, or its network cannot be exported.
@@ -151,7 +164,7 @@ def export_onnx(
                 with_logits=with_logits,
                 min_agreement=floors.agreement("fp32"),
             )
-            maker = _Maker(bundle, folder, evidence, traced, floors)
+            maker = _Maker(bundle, folder, evidence, calibration, traced, floors, report)
             drafts = [maker.make(precision) for precision in precisions]
             ends = [
                 settle_argmax(bundle, folder / d.name, d.precision, evidence.frames, argmax, note)
@@ -164,7 +177,7 @@ def export_onnx(
                     folder / draft.name,
                     kind="onnx",
                     precision=draft.precision,
-                    target="onnx",
+                    target=draft.target,
                     details={**draft.details, **end, "exported_from": bundle.hash},
                 )
             return writer.commit()
@@ -190,6 +203,7 @@ class _Draft:
 
     name: str
     precision: str
+    target: str
     details: dict[str, Any]
 
 
@@ -197,40 +211,65 @@ class _Maker:
     """Makes and judges one artefact after the other from a traced float32 graph."""
 
     def __init__(
-        self, bundle: Bundle, folder: Path, evidence: Evidence, traced: Traced, floors: Floors
+        self,
+        bundle: Bundle,
+        folder: Path,
+        evidence: Evidence,
+        calibration: Calibration | None,
+        traced: Traced,
+        floors: Floors,
+        report: Report,
     ) -> None:
-        self._bundle, self._folder, self._traced = bundle, folder, traced
-        self._judge = Judge(bundle, evidence, traced.labels, floors)
-        with self._open("fp32") as engine:
+        self._bundle, self._folder, self._traced, self._floors = bundle, folder, traced, floors
+        self._judge = Judge(bundle, evidence, traced.labels, floors, report)
+        self._tuner = (
+            Tuner(traced.model, calibration, self._judge, self._try, report)
+            if calibration
+            else None
+        )
+        with self._open(MODEL, "fp32") as engine:
             self._fp32 = {"parity": asdict(traced.parity), **self._judge.measure_fp32(engine)}
 
-    def make(self, precision: str) -> _Draft:
-        """The artefact in ``precision``, written to the folder; ParityError below a floor."""
-        name = onnx_name(precision)
-        if precision == "fp32":
-            return self._draft(name, precision, self._traced.model, self._fp32)
-        model = to_half(self._traced.model, "fp16" if precision == "fp16" else "bf16")
-        onnx.save(model, str(self._folder / name))
-        with RoundedEngine(self._bundle, model, precision) as engine:
-            details = self._judge.measure(engine, engine.reason)
-        self._judge.check(name, precision, details)
-        return self._draft(name, precision, model, details)
-
-    def _draft(
-        self, name: str, precision: str, model: onnx.ModelProto, details: dict[str, Any]
-    ) -> _Draft:
+    def make(self, form: str) -> _Draft:
+        """The artefact in that precision, written to the folder; ParityError below a floor."""
+        name, precision = onnx_name(form), form.removesuffix("-cpu")
+        details: dict[str, Any] = {}
+        if form == "fp32":
+            model, details = self._traced.model, self._fp32
+        elif form in ("fp16", "bf16"):
+            model = to_half(self._traced.model, "fp16" if form == "fp16" else "bf16")
+            onnx.save(model, str(self._folder / name))
+            with RoundedEngine(self._bundle, model, precision) as engine:
+                details = self._judge.measure(engine, engine.reason)
+        else:
+            if self._tuner is None:
+                raise ValueError(f"{form}: needs frames to calibrate on")
+            kind = next(known for known in FORMS if known == form)
+            model, tuned = self._tuner.tune(kind, self._floors.target(precision))
+            onnx.save(model, str(self._folder / name))
+            with self._open(name, precision) as engine:
+                details = {**self._judge.measure(engine, engine.reason), **tuned}
+        if form != "fp32":
+            self._judge.check(name, precision, details)
         described = {
-            "opset": model.opset_import[0].version,
+            "opset": opset(model),
             "outputs": [output.name for output in model.graph.output],
         }
-        return _Draft(name, precision, {**described, **details})
+        target = "onnxruntime-cpu" if form.endswith("-cpu") else "onnx"
+        return _Draft(name, precision, target, {**described, **details})
 
-    def _open(self, precision: str) -> Engine:
+    def _try(self, model: onnx.ModelProto, form: Form) -> Engine:
+        onnx.save(model, str(self._folder / _CANDIDATE))
+        return self._open(_CANDIDATE, form.removesuffix("-cpu"))
+
+    def _open(self, name: str, precision: str) -> Engine:
         """The runtime's own engine on a file that is not in the bundle yet."""
         staged = Bundle(self._folder, self._bundle.manifest, self._bundle.hash)
-        name = onnx_name(precision)
         artefact = Artefact(path=name, kind="onnx", sha256="0" * 64, bytes=0, precision=precision)
         return OnnxEngine(staged, artefact, device="cpu")
+
+
+_CANDIDATE = "candidate.onnx"
 
 
 def _listed(option: str, text: str, known: Sequence[str]) -> list[str]:
@@ -239,22 +278,3 @@ def _listed(option: str, text: str, known: Sequence[str]) -> list[str]:
     if not words or not set(words) <= set(known):
         raise ConfigError(f"{option} {text!r}: this version exports to {', '.join(known)}.")
     return words
-
-
-def gather_evidence(
-    bundle: Bundle, sources: Sequence[str], labels: Path | None, note: Callable[[str], None]
-) -> Evidence:
-    """The frames to compare on, at the bundle's input size, and the labelled pairs."""
-    width, height = bundle.manifest.input.width, bundle.manifest.input.height
-    if labels is not None and len(sources) != 1:
-        raise ConfigError("--labels needs one --frames, the folder of the images they belong to.")
-    pairs = labelled_pairs(Path(sources[0]), labels) if labels is not None else []
-    if not sources:
-        scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
-        return Evidence(scenes, "built-in scenes")
-    found: list[NDArray[np.uint8]] = []
-    for frame in open_frames(list(sources), on_skip=note):
-        found.append(fit_frame(frame.image, width, height))
-        if len(found) == PARITY_FRAMES:
-            break
-    return Evidence(found, "frames of " + ", ".join(sources), pairs)

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
+from .evidence import Evidence
 from .folds import (
     FOLDS,
     NOT_REFITTABLE,
@@ -39,21 +40,6 @@ from .folds import (
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the logits' largest magnitude
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What an export is judged on.
-
-    Attributes:
-        frames: at the bundle's input size, uint8 (H, W, 3) RGB; at least one.
-        compared_on: what they are, for the manifest.
-        pairs: image and label files to measure mIoU on; none where there are no labels.
-    """
-
-    frames: Sequence[NDArray[np.uint8]]
-    compared_on: str
-    pairs: Sequence[tuple[Path, Path]] = ()
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,21 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from ..runtime.errors import ParityError
+from .graph import float_values, head, opset, tail
 
 Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
+_DTYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _NAMES = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 _LARGEST = {"fp16": 65504.0, "bf16": float(np.finfo(np.float32).max)}
 _BF16_OPSET = 22  # the first whose Conv and pooling take bfloat16
 _Formal = onnx.defs.OpSchema.FormalParameter
-_LEARNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_CARRIES = {"Resize", "Identity", "Cast", "Slice", "Pad", "Transpose", "Reshape"}
 
 
 def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
@@ -42,9 +43,10 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
         ParityError: a weight is beyond the range of ``precision``; it names the weight.
     """
     wanted = _BF16_OPSET if precision == "bf16" else 0
-    opset = _opset(model)
     lowered = onnx.ModelProto()
-    lowered.CopyFrom(version_converter.convert_version(model, wanted) if opset < wanted else model)
+    lowered.CopyFrom(
+        version_converter.convert_version(model, wanted) if opset(model) < wanted else model
+    )
     for entry in model.metadata_props:
         if entry.key not in {kept.key for kept in lowered.metadata_props}:
             lowered.metadata_props.append(entry)
@@ -67,13 +69,12 @@ class _Lowering:
     def __init__(self, model: onnx.ModelProto, precision: Half) -> None:
         self.model, self.graph, self.precision = model, model.graph, precision
         self.type, self.type_name = _TYPES[precision], _NAMES[precision]
-        self.opset = _opset(model)
-        self.floats = _float_values(model)
-        self.producer = {out: node for node in self.graph.node for out in node.output}
+        self.opset = opset(model)
+        self.floats = float_values(model)
         self.weights = {weight.name: weight for weight in self.graph.initializer}
 
     def run(self) -> None:
-        islands = self._before_the_network() | self._after_the_network()
+        islands = head(self.model) | tail(self.model)
         ports = {
             node.name: found
             for node in self.graph.node
@@ -87,28 +88,6 @@ class _Lowering:
         }
         self._convert_weights(ports)
         self._rewire(ports, low)
-
-    def _before_the_network(self) -> set[str]:
-        """The nodes that no learned operator comes before: pixels on their way in."""
-        reached: set[str] = set()
-        island = set()
-        for node in self.graph.node:  # in topological order
-            if node.op_type in _LEARNED or reached.intersection(node.input):
-                reached.update(node.output)
-            else:
-                island.add(node.name)
-        return island
-
-    def _after_the_network(self) -> set[str]:
-        """From the labels back to the network's own logits."""
-        island = set()
-        value = "labels"
-        while (node := self.producer.get(value)) is not None:
-            if node.op_type not in _CARRIES | {"ArgMax"}:
-                break
-            island.add(node.name)
-            value = node.input[0]
-        return island
 
     def _ports(self, node: onnx.NodeProto) -> _Ports | None:
         """What of ``node`` can be lowered; None where ONNX has no such operator or nothing is."""
@@ -163,7 +142,7 @@ class _Lowering:
                 f"{self.precision} cannot hold weight {weight.name!r}, which reaches {largest:.3g} "
                 f"where {_LARGEST[self.precision]:.6g} is the end; use bf16 or fp32."
             )
-        return helper.make_tensor(weight.name, self.type, values.shape, values.ravel())
+        return numpy_helper.from_array(values.astype(_DTYPES[self.precision]), weight.name)
 
     def _rewire(self, ports: dict[str, _Ports], low: set[str]) -> None:
         """Casts wherever a value goes from one precision to the other, one for all its users."""
@@ -201,19 +180,3 @@ class _Lowering:
 
 def _cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
     return helper.make_node("Cast", [source], [target], name=f"cast_{target}", to=to)
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return {entry.domain: int(entry.version) for entry in model.opset_import}[""]
-
-
-def _float_values(model: onnx.ModelProto) -> set[str]:
-    """Names of all float32 values, weights included."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    graph = inferred.graph
-    found = {
-        value.name
-        for value in (*graph.input, *graph.output, *graph.value_info)
-        if value.type.tensor_type.elem_type == TensorProto.FLOAT
-    }
-    return found | {w.name for w in graph.initializer if w.data_type == TensorProto.FLOAT}

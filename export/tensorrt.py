@@ -17,9 +17,9 @@ from ..runtime.cuda import load_cudart
 from ..runtime.driver import driver_problem, gpu
 from ..runtime.errors import ConfigError, EngineError
 from ..runtime.tensorrt_library import INSTALL, load_tensorrt
+from .evidence import Evidence
 from .folds import state_arrays
 from .judge import Judge
-from .onnx import Evidence
 from .plan_maker import Machine, PlanMaker, PlanOptions
 from .refit import REFITTABLE
 from .tensorrt_build import Report

@@ -95,7 +95,7 @@ class OnnxEngine(Engine):
                 "use --device cpu, or see `roadshift doctor` for what is missing."
             )
         if self._memory is None:
-            self._session = cpu_session(self._file, self._threads)
+            self._session = cpu_session(self._file, self._threads, fp8=artefact.precision == "fp8")
             self._batch = _check_contract(self._session, self._file, bundle, self._output)
             how = f"the CPU with {self._threads} threads"
         why = "as asked" if device != "auto" else problem or "a CUDA driver and device were found"

@@ -41,9 +41,12 @@ def tensorrt_problem() -> str | None:
     return cuda_problem()
 
 
-def cpu_session(file: Path, threads: int) -> Any:
-    """A session on the CPU; EngineError where the model does not load."""
-    return _session(file, _options(threads), [_CPU])
+def cpu_session(file: Path, threads: int, *, fp8: bool = False) -> Any:
+    """A session on the CPU; ``fp8`` where the model holds such values."""
+    options = _options(threads)
+    if fp8:  # the optimiser would make integer operators of it that do not exist
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return _session(file, options, [_CPU])
 
 
 def cuda_session(file: Path, threads: int, *, stream: int | None, graph: bool) -> Any:

@@ -35,8 +35,8 @@ from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.networks import build_network
 from roadshift.cli import app
 from roadshift.export.artefacts import export_onnx
+from roadshift.export.evidence import Evidence
 from roadshift.export.judge import Floors
-from roadshift.export.onnx import Evidence
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import (

@@ -11,7 +11,7 @@ import torch
 from roadshift.adapt.importing import save_weights
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.scenes import render_scene
-from roadshift.export.onnx import Evidence
+from roadshift.export.evidence import Evidence
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.labels import label_space

@@ -26,8 +26,9 @@ from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.scenes import render_dataset
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
+from roadshift.export.evidence import Evidence
 from roadshift.export.judge import Floors
-from roadshift.export.onnx import MODEL, Evidence, Parity, check_parity
+from roadshift.export.onnx import MODEL, Parity, check_parity
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.engine import open_engine

@@ -24,8 +24,8 @@ from export_cases import RGB, frames_of, stays_as_it_is, write_source
 from fake_builder import OnnxTensorRT
 from onnx import numpy_helper
 from roadshift.export.artefacts import export_bundle, export_onnx
+from roadshift.export.evidence import Evidence
 from roadshift.export.folds import folds_from_json, read_folds
-from roadshift.export.onnx import Evidence
 from roadshift.export.plan_maker import PlanOptions
 from roadshift.export.refit import base_to_refit
 from roadshift.export.tensorrt import prepare_plans

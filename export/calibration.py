@@ -1,0 +1,130 @@
+"""What range each value of a graph takes on calibration frames, by three methods from one pass.
+
+One histogram of magnitudes a value is kept, of a fixed number of bins, so memory does not grow with
+the frames. (ONNX Runtime's own calibraters hold what every frame gave until they compute, one
+method a pass.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from ..runtime.cores import available_cores
+
+Method = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
+PERCENTILE = 99.99
+BINS = 2048
+LEVELS = 128  # of magnitude that INT8 has
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that a quantised value is to represent; those beyond saturate."""
+
+    low: float
+    high: float
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude."""
+        return max(-self.low, self.high)
+
+
+class Histogram:
+    """Magnitudes of one value over all frames, in ``BINS`` bins from 0, and its extremes."""
+
+    def __init__(self) -> None:
+        self.low = self.high = 0.0
+        self.end = 0.0  # of the last bin
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+
+    def add(self, values: NDArray[np.float32]) -> None:
+        """Count ``values``, finite, of any shape."""
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+        largest = max(-self.low, self.high)
+        if largest > 0 and self.end == 0:
+            self.end = largest
+        while largest > self.end > 0:  # double the range: neighbouring bins become one
+            pairs = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.concatenate([pairs, np.zeros_like(pairs)])
+            self.end *= 2
+        scale = BINS / self.end if self.end else 0.0
+        bins = np.minimum(np.abs(values).ravel() * np.float32(scale), BINS - 1).astype(np.int32)
+        self.counts += np.bincount(bins, minlength=BINS)
+
+    def range(self, method: Method) -> Range:
+        """The range by ``method``; within the extremes, and with 0 in it."""
+        limit = {
+            "minmax": lambda: max(-self.low, self.high),
+            "percentile": self._percentile,
+            "entropy": self._entropy,
+        }[method]()
+        return Range(max(self.low, -limit), min(self.high, limit))
+
+    def _percentile(self) -> float:
+        share = np.cumsum(self.counts) / max(self.counts.sum(), 1)
+        return float((np.searchsorted(share, PERCENTILE / 100) + 1) * self.end / BINS)
+
+    def _entropy(self) -> float:
+        """The limit whose quantised histogram diverges least (Migacz, GTC 2017, S7310).
+
+            i* = argmin_i  KL(p_i || q_i),   i = 128, 136, ..., 2048 bins
+
+        p_i: the first i bins, what lies beyond added to the last. q_i: the same bins, without what
+        lies beyond, spread over 128 levels: each non-empty bin holds the mean of its level.
+        """
+        counts = self.counts.astype(np.float64)
+        counts[0] = counts[1]  # the zeros of a ReLU are exact at any limit
+        best, limit = np.inf, BINS
+        for i in range(LEVELS, BINS + 1, 8):
+            inside = counts[:i]
+            p = inside.copy()
+            p[-1] += counts[i:].sum()
+            starts = np.arange(LEVELS) * i // LEVELS
+            filled = np.add.reduceat((inside > 0).astype(np.float64), starts)
+            level = np.add.reduceat(inside, starts) / np.maximum(filled, 1)
+            q = np.repeat(level, np.diff(np.append(starts, i))) * (inside > 0)
+            if not p.sum() or not q.sum():
+                continue
+            p, q = p / p.sum(), q / q.sum()
+            here = p > 0
+            divergence = float((p[here] * np.log(p[here] / np.maximum(q[here], 1e-9))).sum())
+            if divergence < best:
+                best, limit = divergence, i
+        return limit * self.end / BINS
+
+
+def collect(
+    model: onnx.ModelProto,
+    values: Sequence[str],
+    frames: Sequence[NDArray[np.uint8]],
+    report: Callable[[int, int, str], None] = lambda *_: None,
+) -> dict[str, Histogram]:
+    """Histograms of ``values``, float32 values of ``model``, over ``frames``, uint8 (H, W, 3)."""
+    watched = onnx.ModelProto()
+    watched.CopyFrom(model)
+    for value in values:
+        watched.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = available_cores()
+    session = onnxruntime.InferenceSession(
+        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    histograms = {value: Histogram() for value in values}
+    for done, frame in enumerate(frames):
+        found = session.run(list(values), {"image": frame[None]})
+        for value, array in zip(values, found, strict=True):
+            histograms[value].add(array)
+        report(done + 1, len(frames), "calibrating")
+    return histograms

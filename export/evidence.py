@@ -1,0 +1,129 @@
+"""Frames to judge an export on, and others to calibrate on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..adapt.scenes import render_scene
+from ..runtime.bundle import Bundle
+from ..runtime.errors import ConfigError
+from ..runtime.frames import open_frames
+from ..runtime.images import labelled_pairs, read_image
+from ..runtime.preprocess import fit_frame
+
+PARITY_FRAMES = 16
+CALIBRATION_FRAMES = 128
+_SCENES = range(100, 132)  # to calibrate on where there are no frames
+
+Note = Callable[[str], None]
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What an export is judged on.
+
+    Attributes:
+        frames: at the bundle's input size, uint8 (H, W, 3) RGB; at least one.
+        compared_on: what they are, for the manifest.
+        pairs: image and label files to measure mIoU on; none where there are no labels.
+    """
+
+    frames: Sequence[Image]
+    compared_on: str
+    pairs: Sequence[tuple[Path, Path]] = ()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a quantised graph takes its ranges from.
+
+    Attributes:
+        frames: at the bundle's input size, uint8 (H, W, 3) RGB; none of them is judged on.
+        source: what they are, for the manifest.
+    """
+
+    frames: Sequence[Image]
+    source: str
+
+
+def gather_evidence(
+    bundle: Bundle, sources: Sequence[str], labels: Path | None, note: Note
+) -> Evidence:
+    """The first 16 frames of ``sources``, or built-in scenes; with ``labels``, the pairs too.
+
+    Raises:
+        ConfigError: labels without the one folder of images that they belong to.
+        FrameError, LabelError: as `open_frames` and `labelled_pairs`.
+    """
+    width, height = bundle.manifest.input.width, bundle.manifest.input.height
+    if labels is not None and len(sources) != 1:
+        raise ConfigError("--labels needs one --frames, the folder of the images they belong to.")
+    pairs = labelled_pairs(Path(sources[0]), labels) if labels is not None else []
+    if not sources:
+        scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
+        return Evidence(scenes, "built-in scenes")
+    found: list[Image] = []
+    for frame in open_frames(list(sources), on_skip=note):
+        found.append(fit_frame(frame.image, width, height))
+        if len(found) == PARITY_FRAMES:
+            break
+    return Evidence(found, "frames of " + ", ".join(sources), pairs)
+
+
+def gather_calibration(
+    bundle: Bundle, sources: Sequence[str], evidence: Evidence, note: Note
+) -> Calibration:
+    """Up to 128 frames spread over ``sources``, without those of ``evidence``.
+
+    Built-in scenes where there are no sources, and a note that says what that is worth.
+
+    Raises:
+        ConfigError: every frame is one that the export is judged on.
+    """
+    width, height = bundle.manifest.input.width, bundle.manifest.input.height
+    if not sources:
+        note(
+            "No --calibration frames: calibrating on built-in scenes. Ranges of the roads that the "
+            "vehicle drives differ; give --calibration FRAMES for a model that is meant to drive."
+        )
+        scenes = (render_scene(seed, "daylight", width, height).image for seed in _SCENES)
+        return Calibration(list(scenes), "built-in scenes")
+    judged = {_digest(frame) for frame in evidence.frames} | {
+        _digest(fit_frame(read_image(image), width, height)) for image, _ in evidence.pairs
+    }
+    fitted = (
+        fit_frame(frame.image, width, height) for frame in open_frames(list(sources), on_skip=note)
+    )
+    kept = spread((frame for frame in fitted if _digest(frame) not in judged), CALIBRATION_FRAMES)
+    if not kept:
+        raise ConfigError(
+            f"--calibration {', '.join(sources)}: holds only frames that the export is judged on; "
+            "give others, or another --frames."
+        )
+    return Calibration(kept, "frames of " + ", ".join(sources))
+
+
+def spread(frames: Iterable[Image], most: int) -> list[Image]:
+    """Between ``most / 2`` and ``most`` frames, evenly spread over all; all where they are few."""
+    kept: list[Image] = []
+    step = 1
+    for i, frame in enumerate(frames):
+        if i % step:
+            continue
+        if len(kept) == most:
+            kept, step = kept[::2], 2 * step
+            if i % step:
+                continue
+        kept.append(frame)
+    return kept
+
+
+def _digest(frame: Image) -> bytes:
+    return hashlib.sha256(frame.tobytes()).digest()

@@ -1,0 +1,48 @@
+"""Looking at an ONNX graph: which values are float32, and which nodes lie at its two ends."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto
+
+LEARNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_CARRIES = {"ArgMax", "Resize", "Identity", "Cast", "Slice", "Pad", "Transpose", "Reshape"}
+
+
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators."""
+    return {entry.domain: int(entry.version) for entry in model.opset_import}[""]
+
+
+def float_values(model: onnx.ModelProto) -> set[str]:
+    """Names of all float32 values, weights included."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    found = {
+        value.name
+        for value in (*graph.input, *graph.output, *graph.value_info)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+    return found | {w.name for w in graph.initializer if w.data_type == TensorProto.FLOAT}
+
+
+def head(model: onnx.ModelProto) -> set[str]:
+    """The nodes that no learned operator comes before: pixels on their way in."""
+    reached: set[str] = set()
+    found = set()
+    for node in model.graph.node:  # in topological order
+        if node.op_type in LEARNED or reached.intersection(node.input):
+            reached.update(node.output)
+        else:
+            found.add(node.name)
+    return found
+
+
+def tail(model: onnx.ModelProto) -> set[str]:
+    """The nodes between the network's own logits and the labels."""
+    producer = {out: node for node in model.graph.node for out in node.output}
+    found = set()
+    value = "labels"
+    while (node := producer.get(value)) is not None and node.op_type in _CARRIES:
+        found.add(node.name)
+        value = node.input[0]
+    return found

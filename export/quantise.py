@@ -1,0 +1,203 @@
+"""Q/DQ pairs around the convolutions of a float32 graph: INT8, FP8, and UINT8 for a CPU.
+
+Three forms of one idea, value -> QuantizeLinear -> DequantizeLinear -> convolution:
+
+- ``int8``: symmetric, weights a scale for each output channel, on the inputs of convolutions only.
+  This is what TensorRT takes: a zero point of 0, and room to fuse convolution, ReLU and Q.
+- ``fp8``: the same with E4M3, which the GPU needs to have.
+- ``int8-cpu``: activations UINT8 with a zero point, INT8 weights, on every value between operators
+  that ONNX Runtime's CPU provider runs on integers. A ReLU disappears into the zero point, and a
+  convolution stays in integers from end to end; in the symmetric form the CPU computes in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from .calibration import Range
+from .graph import float_values, tail
+
+Form = Literal["int8", "fp8", "int8-cpu"]
+_INTEGER = {"Conv", "Relu", "Add", "Concat", "Resize", "AveragePool", "MaxPool"}
+_SMALLEST = 1e-12  # a scale is above zero, also for a value that is always zero
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution that can be quantised.
+
+    Attributes:
+        name: of its module, such as "downsample.0.0".
+        node: its node's name.
+        input: the value that it reads.
+        weight: the name of its weights.
+    """
+
+    name: str
+    node: str
+    input: str
+    weight: str
+
+
+def layers_of(model: onnx.ModelProto) -> list[Layer]:
+    """The convolutions with constant weights, in the order in which they run."""
+    weights = {weight.name for weight in model.graph.initializer}
+    return [
+        Layer(_module_name(node), node.name, node.input[0], node.input[1])
+        for node in model.graph.node
+        if node.op_type == "Conv" and node.input[1] in weights
+    ]
+
+
+def _module_name(node: onnx.NodeProto) -> str:
+    name: str = node.input[1].removesuffix(".weight")
+    return name.removeprefix("segmenter.").removeprefix("network.") or node.name
+
+
+def quantised_values(model: onnx.ModelProto, form: Form) -> list[str]:
+    """The values of ``model`` that need a range for ``form``."""
+    return sorted(_Quantiser(model, form, {}, ()).values())
+
+
+def quantise(
+    model: onnx.ModelProto, form: Form, ranges: Mapping[str, Range], spared: Collection[str] = ()
+) -> onnx.ModelProto:
+    """A copy of ``model`` with Q/DQ pairs.
+
+    Args:
+        model: float32, opset 19 or newer.
+        ranges: of each of `quantised_values`.
+        spared: names of layers that stay in float32.
+    """
+    return _Quantiser(model, form, ranges, spared).run()
+
+
+class _Quantiser:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        form: Form,
+        ranges: Mapping[str, Range],
+        spared: Collection[str],
+    ) -> None:
+        self.model = onnx.ModelProto()
+        self.model.CopyFrom(model)
+        self.graph, self.form, self.ranges = self.model.graph, form, ranges
+        self.layers = {
+            layer.node: layer for layer in layers_of(model) if layer.name not in set(spared)
+        }
+        self.weights = {weight.name: weight for weight in self.graph.initializer}
+        self.nodes: list[onnx.NodeProto] = []
+
+    def values(self) -> set[str]:
+        """The activations that get a Q/DQ pair."""
+        if self.form != "int8-cpu":
+            return {layer.input for layer in self.layers.values()}
+        users: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.graph.node:
+            for name in node.input:
+                users.setdefault(name, []).append(node)
+        floats = float_values(self.model) - set(self.weights)
+        after = tail(self.model)
+        found = set()
+        for node in self.graph.node:
+            integer = node.name in self.layers if node.op_type == "Conv" else True
+            if node.op_type not in _INTEGER or node.name in after or not integer:
+                continue
+            for name in (*node.input, *node.output):
+                only = users.get(name, [])
+                becomes_relu = len(only) == 1 and only[0].op_type == "Relu"
+                ends = any(user.name in after for user in only)
+                if name in floats and not becomes_relu and not ends:
+                    found.add(name)
+        return found
+
+    def run(self) -> onnx.ModelProto:
+        values = self.values()
+        pairs: dict[str, str] = {}
+        everyone = self.form == "int8-cpu"  # else a float32 reader keeps the exact value
+        for value in self.graph.input:
+            if value.name in values:
+                pairs[value.name] = self._activation(value.name)
+        for node in list(self.graph.node):
+            if everyone or node.name in self.layers:
+                for i, name in enumerate(node.input):
+                    node.input[i] = pairs.get(name, name)
+            if (layer := self.layers.get(node.name)) is not None:
+                weight = layer.weight
+                if weight not in pairs:
+                    pairs[weight] = self._weight(weight)
+                node.input[1] = pairs[weight]
+            self.nodes.append(node)
+            for name in node.output:
+                if name in values:
+                    pairs[name] = self._activation(name)
+        del self.graph.node[:], self.graph.value_info[:]
+        self.graph.node.extend(self.nodes)
+        onnx.checker.check_model(self.model)
+        return self.model
+
+    def _activation(self, name: str) -> str:
+        found = self.ranges[name]
+        if self.form == "int8-cpu":
+            low, high = min(found.low, 0.0), max(found.high, 0.0)
+            step = max((high - low) / 255, _SMALLEST)
+            zero = np.asarray(np.clip(round(-low / step), 0, 255), np.uint8)
+        else:
+            step = max(found.largest / self._levels, _SMALLEST)
+            zero = np.zeros((), self._type)
+        return self._pair(name, np.asarray(step, np.float32), zero)
+
+    def _weight(self, name: str) -> str:
+        """One scale for each output channel."""
+        values = numpy_helper.to_array(self.weights[name])
+        largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+        scale = np.maximum(largest / self._levels, _SMALLEST).astype(np.float32)
+        return self._pair(name, scale, np.zeros(len(scale), self._type), axis=0)
+
+    @property
+    def _levels(self) -> float:
+        return 448.0 if self.form == "fp8" else 127.0
+
+    @property
+    def _type(self) -> np.dtype[np.generic]:
+        return np.dtype(ml_dtypes.float8_e4m3fn if self.form == "fp8" else np.int8)
+
+    def _pair(
+        self,
+        name: str,
+        scale: NDArray[np.float32],
+        zero: NDArray[np.generic],
+        axis: int | None = None,
+    ) -> str:
+        """QuantizeLinear and DequantizeLinear after ``name``; the name of what comes out."""
+        scale_name, zero_name = f"{name}.scale", f"{name}.zero_point"
+        self.graph.initializer.append(numpy_helper.from_array(scale, scale_name))
+        self.graph.initializer.append(_zero_point(zero, zero_name))
+        quantised, back = f"{name}.quantised", f"{name}.dequantised"
+        for kind, source, target in (
+            ("QuantizeLinear", name, quantised),
+            ("DequantizeLinear", quantised, back),
+        ):
+            inputs = [source, scale_name, zero_name]
+            node = helper.make_node(kind, inputs, [target], name=f"{name}.{kind}")
+            if axis is not None:
+                node.attribute.append(helper.make_attribute("axis", axis))
+            self.nodes.append(node)
+        return back
+
+
+def _zero_point(zero: NDArray[np.generic], name: str) -> TensorProto:
+    if zero.dtype == np.dtype(ml_dtypes.float8_e4m3fn):
+        return helper.make_tensor(
+            name, TensorProto.FLOAT8E4M3FN, zero.shape, zero.tobytes(), raw=True
+        )
+    return numpy_helper.from_array(zero, name)

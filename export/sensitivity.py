@@ -1,0 +1,73 @@
+"""Which layers a lower precision hurts, one at a time, and how many of them to spare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+SWEEP_FRAMES = 4
+SWEEP_SECONDS = 600.0
+MOST_SPARED = 0.25  # of the layers
+STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What is left of label agreement where one layer alone is quantised.
+
+    Attributes:
+        layer: its name.
+        label_agreement: percent of pixels.
+    """
+
+    layer: str
+    label_agreement: float
+
+
+def sweep_frames(layers: int, seconds_a_frame: float) -> int:
+    """How many frames a sweep over ``layers`` looks at: 4, fewer where that takes ten minutes."""
+    return max(1, min(SWEEP_FRAMES, int(SWEEP_SECONDS / max(layers * seconds_a_frame, 1e-9))))
+
+
+def sweep(
+    layers: Sequence[str],
+    agreement_of: Callable[[str], float],
+    report: Callable[[int, int, str], None] = lambda *_: None,
+) -> list[Sensitivity]:
+    """Every layer, the most sensitive first; equals in their own order.
+
+    Args:
+        layers: in the order in which they run.
+        agreement_of: label agreement where only that layer is quantised.
+    """
+    rows = []
+    for done, layer in enumerate(layers):
+        rows.append(Sensitivity(layer, agreement_of(layer)))
+        report(done + 1, len(layers), f"sensitivity of {layer}")
+    return sorted(rows, key=lambda row: row.label_agreement)
+
+
+def spare(
+    rows: Sequence[Sensitivity],
+    agreement_of: Callable[[Collection[str]], float],
+    target: float,
+) -> list[str]:
+    """The fewest of the most sensitive layers that, left alone, bring agreement to ``target``.
+
+    At most a quarter of the layers; where that is not enough, as many as do best.
+
+    Args:
+        rows: of `sweep`.
+        agreement_of: label agreement with these layers left in higher precision.
+        target: percent of pixels.
+    """
+    names = [row.layer for row in rows]
+    most = int(MOST_SPARED * len(names))
+    best: tuple[float, list[str]] = (-1.0, [])
+    for count in sorted({min(step, most) for step in STEPS}):
+        found = agreement_of(names[:count])
+        if found > best[0]:
+            best = found, names[:count]
+        if found >= target:
+            break
+    return best[1]

@@ -1,0 +1,112 @@
+"""The best quantised graph that calibration frames give: method, then layers to spare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import onnx
+
+from ..runtime.engine import Engine
+from ..runtime.errors import NetworkError
+from .calibration import METHODS, Histogram, Method, collect
+from .evidence import Calibration
+from .judge import Judge
+from .quantise import Form, layers_of, quantise, quantised_values
+from .sensitivity import spare, sweep, sweep_frames
+from .tensorrt_build import Report
+
+FORMS: tuple[Form, ...] = ("int8", "fp8", "int8-cpu")
+CHOICE_FRAMES = 8  # on which methods and spared layers are compared
+
+
+class Tuner:
+    """Tries and judges quantised graphs of one float32 graph.
+
+    Args:
+        model: float32.
+        calibration: frames that ``judge`` does not compare on.
+        judge: compares with torch.
+        open_model: the runtime's engine on a graph in that form.
+        report: progress: done, of how many, and at what.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        calibration: Calibration,
+        judge: Judge,
+        open_model: Callable[[onnx.ModelProto, Form], Engine],
+        report: Report = lambda *_: None,
+    ) -> None:
+        self._model, self._calibration, self._judge = model, calibration, judge
+        self._open, self._report = open_model, report
+        self._histograms: dict[str, Histogram] = {}
+        self._layers = [layer.name for layer in layers_of(model)]
+        if not self._layers:
+            raise NetworkError("The network has no convolution, so there is nothing to quantise.")
+
+    def tune(self, form: Form, target: float) -> tuple[onnx.ModelProto, dict[str, Any]]:
+        """The graph in ``form``, and what was tried on the way to it, for the manifest.
+
+        The calibration method with the highest label agreement is taken; then layers are spared,
+        the most sensitive first, until agreement reaches ``target`` percent.
+        """
+        self._collect(quantised_values(self._model, form))
+        methods = [self._try_method(form, method) for method in METHODS]
+        method: Method = max(methods, key=lambda row: row["label_agreement"])["method"]
+        frames = self._sweep_frames(form, method)
+        rows = sweep(
+            self._layers,
+            lambda layer: self._agreement(
+                form, method, [name for name in self._layers if name != layer], frames
+            ),
+            self._report,
+        )
+        spared = spare(
+            rows, lambda names: self._agreement(form, method, names, CHOICE_FRAMES), target
+        )
+        details = {
+            "method": method,
+            "calibration": {
+                "frames": len(self._calibration.frames),
+                "source": self._calibration.source,
+            },
+            "methods": methods,
+            "layers": len(self._layers),
+            "spared": spared,
+            "sweep": {"frames": frames, "layers": [asdict(row) for row in rows]},
+        }
+        return self._graph(form, method, spared), {"quantisation": details}
+
+    def _collect(self, values: Sequence[str]) -> None:
+        missing = [value for value in values if value not in self._histograms]
+        if missing:
+            self._histograms |= collect(
+                self._model, missing, self._calibration.frames, self._report
+            )
+
+    def _graph(self, form: Form, method: Method, spared: Collection[str]) -> onnx.ModelProto:
+        values = quantised_values(self._model, form)
+        ranges = {value: self._histograms[value].range(method) for value in values}
+        return quantise(self._model, form, ranges, spared)
+
+    def _agreement(self, form: Form, method: Method, spared: Collection[str], frames: int) -> float:
+        with self._open(self._graph(form, method, spared), form) as engine:
+            return self._judge.agreement(engine, frames)
+
+    def _try_method(self, form: Form, method: Method) -> dict[str, Any]:
+        with self._open(self._graph(form, method, ()), form) as engine:
+            row: dict[str, Any] = {
+                "method": method,
+                "label_agreement": self._judge.agreement(engine, CHOICE_FRAMES),
+            }
+            miou = self._judge.miou(engine)
+        return row if miou is None else {**row, "miou": miou}
+
+    def _sweep_frames(self, form: Form, method: Method) -> int:
+        started = time.monotonic()
+        self._agreement(form, method, self._layers[1:], 1)
+        return sweep_frames(len(self._layers), time.monotonic() - started)

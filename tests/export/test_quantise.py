@@ -1,0 +1,277 @@
+"""INT8, FP8 and INT8 for a CPU: the graphs, what is chosen and recorded, floors and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from export_cases import RGB, SCENES, frames_of, stays_as_it_is, write_source
+from onnx import numpy_helper
+from roadshift.adapt.scenes import render_dataset, render_scene
+from roadshift.export import onnx as exporting
+from roadshift.export.artefacts import export_bundle, export_onnx
+from roadshift.export.calibration import Histogram, Range
+from roadshift.export.evidence import Calibration, spread
+from roadshift.export.judge import Floors
+from roadshift.export.quantise import layers_of, quantise, quantised_values
+from roadshift.runtime.bundle import Bundle, NetworkSpec
+from roadshift.runtime.engine import open_engine
+from roadshift.runtime.errors import ConfigError, ParityError
+
+FORMS = ("int8", "fp8", "int8-cpu")
+CHANNELS = {"first": 6, "second": 8, "classifier": 11}
+LOOSE = Floors(80)  # drawn weights leave most pixels undecided
+CALIBRATION = Calibration(
+    [render_scene(seed, "dusk", RGB.width, RGB.height).image for seed in range(50, 58)], "dusk"
+)
+Levels = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    bundle = write_source(
+        tmp_path_factory.mktemp("quantised") / "bundle", NetworkSpec(name="tiny_network:build")
+    )
+    precisions = ("fp32", *FORMS)
+    return export_onnx(bundle, SCENES, precisions=precisions, calibration=CALIBRATION, floors=LOOSE)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The same network in a fresh bundle, traced in no time."""
+    model = onnx.load(exported.path / "model.onnx")
+
+    def write_graph(_: object, __: Bundle, path: Path, **___: object) -> onnx.ModelProto:
+        onnx.save(model, path)
+        return model
+
+    monkeypatch.setattr(exporting, "write_graph", write_graph)
+    return write_source(tmp_path / "alone/bundle", NetworkSpec(name="tiny_network:build"))
+
+
+def graph_of(bundle: Bundle, form: str) -> onnx.ModelProto:
+    return onnx.load(bundle.path / f"model-{form}.onnx")
+
+
+def pairs_of(model: onnx.ModelProto) -> Levels:
+    """Scale and zero point of each quantised value."""
+    weights = {w.name: w for w in model.graph.initializer}
+    return {
+        node.input[0]: (
+            numpy_helper.to_array(weights[node.input[1]]),
+            numpy_helper.to_array(weights[node.input[2]]),
+        )
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+
+
+def detail(bundle: Bundle, form: str) -> dict[str, Any]:
+    artefact = bundle.artefact(name=f"model-{form}.onnx")
+    assert artefact is not None
+    return dict(artefact.details)
+
+
+# ---- the graphs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_symmetric_forms_quantise_what_convolutions_read_and_nothing_else(
+    exported: Bundle, form: str
+) -> None:
+    """A zero point of 0, one scale an output channel, biases in float32: what TensorRT takes."""
+    model = graph_of(exported, form)
+    pairs = pairs_of(model)
+    spared = set(detail(exported, form)["quantisation"]["spared"])
+    layers = layers_of(onnx.load(exported.path / "model.onnx"))
+    kept = [layer for layer in layers if layer.name not in spared]
+    assert set(pairs) == {layer.input for layer in kept} | {layer.weight for layer in kept}
+    for layer in kept:
+        scale, zero = pairs[layer.input]
+        assert scale.shape == zero.shape == (CHANNELS[layer.name],)
+        assert (scale > 0).all()
+    assert all((zero.astype(np.float32) == 0).all() for _, zero in pairs.values())
+    kinds = {zero.dtype.name for _, zero in pairs.values()}
+    assert kinds == {"int8" if form == "int8" else "float8_e4m3fn"}
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3:
+            assert not node.input[2].endswith("dequantised")
+
+
+def test_scales_are_those_of_the_range_and_the_weights(exported: Bundle) -> None:
+    model = onnx.load(exported.path / "model.onnx")
+    ranges = {value: Range(-1.0, 6.35) for value in quantised_values(model, "int8")}
+    weights = {w.name: numpy_helper.to_array(w) for w in model.graph.initializer}
+    for form, levels in (("int8", 127), ("fp8", 448)):
+        pairs = pairs_of(quantise(model, form, ranges))
+        for layer in layers_of(model):
+            np.testing.assert_allclose(pairs[layer.input][0], 6.35 / levels, rtol=1e-6)
+            largest = np.abs(weights[layer.weight]).max(axis=(1, 2, 3))
+            np.testing.assert_allclose(pairs[layer.weight][0], largest / levels, rtol=1e-6)
+
+
+def test_the_cpus_form_has_unsigned_activations_with_a_zero_point(exported: Bundle) -> None:
+    model = onnx.load(exported.path / "model.onnx")
+    ranges = {value: Range(-1.0, 4.1) for value in quantised_values(model, "int8-cpu")}
+    pairs = pairs_of(quantise(model, "int8-cpu", ranges))
+    weights = {layer.weight for layer in layers_of(model)}
+    for name, (scale, zero) in pairs.items():
+        assert zero.dtype == (np.int8 if name in weights else np.uint8)
+        if name not in weights:
+            np.testing.assert_allclose(scale, 5.1 / 255, rtol=1e-6)
+            assert zero == 50
+
+
+def operators_run(bundle: Bundle, form: str, folder: Path) -> list[str]:
+    """What ONNX Runtime's CPU provider makes of the graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(
+        str(bundle.path / f"model-{form}.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    return [node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node]
+
+
+def test_the_cpu_runs_its_form_on_integers_with_the_relu_inside(
+    exported: Bundle, tmp_path: Path
+) -> None:
+    found = operators_run(exported, "int8-cpu", tmp_path)
+    spared = detail(exported, "int8-cpu")["quantisation"]["spared"]
+    assert not spared
+    assert found.count("QLinearConv") == 2  # the classifier's scores stay in float32
+    assert "Relu" not in found
+
+
+def test_a_spared_layer_is_as_it_was(exported: Bundle) -> None:
+    model = onnx.load(exported.path / "model.onnx")
+    second = next(layer for layer in layers_of(model) if layer.name == "second")
+    for form in FORMS:
+        ranges = {value: Range(-1.0, 1.0) for value in quantised_values(model, form)}
+        graph = quantise(model, form, ranges, ["second"]).graph
+        (node,) = (node for node in graph.node if node.name == second.node)
+        assert node.input[1] == second.weight
+        if form != "int8-cpu":
+            assert node.input[0] == second.input
+        everything = quantise(model, form, ranges).graph
+        assert len(everything.node) - len(graph.node) in (2, 4, 6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_file_runs_in_the_runtimes_own_engine(exported: Bundle, form: str) -> None:
+    with (
+        open_engine(exported, artefact="model.onnx", device="cpu") as full,
+        open_engine(exported, artefact=f"model-{form}.onnx", device="cpu") as engine,
+    ):
+        shares = [np.mean(full.segment(f) == engine.segment(f)) for f in frames_of(RGB)]
+    found = 100 * float(np.mean(shares))
+    assert detail(exported, form)["parity"]["label_agreement"] == pytest.approx(found, abs=0.01)
+    assert found > (85 if form == "fp8" else 95)
+
+
+# ---- what is recorded ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_methods_sweep_and_spared_layers_are_recorded(exported: Bundle, form: str) -> None:
+    details = detail(exported, form)
+    said = details["quantisation"]
+    assert said["calibration"] == {"frames": 8, "source": "dusk"}
+    methods = {row["method"]: row["label_agreement"] for row in said["methods"]}
+    assert set(methods) == {"minmax", "percentile", "entropy"}
+    assert methods[said["method"]] == max(methods.values())
+    swept = said["sweep"]["layers"]
+    assert sorted(row["layer"] for row in swept) == sorted(CHANNELS)
+    shares = [row["label_agreement"] for row in swept]
+    assert shares == sorted(shares)
+    assert said["layers"] == 3
+    assert set(said["spared"]) <= set(CHANNELS)
+    assert details["parity"]["frames"] == 3
+
+
+def test_each_form_has_its_file_precision_and_target(exported: Bundle) -> None:
+    found = {a.path: (a.precision, a.target) for a in exported.manifest.artefacts}
+    assert found["model-int8.onnx"] == ("int8", "onnx")
+    assert found["model-fp8.onnx"] == ("fp8", "onnx")
+    assert found["model-int8-cpu.onnx"] == ("int8", "onnxruntime-cpu")
+
+
+def test_the_same_frames_give_the_same_file(bundle: Bundle, exported: Bundle) -> None:
+    again = export_onnx(bundle, SCENES, precisions=("int8",), calibration=CALIBRATION, floors=LOOSE)
+    one, other = (b.artefact(name="model-int8.onnx") for b in (exported, again))
+    assert one is not None
+    assert other is not None
+    # the one bundle was traced from the other's graph, whose metadata it keeps
+    assert one.sha256 == other.sha256
+
+
+# ---- floors and refusals -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ranges_that_cut_too_much_are_refused_with_the_share(
+    bundle: Bundle, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything saturates at a thousandth of what occurs."""
+    monkeypatch.setattr(
+        Histogram, "range", lambda self, _: Range(self.low / 1000, self.high / 1000)
+    )
+    name = f"model-{form}.onnx"
+    with stays_as_it_is(bundle), pytest.raises(ParityError) as error:
+        export_onnx(bundle, SCENES, precisions=("fp32", form), calibration=CALIBRATION)
+    floor = Floors().agreement("fp8" if form == "fp8" else "int8")
+    assert f"{name} agrees with its torch model on " in str(error.value)
+    assert f"less than {floor} %" in str(error.value)
+
+
+def test_frames_that_are_compared_on_are_not_calibrated_on(bundle: Bundle, tmp_path: Path) -> None:
+    render_dataset(tmp_path / "drive", "dusk", 20, width=RGB.width, height=RGB.height)
+    folder = str(tmp_path / "drive/images")
+    said = export_bundle(
+        bundle, "onnx", precisions="int8", frames=[folder], calibration=[folder], floors=LOOSE
+    )
+    (row,) = said["artefacts"]
+    assert row["frames"] == 16
+    assert row["quantisation"]["calibration"] == {"frames": 4, "source": f"frames of {folder}"}
+
+
+def test_only_frames_that_are_compared_on_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    render_dataset(tmp_path / "drive", "dusk", 2, width=RGB.width, height=RGB.height)
+    folder = str(tmp_path / "drive/images")
+    with pytest.raises(ConfigError, match="holds only frames that the export is judged on"):
+        export_bundle(bundle, "onnx", precisions="int8", frames=[folder], calibration=[folder])
+
+
+def test_calibrating_on_scenes_is_said_aloud(bundle: Bundle) -> None:
+    notes: list[str] = []
+    said = export_bundle(bundle, "onnx", precisions="int8", floors=LOOSE, note=notes.append)
+    assert said["artefacts"][0]["quantisation"]["calibration"]["source"] == "built-in scenes"
+    assert any("give --calibration FRAMES" in note for note in notes)
+
+
+def test_calibration_without_a_quantised_precision_is_refused(bundle: Bundle) -> None:
+    with stays_as_it_is(bundle), pytest.raises(ConfigError, match="is for int8, fp8, int8-cpu"):
+        export_bundle(bundle, "onnx", precisions="fp16", calibration=["drive"])
+
+
+def test_frames_are_spread_over_all_and_their_number_is_bounded() -> None:
+    frames = [np.full((1,), i, np.uint8) for i in range(200)]
+    few = [int(frame[0]) for frame in spread(iter(frames[:8]), 8)]
+    many = [int(frame[0]) for frame in spread(iter(frames), 8)]
+    assert few == list(range(8))
+    assert 4 <= len(many) <= 8
+    assert len(set(np.diff(many))) == 1
+    assert many[-1] >= 150
+
+
+def test_every_form_is_valid_onnx_with_the_same_inputs_and_outputs(exported: Bundle) -> None:
+    full = onnx.load(exported.path / "model.onnx")
+    for form in FORMS:
+        model = graph_of(exported, form)
+        onnx.checker.check_model(model, full_check=True)
+        assert list(model.graph.input) == list(full.graph.input)
+        assert list(model.graph.output) == list(full.graph.output)
