@@ -21,8 +21,9 @@ class Normalise(nn.Module):
         super().__init__()
         self.bgr = spec.colour == "bgr"
         self.gamma = spec.gamma
-        self.register_buffer("mean", torch.tensor(spec.mean, dtype=torch.float32), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std, dtype=torch.float32), persistent=False)
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            planes = torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+            self.register_buffer(name, planes, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         # A uint8 transpose is what TensorRT refuses, so the cast comes first; arithmetic on planes
@@ -32,4 +33,4 @@ class Normalise(nn.Module):
             x = 255 * (x / 255).pow(self.gamma)
         if self.bgr:
             x = x.flip(1)
-        return (x - self.mean[:, None, None]) / self.std[:, None, None]
+        return (x - self.mean) / self.std

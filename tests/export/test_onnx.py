@@ -365,7 +365,7 @@ def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
         export_onnx(bundle, SCENES)
 
 
-@pytest.mark.parametrize("to", ["tensorrt", "onnx,coreml", "", ","])
+@pytest.mark.parametrize("to", ["coreml", "onnx,coreml", "", ","])
 def test_a_format_that_is_not_written_is_refused(small: Bundle, to: str) -> None:
     with stays_as_it_is(small), pytest.raises(ConfigError, match="this version exports to onnx"):
         export_bundle(small, to)

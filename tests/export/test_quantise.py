@@ -92,6 +92,8 @@ def test_symmetric_forms_quantise_what_convolutions_read_and_nothing_else(
     assert set(pairs) == {layer.input for layer in kept} | {layer.weight for layer in kept}
     for layer in kept:
         scale, zero = pairs[layer.input]
+        assert scale.shape == zero.shape == ()
+        scale, zero = pairs[layer.weight]
         assert scale.shape == zero.shape == (CHANNELS[layer.name],)
         assert (scale > 0).all()
     assert all((zero.astype(np.float32) == 0).all() for _, zero in pairs.values())
