@@ -104,6 +104,15 @@ class TorchEngine(Engine):
                 "a CPU and Triton for CUDA. Eager torch runs it: --backend torch."
             ) from error
 
+    def close(self) -> None:
+        def closed(_: Tensor) -> Tensor:
+            raise EngineError("The torch engine was closed; open it again.")
+
+        self._run = closed
+        vars(self).pop("_segmenter", None)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # torch keeps it, and the next engine would seem to need less
+
     def describe(self) -> dict[str, Any]:
         on_cpu = self._device.type == "cpu"
         return {**super().describe(), **({"threads": torch.get_num_threads()} if on_cpu else {})}

@@ -72,7 +72,7 @@ class Engine(ABC):
                 f"infer: the batch must be uint8 (B, {size[0]}, {size[1]}, 3), "
                 f"got {batch.dtype} {batch.shape}; segment() fits frames of any size."
             )
-        return self._infer(batch)
+        return self._infer(batch) if len(batch) else np.zeros((0, *size), np.uint8)
 
     def segment(self, frame: Frame | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Class indices, (H, W) uint8, of one RGB frame of any size, (H, W, 3) uint8."""

@@ -169,8 +169,9 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
     path = Path(source)
     if re.match(r"camera:|[a-z]+://", str(source)):
         raise FrameError(
-            f"{source} is a live stream, and this needs frames that can be read again; record it "
-            "first, for example with `ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
+            f"{without_password(str(source))} is a live stream, and this needs frames that can be "
+            "read again; record it first, for example with "
+            "`ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
         )
     is_bag = path.suffix.lower() in {".mcap", ".bag", ".db3"}
     if is_bag or ((path / "metadata.yaml").is_file() and not list_images(path)):
@@ -217,6 +218,11 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
 def safe_name(name: str) -> str:
     """A name that is safe as a file name, as close to ``name`` as can be."""
     return re.sub(r"[^\w.\-]+", "_", name)
+
+
+def without_password(url: str) -> str:
+    """A URL as it may be shown and stored."""
+    return re.sub(r"^(\w[\w+.-]*://[^:/?#@]*)[^/?#]*@", r"\1@", url)
 
 
 def _read_still(file: _File) -> Iterator[Frame | str]:

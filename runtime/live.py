@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic_ns
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import cv2
 import numpy as np
 
 from .errors import FrameError
-from .frames import Frame, FrameSource, log_skip, open_frames, safe_name
+from .frames import Frame, FrameSource, log_skip, open_frames, safe_name, without_password
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
 GIVE_UP_AFTER_S = 60.0
@@ -144,8 +144,8 @@ def open_source(
         return open_frames(sources, on_skip=note)
     if len(sources) > 1:
         raise FrameError(
-            f"{', '.join(sources)}: a live source has no end after which another could begin; "
-            "give it alone, and start one run for each."
+            f"{', '.join(map(without_password, sources))}: a live source has no end after which "
+            "another could begin; give it alone, and start one run for each."
         )
     return open_live(sources[0], note=note)
 
@@ -183,8 +183,8 @@ def open_live(
     scheme = source.split("://", 1)[0]
     if scheme not in _SCHEMES or "://" not in source:
         raise FrameError(
-            f"{source} is no live source; write camera:0, or a URL that begins with "
-            f"{', '.join(_SCHEMES)}."
+            f"{without_password(source)} is no live source; write camera:0, or a URL that begins "
+            f"with {', '.join(_SCHEMES)}."
         )
     return LiveSource(
         without_password(source),
@@ -199,15 +199,6 @@ def open_live(
         note=note,
         give_up_after_s=give_up_after_s,
     )
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown and stored."""
-    credentials, at, rest = urlsplit(url).netloc.rpartition("@")
-    if not at:
-        return url
-    user = credentials.split(":", 1)[0]
-    return url.replace(f"{credentials}@{rest}", f"{user}@{rest}", 1)
 
 
 @dataclass(frozen=True)

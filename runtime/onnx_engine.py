@@ -9,8 +9,8 @@ network's stride. Another batch size, or an open one, is fine too.
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class OnnxEngine(Engine):
 
     On CUDA the model runs as one CUDA graph where it can be captured; `describe` says whether.
     Any number of threads may call an engine: on the CPU they run at the same time, on a GPU one
-    after the other. ``stage_ms`` is then of whichever ran last.
+    after the other, all in one thread of the engine's own, since ONNX Runtime captures a graph for
+    the thread that calls it. ``stage_ms`` is then of whichever ran last.
 
     Args:
         bundle: says the input size and the label space.
@@ -69,7 +70,7 @@ class OnnxEngine(Engine):
     ) -> None:
         self._file = bundle.file(artefact)
         self._threads = threads or available_cores()
-        self._lock = threading.Lock()
+        self._worker: ThreadPoolExecutor | None = None  # its one thread does all that is CUDA's
         # Whether the outer logits lie on the outer pixels; None where the graph ends in labels.
         self._align_corners = (
             bool(artefact.details.get("align_corners"))
@@ -85,10 +86,14 @@ class OnnxEngine(Engine):
         if device != "cpu" or tensorrt:
             problem = self._no_gpu(device, tensorrt)
         if device != "cpu" and problem is None:
+            self._worker = ThreadPoolExecutor(1, "onnxruntime-gpu")
             try:
-                how = self._open_gpu(bundle, artefact, tensorrt)
+                how = self._worker.submit(self._open_gpu, bundle, artefact, tensorrt).result()
             except EngineError as error:
                 problem = str(error)
+            finally:
+                if self._memory is None:
+                    self._worker.shutdown()
         if problem is not None and (device == "cuda" or tensorrt):
             raise EngineError(
                 f"{self._file.name} cannot run on {'TensorRT' if tensorrt else 'CUDA'}: {problem}; "
@@ -206,9 +211,8 @@ class OnnxEngine(Engine):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run(self, batch: NDArray[np.uint8], times: list[dict[str, float]]) -> NDArray[np.uint8]:
-        if self._memory is not None:
-            with self._lock:
-                found, taken = self._memory.run(batch)
+        if self._memory is not None and self._worker is not None:
+            found, taken = self._worker.submit(self._memory.run, batch).result()
             times.append(taken)
         else:
             found = self._session.run([self._output], {"image": batch})[0]
@@ -223,8 +227,9 @@ class OnnxEngine(Engine):
 
     def close(self) -> None:
         memory, self._memory, self._session = self._memory, None, None
-        if memory is not None:
-            memory.close()
+        if memory is not None and self._worker is not None:
+            self._worker.submit(memory.close).result()
+            self._worker.shutdown()
 
 
 def _cache_folder() -> Path:

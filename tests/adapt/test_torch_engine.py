@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -136,6 +137,23 @@ def test_a_view_that_is_not_contiguous_gives_the_labels_of_its_copy(source: Bund
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_closed_engine_lets_go_of_its_network_and_of_the_memory_that_torch_keeps(
+    source: Bundle, network: Callable[..., SegmentationNetwork], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emptied: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(gone() is None))
+    model = network()
+    gone = weakref.ref(model)
+    engine = TorchEngine(model, source.label_space, source.manifest.input, device=CPU)
+    del model
+    engine._device = torch.device("cuda")  # as far as closing is concerned
+    engine.close()
+    assert emptied == [True]
+    engine._device = CPU
+    with pytest.raises(EngineError, match="The torch engine was closed; open it again"):
+        engine.infer(frames(1))
+
+
 def test_threads_are_torchs(source: Bundle) -> None:
     with open_engine(source, device="cpu", threads=2):
         assert torch.get_num_threads() == 2

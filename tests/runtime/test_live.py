@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 from roadshift.runtime.errors import FrameError
-from roadshift.runtime.frames import Frame, FrameSource
-from roadshift.runtime.live import LiveSource, open_live, open_source, without_password
+from roadshift.runtime.frames import Frame, FrameSource, open_frames, without_password
+from roadshift.runtime.live import LiveSource, open_live, open_source
 from roadshift.runtime.pacing import Paced
 
 
@@ -220,7 +220,22 @@ def test_a_password_is_used_and_never_said(opened: list[tuple[Any, ...]]) -> Non
     assert opened[0][0] == url
     assert source.title == without_password(url) == "rtsp://driver@10.0.0.7:554/front?x=1"
     assert "s3cr" not in frame.name + repr(vars(source).get("title"))
-    assert without_password("http://10.0.0.7/front") == "http://10.0.0.7/front"
+    for harmless in ("http://10.0.0.7/front", "rtsp://driver@10.0.0.7/@x:y@", "rtsp://[::1/front"):
+        assert without_password(harmless) == harmless
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        lambda url: open_source([url, "camera:0"]),
+        lambda url: open_live(url.replace("rtsp", "gopher")),
+        open_frames,
+    ],
+)
+def test_a_password_is_not_said_by_what_refuses_the_url(refused: Callable[[str], Any]) -> None:
+    with pytest.raises(FrameError, match=r"driver@10\.0\.0\.7") as error:
+        refused("rtsp://driver:s3cret@10.0.0.7/front")
+    assert "s3cret" not in str(error.value)
 
 
 def test_a_recording_behind_a_url_is_refused(

@@ -79,6 +79,7 @@ def test_a_batch_of_the_wrong_size_names_both_shapes(make_bundle: MakeBundle) ->
     with open_engine(make_bundle(), device="cpu") as engine:
         with pytest.raises(ShapeError, match=r"\(B, 16, 32, 3\), got uint8 \(1, 8, 8, 3\)"):
             engine.infer(images(1, 8, 8))
+        assert engine.infer(np.zeros((0, 16, 32, 3), np.uint8)).shape == (0, 16, 32)
         with pytest.raises(ShapeError, match="float32"):
             engine.infer(images(1, 16, 32).astype(np.float32))
 
