@@ -90,6 +90,11 @@ class Workshop:
         return open_bundle(path)
 
 
+def no_kernel(*_: Any) -> None:
+    """A device that is none takes no kernel."""
+    raise MissingDependencyError("no NVRTC to compile a kernel with")
+
+
 @pytest.fixture
 def workshop(
     originals: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -103,6 +108,7 @@ def workshop(
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(cuda_module, "load_cudart", lambda: cudart)
     monkeypatch.setattr("roadshift.export.tensorrt.load_cudart", lambda: cudart)
+    monkeypatch.setattr("roadshift.runtime.tensorrt_engine.UpsampleKernel", no_kernel)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Workshop(base, adapted, trt, cudart)
 
