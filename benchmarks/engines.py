@@ -31,6 +31,7 @@ from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bench_baseline import machine
 from roadshift.runtime.bundle import library_versions
+from roadshift.runtime.machine_state import NOISY_SHARE
 
 FRAMES = 16
 
@@ -137,7 +138,14 @@ def render(document: dict[str, Any], milliseconds: bool) -> str:
     busy = [row["machine"]["other_cores"] for row in measured]
     known = [cores for cores in busy if cores is not None]
     if known:
-        lines.append(f"Other programs kept up to {max(known):.2f} cores busy during a row.")
+        busiest = f"Other programs kept up to {max(known):.2f} cores busy during a row"
+        noisy = max(known) > NOISY_SHARE * said["cores"]
+        lines.append(
+            f"{busiest}, which favours what needs less of the machine: to be printed again on one "
+            "that does nothing else."
+            if noisy
+            else f"{busiest}."
+        )
     return "\n".join(lines).rstrip() + "\n"
 
 
