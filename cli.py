@@ -645,6 +645,7 @@ def bench(
     """Latency, memory, energy, label agreement and mIoU of every artefact on every backend."""
     from .runtime.bench import BenchSettings, Measured, measure_bundle
     from .runtime.bench_baseline import (
+        check_can_save,
         check_comparable,
         compare_baseline,
         load_baseline,
@@ -671,6 +672,8 @@ def bench(
     baseline = load_baseline(compare_with) if compare_with else None
     if baseline is not None:
         check_comparable(baseline, scenario(camera), any_machine=any_machine)
+    if save is not None:
+        check_can_save(save)
     _import_torch_backend()
     measured = []
     for bundle in bundles:

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from .atomic import output_errors
@@ -99,6 +100,12 @@ def _gpu_name() -> str | None:
     return gpu().name if driver_problem() is None else None
 
 
+def check_can_save(path: Path) -> None:
+    """Raise `OutputError` where a baseline could not be written; to ask before a long run."""
+    with output_errors(path), TemporaryFile(dir=path.parent):
+        pass
+
+
 def save_baseline(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the measured rows, the machine and the versions as JSON.
 
@@ -128,7 +135,11 @@ def load_baseline(path: Path) -> dict[str, Any]:
             f"--compare {path}: cannot be read ({error}); make one with `roadshift bench --save`."
         ) from error
     rows = document.get("rows") if isinstance(document, dict) else None
-    whole = isinstance(rows, list) and all(set(COLUMNS) <= set(row) for row in rows)
+    whole = (
+        isinstance(rows, list)
+        and all(isinstance(row, dict) and set(COLUMNS) <= set(row) for row in rows)
+        and all(isinstance(document.get(key), dict) for key in ("machine", "versions"))
+    )
     if not whole or document.get("schema") != SCHEMA:
         raise ConfigError(
             f"--compare {path}: is no baseline of this version; make one with "

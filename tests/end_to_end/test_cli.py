@@ -209,6 +209,8 @@ def test_a_bench_against_a_baseline_says_what_is_worse_by_its_exit_code(
     paced = command(*run, "--camera", 1000, "--compare", base)
     assert (paced.code, paced.out) == (1, "")
     assert "measured in another way (closed loop; this run is camera at 1000 fps)" in paced.err
+    nowhere = command(*run, "--save", tmp_path / "none/baseline.json")
+    assert (nowhere.code, nowhere.out) == (1, "")  # before anything ran
 
 
 def test_bench_of_several_bundles_says_which_row_is_whose(world: Any, command: Command) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from roadshift.runtime import bench_baseline
 from roadshift.runtime.bench_baseline import (
+    check_can_save,
     check_comparable,
     compare_baseline,
     load_baseline,
@@ -151,7 +152,13 @@ def test_what_did_not_run_is_not_saved(saved: Any) -> None:
     assert [r["backend"] for r in base["rows"]] == ["onnxruntime"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1, "rows": [{}]}', '{"schema": 9}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", '{"schema": 9}', '{"schema": 1, "rows": []}'),
+        *(f'{{"schema": 1, "machine": {{}}, "versions": {{}}, "rows": [{r}]}}' for r in ("{}", 5)),
+    ],
+)
 def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(ConfigError, match=r"x.json: .*`roadshift bench --save`"):
@@ -163,6 +170,10 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str) -> Non
 def test_a_baseline_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not an existing folder"):
         save_baseline(tmp_path / "none/base.json", [row()])
+    with pytest.raises(OutputError, match="not an existing folder"):
+        check_can_save(tmp_path / "none/base.json")
+    check_can_save(tmp_path / "base.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_comparison_is_a_table_or_notes(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
