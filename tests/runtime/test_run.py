@@ -33,7 +33,7 @@ from roadshift.runtime.pipeline import Pipeline, Result
 from roadshift.runtime.sinks import open_sink
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0  # only a failure waits so long
 
 
 class Threshold(Engine):
