@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -79,6 +80,7 @@ def _options(
 def _needs_torch(command: str) -> Iterator[None]:
     """Turns a missing package of the ``adapt`` extra into a sentence."""
     try:
+        import_module("torch")  # first: where several are missing, it is the one to name
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):

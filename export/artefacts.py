@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,8 @@ from .tensorrt_build import Report
 from .tuning import FORMS, Tuner
 
 FORMATS = ("onnx", "tensorrt")
-PRECISIONS = ("fp32", "fp16", "bf16", *FORMS)
+HALVES = ("fp16", "bf16")
+PRECISIONS = ("fp32", *HALVES, *FORMS)
 
 
 def export_bundle(
@@ -72,8 +73,9 @@ def export_bundle(
     Raises:
         ConfigError: an unknown format or precision, or options that do not go together.
         EngineError: plans cannot be built or refitted here.
-        ParityError: an artefact is not the model that it came from, or falls below a floor; the
-            bundle stays as it was.
+        ParityError: an artefact is not the model that it came from, or falls below a floor. Then
+            nothing of its format is written: the bundle stays as it was, but for the ONNX models
+            that a refused plan was to be built from.
     """
     formats = _listed("--to", to, FORMATS)
     wanted = _listed("--precision", precisions, PRECISIONS)
@@ -100,6 +102,7 @@ def export_bundle(
         there = {artefact.path for artefact in bundle.manifest.artefacts}
         graphs = {name: graphs[name] for name in graphs.keys() - there}
         traced = list(graphs.values())
+    check_used(traced, calibration, with_logits, argmax)
     exported, made = bundle, set(graphs)
     if traced:
         exported = export_onnx(
@@ -166,21 +169,34 @@ def export_onnx(
             )
             maker = _Maker(bundle, folder, evidence, calibration, traced, floors, report)
             drafts = [maker.make(precision) for precision in precisions]
-            ends = [
-                settle_argmax(bundle, folder / d.name, d.precision, evidence.frames, argmax, note)
-                for d in drafts
-            ]
+            drafts = [maker.settle(draft, argmax, note) for draft in drafts]
         with extend_bundle(bundle) as writer:
-            for draft, end in zip(drafts, ends, strict=True):
+            for draft in drafts:
                 writer.add_file(
                     draft.name,
                     folder / draft.name,
                     kind="onnx",
                     precision=draft.precision,
                     target=draft.target,
-                    details={**draft.details, **end, "exported_from": bundle.hash},
+                    details={**draft.details, "exported_from": bundle.hash},
                 )
             return writer.commit()
+
+
+def check_used(
+    traced: Sequence[str], calibration: Sequence[str], with_logits: bool, argmax: str
+) -> None:
+    """ConfigError for what is said about ONNX models where those in the bundle are used."""
+    idle = {
+        "--calibration": bool(calibration) and not set(traced) & set(FORMS),
+        "--logits": with_logits and not traced,
+        "--argmax": argmax != "graph" and not traced,
+    }
+    if said := [option for option, unused in idle.items() if unused]:
+        raise ConfigError(
+            f"{', '.join(said)} would change nothing: the ONNX models are there and are used as "
+            "they are; make them anew with --to onnx,tensorrt."
+        )
 
 
 def export_row(artefact: Artefact) -> dict[str, Any]:
@@ -221,6 +237,7 @@ class _Maker:
         report: Report,
     ) -> None:
         self._bundle, self._folder, self._traced, self._floors = bundle, folder, traced, floors
+        self._frames = evidence.frames
         self._judge = Judge(bundle, evidence, traced.labels, floors, report)
         self._tuner = (
             Tuner(traced.model, calibration, self._judge, self._try, report)
@@ -236,7 +253,7 @@ class _Maker:
         details: dict[str, Any] = {}
         if form == "fp32":
             model, details = self._traced.model, self._fp32
-        elif form in ("fp16", "bf16"):
+        elif form in HALVES:
             model = to_half(self._traced.model, "fp16" if form == "fp16" else "bf16")
             onnx.save(model, str(self._folder / name))
             with RoundedEngine(self._bundle, model, precision) as engine:
@@ -258,14 +275,38 @@ class _Maker:
         target = "onnxruntime-cpu" if form.endswith("-cpu") else "onnx"
         return _Draft(name, precision, target, {**described, **details})
 
+    def settle(self, draft: _Draft, where: Where, note: Callable[[str], None]) -> _Draft:
+        """The draft with its labels made where `settle_argmax` puts them, judged as it is then.
+
+        Half precision keeps what was measured: a CPU's engine does not round as a GPU does, and
+        upsampling and argmax are in float32 either way.
+        """
+        path = self._folder / draft.name
+        end = settle_argmax(self._bundle, path, draft.precision, self._frames, where, note)
+        details = {**draft.details, **end}
+        if end.get("argmax") == "runtime" and draft.precision not in HALVES:
+            with self._open(draft.name, draft.precision, end) as engine:
+                found = self._judge.measure(engine, engine.reason)
+            found["parity"] = {**draft.details["parity"], **found["parity"]}
+            details |= found
+            self._judge.check(draft.name, draft.precision, details)
+        return replace(draft, details=details)
+
     def _try(self, model: onnx.ModelProto, form: Form) -> Engine:
         onnx.save(model, str(self._folder / _CANDIDATE))
         return self._open(_CANDIDATE, form.removesuffix("-cpu"))
 
-    def _open(self, name: str, precision: str) -> Engine:
+    def _open(self, name: str, precision: str, details: dict[str, Any] | None = None) -> Engine:
         """The runtime's own engine on a file that is not in the bundle yet."""
         staged = Bundle(self._folder, self._bundle.manifest, self._bundle.hash)
-        artefact = Artefact(path=name, kind="onnx", sha256="0" * 64, bytes=0, precision=precision)
+        artefact = Artefact(
+            path=name,
+            kind="onnx",
+            sha256="0" * 64,
+            bytes=0,
+            precision=precision,
+            details=details or {},
+        )
         return OnnxEngine(staged, artefact, device="cpu")
 
 

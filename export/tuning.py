@@ -11,7 +11,7 @@ import onnx
 
 from ..runtime.engine import Engine
 from ..runtime.errors import NetworkError
-from .calibration import METHODS, Histogram, Method, collect
+from .calibration import METHODS, Histogram, Method, Range, collect
 from .evidence import Calibration
 from .judge import Judge
 from .quantise import Form, layers_of, quantise, quantised_values
@@ -44,6 +44,7 @@ class Tuner:
         self._model, self._calibration, self._judge = model, calibration, judge
         self._open, self._report = open_model, report
         self._histograms: dict[str, Histogram] = {}
+        self._ranges: dict[tuple[str, Method], Range] = {}
         self._layers = [layer.name for layer in layers_of(model)]
         if not self._layers:
             raise NetworkError("The network has no convolution, so there is nothing to quantise.")
@@ -90,8 +91,14 @@ class Tuner:
 
     def _graph(self, form: Form, method: Method, spared: Collection[str]) -> onnx.ModelProto:
         values = quantised_values(self._model, form)
-        ranges = {value: self._histograms[value].range(method) for value in values}
+        ranges = {value: self._range(value, method) for value in values}
         return quantise(self._model, form, ranges, spared)
+
+    def _range(self, value: str, method: Method) -> Range:
+        """Found once for all graphs that are tried."""
+        if (value, method) not in self._ranges:
+            self._ranges[value, method] = self._histograms[value].range(method)
+        return self._ranges[value, method]
 
     def _agreement(self, form: Form, method: Method, spared: Collection[str], frames: int) -> float:
         with self._open(self._graph(form, method, spared), form) as engine:

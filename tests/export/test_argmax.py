@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from export_cases import RGB, frames_of, write_source
-from roadshift.export import argmax
+from export_cases import RGB, frames_of, stays_as_it_is, write_source
+from roadshift.export import argmax, artefacts
 from roadshift.export import onnx as exporting
 from roadshift.export.argmax import logits_only, settle_argmax
 from roadshift.export.artefacts import export_bundle
+from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.bundle import open_bundle as read_bundle
@@ -146,15 +147,20 @@ def test_a_model_without_upsampling_has_one_form(graph_form: Bundle, tmp_path: P
         settle_argmax(graph_form, path, "fp32", frames_of(RGB), "runtime", lambda _: None)
 
 
-def test_an_export_remembers_and_the_engine_follows(
-    graph_form: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def traced(graph_form: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracing again, which takes seconds, gives what ``graph_form`` holds."""
+
     def write_graph(_: object, __: Bundle, path: Path, *, with_logits: bool) -> onnx.ModelProto:
         assert not with_logits
         path.write_bytes((graph_form.path / MODEL).read_bytes())
         return onnx.load(path)
 
     monkeypatch.setattr(exporting, "write_graph", write_graph)
+
+
+@pytest.mark.usefixtures("traced")
+def test_an_export_remembers_and_the_engine_follows(graph_form: Bundle, tmp_path: Path) -> None:
     bundle = write_source(tmp_path / "bundle", TINY)
     (row,) = export_bundle(bundle, "onnx", argmax="runtime")["artefacts"]
     assert (row["argmax"], row["outputs"]) == ("runtime", ["logits"])
@@ -164,6 +170,31 @@ def test_an_export_remembers_and_the_engine_follows(
     ):
         for frame in frames_of(RGB):
             assert np.mean(runtime.segment(frame) != graph.segment(frame)) < 1e-3
+
+
+@pytest.mark.usefixtures("traced")
+def test_what_is_recorded_and_refused_is_the_form_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runtime's labels are spoilt after both forms were found to be alike."""
+    bundle = write_source(tmp_path / "alone/bundle", TINY)
+    (row,) = export_bundle(bundle, "onnx", argmax="runtime")["artefacts"]
+    assert row["compared_by"].startswith("onnxruntime")
+    assert row["label_agreement"] > 99.9
+    before = read_bundle(bundle.path)
+
+    def spoil(*arguments: Any) -> dict[str, Any]:
+        end = settle_argmax(*arguments)
+        model = onnx.load(arguments[1])
+        (node,) = (node for node in model.graph.node if node.output[0] == "logits")
+        node.op_type = "Neg"
+        del node.attribute[:]
+        onnx.save(model, arguments[1])
+        return end
+
+    monkeypatch.setattr(artefacts, "settle_argmax", spoil)
+    with stays_as_it_is(before), pytest.raises(ParityError, match=r"agrees .* less than 50 %"):
+        export_bundle(before, "onnx", argmax="runtime", floors=Floors(50))
 
 
 @pytest.mark.parametrize(

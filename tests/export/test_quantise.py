@@ -255,6 +255,22 @@ def test_calibrating_on_scenes_is_said_aloud(bundle: Bundle) -> None:
     assert any("give --calibration FRAMES" in note for note in notes)
 
 
+def test_a_range_is_found_once_for_all_graphs_that_are_tried(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entropy searches for milliseconds a value, and a sweep tries a graph a layer."""
+    asked: list[tuple[int, str]] = []
+    found = Histogram.range
+
+    def counted(self: Histogram, method: Any) -> Range:
+        asked.append((id(self), method))
+        return found(self, method)
+
+    monkeypatch.setattr(Histogram, "range", counted)
+    export_onnx(bundle, SCENES, precisions=("int8",), calibration=CALIBRATION, floors=LOOSE)
+    assert len(asked) == len(set(asked)) == 3 * len(CHANNELS)
+
+
 def test_calibration_without_a_quantised_precision_is_refused(bundle: Bundle) -> None:
     with stays_as_it_is(bundle), pytest.raises(ConfigError, match="is for int8, fp8, int8-cpu"):
         export_bundle(bundle, "onnx", precisions="fp16", calibration=["drive"])

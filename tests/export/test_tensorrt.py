@@ -459,6 +459,25 @@ def test_options_that_do_not_go_together_are_refused(
         workshop.export(workshop.base, to, **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precisions": "fp16", "argmax": "runtime"}, "--argmax would change nothing"),
+        ({"precisions": "fp16", "with_logits": True}, "--logits would change nothing"),
+        ({"precisions": "int8", "calibration": ["drive"]}, "--calibration would change nothing"),
+    ],
+)
+def test_options_of_onnx_models_that_are_there_already_are_refused(
+    workshop: Workshop, options: dict[str, Any], said: str
+) -> None:
+    model = (workshop.base / "model.onnx").read_bytes()
+    with extend_bundle(open_bundle(workshop.base)) as writer:
+        writer.add_bytes("model-int8.onnx", model, kind="onnx", precision="int8")
+        writer.commit()
+    with pytest.raises(ConfigError, match=f"{said}.*--to onnx,tensorrt"):
+        workshop.build(**options)
+
+
 def test_quantised_engines_are_rebuilt_and_say_why(workshop: Workshop) -> None:
     bundle = workshop.build(plans=REFITTABLE)
     for attempt in (
