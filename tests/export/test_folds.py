@@ -32,7 +32,6 @@ from roadshift.export.folds import (
 )
 from roadshift.export.onnx import write_graph
 from roadshift.export.precision import to_half
-from roadshift.export.tensorrt_build import build_plan
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.errors import ParityError
 from roadshift.runtime.labels import label_space
@@ -151,16 +150,13 @@ def test_every_weight_that_the_network_uses_is_in_the_map(traced: Traced) -> Non
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_tensorrt_builds_it_and_knows_every_mapped_weight_by_its_name(
-    traced: Traced, precision: str
-) -> None:
+def test_tensorrt_knows_every_mapped_weight_by_its_name(traced: Traced, precision: str) -> None:
     """TensorRT for RTX, without a GPU: none of the learned weights is lost or renamed."""
     pytest.importorskip("tensorrt_rtx")
     library = load_tensorrt("tensorrt_rtx")
     trt = library.module
     model = traced.model if precision == "fp32" else to_half(traced.model, "fp16")
     graph = model.SerializeToString()
-    assert build_plan(library, graph, "its graph", precision)
     logger, said = library.listen()
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
