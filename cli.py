@@ -104,7 +104,7 @@ def demo(
 
     Trains, adapts, exports, runs and measures.
     """
-    from .runtime.bench_table import bench_table
+    from .runtime.bench.table import bench_table
     from .runtime.terminal import evaluation_table, note, print_json
 
     with _needs_torch("demo"):
@@ -646,16 +646,16 @@ def bench(
 ) -> None:
     """Latency, memory, energy, label agreement and mIoU of every artefact on every backend."""
     from .runtime.bench import BenchSettings, Measured, measure_bundle
-    from .runtime.bench_baseline import (
+    from .runtime.bench.baseline import (
         check_can_save,
         check_comparable,
         compare_baseline,
         load_baseline,
         save_baseline,
     )
-    from .runtime.bench_plots import write_plots
-    from .runtime.bench_row import scenario
-    from .runtime.bench_table import bench_table, print_comparison
+    from .runtime.bench.plots import write_plots
+    from .runtime.bench.row import scenario
+    from .runtime.bench.table import bench_table, print_comparison
     from .runtime.terminal import note, print_json, progress
     from .runtime.units import parse_duration
 

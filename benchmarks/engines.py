@@ -29,7 +29,7 @@ from roadshift.adapt.scenes import render_dataset
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle
-from roadshift.runtime.bench_baseline import machine
+from roadshift.runtime.bench.baseline import machine
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.machine_state import NOISY_SHARE
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from roadshift.runtime import bench_frames, bench_loop, bench_run, machine_state
+from roadshift.runtime import machine_state
 from roadshift.runtime.bench import (
     BenchSettings,
     bench_bundle,
@@ -15,6 +15,9 @@ from roadshift.runtime.bench import (
     measure_bundle,
     random_frames,
 )
+from roadshift.runtime.bench import frames as bench_frames
+from roadshift.runtime.bench import loop as bench_loop
+from roadshift.runtime.bench import run as bench_run
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.engine import Engine, open_engine
 from roadshift.runtime.errors import ConfigError, EngineError, FrameError, LabelError

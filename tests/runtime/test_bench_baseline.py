@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from roadshift.runtime import bench_baseline
-from roadshift.runtime.bench_baseline import (
+from roadshift.runtime.bench import baseline as bench_baseline
+from roadshift.runtime.bench.baseline import (
     check_can_save,
     check_comparable,
     compare_baseline,
     load_baseline,
     save_baseline,
 )
-from roadshift.runtime.bench_row import COLUMNS, left_out_row
-from roadshift.runtime.bench_table import print_comparison
+from roadshift.runtime.bench.row import COLUMNS, left_out_row
+from roadshift.runtime.bench.table import print_comparison
 from roadshift.runtime.errors import ConfigError, OutputError, RegressionError
 
 CLOSED = "closed loop"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from roadshift.runtime.bench_loop import (
+from roadshift.runtime.bench.loop import (
     WARMUP_SECONDS,
     Limit,
     Series,
@@ -15,7 +15,7 @@ from roadshift.runtime.bench_loop import (
     closed_loop,
     warm_up,
 )
-from roadshift.runtime.bench_row import time_figures
+from roadshift.runtime.bench.row import time_figures
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.engine import Engine
 from roadshift.runtime.frames import Frame

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from roadshift.runtime import cuda as cuda_module
 from roadshift.runtime import tensorrt_engine, tensorrt_library
-from roadshift.runtime.bench_contenders import contenders
+from roadshift.runtime.bench.backends import contenders
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import EngineError, MissingDependencyError

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bench_frames import BenchFrames
-from .bench_loop import Clock, Limit, Series, camera_loop, closed_loop, warm_up
-from .bench_quality import quality
-from .bench_row import COLUMNS, time_figures, time_warnings
-from .engine import Engine
-from .machine_state import MachineMonitor, Probe, machine_warnings
-from .memory import (
+from ..engine import Engine
+from ..machine_state import MachineMonitor, Probe, machine_warnings
+from ..memory import (
     give_back_unused,
     peak_memory_mib,
     reset_peak_memory,
     resident_memory_mib,
 )
+from .frames import BenchFrames
+from .loop import Clock, Limit, Series, camera_loop, closed_loop, warm_up
+from .quality import quality
+from .row import COLUMNS, time_figures, time_warnings
 
 
 class Lane:
@@ -36,7 +36,7 @@ class Lane:
 
     Attributes:
         series: what was timed.
-        quality: see `bench_quality.quality`.
+        quality: see `quality.quality`.
     """
 
     def __init__(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from .engine import Engine
-from .errors import LabelError
-from .frames import Frame
-from .metrics import ConfusionMatrix, label_agreement
+from ..engine import Engine
+from ..errors import LabelError
+from ..frames import Frame
+from ..metrics import ConfusionMatrix, label_agreement
 
 
 def quality(

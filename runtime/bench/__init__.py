@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bench_contenders import contenders, not_by_default, parse_backends
-from .bench_frames import random_bench_frames, random_frames, read_frames
-from .bench_lane import Lane
-from .bench_loop import Clock, Limit, SystemClock
-from .bench_run import BundleRun, Measured, Note, Report
-from .bench_settings import BenchSettings, check_limits
-from .bundle import Bundle, open_bundle
-from .engine import Engine, open_engine
-from .errors import EngineError
-from .frames import Frame
-from .machine_state import Probe, open_probe
+from ..bundle import Bundle, open_bundle
+from ..engine import Engine, open_engine
+from ..errors import EngineError
+from ..frames import Frame
+from ..machine_state import Probe, open_probe
+from .backends import contenders, not_by_default, parse_backends
+from .frames import random_bench_frames, random_frames, read_frames
+from .lane import Lane
+from .loop import Clock, Limit, SystemClock
+from .run import BundleRun, Measured, Note, Report
+from .settings import BenchSettings, check_limits
 
 __all__ = [
     "BenchSettings",

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from .atomic import output_errors
-from .bench_row import COLUMNS
-from .cores import available_cores
-from .errors import ConfigError, RegressionError
-from .manifest import library_versions
+from ..atomic import output_errors
+from ..cores import available_cores
+from ..errors import ConfigError, RegressionError
+from ..manifest import library_versions
+from .row import COLUMNS
 
 SCHEMA = 1
 # The figures that are compared. Of the first a higher one is worse and the tolerance is a share;
@@ -84,7 +84,7 @@ class Comparison:
 
 def machine() -> dict[str, Any]:
     """What times depend on and a commit does not change: processor, cores, GPU."""
-    from .linux_probe import LinuxProbe
+    from ..linux_probe import LinuxProbe
 
     return {
         "cpu": LinuxProbe().name,
@@ -95,7 +95,7 @@ def machine() -> dict[str, Any]:
 
 
 def _gpu_name() -> str | None:
-    from .driver import driver_problem, gpu
+    from ..driver import driver_problem, gpu
 
     return gpu().name if driver_problem() is None else None
 
@@ -155,7 +155,7 @@ def check_comparable(
 
     Args:
         baseline: see `load_baseline`.
-        scenario: of the run, see `bench_row.scenario`.
+        scenario: of the run, see `row.scenario`.
         any_machine: take another machine's, too.
 
     Raises:

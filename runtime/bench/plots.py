@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .atomic import output_errors
-from .bench_run import Measured
+from ..atomic import output_errors
+from .run import Measured
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; lines differ in dashes as well.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

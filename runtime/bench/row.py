@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .bench_loop import Series
+from .loop import Series
 
 STABLE_COV_PERCENT = 2.5  # above it, a row carries a warning
 PUBLISHABLE_QUERIES = 1024  # MLPerf Inference, single stream

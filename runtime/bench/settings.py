@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bench_contenders import parse_backends
-from .bench_loop import Limit
-from .errors import ConfigError
+from ..errors import ConfigError
+from .backends import parse_backends
+from .loop import Limit
 
 QUERIES = 200
 

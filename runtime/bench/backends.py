@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .bench_row import left_out_row
-from .bundle import Artefact, Bundle
-from .driver import driver_problem
-from .engine import backend_kinds, backend_problem
-from .errors import ConfigError
+from ..bundle import Artefact, Bundle
+from ..driver import driver_problem
+from ..engine import backend_kinds, backend_problem
+from ..errors import ConfigError
+from .row import left_out_row
 
 DEVICES = {
     "tensorrt": ("cuda",),

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bench_contenders import Contender, contenders
-from .bench_frames import BenchFrames, random_bench_frames, read_frames
-from .bench_lane import Lane
-from .bench_loop import SystemClock
-from .bench_settings import BenchSettings
-from .bundle import Bundle
-from .engine import Engine, open_engine
-from .errors import EngineError, MissingDependencyError
-from .evaluation import evaluate
-from .frames import labelled_pairs, open_frames
-from .machine_state import Probe, open_probe
-from .memory import resident_memory_mib
+from ..bundle import Bundle
+from ..engine import Engine, open_engine
+from ..errors import EngineError, MissingDependencyError
+from ..evaluation import evaluate
+from ..frames import labelled_pairs, open_frames
+from ..machine_state import Probe, open_probe
+from ..memory import resident_memory_mib
+from .backends import Contender, contenders
+from .frames import BenchFrames, random_bench_frames, read_frames
+from .lane import Lane
+from .loop import SystemClock
+from .settings import BenchSettings
 
 REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
 # Of one engine, while it is opened and first run; torch's are RuntimeErrors.

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.text import Text
 
-from .bench_baseline import Comparison
-from .terminal import console, note, table
+from ..terminal import console, note, table
+from .baseline import Comparison
 
 Rows = Sequence[Mapping[str, Any]]
 
