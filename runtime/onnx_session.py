@@ -161,6 +161,8 @@ def _session(file: Path, options: Any, providers: Sequence[_Provider]) -> Any:
         )
     except Exception as error:  # onnxruntime's exceptions have no common base but this
         reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()[0]
+        lacking = "Could not find an implementation" in reason  # bf16 on a CPU, for one
+        advice = "it takes another device or precision" if lacking else "export it again"
         raise EngineError(
-            f"{file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); export it again."
+            f"{file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); {advice}."
         ) from error

@@ -19,7 +19,7 @@ from roadshift.export.precision import to_half
 from roadshift.export.rounding import RoundedEngine
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
 from roadshift.runtime.engine import open_engine
-from roadshift.runtime.errors import ConfigError, ParityError
+from roadshift.runtime.errors import ConfigError, EngineError, ParityError
 from roadshift.runtime.images import write_image
 
 TINY = NetworkSpec(name="tiny_network:build")
@@ -113,6 +113,11 @@ def test_the_fp16_file_runs_in_the_runtimes_own_engine(exported: Bundle) -> None
         assert half.precision == "fp16"
         for frame in frames_of(RGB):
             assert np.mean(full.segment(frame) == half.segment(frame)) > 0.99
+
+
+def test_the_bf16_file_says_on_a_cpu_that_it_takes_another_device(exported: Bundle) -> None:
+    with pytest.raises(EngineError, match="it takes another device or precision"):
+        open_engine(exported, artefact="model-bf16.onnx", device="cpu")
 
 
 # ---- rounding ------------------------------------------------------------------------------------
