@@ -32,6 +32,12 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="auto, tensorrt, onnxruntime, onnxruntime-tensorrt, torch, torch-fp16, torch-compile."
+    ),
+]
 BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
@@ -400,7 +406,7 @@ def eval_(
     label_space: Annotated[
         str | None, typer.Option(help="Encoding of the label files; the bundle's unless given.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch.")] = "auto",
+    backend: Backend = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -549,7 +555,7 @@ def run(
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many frames were read.")
     ] = None,
-    backend: Annotated[str, typer.Option(help="auto, tensorrt, onnxruntime or torch.")] = "auto",
+    backend: Backend = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
     threads: Threads = None,

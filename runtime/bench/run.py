@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from .loop import SystemClock
 from .settings import BenchSettings
 
 REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
-# Of one engine, while it is opened and first run; torch's are RuntimeErrors.
+# Of one engine; torch's are RuntimeErrors.
 _FAILURES = (EngineError, MissingDependencyError, RuntimeError, MemoryError)
 Note = Callable[[str], None]
 Report = Callable[[int, int, str], None]
@@ -50,6 +50,7 @@ class BundleRun:
         )
         self._probes: dict[str, Probe] = {}
         self._lanes: dict[Contender, Lane] = {}
+        self._rows: dict[Contender, Measured] = {}
 
     def measure(self, found: Sequence[Contender]) -> list[Measured]:
         """A row for every contender, in their order; one that fails has its reason in it."""
@@ -59,25 +60,32 @@ class BundleRun:
         self._probes = {
             device: open_probe(device) for device in dict.fromkeys(c.device for c in found)
         }
-        rows: dict[Contender, Measured] = {}
         for done, contender in enumerate(found):
             self._report(done, len(found), f"preparing {contender.title}")
             probe = self._probes[contender.device]
-            lane = Lane(frames, SystemClock(), probe, self._settings.camera_fps, base)
-            self._lanes[contender] = lane
-            try:
-                self._prepare(lane, contender, reference)
-            except _FAILURES as error:
-                self._lanes.pop(contender).close()
-                rows[contender] = Measured(contender.left_out(_first_line(error)), np.empty(0))
-                continue
-            if self._settings.rounds == 1:
-                lane.run(self._settings.limit)
-                rows[contender] = self._finish(contender)
+            self._lanes[contender] = Lane(
+                frames, SystemClock(), probe, self._settings.camera_fps, base
+            )
+            with self._failing(contender):
+                self._prepare(self._lanes[contender], contender, reference)
+                if self._settings.rounds == 1:
+                    self._lanes[contender].run(self._settings.limit)
+                    self._finish(contender)
         if self._settings.rounds > 1:
             self._take_turns()
-            rows.update({contender: self._finish(contender) for contender in list(self._lanes)})
-        return [rows[contender] for contender in found]
+            for contender in list(self._lanes):
+                self._finish(contender)
+        return [self._rows[contender] for contender in found]
+
+    @contextmanager
+    def _failing(self, contender: Contender) -> Iterator[None]:
+        """An engine that fails, GPU memory full for one, leaves its reason as its row."""
+        try:
+            yield
+        except _FAILURES as error:
+            self._lanes.pop(contender).close()
+            reason = _first_line(error)
+            self._rows[contender] = Measured(contender.left_out(reason), np.empty(0))
 
     def close(self) -> None:
         """Close the engines that are still open, and the probes."""
@@ -113,14 +121,15 @@ class BundleRun:
 
     def _take_turns(self) -> None:
         """Rounds A B C, B C A, ...: nobody is always first, nor always after the same one."""
-        rounds, lanes = self._settings.rounds, list(self._lanes.items())
-        share = self._settings.limit.share(rounds)
+        rounds, share = self._settings.rounds, self._settings.limit.share(self._settings.rounds)
         for index in range(rounds):
+            lanes = list(self._lanes.items())  # without those that failed in an earlier round
             turn = index % max(1, len(lanes))
             for place, (contender, lane) in enumerate((*lanes[turn:], *lanes[:turn])):
                 self._report(index * len(lanes) + place, rounds * len(lanes), contender.title)
-                lane.rewarm(REWARM)
-                lane.run(share)
+                with self._failing(contender):
+                    lane.rewarm(REWARM)
+                    lane.run(share)
 
     def _open(self, contender: Contender) -> Engine:
         return open_engine(
@@ -131,11 +140,11 @@ class BundleRun:
             threads=self._settings.threads,
         )
 
-    def _finish(self, contender: Contender) -> Measured:
+    def _finish(self, contender: Contender) -> None:
         lane = self._lanes.pop(contender)
         row = lane.row(size_mib=contender.artefact.bytes / 2**20)
         lane.close()
-        return Measured(row, 1e3 * np.array(lane.series.latencies))
+        self._rows[contender] = Measured(row, 1e3 * np.array(lane.series.latencies))
 
 
 def _first_line(error: BaseException) -> str:

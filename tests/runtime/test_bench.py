@@ -372,6 +372,23 @@ def test_an_artefact_that_fails_is_a_row_with_its_reason_and_the_others_are_meas
         bench_bundle(make_bundle("other", models={"broken.onnx": b"no model"}), settings)
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_an_engine_that_fails_while_it_is_timed_loses_its_own_row_only(
+    make_bundle: Callable[..., Bundle], tiny: Any, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    class Fails(bench_run.Lane):
+        def run(self, limit: bench_loop.Limit) -> None:
+            super().run(limit)
+            if self.engine.artefact == "0.onnx":
+                raise RuntimeError("CUDA out of memory\nTried to allocate")
+
+    monkeypatch.setattr(bench_run, "Lane", Fails)
+    settings = BenchSettings(queries=6, warmup=0, device="cpu", rounds=rounds)
+    rows = {row["artefact"]: row for row in bench_bundle(two_models(make_bundle, tiny), settings)}
+    assert (rows["0.onnx"]["error"], rows["0.onnx"]["p50_ms"]) == ("CUDA out of memory", None)
+    assert (rows["1.onnx"]["error"], rows["1.onnx"]["queries"]) == (None, 6)
+
+
 def test_measured_times_are_those_of_the_row(make_bundle: Callable[..., Bundle]) -> None:
     settings = BenchSettings(queries=7, warmup=0, backends="onnxruntime", device="cpu")
     (measured,) = measure_bundle(make_bundle(), settings)
