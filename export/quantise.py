@@ -12,6 +12,7 @@ Three forms of one idea, value -> QuantizeLinear -> DequantizeLinear -> convolut
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -91,6 +92,8 @@ class _Quantiser:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.graph, self.form, self.ranges = self.model.graph, form, ranges
+        if form == "int8-cpu":
+            normalise_in_one(self.model)
         self.layers = {
             layer.node: layer for layer in layers_of(model) if layer.name not in set(spared)
         }
@@ -193,6 +196,36 @@ class _Quantiser:
                 node.attribute.append(helper.make_attribute("axis", axis))
             self.nodes.append(node)
         return back
+
+
+def normalise_in_one(model: onnx.ModelProto) -> None:
+    """``(x - mean) / std`` of planes as one BatchNormalization, in place, where it is two nodes.
+
+    ONNX Runtime's CPU provider computes integers in NHWC and moves the frame's transpose behind
+    what is computed value by value; there, on pixels of three values, these two nodes take as long
+    as half the network. It does not move one behind a BatchNormalization.
+    """
+    weights = {w.name: w for w in model.graph.initializer}
+    users = Counter(name for node in model.graph.node for name in node.input)
+    for i, (sub, div) in enumerate(zip(model.graph.node, model.graph.node[1:], strict=False)):
+        if (sub.op_type, div.op_type) != ("Sub", "Div") or div.input[0] != sub.output[0]:
+            continue
+        if users[sub.output[0]] != 1 or not {sub.input[1], div.input[1]} <= set(weights):
+            continue
+        mean, std = (numpy_helper.to_array(weights[name]) for name in (sub.input[1], div.input[1]))
+        if mean.shape != std.shape or mean.shape != (len(mean), 1, 1):
+            continue
+        names = [f"{div.output[0]}.{part}" for part in ("inverse_std", "zeros", "mean", "ones")]
+        ones = np.ones(len(mean), np.float32)
+        planes = (1 / std.ravel(), 0 * ones, mean.ravel(), ones)
+        for name, values in zip(names, planes, strict=True):
+            model.graph.initializer.append(numpy_helper.from_array(values, name))
+        node = helper.make_node(
+            "BatchNormalization", [sub.input[0], *names], [div.output[0]], div.name, epsilon=0.0
+        )
+        model.graph.node[i].CopyFrom(node)
+        del model.graph.node[i + 1]
+        return
 
 
 def _zero_point(zero: NDArray[np.generic], name: str) -> TensorProto:

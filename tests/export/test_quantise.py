@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +15,19 @@ import onnx
 import onnxruntime
 import pytest
 from export_cases import RGB, SCENES, frames_of, stays_as_it_is, write_source
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from roadshift.adapt.scenes import render_dataset, render_scene
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import Histogram, Range
 from roadshift.export.evidence import Calibration, spread
 from roadshift.export.judge import Floors
-from roadshift.export.quantise import layers_of, quantise, quantised_values
+from roadshift.export.quantise import (
+    layers_of,
+    normalise_in_one,
+    quantise,
+    quantised_values,
+)
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import ConfigError, ParityError
@@ -149,6 +159,26 @@ def test_the_cpu_runs_its_form_on_integers_with_the_relu_inside(
     assert "Relu" not in found
 
 
+def test_the_cpus_form_normalises_in_one_operator_and_to_the_same_values(exported: Bundle) -> None:
+    model = onnx.load(exported.path / "model.onnx")
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    normalise_in_one(changed)
+    kinds = [node.op_type for node in changed.graph.node]
+    assert "BatchNormalization" in kinds
+    assert kinds.count("Sub") == [node.op_type for node in model.graph.node].count("Sub") - 1
+    first = layers_of(model)[0].input
+    assert layers_of(changed)[0].input == first
+    found = []
+    for graph in (model, changed):
+        graph.graph.output.append(helper.make_tensor_value_info(first, TensorProto.FLOAT, None))
+        session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        found.append(session.run([first], {"image": frames_of(RGB, 1)[0][None]})[0])
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
 def test_a_spared_layer_is_as_it_was(exported: Bundle) -> None:
     model = onnx.load(exported.path / "model.onnx")
     second = next(layer for layer in layers_of(model) if layer.name == "second")
@@ -274,6 +304,36 @@ def test_a_range_is_found_once_for_all_graphs_that_are_tried(
 def test_calibration_without_a_quantised_precision_is_refused(bundle: Bundle) -> None:
     with stays_as_it_is(bundle), pytest.raises(ConfigError, match="is for int8, fp8, int8-cpu"):
         export_bundle(bundle, "onnx", precisions="fp16", calibration=["drive"])
+
+
+def test_the_command_calibrates_judges_and_says_so(tmp_path: Path) -> None:
+    """`export` in a process of its own: JSON alone on stdout; then a refusal."""
+    bundle = write_source(tmp_path / "bundle", NetworkSpec(name="tiny_network:build"))
+    render_dataset(tmp_path / "road", "dusk", 3, width=RGB.width, height=RGB.height)
+    scenes = render_dataset(
+        tmp_path / "held", "dusk", 2, seed=9, width=RGB.width, height=RGB.height
+    )
+    assert len(scenes) == 2
+    words = [sys.executable, "-m", "roadshift.cli", "export", str(bundle.path), "--json"]
+    words += ["--precision", "fp32,int8", "--calibration", str(tmp_path / "road/images")]
+    words += ["--frames", str(tmp_path / "held/images")]
+    places = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [*words, "--min-agreement", "80"], env=places, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    full, int8 = json.loads(done.stdout)["artefacts"]
+    assert (full["path"], int8["path"]) == ("model.onnx", "model-int8.onnx")
+    assert int8["quantisation"]["calibration"]["frames"] == 3
+    assert 80 <= int8["label_agreement"] <= 100
+    assert "calibrating" in done.stderr
+    done = subprocess.run(
+        [*words, "--min-agreement", "100"], env=places, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"error: .*model(-int8)?\.onnx agrees with its torch model on .*", last)
 
 
 def test_frames_are_spread_over_all_and_their_number_is_bounded() -> None:
