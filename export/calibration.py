@@ -1,12 +1,13 @@
 """What range each value of a graph takes on calibration frames, by three methods from one pass.
 
 One histogram of magnitudes a value is kept, of a fixed number of bins, so memory does not grow with
-the frames. (ONNX Runtime's own calibraters hold what every frame gave until they compute, one
-method a pass.)
+the frames, and values are looked at in groups that fit into a gigabyte. (ONNX Runtime's own
+calibraters hold what every frame gave until they compute, one method a pass.)
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +25,7 @@ METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
 PERCENTILE = 99.99
 BINS = 2048
 LEVELS = 128  # of magnitude that INT8 has
+MOST_BYTES = 2**30  # of values in memory at a time
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,26 @@ def collect(
     values: Sequence[str],
     frames: Sequence[NDArray[np.uint8]],
     report: Callable[[int, int, str], None] = lambda *_: None,
+    most_bytes: int = MOST_BYTES,
 ) -> dict[str, Histogram]:
-    """Histograms of ``values``, float32 values of ``model``, over ``frames``, uint8 (H, W, 3)."""
+    """Histograms of ``values``, float32 values of ``model``, over ``frames``, uint8 (H, W, 3).
+
+    The frames pass as often as it takes to have no more than ``most_bytes`` of values at a time.
+    """
+    histograms = {value: Histogram() for value in values}
+    groups = _groups(model, values, most_bytes)
+    steps = len(groups) * len(frames)
+    for i, group in enumerate(groups):
+        session = _watching(model, group)
+        for j, frame in enumerate(frames):
+            for value, array in zip(group, session.run(group, {"image": frame[None]}), strict=True):
+                histograms[value].add(array)
+            report(i * len(frames) + j + 1, steps, "calibrating")
+    return histograms
+
+
+def _watching(model: onnx.ModelProto, values: Sequence[str]) -> onnxruntime.InferenceSession:
+    """A session that gives ``values`` beside the model's own outputs."""
     watched = onnx.ModelProto()
     watched.CopyFrom(model)
     for value in values:
@@ -118,13 +138,25 @@ def collect(
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = available_cores()
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    histograms = {value: Histogram() for value in values}
-    for done, frame in enumerate(frames):
-        found = session.run(list(values), {"image": frame[None]})
-        for value, array in zip(values, found, strict=True):
-            histograms[value].add(array)
-        report(done + 1, len(frames), "calibrating")
-    return histograms
+
+
+def _groups(model: onnx.ModelProto, values: Sequence[str], most_bytes: int) -> list[list[str]]:
+    """The values in groups that fit into ``most_bytes``; one that does not fit is alone."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    sizes = {
+        info.name: 4 * math.prod(dim.dim_value or 1 for dim in info.type.tensor_type.shape.dim)
+        for info in (*graph.input, *graph.value_info, *graph.output)
+    }
+    groups: list[list[str]] = []
+    left = 0
+    for value in values:
+        size = sizes.get(value, 0)
+        if not groups or size > left:
+            groups.append([])
+            left = most_bytes
+        groups[-1].append(value)
+        left -= size
+    return groups

@@ -83,7 +83,9 @@ def test_values_are_collected_frame_by_frame_and_every_time_alike() -> None:
     assert seen == [1, 2, 3]
     assert found["pixels"].range("minmax") == Range(0, 200)
     assert found["negative"].range("minmax") == Range(-200, 0)
-    again = collect(model, ["pixels", "negative"], frames)
+    seen.clear()
+    again = collect(model, ["pixels", "negative"], frames, lambda done, *_: seen.append(done), 300)
+    assert seen == [1, 2, 3, 4, 5, 6]  # 288 bytes a value: one at a time
     for name, histogram in found.items():
         assert (histogram.counts == again[name].counts).all()
         assert histogram.end == again[name].end
