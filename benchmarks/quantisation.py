@@ -100,7 +100,7 @@ def timed(source: Path, splits: Mapping[str, Path], queries: int) -> list[dict[s
     words = ("--frames", splits["day_held"] / "images", "--queries", queries, "--rounds", 8)
     document: Any = camvid.roadshift("bench", bundle, *words)
     rows = document if isinstance(document, list) else document["rows"]
-    return [row for row in rows if row["backend"] == "onnxruntime"]
+    return [row for row in rows if row["backend"] == "onnxruntime" and row["error"] is None]
 
 
 # --- page -----------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def time_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """p50 of each artefact over that of fp32, and where its labels are made."""
     base = next(row for row in rows if row["artefact"] == "model.onnx")["p50_ms"]
     found = [
-        [TITLES[row["artefact"]], f"{row['p50_ms'] / base:.2f}", f"{100 * row['cov']:.1f} %"]
+        [TITLES[row["artefact"]], f"{row['p50_ms'] / base:.2f}", f"{row['cov']:.1f} %"]
         for row in rows
     ]
     return table(["precision", "p50 over fp32's", "coefficient of variation"], found)
