@@ -217,7 +217,7 @@ def normalise_in_one(model: onnx.ModelProto) -> None:
             continue
         names = [f"{div.output[0]}.{part}" for part in ("inverse_std", "zeros", "mean", "ones")]
         ones = np.ones(len(mean), np.float32)
-        planes = (1 / std.ravel(), 0 * ones, mean.ravel(), ones)
+        planes: list[NDArray[np.float32]] = [1 / std.ravel(), 0 * ones, mean.ravel(), ones]
         for name, values in zip(names, planes, strict=True):
             model.graph.initializer.append(numpy_helper.from_array(values, name))
         node = helper.make_node(
