@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -217,7 +217,7 @@ def normalise_in_one(model: onnx.ModelProto) -> None:
             continue
         names = [f"{div.output[0]}.{part}" for part in ("inverse_std", "zeros", "mean", "ones")]
         ones = np.ones(len(mean), np.float32)
-        planes: list[NDArray[np.float32]] = [1 / std.ravel(), 0 * ones, mean.ravel(), ones]
+        planes: list[NDArray[Any]] = [1 / std.ravel(), 0 * ones, mean.ravel(), ones]
         for name, values in zip(names, planes, strict=True):
             model.graph.initializer.append(numpy_helper.from_array(values, name))
         node = helper.make_node(
