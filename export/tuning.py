@@ -14,7 +14,7 @@ from ..runtime.errors import NetworkError
 from .calibration import METHODS, Histogram, Method, Range, collect
 from .evidence import Calibration
 from .judge import Judge
-from .quantise import Form, layers_of, quantise, quantised_values
+from .quantise import Form, layers_for, quantise, quantised_values
 from .sensitivity import spare, sweep, sweep_frames
 from .tensorrt_build import Report
 
@@ -45,9 +45,6 @@ class Tuner:
         self._open, self._report = open_model, report
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[tuple[str, Method], Range] = {}
-        self._layers = [layer.name for layer in layers_of(model)]
-        if not self._layers:
-            raise NetworkError("The network has no convolution, so there is nothing to quantise.")
 
     def tune(self, form: Form, target: float) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The graph in ``form``, and what was tried on the way to it, for the manifest.
@@ -55,14 +52,19 @@ class Tuner:
         The calibration method with the highest label agreement is taken; then layers are spared,
         the most sensitive first, until agreement reaches ``target`` percent.
         """
+        layers = [layer.name for layer in layers_for(self._model, form)]
+        if not layers:
+            raise NetworkError(
+                f"The network has no convolution that {form} quantises; use fp16 or fp32."
+            )
         self._collect(quantised_values(self._model, form))
         methods = [self._try_method(form, method) for method in METHODS]
         method: Method = max(methods, key=lambda row: row["label_agreement"])["method"]
-        frames = self._sweep_frames(form, method)
+        frames = self._sweep_frames(form, method, layers)
         rows = sweep(
-            self._layers,
+            layers,
             lambda layer: self._agreement(
-                form, method, [name for name in self._layers if name != layer], frames
+                form, method, [name for name in layers if name != layer], frames
             ),
             self._report,
         )
@@ -76,7 +78,7 @@ class Tuner:
                 "source": self._calibration.source,
             },
             "methods": methods,
-            "layers": len(self._layers),
+            "layers": len(layers),
             "spared": spared,
             "sweep": {"frames": frames, "layers": [asdict(row) for row in rows]},
         }
@@ -113,7 +115,7 @@ class Tuner:
             miou = self._judge.miou(engine)
         return row if miou is None else {**row, "miou": miou}
 
-    def _sweep_frames(self, form: Form, method: Method) -> int:
+    def _sweep_frames(self, form: Form, method: Method, layers: Sequence[str]) -> int:
         started = time.monotonic()
-        self._agreement(form, method, self._layers[1:], 1)
-        return sweep_frames(len(self._layers), time.monotonic() - started)
+        self._agreement(form, method, layers[1:], 1)
+        return sweep_frames(len(layers), time.monotonic() - started)

@@ -684,8 +684,8 @@ def test_nested_measurements_do_not_hide_a_peak(monkeypatch: pytest.MonkeyPatch)
         nonlocal high
         high = in_use
 
-    monkeypatch.setattr(budget_module, "_process_peak", lambda: high)
-    monkeypatch.setattr(budget_module, "_reset_process_peak", reset)
+    monkeypatch.setattr(budget_module, "peak_memory_mib", lambda: high / MIB)
+    monkeypatch.setattr(budget_module, "reset_peak_memory", reset)
     cpu = torch.device("cpu")
     with peak_memory(cpu) as outer:
         use(64)

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -23,14 +23,16 @@ from roadshift.export.calibration import Histogram, Range
 from roadshift.export.evidence import Calibration, spread
 from roadshift.export.judge import Floors
 from roadshift.export.quantise import (
+    layers_for,
     layers_of,
     normalise_in_one,
     quantise,
     quantised_values,
 )
+from roadshift.export.tuning import Tuner
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.engine import open_engine
-from roadshift.runtime.errors import ConfigError, ParityError
+from roadshift.runtime.errors import ConfigError, NetworkError, ParityError
 
 FORMS = ("int8", "fp8", "int8-cpu")
 CHANNELS = {"first": 6, "second": 8, "classifier": 11}
@@ -155,7 +157,8 @@ def test_the_cpu_runs_its_form_on_integers_with_the_relu_inside(
     found = operators_run(exported, "int8-cpu", tmp_path)
     spared = detail(exported, "int8-cpu")["quantisation"]["spared"]
     assert not spared
-    assert found.count("QLinearConv") == 2  # the classifier's scores stay in float32
+    # The frame's three channels and the classifier's scores stay in float32.
+    assert found.count("QLinearConv") == 1
     assert "Relu" not in found
 
 
@@ -217,11 +220,12 @@ def test_methods_sweep_and_spared_layers_are_recorded(exported: Bundle, form: st
     assert set(methods) == {"minmax", "percentile", "entropy"}
     assert methods[said["method"]] == max(methods.values())
     swept = said["sweep"]["layers"]
-    assert sorted(row["layer"] for row in swept) == sorted(CHANNELS)
+    layers = set(CHANNELS) - ({"first"} if form == "int8-cpu" else set())
+    assert {row["layer"] for row in swept} == layers
     shares = [row["label_agreement"] for row in swept]
     assert shares == sorted(shares)
-    assert said["layers"] == 3
-    assert set(said["spared"]) <= set(CHANNELS)
+    assert said["layers"] == len(swept) == len(layers)
+    assert set(said["spared"]) <= layers
     assert details["parity"]["frames"] == 3
 
 
@@ -353,3 +357,14 @@ def test_every_form_is_valid_onnx_with_the_same_inputs_and_outputs(exported: Bun
         onnx.checker.check_model(model, full_check=True)
         assert list(model.graph.input) == list(full.graph.input)
         assert list(model.graph.output) == list(full.graph.output)
+
+
+def test_a_network_with_nothing_to_quantise_for_a_cpu_is_told_so(exported: Bundle) -> None:
+    model = onnx.load(exported.path / "model.onnx")
+    for weight in model.graph.initializer:
+        if weight.name != layers_of(model)[0].weight:
+            weight.name = f"{weight.name}.elsewhere"  # then those convolutions are no layers
+    assert layers_for(model, "int8")
+    assert not layers_for(model, "int8-cpu")
+    with pytest.raises(NetworkError, match="no convolution that int8-cpu quantises"):
+        Tuner(model, CALIBRATION, cast(Any, None), cast(Any, None)).tune("int8-cpu", 99.0)
