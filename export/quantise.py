@@ -166,7 +166,6 @@ class _Quantiser:
                     pairs[name] = self._activation(name)
         del self.graph.node[:], self.graph.value_info[:]
         self.graph.node.extend(self.nodes)
-        onnx.checker.check_model(self.model)
         return self.model
 
     def _activation(self, name: str) -> str:
@@ -236,6 +235,7 @@ def normalise_in_one(model: onnx.ModelProto) -> None:
         mean, std = (numpy_helper.to_array(weights[name]) for name in (sub.input[1], div.input[1]))
         if mean.shape != std.shape or mean.shape != (len(mean), 1, 1):
             continue
+        used = [name for name in (sub.input[1], div.input[1]) if users[name] == 1]
         names = [f"{div.output[0]}.{part}" for part in ("inverse_std", "zeros", "mean", "ones")]
         ones = np.ones(len(mean), np.float32)
         planes: list[NDArray[Any]] = [1 / std.ravel(), 0 * ones, mean.ravel(), ones]
@@ -246,6 +246,8 @@ def normalise_in_one(model: onnx.ModelProto) -> None:
         )
         model.graph.node[i].CopyFrom(node)
         del model.graph.node[i + 1]
+        for name in used:
+            model.graph.initializer.remove(weights[name])
         return
 
 

@@ -45,6 +45,7 @@ class Tuner:
         self._open, self._report = open_model, report
         self._histograms: dict[str, Histogram] = {}
         self._ranges: dict[tuple[str, Method], Range] = {}
+        self._values: dict[Form, list[str]] = {}
 
     def tune(self, form: Form, target: float) -> tuple[onnx.ModelProto, dict[str, Any]]:
         """The graph in ``form``, and what was tried on the way to it, for the manifest.
@@ -57,7 +58,8 @@ class Tuner:
             raise NetworkError(
                 f"The network has no convolution that {form} quantises; use fp16 or fp32."
             )
-        self._collect(quantised_values(self._model, form))
+        self._values[form] = quantised_values(self._model, form)
+        self._collect(self._values[form])
         methods = [self._try_method(form, method) for method in METHODS]
         method: Method = max(methods, key=lambda row: row["label_agreement"])["method"]
         frames = self._sweep_frames(form, method, layers)
@@ -82,7 +84,9 @@ class Tuner:
             "spared": spared,
             "sweep": {"frames": frames, "layers": [asdict(row) for row in rows]},
         }
-        return self._graph(form, method, spared), {"quantisation": details}
+        model = self._graph(form, method, spared)
+        onnx.checker.check_model(model)
+        return model, {"quantisation": details}
 
     def _collect(self, values: Sequence[str]) -> None:
         missing = [value for value in values if value not in self._histograms]
@@ -92,8 +96,7 @@ class Tuner:
             )
 
     def _graph(self, form: Form, method: Method, spared: Collection[str]) -> onnx.ModelProto:
-        values = quantised_values(self._model, form)
-        ranges = {value: self._range(value, method) for value in values}
+        ranges = {value: self._range(value, method) for value in self._values[form]}
         return quantise(self._model, form, ranges, spared)
 
     def _range(self, value: str, method: Method) -> Range:
