@@ -51,7 +51,8 @@ def main() -> None:
         "bench": timed(source, splits, arguments.queries),
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=1) + "\n")
+    text = json.dumps(document, indent=1).replace(f"{arguments.work.resolve()}/", "")
+    RESULTS.write_text(text.replace(f"{arguments.work}/", "") + "\n")
     arguments.page.parent.mkdir(parents=True, exist_ok=True)
     arguments.page.write_text(render(document))
     print(arguments.page.read_text())
