@@ -8,8 +8,7 @@ Three forms of one idea, value -> QuantizeLinear -> DequantizeLinear -> convolut
 - ``int8-cpu``: activations UINT8 with a zero point, INT8 weights, on every value between operators
   that ONNX Runtime's CPU provider runs on integers. A ReLU disappears into the zero point, and a
   convolution stays in integers from end to end; in the symmetric form the CPU computes in float32.
-  A convolution of the frame's three channels stays in float32: integers are packed four by four,
-  and it took 0.3 of the time of all of `fast_scnn` in them.
+  A convolution of the frame's three channels stays in float32: integers are packed four by four.
 """
 
 from __future__ import annotations
