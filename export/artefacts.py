@@ -58,8 +58,8 @@ def export_bundle(
         frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
         labels: label maps of ``frames``, which is then one folder of images: mIoU is measured as
             well, on all of them.
-        calibration: sources of frames that quantised precisions take their ranges from, without
-            those that are compared on; built-in scenes otherwise.
+        calibration: sources of frames that quantised precisions are made from, without those that
+            are compared on; built-in scenes otherwise.
         with_logits: give the network's logits as a second output.
         argmax: "graph", "runtime" or "auto", see `settle_argmax`.
         floors: what each artefact must reach.
@@ -239,13 +239,14 @@ class _Maker:
         self._bundle, self._folder, self._traced, self._floors = bundle, folder, traced, floors
         self._frames = evidence.frames
         self._judge = Judge(bundle, evidence, traced.labels, floors, report)
-        self._tuner = (
-            Tuner(traced.model, calibration, self._judge, self._try, report)
-            if calibration
-            else None
-        )
+        self._tuner: Tuner | None = None
         with self._open(MODEL, "fp32") as engine:
             self._fp32 = {"parity": asdict(traced.parity), **self._judge.measure_fp32(engine)}
+            if calibration is not None:
+                held_out = Evidence(calibration.choice, calibration.source, evidence.pairs)
+                expected = [engine.segment(frame) for frame in calibration.choice]
+                choice = Judge(bundle, held_out, expected, floors, report)
+                self._tuner = Tuner(traced.model, calibration, choice, self._try, report)
 
     def make(self, form: str) -> _Draft:
         """The artefact in that precision, written to the folder; ParityError below a floor."""

@@ -1,4 +1,4 @@
-"""Frames to judge an export on, and others to calibrate on."""
+"""Frames to judge an export on, others to calibrate on, and others again to choose on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from ..runtime.preprocess import fit_frame
 
 PARITY_FRAMES = 16
 CALIBRATION_FRAMES = 128
+CHOICE_FRAMES = 8  # at most, of those, and at most a quarter of them
 _SCENES = range(100, 132)  # to calibrate on where there are no frames
 
 Note = Callable[[str], None]
@@ -42,15 +43,33 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a quantised graph takes its ranges from.
+    """What a quantised graph is made from; none of these frames is judged on.
 
     Attributes:
-        frames: at the bundle's input size, uint8 (H, W, 3) RGB; none of them is judged on.
+        frames: ranges are taken from; at the bundle's input size, uint8 (H, W, 3) RGB.
+        choice: others, on which graphs are compared that were made with those ranges.
         source: what they are, for the manifest.
     """
 
     frames: Sequence[Image]
+    choice: Sequence[Image]
     source: str
+
+    @classmethod
+    def of(cls, frames: Sequence[Image], source: str) -> Calibration:
+        """``frames`` with some of them, evenly spaced, held out to choose on.
+
+        Raises:
+            ConfigError: fewer than two frames.
+        """
+        if len(frames) < 2:
+            raise ConfigError(
+                f"--calibration: {len(frames)} of the {source} can be used, and two are needed, "
+                "one for ranges and one to choose a method on; give more."
+            )
+        held = evenly(len(frames), max(1, min(CHOICE_FRAMES, len(frames) // 4)))
+        rest = [frame for i, frame in enumerate(frames) if i not in set(held)]
+        return cls(rest, [frames[i] for i in held], source)
 
 
 def gather_evidence(
@@ -85,7 +104,7 @@ def gather_calibration(
     Built-in scenes where there are no sources, and a note that says what that is worth.
 
     Raises:
-        ConfigError: every frame is one that the export is judged on.
+        ConfigError: all frames but one are those that the export is judged on.
     """
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
     if not sources:
@@ -94,7 +113,7 @@ def gather_calibration(
             "vehicle drives differ; give --calibration FRAMES for a model that is meant to drive."
         )
         scenes = (render_scene(seed, "daylight", width, height).image for seed in _SCENES)
-        return Calibration(list(scenes), "built-in scenes")
+        return Calibration.of(list(scenes), "built-in scenes")
     judged = {_digest(frame) for frame in evidence.frames} | {
         _digest(fit_frame(read_image(image), width, height)) for image, _ in evidence.pairs
     }
@@ -107,7 +126,7 @@ def gather_calibration(
             f"--calibration {', '.join(sources)}: holds only frames that the export is judged on; "
             "give others, or another --frames."
         )
-    return Calibration(kept, "frames of " + ", ".join(sources))
+    return Calibration.of(kept, "frames of " + ", ".join(sources))
 
 
 def spread(frames: Iterable[Image], most: int) -> list[Image]:
@@ -123,6 +142,12 @@ def spread(frames: Iterable[Image], most: int) -> list[Image]:
                 continue
         kept.append(frame)
     return kept
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """``count`` places in a sequence of ``length``, evenly spaced; all where it has fewer."""
+    count = min(count, length)
+    return [(2 * i + 1) * length // (2 * count) for i in range(count)]
 
 
 def _digest(frame: Image) -> bytes:

@@ -14,7 +14,7 @@ from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, ParityError
 from ..runtime.evaluation import evaluate
 from ..runtime.metrics import label_agreement
-from .evidence import Evidence
+from .evidence import Evidence, evenly
 
 MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 97.0}
 """Percent of the pixels that must keep their class, unless a user says otherwise."""
@@ -54,7 +54,7 @@ class Judge:
     Args:
         bundle: whose labels the pairs of ``evidence`` hold.
         evidence: frames, and pairs where there are labels.
-        expected: torch's labels of the frames, uint8 (H, W).
+        expected: labels of the frames by the model in float32, uint8 (H, W).
         floors: for `check`.
         report: called with images done, images in all and a word on what is measured.
     """
@@ -73,16 +73,15 @@ class Judge:
         self._fp32_miou: float | None = None
 
     def agreement(self, engine: Engine, frames: int | None = None) -> float:
-        """Percent of the pixels that ``engine`` labels as torch does.
+        """Percent of the pixels that ``engine`` labels as expected.
 
         Args:
             frames: at most so many, spread over those of the evidence; None takes all.
         """
         every = len(self._expected)
-        chosen = np.unique(np.linspace(0, every - 1, min(frames or every, every)).astype(int))
         shares = [
             label_agreement(engine.segment(self._evidence.frames[i]), self._expected[i])
-            for i in chosen
+            for i in evenly(every, frames or every)
         ]
         return sum(shares) / len(shares)  # all frames have one size
 

@@ -19,7 +19,6 @@ from .sensitivity import spare, sweep, sweep_frames
 from .tensorrt_build import Report
 
 FORMS: tuple[Form, ...] = ("int8", "fp8", "int8-cpu")
-CHOICE_FRAMES = 8  # on which methods and spared layers are compared
 
 
 class Tuner:
@@ -27,8 +26,8 @@ class Tuner:
 
     Args:
         model: float32.
-        calibration: frames that ``judge`` does not compare on.
-        judge: compares with torch.
+        calibration: whose frames give the ranges.
+        judge: compares with the float32 model on the frames that ``calibration`` holds out.
         open_model: the runtime's engine on a graph in that form.
         report: progress: done, of how many, and at what.
     """
@@ -51,7 +50,8 @@ class Tuner:
         """The graph in ``form``, and what was tried on the way to it, for the manifest.
 
         The calibration method with the highest label agreement is taken; then layers are spared,
-        the most sensitive first, until agreement reaches ``target`` percent.
+        the most sensitive first, until agreement reaches ``target`` percent. Frames that the export
+        is judged on have no say; mIoU, where it is measured, is only reported.
         """
         layers = [layer.name for layer in layers_for(self._model, form)]
         if not layers:
@@ -70,13 +70,12 @@ class Tuner:
             ),
             self._report,
         )
-        spared = spare(
-            rows, lambda names: self._agreement(form, method, names, CHOICE_FRAMES), target
-        )
+        spared = spare(rows, lambda names: self._agreement(form, method, names), target)
         details = {
             "method": method,
             "calibration": {
-                "frames": len(self._calibration.frames),
+                "range_frames": len(self._calibration.frames),
+                "choice_frames": len(self._calibration.choice),
                 "source": self._calibration.source,
             },
             "methods": methods,
@@ -105,7 +104,9 @@ class Tuner:
             self._ranges[value, method] = self._histograms[value].range(method)
         return self._ranges[value, method]
 
-    def _agreement(self, form: Form, method: Method, spared: Collection[str], frames: int) -> float:
+    def _agreement(
+        self, form: Form, method: Method, spared: Collection[str], frames: int | None = None
+    ) -> float:
         with self._open(self._graph(form, method, spared), form) as engine:
             return self._judge.agreement(engine, frames)
 
@@ -113,7 +114,7 @@ class Tuner:
         with self._open(self._graph(form, method, ()), form) as engine:
             row: dict[str, Any] = {
                 "method": method,
-                "label_agreement": self._judge.agreement(engine, CHOICE_FRAMES),
+                "label_agreement": self._judge.agreement(engine),
             }
             miou = self._judge.miou(engine)
         return row if miou is None else {**row, "miou": miou}

@@ -17,6 +17,7 @@ import pytest
 from export_cases import RGB, SCENES, frames_of, stays_as_it_is, write_source
 from onnx import TensorProto, helper, numpy_helper
 from roadshift.adapt.scenes import render_dataset, render_scene
+from roadshift.export import artefacts, tuning
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import Histogram, Range
@@ -37,7 +38,7 @@ from roadshift.runtime.errors import ConfigError, NetworkError, ParityError
 FORMS = ("int8", "fp8", "int8-cpu")
 CHANNELS = {"first": 6, "second": 8, "classifier": 11}
 LOOSE = Floors(80)  # drawn weights leave most pixels undecided
-CALIBRATION = Calibration(
+CALIBRATION = Calibration.of(
     [render_scene(seed, "dusk", RGB.width, RGB.height).image for seed in range(50, 58)], "dusk"
 )
 Levels = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -215,7 +216,7 @@ def test_the_file_runs_in_the_runtimes_own_engine(exported: Bundle, form: str) -
 def test_methods_sweep_and_spared_layers_are_recorded(exported: Bundle, form: str) -> None:
     details = detail(exported, form)
     said = details["quantisation"]
-    assert said["calibration"] == {"frames": 8, "source": "dusk"}
+    assert said["calibration"] == {"range_frames": 6, "choice_frames": 2, "source": "dusk"}
     methods = {row["method"]: row["label_agreement"] for row in said["methods"]}
     assert set(methods) == {"minmax", "percentile", "entropy"}
     assert methods[said["method"]] == max(methods.values())
@@ -272,7 +273,8 @@ def test_frames_that_are_compared_on_are_not_calibrated_on(bundle: Bundle, tmp_p
     )
     (row,) = said["artefacts"]
     assert row["frames"] == 16
-    assert row["quantisation"]["calibration"] == {"frames": 4, "source": f"frames of {folder}"}
+    calibration = {"range_frames": 3, "choice_frames": 1, "source": f"frames of {folder}"}
+    assert row["quantisation"]["calibration"] == calibration
 
 
 def test_only_frames_that_are_compared_on_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -280,6 +282,55 @@ def test_only_frames_that_are_compared_on_is_refused(bundle: Bundle, tmp_path: P
     folder = str(tmp_path / "drive/images")
     with pytest.raises(ConfigError, match="holds only frames that the export is judged on"):
         export_bundle(bundle, "onnx", precisions="int8", frames=[folder], calibration=[folder])
+
+
+def test_one_frame_to_calibrate_on_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    render_dataset(tmp_path / "drive", "dusk", 1, width=RGB.width, height=RGB.height)
+    folder = str(tmp_path / "drive/images")
+    with stays_as_it_is(bundle), pytest.raises(ConfigError, match=r"1 of the frames of .* two are"):
+        export_bundle(bundle, "onnx", precisions="int8", calibration=[folder])
+
+
+@pytest.mark.parametrize(
+    ("count", "held"),
+    [(2, [1]), (3, [1]), (4, [2]), (8, [2, 6]), (128, [8, 24, 40, 56, 72, 88, 104, 120])],
+)
+def test_a_few_frames_evenly_spaced_are_held_out_to_choose_on(count: int, held: list[int]) -> None:
+    frames = [np.full((1,), i, np.uint8) for i in range(count)]
+    found = Calibration.of(frames, "drive")
+    assert [int(frame[0]) for frame in found.choice] == held
+    assert [int(frame[0]) for frame in found.frames] == [i for i in range(count) if i not in held]
+
+
+def test_ranges_choice_and_judgement_each_see_frames_of_their_own(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranged: set[bytes] = set()
+    tried: set[bytes] = set()
+    gather, opened = tuning.collect, artefacts._Maker._try
+
+    def collect(model: Any, values: Any, frames: Any, report: Any) -> Any:
+        ranged.update(frame.tobytes() for frame in frames)
+        return gather(model, values, frames, report)
+
+    def watched(self: Any, model: Any, form: Any) -> Any:
+        engine = opened(self, model, form)
+        segment = engine.segment
+
+        def seen(frame: np.ndarray) -> np.ndarray:
+            tried.add(frame.tobytes())
+            return segment(frame)
+
+        monkeypatch.setattr(engine, "segment", seen)
+        return engine
+
+    monkeypatch.setattr(tuning, "collect", collect)
+    monkeypatch.setattr(artefacts._Maker, "_try", watched)
+    export_onnx(bundle, SCENES, precisions=("int8",), calibration=CALIBRATION, floors=LOOSE)
+    assert ranged == {frame.tobytes() for frame in CALIBRATION.frames}
+    assert tried == {frame.tobytes() for frame in CALIBRATION.choice}
+    assert not (ranged | tried) & {frame.tobytes() for frame in SCENES.frames}
+    assert not ranged & tried
 
 
 def test_calibrating_on_scenes_is_said_aloud(bundle: Bundle) -> None:
@@ -328,7 +379,7 @@ def test_the_command_calibrates_judges_and_says_so(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     full, int8 = json.loads(done.stdout)["artefacts"]
     assert (full["path"], int8["path"]) == ("model.onnx", "model-int8.onnx")
-    assert int8["quantisation"]["calibration"]["frames"] == 3
+    assert int8["quantisation"]["calibration"]["range_frames"] == 2
     assert 80 <= int8["label_agreement"] <= 100
     assert "calibrating" in done.stderr
     done = subprocess.run(
