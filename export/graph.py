@@ -6,6 +6,7 @@ import onnx
 from onnx import TensorProto
 
 LEARNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
 _CARRIES = {"ArgMax", "Resize", "Identity", "Cast", "Slice", "Pad", "Transpose", "Reshape"}
 
 
@@ -26,11 +27,11 @@ def float_values(model: onnx.ModelProto) -> set[str]:
 
 
 def head(model: onnx.ModelProto) -> set[str]:
-    """The nodes that no learned operator comes before: pixels on their way in."""
+    """The nodes that no learned or quantising operator comes before: pixels on their way in."""
     reached: set[str] = set()
     found = set()
     for node in model.graph.node:  # in topological order
-        if node.op_type in LEARNED or reached.intersection(node.input):
+        if node.op_type in LEARNED | QUANTISING or reached.intersection(node.input):
             reached.update(node.output)
         else:
             found.add(node.name)

@@ -85,6 +85,10 @@ class Judge:
         ]
         return sum(shares) / len(shares)  # all frames have one size
 
+    def holds(self, engine: Engine) -> bool:
+        """Whether ``engine`` reaches the floor of label agreement of its precision."""
+        return self.agreement(engine) >= self._floors.agreement(engine.precision)
+
     def miou(self, engine: Engine) -> float | None:
         """mIoU in percent over all labelled frames; None without labels."""
         if not self._evidence.pairs:

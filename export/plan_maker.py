@@ -14,17 +14,19 @@ import onnx
 from ..runtime.bundle import Artefact, Bundle, Kind
 from ..runtime.driver import Gpu
 from ..runtime.engine import Engine
-from ..runtime.errors import EngineError
+from ..runtime.errors import EngineError, ParityError
 from ..runtime.onnx_engine import OnnxEngine
 from ..runtime.tensorrt_engine import TensorRTEngine
 from ..runtime.tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 from .judge import Judge
 from .onnx import onnx_name, stamp
+from .precision import to_half
 from .refit import base_to_refit, refit_plan
 from .rounding import RoundedEngine
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
 
+QUANTISED = ("int8", "fp8")
 _CARRIED = ("argmax", "align_corners", "outputs")  # of the ONNX model's details, for the engine
 
 
@@ -83,7 +85,10 @@ class PlanMaker:
         self._judge, self._options, self._note, self._report = judge, options, note, report
 
     def build(self, precision: str) -> list[Draft]:
-        """A plan of the bundle's ONNX model in that precision."""
+        """A plan of the bundle's ONNX model in that precision.
+
+        Of a quantised one, what is not quantised goes in as FP16, see `_with_half`.
+        """
         source = self._bundle.artefact(kind="onnx", name=onnx_name(precision))
         if source is None:
             raise EngineError(
@@ -94,6 +99,9 @@ class PlanMaker:
         file = self._bundle.file(source)
         graph = file.read_bytes()
         folds = _folds(graph, str(file)) if self._options.refittable else None
+        rest: dict[str, Any] = {}
+        if precision in QUANTISED:
+            graph, rest["unquantised"] = self._with_half(graph, source, precision)
         self._note(f"building {plan_name(precision)} with {library}: this can take minutes")
         started = perf_counter()
         plan = build_plan(
@@ -107,8 +115,33 @@ class PlanMaker:
             report=lambda done, of, text: self._report(done, of, f"{precision}: {text}"),
         )
         seconds = perf_counter() - started
-        details = {**self._made(source, folds), "build_s": seconds}
+        details = {**self._made(source, folds), **rest, "build_s": seconds}
         return [self._judged(plan, precision, details, folds)]
+
+    def _with_half(self, graph: bytes, source: Artefact, precision: str) -> tuple[bytes, str]:
+        """A quantised graph with the rest of it in FP16, and "fp16"; as it is, and "fp32", where
+        FP16 cannot hold a weight or costs more labels than the floor allows.
+
+        Which it is shows on the CPU, in seconds; the plan is judged on the GPU all the same.
+        """
+        name = source.path
+        try:
+            lowered = to_half(onnx.ModelProto.FromString(graph), "fp16")
+        except ParityError as error:
+            self._note(f"{plan_name(precision)}: what is not quantised stays in fp32: {error}")
+            return graph, "fp32"
+        onnx.save(lowered, str(self._folder / name))
+        staged = self._staged(name, "onnx", precision, dict(source.details))
+        with self._on_cpu(lowered, staged, precision) as engine:
+            holds = self._judge.holds(engine)
+        (self._folder / name).unlink()
+        if holds:
+            return lowered.SerializeToString(), "fp16"
+        self._note(
+            f"{plan_name(precision)}: what is not quantised stays in fp32; in fp16 the model falls "
+            "below its floor of label agreement."
+        )
+        return graph, "fp32"
 
     def refit(self, precision: str, state: Mapping[str, Any]) -> list[Draft]:
         """The base's ONNX model and plan with this bundle's weights."""
@@ -176,16 +209,17 @@ class PlanMaker:
         stamp(model, self._bundle)
         onnx.save(model, str(self._folder / name))
         artefact = self._staged(name, "onnx", precision, dict(source.details))
-        engine: Engine = (
-            OnnxEngine(self._here(), artefact, device="cpu")
-            if precision == "fp32" or source.details.get("argmax") == "runtime"
-            else RoundedEngine(self._bundle, model, precision)
-        )
-        with engine:
+        with self._on_cpu(model, artefact, precision) as engine:
             measured = self._judge.measure(engine, engine.reason)
         self._judge.check(name, precision, measured)
         kept = {key: value for key, value in source.details.items() if not key.startswith("miou")}
         return artefact.model_copy(update={"details": {**kept, **measured}})
+
+    def _on_cpu(self, model: onnx.ModelProto, artefact: Artefact, precision: str) -> Engine:
+        """``model``, which lies in the folder as ``artefact``, rounded as a GPU would round it."""
+        if precision == "fp32" or artefact.details.get("argmax") == "runtime":
+            return OnnxEngine(self._here(), artefact, device="cpu")
+        return RoundedEngine(self._bundle, model, precision)
 
     def _staged(self, name: str, kind: Kind, precision: str, details: dict[str, Any]) -> Artefact:
         data = (self._folder / name).read_bytes()

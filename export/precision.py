@@ -17,7 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from ..runtime.errors import ParityError
-from .graph import float_values, head, opset, tail
+from .graph import QUANTISING, float_values, head, opset, tail
 
 Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -33,7 +33,7 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
 
     Every value keeps its name, and every weight too, so that what refers to them by name (a refit)
     is served by both graphs. A graph with Q/DQ pairs is taken as well: what is not quantised is
-    lowered, scales included.
+    lowered, scales included, of which none becomes 0.
 
     Args:
         model: float32, with the types of its values inferred or inferable.
@@ -72,6 +72,7 @@ class _Lowering:
         self.opset = opset(model)
         self.floats = float_values(model)
         self.weights = {weight.name: weight for weight in self.graph.initializer}
+        self.scales = {n.input[1] for n in self.graph.node if n.op_type in QUANTISING}
 
     def run(self) -> None:
         islands = head(self.model) | tail(self.model)
@@ -142,7 +143,11 @@ class _Lowering:
                 f"{self.precision} cannot hold weight {weight.name!r}, which reaches {largest:.3g} "
                 f"where {_LARGEST[self.precision]:.6g} is the end; use bf16 or fp32."
             )
-        return numpy_helper.from_array(values.astype(_DTYPES[self.precision]), weight.name)
+        rounded = values.astype(_DTYPES[self.precision])
+        if weight.name in self.scales:  # values are divided by it
+            zero, one = np.asarray([0, 1], rounded.dtype)
+            rounded = np.maximum(rounded, np.nextafter(zero, one))
+        return numpy_helper.from_array(rounded, weight.name)
 
     def _rewire(self, ports: dict[str, _Ports], low: set[str]) -> None:
         """Casts wherever a value goes from one precision to the other, one for all its users."""

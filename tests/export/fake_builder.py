@@ -27,7 +27,11 @@ from fake_cuda import FakeCudart
 from fake_tensorrt import FLOAT, HALF, UINT8, Context, Engine, FakeTensorRT
 
 _TYPES = {"float32": FLOAT, "float16": HALF, "uint8": UINT8}
-_WRITTEN = {FLOAT: "Row major linear FP32", HALF: "Channel major FP16 format"}
+_WRITTEN = {
+    FLOAT: "Row major linear FP32",
+    HALF: "Channel major FP16 format",
+    "INT8": "Thirty-two wide channel vectorized row major Int8 format",
+}
 
 
 class Flags:
@@ -227,7 +231,10 @@ def plan_of(model: onnx.ModelProto, version: str, *, refittable: bool) -> bytes:
 def convolution_types(model: onnx.ModelProto) -> list[str]:
     kinds = {w.name: numpy_helper.to_array(w).dtype.name for w in model.graph.initializer}
     nodes = [node for node in model.graph.node if node.op_type == "Conv"]
-    return [_TYPES[kinds[node.input[1]]] for node in nodes]
+    return [
+        "INT8" if node.input[1].endswith(".dequantised") else _TYPES[kinds[node.input[1]]]
+        for node in nodes
+    ]
 
 
 def layer_of(node: onnx.NodeProto, model: onnx.ModelProto) -> Any:

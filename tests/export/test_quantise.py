@@ -23,6 +23,7 @@ from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import Histogram, Range
 from roadshift.export.evidence import Calibration, spread
 from roadshift.export.judge import Floors
+from roadshift.export.precision import to_half
 from roadshift.export.quantise import (
     layers_for,
     layers_of,
@@ -30,6 +31,7 @@ from roadshift.export.quantise import (
     quantise,
     quantised_values,
 )
+from roadshift.export.rounding import RoundedEngine
 from roadshift.export.tuning import Tuner
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.engine import open_engine
@@ -195,6 +197,43 @@ def test_a_spared_layer_is_as_it_was(exported: Bundle) -> None:
             assert node.input[0] == second.input
         everything = quantise(model, form, ranges).graph
         assert len(everything.node) - len(graph.node) in (2, 4, 6)
+
+
+@pytest.mark.parametrize("form", ["int8", "fp8"])
+def test_what_is_not_quantised_goes_to_half_precision_without_a_cast_at_a_pair(
+    exported: Bundle, form: str
+) -> None:
+    """An engine joins a convolution with the pairs right before it; and labels stay."""
+    model = graph_of(exported, form)
+    lowered = to_half(model, "fp16")
+    weights = {w.name: w for w in lowered.graph.initializer}
+    made_by = {name: node for node in lowered.graph.node for name in node.output}
+    convolutions = [node for node in lowered.graph.node if node.op_type == "Conv"]
+    pairs = 0
+    for node in convolutions:
+        kinds = [made_by[name].op_type for name in node.input[:2] if name in made_by]
+        if "DequantizeLinear" in kinds:
+            assert kinds == ["DequantizeLinear"] * 2
+            pairs += 2
+        assert weights[node.input[2]].data_type == TensorProto.FLOAT16
+    assert pairs == len([n for n in model.graph.node if n.op_type == "DequantizeLinear"])
+    for node in lowered.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert weights[node.input[1]].data_type == TensorProto.FLOAT16
+    frames = frames_of(RGB)
+    with (
+        open_engine(exported, artefact=f"model-{form}.onnx", device="cpu") as full,
+        RoundedEngine(exported, lowered, form) as half,
+    ):
+        shares = [np.mean(full.segment(f) == half.segment(f)) for f in frames]
+    assert np.mean(shares) > 0.99
+
+
+def test_a_scale_below_half_precision_does_not_become_zero(exported: Bundle) -> None:
+    model = onnx.load(exported.path / "model.onnx")
+    ranges = {value: Range(0.0, 0.0) for value in quantised_values(model, "int8")}
+    lowered = to_half(quantise(model, "int8", ranges), "fp16")
+    assert all((scale > 0).all() for scale, _ in pairs_of(lowered).values())
 
 
 @pytest.mark.parametrize("form", FORMS)

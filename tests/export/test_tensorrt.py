@@ -24,9 +24,12 @@ from export_cases import RGB, frames_of, stays_as_it_is, write_source
 from fake_builder import OnnxTensorRT
 from onnx import numpy_helper
 from roadshift.export.artefacts import export_bundle, export_onnx
+from roadshift.export.calibration import collect
 from roadshift.export.evidence import Evidence
 from roadshift.export.folds import folds_from_json, read_folds
+from roadshift.export.judge import Floors
 from roadshift.export.plan_maker import PlanOptions
+from roadshift.export.quantise import quantise, quantised_values
 from roadshift.export.refit import base_to_refit
 from roadshift.export.tensorrt import prepare_plans
 from roadshift.export.tensorrt_build import build_plan, cache_file, check_precision, inspect_plan
@@ -49,6 +52,7 @@ from fake_cuda import Driver, FakeCudart, use_driver
 
 TINY = NetworkSpec(name="tiny_network:build")
 FRAMES = frames_of(RGB)
+LOOSE = Floors(80)  # drawn weights leave most pixels undecided
 
 
 def draw(network: Any, seed: int) -> None:
@@ -254,6 +258,65 @@ def test_what_tensorrt_refuses_it_says_in_its_own_words(
     workshop.trt.settings.update(settings)
     with stays_as_it_is(open_bundle(workshop.base)), pytest.raises(EngineError, match=says):
         workshop.build()
+
+
+def quantised(folder: Path, loud: float = 1.0) -> Bundle:
+    """An int8 model in a bundle; its first layer, which is spared, gives ``loud`` times as much."""
+
+    def change(network: Any) -> None:
+        for tensor in network.first.parameters():
+            tensor.data *= loud
+        network.second.weight.data /= loud
+
+    spec = NetworkSpec(name=TINY.name, arguments={"norm": False})
+    bundle = write_source(folder, spec, change=change)
+    bundle = export_onnx(bundle, Evidence(FRAMES, "scenes"))
+    full = onnx.load(bundle.path / "model.onnx")
+    ranges = {
+        name: histogram.range("minmax")
+        for name, histogram in collect(full, quantised_values(full, "int8"), FRAMES).items()
+    }
+    onnx.save(quantise(full, "int8", ranges, ["first"]), bundle.path / "int8")
+    with extend_bundle(bundle) as writer:
+        writer.add_file(
+            "model-int8.onnx",
+            bundle.path / "int8",
+            kind="onnx",
+            precision="int8",
+            details={"outputs": ["labels"]},
+        )
+        return writer.commit()
+
+
+def test_what_is_not_quantised_is_built_in_fp16(workshop: Workshop, tmp_path: Path) -> None:
+    bundle = quantised(tmp_path / "q" / "bundle")
+    bundle = workshop.export(bundle.path, "tensorrt", precisions="int8", floors=LOOSE)
+    plan = bundle.artefact(kind="tensorrt")
+    graph = bundle.artefact(kind="onnx", name="model-int8.onnx")
+    assert plan is not None
+    assert graph is not None
+    assert (plan.details["unquantised"], plan.details["layers"]) == ("fp16", {"fp16": 1, "int8": 2})
+    assert plan.details["onnx"] == {"path": graph.path, "sha256": graph.sha256}
+    kinds = {w.data_type for w in onnx.load(bundle.file(graph)).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 not in kinds  # the ONNX model stays as it was
+
+
+@pytest.mark.parametrize(
+    ("loud", "said"),
+    [(1e5, "in fp16 the model falls below its floor"), (1e8, "fp16 cannot hold weight 'network.")],
+)
+def test_what_fp16_cannot_hold_stays_in_fp32_and_that_is_said(
+    workshop: Workshop, tmp_path: Path, loud: float, said: str
+) -> None:
+    notes: list[str] = []
+    bundle = quantised(tmp_path / "q" / "bundle", loud)
+    bundle = workshop.export(
+        bundle.path, "tensorrt", precisions="int8", floors=LOOSE, note=notes.append
+    )
+    plan = bundle.artefact(kind="tensorrt")
+    assert plan is not None
+    assert (plan.details["unquantised"], plan.details["layers"]) == ("fp32", {"fp32": 1, "int8": 2})
+    assert any("what is not quantised stays in fp32" in note and said in note for note in notes)
 
 
 # ---- refitting ----------------------------------------------------------------------------------
