@@ -445,7 +445,7 @@ def export(
         typer.Option(
             help="Where labels are made: graph, runtime (from logits), or auto, the faster here."
         ),
-    ] = "graph",
+    ] = "auto",
     frames: Annotated[
         list[str] | None, typer.Option(help="Frames to compare on; built-in scenes unless given.")
     ] = None,

@@ -6,7 +6,7 @@
 
 Networks have random weights (their time does not depend on them); frames are built-in scenes of
 the network's size, in memory. Each network is exported in each precision, with labels from the
-graph or from logits, whichever is faster here (`export --argmax auto`). On a CPU the page gives
+graph or from logits, whichever `export` finds faster here. On a CPU the page gives
 ratios within the run, since the absolute times of a shared CPU say little; on a GPU milliseconds
 as well. Writes OUT.json, the rows of `bench`, and OUT.md.
 """
@@ -76,9 +76,7 @@ def measure(
     """Rows of `bench_bundle` for one network, exported here."""
     width, height = parse_size("--sizes", size)
     bundle = random_bundle(folder / "bundle", network, width, height)
-    export_bundle(
-        bundle, "onnx", precisions=precisions, argmax="auto", floors=Floors(min_agreement=95.0)
-    )
+    export_bundle(bundle, "onnx", precisions=precisions, floors=Floors(min_agreement=95.0))
     render_dataset(folder / "frames", "daylight", FRAMES, seed=1, width=width, height=height)
 
     def note(sentence: str) -> None:

@@ -95,7 +95,7 @@ def timed(source: Path, splits: Mapping[str, Path], queries: int) -> list[dict[s
         camvid.roadshift(
             "export",
             bundle,
-            *("--precision", "fp32,int8,int8-cpu", "--argmax", "auto"),
+            *("--precision", "fp32,int8,int8-cpu"),
             *("--frames", splits["day_held"] / "images"),
             *("--calibration", splits["day_train"] / "images"),
         )

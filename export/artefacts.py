@@ -43,7 +43,7 @@ def export_bundle(
     labels: Path | None = None,
     calibration: Sequence[str] = (),
     with_logits: bool = False,
-    argmax: str = "graph",
+    argmax: str = "auto",
     floors: Floors | None = None,
     plans: PlanOptions | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -190,7 +190,7 @@ def check_used(
     idle = {
         "--calibration": bool(calibration) and not set(traced) & set(FORMS),
         "--logits": with_logits and not traced,
-        "--argmax": argmax != "graph" and not traced,
+        "--argmax": argmax != "auto" and not traced,
     }
     if said := [option for option, unused in idle.items() if unused]:
         raise ConfigError(

@@ -27,7 +27,8 @@ from .rounding import RoundedEngine
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
 
 QUANTISED = ("int8", "fp8")
-_CARRIED = ("argmax", "align_corners", "outputs")  # of the ONNX model's details, for the engine
+# Of the ONNX model's details, for the engine.
+_CARRIED = ("argmax", "align_corners", "measured_on", "outputs")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .bundle import Artefact, Bundle, InputSpec, open_bundle
 from .errors import EngineError, MissingDependencyError, ShapeError
 from .frames import Frame
 from .labels import LabelSpace
+from .machine_state import device_name
 from .preprocess import fit_frame, restore_labels
 
 
@@ -205,15 +206,29 @@ def open_engine(
     choices = _choices(opened, backend, artefact, device)
     name, chosen = choices[0]
     try:
-        return _OPENERS[name](opened, chosen, device=device, threads=threads)
+        return _open(name, opened, chosen, device, threads)
     except (EngineError, MissingDependencyError) as error:
         if name != "tensorrt" or len(choices) == 1:
             raise
         why = f"Instead of {chosen.path}: {error}"
     name, chosen = choices[1]
-    engine = _OPENERS[name](opened, chosen, device=device, threads=threads)
+    engine = _open(name, opened, chosen, device, threads)
     engine.reason = f"{engine.reason} {why}"
     logging.getLogger("roadshift").warning(engine.reason)
+    return engine
+
+
+def _open(
+    name: str, bundle: Bundle, artefact: Artefact, device: str, threads: int | None
+) -> Engine:
+    """An engine whose reason also says what in its artefact was chosen on another machine."""
+    engine = _OPENERS[name](bundle, artefact, device=device, threads=threads)
+    there = artefact.details.get("measured_on")
+    if there is not None and there != device_name(engine.device):
+        engine.reason = (
+            f"{engine.reason} Where its labels are made ({artefact.details.get('argmax')}) was "
+            f"chosen by time on {there}; export --to onnx here to choose anew."
+        )
     return engine
 
 

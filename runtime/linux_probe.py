@@ -35,7 +35,7 @@ class LinuxProbe:
         self._count = self._throttle_count()
         limits = [_number(cpu / f"cpu{core}/cpufreq/cpuinfo_max_freq") for core in cores]
         known = [limit / 1e3 for limit in limits if limit is not None]
-        self.name = _model(root / "proc/cpuinfo")
+        self.name = processor(root / "proc/cpuinfo")
         self.clock_max_mhz = max(known, default=None)
 
     def sample(self) -> Sample:
@@ -85,7 +85,8 @@ def _number(file: Path) -> float | None:
         return None
 
 
-def _model(cpuinfo: Path) -> str | None:
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
+    """The CPU's name; None where the system does not tell it."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

@@ -7,6 +7,7 @@ not say is None, never a guess.
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,14 @@ class Probe(Protocol):
     def close(self) -> None:
         """Stop looking."""
         ...
+
+
+def device_name(device: str) -> str:
+    """What computes here: the GPU's name for "cuda", the processor's for "cpu"."""
+    from .driver import gpu
+    from .linux_probe import processor
+
+    return gpu().name if device == "cuda" else processor() or f"{platform.machine()} CPU"
 
 
 def open_probe(device: str) -> Probe:
