@@ -193,9 +193,9 @@ def compare_baseline(
     Raises:
         ConfigError: the two share no row.
     """
-    several = _several(baseline["rows"]) or _several(rows)
-    before = {_title(row, several): row for row in baseline["rows"]}
-    after = {_title(row, several): row for row in rows if row["error"] is None}
+    parts = max(_telling_parts(baseline["rows"]), _telling_parts(rows))
+    before = {_title(row, parts): row for row in baseline["rows"]}
+    after = {_title(row, parts): row for row in rows if row["error"] is None}
     shared = [title for title in before if title in after]
     if not shared:
         raise ConfigError(
@@ -212,7 +212,7 @@ def compare_baseline(
         )
         for title in shared
         for figure in (*COSTS, *SCORES)
-        if before[title][figure] is not None
+        if _measured(figure, before[title][figure])
     ]
     return Comparison(
         changes,
@@ -251,15 +251,31 @@ def _notes(
     return notes
 
 
-def _several(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return len({row.get("bundle") for row in rows}) > 1
+def _measured(figure: str, value: float | None) -> bool:
+    """Whether a baseline's figure can be compared with; of 0 MiB no share can be allowed."""
+    return value is not None and (figure in SCORES or value > 0)
 
 
-def _title(row: Mapping[str, Any], several: bool) -> str:
-    """What a row is, in one line; with its bundle where there are several."""
+def _telling_parts(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many last folders of their paths tell the bundles of ``rows`` apart; 0 for one bundle."""
+    paths = {Path(row["bundle"]) for row in rows if row.get("bundle")}
+    if len(paths) < 2:
+        return 0
+    count = 1
+    while len({_last(path, count) for path in paths}) < len(paths):
+        count += 1
+    return count
+
+
+def _last(path: Path, parts: int) -> str:
+    return str(Path(*path.parts[-parts:]))
+
+
+def _title(row: Mapping[str, Any], parts: int) -> str:
+    """What a row is, in one line; with so many parts of its bundle's path."""
     names = [str(row[key]) for key in _KEY]
-    if several and row.get("bundle"):
-        names.insert(0, Path(row["bundle"]).name)
+    if parts and row.get("bundle"):
+        names.insert(0, _last(Path(row["bundle"]), parts))
     return " ".join(names)
 
 

@@ -118,6 +118,26 @@ def test_rows_of_several_bundles_are_matched_by_the_bundle_s_name(saved: Any) ->
     assert [c for c in found.changes if c.worse] == []
 
 
+def test_bundles_of_one_name_are_told_apart_by_the_folders_above(saved: Any) -> None:
+    day, night = row(bundle="x/day/adapted", p50_ms=1.0), row(bundle="x/night/adapted", p50_ms=5.0)
+    found = compared(saved(day, night), {**night, "p50_ms": 9.0}, day)
+    assert (found.missing, found.added) == ([], [])
+    assert [(c.row.split()[0], c.figure) for c in found.changes if c.worse] == [
+        ("night/adapted", "p50_ms")
+    ]
+    moved = compared(saved(day, night), day, {**night, "bundle": "x/dusk/adapted"})
+    assert [title.split()[0] for title in moved.missing] == ["night/adapted"]
+    assert [title.split()[0] for title in moved.added] == ["dusk/adapted"]
+
+
+@pytest.mark.parametrize("before", [0.0, -1.5])
+def test_gpu_memory_that_was_not_seen_to_grow_is_not_compared(saved: Any, before: float) -> None:
+    found = compared(saved(row(gpu_mib=before)), row(gpu_mib=2.0))
+    assert "gpu_mib" not in [c.figure for c in found.changes]
+    grown = compared(saved(row(gpu_mib=10.0)), row(gpu_mib=12.0))
+    assert [c.figure for c in grown.changes if c.worse] == ["gpu_mib"]
+
+
 def test_another_machine_is_refused_unless_told(
     saved: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
