@@ -221,8 +221,12 @@ def safe_name(name: str) -> str:
 
 
 def without_password(url: str) -> str:
-    """A URL as it may be shown and stored."""
-    return re.sub(r"^(\w[\w+.-]*://[^:/?#@]*)[^/?#]*@", r"\1@", url)
+    """A URL as it may be shown and stored: no password, and no values in its query."""
+    shown = re.sub(r"^(\w[\w+.-]*://[^:/?#@]*)[^/?#]*@", r"\1@", url)
+    if "://" not in shown:
+        return shown
+    address, mark, query = shown.partition("?")
+    return address + mark + re.sub(r"=[^&]+", "=***", query)
 
 
 def _read_still(file: _File) -> Iterator[Frame | str]:

@@ -218,12 +218,31 @@ def test_a_password_is_used_and_never_said(opened: list[tuple[Any, ...]]) -> Non
     source = open_live(url)
     frame = next(iter(source))
     assert opened[0][0] == url
-    assert source.title == without_password(url) == "rtsp://driver@10.0.0.7:554/front?x=1"
+    assert source.title == without_password(url) == "rtsp://driver@10.0.0.7:554/front?x=***"
     assert "s3cr" not in frame.name + repr(vars(source).get("title"))
     for harmless in ("http://10.0.0.7/front", "rtsp://driver@10.0.0.7/@x:y@", "rtsp://[::1/front"):
         assert without_password(harmless) == harmless
+    assert without_password("camera:/dev/video2?fps=30") == "camera:/dev/video2?fps=30"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://cam/video?password=s3cr3t", "http://cam/video?password=***"),
+        ("http://cam/v?user=me&pwd=s3cr=t;#&channel=", "http://cam/v?user=***&pwd=***&channel="),
+        ("rtsp://me:s3cr3t@cam/v?token=s3cr3t", "rtsp://me@cam/v?token=***"),
+    ],
+)
+def test_values_of_a_query_are_not_said(
+    opened: list[tuple[Any, ...]], url: str, shown: str
+) -> None:
+    source = open_live(url)
+    assert source.title == without_password(url) == shown
+    assert next(iter(source)).name.find("s3cr") == -1
+    assert opened[0][0] == url
+
+
+@pytest.mark.parametrize("secret", ["driver:s3cret@10.0.0.7/front", "driver@10.0.0.7/?p=s3cret"])
 @pytest.mark.parametrize(
     "refused",
     [
@@ -232,9 +251,11 @@ def test_a_password_is_used_and_never_said(opened: list[tuple[Any, ...]]) -> Non
         open_frames,
     ],
 )
-def test_a_password_is_not_said_by_what_refuses_the_url(refused: Callable[[str], Any]) -> None:
+def test_a_password_is_not_said_by_what_refuses_the_url(
+    refused: Callable[[str], Any], secret: str
+) -> None:
     with pytest.raises(FrameError, match=r"driver@10\.0\.0\.7") as error:
-        refused("rtsp://driver:s3cret@10.0.0.7/front")
+        refused(f"rtsp://{secret}")
     assert "s3cret" not in str(error.value)
 
 
