@@ -19,12 +19,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ..runtime.bundle import Artefact, Bundle
+from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, ParityError
 from ..runtime.machine_state import device_name
 from ..runtime.metrics import label_agreement
-from ..runtime.onnx_engine import OnnxEngine
+from .staged import open_staged
 
 Where = Literal["auto", "graph", "runtime"]
 PLACES = ("auto", "graph", "runtime")
@@ -137,8 +137,8 @@ def settle_argmax(
     ends = {"argmax": "runtime", "align_corners": cut.align_corners}
     found: dict[str, Any] = {}
     with (
-        _open(bundle, path, precision, {}) as in_graph,
-        _open(bundle, shorter, precision, ends) as in_runtime,
+        open_staged(bundle, path, precision) as in_graph,
+        open_staged(bundle, shorter, precision, ends) as in_runtime,
     ):
         if in_graph.device != "cpu" or precision in _ON_A_CPU:
             times, same = _compare(in_graph, in_runtime, frames)
@@ -162,15 +162,6 @@ def settle_argmax(
         return {**ends, **found, "outputs": ["logits"]}
     shorter.unlink()
     return {"argmax": "graph", **found}
-
-
-def _open(bundle: Bundle, path: Path, precision: str, details: dict[str, Any]) -> Engine:
-    """The runtime's own engine on a file that is not in the bundle yet."""
-    staged = Bundle(path.parent, bundle.manifest, bundle.hash)
-    artefact = Artefact(
-        path=path.name, kind="onnx", sha256="0" * 64, bytes=0, precision=precision, details=details
-    )
-    return OnnxEngine(staged, artefact)
 
 
 def _compare(

@@ -15,7 +15,6 @@ from ..runtime.atomic import output_errors
 from ..runtime.bundle import Artefact, Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError
-from ..runtime.onnx_engine import OnnxEngine
 from .argmax import PLACES, Where, settle_argmax
 from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
 from .graph import opset
@@ -25,6 +24,7 @@ from .plan_maker import PlanOptions, plan_name
 from .precision import to_half
 from .quantise import Form
 from .rounding import RoundedEngine
+from .staged import open_staged
 from .tensorrt import export_plans, prepare_plans
 from .tensorrt_build import Report
 from .tuning import FORMS, Tuner
@@ -298,17 +298,7 @@ class _Maker:
         return self._open(_CANDIDATE, form.removesuffix("-cpu"))
 
     def _open(self, name: str, precision: str, details: dict[str, Any] | None = None) -> Engine:
-        """The runtime's own engine on a file that is not in the bundle yet."""
-        staged = Bundle(self._folder, self._bundle.manifest, self._bundle.hash)
-        artefact = Artefact(
-            path=name,
-            kind="onnx",
-            sha256="0" * 64,
-            bytes=0,
-            precision=precision,
-            details=details or {},
-        )
-        return OnnxEngine(staged, artefact, device="cpu")
+        return open_staged(self._bundle, self._folder / name, precision, details, device="cpu")
 
 
 _CANDIDATE = "candidate.onnx"

@@ -143,7 +143,7 @@ def find_folds(
         if not any(np.array_equal(state[key], state[other]) for other in covered)
     )
     if missing:
-        return f"{_few(missing)} cannot be found in its graph as they are in the network"
+        return f"{few(missing)} cannot be found in its graph as they are in the network"
     return folds
 
 
@@ -305,6 +305,7 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6))
 
 
-def _few(names: list[str], most: int = 3) -> str:
+def few(names: list[str], most: int = 3) -> str:
+    """The first ``most`` of ``names`` and how many more there are, for a message."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

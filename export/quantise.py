@@ -38,7 +38,7 @@ class Layer:
     """A convolution that can be quantised.
 
     Attributes:
-        name: of its module, such as "downsample.0.0".
+        name: of its module, such as "downsample.0.0"; "head:2" where a module runs a second time.
         node: its node's name.
         input: the value that it reads.
         weight: the name of its weights.
@@ -53,11 +53,16 @@ class Layer:
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
     """The convolutions with constant weights, in the order in which they run."""
     weights = {weight.name for weight in model.graph.initializer}
-    return [
-        Layer(_module_name(node), node.name, node.input[0], node.input[1])
-        for node in model.graph.node
-        if node.op_type == "Conv" and node.input[1] in weights
-    ]
+    runs: Counter[str] = Counter()
+    layers = []
+    for node in model.graph.node:
+        if node.op_type == "Conv" and node.input[1] in weights:
+            name = _module_name(node)
+            runs[name] += 1
+            if runs[name] > 1:
+                name = f"{name}:{runs[name]}"
+            layers.append(Layer(name, node.name, node.input[0], node.input[1]))
+    return layers
 
 
 def layers_for(model: onnx.ModelProto, form: Form) -> list[Layer]:
@@ -146,6 +151,7 @@ class _Quantiser:
     def run(self) -> onnx.ModelProto:
         values = self.values()
         pairs: dict[str, str] = {}
+        weights: dict[str, str] = {}  # a spared layer may share one, and reads it as it is
         everyone = self.form == "int8-cpu"  # else a float32 reader keeps the exact value
         for value in self.graph.input:
             if value.name in values:
@@ -156,9 +162,9 @@ class _Quantiser:
                     node.input[i] = pairs.get(name, name)
             if (layer := self.layers.get(node.name)) is not None:
                 weight = layer.weight
-                if weight not in pairs:
-                    pairs[weight] = self._weight(weight)
-                node.input[1] = pairs[weight]
+                if weight not in weights:
+                    weights[weight] = self._weight(weight)
+                node.input[1] = weights[weight]
             self.nodes.append(node)
             for name in node.output:
                 if name in values:

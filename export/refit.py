@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from ..runtime.bundle import Bundle
 from ..runtime.errors import EngineError
 from ..runtime.tensorrt_library import TensorRT
-from .folds import Array, Fold, State, cast_weight, folds_from_json, read_folds
+from .folds import Array, Fold, State, cast_weight, few, folds_from_json, read_folds
 
 REFITTABLE = ("fp32", "fp16", "bf16")
 
@@ -58,7 +58,7 @@ def refit_plan(
     constants = {n: graph[n] for n in refitter.get_missing_weights() if n in graph.keys() - given}
     _give(trt, refitter, constants, what)
     if missing := refitter.get_missing_weights():
-        raise EngineError(f"{what} wants {_few(missing)} as well, which are unknown; rebuild it.")
+        raise EngineError(f"{what} wants {few(missing)} as well, which are unknown; rebuild it.")
     if not refitter.refit_cuda_engine():
         why = f" ({said[-1]})" if said else ""
         raise EngineError(f"{library} could not refit {what}{why}; rebuild it.")
@@ -75,7 +75,7 @@ def check_refittable(engine: Any, refitter: Any, folds: Mapping[str, Fold], what
         raise EngineError(f"{what} was not built with --refittable; rebuild it with that.")
     lost = sorted(folds.keys() - set(refitter.get_all_weights()))
     if lost:
-        raise EngineError(f"TensorRT took {_few(lost)} of {what} for constants; rebuild it.")
+        raise EngineError(f"TensorRT took {few(lost)} of {what} for constants; rebuild it.")
 
 
 def base_to_refit(
@@ -118,7 +118,7 @@ def base_to_refit(
     learned = read_folds(model) or {}
     if lost := sorted(learned.keys() ^ folds.keys()):
         raise EngineError(
-            f"{base.file(plan)}: the manifest's map of weights lacks {_few(lost)}; {build} "
+            f"{base.file(plan)}: the manifest's map of weights lacks {few(lost)}; {build} "
             "builds anew."
         )
     return model, folds
@@ -146,8 +146,3 @@ def _give(trt: Any, refitter: Any, weights: Mapping[str, Array], what: str) -> N
         given = trt.Weights(kind, array.ctypes.data, array.size)
         if not refitter.set_named_weights(name, given):
             raise EngineError(f"TensorRT refuses the new weight {name!r} of {what}; rebuild it.")
-
-
-def _few(names: list[str], most: int = 3) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -199,6 +199,36 @@ def test_a_spared_layer_is_as_it_was(exported: Bundle) -> None:
         assert len(everything.node) - len(graph.node) in (2, 4, 6)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_module_that_runs_twice_is_two_layers_and_either_can_be_spared(
+    exported: Bundle, form: str
+) -> None:
+    """A third convolution with the second's weights, on the same value."""
+    model = onnx.load(exported.path / "model.onnx")
+    weight = next(layer.weight for layer in layers_of(model) if layer.name == "second")
+    place, second = next(
+        (i, node) for i, node in enumerate(model.graph.node) if weight in node.input
+    )
+    again = onnx.NodeProto()
+    again.CopyFrom(second)
+    again.name = again.output[0] = "again"
+    (reader,) = (node for node in model.graph.node if second.output[0] in node.input)
+    both = helper.make_node("Add", [second.output[0], "again"], ["both"], name="both")
+    reader.input[list(reader.input).index(second.output[0])] = "both"
+    model.graph.node.insert(place + 1, again)
+    model.graph.node.insert(place + 2, both)
+    names = [layer.name for layer in layers_of(model)]
+    assert names == ["first", "second", "second:2", "classifier"]
+    ranges = {value: Range(-1.0, 1.0) for value in quantised_values(model, form)}
+    for spared, plain, quantised in (
+        ("second", second.name, "again"),
+        ("second:2", "again", second.name),
+    ):
+        nodes = quantise(model, form, ranges, [spared]).graph.node
+        reads = {node.name: node.input[1] for node in nodes if node.op_type == "Conv"}
+        assert (reads[plain], reads[quantised]) == (weight, f"{weight}.dequantised")
+
+
 @pytest.mark.parametrize("form", ["int8", "fp8"])
 def test_what_is_not_quantised_goes_to_half_precision_without_a_cast_at_a_pair(
     exported: Bundle, form: str
