@@ -2,7 +2,7 @@
 
     python benchmarks/engines.py [--device cpu|cuda] [--networks fast_scnn ...] [--sizes 1024x512]
                                  [--precisions fp32] [--queries 1024] [--rounds 8]
-                                 [--out benchmarks/results/engines-cpu]
+                                 [--duration S] [--out benchmarks/results/engines-cpu]
 
 Networks have random weights (their time does not depend on them); frames are built-in scenes of
 the network's size, in memory. Each network is exported in each precision, with labels from the
@@ -31,7 +31,7 @@ from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bench.baseline import machine
 from roadshift.runtime.bundle import library_versions
-from roadshift.runtime.machine_state import NOISY_SHARE
+from roadshift.runtime.machine_state import ENERGY_SECONDS, NOISY_SHARE
 
 FRAMES = 16
 
@@ -44,13 +44,22 @@ def main() -> None:
     parser.add_argument("--precisions", help="of the exports, with commas")
     parser.add_argument("--queries", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument(
+        "--duration", type=float, help="seconds of a row, at least; by default enough for energy"
+    )
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     cuda = arguments.device == "cuda"
     networks = arguments.networks or (list(NETWORKS) if cuda else ["fast_scnn"])
     sizes = arguments.sizes or (["1024x512", "2048x1024"] if cuda else ["1024x512"])
     precisions = arguments.precisions or ("fp32,fp16" if cuda else "fp32")
-    settings = {"queries": arguments.queries, "rounds": arguments.rounds}
+    # a counter of energy says something from ENERGY_SECONDS a round on, and CPUs here have none
+    enough = 1.2 * ENERGY_SECONDS * arguments.rounds if cuda else None
+    settings = {
+        "queries": arguments.queries,
+        "rounds": arguments.rounds,
+        "duration_s": arguments.duration or enough,
+    }
     rows = []
     for network in networks:
         for size in sizes:
@@ -71,7 +80,7 @@ def main() -> None:
 
 
 def measure(
-    folder: Path, network: str, size: str, precisions: str, device: str, settings: dict[str, int]
+    folder: Path, network: str, size: str, precisions: str, device: str, settings: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Rows of `bench_bundle` for one network, exported here."""
     width, height = parse_size("--sizes", size)
