@@ -1,7 +1,7 @@
 """Plans: built in the precision of their graph, refitted with the next weights, refused with words.
 
 TensorRT's builder is a stand-in that runs the ONNX model it was given; the real parser and builder,
-of TensorRT for RTX, take the graphs in test_folds.py. What only a GPU shows is in tests/gpu.
+of TensorRT for RTX, take graphs in test_every_network.py. What only a GPU shows is in tests/gpu.
 """
 
 from __future__ import annotations

@@ -1,0 +1,86 @@
+"""Networks traced to graphs with their folds, and other weights to put into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from roadshift.adapt.importing import save_weights
+from roadshift.adapt.networks import SegmentationNetwork, build_network
+from roadshift.adapt.scenes import render_scene
+from roadshift.adapt.segmenter import Segmenter
+from roadshift.export.folds import Folds, read_folds, state_arrays
+from roadshift.export.onnx import write_graph
+from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.labels import label_space
+
+SPACE = label_space("camvid11")
+SIZE = InputSpec(width=96, height=64, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4), gamma=0.6)
+IMAGE = render_scene(0, "dusk", SIZE.width, SIZE.height).image[None]
+NETWORKS = {
+    "tiny_network:build": {},
+    "fast_scnn": {},
+    "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1], "multi_level": True},
+    "deeplab_v2_vgg16": {},
+}
+
+
+def bundle_of(path: Path, spec: NetworkSpec) -> tuple[Bundle, SegmentationNetwork]:
+    """As built: biases and shifts all zero, scales and variances all one, so most are equal."""
+    torch.manual_seed(0)
+    network = build_network(spec.name, SPACE.num_classes, **spec.arguments).eval()
+    with BundleWriter(path) as writer:
+        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
+        bundle = writer.commit(
+            network=spec, label_space=SPACE, input=SIZE, provenance=Provenance(method="test")
+        )
+    return bundle, network
+
+
+def draw(network: SegmentationNetwork, seed: int) -> None:
+    """Other weights and statistics, as an adaptation leaves them."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+        elif tensor.is_floating_point():
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=generator))
+
+
+def logits_of(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    logits: np.ndarray = session.run(["logits"], {"image": image})[0]
+    return logits
+
+
+@dataclass
+class Traced:
+    """A network and its graph, whose folds are known."""
+
+    network: SegmentationNetwork
+    model: onnx.ModelProto
+    folds: Folds
+    other: np.ndarray  # torch's logits with other weights in the network
+    state: dict[str, np.ndarray]  # those weights
+
+
+def traced_network(name: str, folder: Path) -> Traced:
+    """One of `NETWORKS` as built, with its logits, and what torch makes of `IMAGE` later on."""
+    spec = NetworkSpec(name=name, arguments=NETWORKS[name])
+    bundle, network = bundle_of(folder / "bundle", spec)
+    segmenter = Segmenter(network, SIZE).eval()
+    model = write_graph(segmenter, bundle, folder / "model.onnx", with_logits=True)
+    folds = read_folds(model)
+    assert folds is not None
+    draw(network, seed=1)
+    with torch.inference_mode():
+        other = segmenter.scores(torch.from_numpy(IMAGE))[1].numpy()
+    return Traced(network, model, folds, other, state_arrays(network))
