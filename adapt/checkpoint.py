@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..runtime.atomic import output_error
 from ..runtime.errors import TrainingError
+from .precision import PrecisionName
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RunState:
     done: int = 0  # steps done
     planned_steps: int = 0  # of the whole run; a time budget lowers it
     micro_batch: int = 0
+    precision: PrecisionName | None = None  # chosen by measuring
+    precision_measured: Mapping[str, Mapping[str, float | None]] | None = None
     elapsed_s: float = 0.0
     skipped_steps: int = 0  # steps thrown away because a loss or gradient was not finite
     bad_streak: int = 0  # the last of them in a row

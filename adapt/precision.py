@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ..runtime.errors import ConfigError
 
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+
 
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 in hardware; emulated bf16 is slower than float32."""
@@ -21,28 +23,30 @@ def cpu_has_bf16() -> bool:
     return bool(in_hardware and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def native_precisions(device: torch.device) -> tuple[PrecisionName, ...]:
+    """Those below float32 that ``device`` multiplies in hardware, the preferred one first."""
+    if device.type != "cuda":
+        return ("bf16",) if cpu_has_bf16() else ()
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return ("bf16", "fp16") if has_bf16 else ("fp16",)
+
+
 class Precision:
     """Autocast and gradient scaling for one device.
 
-    "auto" is bf16 on a GPU that has it, else fp16 with a scaler; on a CPU bf16 where the CPU has
-    it, else float32. Weights, their optimiser and the losses stay in float32 throughout.
+    Weights, their optimiser and the losses stay in float32 throughout.
 
     Raises:
         ConfigError: fp16 asked for on a CPU.
     """
 
-    def __init__(self, amp: Literal["auto", "off", "bf16", "fp16"], device: torch.device) -> None:
-        if amp == "fp16" and device.type == "cpu":
+    def __init__(self, name: PrecisionName, device: torch.device) -> None:
+        if name == "fp16" and device.type == "cpu":
             raise ConfigError("training.amp=fp16 needs a GPU; on a CPU use bf16 or off.")
-        if amp == "auto":
-            if device.type == "cuda":
-                amp = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-            else:
-                amp = "bf16" if cpu_has_bf16() else "off"
-        self.name = "fp32" if amp == "off" else amp
+        self.name = name
         self._device = device
-        self._scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-        self._found_scale = amp != "fp16"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        self._found_scale = name != "fp16"
 
     @property
     def still_searching(self) -> bool:

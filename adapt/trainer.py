@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
-from ..runtime.errors import RunInterrupted, TrainingError
+from ..runtime.errors import ConfigError, RunInterrupted, TrainingError
 from .batch_norm import batch_norm_layers, reestimate_batch_norm
 from .budget import Deadline, peak_memory
 from .checkpoint import (
@@ -37,10 +36,18 @@ from .checkpoint import (
 from .config import TrainingConfig
 from .context import Context
 from .dataset import Batch, CropSampler, Prefetcher
-from .ema import restore, snapshot
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
-from .precision import Precision
+from .passes import Passes, is_finite, seed_of
+from .precision import Precision, PrecisionName, native_precisions
+from .rehearsal import (
+    MEASURED_FROM,
+    NO_ROOM,
+    choose_precision,
+    describe_choice,
+    largest_micro_batch,
+    measure_precisions,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -83,6 +90,7 @@ class RunSummary:
     peak_memory_mib: float
     micro_batch: int
     precision: str
+    precision_measured: Mapping[str, Mapping[str, float | None]] | None  # None: not by measuring
     losses: str  # what computed them
     batch_norm_layers: int
 
@@ -165,10 +173,14 @@ class Trainer:
         self.sampler = CropSampler(
             context.frames, self.training, context.config.augment, context.config.seed
         )
-        self.precision = Precision(self.training.amp, context.device)
+        steps = self.training.steps if stages else 0
+        amp = self.training.amp
+        measured = amp == "auto" and steps >= MEASURED_FROM
+        self._candidates = native_precisions(context.device) if measured else ()
+        self.precision = Precision("fp32" if amp == "auto" or amp == "off" else amp, context.device)
         self.state = RunState(
             options.fingerprint,
-            planned_steps=self.training.steps if stages else 0,
+            planned_steps=steps,
             micro_batch=self.training.micro_batch or self.training.batch_size,
         )
         self._last_checkpoint = time.monotonic()
@@ -206,6 +218,7 @@ class Trainer:
             peak_memory_mib=peak.mib,
             micro_batch=self.state.micro_batch,
             precision=self.precision.name,
+            precision_measured=self.state.precision_measured,
             losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
         )
@@ -224,11 +237,22 @@ class Trainer:
                 "source model; repeat its command with --resume, or start anew with --overwrite."
             )
         self.state, deadline.before_s = state, state.elapsed_s
+        if state.precision is not None:
+            self.precision = self._resumed_precision(state.precision)
         if history.exists():
             with output_errors(history), history.open("r+b") as file:
                 file.truncate(state.history_bytes)  # lines written after the checkpoint
         self.options.note(f"resuming after step {state.done}")
         return True
+
+    def _resumed_precision(self, name: PrecisionName) -> Precision:
+        try:
+            return Precision(name, self.context.device)
+        except ConfigError as error:
+            raise TrainingError(
+                f"{self.context.workdir}: this run learns in {name}, as was measured on a GPU; "
+                "continue it on one, or start anew with --overwrite."
+            ) from error
 
     def _begin(self, deadline: Deadline) -> None:
         """Warm start, and the first checkpoint."""
@@ -276,18 +300,22 @@ class Trainer:
 
     def _run_stage(self, number: int, deadline: Deadline) -> None:
         stage = self.stages[number]
-        torch.manual_seed(_seed_of(self.context.config.seed, number))
+        torch.manual_seed(seed_of(self.context.config.seed, number))
         stage.begin(self.model, self.context)
-        if self.training.compile:
-            self.model.compile()
         optimizer = build_optimizer(stage, self.model, self.training)
         if self._restored is not None:
             self._restore(stage, optimizer, self._restored)
             self._restored = None
+        passes = Passes(self.model, stage, optimizer, self.context.config.seed)
+        if self._candidates and self.state.precision is None and self.state.done == 0:
+            self._choose_precision(passes)
+            self._checkpoint(deadline)  # or a kill before the next one might change the choice
+        if self.training.compile:
+            self.model.compile()
         if self.state.done == 0 and self.options.memory_budget_bytes is not None:
-            self._fit_memory(stage, optimizer, self.options.memory_budget_bytes)
+            self._fit_memory(passes, self.options.memory_budget_bytes)
         with _compiler_errors(self.training.compile):
-            self._steps(stage, optimizer, deadline)
+            self._steps(passes, deadline)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
         self._write_start(number + 1)
         self._checkpoint(deadline)
@@ -303,7 +331,8 @@ class Trainer:
         load_optimizer_tensors(optimizer, under("optimizer", tensors))
         stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
-    def _steps(self, stage: Stage, optimizer: torch.optim.Optimizer, deadline: Deadline) -> None:
+    def _steps(self, passes: Passes, deadline: Deadline) -> None:
+        stage, optimizer = passes.stage, passes.optimizer
         workers = min(MAX_LOADERS, max(1, available_cores() - 1))  # one core is for the steps
         depth = workers + 2 if self.context.device.type == "cuda" else 0
         prefetcher = Prefetcher(
@@ -313,7 +342,7 @@ class Trainer:
             for batch in batches:
                 if self.state.done >= self._end_of_stage() or deadline.passed:
                     break
-                losses = self._step(stage, optimizer, batch.to(self.context.device))
+                losses = self._step(passes, batch.to(self.context.device))
                 done = self.state.done + 1
                 planned = deadline.plan(done, self.state.planned_steps)
                 self.state = replace(self.state, done=done, planned_steps=planned)
@@ -335,9 +364,7 @@ class Trainer:
         line = {
             "stage": stage.name,
             "step": self.state.done,
-            "losses": {
-                name: value if _is_finite(value) else None for name, value in losses.items()
-            },
+            "losses": {name: value if is_finite(value) else None for name, value in losses.items()},
             "lr": optimizer.param_groups[0]["lr"],
         }
         path = self.context.workdir / HISTORY
@@ -379,59 +406,33 @@ class Trainer:
 
     # --- one step -------------------------------------------------------------------------------
 
-    def _step(
-        self, stage: Stage, optimizer: torch.optim.Optimizer, batch: Batch
-    ) -> dict[str, float]:
+    def _step(self, passes: Passes, batch: Batch) -> dict[str, float]:
         """One optimiser step on ``batch``; skipped, with everything put back, if not finite."""
-        factor = learning_rate_factor(self.state.done, self.state.planned_steps, self.training)
+        optimizer, state = passes.optimizer, self.state
+        factor = learning_rate_factor(state.done, state.planned_steps, self.training)
         for group in optimizer.param_groups:
             group["lr"] = self.training.lr * group["factor"] * factor
-        with self._undo_forward(stage) as undo:
-            losses, finite = self._backward(stage, batch)
+        with passes.undo_forward() as undo:
+            losses, finite = passes.backward(batch, state.done, state.micro_batch, self.precision)
             norm = self.precision.unscale_and_clip(
-                optimizer,
-                [p for g in optimizer.param_groups for p in g["params"]],
-                self.training.max_grad_norm,
+                optimizer, passes.parameters, self.training.max_grad_norm
             )
             if finite and bool(torch.isfinite(norm)):
                 self.precision.step(optimizer)
-                stage.after_step()
+                passes.stage.after_step()
                 self.state = replace(self.state, bad_streak=0)
             else:
                 undo()
                 self.precision.skip()
                 self._count_bad_step(losses)
-        self._zero_gradients(optimizer)
+        passes.zero_gradients()
         return losses
-
-    def _zero_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Also of parameters that this stage does not learn: the next one may."""
-        optimizer.zero_grad(set_to_none=True)
-        self.model.zero_grad(set_to_none=True)
-
-    def _backward(self, stage: Stage, batch: Batch) -> tuple[dict[str, float], bool]:
-        """Accumulate the gradient of the mean over micro-batches of the sum of the terms."""
-        size, part = len(batch.frames), self.state.micro_batch
-        sums: dict[str, Tensor] = {}
-        for start in range(0, size, part):
-            torch.manual_seed(_seed_of(self.context.config.seed, self.state.done, start))
-            piece = batch.part(start, min(start + part, size))
-            with self.precision.autocast():
-                terms = stage.losses(piece)
-            share = len(piece.frames) / size
-            total = torch.stack([term.float() for term in terms.values()]).sum() * share
-            self.precision.backward(total)
-            for name, term in terms.items():
-                sums[name] = sums.get(name, torch.zeros(())) + term.detach().float().cpu() * share
-        values = {name: float(value) for name, value in sums.items()}
-        values["total"] = float(torch.stack(list(sums.values())).sum())
-        return values, all(map(_is_finite, values.values()))
 
     def _count_bad_step(self, losses: dict[str, float]) -> None:
         streak, skipped = self.state.bad_streak + 1, self.state.skipped_steps + 1
         self.state = replace(self.state, bad_streak=streak, skipped_steps=skipped)
-        if not all(map(_is_finite, losses.values())):
-            bad = ", ".join(n for n, value in losses.items() if not _is_finite(value))
+        if not all(map(is_finite, losses.values())):
+            bad = ", ".join(n for n, value in losses.items() if not is_finite(value))
             what = f"loss not finite ({bad})"
         else:
             what = "gradient not finite"
@@ -442,48 +443,46 @@ class Trainer:
                 "lower training.lr, set training.amp=off, or look at the frames."
             )
 
-    @contextmanager
-    def _undo_forward(self, stage: Stage) -> Iterator[Callable[[], None]]:
-        """Gives a function that takes back what forward passes changed."""
-        touched = [*self.model.buffers(), *stage.touched()]
-        copies = snapshot(touched)
-        yield lambda: restore(touched, copies)
+    # --- before the first step ------------------------------------------------------------------
 
-    # --- memory ---------------------------------------------------------------------------------
+    def _choose_precision(self, passes: Passes) -> None:
+        """Float32, or what pays here; on the micro-batch that float32 has room for."""
+        device, micro = self.context.device, self.state.micro_batch
+        batch = self.sampler.batch(0).to(device)
+        if self.options.memory_budget_bytes is not None:
+            room = self._room(passes, self.options.memory_budget_bytes)
+            micro, _ = largest_micro_batch(passes, batch, micro, Precision("fp32", device), room)
+        measured = dict.fromkeys(("fp32", *self._candidates), NO_ROOM)
+        if micro:
+            part = batch.part(0, micro)
+            measured = measure_precisions(passes, part, self._candidates, device)
+        chosen = choose_precision(measured)
+        self.options.note(describe_choice(measured, chosen))
+        self.precision = Precision(chosen, device)
+        self.state = replace(
+            self.state,
+            precision=chosen,
+            precision_measured={name: asdict(found) for name, found in measured.items()},
+        )
 
-    def _fit_memory(self, stage: Stage, optimizer: torch.optim.Optimizer, budget: int) -> None:
+    def _fit_memory(self, passes: Passes, budget: int) -> None:
         """Find the largest micro-batch whose step stays below ``budget`` bytes, by trying."""
-        budget -= optimizer_bytes(optimizer)
-        batch = self.sampler.batch(0).to(self.context.device)
-        micro = self.state.micro_batch
-        while True:
-            self.state = replace(self.state, micro_batch=micro)
-            with peak_memory(self.context.device) as peak, self._undo_forward(stage) as undo:
-                try:
-                    self._backward(stage, batch)
-                except torch.OutOfMemoryError:
-                    peak.exceeded = True
-                undo()
-                self._zero_gradients(optimizer)
-            if not peak.exceeded and peak.bytes <= budget:
-                self.options.note(f"micro-batch {micro}: a step peaks at {peak.mib:.0f} MiB")
-                return
-            if micro == 1:
-                raise TrainingError(
-                    f"one frame at a time needs {peak.mib:.0f} MiB, and --memory-budget leaves "
-                    f"{budget / 2**20:.0f} MiB for it; lower training.crop_size or use a smaller "
-                    "network."
-                )
-            micro = max(1, micro // 2)
+        device, room = self.context.device, self._room(passes, budget)
+        batch = self.sampler.batch(0).to(device)
+        precision = Precision(self.precision.name, device)
+        micro, peak = largest_micro_batch(passes, batch, self.state.micro_batch, precision, room)
+        if not micro:
+            raise TrainingError(
+                f"one frame at a time needs {peak.mib:.0f} MiB, and --memory-budget leaves "
+                f"{room / 2**20:.0f} MiB for it; lower training.crop_size or use a smaller "
+                "network."
+            )
+        self.options.note(f"micro-batch {micro}: a step peaks at {peak.mib:.0f} MiB")
+        self.state = replace(self.state, micro_batch=micro)
 
-
-def _seed_of(*numbers: int) -> int:
-    """A seed for torch's generator (dropout) that depends on the numbers alone."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")
+    @staticmethod
+    def _room(passes: Passes, budget: int) -> int:
+        return budget - optimizer_bytes(passes.optimizer)
 
 
 def to_memory_format(model: nn.Module, training: TrainingConfig) -> None:

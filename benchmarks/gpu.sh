@@ -18,6 +18,8 @@ for case in "fast_scnn 1024x512 6" "deeplab_v2_resnet101 512x256 6" "deeplab_v2_
         made="$made $out.md"
     done
 done
+python benchmarks/precision.py --device cuda --size 512x256 --batch 4 > /dev/null || status=1
+made="$made benchmarks/results/precision-cuda.md"
 python benchmarks/engines.py --device cuda > /dev/null || status=1
 made="$made benchmarks/results/engines-cuda.md"
 for table in $made; do

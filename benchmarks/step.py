@@ -7,7 +7,9 @@ Every method takes its own steps, by `roadshift adapt`'s trainer, with our setti
 on whole frames of built-in scenes; "published" is IAPC's step as its authors' code takes it
 (`published_iapc.py`), on batches made as ours are; IAPC then has its four terms here too. All in
 one process, one after the other, over again for every repeat: ratios are those of one repeat to its
-own published step. Every figure is the median over the repeats. Writes OUT.json and OUT.md.
+own published step. Every figure is the median over the repeats. Writes OUT.json and OUT.md. Runs
+this short do not measure which precision pays (`precision.py` does): here ``--amp auto`` is the
+one below float32 that the device multiplies in hardware, if any.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from roadshift.adapt.losses.kernels.choice import choose_kernel
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models import IMAGENET_INPUT, device_name, parse_size
 from roadshift.adapt.networks import SegmentationNetwork, build_network
+from roadshift.adapt.precision import native_precisions
 from roadshift.adapt.scenes import render_dataset
 from roadshift.adapt.trainer import Progress, RunOptions, Trainer, to_memory_format
 from roadshift.runtime.bundle import library_versions
@@ -58,6 +61,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
+    if arguments.amp == "auto":
+        arguments.amp = next(iter(native_precisions(device)), "off")
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments, device)
     document = {

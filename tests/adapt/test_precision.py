@@ -1,4 +1,4 @@
-"""Mixed precision: what "auto" means, autocast, clipping, and the scaler that fp16 needs."""
+"""Mixed precision: what a device has, autocast, clipping, and the scaler that fp16 needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from roadshift.adapt import precision as module
-from roadshift.adapt.precision import Precision
+from roadshift.adapt.precision import Precision, PrecisionName, native_precisions
 from roadshift.runtime.errors import ConfigError
 from torch import nn
 
@@ -21,29 +21,20 @@ def test_fp16_on_a_cpu_is_refused() -> None:
         Precision("fp16", CPU)
 
 
-@pytest.mark.parametrize(
-    ("amp", "has_bf16", "name"),
-    [
-        ("auto", True, "bf16"),
-        ("auto", False, "fp32"),
-        ("off", True, "fp32"),
-        ("bf16", False, "bf16"),
-    ],
-)
-def test_a_cpu_uses_bf16_where_it_has_it(
-    amp: str, has_bf16: bool, name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("has_bf16", "names"), [(True, ("bf16",)), (False, ())])
+def test_a_cpu_offers_bf16_where_it_has_it(
+    has_bf16: bool, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "cpu_has_bf16", lambda: has_bf16)
-    assert Precision(amp, CPU).name == name
+    assert native_precisions(CPU) == names
 
 
-@pytest.mark.parametrize(("has_bf16", "name"), [(True, "bf16"), (False, "fp16")])
-def test_a_gpu_uses_fp16_where_it_has_no_bf16(
-    has_bf16: bool, name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("has_bf16", "names"), [(True, ("bf16", "fp16")), (False, ("fp16",))])
+def test_a_gpu_always_offers_fp16(
+    has_bf16: bool, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has_bf16)
-    monkeypatch.setattr(torch.amp, "GradScaler", MagicMock())  # warns where there is no GPU
-    assert Precision("auto", torch.device("cuda")).name == name
+    assert native_precisions(torch.device("cuda")) == names
 
 
 @pytest.mark.parametrize(
@@ -67,12 +58,12 @@ def test_emulated_bf16_does_not_count(
     assert module.cpu_has_bf16() is False
 
 
-@pytest.mark.parametrize(("amp", "dtype"), [("off", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_autocast_changes_the_forward_pass_and_not_the_weights(
-    amp: str, dtype: torch.dtype
+    name: PrecisionName, dtype: torch.dtype
 ) -> None:
     layer = nn.Conv2d(3, 2, 1)
-    precision = Precision(amp, CPU)
+    precision = Precision(name, CPU)
     with precision.autocast():
         out = layer(torch.randn(1, 3, 4, 4))
     assert out.dtype == dtype
@@ -87,7 +78,7 @@ def test_gradients_are_clipped_to_the_limit(limit: float | None, expected: float
     weight = nn.Parameter(torch.zeros(2))
     weight.grad = torch.tensor([3.0, 4.0])
     optimizer = torch.optim.SGD([weight], lr=0.1)
-    norm = Precision("off", CPU).unscale_and_clip(optimizer, [weight], limit)
+    norm = Precision("fp32", CPU).unscale_and_clip(optimizer, [weight], limit)
     assert float(norm) == pytest.approx(5.0)  # before clipping
     assert float(weight.grad.norm()) == pytest.approx(expected, rel=1e-5)
 
@@ -96,7 +87,7 @@ def test_gradients_are_clipped_to_the_limit(limit: float | None, expected: float
 
 
 def scaling(scale: float) -> Precision:
-    precision = Precision("off", CPU)
+    precision = Precision("fp32", CPU)
     precision._scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=2)
     precision._found_scale = False
     return precision

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from roadshift.adapt import budget as budget_module
+from roadshift.adapt import rehearsal as rehearsal_module
 from roadshift.adapt import trainer as trainer_module
 from roadshift.adapt.budget import RESERVE, Peak, peak_memory
 from roadshift.adapt.config import RunConfig, TrainingConfig
@@ -603,7 +604,8 @@ def mib_a_frame(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             measured.append(max(in_losses, default=0))
 
     monkeypatch.setattr(Entropy, "losses", counted)
-    monkeypatch.setattr(trainer_module, "peak_memory", fake)
+    for module in (trainer_module, rehearsal_module):
+        monkeypatch.setattr(module, "peak_memory", fake)
     return measured
 
 

@@ -10,6 +10,7 @@ import torch
 from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
 from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models import IMAGENET_INPUT
+from roadshift.adapt.rehearsal import MEASURED_FROM, Measured, choose_precision
 from roadshift.adapt.scenes import render_dataset, render_scene
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bench import BenchSettings, bench_bundle
@@ -61,6 +62,18 @@ def test_iapc_adapts_in_every_precision(source: Bundle, tmp_path: Path, amp: str
     before, after = (load_network(b, torch.device("cpu")).state_dict() for b in (source, adapted))
     assert all(bool(torch.isfinite(value).all()) for value in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_auto_measures_before_it_chooses(source: Bundle, tmp_path: Path) -> None:
+    adapted = adapt(source, tmp_path / "adapted", f"training.steps={MEASURED_FROM}")
+    outcome = adapted.manifest.provenance.configuration["outcome"]
+    assert isinstance(outcome, dict)
+    found = outcome["precision_measured"]
+    assert isinstance(found, dict)
+    assert list(found) in (["fp32", "bf16", "fp16"], ["fp32", "fp16"])
+    measured = {name: Measured(**values) for name, values in found.items()}  # type: ignore[arg-type]
+    assert all(values.seconds for values in measured.values())
+    assert outcome["precision"] == choose_precision(measured)  # type: ignore[arg-type]
 
 
 def test_memory_budget_lowers_the_micro_batch(source: Bundle, tmp_path: Path) -> None:
