@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .closing import Closing
 from .driver import driver_problem
 from .errors import EngineError, MissingDependencyError
 
@@ -36,7 +36,7 @@ def load_cudart() -> Any:
     return runtime
 
 
-class Cuda:
+class Cuda(Closing):
     """One device, a stream of its own on it, and whatever is allocated here; for one thread.
 
     Copies and launches are asynchronous until `synchronize`. The stream is not the default one,
@@ -144,17 +144,6 @@ class Cuda:
     def on_close(self, release: Callable[[], object]) -> None:
         """Also release something of the caller's, before what was made ahead of it."""
         self._releases.append(release)
-
-    def __enter__(self) -> Cuda:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _on_close(self, function: str, handle: Any) -> None:
         """Releasing ignores CUDA's errors: nothing can be done about one, and the rest must go."""

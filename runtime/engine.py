@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Artefact, Bundle, InputSpec, open_bundle
+from .closing import Closing
 from .errors import EngineError, MissingDependencyError, ShapeError
 from .frames import Frame
 from .labels import LabelSpace
@@ -21,7 +21,7 @@ from .machine_state import device_name
 from .preprocess import fit_frame, restore_labels
 
 
-class Engine(ABC):
+class Engine(Closing):
     """A network ready to run: frames in, label maps out.
 
     Attributes:
@@ -104,19 +104,8 @@ class Engine(ABC):
             "reason": self.reason,
         }
 
-    def close(self) -> None:  # noqa: B027 - most engines hold nothing beyond their memory
+    def close(self) -> None:  # most engines hold nothing beyond their memory
         """Release what the engine holds; it cannot be used afterwards."""
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Opener(Protocol):

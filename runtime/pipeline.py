@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .closing import Closing
 from .engine import Engine
 from .frames import Frame
 from .handoff import Handoff
@@ -69,7 +69,7 @@ _T = TypeVar("_T")
 _Queue = queue.SimpleQueue[_T | BaseException | None]  # None or an exception comes last
 
 
-class Pipeline:
+class Pipeline(Closing):
     """Results of frames, in order; iterate over it once, from one thread.
 
         with Pipeline(open_frames("drive.mp4"), engine) as pipeline:
@@ -205,17 +205,6 @@ class Pipeline:
         for thread, wait_s in zip(self._threads, (patience, None, None), strict=True):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(wait_s)
-
-    def __enter__(self) -> Pipeline:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _next_finished(self) -> Result | BaseException | None:
         if self._stop_when is None:
