@@ -180,7 +180,7 @@ def teach_terms(
             "cross_entropy": positive / count_labels(labels).double(),
             "negative": negative / labels.numel(),
         }
-        sums = weighted_sums(
+        return weighted_sums(
             Terms(
                 cross_entropy=bool(positive), negative_below=negative_below if negative else None
             ),
@@ -188,9 +188,8 @@ def teach_terms(
             Inputs(size, align_corners, labels=labels),
             kernel=kernel,
             factors=factors,
+            titles={"cross_entropy": "positive"},
         )
-        names = {"cross_entropy": "positive"}
-        return {names.get(name, name): value for name, value in sums.items()}
     log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
     if positive:

@@ -159,15 +159,14 @@ def pseudo_label_terms(
             "cross_entropy": pseudo_label / count_labels(labels).double(),
             "entropy": entropy / labels.numel(),
         }
-        sums = weighted_sums(
+        return weighted_sums(
             Terms(cross_entropy=True, entropy=bool(entropy)),
             logits,
             Inputs(size, align_corners, labels=labels),
             kernel=kernel,
             factors=factors,
+            titles={"cross_entropy": "pseudo_label"},
         )
-        names = {"cross_entropy": "pseudo_label"}
-        return {names.get(name, name): value for name, value in sums.items()}
     z = upsample(logits, size, align_corners)
     cross_entropy = labelled_cross_entropy(z.log_softmax(dim=1), labels)
     terms = {"pseudo_label": pseudo_label * cross_entropy}

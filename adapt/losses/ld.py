@@ -98,7 +98,7 @@ def ld_terms(
             "entropy": weights.entropy * mean,
             "negative": weights.negative * mean,
         }
-        sums = weighted_sums(
+        return weighted_sums(
             Terms(
                 cross_entropy=bool(weights.selected),
                 entropy=bool(weights.entropy),
@@ -108,9 +108,8 @@ def ld_terms(
             Inputs(size, align_corners, labels=labels, ranks=ranks, class_weights=class_weights),
             kernel=kernel,
             factors=factors,
+            titles={"cross_entropy": "selected"},
         )
-        names = {"cross_entropy": "selected"}
-        return {names.get(name, name): value for name, value in sums.items()}
     log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
     terms: dict[str, Tensor] = {}
     if weights.selected:

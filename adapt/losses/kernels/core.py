@@ -67,10 +67,19 @@ def weighted_sums(
     *,
     kernel: Kernel,
     factors: Mapping[str, float | Tensor],
+    titles: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """Each of `pixel_sums` times its constant factor, in one pass where the kernel can."""
+    """Each of `pixel_sums` times its constant factor, in one pass where the kernel can.
+
+    Args:
+        titles: what the loss calls a sum, by the sum's name, where that is another.
+    """
     sums, _ = pixel_sums(terms, logits, inputs, prototypes, kernel=kernel, expected=factors)
-    return {name: (factors[name] * value).to(value.dtype) for name, value in sums.items()}
+    titles = titles or {}
+    return {
+        titles.get(name, name): (factors[name] * value).to(value.dtype)
+        for name, value in sums.items()
+    }
 
 
 def _compute(kernel: Kernel) -> Compute:
