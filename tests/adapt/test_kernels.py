@@ -15,7 +15,7 @@ import torch
 from kernel_cases import LOSSES, Losses, assert_close, problem, results
 from roadshift.adapt.losses.atp import soft_cross_entropy
 from roadshift.adapt.losses.common import upsample
-from roadshift.adapt.losses.kernels import tiled
+from roadshift.adapt.losses.kernels import tiles
 from roadshift.adapt.losses.kernels.choice import choose_kernel, triton_problem
 from roadshift.adapt.losses.kernels.core import pixel_sums
 from roadshift.adapt.losses.kernels.labels import (
@@ -41,9 +41,9 @@ def test_tiles_equal_the_reference(
     loss: Losses, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p = problem(seed, small=False)
-    monkeypatch.setattr(tiled, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
-    monkeypatch.setattr(tiled, "MIN_ROWS", p.choose(1, 4))
-    monkeypatch.setattr(tiled, "BLOCK", p.choose(3, 16, 256))
+    monkeypatch.setattr(tiles, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
+    monkeypatch.setattr(tiles, "MIN_ROWS", p.choose(1, 4))
+    monkeypatch.setattr(tiles, "BLOCK", p.choose(3, 16, 256))
     torch.set_num_threads(p.choose(1, 2, 3))  # `one_thread` sets it back
     assert_close(results(loss, p, "tiled"), results(loss, p, "reference"), 1e-10)
 
@@ -100,8 +100,8 @@ def test_a_second_run_gives_the_same_bits(
 ) -> None:
     p = problem(1, small=True, dtype=torch.float32)
     if kernel == "tiled":
-        monkeypatch.setattr(tiled, "TILE_BYTES", 1)
-        monkeypatch.setattr(tiled, "MIN_ROWS", 1)
+        monkeypatch.setattr(tiles, "TILE_BYTES", 1)
+        monkeypatch.setattr(tiles, "MIN_ROWS", 1)
         torch.set_num_threads(3)
     first, second = (results(loss, p, kernel) for _ in range(2))
     assert first[0] == second[0]
@@ -228,8 +228,8 @@ def test_labels_of_tiles_and_of_a_grid_are_those_of_the_upsampled_logits(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p = problem(seed, small=False)
-    monkeypatch.setattr(tiled, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
-    monkeypatch.setattr(tiled, "MIN_ROWS", p.choose(1, 4))
+    monkeypatch.setattr(tiles, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
+    monkeypatch.setattr(tiles, "MIN_ROWS", p.choose(1, 4))
     torch.set_num_threads(p.choose(1, 3))
     present = p.choose(None, p.present)
     plain, full = (upsample(p.z, p.size, p.align_corners) for _ in range(2))
@@ -253,8 +253,8 @@ def test_labels_of_several_views_are_those_of_their_mean(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     p = problem(seed, small=False)
-    monkeypatch.setattr(tiled, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
-    monkeypatch.setattr(tiled, "MIN_ROWS", p.choose(1, 4))
+    monkeypatch.setattr(tiles, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
+    monkeypatch.setattr(tiles, "MIN_ROWS", p.choose(1, 4))
     mirrored = [Window(*p.size, 0, 0, flip=True)]
     views = [Map(p.z[:1]), Map(p.t[:1], mirrored), Map(p.s[:1])]
     full = [upsample(view.values, p.size, p.align_corners).softmax(dim=1) for view in views]

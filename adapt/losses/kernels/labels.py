@@ -11,7 +11,7 @@ from torch import Tensor
 from ..common import Size, at_least_float32
 from .spec import Inputs, Map
 from .taps import map_taps
-from .tiled import Room, Upsampled, Where, argmax_of, tiles_of
+from .tiles import Room, Upsampled, Where, argmax_of, tiles_of
 from .workers import in_parallel
 
 
