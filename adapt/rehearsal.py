@@ -22,6 +22,9 @@ from .precision import Precision, PrecisionName
 
 MARGIN = 1.1  # a lower precision has to be so many times as fast: noise should not choose
 AGREEMENT = 0.98  # and the cosine of its gradient with float32's so large
+# A broken kernel spoils the gradient of one parameter, which the whole hardly shows: where that is
+# noise, it is 0; bf16's rounding leaves 0.6 and more of parameters that count in the norm.
+PART_AGREEMENT, PART = 0.5, 0.01
 MEASURED_FROM = 50  # steps; a shorter run would not earn back what measuring costs
 TURNS, FEWEST_TURNS, ENOUGH_S = 5, 3, 2.0  # of timing; no further one after so many seconds
 SCALES = 17  # fp16's scale starts at 2^16 and is halved while the gradient overflows
@@ -32,7 +35,7 @@ class Measured:
     """One precision, tried on this network."""
 
     seconds: float | None  # median, forward and backward of a micro-batch; None: no room for it
-    gradient_cosine: float | None  # the least with float32's; None: one was not finite, or zero
+    gradient_cosine: float | None  # the least, see `_cosine`; None: one was not finite, or zero
 
 
 NO_ROOM = Measured(None, None)
@@ -135,15 +138,26 @@ def _gradient(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _cosine(left: Sequence[Tensor], right: Sequence[Tensor]) -> float | None:
-    """Of all parameters' gradients as one vector, in float64; None where one is zero."""
-    sums = torch.zeros(3, dtype=torch.float64, device=left[0].device)
-    for a, b in zip(left, right, strict=True):
+def _cosine(reference: Sequence[Tensor], gradients: Sequence[Tensor]) -> float | None:
+    """Of all parameters' gradients as one vector, in float64; None where one is zero.
+
+    Where a parameter with at least `PART` of the reference's norm has a cosine below
+    `PART_AGREEMENT`, that one's is given instead.
+    """
+    rows = []
+    for a, b in zip(reference, gradients, strict=True):
         a, b = a.double(), b.double()
-        sums += torch.stack([(a * b).sum(), a.square().sum(), b.square().sum()])
-    product, of_left, of_right = sums.tolist()
-    norms = (of_left * of_right) ** 0.5
-    return float(product / norms) if norms else None
+        rows.append(torch.stack([(a * b).sum(), a.square().sum(), b.square().sum()]))
+    sums = torch.stack(rows)
+    product, of_reference, of_gradients = sums.sum(dim=0).tolist()
+    if not of_reference * of_gradients:
+        return None
+    counts = sums[:, 1] >= PART**2 * of_reference
+    parts = sums[counts, 0] / (sums[counts, 1] * sums[counts, 2].clamp(min=1e-300)).sqrt()
+    least = float(parts.min()) if len(parts) else 1.0
+    return (
+        least if least < PART_AGREEMENT else float(product / (of_reference * of_gradients) ** 0.5)
+    )
 
 
 def _least(cosines: Sequence[float | None]) -> float | None:

@@ -26,6 +26,7 @@ from roadshift.adapt.precision import Precision, PrecisionName
 from roadshift.adapt.rehearsal import (
     NO_ROOM,
     Measured,
+    _cosine,
     choose_precision,
     describe_choice,
     measure_precisions,
@@ -209,6 +210,22 @@ def test_wrong_gradients_are_seen_in_any_turn(
     assert choose_precision({**found, "bf16": Measured(1e-9, found["bf16"].gradient_cosine)}) == (
         "fp32"
     )
+
+
+def test_a_broken_kernel_of_one_small_parameter_is_seen() -> None:
+    generator = torch.Generator().manual_seed(0)
+    large, small, tiny = (
+        torch.randn(400, generator=generator) * size for size in (1.0, 0.03, 0.001)
+    )
+    noise = torch.randn(400, generator=generator)
+    assert _cosine([large, small], [large, small]) == pytest.approx(1.0)
+    whole = _cosine([large, small, tiny], [large, small, 0.001 * noise])
+    assert whole == pytest.approx(1.0, abs=1e-5)  # too small to matter
+    broken = _cosine([large, small], [large, 0.03 * noise])
+    assert broken is not None
+    assert abs(broken) < 0.2
+    unlearnt = _cosine([large, small], [large, torch.zeros(400)])
+    assert unlearnt == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("factor", [0.0, float("inf")])
