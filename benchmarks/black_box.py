@@ -34,7 +34,7 @@ The source model (`fast_scnn`, trained on 240 built-in daylight scenes of 320x16
 that answers with probabilities; no weight and no gradient of it is used. The student
 (`benchmarks/small_unet.py`, 1.4 M parameters, random weights) sees 64 frames of night and fog and
 the answers to four views of each. mIoU in percent on 40 other frames of night and fog,
-mean ± standard deviation over {seeds} seeds, two CPU cores (Intel Xeon, 2.5 GHz), float32. Printed
+mean ± standard deviation over {seeds} seeds, {machine}, float32. Printed
 by `python benchmarks/black_box.py`."""
 CONCLUSION = """\
 The student passes its teacher by what the teacher says of four views: the frame, the frame with its
@@ -94,7 +94,12 @@ def run_seed(seed: int, scenes: dict[str, Path], work: Path) -> dict[str, Any]:
 
 def render(runs: Sequence[dict[str, Any]]) -> str:
     """The page."""
-    lines = ["# A black box and another network", "", INTRODUCTION.format(seeds=len(runs)), ""]
+    lines = [
+        "# A black box and another network",
+        "",
+        INTRODUCTION.format(seeds=len(runs), machine=machine_line()),
+        "",
+    ]
     lines += table(runs, [title for title in runs[0] if title not in ONE_SEED])
     lines += ["", "With the first seed alone, and one setting changed:", ""]
     lines += table(runs[:1], list(runs[0]))

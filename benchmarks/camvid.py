@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from machine_line import machine_line
+
 LABELS = ("--label-space", "camvid11")
 SIZE = ("--input-size", "480x360")
 TRAIN_SETTINGS = (
@@ -244,6 +246,7 @@ def render(runs: Sequence[dict[str, Any]]) -> str:
     """The page, with its hand-written paragraphs from ``camvid_page.md`` beside it."""
     template = Path(__file__).with_name("camvid_page.md").read_text()
     values = {
+        "machine": machine_line(),
         "seeds": str(len(runs)),
         "in_domain": spread([run["in domain"]["miou"] for run in runs]),
         "unseen": table(runs, "unseen"),

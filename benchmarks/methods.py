@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import camvid
+from machine_line import machine_line
 from roadshift.adapt.methods import METHODS
 from roadshift.adapt.scenes import render_dataset
 
@@ -170,6 +171,7 @@ def render(
             for rows in map(by_method, results["camvid"])
         ]
     )
+    values["machine"] = machine_line()
     values["seeds"] = str(len(results["scenes"]))
     values["scenes_train"] = " ".join(f"--set {setting}" for setting in SCENES_TRAIN)
     for name, value in values.items():

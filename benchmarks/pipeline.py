@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from machine_line import machine_line
 from random_bundle import random_bundle
 from roadshift.adapt.models import parse_size
 from roadshift.adapt.scenes import render_dataset
@@ -61,8 +62,8 @@ def render(rows: list[dict[str, Any]], size: str, queries: int) -> str:
     lines = [
         "# Where a frame's time goes",
         "",
-        f"`fast_scnn` at {size}, {queries} frames one after the other, two CPU cores (Intel Xeon, "
-        f"2.5 GHz), {machine}. Printed by `python benchmarks/pipeline.py`. Outside the engine is "
+        f"`fast_scnn` at {size}, {queries} frames one after the other, {machine_line()}, "
+        f"{machine}. Printed by `python benchmarks/pipeline.py`. Outside the engine is "
         "fitting the frame to the engine's input and the labels to the frame; ratios are of p50, "
         "in one run. Reading a frame (a PNG of textures, far heavier than a video's frame) is no "
         "part of a query: `roadshift run` does it in a thread of its own while the engine works.",

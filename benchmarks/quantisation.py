@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import camvid
+from machine_line import machine_line
 from roadshift.runtime.bench.baseline import machine
 from roadshift.runtime.bundle import library_versions
 
@@ -123,6 +124,7 @@ def render(document: Mapping[str, Any]) -> str:
         "compared": str(rows["int8"]["frames"]),
         "swept": str(int8["sweep"]["frames"]),
         "onnxruntime": document["versions"]["onnxruntime"],
+        "machine": machine_line(),
     }
     for name, value in values.items():
         page = page.replace("{{" + name + "}}", value)

@@ -207,7 +207,7 @@ def render(record: dict[str, Any]) -> str:
     versions = record["versions"]
     lines = [
         f"`roadshift run`, {record['frames']} frames of {WIDTH}x{HEIGHT}, `fast_scnn`, a video of "
-        f"overlays written; {record['cores']} CPU cores (Intel Xeon, 2.5 GHz), onnxruntime "
+        f"overlays written; {record['machine']}, onnxruntime "
         f"{versions.get('onnxruntime')}, opencv {versions.get('opencv')}, {record['date']}. The "
         f"stream gives {record['stream_rate']:.0f} frames a second and breaks every "
         f"{BREAK_AFTER} frames. Memory is resident MiB of the process, highest of the first tenth "

@@ -152,6 +152,17 @@ def test_what_a_cpu_cannot_time_stays_in_the_graph(graph_form: Bundle, tmp_path:
     assert settle(graph_form, tmp_path, "graph") == {}
 
 
+@pytest.mark.parametrize("where", ["auto", "runtime"])
+def test_a_form_that_a_cpu_cannot_even_open_is_exported_all_the_same(
+    where: str, tmp_path: Path
+) -> None:
+    bundle = write_source(tmp_path / "bundle", TINY)
+    made = export_bundle(bundle, "onnx", precisions="bf16,fp16", argmax=where)["artefacts"]
+    places = {row["precision"]: row["argmax"] for row in made}
+    expected = "graph" if where == "auto" else "runtime"
+    assert (places["bf16"], places["fp16"]) == (expected, expected)
+
+
 def test_forms_that_differ_are_refused(
     graph_form: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
