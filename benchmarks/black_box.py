@@ -19,6 +19,7 @@ from typing import Any
 
 import camvid
 import methods
+from machine_line import machine_line
 
 PAGE = Path("docs/results/black-box.md")
 STUDENT = "small_unet:build"

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import roadshift.adapt  # noqa: F401 - makes torch's backends known
+from machine_line import machine_line
 from random_bundle import random_bundle
 from roadshift.adapt.models import parse_size
 from roadshift.adapt.networks import NETWORKS
@@ -105,7 +106,6 @@ def render(document: dict[str, Any], milliseconds: bool) -> str:
     measured = [row for row in rows if row["error"] is None]
     p50 = {(row["network"], row["size"], row["backend"]): row["p50_ms"] for row in measured}
     said, versions = document["machine"], document["versions"]
-    processor = f"{said['cores']} CPU cores ({said['cpu']})" if said["cpu"] else "a CPU"
     counts = sorted({row["queries"] for row in measured})
     columns = ["network", "size", "artefact", "backend", "p50 of torch eager's"]
     columns += ["of torch.compile's", "p99 over p50", "p50 varies", "outside the engine"]
@@ -114,7 +114,7 @@ def render(document: dict[str, Any], milliseconds: bool) -> str:
     lines = [
         "# Engines, side by side",
         "",
-        f"{said['gpu'] or processor}, torch {versions.get('torch')}, onnxruntime "
+        f"{machine_line()}, torch {versions.get('torch')}, onnxruntime "
         f"{versions.get('onnxruntime')}, {document['date']}. End to end, a frame in memory to its "
         f"labels, one stream, {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} queries a row, "
         "rows in turns. Printed by `python benchmarks/engines.py`; torch.compile with its default "

@@ -29,12 +29,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+from machine_line import machine_line
 from random_bundle import random_bundle
 from roadshift.adapt.scenes import render_scene
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bundle import library_versions
-from roadshift.runtime.cores import available_cores
 
 WIDTH, HEIGHT = 64, 32
 CLIP_FRAMES, BREAK_AFTER = 1000, 10_000
@@ -59,7 +59,7 @@ def main() -> int:
             rows.append(drive("live stream", bundle, [url], folder / "live.mp4", count, ceiling))
     record = {
         "date": date.today().isoformat(),
-        "cores": available_cores(),
+        "machine": machine_line(),
         "versions": library_versions(),
         "frames": count,
         "stream_rate": arguments.rate,
