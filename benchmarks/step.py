@@ -9,7 +9,7 @@ on whole frames of built-in scenes; "published" is IAPC's step as its authors' c
 one process, one after the other, over again for every repeat: ratios are those of one repeat to its
 own published step. Every figure is the median over the repeats. Writes OUT.json and OUT.md. Runs
 this short do not measure which precision pays (`precision.py` does): here ``--amp auto`` is the
-one below float32 that the device multiplies in hardware, if any.
+first one below float32 that a GPU multiplies in hardware, and float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
     if arguments.amp == "auto":
-        arguments.amp = next(iter(native_precisions(device)), "off")
+        arguments.amp = next(iter(native_precisions(device))) if device.type == "cuda" else "off"
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments, device)
     document = {
