@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from ..runtime.bundle import InputSpec
 from .batch_norm import batch_norm_layers
 from .dataset import FrameSet, evenly_spaced
 from .inputs import Normalise
+from .judging.scores import InputMoments, batch_norm_divergence, information_maximisation
 from .losses.common import at_least_float32
 from .networks import SegmentationNetwork
 
@@ -93,7 +93,7 @@ def tone_score(network: SegmentationNetwork, images: list[Tensor], gamma: float)
     """Both scores of normalised images, each (1, 3, H, W), with the network in evaluation mode."""
     training = network.training
     layers = batch_norm_layers(network)
-    moments = {layer: _Moments() for layer in layers}
+    moments = {layer: InputMoments() for layer in layers}
     handles = [layer.register_forward_pre_hook(moments[layer].add) for layer in layers]
     p_sum: Tensor | None = None
     entropy = pixels = 0.0
@@ -115,52 +115,5 @@ def tone_score(network: SegmentationNetwork, images: list[Tensor], gamma: float)
     return ToneScore(
         gamma,
         batch_norm_divergence(moments),
-        information_maximisation(p_sum / pixels, entropy / pixels),
+        float(information_maximisation(p_sum / pixels, entropy / pixels)),
     )
-
-
-def information_maximisation(mean_p: Tensor, mean_entropy: float) -> float:
-    """H(mean of p) - mean of H(p), nats: certain about pixels, undecided about the set.
-
-    Source: Liang et al., "Do we really need to access the source data?" (SHOT), ICML 2020.
-    """
-    return float(-(mean_p * mean_p.clamp(min=1e-12).log()).sum()) - mean_entropy
-
-
-class _Moments:
-    """Sum and sum of squares of every channel of a layer's inputs, in float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.total: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0
-
-    def add(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """The forward pre-hook."""
-        x = inputs[0].detach().double()
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        self.count += x.numel() // x.shape[1]
-        self.total = self.total + x.sum(dim=axes)
-        self.squares = self.squares + x.square().sum(dim=axes)
-
-
-def batch_norm_divergence(moments: dict[_BatchNorm, _Moments]) -> float:
-    """How far a network's layers are from what they were trained on.
-
-        mean over layers and channels of  KL( N(m, s^2) || N(mu, sigma^2) )
-        = log(sigma / s) + (s^2 + (m - mu)^2) / (2 sigma^2) - 1/2
-
-    with m, s^2 of the inputs seen and mu, sigma^2 the layer's running statistics. Layers that no
-    input reached do not count.
-    """
-    parts = []
-    for layer, seen in moments.items():
-        if not seen.count or layer.running_mean is None or layer.running_var is None:
-            continue
-        mean = torch.as_tensor(seen.total) / seen.count
-        variance = (torch.as_tensor(seen.squares) / seen.count - mean.square()).clamp(min=1e-12)
-        mu, sigma2 = layer.running_mean.double(), layer.running_var.double() + layer.eps
-        variance = variance + layer.eps
-        kl = 0.5 * ((sigma2 / variance).log() + (variance + (mean - mu).square()) / sigma2 - 1)
-        parts.append(kl.mean())
-    return float(torch.stack(parts).mean())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 Colour = tuple[float, float, float]  # red, green, blue, in linear light
 
@@ -45,6 +46,23 @@ class Domain:
     camera_height: float = 1.45  # metres above the road
     camera_pitch: float = -1.5  # degrees, negative looks down
     fov: float = 64.0  # horizontal, degrees
+
+    def towards(self, other: Domain, share: float) -> Domain:
+        """The domain that lies ``share`` of the way from this one to ``other``, field by field."""
+
+        def between(a: float, b: float) -> float:
+            return a + share * (b - a)
+
+        values: dict[str, Any] = {"name": f"{other.name}-{share:g}"}
+        for field in fields(self):
+            a, b = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(a, tuple):
+                values[field.name] = tuple(map(between, a, b))
+            elif isinstance(a, int):
+                values[field.name] = round(between(a, b))
+            elif field.name != "name":
+                values[field.name] = between(a, b)
+        return Domain(**values)
 
 
 _DAYLIGHT = Domain(name="daylight")

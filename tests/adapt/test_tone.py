@@ -15,7 +15,6 @@ from roadshift.adapt.tone import (
     GAMMAS,
     ToneScore,
     align_tone,
-    information_maximisation,
     tone_score,
 )
 from roadshift.runtime.bundle import InputSpec
@@ -89,12 +88,6 @@ def test_information_is_the_entropy_of_the_mean_minus_the_mean_entropy() -> None
     mean = pixels.mean(axis=0)
     expected = -(mean * np.log(mean)).sum() + (pixels * np.log(pixels)).sum(axis=1).mean()
     assert tone_score(network, images, 1.0).information == pytest.approx(expected, abs=1e-5)
-
-
-def test_information_is_log_k_for_certain_balanced_predictions_and_zero_for_a_collapse() -> None:
-    assert information_maximisation(torch.full((K,), 1 / K), 0.0) == pytest.approx(np.log(K))
-    collapsed = torch.zeros(K).index_fill(0, torch.tensor([0]), 1.0)
-    assert information_maximisation(collapsed, 0.0) == pytest.approx(0.0, abs=1e-6)
 
 
 def test_dark_frames_get_the_gamma_that_undoes_their_own() -> None:

@@ -1,0 +1,250 @@
+"""From evidence to a verdict: promote, keep or ask, with a reason for each score.
+
+The thresholds were set on one half of a grid of incumbents and candidates and tested on the other:
+docs/results/judging.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .evidence import Evidence, Score
+
+Decision = Literal["promote", "keep", "ask"]
+
+# Harm: any of these keeps the incumbent, whatever else speaks for the candidate.
+MOST_ENTROPY = 0.7  # of the largest possible; a model that knows nothing has 1
+MOST_OF_ONE_CLASS = 0.9  # share of all pixels
+MOST_LOST = 0.8  # share of the area of any class
+LEAST_AGREEMENT = 0.9  # with what the incumbent is sure of
+MOST_DIVERGENCE = 0.05  # batch-norm divergence of the candidate above the incumbent's, nats
+# Gain: below this shift of the incumbent's there is too little to be gained for the risk, unless
+# the candidate is better in every way that shows and no class loses much.
+LEAST_SHIFT = 0.075  # batch-norm divergence, nats
+MOST_LOST_WITHOUT_SHIFT = 0.5  # share of the area of any class
+
+
+@dataclass(frozen=True)
+class Check:
+    """One score against its threshold.
+
+    Attributes:
+        name: of the score, see `gather`.
+        incumbent, candidate: what both models score; the incumbent's is None for a score of the
+            pair.
+        low, high: 95 % interval of the difference, or of the pair's score.
+        threshold: what it is compared with.
+        passed: whether it speaks for the candidate.
+        sentence: what it says, for a person.
+    """
+
+    name: str
+    incumbent: float | None
+    candidate: float | None
+    low: float | None
+    high: float | None
+    threshold: float
+    passed: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do with a candidate, and why.
+
+    Attributes:
+        decision: promote the candidate, keep the incumbent, or ask a person.
+        sentence: the reason that decided.
+        checks: every score that was looked at.
+        frames: that both models were judged on.
+        seconds: that judging took.
+    """
+
+    decision: Decision
+    sentence: str
+    checks: tuple[Check, ...]
+    frames: int
+    seconds: float = 0.0
+
+    def record(self) -> dict[str, Any]:
+        """For a manifest or ``--json``."""
+        return asdict(self)
+
+
+def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> Verdict:
+    """The verdict on a candidate.
+
+    Any sign of harm keeps the incumbent. Where the shift is too small for much to be gained, the
+    candidate is promoted only if it is more informative and steadier both in a mirror and in a
+    smaller view, and no class loses half of its area. Otherwise it is promoted if it is both more
+    informative and steadier (in one mind with the second opinion, or with itself in a mirror), kept
+    out if it is neither, and a person is asked if it is one of them.
+
+    Args:
+        classes: the label space's names.
+    """
+
+    def verdict(decision: Decision, sentence: str, checks: Sequence[Check]) -> Verdict:
+        return Verdict(decision, sentence, tuple(checks), evidence.frames, seconds)
+
+    if not evidence.finite:
+        sentence = (
+            "The candidate's outputs are not numbers (NaN or infinite), so its weights are broken."
+        )
+        broken = Check("finite", None, None, None, None, 1.0, False, sentence)
+        return verdict("keep", sentence, [broken])
+    scores = evidence.scores
+    harm = _signs_of_harm(evidence, classes)
+    shift = _shift(scores["divergence"])
+    information, opinion, flip, zoom = (
+        _gain(name, scores[name]) for name in ("information", "opinion", "flip", "zoom")
+    )
+    checks = [*harm, shift, information, opinion, flip, zoom]
+    for check in harm:
+        if not check.passed:
+            return verdict("keep", check.sentence, checks)
+    if not shift.passed:
+        every = all(check.passed for check in (information, flip, zoom))
+        if every and max(evidence.lost.values(), default=1.0) <= MOST_LOST_WITHOUT_SHIFT:
+            reasons = " ".join(check.sentence for check in (information, flip, zoom))
+            return verdict(
+                "promote", f"The shift is small, and yet all speaks for it. {reasons}", checks
+            )
+        return verdict("keep", shift.sentence, checks)
+    steadier = opinion if opinion.passed else flip
+    if information.passed and steadier.passed:
+        return verdict("promote", f"{information.sentence} {steadier.sentence}", checks)
+    if not (information.passed or steadier.passed):
+        return verdict("keep", f"Nothing speaks for the candidate. {information.sentence}", checks)
+    doubt = steadier if information.passed else information
+    return verdict("ask", f"The signs are mixed. {doubt.sentence}", checks)
+
+
+def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
+    scores = evidence.scores
+    entropy, largest, agreement = scores["entropy"], scores["largest"], scores["agreement"]
+    checks = [
+        _check(
+            "entropy",
+            entropy,
+            MOST_ENTROPY,
+            entropy.candidate <= MOST_ENTROPY,
+            f"The candidate's entropy is {entropy.candidate:.2f} of the largest possible",
+            "it is certain enough",
+            f"above {MOST_ENTROPY:g} a model hardly knows one class from another",
+        ),
+        _check(
+            "largest",
+            largest,
+            MOST_OF_ONE_CLASS,
+            largest.candidate <= MOST_OF_ONE_CLASS,
+            f"The candidate gives its largest class {largest.candidate:.0%} of all pixels",
+            "no class swallows the others",
+            f"above {MOST_OF_ONE_CLASS:.0%} it has collapsed into one class",
+        ),
+    ]
+    if not math.isnan(agreement.candidate):
+        checks.append(
+            _check(
+                "agreement",
+                agreement,
+                LEAST_AGREEMENT,
+                agreement.candidate >= LEAST_AGREEMENT,
+                f"The candidate agrees on {agreement.candidate:.0%} of the pixels that the "
+                "incumbent is sure of",
+                "it keeps what was known",
+                f"below {LEAST_AGREEMENT:.0%} it has forgotten, or its classes have changed places",
+            )
+        )
+    divergence = scores["divergence"]
+    if not math.isnan(divergence.difference):
+        checks.append(
+            _check(
+                "divergence",
+                divergence,
+                MOST_DIVERGENCE,
+                divergence.difference <= MOST_DIVERGENCE,
+                f"To the candidate these frames are {divergence.candidate:.2f} nats from what its "
+                f"batch norm expects, to the incumbent {divergence.incumbent:.2f}",
+                "they are no stranger to it",
+                "it was adapted to something else",
+            )
+        )
+    if evidence.lost:
+        worst = max(evidence.lost, key=lambda index: evidence.lost[index])
+        lost = evidence.lost[worst]
+        checks.append(
+            Check(
+                "area_lost",
+                None,
+                lost,
+                None,
+                None,
+                MOST_LOST,
+                lost <= MOST_LOST,
+                f"Of all classes {classes[worst]} loses most, {lost:.0%} of its area; "
+                + (
+                    "no class vanishes."
+                    if lost <= MOST_LOST
+                    else f"above {MOST_LOST:.0%} a class is as good as gone."
+                ),
+            )
+        )
+    return checks
+
+
+def _shift(divergence: Score) -> Check:
+    size = divergence.incumbent
+    assert size is not None
+    passed = size >= LEAST_SHIFT
+    if math.isnan(size):
+        sentence = (
+            "The network keeps no batch-norm statistics, so the size of the shift is unknown and "
+            "nothing is promoted."
+        )
+    elif passed:
+        sentence = f"These frames are {size:.2f} nats from what the incumbent was trained on."
+    else:
+        sentence = (
+            f"These frames are only {size:.2f} nats from what the incumbent was trained on; below "
+            f"{LEAST_SHIFT:g} adapting gains too little for the risk."
+        )
+    return Check("shift", size, None, None, None, LEAST_SHIFT, passed, sentence)
+
+
+_GAINS = {
+    "information": "surer of the pixels while using all classes (nats of information)",
+    "opinion": "nearer to the incumbent with batch norm's statistics of these frames",
+    "flip": "steadier when a frame is mirrored",
+    "zoom": "steadier when a frame is made smaller",
+}
+
+
+def _gain(name: str, score: Score) -> Check:
+    """Passed where the whole interval of the difference is above 0."""
+    passed = score.low > 0
+    sentence = (
+        f"The candidate is {'' if passed else 'not '}{_GAINS[name]}: {score.incumbent:.3f} to "
+        f"{score.candidate:.3f}, difference {score.low:+.3f} to {score.high:+.3f}."
+    )
+    return Check(
+        name, score.incumbent, score.candidate, score.low, score.high, 0.0, passed, sentence
+    )
+
+
+def _check(
+    name: str, score: Score, threshold: float, passed: bool, fact: str, good: str, bad: str
+) -> Check:
+    return Check(
+        name,
+        score.incumbent,
+        score.candidate,
+        score.low,
+        score.high,
+        threshold,
+        passed,
+        f"{fact}; {good if passed else bad}.",
+    )

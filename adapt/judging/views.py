@@ -1,0 +1,155 @@
+"""What one model says of frames, in three views, and the sums that its scores are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...runtime.bundle import InputSpec
+from ...runtime.preprocess import fit_frame
+from ..batch_norm import batch_norm_layers
+from ..inputs import Normalise
+from ..losses.common import at_least_float32, upsample
+from ..networks import SegmentationNetwork
+from .scores import InputMoments, batch_norm_divergence, normalised_entropy
+
+ZOOM = 0.75  # of the smaller view, in each axis
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network and what it is fed."""
+
+    network: SegmentationNetwork
+    spec: InputSpec
+
+
+@dataclass(frozen=True)
+class Said:
+    """Of a batch of frames: probabilities (B, K, h, w) and labels of three views, (B, h, w)."""
+
+    p: Tensor
+    plain: Tensor
+    flipped: Tensor
+    zoomed: Tensor
+
+    @property
+    def finite(self) -> bool:
+        """Whether every probability is a number."""
+        return bool(self.p.isfinite().all())
+
+
+class Viewer:
+    """Asks a model about frames, and keeps the moments of its batch-norm layers' inputs.
+
+    Everything is at the network's own resolution, ``grid`` if given (the first model's, so that
+    two models' pixels are the same ones).
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.model, self._device = model, device
+        self._normalise = Normalise(model.spec).to(device)
+        self._layers = batch_norm_layers(model.network)
+        self._moments = {layer: InputMoments() for layer in self._layers}
+
+    def images(self, frames: list[Image]) -> Tensor:
+        """Network inputs of frames of any size, (B, 3, H, W)."""
+        spec = self.model.spec
+        fitted = np.stack([fit_frame(frame, spec.width, spec.height) for frame in frames])
+        return self._normalise(torch.from_numpy(fitted).to(self._device))
+
+    @torch.no_grad()
+    def say(self, images: Tensor, grid: tuple[int, int] | None = None) -> Said:
+        """What the model says in evaluation mode, with its own statistics."""
+        with _evaluating(self.model.network):
+            handles = [
+                layer.register_forward_pre_hook(self._moments[layer].add) for layer in self._layers
+            ]
+            try:
+                logits = self._logits(images, grid)
+            finally:
+                for handle in handles:
+                    handle.remove()
+            size = logits.shape[2], logits.shape[3]
+            flipped = self._logits(images.flip(3), size).flip(3)
+            small = [max(16, 8 * round(side * ZOOM / 8)) for side in images.shape[2:]]
+            zoomed = self._logits(F.interpolate(images, small, mode="area"), size)
+        p = logits.softmax(dim=1)
+        return Said(p, logits.argmax(dim=1), flipped.argmax(dim=1), zoomed.argmax(dim=1))
+
+    @torch.no_grad()
+    def second_opinion(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Probabilities with the batch's own batch-norm statistics, (B, K, h, w).
+
+        What re-estimating them on these frames would give, in the same pass; the model stays as it
+        is. Of a network without such layers it is the plain answer.
+        """
+        with _evaluating(self.model.network):
+            momenta = [layer.momentum for layer in self._layers]
+            counts = [layer.num_batches_tracked.clone() for layer in self._layers]
+            try:
+                for layer in self._layers:
+                    layer.train()
+                    layer.momentum = 0.0
+                return self._logits(images, grid).softmax(dim=1)
+            finally:
+                for layer, momentum, count in zip(self._layers, momenta, counts, strict=True):
+                    layer.momentum = momentum
+                    layer.num_batches_tracked.copy_(count)
+
+    def divergence(self) -> float:
+        """See `batch_norm_divergence`, over all frames so far; NaN without such layers."""
+        return batch_norm_divergence(self._moments)
+
+    def _logits(self, images: Tensor, grid: tuple[int, int] | None) -> Tensor:
+        logits = at_least_float32(self.model.network.forward(images).logits)
+        if grid is None:
+            return logits
+        return upsample(logits, grid, self.model.network.align_corners)
+
+
+@contextmanager
+def _evaluating(network: SegmentationNetwork) -> Iterator[None]:
+    """Every module in evaluation mode, and back to its own mode afterwards."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def sums_of(said: Said) -> Mapping[str, Tensor]:
+    """What a frame adds to a model's sums, each (B,) or (B, K)."""
+    classes = said.p.shape[1]
+    values = {
+        "entropy": normalised_entropy(said.p).mean(dim=(1, 2)),
+        "p": said.p.mean(dim=(2, 3)),
+        "area": area(said.plain, classes),
+    }
+    for view, labels in (("flip", said.flipped), ("zoom", said.zoomed)):
+        both, either = overlaps(said.plain, labels, classes)
+        values |= {f"{view}_both": both, f"{view}_either": either}
+    return values
+
+
+def area(labels: Tensor, classes: int) -> Tensor:
+    """Share of each frame's pixels of each class, (B, K), of labels (B, h, w)."""
+    return F.one_hot(labels, classes).double().mean(dim=(1, 2))
+
+
+def overlaps(one: Tensor, other: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Pixels that both label maps (B, h, w), or either, give each class: two (B, K)."""
+    same = torch.where(one == other, one, classes)
+    both = F.one_hot(same, classes + 1)[..., :classes].sum(dim=(1, 2)).double()
+    counts = F.one_hot(one, classes).sum(dim=(1, 2)) + F.one_hot(other, classes).sum(dim=(1, 2))
+    return both, counts.double() - both
