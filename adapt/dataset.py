@@ -97,6 +97,37 @@ class FrameSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def only(self, chosen: Sequence[int]) -> FrameSet:
+        """The frames with these indices, in that order."""
+        labels = self.labels
+        return FrameSet(
+            [self.names[i] for i in chosen],
+            self.width,
+            self.height,
+            lambda i: self.image(chosen[i]),
+            None if labels is None else lambda i: labels(chosen[i]),
+        )
+
+
+LEAST_TO_JUDGE = 16  # frames of a recording; with fewer, none is set aside
+
+
+def set_aside(frames: FrameSet) -> tuple[FrameSet, FrameSet | None]:
+    """Frames to adapt to, and the recording's last ones to judge on; None if it is too short.
+
+    A tenth is set aside, but at least 16 frames or a quarter, whichever is less. An eighth as many
+    before them are used for nothing: neighbours in time are nearly the same frame. The split
+    follows from the number of frames alone, so a resumed run finds the same one.
+    """
+    count = len(frames)
+    if count < LEAST_TO_JUDGE:
+        return frames, None
+    held = max(count // 10, min(16, count // 4))
+    return (
+        frames.only(range(count - held - held // 8)),
+        frames.only(range(count - held, count)),
+    )
+
 
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """At most ``limit`` of the indices below ``count``, evenly spaced and in order."""
