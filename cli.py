@@ -224,6 +224,13 @@ def adapt(
     seed: Seed = None,
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Use at most so many frames.")] = 3000,
+    gate: Annotated[
+        str | None,
+        typer.Option(
+            help="Judge the result without labels, on frames set aside: refuse (exit code 5 or 6 "
+            "where it is not promoted; the default), warn, or off."
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
@@ -246,10 +253,11 @@ def adapt(
     For a black-box method BUNDLE may also be an .onnx file, a folder of predictions or
     package.module:function.
     """
-    from .runtime.bundle import open_bundle
+    from .runtime.terminal import note
 
     with _needs_torch("adapt"):
         from .adapt import METHODS, Job, Student, adapt_black_box, adapt_bundle, resolve_config
+        from .adapt.judging.judge import choose_gate
         from .runtime.errors import ConfigError
 
         if method not in METHODS:
@@ -262,6 +270,7 @@ def adapt(
                 "--student, --label-space, --input-size and --init are for black-box methods; "
                 f"{method} starts from the bundle's own network."
             )
+        gate = choose_gate(gate, method, METHODS[method].black_box, note)
         with _run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             job = Job(out, overwrite, device, options)
             if METHODS[method].black_box:
@@ -269,9 +278,66 @@ def adapt(
                     str(bundle), frames, resolved, job, learner, max_frames=max_frames
                 )
             else:
-                source = open_bundle(bundle)
-                adapted = adapt_bundle(source, frames, resolved, job, max_frames=max_frames)
+                adapted = adapt_bundle(
+                    _opened(bundle),
+                    frames,
+                    resolved,
+                    job,
+                    max_frames=max_frames,
+                    gated=gate != "off",
+                )
     _print_made(adapted, as_json)
+    verdict = adapted.manifest.verdict
+    error = verdict.error(adapted.path) if verdict else None
+    if error is not None and gate == "refuse":
+        raise error
+
+
+@app.command()
+def judge(
+    incumbent: Annotated[Path, typer.Argument(help="The bundle in the car.")],
+    candidate: Annotated[Path, typer.Argument(help="The bundle that may replace it.")],
+    frames: Annotated[
+        list[str], typer.Argument(help="Folders, images or videos that neither learned from.")
+    ],
+    device: Device = "auto",
+    max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Whether an adapted model should replace the one in the car, judged without labels.
+
+    Exit code 0: promote the candidate. 5: keep the incumbent. 6: ask a person.
+    """
+    from .runtime.bundle import open_bundle
+    from .runtime.signals import stop_on_signals
+    from .runtime.terminal import note, print_json, progress, verdict_table
+
+    with _needs_torch("judge"):
+        from .adapt.judging.judge import judge_bundles
+
+        with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
+
+            def stop() -> None:
+                if stop_requested():
+                    raise RunInterrupted("Stopped; nothing was judged.")
+
+            verdict = judge_bundles(
+                open_bundle(incumbent),
+                open_bundle(candidate),
+                frames,
+                device=device,
+                max_frames=max_frames,
+                note=note,
+                report=lambda done, total: update(done, total, ""),
+                stop=stop,
+            )
+    if as_json:
+        print_json(verdict.record())
+    else:
+        verdict_table(verdict)
+    error = verdict.error(candidate)
+    if error is not None:
+        raise typer.Exit(error.exit_code)
 
 
 @app.command()
@@ -491,7 +557,7 @@ def export(
         )
         with progress("export", "steps") as update:
             record = export_bundle(
-                open_bundle(bundle),
+                _opened(bundle),
                 to,
                 precisions=precision,
                 frames=frames or (),
@@ -686,7 +752,7 @@ def bench(
     measured = []
     for bundle in bundles:
         with progress("bench", "steps") as update:
-            found = measure_bundle(bundle, settings, note=note, report=update)
+            found = measure_bundle(_opened(bundle), settings, note=note, report=update)
         measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
     rows = [m.row for m in measured]
     if as_json:
@@ -709,7 +775,7 @@ def bench(
 def info(bundle: BundleIn, as_json: Json = False) -> None:
     """What a bundle holds and comes from; checks every hash."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import print_json, table
+    from .runtime.terminal import print_json, table, verdict_table
 
     opened = open_bundle(bundle)
     if as_json:
@@ -736,6 +802,8 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         ["file", "kind", "precision", "bytes", "sha256"],
         [(a.path, a.kind, a.precision, a.bytes, a.sha256[:12]) for a in manifest.artefacts],
     )
+    if manifest.verdict is not None:
+        verdict_table(manifest.verdict, _run_seconds(opened))
 
 
 @app.command()
@@ -815,9 +883,9 @@ def _listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> No
 
 
 def _print_made(bundle: Bundle, as_json: bool) -> None:
-    from .runtime.terminal import print_json
+    from .runtime.terminal import print_json, verdict_table
 
-    origin = bundle.manifest.provenance
+    origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
     outcome = origin.configuration.get("outcome", {})
     if as_json:
         print_json(
@@ -828,6 +896,7 @@ def _print_made(bundle: Bundle, as_json: bool) -> None:
                 "frames": origin.frames,
                 "seed": origin.seed,
                 "outcome": outcome,
+                "verdict": verdict.record() if verdict else None,
             }
         )
         return
@@ -838,6 +907,24 @@ def _print_made(bundle: Bundle, as_json: bool) -> None:
             f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
             f"{outcome['skipped_steps']} steps skipped."
         )
+    if verdict is not None:
+        verdict_table(verdict, _run_seconds(bundle))
+
+
+def _run_seconds(bundle: Bundle) -> float | None:
+    """What the run that made a bundle took, without judging it."""
+    return next((m.value for m in bundle.manifest.measured if m.name == "run_seconds"), None)
+
+
+def _opened(bundle: Path) -> Bundle:
+    """The bundle, with a note where its own gate did not promote it."""
+    from .runtime.bundle import open_bundle
+    from .runtime.terminal import note
+
+    opened = open_bundle(bundle)
+    if opened.manifest.verdict and opened.manifest.verdict.warning:
+        note(f"{bundle}: {opened.manifest.verdict.warning}")
+    return opened
 
 
 def _import_torch_backend() -> None:
@@ -851,10 +938,9 @@ def _import_torch_backend() -> None:
 def _engine(
     bundle: Path, backend: str, device: str, artefact: str | None, threads: int | None
 ) -> Engine:
-    from .runtime.bundle import open_bundle
     from .runtime.engine import open_engine
 
-    opened = open_bundle(bundle)
+    opened = _opened(bundle)
     named = None if artefact is None else opened.artefact(name=artefact)
     wanted = named or opened.artefact(kind="onnx")
     if backend.startswith("torch") or (

@@ -19,16 +19,18 @@ from ..runtime.bundle import (
     Provenance,
     library_versions,
 )
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, OutputError
 from ..runtime.frames import labelled_pairs
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
 from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
-from .dataset import CropSampler, FrameSet, labelled_frames, target_frames
+from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
+from .judging.judge import judge_run
+from .judging.views import Model
 from .losses.kernels.choice import choose_kernel
 from .methods import METHODS, build_stages
 from .models import device_name, load_network, pick_device
@@ -45,10 +47,13 @@ def adapt_bundle(
     job: Job,
     *,
     max_frames: int | None = None,
+    gated: bool = False,
 ) -> Bundle:
     """Adapt a source model to unlabelled frames and write the result to ``job.out``.
 
-    No label is read, whatever lies beside the frames.
+    No label is read, whatever lies beside the frames. With ``gated`` the last frames are set aside
+    (see `set_aside`), the result is judged on them against ``source``, and its manifest holds the
+    verdict; a result that is not promoted is written all the same.
 
     Args:
         source: the source model.
@@ -56,6 +61,7 @@ def adapt_bundle(
         config: method and settings, see `resolve_config`.
         job: where the result goes. A run that stopped is continued with ``options.resume``.
         max_frames: use at most so many, evenly spaced.
+        gated: judge the result.
 
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
@@ -63,6 +69,11 @@ def adapt_bundle(
     if METHODS[config.method].black_box:
         raise ConfigError(
             f"{config.method} learns from a black box's answers; give it a black box and a student."
+        )
+    if gated and job.out.resolve() == source.path.resolve():
+        raise OutputError(
+            f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
+            "another --out, or --gate off."
         )
     check_job(job)
     device = pick_device(job.device)
@@ -72,6 +83,9 @@ def adapt_bundle(
         target = target_frames(
             frames, width, height, job.workdir, limit=max_frames, note=job.options.note
         )
+        held = None
+        if gated:
+            target, held = set_aside(target, job.options.note)
         spec = source.manifest.input
         if config.tone == "auto":
             spec = align_tone(network, target, spec, device, job.options.note)
@@ -86,6 +100,8 @@ def adapt_bundle(
             source.label_space,
             spec,
             Provenance(parent=source.hash, method=config.method),
+            held=held,
+            incumbent=source if gated else None,
         )
 
 
@@ -209,8 +225,14 @@ def _run(
     space: LabelSpace,
     input_spec: InputSpec,
     provenance: Provenance,
+    *,
+    held: FrameSet | None = None,
+    incumbent: Bundle | None = None,
 ) -> Bundle:
-    """Run the method's stages, then write the bundle and remove the run's folder."""
+    """Run the method's stages, then write the bundle and remove the run's folder.
+
+    Where there is an ``incumbent``, the result is judged against it on the frames ``held``.
+    """
     sampler = CropSampler(frames, config.training, config.augment, config.seed)
     context = Context(
         frames=frames,
@@ -220,6 +242,7 @@ def _run(
         config=config,
         crop_size=(sampler.height, sampler.width),
         losses=choose_kernel(config.losses, device, job.options.note),
+        held=held,
         stop_requested=job.options.stop_requested,
         note=job.options.note,
     )
@@ -234,10 +257,8 @@ def _run(
     ]
     fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     to_memory_format(network, config.training)
-    trainer = Trainer(
-        network, build_stages(config), context, replace(job.options, fingerprint=fingerprint)
-    )
-    summary = trainer.run()
+    options = replace(job.options, fingerprint=fingerprint)
+    summary = Trainer(network, build_stages(config), context, options).run()
     provenance = provenance.model_copy(
         update={
             "configuration": {**config.model_dump(mode="json"), "outcome": asdict(summary)},
@@ -249,6 +270,9 @@ def _run(
     )
     bundle = published(job) if job.options.resume else None
     if bundle is None:
+        verdict = None
+        if incumbent is not None:
+            verdict = judge_run(incumbent, Model(network, input_spec), context)
         weights, history = save_weights(network), job.workdir / HISTORY
         with BundleWriter(job.out, overwrite=job.overwrite) as writer:
             writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")
@@ -262,6 +286,7 @@ def _run(
                 input=input_spec,
                 provenance=provenance,
                 measured=_measurements(summary, device_name(device)),
+                verdict=verdict,
             )
     discard(job)
     return bundle

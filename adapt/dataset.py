@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.errors import FrameError, OutputError
-from ..runtime.frames import Frame, open_frames, read_image
+from ..runtime.frames import Frame, FrameSource, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
 from .augment import photometric
@@ -112,7 +112,9 @@ class FrameSet:
 LEAST_TO_JUDGE = 16  # frames of a recording; with fewer, none is set aside
 
 
-def set_aside(frames: FrameSet) -> tuple[FrameSet, FrameSet | None]:
+def set_aside(
+    frames: FrameSet, note: Callable[[str], None] = lambda _: None
+) -> tuple[FrameSet, FrameSet | None]:
     """Frames to adapt to, and the recording's last ones to judge on; None if it is too short.
 
     A tenth is set aside, but at least 16 frames or a quarter, whichever is less. An eighth as many
@@ -123,6 +125,9 @@ def set_aside(frames: FrameSet) -> tuple[FrameSet, FrameSet | None]:
     if count < LEAST_TO_JUDGE:
         return frames, None
     held = max(count // 10, min(16, count // 4))
+    note(
+        f"the last {held} of {count} frames are set aside to judge the result on (--gate off: none)"
+    )
     return (
         frames.only(range(count - held - held // 8)),
         frames.only(range(count - held, count)),
@@ -166,24 +171,31 @@ def target_frames(
         if {key: stored.get(key) for key in wanted} == wanted:
             return _cached(stored["names"], width, height, data)
     index.unlink(missing_ok=True)  # what it describes is about to be overwritten
-    source = open_frames([str(source) for source in sources], on_skip=note)
+    opened = open_frames([str(source) for source in sources], on_skip=note)
+    frames = thinned(opened, limit, note)
+    stills = frames.stills if isinstance(frames, FrameSource) else None
+    if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
+        note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
+        return _decoded_when_drawn(stills, width, height)
+    names = _write_cache(iter(frames), width, height, data)
+    write_atomically(index, json.dumps({**wanted, "names": names}).encode())
+    return _cached(names, width, height, data)
+
+
+def thinned(
+    source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
+) -> FrameSource | Iterator[Frame]:
+    """At most ``limit`` of the frames, evenly spaced; the first of a video of unknown length."""
     stills, count = source.stills, source.length
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
         if len(chosen) < len(stills):
             note(f"using {len(chosen)} of {len(stills)} frames, evenly spaced (--max-frames)")
-        if len(chosen) * width * height * 3 > CACHE_LIMIT_BYTES:
-            note(f"{len(chosen)} frames do not fit the frame cache: decoding them while training")
-            return _decoded_when_drawn([stills[i] for i in chosen], width, height)
-        frames = iter(source.only(chosen))
-    else:
-        keep = None if count is None else set(evenly_spaced(count, limit))
-        if keep is not None and count is not None and len(keep) < count:
-            note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
-        frames = _chosen(source, keep, limit)
-    names = _write_cache(frames, width, height, data)
-    write_atomically(index, json.dumps({**wanted, "names": names}).encode())
-    return _cached(names, width, height, data)
+        return source.only(chosen)
+    keep = None if count is None else set(evenly_spaced(count, limit))
+    if keep is not None and count is not None and len(keep) < count:
+        note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
+    return _chosen(source, keep, limit)
 
 
 def _read_index(index: Path) -> dict[str, Any]:

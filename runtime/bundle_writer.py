@@ -30,6 +30,7 @@ from .manifest import (
     Provenance,
     check_artefact_name,
 )
+from .verdict import Verdict
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> None:
@@ -194,6 +195,7 @@ class BundleWriter:
         input: InputSpec | None = None,
         provenance: Provenance | None = None,
         measured: Iterable[Measurement] = (),
+        verdict: Verdict | None = None,
     ) -> Bundle:
         """Writes the manifest, flushes and publishes; what is not given is taken from ``base``.
 
@@ -220,7 +222,10 @@ class BundleWriter:
         if stray:
             raise ValueError(f"{self.path}: written but not listed by add_written: {sorted(stray)}")
         manifest = Manifest(
-            **parts, artefacts=tuple(self._artefacts.values()), measured=tuple(figures.values())
+            **parts,
+            artefacts=tuple(self._artefacts.values()),
+            measured=tuple(figures.values()),
+            verdict=verdict or (old.verdict if old else None),
         )
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
         self._check_target()

@@ -65,6 +65,18 @@ class RegressionError(RoadshiftError):
     exit_code = 3
 
 
+class RefusedError(RoadshiftError):
+    """The gate keeps the incumbent; the candidate was written and is marked as refused."""
+
+    exit_code = 5
+
+
+class UndecidedError(RoadshiftError):
+    """The gate cannot tell whether the candidate is better; it was written, a person decides."""
+
+    exit_code = 6
+
+
 class RunInterrupted(RoadshiftError):  # noqa: N818 - an interruption, not a failure
     """The run was stopped by a signal after writing a checkpoint; it can be resumed."""
 

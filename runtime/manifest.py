@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 from .. import __version__
 from .errors import LabelSpaceError
 from .labels import LabelSpace
+from .verdict import Verdict
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
@@ -104,7 +105,10 @@ class Measurement(_Model):
 
 
 class Manifest(_Model):
-    """All that a bundle says about itself; ``label_space`` is ``LabelSpace.to_dict()``."""
+    """All that a bundle says about itself; ``label_space`` is ``LabelSpace.to_dict()``.
+
+    ``verdict`` is that of the gate which an adapted model had to pass, or None.
+    """
 
     schema_version: int = SCHEMA_VERSION
     network: NetworkSpec
@@ -113,6 +117,7 @@ class Manifest(_Model):
     artefacts: tuple[Artefact, ...]
     provenance: Provenance
     measured: tuple[Measurement, ...] = ()
+    verdict: Verdict | None = None
 
     @field_validator("label_space")
     @classmethod

@@ -6,12 +6,15 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from .verdict import Verdict
 
 _stderr = Console(stderr=True, highlight=False)  # one, so that notes appear above a bar
 
@@ -163,3 +166,53 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for row, shown in zip(rows, cells, strict=True):
         if "error" in row:
             console().print(Text(f"{shown['method']}: {row['error']}"), soft_wrap=True)
+
+
+def verdict_table(verdict: Verdict, adaptation_s: float | None = None) -> None:
+    """Every score that a verdict rests on, the verdict, and what it cost.
+
+    Args:
+        adaptation_s: what the adaptation took, where there was one.
+    """
+    rows = [
+        [
+            check.name,
+            _figure(check.incumbent),
+            _figure(check.candidate),
+            None if check.low is None else f"{_figure(check.low)} to {_figure(check.high)}",
+            _figure(check.threshold),
+            "yes" if check.passed else "no",
+            check.sentence,
+        ]
+        for check in verdict.checks
+    ]
+    if rows:
+        columns = (
+            "score",
+            "incumbent",
+            "candidate",
+            "95 % interval",
+            "threshold",
+            "passed",
+            "says",
+        )
+        table("\nJudged without labels", columns, rows)
+    share = f", {verdict.seconds / adaptation_s:.1%} of the adaptation's" if adaptation_s else ""
+    console().print(
+        Text(
+            f"{DECISIONS[verdict.decision]}: {verdict.sentence}\n"
+            f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{share}."
+        ),
+        soft_wrap=True,
+    )
+
+
+DECISIONS = {
+    "promote": "Promote the candidate",
+    "keep": "Keep the incumbent",
+    "ask": "Ask a person",
+}
+
+
+def _figure(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
 
+from ...runtime.verdict import Check, Decision, Verdict
 from .evidence import Evidence, Score
-
-Decision = Literal["promote", "keep", "ask"]
 
 # Harm: any of these keeps the incumbent, whatever else speaks for the candidate.
 MOST_ENTROPY = 0.7  # of the largest possible; a model that knows nothing has 1
@@ -25,53 +22,6 @@ MOST_DIVERGENCE = 0.05  # batch-norm divergence of the candidate above the incum
 # the candidate is better in every way that shows and no class loses much.
 LEAST_SHIFT = 0.075  # batch-norm divergence, nats
 MOST_LOST_WITHOUT_SHIFT = 0.5  # share of the area of any class
-
-
-@dataclass(frozen=True)
-class Check:
-    """One score against its threshold.
-
-    Attributes:
-        name: of the score, see `gather`.
-        incumbent, candidate: what both models score; the incumbent's is None for a score of the
-            pair.
-        low, high: 95 % interval of the difference, or of the pair's score.
-        threshold: what it is compared with.
-        passed: whether it speaks for the candidate.
-        sentence: what it says, for a person.
-    """
-
-    name: str
-    incumbent: float | None
-    candidate: float | None
-    low: float | None
-    high: float | None
-    threshold: float
-    passed: bool
-    sentence: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to do with a candidate, and why.
-
-    Attributes:
-        decision: promote the candidate, keep the incumbent, or ask a person.
-        sentence: the reason that decided.
-        checks: every score that was looked at.
-        frames: that both models were judged on.
-        seconds: that judging took.
-    """
-
-    decision: Decision
-    sentence: str
-    checks: tuple[Check, ...]
-    frames: int
-    seconds: float = 0.0
-
-    def record(self) -> dict[str, Any]:
-        """For a manifest or ``--json``."""
-        return asdict(self)
 
 
 def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> Verdict:

@@ -1,0 +1,149 @@
+"""From an incumbent, a candidate and frames to a verdict."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...runtime.bundle import Bundle
+from ...runtime.errors import ConfigError, FrameError, LabelSpaceError
+from ...runtime.frames import Frame, open_frames
+from ...runtime.verdict import Verdict
+from ..context import Context
+from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
+from ..models import load_network, pick_device
+from .evidence import gather
+from .verdict import decide
+from .views import Image, Model
+
+JUDGED_ON = 32  # frames at most, unless a user says otherwise
+Note = Callable[[str], None]
+GATES = ("refuse", "warn", "off")
+
+
+def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> str:
+    """What `--gate` says, or where it says nothing "refuse"; "off" for a black-box method.
+
+    Raises:
+        ConfigError: it is none of `GATES`, or a black-box method cannot have it.
+    """
+    if asked is not None and asked not in GATES:
+        raise ConfigError(f"--gate {asked!r}: is one of {', '.join(GATES)}.")
+    if not black_box:
+        return asked or "refuse"
+    if asked in ("refuse", "warn"):
+        raise ConfigError(
+            f"--gate {asked}: {method} knows its source model by its answers alone, so there is no "
+            "incumbent to judge its student against; leave the option out."
+        )
+    note("no gate: a black box is no incumbent that its student could be judged against")
+    return "off"
+
+
+def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
+    """The verdict on what a run has made, on at most 32 of the frames that it set aside.
+
+    A frame that cannot be read is left out with a note; without any, a person is asked.
+
+    Raises:
+        RunInterrupted: a signal came.
+    """
+    started = time.monotonic()
+    held = context.held
+    if held is None:
+        sentence = (
+            f"{len(context.frames)} frames are too few to set some aside and judge on them; give "
+            f"at least {LEAST_TO_JUDGE}."
+        )
+        return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
+    context.note("judging the result against the incumbent, without labels")
+    old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
+    frames = held.only(evenly_spaced(len(held), JUDGED_ON))
+    try:
+        evidence = gather(
+            old,
+            candidate,
+            _readable(frames, context.note),
+            context.device,
+            stop=context.stop_if_requested,
+        )
+    except FrameError as error:
+        return Verdict("ask", str(error), (), 0, incumbent=incumbent.hash)
+    verdict = decide(evidence, incumbent.label_space.classes, time.monotonic() - started)
+    return replace(verdict, incumbent=incumbent.hash)
+
+
+def judge_bundles(
+    incumbent: Bundle,
+    candidate: Bundle,
+    sources: Sequence[str | Path],
+    *,
+    device: str = "auto",
+    max_frames: int = JUDGED_ON,
+    note: Note = lambda _: None,
+    report: Callable[[int, int | None], None] = lambda *_: None,
+    stop: Callable[[], None] = lambda: None,
+) -> Verdict:
+    """Whether ``candidate`` should replace ``incumbent``, from frames that it did not learn from.
+
+    Args:
+        sources: folders, images and videos.
+        max_frames: look at no more, evenly spaced.
+        note: called with a sentence for every frame that cannot be read.
+        report: called with the frames done and, where that is known, those in all.
+        stop: called before every batch of frames; may raise.
+
+    Raises:
+        ConfigError: both are the same model, or there is no such device.
+        LabelSpaceError: their classes differ.
+        FrameError: a source does not exist or holds no readable frame.
+        NetworkError: a bundle holds no weights.
+    """
+    _check_pair(incumbent, candidate)
+    run_on = pick_device(device)
+    started = time.monotonic()
+    source = open_frames([str(one) for one in sources], on_skip=note)
+    total = None if source.length is None else min(source.length, max_frames)
+    old, new = (
+        Model(load_network(bundle, run_on), bundle.manifest.input)
+        for bundle in (incumbent, candidate)
+    )
+    images = _counted(thinned(source, max_frames, note), total, report)
+    evidence = gather(old, new, images, run_on, stop=stop)
+    verdict = decide(evidence, incumbent.label_space.classes, time.monotonic() - started)
+    return replace(verdict, incumbent=incumbent.hash)
+
+
+def _check_pair(incumbent: Bundle, candidate: Bundle) -> None:
+    old, new = incumbent.label_space, candidate.label_space
+    if old.classes != new.classes:
+        raise LabelSpaceError(
+            f"{candidate.path}: its label space {new.name} ({new.num_classes} classes) is not that "
+            f"of {incumbent.path}, {old.name} ({old.num_classes} classes); only models with the "
+            "same classes can be judged against each other."
+        )
+    weights = [bundle.artefact(kind="weights") for bundle in (incumbent, candidate)]
+    same_weights = weights[0] and weights[1] and weights[0].sha256 == weights[1].sha256
+    if same_weights and incumbent.manifest.input == candidate.manifest.input:
+        raise ConfigError(
+            f"{candidate.path}: is the same model as {incumbent.path}, so there is nothing to "
+            "judge; give an incumbent and a candidate."
+        )
+
+
+def _readable(frames: FrameSet, note: Note) -> Iterator[Image]:
+    for i in range(len(frames)):
+        try:
+            yield frames.image(i)
+        except FrameError as error:  # noqa: PERF203 - the others are judged on
+            note(f"left out: {error}")
+
+
+def _counted(
+    frames: Iterable[Frame], total: int | None, report: Callable[[int, int | None], None]
+) -> Iterator[Image]:
+    for done, frame in enumerate(frames, 1):
+        yield frame.image
+        report(done, total)
