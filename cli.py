@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from . import __version__
-from .runtime.errors import FrameError, MissingDependencyError, RoadshiftError, RunInterrupted
-
-if TYPE_CHECKING:
-    from .adapt.trainer import RunOptions
-    from .runtime.bundle import Bundle
-    from .runtime.engine import Engine
+from .cli_shared import (
+    Backend,
+    BundleIn,
+    CheckpointEvery,
+    Config,
+    Device,
+    Json,
+    Losses,
+    Out,
+    Overwrite,
+    Resume,
+    Seed,
+    Set,
+    Threads,
+    engine_of,
+    import_torch_backend,
+    listing,
+    made_how,
+    needs_torch,
+    opened_bundle,
+    plain_options,
+    print_made,
+    run_options,
+    run_seconds,
+    with_losses,
+)
+from .runtime.errors import FrameError, RoadshiftError, RunInterrupted
 
 app = typer.Typer(
     name="roadshift",
@@ -28,31 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would double the time of --help, and box one-line errors
 )
-
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Backend = Annotated[
-    str,
-    typer.Option(
-        help="auto, tensorrt, onnxruntime, onnxruntime-tensorrt, torch, torch-fp16, torch-compile."
-    ),
-]
-BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
-Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),
-]
-Losses = Annotated[
-    str | None,
-    typer.Option(help="reference, tiled or triton; unless given, what the device asks for."),
-]
-Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
-CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 
 
 def main() -> NoReturn:
@@ -82,21 +75,6 @@ def _options(
     del version  # handled by its callback
 
 
-@contextmanager
-def _needs_torch(command: str) -> Iterator[None]:
-    """Turns a missing package of the ``adapt`` extra into a sentence."""
-    try:
-        import_module("torch")  # first: where several are missing, it is the one to name
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
-            raise
-        raise MissingDependencyError(
-            f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]' "
-            "(Python 3.11 or newer)."
-        ) from error
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
@@ -113,10 +91,10 @@ def demo(
     from .runtime.bench.table import bench_table
     from .runtime.terminal import evaluation_table, note, print_json
 
-    with _needs_torch("demo"):
+    with needs_torch("demo"):
         from .export.demo import run_demo
 
-        result = run_demo(out, seed=seed, overwrite=overwrite, note=note, options=_plain_options())
+        result = run_demo(out, seed=seed, overwrite=overwrite, note=note, options=plain_options())
     if as_json:
         print_json(result)
         return
@@ -153,7 +131,7 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a source model on labelled images."""
-    with _needs_torch("train"):
+    with needs_torch("train"):
         from .adapt import Job, resolve_config, train_bundle
         from .adapt.models import IMAGENET_INPUT, network_spec, parse_size
         from .runtime.labels import label_space as find_label_space
@@ -161,7 +139,7 @@ def train(
         resolved = resolve_config("supervised", file=config, assignments=settings or (), seed=seed)
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)
-        with _run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+        with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             bundle = train_bundle(
                 images,
                 labels,
@@ -172,7 +150,7 @@ def train(
                 Job(out, overwrite, device, options),
                 initial=init,
             )
-    _print_made(bundle, as_json)
+    print_made(bundle, as_json)
 
 
 @app.command(name="import")
@@ -193,7 +171,7 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a published checkpoint, or of one's own."""
-    with _needs_torch("import"):
+    with needs_torch("import"):
         from .adapt.import_bundle import import_bundle
         from .runtime.labels import label_space as find_label_space
 
@@ -209,7 +187,7 @@ def import_(
             arguments=argument or (),
             overwrite=overwrite,
         )
-    _print_made(bundle, as_json)
+    print_made(bundle, as_json)
 
 
 @app.command()
@@ -255,14 +233,14 @@ def adapt(
     """
     from .runtime.terminal import note
 
-    with _needs_torch("adapt"):
+    with needs_torch("adapt"):
         from .adapt import METHODS, Job, Student, adapt_black_box, adapt_bundle, resolve_config
         from .adapt.judging.judge import choose_gate
         from .runtime.errors import ConfigError
 
         if method not in METHODS:
             raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
-        chosen = _with_losses(settings, losses)
+        chosen = with_losses(settings, losses)
         resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
         learner = Student(student, label_space, input_size, init)
         if not METHODS[method].black_box and learner != Student():
@@ -271,7 +249,7 @@ def adapt(
                 f"{method} starts from the bundle's own network."
             )
         gate = choose_gate(gate, method, METHODS[method].black_box, note)
-        with _run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+        with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             job = Job(out, overwrite, device, options)
             if METHODS[method].black_box:
                 adapted = adapt_black_box(
@@ -279,14 +257,14 @@ def adapt(
                 )
             else:
                 adapted = adapt_bundle(
-                    _opened(bundle),
+                    opened_bundle(bundle),
                     frames,
                     resolved,
                     job,
                     max_frames=max_frames,
                     gated=gate != "off",
                 )
-    _print_made(adapted, as_json)
+    print_made(adapted, as_json)
     verdict = adapted.manifest.verdict
     error = verdict.error(adapted.path) if verdict else None
     if error is not None and gate == "refuse":
@@ -312,7 +290,7 @@ def judge(
     from .runtime.signals import stop_on_signals
     from .runtime.terminal import note, print_json, progress, verdict_table
 
-    with _needs_torch("judge"):
+    with needs_torch("judge"):
         from .adapt.judging.judge import judge_bundles
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
@@ -380,7 +358,7 @@ def compare(
     from .runtime.labels import label_space as find_label_space
     from .runtime.terminal import comparison_table, note, print_json
 
-    with _needs_torch("compare"):
+    with needs_torch("compare"):
         from .adapt import Job
         from .adapt.compare import compare as compare_methods
         from .adapt.compare import measured_pairs
@@ -388,11 +366,11 @@ def compare(
         from .adapt.compare_rows import comparison_rows
         from .adapt.contenders import choose_contenders
 
-        chosen = _with_losses(settings, losses)
+        chosen = with_losses(settings, losses)
         contenders = choose_contenders(methods, chosen, seeds=seeds, steps=steps)
         pairs = measured_pairs(frames, images, labels)
         space = find_label_space(label_space) if label_space else None
-        with _run_options(False, "60s", time_budget, None, "compare", "done") as options:
+        with run_options(False, "60s", time_budget, None, "compare", "done") as options:
             comparison = compare_methods(
                 open_bundle(bundle),
                 frames,
@@ -431,12 +409,12 @@ def reproduce(
     """Adapt and measure as a published row says, and put both figures side by side."""
     from .runtime.terminal import evaluation_table, print_json, table
 
-    with _needs_torch("reproduce"):
+    with needs_torch("reproduce"):
         from .adapt.recipes import find_recipe
         from .adapt.reproduction import reproduce as reproduce_row
 
         file = find_recipe(recipe)
-        with _run_options(resume, checkpoint_every, None, memory_budget) as options:
+        with run_options(resume, checkpoint_every, None, memory_budget) as options:
             result = reproduce_row(
                 file,
                 data,
@@ -487,7 +465,7 @@ def eval_(
 
     pairs = labelled_pairs(images, labels)
     space = find_label_space(label_space) if label_space else None
-    with _engine(bundle, backend, device, artefact, threads) as engine:
+    with engine_of(bundle, backend, device, artefact, threads) as engine:
         note(engine.reason)
         with progress("eval", "frames") as update:
             confusion = evaluate(engine, pairs, space, lambda done, n: update(done, n, ""))
@@ -545,7 +523,7 @@ def export(
     from .runtime.terminal import note, print_json, progress
     from .runtime.units import parse_memory
 
-    with _needs_torch("export"):
+    with needs_torch("export"):
         from .export.artefacts import export_bundle
         from .export.judge import Floors
         from .export.plan_maker import PlanOptions
@@ -557,7 +535,7 @@ def export(
         )
         with progress("export", "steps") as update:
             record = export_bundle(
-                _opened(bundle),
+                opened_bundle(bundle),
                 to,
                 precisions=precision,
                 frames=frames or (),
@@ -575,7 +553,7 @@ def export(
         return
     for row in record["artefacts"]:
         typer.echo(
-            f"{bundle / row['path']}: {row['precision']}, {_made_how(row)}, "
+            f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
             f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
             f"({row['compared_on']})"
@@ -639,7 +617,7 @@ def run(
     seconds = parse_duration("--duration", duration) if duration else None
     with (
         stop_on_signals() as stop_requested,
-        _engine(bundle, backend, device, artefact, threads) as engine,
+        engine_of(bundle, backend, device, artefact, threads) as engine,
     ):
         note(engine.reason)
         with progress("run", "frames") as update:
@@ -748,11 +726,11 @@ def bench(
         check_comparable(baseline, scenario(camera), any_machine=any_machine)
     if save is not None:
         check_can_save(save)
-    _import_torch_backend()
+    import_torch_backend()
     measured = []
     for bundle in bundles:
         with progress("bench", "steps") as update:
-            found = measure_bundle(_opened(bundle), settings, note=note, report=update)
+            found = measure_bundle(opened_bundle(bundle), settings, note=note, report=update)
         measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
     rows = [m.row for m in measured]
     if as_json:
@@ -803,29 +781,29 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         [(a.path, a.kind, a.precision, a.bytes, a.sha256[:12]) for a in manifest.artefacts],
     )
     if manifest.verdict is not None:
-        verdict_table(manifest.verdict, _run_seconds(opened))
+        verdict_table(manifest.verdict, run_seconds(opened))
 
 
 @app.command()
 def networks(as_json: Json = False) -> None:
     """The networks that can be trained, imported and adapted."""
-    with _needs_torch("networks"):
+    with needs_torch("networks"):
         from .adapt.networks import network_summaries
 
-        _listing("networks", [summary._asdict() for summary in network_summaries()], as_json)
+        listing("networks", [summary._asdict() for summary in network_summaries()], as_json)
 
 
 @app.command()
 def methods(as_json: Json = False) -> None:
     """The adaptation methods."""
-    with _needs_torch("methods"):
+    with needs_torch("methods"):
         from .adapt import METHODS
 
         rows = [
             {"name": m.name, "summary": m.summary, "variants": list(m.presets), "source": m.source}
             for m in METHODS.values()
         ]
-    _listing("methods", rows, as_json)
+    listing("methods", rows, as_json)
 
 
 @app.command(name="label-spaces")
@@ -835,7 +813,7 @@ def label_spaces(as_json: Json = False) -> None:
 
     spaces = [label_space(name) for name in LABEL_SPACES]
     rows = [{"name": s.name, "classes": s.num_classes, "names": list(s.classes)} for s in spaces]
-    _listing("label spaces", rows, as_json)
+    listing("label spaces", rows, as_json)
 
 
 @app.command()
@@ -854,148 +832,6 @@ def doctor(as_json: Json = False) -> None:
         ["", "what", "found", "advice"],
         [(marks[c["ok"]], c["check"], c["found"], c["advice"]) for c in checks],
     )
-
-
-# --- shared by the commands -----------------------------------------------------------------------
-
-
-def _made_how(row: Mapping[str, Any]) -> str:
-    """Of an exported artefact: its opset, or who built or refitted a plan, and in how long."""
-    if row["format"] == "onnx":
-        return f"opset {row['opset']}"
-    refitted = "refit_s" in row
-    done = f"refitted in {row['refit_s']:.1f} s" if refitted else f"built in {row['build_s']:.0f} s"
-    layers = ", ".join(f"{count} in {name}" for name, count in row["layers"].items())
-    return (
-        f"{done} by {row['flavour']} {row['version']} for {row['gpu']}"
-        f"{f' (layers: {layers})' if layers else ''}"
-    )
-
-
-def _listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    from .runtime.terminal import print_json, table
-
-    if as_json:
-        print_json(rows)
-    else:
-        columns = list(rows[0])
-        table(title, columns, [[row[column] for column in columns] for row in rows])
-
-
-def _print_made(bundle: Bundle, as_json: bool) -> None:
-    from .runtime.terminal import print_json, verdict_table
-
-    origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
-    outcome = origin.configuration.get("outcome", {})
-    if as_json:
-        print_json(
-            {
-                "bundle": str(bundle.path),
-                "hash": bundle.hash,
-                "method": origin.method,
-                "frames": origin.frames,
-                "seed": origin.seed,
-                "outcome": outcome,
-                "verdict": verdict.record() if verdict else None,
-            }
-        )
-        return
-    typer.echo(f"Wrote {bundle.path} ({origin.method}).")
-    if isinstance(outcome, dict) and outcome:
-        typer.echo(
-            f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "
-            f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
-            f"{outcome['skipped_steps']} steps skipped."
-        )
-    if verdict is not None:
-        verdict_table(verdict, _run_seconds(bundle))
-
-
-def _run_seconds(bundle: Bundle) -> float | None:
-    """What the run that made a bundle took, without judging it."""
-    return next((m.value for m in bundle.manifest.measured if m.name == "run_seconds"), None)
-
-
-def _opened(bundle: Path) -> Bundle:
-    """The bundle, with a note where its own gate did not promote it."""
-    from .runtime.bundle import open_bundle
-    from .runtime.terminal import note
-
-    opened = open_bundle(bundle)
-    if opened.manifest.verdict and opened.manifest.verdict.warning:
-        note(f"{bundle}: {opened.manifest.verdict.warning}")
-    return opened
-
-
-def _import_torch_backend() -> None:
-    """Make the torch engine known where the ``adapt`` extra is; exported bundles need none."""
-    from importlib.util import find_spec
-
-    if sys.version_info >= (3, 11) and find_spec("torch") is not None:
-        from . import adapt as _  # noqa: F401
-
-
-def _engine(
-    bundle: Path, backend: str, device: str, artefact: str | None, threads: int | None
-) -> Engine:
-    from .runtime.engine import open_engine
-
-    opened = _opened(bundle)
-    named = None if artefact is None else opened.artefact(name=artefact)
-    wanted = named or opened.artefact(kind="onnx")
-    if backend.startswith("torch") or (
-        backend == "auto" and (wanted is None or wanted.kind == "weights")
-    ):
-        _import_torch_backend()
-    return open_engine(opened, backend=backend, device=device, artefact=artefact, threads=threads)
-
-
-def _plain_options() -> RunOptions:
-    from .adapt.trainer import RunOptions
-    from .runtime.terminal import note
-
-    return RunOptions(fingerprint="", note=note)  # the run fills in its own
-
-
-def _with_losses(settings: list[str] | None, losses: str | None) -> list[str]:
-    """``--set``'s settings and ``--losses``, which is one of them by another name."""
-    return [*(settings or ()), *([f"losses={losses}"] if losses else [])]
-
-
-@contextmanager
-def _run_options(
-    resume: bool,
-    checkpoint_every: str,
-    time_budget: str | None,
-    memory_budget: str | None,
-    title: str = "step",
-    unit: str = "steps",
-) -> Iterator[RunOptions]:
-    """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from .adapt.trainer import Progress, RunOptions
-    from .runtime.signals import stop_on_signals
-    from .runtime.terminal import note, progress
-    from .runtime.units import parse_duration, parse_memory
-
-    with stop_on_signals() as stop_requested, progress(title, unit) as update:
-
-        def report(step: Progress) -> None:
-            losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-            text = f"{step.stage}: {step.steps_per_s:.2f}/s, {step.eta_s:.0f} s left, {losses}"
-            update(step.step, step.steps, text.rstrip(", "))
-
-        yield RunOptions(
-            fingerprint="",  # the run fills in its own
-            resume=resume,
-            checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
-            time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
-            memory_budget_bytes=(
-                parse_memory("--memory-budget", memory_budget) if memory_budget else None
-            ),
-            report=report,
-            note=note,
-            stop_requested=stop_requested,
-        )
 
 
 if __name__ == "__main__":

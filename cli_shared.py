@@ -1,0 +1,202 @@
+"""What several commands of the command line share: options, bundles, runs, and what they print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .runtime.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from .adapt.trainer import RunOptions
+    from .runtime.bundle import Bundle
+    from .runtime.engine import Engine
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="auto, tensorrt, onnxruntime, onnxruntime-tensorrt, torch, torch-fp16, torch-compile."
+    ),
+]
+BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),
+]
+Losses = Annotated[
+    str | None,
+    typer.Option(help="reference, tiled or triton; unless given, what the device asks for."),
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
+
+
+@contextmanager
+def needs_torch(command: str) -> Iterator[None]:
+    """Turns a missing package of the ``adapt`` extra into a sentence."""
+    try:
+        import_module("torch")  # first: where several are missing, it is the one to name
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+            raise
+        raise MissingDependencyError(
+            f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]' "
+            "(Python 3.11 or newer)."
+        ) from error
+
+
+def made_how(row: Mapping[str, Any]) -> str:
+    """Of an exported artefact: its opset, or who built or refitted a plan, and in how long."""
+    if row["format"] == "onnx":
+        return f"opset {row['opset']}"
+    refitted = "refit_s" in row
+    done = f"refitted in {row['refit_s']:.1f} s" if refitted else f"built in {row['build_s']:.0f} s"
+    layers = ", ".join(f"{count} in {name}" for name, count in row["layers"].items())
+    return (
+        f"{done} by {row['flavour']} {row['version']} for {row['gpu']}"
+        f"{f' (layers: {layers})' if layers else ''}"
+    )
+
+
+def listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """Rows of equal keys, as a table or as JSON."""
+    from .runtime.terminal import print_json, table
+
+    if as_json:
+        print_json(rows)
+    else:
+        columns = list(rows[0])
+        table(title, columns, [[row[column] for column in columns] for row in rows])
+
+
+def print_made(bundle: Bundle, as_json: bool) -> None:
+    """What a run has made, with the verdict on it where there is one."""
+    from .runtime.terminal import print_json, verdict_table
+
+    origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
+    outcome = origin.configuration.get("outcome", {})
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "hash": bundle.hash,
+                "method": origin.method,
+                "frames": origin.frames,
+                "seed": origin.seed,
+                "outcome": outcome,
+                "verdict": verdict.record() if verdict else None,
+            }
+        )
+        return
+    typer.echo(f"Wrote {bundle.path} ({origin.method}).")
+    if isinstance(outcome, dict) and outcome:
+        typer.echo(
+            f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "
+            f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
+            f"{outcome['skipped_steps']} steps skipped."
+        )
+    if verdict is not None:
+        verdict_table(verdict, run_seconds(bundle))
+
+
+def run_seconds(bundle: Bundle) -> float | None:
+    """What the run that made a bundle took, without judging it."""
+    return next((m.value for m in bundle.manifest.measured if m.name == "run_seconds"), None)
+
+
+def opened_bundle(bundle: Path) -> Bundle:
+    """The bundle, with a note where its own gate did not promote it."""
+    from .runtime.bundle import open_bundle
+    from .runtime.terminal import note
+
+    opened = open_bundle(bundle)
+    if opened.manifest.verdict and opened.manifest.verdict.warning:
+        note(f"{bundle}: {opened.manifest.verdict.warning}")
+    return opened
+
+
+def import_torch_backend() -> None:
+    """Make the torch engine known where the ``adapt`` extra is; exported bundles need none."""
+    from importlib.util import find_spec
+
+    if sys.version_info >= (3, 11) and find_spec("torch") is not None:
+        from . import adapt as _  # noqa: F401
+
+
+def engine_of(
+    bundle: Path, backend: str, device: str, artefact: str | None, threads: int | None
+) -> Engine:
+    """The engine asked for, on the bundle's file of that name."""
+    from .runtime.engine import open_engine
+
+    opened = opened_bundle(bundle)
+    named = None if artefact is None else opened.artefact(name=artefact)
+    wanted = named or opened.artefact(kind="onnx")
+    if backend.startswith("torch") or (
+        backend == "auto" and (wanted is None or wanted.kind == "weights")
+    ):
+        import_torch_backend()
+    return open_engine(opened, backend=backend, device=device, artefact=artefact, threads=threads)
+
+
+def plain_options() -> RunOptions:
+    """Options of a run that only prints its notes."""
+    from .adapt.trainer import RunOptions
+    from .runtime.terminal import note
+
+    return RunOptions(fingerprint="", note=note)  # the run fills in its own
+
+
+def with_losses(settings: list[str] | None, losses: str | None) -> list[str]:
+    """``--set``'s settings and ``--losses``, which is one of them by another name."""
+    return [*(settings or ()), *([f"losses={losses}"] if losses else [])]
+
+
+@contextmanager
+def run_options(
+    resume: bool,
+    checkpoint_every: str,
+    time_budget: str | None,
+    memory_budget: str | None,
+    title: str = "step",
+    unit: str = "steps",
+) -> Iterator[RunOptions]:
+    """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
+    from .adapt.trainer import Progress, RunOptions
+    from .runtime.signals import stop_on_signals
+    from .runtime.terminal import note, progress
+    from .runtime.units import parse_duration, parse_memory
+
+    with stop_on_signals() as stop_requested, progress(title, unit) as update:
+
+        def report(step: Progress) -> None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+            text = f"{step.stage}: {step.steps_per_s:.2f}/s, {step.eta_s:.0f} s left, {losses}"
+            update(step.step, step.steps, text.rstrip(", "))
+
+        yield RunOptions(
+            fingerprint="",  # the run fills in its own
+            resume=resume,
+            checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
+            time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
+            memory_budget_bytes=(
+                parse_memory("--memory-budget", memory_budget) if memory_budget else None
+            ),
+            report=report,
+            note=note,
+            stop_requested=stop_requested,
+        )
