@@ -104,7 +104,9 @@ def demo(
     typer.echo(
         f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
         f"the ONNX model agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
-        f"{result['seconds']:.0f} s in all.\nLook at {out / 'before-after.png'}; "
+        f"{result['seconds']:.0f} s in all.\n"
+        f"Its gate saw no label and says {result['verdict']['decision']}: "
+        f"{result['verdict']['sentence']}\nLook at {out / 'before-after.png'}; "
         f"then try: roadshift eval {out / 'adapted'} --images {out / 'scenes/heldout/images'} "
         f"--labels {out / 'scenes/heldout/labels'}"
     )

@@ -185,8 +185,8 @@ def ask(source: Path, adapt_on: Path, measure_on: Path, seed: int) -> dict[str, 
             rows[title] = measured(source, measure_on)
             continue
         out = source.with_name(f"{source.name}-{adapt_on.name}-{method.replace(' ', '-')}")
-        words = ("--method", method.split()[0], "--seed", seed, *SETTINGS.get(title, ()))
-        made(out, "adapt", source, adapt_on / "images", *words)
+        words = ("--method", method.split()[0], "--seed", seed, "--gate", "off")
+        made(out, "adapt", source, adapt_on / "images", *words, *SETTINGS.get(title, ()))
         rows[title] = measured(out, measure_on)
     return rows
 

@@ -149,7 +149,8 @@ def ablate(
             continue
         out = source.with_name(f"{source.name}-{title.lower().replace(' ', '-')}")
         options = [word for setting in settings for word in ("--set", setting)]
-        camvid.made(out, "adapt", source, adapt_on / "images", "--method", method, *options)
+        words = ("--method", method, "--gate", "off", *options)
+        camvid.made(out, "adapt", source, adapt_on / "images", *words)
         found[title] = camvid.measured(out, measure_on)["miou"]
     return found
 
