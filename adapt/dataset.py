@@ -125,9 +125,7 @@ def set_aside(
     if count < LEAST_TO_JUDGE:
         return frames, None
     held = max(count // 10, min(16, count // 4))
-    note(
-        f"the last {held} of {count} frames are set aside to judge the result on (--gate off: none)"
-    )
+    note(f"the last {held} of {count} frames are set aside to judge the result on (see --gate)")
     return (
         frames.only(range(count - held - held // 8)),
         frames.only(range(count - held, count)),

@@ -33,12 +33,13 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
         raise ConfigError(f"--gate {asked!r}: is one of {', '.join(GATES)}.")
     if not black_box:
         return asked or "refuse"
-    if asked in ("refuse", "warn"):
+    if asked not in (None, "off"):
         raise ConfigError(
             f"--gate {asked}: {method} knows its source model by its answers alone, so there is no "
             "incumbent to judge its student against; leave the option out."
         )
-    note("no gate: a black box is no incumbent that its student could be judged against")
+    if asked is None:
+        note("no gate: a student of a black box has no incumbent to be judged against")
     return "off"
 
 

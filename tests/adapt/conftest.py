@@ -58,13 +58,22 @@ def _images(count: int) -> list[np.ndarray]:
     return images
 
 
+def _written(folder: Path, count: int) -> Path:
+    for i, image in enumerate(_images(count)):
+        assert cv2.imwrite(str(folder / f"frame_{i}.png"), image[..., ::-1])
+    return folder
+
+
 @pytest.fixture(scope="session")
 def frames_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six PNGs of 48x32."""
-    folder = tmp_path_factory.mktemp("frames")
-    for i, image in enumerate(_images(FRAMES)):
-        assert cv2.imwrite(str(folder / f"frame_{i}.png"), image[..., ::-1])
-    return folder
+    return _written(tmp_path_factory.mktemp("frames"), FRAMES)
+
+
+@pytest.fixture(scope="session")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 40 PNGs of 48x32: the gate takes the last ten, and one is for nothing."""
+    return _written(tmp_path_factory.mktemp("recording"), 40)
 
 
 def new_network(seed: int = 0, **arguments: Any) -> SegmentationNetwork:
