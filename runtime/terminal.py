@@ -197,7 +197,8 @@ def verdict_table(verdict: Verdict, adaptation_s: float | None = None) -> None:
             "says",
         )
         table("\nJudged without labels", columns, rows)
-    share = f", {verdict.seconds / adaptation_s:.1%} of the adaptation's" if adaptation_s else ""
+    percent = 100 * verdict.seconds / adaptation_s if adaptation_s else None
+    share = "" if percent is None else f", {percent:.1f} % of the adaptation's"
     console().print(
         Text(
             f"{DECISIONS[verdict.decision]}: {verdict.sentence}\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from ...runtime.verdict import Verdict
 from ..context import Context
 from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models import load_network, pick_device
-from .evidence import gather
+from .evidence import Evidence, gather
 from .verdict import decide
 from .views import Image, Model
 
@@ -72,8 +73,7 @@ def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
         )
     except FrameError as error:
         return Verdict("ask", str(error), (), 0, incumbent=incumbent.hash)
-    verdict = decide(evidence, incumbent.label_space.classes, time.monotonic() - started)
-    return replace(verdict, incumbent=incumbent.hash)
+    return _decided(evidence, incumbent, started)
 
 
 def judge_bundles(
@@ -113,8 +113,27 @@ def judge_bundles(
     )
     images = _counted(thinned(source, max_frames, note), total, report)
     evidence = gather(old, new, images, run_on, stop=stop)
+    return _decided(evidence, incumbent, started)
+
+
+def _decided(evidence: Evidence, incumbent: Bundle, started: float) -> Verdict:
+    """The verdict for a manifest, which holds no NaN: a score that does not exist is None there."""
     verdict = decide(evidence, incumbent.label_space.classes, time.monotonic() - started)
-    return replace(verdict, incumbent=incumbent.hash)
+    checks = tuple(
+        replace(
+            check,
+            incumbent=_number(check.incumbent),
+            candidate=_number(check.candidate),
+            low=_number(check.low),
+            high=_number(check.high),
+        )
+        for check in verdict.checks
+    )
+    return replace(verdict, checks=checks, incumbent=incumbent.hash)
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _check_pair(incumbent: Bundle, candidate: Bundle) -> None:

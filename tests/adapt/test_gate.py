@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -367,6 +368,22 @@ def test_weights_that_are_no_numbers_are_refused(
     assert verdict.decision == "keep"
     assert "not numbers" in verdict.sentence
     json.dumps(verdict.record(), allow_nan=False)
+
+
+def test_a_score_that_does_not_exist_is_null_in_the_record(
+    source: Bundle,
+    changed: Callable[..., Bundle],
+    recording: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without batch norm there is no divergence, and a manifest holds no NaN."""
+    unknown = replace(CHECK, incumbent=math.nan, low=-math.inf, high=math.nan)
+    verdict = Verdict("keep", "No.", (unknown,), 6)
+    monkeypatch.setattr(judge, "decide", lambda *_: verdict)
+    record = judge_bundles(source, changed(louder), [recording], device="cpu").record()
+    (check,) = json.loads(json.dumps(record, allow_nan=False))["checks"]
+    assert (check["incumbent"], check["low"], check["high"]) == (None, None, None)
+    assert check["candidate"] == CHECK.candidate
 
 
 def test_the_same_model_twice_is_no_pair(
