@@ -30,6 +30,7 @@ from roadshift.runtime.bundle import (
 )
 from roadshift.runtime.errors import BundleError, OutputError
 from roadshift.runtime.labels import label_space
+from roadshift.runtime.verdict import Check, Verdict
 
 PARTS: dict[str, Any] = {
     "network": NetworkSpec(name="fast_scnn", arguments={"width": 1.0}),
@@ -38,6 +39,14 @@ PARTS: dict[str, Any] = {
     "provenance": Provenance(method="iapc", seed=3, frames=62, versions={"numpy": "2"}),
 }
 WEIGHTS = bytes(range(256)) * 20
+VERDICT = Verdict(
+    "keep",
+    "It lost the sky.",
+    (Check("area_lost", None, 1.0, None, None, 0.8, False, "The sky is gone."),),
+    frames=16,
+    seconds=1.5,
+    incumbent="0" * 64,
+)
 
 
 def write(path: Path, weights: bytes = WEIGHTS, overwrite: bool = False) -> Bundle:
@@ -185,6 +194,18 @@ def test_an_artefact_outside_the_folder_is_refused(bundle: Bundle, tmp_path: Pat
             open_bundle(bundle.path)
 
 
+def test_a_verdict_is_read_as_it_was_written_and_stays_when_a_bundle_grows(tmp_path: Path) -> None:
+    with BundleWriter(tmp_path / "judged") as writer:
+        writer.add_bytes("model.safetensors", WEIGHTS, kind="weights")
+        writer.commit(**PARTS, verdict=VERDICT)
+    judged = open_bundle(tmp_path / "judged")
+    assert judged.manifest.verdict == VERDICT
+    with extend_bundle(judged) as writer:
+        writer.add_bytes("model.onnx", b"graph", kind="onnx")
+        writer.commit()
+    assert open_bundle(tmp_path / "judged").manifest.verdict == VERDICT
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -195,6 +216,9 @@ def test_an_artefact_outside_the_folder_is_refused(bundle: Bundle, tmp_path: Pat
         ({"network": {}}, r"invalid at 'network\.name'"),
         ({"label_space": {"name": "x"}}, "invalid at 'label_space'.*missing keys"),
         ({"input": {"width": 0}}, r"invalid at 'input\.width'.*and 3 more"),
+        ({"verdict": {**VERDICT.record(), "decision": "perhaps"}}, r"at 'verdict\.decision'"),
+        ({"verdict": {**VERDICT.record(), "mood": "good"}}, r"invalid at 'verdict\.mood'"),
+        ({"verdict": {**VERDICT.record(), "checks": [{}]}}, r"'verdict\.checks\.0\.name'.*more"),
     ],
 )
 def test_an_invalid_manifest_names_the_key(
