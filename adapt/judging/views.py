@@ -69,7 +69,7 @@ class Viewer:
     @torch.no_grad()
     def say(self, images: Tensor, grid: tuple[int, int] | None = None) -> Said:
         """What the model says in evaluation mode, with its own statistics."""
-        with _evaluating(self.model.network):
+        with evaluating(self.model.network):
             handles = [
                 layer.register_forward_pre_hook(self._moments[layer].add) for layer in self._layers
             ]
@@ -92,18 +92,8 @@ class Viewer:
         What re-estimating them on these frames would give, in the same pass; the model stays as it
         is. Of a network without such layers it is the plain answer.
         """
-        with _evaluating(self.model.network):
-            momenta = [layer.momentum for layer in self._layers]
-            counts = [layer.num_batches_tracked.clone() for layer in self._layers]
-            try:
-                for layer in self._layers:
-                    layer.train()
-                    layer.momentum = 0.0
-                return self._logits(images, grid).softmax(dim=1)
-            finally:
-                for layer, momentum, count in zip(self._layers, momenta, counts, strict=True):
-                    layer.momentum = momentum
-                    layer.num_batches_tracked.copy_(count)
+        with evaluating(self.model.network, own_statistics=True):
+            return self._logits(images, grid).softmax(dim=1)
 
     def divergence(self) -> float:
         """See `batch_norm_divergence`, over all frames so far; NaN without such layers."""
@@ -117,13 +107,25 @@ class Viewer:
 
 
 @contextmanager
-def _evaluating(network: SegmentationNetwork) -> Iterator[None]:
-    """Every module in evaluation mode, and back to its own mode afterwards."""
+def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) -> Iterator[None]:
+    """Every module in evaluation mode, and back to its own mode afterwards.
+
+    Args:
+        own_statistics: batch norm normalises each batch with that batch's mean and variance, as
+            re-estimating would; the running ones stand still.
+    """
     modes = {module: module.training for module in network.modules()}
+    layers = batch_norm_layers(network) if own_statistics else []
     network.eval()
+    for layer in layers:
+        layer.train()
+        layer.track_running_stats = False
     try:
         yield
     finally:
+        for layer in layers:
+            layer.track_running_stats = True
+        network.train(modes[network])  # a foreign network's root is not among its modules
         for module, training in modes.items():
             module.training = training
 
