@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -243,6 +244,7 @@ def _run(
         crop_size=(sampler.height, sampler.width),
         losses=choose_kernel(config.losses, device, job.options.note),
         held=held,
+        classes=space.classes,
         stop_requested=job.options.stop_requested,
         note=job.options.note,
     )
@@ -294,9 +296,16 @@ def _run(
 
 def _measurements(summary: RunSummary, device: str) -> list[Measurement]:
     how = f"the run itself, on {device}"
+    watch = summary.watch
     return [
         Measurement(name="run_seconds", value=round(summary.seconds, 3), unit="s", how=how),
         Measurement(
             name="run_peak_memory", value=round(summary.peak_memory_mib, 1), unit="MiB", how=how
         ),
+        *([] if watch is None else [_watch_measurement(watch)]),
     ]
+
+
+def _watch_measurement(watch: Mapping[str, Any]) -> Measurement:
+    how = f"part of the run: {len(watch['looks'])} looks at {watch['frames']} frames set aside"
+    return Measurement(name="watch_seconds", value=watch["seconds"], unit="s", how=how)

@@ -40,6 +40,7 @@ class RunState:
     bad_streak: int = 0  # the last of them in a row
     history_bytes: int = 0
     scaler: Mapping[str, float] | None = None
+    watch: Mapping[str, Any] | None = None  # see `Watch.state`
 
 
 def write_atomically(path: Path, data: bytes) -> None:

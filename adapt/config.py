@@ -6,6 +6,7 @@ method's preset for the chosen ``variant``, a TOML file, and ``--set section.key
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -76,6 +77,16 @@ class AugmentConfig(Settings):
     blur: float = Field(default=0.0, ge=0)  # jitter: Gaussian, sigma drawn from [0, blur] pixels
 
 
+class WatchConfig(Settings):
+    """Looks at the frames set aside while a run adapts; without such frames there are none."""
+
+    every: int | None = Field(default=None, ge=0)  # steps; 0: never; None: see `steps_between`
+
+    def steps_between(self, steps: int) -> int:
+        """Steps from look to look in a run of ``steps``: unless set, an eighth, but at least 10."""
+        return max(10, math.ceil(steps / 8)) if self.every is None else self.every
+
+
 class RunConfig(Settings):
     """Everything that decides a run besides the model and the frames."""
 
@@ -90,6 +101,7 @@ class RunConfig(Settings):
     teacher_cache: bool = False  # iapc, pseudo: the frozen teacher's logits are kept on disk
     training: TrainingConfig = TrainingConfig()
     augment: AugmentConfig = AugmentConfig()
+    watch: WatchConfig = WatchConfig()
     method_config: dict[str, Any] = {}  # the method's own section, resolved and validated
 
 

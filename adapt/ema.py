@@ -1,8 +1,9 @@
-"""The memory model: an exponential moving average of the student's weights."""
+"""Averages of weights: the memory model, and the blend of a run's start and end."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
@@ -26,6 +27,13 @@ def ema_update(memory: nn.Module, student: nn.Module, smoothing: float) -> None:
     ours, theirs = list(memory.buffers()), list(student.buffers())
     if ours:
         torch._foreach_copy_(ours, theirs)
+
+
+@torch.no_grad()
+def blend(model: nn.Module, start: Mapping[str, Tensor], share: float) -> None:
+    """``w <- w_start + share (w - w_start)`` for every parameter; buffers stay."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(torch.lerp(start[name].to(parameter), parameter, share))
 
 
 def snapshot(tensors: list[Tensor]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ from .checkpoint import (
 from .config import TrainingConfig
 from .context import Context
 from .dataset import Batch, CropSampler, Prefetcher
+from .ema import blend
+from .judging.watch import Watch
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
 from .passes import Passes, is_finite, seed_of
@@ -93,6 +96,7 @@ class RunSummary:
     precision_measured: Mapping[str, Mapping[str, float | None]] | None  # None: not by measuring
     losses: str  # what computed them
     batch_norm_layers: int
+    watch: Mapping[str, Any] | None = None  # what was seen of the frames set aside, if any were
 
 
 @contextmanager
@@ -183,11 +187,12 @@ class Trainer:
             planned_steps=steps,
             micro_batch=self.training.micro_batch or self.training.batch_size,
         )
+        self.watch = Watch(model, context, self._start_file(0), self.state.planned_steps)
         self._last_checkpoint = time.monotonic()
         self._restored: dict[str, Tensor] | None = None
 
     def run(self) -> RunSummary:
-        """Warm start, stages, blend, clean statistics.
+        """Warm start, stages, the best step that was looked at, blend, clean statistics.
 
         The blend keeps ``blend`` of the way from the weights after the warm start to those after
         the last stage (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
@@ -201,12 +206,16 @@ class Trainer:
         with peak_memory(self.context.device) as peak:
             if not self._resume(deadline):
                 self._begin(deadline)
+            self.watch.begin()
             weights, _ = read_tensors(self._start_file(self.state.stage))
             self.model.load_state_dict(weights)
             for number in range(self.state.stage, len(self.stages)):
+                if self.watch.stopped:
+                    break
                 self._run_stage(number, deadline)
+            self.watch.finish(self.state.done, self.state.planned_steps)
             if self.stages and self.context.config.blend < 1:
-                self._blend(self.context.config.blend)
+                blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
             layers = 0
             if self.stages and self.context.config.final_bn and self._batch_norm_moves():
                 self.options.note("re-estimating batch-norm statistics on clean frames")
@@ -221,6 +230,7 @@ class Trainer:
             precision_measured=self.state.precision_measured,
             losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
+            watch=self.watch.record(),
         )
 
     # --- start ----------------------------------------------------------------------------------
@@ -239,6 +249,7 @@ class Trainer:
         self.state, deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)
+        self.watch.load_state(state.watch)
         if history.exists():
             with output_errors(history), history.open("r+b") as file:
                 file.truncate(state.history_bytes)  # lines written after the checkpoint
@@ -274,14 +285,6 @@ class Trainer:
     def _reestimate(self) -> int:
         return reestimate_batch_norm(self.model, self.context.whole_frames())
 
-    @torch.no_grad()
-    def _blend(self, share: float) -> None:
-        """``w <- w_start + share (w - w_start)`` for every parameter; buffers stay."""
-        start, _ = read_tensors(self._start_file(0))
-        for name, parameter in self.model.named_parameters():
-            before = start[name].to(parameter)
-            parameter.copy_(torch.lerp(before, parameter, share))
-
     def _start_file(self, stage: int) -> Path:
         return self.context.workdir / f"stage-{stage}.safetensors"
 
@@ -300,6 +303,8 @@ class Trainer:
 
     def _run_stage(self, number: int, deadline: Deadline) -> None:
         stage = self.stages[number]
+        if self.state.done == self.state.stage_start:
+            self.watch.begin_stage()
         torch.manual_seed(seed_of(self.context.config.seed, number))
         stage.begin(self.model, self.context)
         optimizer = build_optimizer(stage, self.model, self.training)
@@ -348,6 +353,9 @@ class Trainer:
                 self.state = replace(self.state, done=done, planned_steps=planned)
                 self._write_history(stage, optimizer, losses)
                 self._report(stage, losses, deadline)
+                self.watch.look(done)
+                if self.watch.stopped:
+                    break
                 if self.options.stop_requested():
                     self._checkpoint(deadline, stage, optimizer)
                     raise RunInterrupted(
@@ -387,6 +395,7 @@ class Trainer:
             elapsed_s=deadline.elapsed_s,
             history_bytes=size,
             scaler=self.precision.state(),
+            watch=self.watch.state(),
         )
         tensors: dict[str, Tensor] = {}
         if stage is not None and optimizer is not None:
@@ -396,6 +405,7 @@ class Trainer:
                 **prefixed("stage", stage.state()),
             }
         save_checkpoint(self.context.workdir / CHECKPOINT, tensors, self.state)
+        self.watch.tidy()
         self._last_checkpoint = time.monotonic()
 
     def _report(self, stage: Stage, losses: dict[str, float], deadline: Deadline) -> None:
@@ -418,6 +428,7 @@ class Trainer:
                 optimizer, passes.parameters, self.training.max_grad_norm
             )
             if finite and bool(torch.isfinite(norm)):
+                self.watch.add_norm(self.state.done + 1, float(norm))
                 self.precision.step(optimizer)
                 passes.stage.after_step()
                 self.state = replace(self.state, bad_streak=0)
