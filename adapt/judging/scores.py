@@ -29,7 +29,8 @@ def normalised_entropy(p: Tensor) -> Tensor:
     Returns:
         (B, h, w).
     """
-    return -torch.special.xlogy(p, p).sum(dim=1) / math.log(p.shape[1])
+    entropy: Tensor = -torch.special.xlogy(p, p).sum(dim=1)
+    return entropy / math.log(p.shape[1])
 
 
 def soft_neighbourhood_density(p: Tensor, temperature: float = SND_TEMPERATURE) -> Tensor:
@@ -51,7 +52,8 @@ def soft_neighbourhood_density(p: Tensor, temperature: float = SND_TEMPERATURE) 
     similarity = features @ features.transpose(1, 2) / temperature
     own = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)
     s = similarity.masked_fill(own, -torch.inf).softmax(dim=2)
-    return -torch.special.xlogy(s, s).sum(dim=2).mean(dim=1)
+    entropy: Tensor = -torch.special.xlogy(s, s).sum(dim=2)
+    return entropy.mean(dim=1)
 
 
 def information_maximisation(mean_p: Tensor, mean_entropy: Tensor | float) -> Tensor:
@@ -63,7 +65,8 @@ def information_maximisation(mean_p: Tensor, mean_entropy: Tensor | float) -> Te
         mean_p: mean probabilities over pixels and frames, (..., K).
         mean_entropy: mean entropy of the pixels in nats, (...).
     """
-    return -torch.special.xlogy(mean_p, mean_p).sum(dim=-1) - mean_entropy
+    entropy_of_mean: Tensor = -torch.special.xlogy(mean_p, mean_p).sum(dim=-1)
+    return entropy_of_mean - mean_entropy
 
 
 def consistency(intersections: Tensor, unions: Tensor) -> Tensor:
@@ -89,8 +92,8 @@ def histogram_divergence(one: Tensor, other: Tensor) -> Tensor:
         one, other: share of all pixels of each class, (R, K).
     """
     middle = (one + other) / 2
-    total = torch.special.xlogy(one, one) + torch.special.xlogy(other, other)
-    return (total - 2 * torch.special.xlogy(middle, middle)).sum(dim=-1) / 2
+    apart: Tensor = torch.special.xlogy(one, one) + torch.special.xlogy(other, other)
+    return (apart - 2 * torch.special.xlogy(middle, middle)).sum(dim=-1) / 2
 
 
 def area_lost(before: Tensor, after: Tensor) -> Tensor:

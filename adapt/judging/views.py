@@ -64,7 +64,8 @@ class Viewer:
         """Network inputs of frames of any size, (B, 3, H, W)."""
         spec = self.model.spec
         fitted = np.stack([fit_frame(frame, spec.width, spec.height) for frame in frames])
-        return self._normalise(torch.from_numpy(fitted).to(self._device))
+        images: Tensor = self._normalise(torch.from_numpy(fitted).to(self._device))
+        return images
 
     @torch.no_grad()
     def say(self, images: Tensor, grid: tuple[int, int] | None = None) -> Said:
