@@ -93,7 +93,8 @@ def histogram_divergence(one: Tensor, other: Tensor) -> Tensor:
     """
     middle = (one + other) / 2
     apart: Tensor = torch.special.xlogy(one, one) + torch.special.xlogy(other, other)
-    return (apart - 2 * torch.special.xlogy(middle, middle)).sum(dim=-1) / 2
+    together: Tensor = 2 * torch.special.xlogy(middle, middle)
+    return (apart - together).sum(dim=-1) / 2
 
 
 def area_lost(before: Tensor, after: Tensor) -> Tensor:
