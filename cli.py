@@ -783,7 +783,7 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         [(a.path, a.kind, a.precision, a.bytes, a.sha256[:12]) for a in manifest.artefacts],
     )
     if manifest.verdict is not None:
-        verdict_table(manifest.verdict, run_seconds(opened))
+        verdict_table(manifest.verdict, **run_seconds(opened))
 
 
 @app.command()

@@ -168,11 +168,12 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
             console().print(Text(f"{shown['method']}: {row['error']}"), soft_wrap=True)
 
 
-def verdict_table(verdict: Verdict, adaptation_s: float | None = None) -> None:
+def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) -> None:
     """Every score that a verdict rests on, the verdict, and what it cost.
 
     Args:
-        adaptation_s: what the adaptation took, where there was one.
+        run_s: what the adaptation took, its looks at the frames set aside included; 0: none.
+        watch_s: what those looks took.
     """
     rows = [
         [
@@ -197,12 +198,15 @@ def verdict_table(verdict: Verdict, adaptation_s: float | None = None) -> None:
             "says",
         )
         table("\nJudged without labels", columns, rows)
-    percent = 100 * verdict.seconds / adaptation_s if adaptation_s else None
-    share = "" if percent is None else f", {percent:.1f} % of the adaptation's"
+    looks = f", with {watch_s:.1f} s of looks while adapting" if watch_s else ""
+    share, adapting_s = "", run_s - watch_s
+    if adapting_s > 0:
+        percent = 100 * (verdict.seconds + watch_s) / adapting_s
+        share = f": {percent:.1f} % of the {adapting_s:.0f} s that adapting took"
     console().print(
         Text(
             f"{DECISIONS[verdict.decision]}: {verdict.sentence}\n"
-            f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{share}."
+            f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
         ),
         soft_wrap=True,
     )
