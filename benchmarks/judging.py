@@ -24,11 +24,12 @@ import judging_pairs
 import torch
 from roadshift.adapt import load_network
 from roadshift.adapt.judging.evidence import Evidence, Score, gather
-from roadshift.adapt.judging.verdict import Verdict, decide
+from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.judging.views import Model
 from roadshift.runtime.bench.chart import Axis, Chart
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.images import read_image
+from roadshift.runtime.verdict import Verdict
 
 TESTED_SEEDS = (2, 3)  # source models of the pairs that test; the others set the thresholds
 TOLERATED = 0.5  # points of mIoU

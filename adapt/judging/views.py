@@ -93,8 +93,11 @@ class Viewer:
         What re-estimating them on these frames would give, in the same pass; the model stays as it
         is. Of a network without such layers it is the plain answer.
         """
+        count = len(images)
+        if count == 1:  # a pooled map of one pixel has no variance; twice the same changes nothing
+            images = images.repeat(2, 1, 1, 1)
         with evaluating(self.model.network, own_statistics=True):
-            return self._logits(images, grid).softmax(dim=1)
+            return self._logits(images, grid).softmax(dim=1)[:count]
 
     def divergence(self) -> float:
         """See `batch_norm_divergence`, over all frames so far; NaN without such layers."""

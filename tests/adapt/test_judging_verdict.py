@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,10 +25,12 @@ from judging_cases import (
 )
 from roadshift.adapt.batch_norm import reestimate_batch_norm
 from roadshift.adapt.inputs import Normalise
-from roadshift.adapt.judging.evidence import Evidence, Score, gather
-from roadshift.adapt.judging.verdict import Verdict, decide
+from roadshift.adapt.judging.evidence import BATCH, Evidence, Score, gather
+from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.judging.views import Model, Viewer
+from roadshift.adapt.networks import build_network
 from roadshift.runtime.errors import FrameError
+from roadshift.runtime.verdict import Verdict
 from torch import nn
 
 
@@ -85,11 +86,13 @@ def test_the_same_model_twice_is_not_promoted_in_any_light() -> None:
         assert judged(model(), domain).decision == "keep"
 
 
-def test_frames_of_any_size_and_one_alone_will_do() -> None:
-    image = np.zeros((90, 200, 3), np.uint8)
-    evidence = gather(model(), model(), [image], CPU)
-    assert evidence.frames == 1
-    assert evidence.scores["agreement"].candidate in (1.0, pytest.approx(math.nan, nan_ok=True))
+@pytest.mark.parametrize("count", [1, BATCH + 1])
+def test_frames_of_any_size_and_one_left_over_will_do(count: int) -> None:
+    network = build_network("fast_scnn", len(NAMES))  # pools the frame to one pixel
+    images = [np.full((90, 200, 3), 20 * i, np.uint8) for i in range(count)]
+    evidence = gather(Model(network, SPEC), Model(network, SPEC), images, CPU)
+    assert evidence.frames == count
+    assert evidence.scores["flip"].difference == 0
 
 
 def test_no_frame_is_an_error() -> None:
