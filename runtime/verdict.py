@@ -27,7 +27,7 @@ class Check:
         sentence: what it says, for a person.
     """
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str
     incumbent: float | None
@@ -52,7 +52,7 @@ class Verdict:
         incumbent: the hash of its bundle.
     """
 
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     decision: Decision
     sentence: str
