@@ -16,6 +16,8 @@ from .evidence import Evidence, Score
 MOST_ENTROPY = 0.7  # of the largest possible; a model that knows nothing has 1
 MOST_OF_ONE_CLASS = 0.9  # share of all pixels
 MOST_LOST = 0.8  # share of the area of any class
+MOST_HISTOGRAM = 0.45  # divergence of the classes' areas from the incumbent's, nats; at most log 2
+MOST_DENSITY = 4.2  # nats; 4.6 is the most, where all pixels are predicted alike
 LEAST_AGREEMENT = 0.9  # with what the incumbent is sure of
 MOST_DIVERGENCE = 0.05  # batch-norm divergence of the candidate above the incumbent's, nats
 # Gain: below this shift of the incumbent's there is too little to be gained for the risk, unless
@@ -94,6 +96,28 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
             f"The candidate gives its largest class {largest.candidate:.0%} of all pixels",
             "no class swallows the others",
             f"above {MOST_OF_ONE_CLASS:.0%} it has collapsed into one class",
+        ),
+    ]
+    histogram, density = scores["histogram"], scores["density"]
+    checks += [
+        _check(
+            "histogram",
+            histogram,
+            MOST_HISTOGRAM,
+            histogram.candidate <= MOST_HISTOGRAM,
+            f"The candidate's shares of the classes are {histogram.candidate:.2f} nats from the "
+            "incumbent's",
+            "the scene is still much the same",
+            f"above {MOST_HISTOGRAM:g} it sees another world",
+        ),
+        _check(
+            "density",
+            density,
+            MOST_DENSITY,
+            density.candidate <= MOST_DENSITY,
+            f"The density of the candidate's soft neighbourhoods is {density.candidate:.2f} nats",
+            "its predictions differ from pixel to pixel",
+            f"above {MOST_DENSITY:g} it predicts nearly the same everywhere",
         ),
     ]
     if not math.isnan(agreement.candidate):

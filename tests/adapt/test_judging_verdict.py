@@ -181,6 +181,8 @@ def test_every_sign_of_gain_promotes() -> None:
         ({"entropy": Score(0.4, 0.71, 0.3, 0.4)}, "keep", "hardly knows"),
         ({"largest": Score(None, 0.91, 0.9, 0.95)}, "keep", "one class"),
         ({"agreement": Score(None, 0.89, 0.8, 0.9)}, "keep", "forgotten"),
+        ({"histogram": Score(None, 0.46, 0.4, 0.5)}, "keep", "another world"),
+        ({"density": Score(2.0, 4.21, 2.0, 2.4)}, "keep", "same everywhere"),
         ({"divergence": Score(0.3, 0.36, 0.06, 0.06)}, "keep", "something else"),
         ({"divergence": SMALL}, "promote", "yet all speaks for it"),
         ({"divergence": SMALL, "zoom": Score(0.4, 0.41, -0.01, 0.03)}, "keep", "too little"),
