@@ -341,11 +341,12 @@ def alone_table(pairs: Sequence[Pair]) -> str:
         "| score alone | area under its curve | collapses promoted | better ones promoted, % |",
         "|---|---|---|---|",
     ]
+    better = [pair for pair in test if pair.gain >= WORTHWHILE]
     for title, score in ALONE.values():
         limit = best_limit(setting, score)
         through = [pair for pair in collapses if score(pair.evidence) >= limit]
-        better = [pair for pair in test if pair.gain >= WORTHWHILE]
-        found = _share(better, lambda p, s=score, at=limit: s(p.evidence) >= at)  # type: ignore[misc]
+        kept = sum(score(pair.evidence) >= limit for pair in better)
+        found = 100 * kept / len(better) if better else None
         names = ", ".join(sorted({pair.way for pair in through}))
         lines.append(
             f"| {title} | {area_under(roc(test, score)):.2f} | {len(through)} of {len(collapses)}"

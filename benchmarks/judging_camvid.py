@@ -16,11 +16,7 @@ from pathlib import Path
 
 import camvid
 import torch
-from judging_pairs import COLD, PUBLISHED_IAPC, QUICK, Way, adapted, measured_on
-from roadshift.adapt import Job, resolve_config, train_bundle
-from roadshift.adapt.models import IMAGENET_INPUT
-from roadshift.runtime.bundle import NetworkSpec
-from roadshift.runtime.labels import label_space
+from judging_pairs import COLD, PUBLISHED_IAPC, QUICK, Way, adapted, measured_on, trained
 
 WIDTH, HEIGHT = 320, 240
 TRAIN = (
@@ -67,21 +63,6 @@ def splits(data: Path, folder: Path) -> dict[str, Path]:
     return {split: folder / split for split in members}
 
 
-def source_model(work: Path, frames: Path, seed: int) -> Path:
-    out = work / f"source-{seed}"
-    if not out.exists():
-        train_bundle(
-            frames / "images",
-            frames / "labels",
-            label_space("camvid11"),
-            NetworkSpec(name="fast_scnn"),
-            IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
-            resolve_config("supervised", assignments=TRAIN, seed=seed),
-            Job(out, device="cpu"),
-        )
-    return out
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--camvid", type=Path, required=True)
@@ -93,7 +74,8 @@ def main() -> None:
     (work / "candidates").mkdir(parents=True, exist_ok=True)
     folders = splits(arguments.camvid, work / "frames")
     for seed in range(arguments.seeds):
-        source = source_model(work, folders["train"], seed)
+        out = work / f"source-{seed}"
+        source = trained(out, folders["train"], "camvid11", (WIDTH, HEIGHT), TRAIN, seed)
         for drive in DRIVES:
             measure, target = folders[f"{drive}-measure"], folders[f"{drive}-adapt"]
             kept = work / f"measured/{drive}-{seed}"

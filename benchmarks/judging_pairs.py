@@ -14,7 +14,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,21 +138,25 @@ def frames_of(work: Path, shift: str, seed: int) -> tuple[Path, Path]:
 
 
 def source_model(work: Path, seed: int) -> Path:
+    frames = rendered(
+        work / f"frames/source-{seed}", DOMAINS["daylight"], SOURCE_FRAMES, 1_000_000 * (seed + 1)
+    )
     out = work / f"source-{seed}"
+    return trained(out, frames, "cityscapes19", (WIDTH, HEIGHT), TRAIN, seed)
+
+
+def trained(
+    out: Path, frames: Path, space: str, size: tuple[int, int], settings: Sequence[str], seed: int
+) -> Path:
+    """A source model from ``images`` and ``labels`` in ``frames``, unless it is there."""
     if not out.exists():
-        frames = rendered(
-            work / f"frames/source-{seed}",
-            DOMAINS["daylight"],
-            SOURCE_FRAMES,
-            1_000_000 * (seed + 1),
-        )
         train_bundle(
             frames / "images",
             frames / "labels",
-            label_space("cityscapes19"),
+            label_space(space),
             NetworkSpec(name="fast_scnn"),
-            IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
-            resolve_config("supervised", assignments=TRAIN, seed=seed),
+            IMAGENET_INPUT.model_copy(update={"width": size[0], "height": size[1]}),
+            resolve_config("supervised", assignments=settings, seed=seed),
             Job(out, device="cpu"),
         )
     return out

@@ -55,9 +55,8 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         _gain(name, scores[name]) for name in ("information", "opinion", "flip", "zoom")
     )
     checks = [*harm, shift, information, opinion, flip, zoom]
-    for check in harm:
-        if not check.passed:
-            return verdict("keep", check.sentence, checks)
+    if signs := [check.sentence for check in harm if not check.passed]:
+        return verdict("keep", " ".join(signs), checks)
     if not shift.passed:
         every = all(check.passed for check in (information, flip, zoom))
         if every and max(evidence.lost.values(), default=1.0) <= MOST_LOST_WITHOUT_SHIFT:
