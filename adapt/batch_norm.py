@@ -6,6 +6,7 @@ Source: Li et al., "Revisiting batch normalization for practical domain adaptati
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -31,6 +32,49 @@ def fold_batch_norm(model: Model) -> Model:
     pass has fewer passes over its activations. Only neighbours in an `nn.Sequential` are folded,
     where the order is certain, and only plain ones: used once, without hooks.
     """
+    for parent, i, conv, norm in _foldable(model):
+        parent[i], parent[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+    return model
+
+
+def folding_view(model: Model) -> Model:
+    """A model that shares every tensor of ``model`` and folds its batch norm anew in each pass.
+
+    For a model in evaluation mode whose tensors change in place between passes, such as a moving
+    average; it is for passes without gradients. `fold_batch_norm` says what is folded.
+    """
+    shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    view = copy.deepcopy(model, shared)
+    for parent, i, conv, norm in _foldable(view):
+        parent[i], parent[i + 1] = _FoldingConv(conv, norm), nn.Identity()
+    return view
+
+
+class _FoldingConv(nn.Module):
+    """A convolution and the batch norm behind it as one convolution."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the batch norm would give, up to rounding."""
+        conv, norm = self.conv, self.norm
+        weight, bias = fuse_conv_bn_weights(
+            conv.weight,
+            conv.bias,
+            norm.running_mean,  # type: ignore[arg-type]  # `_foldable`: it is kept
+            norm.running_var,  # type: ignore[arg-type]
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        folded: Tensor = conv._conv_forward(x, weight, bias)
+        return folded
+
+
+def _foldable(model: nn.Module) -> list[tuple[nn.Sequential, int, nn.Conv2d, nn.BatchNorm2d]]:
+    """Every convolution that a batch norm in evaluation mode follows, and where it is."""
     modules = list(model.named_modules(remove_duplicate=False))
     uses = Counter(id(module) for _, module in modules)
 
@@ -38,6 +82,7 @@ def fold_batch_norm(model: Model) -> Model:
         hooks = module._forward_hooks or module._forward_pre_hooks
         return type(module) is kind and uses[id(module)] == 1 and not hooks
 
+    found = []
     for _, parent in modules:
         if type(parent) is not nn.Sequential:
             continue
@@ -47,8 +92,8 @@ def fold_batch_norm(model: Model) -> Model:
             assert isinstance(conv, nn.Conv2d)
             assert isinstance(norm, nn.BatchNorm2d)
             if norm.track_running_stats and not norm.training:
-                parent[i], parent[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
-    return model
+                found.append((parent, i, conv, norm))
+    return found
 
 
 @torch.no_grad()

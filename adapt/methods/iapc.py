@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...runtime.errors import ConfigError, NetworkError
-from ..batch_norm import batch_norm_layers, fold_batch_norm
+from ..batch_norm import batch_norm_layers, fold_batch_norm, folding_view
 from ..class_balance import ClassBalance
 from ..config import Settings
 from ..context import Context
@@ -101,7 +101,8 @@ class IapcStage(Stage):
         if settings.memory_mode == "train":
             for norm in batch_norm_layers(self.memory_model):
                 norm.train()
-        self.memory = FeatureTap(self.memory_model, layer)
+        watched = self.memory_model if layer is not None else folding_view(self.memory_model)
+        self.memory = FeatureTap(watched, layer)
         self.balances: dict[str, ClassBalance] = {}
         if settings.class_balance != "none":
             kind, fraction = settings.class_balance, settings.rare_fraction

@@ -9,6 +9,7 @@ import torch
 from roadshift.adapt.batch_norm import (
     batch_norm_layers,
     fold_batch_norm,
+    folding_view,
     reestimate_batch_norm,
 )
 from roadshift.adapt.ema import ema_update, frozen_copy, restore, snapshot
@@ -259,6 +260,27 @@ def test_folding_keeps_hands_off_training_and_hooks() -> None:
     net = sequential().eval()
     net[0][0].register_forward_hook(lambda *_: None)
     assert len(batch_norm_layers(fold_batch_norm(net))) == 2
+
+
+@torch.no_grad()
+def test_a_folding_view_follows_what_it_is_a_view_of() -> None:
+    student = sequential().double()
+    memory = frozen_copy(student)
+    view = folding_view(memory)
+    before = {name: tensor.clone() for name, tensor in memory.state_dict().items()}
+    for images in batches():
+        images = images.double()
+        student.train()(images)  # moves its statistics
+        for parameter in student.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        ema_update(memory, student, 0.5)
+        torch.testing.assert_close(view(images), memory(images), rtol=1e-10, atol=1e-10)
+    memory.load_state_dict(before)
+    torch.testing.assert_close(view(images), memory(images), rtol=1e-10, atol=1e-10)
+    assert [type(m) for m in view[0]] != [type(m) for m in memory[0]]  # something is folded
+    assert len(batch_norm_layers(memory)) == 3
+    shared = {t.data_ptr() for t in memory.state_dict().values()}
+    assert all(t.data_ptr() in shared for t in view.state_dict().values())
 
 
 @torch.no_grad()

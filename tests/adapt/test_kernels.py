@@ -43,7 +43,7 @@ def test_tiles_equal_the_reference(
     p = problem(seed, small=False)
     monkeypatch.setattr(tiles, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
     monkeypatch.setattr(tiles, "MIN_ROWS", p.choose(1, 4))
-    monkeypatch.setattr(tiles, "BLOCK", p.choose(3, 16, 256))
+    monkeypatch.setattr(tiles, "TILE_WIDTH", p.choose(3, 16, 512))
     torch.set_num_threads(p.choose(1, 2, 3))  # `one_thread` sets it back
     assert_close(results(loss, p, "tiled"), results(loss, p, "reference"), 1e-10)
 
@@ -102,6 +102,7 @@ def test_a_second_run_gives_the_same_bits(
     if kernel == "tiled":
         monkeypatch.setattr(tiles, "TILE_BYTES", 1)
         monkeypatch.setattr(tiles, "MIN_ROWS", 1)
+        monkeypatch.setattr(tiles, "TILE_WIDTH", 5)
         torch.set_num_threads(3)
     first, second = (results(loss, p, kernel) for _ in range(2))
     assert first[0] == second[0]
@@ -230,6 +231,7 @@ def test_labels_of_tiles_and_of_a_grid_are_those_of_the_upsampled_logits(
     p = problem(seed, small=False)
     monkeypatch.setattr(tiles, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
     monkeypatch.setattr(tiles, "MIN_ROWS", p.choose(1, 4))
+    monkeypatch.setattr(tiles, "TILE_WIDTH", p.choose(3, 512))
     torch.set_num_threads(p.choose(1, 3))
     present = p.choose(None, p.present)
     plain, full = (upsample(p.z, p.size, p.align_corners) for _ in range(2))
@@ -255,6 +257,7 @@ def test_labels_of_several_views_are_those_of_their_mean(
     p = problem(seed, small=False)
     monkeypatch.setattr(tiles, "TILE_BYTES", p.choose(1, 2000, 1 << 20))
     monkeypatch.setattr(tiles, "MIN_ROWS", p.choose(1, 4))
+    monkeypatch.setattr(tiles, "TILE_WIDTH", p.choose(3, 512))
     mirrored = [Window(*p.size, 0, 0, flip=True)]
     views = [Map(p.z[:1]), Map(p.t[:1], mirrored), Map(p.s[:1])]
     full = [upsample(view.values, p.size, p.align_corners).softmax(dim=1) for view in views]

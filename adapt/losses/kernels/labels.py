@@ -11,7 +11,7 @@ from torch import Tensor
 from ..common import Size, at_least_float32
 from .spec import Inputs, Map
 from .taps import map_taps
-from .tiles import Room, Upsampled, Where, argmax_of, tiles_of
+from .tiles import Room, Upsampled, Where, absent_classes, argmax_of, tiles_of
 from .workers import in_parallel
 
 
@@ -47,15 +47,15 @@ def pixel_argmax(
     def work(tiles: Sequence[Where]) -> None:
         room = Room()
         z = Upsampled("z", of, Inputs(size, align_corners), room)
-        for image, start, stop in tiles:
-            scores = z.tile((image, start, stop))
+        for where in tiles:
+            scores = z.tile(where)
             if present is not None:
-                scores.masked_fill_(~present[image, :, None], float("-inf"))
+                scores.index_fill_(0, absent_classes(present, where), float("-inf"))
             best = scores.amax(dim=0)
-            labels[image, start:stop] = argmax_of(scores, best, room).view(-1, size[1])
+            where.of(labels).copy_(argmax_of(scores, best, room).view(where.shape))
             if confidence is not None:
                 total = scores.sub_(best).exp_().sum(dim=0)
-                confidence[image, start:stop] = total.reciprocal_().view(-1, size[1])
+                where.of(confidence).copy_(total.reciprocal_().view(where.shape))
 
     with _full_precision(labels):
         in_parallel(work, tiles_of(of.values, size), labels.device)
@@ -87,15 +87,14 @@ def argmax_of_mean(
         int64 (H, W), the first of equals; and float32 or wider (H, W).
     """
     like, inputs = views[0].values, Inputs(size, align_corners)
-    labels = torch.empty(size, dtype=torch.int64, device=like.device)
-    confidence = at_least_float32(like[:1, :1, :1, :1]).new_empty(size)
+    labels = torch.empty(1, *size, dtype=torch.int64, device=like.device)
+    confidence = at_least_float32(like[:1, :1, :1, :1]).new_empty(1, *size)
 
     @torch.no_grad()
     def work(tiles: Sequence[Where]) -> None:
         room = Room()
         maps = [Upsampled("z", view, inputs, room) for view in views]
         for where in tiles:
-            rows = slice(*where[1:])
             total: Tensor | None = None
             for view in maps:
                 scores = view.tile(where)
@@ -107,12 +106,12 @@ def argmax_of_mean(
                     total.add_(p)
             assert total is not None
             best = total.amax(dim=0)
-            labels[rows] = argmax_of(total, best, room).view(-1, size[1])
-            confidence[rows] = (best / len(maps)).view(-1, size[1])
+            where.of(labels).copy_(argmax_of(total, best, room).view(where.shape))
+            where.of(confidence).copy_((best / len(maps)).view(where.shape))
 
     with _full_precision(labels):
         in_parallel(work, tiles_of(like, size), labels.device)
-    return labels, confidence
+    return labels[0], confidence[0]
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ one factor, or on a single class of each pixel.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from .spec import Inputs, Terms
-from .tiles import Room, Upsampled, Where, argmax_of
+from .tiles import Room, Upsampled, Where, absent_classes, argmax_of
 
 NO_LABEL = 255
 
@@ -26,7 +27,7 @@ class Tile:
         terms: Terms,
         inputs: Inputs,
         where: Where,
-        coefficients: tuple[Tensor, Tensor] | None,
+        coefficients: tuple[Mapping[str, float], Tensor] | None,
         room: Room,
     ) -> None:
         self.terms, self.inputs, self.where, self.room = terms, inputs, where, room
@@ -82,13 +83,10 @@ class Tile:
 
     def _map(self, of: Tensor | None) -> Tensor | None:
         """The tile's part of (B, H, W), flat."""
-        image, start, stop = self.where
-        return None if of is None else of[image, start:stop].flatten()
+        return None if of is None else self.where.of(of).flatten()
 
-    def _coefficient(self, name: str) -> Tensor | None:
-        if self.coefficients is None:
-            return None
-        return self.coefficients[0][self.terms.names.index(name)]
+    def _coefficient(self, name: str) -> float | None:
+        return None if self.coefficients is None else self.coefficients[0][name]
 
     def _minus_log_p(self, of: Tensor) -> Tensor:
         return self.log_sum - self.d.gather(0, of[None])[0]
@@ -154,13 +152,17 @@ class Tile:
     def _prototypes(self, of: Upsampled, y: Tensor | None) -> None:
         terms, inputs = self.terms, self.inputs
         s = of.tile(self.where)
-        present = None if inputs.present is None else inputs.present[self.where[0]]
-        if present is not None:
-            s.masked_fill_(~present[:, None], float("-inf"))
+        present = None
+        if inputs.present is not None:
+            absent = absent_classes(inputs.present, self.where)
+            if len(absent):
+                present = inputs.present[self.where.image]
+                s.index_fill_(0, absent, float("-inf"))
         top = s.amax(dim=0)
         y_prime = argmax_of(s, top, self.room)
         y_student = argmax_of(self.d, torch.zeros_like(top), self.room)
         ce = self._minus_log_p(y_prime)
+        learn: Tensor | None = None  # weight of CE(p, y')
         if terms.agreement:
             other = y_student if terms.agree_with == "student" or y is None else y
             weight = torch.eq(y_prime, other).to(ce.dtype)
@@ -169,7 +171,7 @@ class Tile:
             self.sums["agreement"] = (weight * ce).sum()
             coefficient = self._coefficient("agreement")
             if coefficient is not None:
-                self._learn(y_prime, coefficient * weight)
+                learn = coefficient * weight
         if terms.prototype:
             known = torch.ones_like(ce) if present is None else present[y_student].to(ce.dtype)
             target = y_student if present is None else y_student.where(present[y_student], y_prime)
@@ -179,10 +181,12 @@ class Tile:
             self.sums["prototype"] = (ce + known * (total.log() - own)).sum()
             coefficient = self._coefficient("prototype")
             if coefficient is not None:
-                self._learn(y_prime, coefficient.expand_as(ce))
+                learn = torch.full_like(ce, coefficient) if learn is None else learn + coefficient
                 weight = coefficient * known
                 grad = e.mul_(weight / total).scatter_add_(0, target[None], -weight[None])
                 of.add_grad(self.where, grad)
+        if learn is not None:
+            self._learn(y_prime, learn)
 
     def _certainty(self) -> None:
         """Entropy, and everything that is made of it."""
@@ -197,7 +201,7 @@ class Tile:
             self.sums["entropy"] = entropy.sum()
             coefficient = self._coefficient("entropy")
             if coefficient is not None:
-                self._incline(coefficient.expand_as(entropy))
+                self._incline(torch.full_like(entropy, coefficient))
         if terms.curriculum is not None or terms.sharpness is not None:
             log_classes = math.log(len(self.p))
             h = (entropy / log_classes).clamp_(0, 1)

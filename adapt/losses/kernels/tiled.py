@@ -81,20 +81,25 @@ def _sums_of(
     """One tile after the other; sums in float64."""
     room = Room()
     z = Upsampled("z", Map(logits), inputs, room)
-    t, q, s = (
-        None if of is None else Upsampled(name, of, inputs, room)
-        for name, of in (("other", inputs.teacher), ("other", inputs.soft), ("s", prototypes))
+    t, q, s = (  # a tile uses up one of them before it comes to the next
+        None if of is None else Upsampled("other", of, inputs, room)
+        for of in (inputs.teacher, inputs.soft, prototypes)
     )
     classes = logits.shape[1] if terms.sharpness is not None else 0
     sums = z.values.new_zeros(len(terms.names), dtype=torch.float64)
     mass = z.values.new_zeros(classes, dtype=torch.float64)
+    factors: tuple[dict[str, float], Tensor] | None = None
     if coefficients is not None:
+        factors = (
+            dict(zip(terms.names, coefficients[0].tolist(), strict=True)),
+            coefficients[1],
+        )
         images = (tiles[0][0], tiles[-1][0] + 1)
         z.take_grads(*images)
         if s is not None and terms.prototype:
             s.take_grads(*images)
     for where in tiles:
-        tile = Tile(terms, inputs, where, coefficients, room)
+        tile = Tile(terms, inputs, where, factors, room)
         found = tile.run(z, t, s, q)
         sums += torch.stack([found[name] for name in terms.names])
         if tile.mass is not None:

@@ -1,6 +1,6 @@
 """Tiles of a frame: where they lie, the memory they are worked in, and how a map comes to them.
 
-A tile of rows is upsampled by two small matrix products (F.interpolate's taps as matrices), and its
+A tile is upsampled by two small matrix products (F.interpolate's taps as matrices), and its
 gradient comes back to network resolution by the transposed products.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +16,29 @@ from torch import Tensor
 from .spec import Inputs, Map
 from .taps import AxisTaps, map_taps
 
-TILE_BYTES = 1 << 21  # of one (K, rows, W) tensor
-MIN_ROWS = 4  # with fewer, the small matrix products take as long as the rest
+TILE_BYTES = 3 << 19  # of one (K, rows, columns) tensor
 TILE_BYTES_OF_A_GPU = 1 << 26  # there launches cost more than memory
-BLOCK = 256  # columns that one matrix product makes; few cells reach them, so the matrix is small
+TILE_WIDTH = 512  # columns; few cells reach them, so that the matrices are small
+MIN_ROWS = 4  # with fewer, the small matrix products take as long as the rest
 
-Where = tuple[int, int, int]  # image, first row, row after the last
-Block = tuple[slice, slice, Tensor]
+
+class Where(NamedTuple):
+    """Pixels of one image."""
+
+    image: int
+    top: int
+    bottom: int  # after the last
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.bottom - self.top, self.right - self.left
+
+    def of(self, pixels: Tensor) -> Tensor:
+        """Their part of (B, ..., H, W): a view, (..., rows, columns)."""
+        return pixels[self.image, ..., self.top : self.bottom, self.left : self.right]
 
 
 class Room:
@@ -29,14 +46,20 @@ class Room:
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._views: dict[tuple[str, torch.dtype], dict[tuple[int, ...], Tensor]] = {}
 
     def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
         """Uninitialised memory of ``shape`` and ``like``'s dtype, the same for the same name."""
-        size = math.prod(shape)
-        held = self._held.get((name, like.dtype))
-        if held is None or held.numel() < size:
-            held = self._held[name, like.dtype] = like.new_empty(size)
-        return held[:size].view(shape)
+        key = (name, like.dtype)
+        views = self._views.setdefault(key, {})
+        if shape not in views:
+            size = math.prod(shape)
+            held = self._held.get(key)
+            if held is None or held.numel() < size:
+                views.clear()  # they would keep the smaller memory
+                held = self._held[key] = like.new_empty(size)
+            views[shape] = held[:size].view(shape)
+        return views[shape]
 
     def rank(self, scores: Tensor) -> Tensor:
         """K, ..., 1 for the K rows of ``scores``, (K, 1)."""
@@ -58,21 +81,31 @@ def argmax_of(scores: Tensor, best: Tensor, room: Room) -> Tensor:
     return (classes - found.amax(dim=0)).long().clamp_(max=classes - 1)  # NaN: none is equal
 
 
+def absent_classes(present: Tensor, where: Where) -> Tensor:
+    """Numbers of the classes that bool (B, K) ``present`` lacks in the tile's image, int64.
+
+    `Tensor.index_fill_` at these is ten times as fast as `Tensor.masked_fill_`.
+    """
+    return (~present[where.image]).nonzero()[:, 0]
+
+
 def tiles_of(values: Tensor, size: tuple[int, int]) -> list[Where]:
     """Tiles that cover (H, W) pixels of (B, K, h, w) ``values``, in order; as many a thread."""
     on_cpu = values.device.type == "cpu"
-    item = 8 if values.dtype == torch.float64 else 4
-    row_bytes = values.shape[1] * size[1] * item
+    across = math.ceil(size[1] / TILE_WIDTH)
+    columns = math.ceil(size[1] / across)
+    row_bytes = values.shape[1] * columns * (8 if values.dtype == torch.float64 else 4)
     rows = max(MIN_ROWS, (TILE_BYTES if on_cpu else TILE_BYTES_OF_A_GPU) // row_bytes)
-    count = math.ceil(size[0] / rows)  # of an image
+    down = math.ceil(size[0] / rows)
     threads = torch.get_num_threads() if on_cpu else 1
-    if len(values) % threads:
-        count = math.ceil(count / threads) * threads
-    rows = math.ceil(size[0] / count)
+    if len(values) * across % threads:
+        down = math.ceil(down / threads) * threads
+    rows = math.ceil(size[0] / down)
     return [
-        (image, start, min(start + rows, size[0]))
+        Where(image, top, min(top + rows, size[0]), left, min(left + columns, size[1]))
         for image in range(len(values))
-        for start in range(0, size[0], rows)
+        for top in range(0, size[0], rows)
+        for left in range(0, size[1], columns)
     ]
 
 
@@ -82,7 +115,7 @@ class Upsampled:
     def __init__(self, name: str, of: Map, inputs: Inputs, room: Room) -> None:
         values = of.values.detach()
         self.values = values if values.dtype == torch.float64 else values.float()
-        self.name, self.room, self.width = name, room, inputs.size[1]
+        self.name, self.room = name, room
         self.grad: Tensor | None = None
         self.first_image = 0
         size = tuple(self.values.shape[2:])
@@ -90,33 +123,31 @@ class Upsampled:
         self._geometry = _geometry(Map(self.values, of.windows), inputs)
 
     def tile(self, where: Where) -> Tensor:
-        """(K, rows * W) of one image, in memory that the next tile takes."""
-        image, start, stop = where
+        """(K, rows * columns) of one image, in memory that the next tile takes."""
+        classes, (rows, columns) = self.values.shape[1], where.shape
+        full = self.room(self.name, self.values, classes, rows, columns)
         if self._at_pixels:
-            here = self.values[image, :, start:stop]
-            return self.room(self.name, here, *here.shape).copy_(here).flatten(1)
-        cells, down = self._geometry.rows(where)
-        made = torch.matmul(down, self.values[image, :, cells]).flatten(0, 1)  # (K rows, w)
-        full = self.room(self.name, made, len(made), self.width)
-        for columns, reached, matrix in self._geometry.blocks(image):
-            torch.mm(made[:, reached], matrix, out=full[:, columns])
-        return full.view(-1, (stop - start) * self.width)
+            return full.copy_(where.of(self.values)).flatten(1)
+        reached, down, across = self._geometry(where)
+        cells = self.values[where.image][reached]
+        made = self.room("half-way", cells, classes, cells.shape[1], columns)
+        torch.mm(cells.flatten(0, 1), across, out=made.view(-1, columns))
+        torch.bmm(down.expand(classes, -1, -1), made, out=full)
+        return full.flatten(1)
 
     def add_grad(self, where: Where, grad: Tensor) -> None:
-        """Add what (K, rows * W) says of the tile to what is known of the map."""
+        """Add what (K, rows * columns) says of the tile to what is known of the map."""
         assert self.grad is not None
-        image, start, stop = where
-        of_image = self.grad[image - self.first_image]
+        of_image = self.grad[where.image - self.first_image]
+        grad = grad.view(-1, *where.shape)
         if self._at_pixels:
-            of_image[:, start:stop] += grad.view(-1, stop - start, self.width)
+            of_image[:, where.top : where.bottom, where.left : where.right] += grad
             return
-        cells, down = self._geometry.rows(where)
-        full = grad.view(-1, self.width)
-        of_cells = full.new_zeros(len(full), self.values.shape[3])
-        for columns, reached, matrix in self._geometry.blocks(image):
-            of_cells[:, reached].addmm_(full[:, columns], matrix.T)
-        of_cells = of_cells.view(-1, stop - start, self.values.shape[3])
-        of_image[:, cells] += torch.matmul(down.T, of_cells)
+        reached, down, across = self._geometry(where)
+        made = self.room("half-way", grad, len(grad), down.shape[1], grad.shape[2])
+        torch.bmm(down.T.expand(len(grad), -1, -1), grad, out=made)
+        of_cells = torch.mm(made.flatten(0, 1), across.T)
+        of_image[reached] += of_cells.view(*made.shape[:2], -1)
 
     def take_grads(self, first: int, stop: int) -> None:
         """Make room for the gradient of images ``first`` to ``stop``."""
@@ -131,57 +162,45 @@ class Geometry:
     """
 
     def __init__(self, rows: AxisTaps, columns: AxisTaps, *, same: bool) -> None:
-        self._rows, self._columns = rows, columns
+        self._axes = (rows, columns)
         self._same = same  # for all images
-        self._rows_of: dict[Where, tuple[slice, Tensor]] = {}
-        self._blocks_of: dict[int, list[Block]] = {}
+        self._known: dict[tuple[int, int, int, int], tuple[slice, Tensor]] = {}
 
-    def rows(self, where: Where) -> tuple[slice, Tensor]:
-        """The rows of cells that make the tile's rows of pixels, and how."""
-        if self._same:
-            where = (0, *where[1:])
-        if where not in self._rows_of:
-            cells = slice(*self._rows.covered(*where))
-            self._rows_of[where] = (cells, self._rows.matrix(*where)[:, cells])
-        return self._rows_of[where]
+    def __call__(self, where: Where) -> tuple[tuple[slice, slice, slice], Tensor, Tensor]:
+        """The cells (all classes, some rows, some columns) that make the tile, and how.
 
-    def blocks(self, image: int) -> list[Block]:
-        """Columns of pixels, the columns of cells that make them, and how."""
-        image = 0 if self._same else image
-        if image not in self._blocks_of:
-            width = self._columns.first.shape[1]
-            blocks = list[Block]()
-            for start in range(0, width, BLOCK):
-                where = (image, start, min(start + BLOCK, width))
-                reached = slice(*self._columns.covered(*where))
-                matrix = self._columns.matrix(*where)[:, reached].T.contiguous()
-                blocks.append((slice(*where[1:]), reached, matrix))
-            self._blocks_of[image] = blocks
-        return self._blocks_of[image]
+        A tile of a class is ``down @ cells @ across``.
+        """
+        image = 0 if self._same else where.image
+        rows, down = self._along(0, image, where.top, where.bottom)
+        columns, across = self._along(1, image, where.left, where.right)
+        return (slice(None), rows, columns), down, across.T
+
+    def _along(self, axis: int, image: int, start: int, stop: int) -> tuple[slice, Tensor]:
+        """Of pixels ``start`` to ``stop``: the cells that make them, and (pixels, cells) how."""
+        key = (axis, image, start, stop)
+        if key not in self._known:
+            taps = self._axes[axis]
+            cells = slice(*taps.covered(*key[1:]))
+            self._known[key] = (cells, taps.matrix(*key[1:])[:, cells].contiguous())
+        return self._known[key]
 
 
 def _geometry(of: Map, inputs: Inputs) -> Geometry:
     if of.windows is not None:
         return Geometry(*_taps(of, inputs), same=False)
     values = of.values
-    key = (
-        tuple(values.shape[2:]),
-        tuple(inputs.size),
-        inputs.align_corners,
-        values.dtype,
-        values.device,
-    )
-    return _geometry_of_whole_frames(*key, BLOCK)
+    cells = (values.shape[2], values.shape[3])
+    return _of_whole_frames(cells, inputs.size, inputs.align_corners, values.dtype, values.device)
 
 
 @lru_cache(maxsize=32)  # a run has one or two
-def _geometry_of_whole_frames(
-    cells: tuple[int, ...],
+def _of_whole_frames(
+    cells: tuple[int, int],
     size: tuple[int, int],
     align_corners: bool,
     dtype: torch.dtype,
     device: torch.device,
-    _: int,
 ) -> Geometry:
     of = Map(torch.empty(1, 1, *cells, dtype=dtype, device=device))
     return Geometry(*_taps(of, Inputs(size, align_corners)), same=True)

@@ -43,6 +43,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
             pool = ThreadPoolExecutor(threads, thread_name_prefix="roadshift-tiles")
 
             def alone(_: int) -> None:
+                torch.get_num_threads()  # else the thread's first operation sets the default again
                 torch.set_num_threads(1)  # of this thread, and of threads that are yet to come:
                 all_there.wait()
 
