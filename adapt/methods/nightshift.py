@@ -15,6 +15,7 @@ from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
+from ..losses.kernels.labels import likeliest
 from ..losses.nightshift import nightshift_terms
 from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
@@ -90,7 +91,7 @@ class NightshiftStage(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, target = batch.augmented, self.labels.crops(batch)
         if self.settings.mix == "classmix":
-            masks = classmix_masks(target.argmax(dim=1))
+            masks = classmix_masks(likeliest(target))
             images = paste(masks, images, images.roll(1, dims=0))
             target = target.where(masks[:, None], target.roll(1, dims=0))
         return nightshift_terms(

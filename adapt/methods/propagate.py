@@ -17,6 +17,7 @@ from ..ema import frozen_copy
 from ..losses.atp import regional_contrast, soft_cross_entropy
 from ..losses.baselines import entropy_terms, pseudo_label_terms
 from ..losses.common import upsample
+from ..losses.kernels.labels import likeliest
 from ..mixing import classmix_masks, cutmix_masks, paste
 from ..networks import SegmentationNetwork
 from ..pseudo_labels import label_frames, selected
@@ -112,14 +113,14 @@ class PropagateStage(Stage):
             elif settings.consistency == "probabilities":
                 loss = soft_cross_entropy(output.logits[~is_easy], target, size, **how)
             else:
-                labels = target.max(dim=1).indices
+                labels = likeliest(target)
                 loss = pseudo_label_terms(output.logits[~is_easy], labels, size, **how)[
                     "pseudo_label"
                 ]
             terms["hard"] = settings.hard * loss
         if self.projection is not None:
             labels = easy.clone()
-            labels[~is_easy] = target.max(dim=1).indices
+            labels[~is_easy] = likeliest(target)
             representation = self.projection(_features(output.features))
             grid = representation.shape[2:]
             nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
@@ -143,7 +144,7 @@ class PropagateStage(Stage):
             ).float()
         target = self._predict(self.teacher, clean)
         if self.settings.mix != "none":
-            labels = target.max(dim=1).indices
+            labels = likeliest(target)
             masks = (classmix_masks if self.settings.mix == "classmix" else cutmix_masks)(labels)
             under = torch.arange(len(clean), device=clean.device).roll(1)
             clean = paste(masks, clean, clean[under])
