@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,17 +41,39 @@ def folding_view(model: Model) -> Model:
     """A model that shares every tensor of ``model`` and folds its batch norm anew in each pass.
 
     For a model in evaluation mode whose tensors change in place between passes, such as a moving
-    average; it is for passes without gradients. `fold_batch_norm` says what is folded.
+    average; it is for passes without gradients. `fold_batch_norm` says what is folded, here only
+    batch norm with weights of its own.
     """
     shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
     view = copy.deepcopy(model, shared)
+    folding: list[_FoldingConv] = []
     for parent, i, conv, norm in _foldable(view):
-        parent[i], parent[i + 1] = _FoldingConv(conv, norm), nn.Identity()
+        if norm.affine:
+            folding.append(_FoldingConv(conv, norm))
+            parent[i], parent[i + 1] = folding[-1], nn.Identity()
+
+    def fold(*_: object) -> None:  # one call for all layers: a GPU waits longer for calls than work
+        norms = [layer.norm for layer in folding]
+        means, variances = (
+            [n.get_buffer(name) for n in norms] for name in ("running_mean", "running_var")
+        )
+        scales = torch._foreach_add(variances, [n.eps for n in norms])
+        torch._foreach_sqrt_(scales)
+        scales = torch._foreach_div([n.weight for n in norms], scales)
+        shifts = torch._foreach_sub([n.bias for n in norms], torch._foreach_mul(means, scales))
+        for layer, scale, shift in zip(folding, scales, shifts, strict=True):
+            layer.scale, layer.shift = scale, shift
+
+    if folding:
+        view.register_forward_pre_hook(fold)
     return view
 
 
 class _FoldingConv(nn.Module):
-    """A convolution and the batch norm behind it as one convolution."""
+    """A convolution and the batch norm behind it, of whose ``scale`` and ``shift`` it is told."""
+
+    scale: Tensor  # (output channels,)
+    shift: Tensor
 
     def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -59,17 +81,10 @@ class _FoldingConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What the batch norm would give, up to rounding."""
-        conv, norm = self.conv, self.norm
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,  # type: ignore[arg-type]  # `_foldable`: it is kept
-            norm.running_var,  # type: ignore[arg-type]
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
-        folded: Tensor = conv._conv_forward(x, weight, bias)
+        conv, bias = self.conv, self.shift
+        if conv.bias is not None:
+            bias = torch.addcmul(bias, conv.bias, self.scale)
+        folded: Tensor = conv._conv_forward(x, conv.weight * self.scale[:, None, None, None], bias)
         return folded
 
 

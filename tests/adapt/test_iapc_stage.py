@@ -181,12 +181,12 @@ def test_labels_that_lie_beside_the_frames_change_nothing(tmp_path: Path) -> Non
 
 def test_the_student_sees_noise_and_learns_in_train_mode_the_others_do_not(tmp_path: Path) -> None:
     stage = begun(tmp_path)
-    for net in (stage.model, stage.teacher, stage.memory_model):
+    for net in (stage.model, stage.teacher, stage.memory.model):
         net.log.clear()
     losses(stage)
     assert stage.model.log == [(True, True)]
     assert stage.teacher.log == [(False, False)]
-    assert stage.memory_model.log == [(False, False)]
+    assert stage.memory.model.log == [(False, False)]
 
 
 # --- weights ------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_without_prototype_weights_the_memory_model_never_runs(
     net = Net(features=False)  # nor are features needed
     stage = begun(tmp_path, net, prototypes=prototypes, weight_pe=0, weight_ps=0)
     assert tuple(losses(stage)) == ("importance", "entropy")
-    assert stage.memory_model.log == []
+    assert stage.memory.model.log == []
     assert stage.shared_prototypes is None
 
 
@@ -282,7 +282,7 @@ def test_static_prototypes_are_the_source_models_means_over_all_frames_and_stay(
     torch.testing.assert_close(start, sums / counts.clamp(min=1)[:, None])
     train(stage, 3)
     assert torch.equal(stage.shared_prototypes, start)
-    assert len(stage.memory_model.log) == 1  # all four frames at once, at the start
+    assert len(stage.memory.model.log) == 1  # all four frames at once, at the start
 
 
 def test_whole_frames_are_labelled_at_their_own_size(tmp_path: Path) -> None:
