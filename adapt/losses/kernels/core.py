@@ -118,7 +118,9 @@ class _PixelSums(torch.autograd.Function):
         logits, prototypes = ctx.saved_tensors
         factor = None if ctx.guess is None else _common_factor(of_sums, ctx.guess)
         if factor is not None:
-            gradients = tuple(g if g is None else g * factor for g in ctx.gradients)
+            gradients = ctx.gradients
+            if factor != 1:
+                gradients = tuple(g if g is None else g * factor for g in gradients)
         else:
             of = None if prototypes is None else Map(prototypes)
             coefficients = (of_sums, of_mass)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..common import at_least_float32
 from .spec import Inputs, Map, Terms
 from .tile_terms import Tile
-from .tiles import Room, Upsampled, Where, tiles_of
+from .tiles import Gradient, Room, Upsampled, Where, tiles_of
 from .workers import in_parallel
 
 
@@ -27,7 +27,16 @@ class Result:
     mass: Tensor  # sum_v w_v p_v, (K,), or empty
     logits_grad: Tensor | None = None  # float32 or wider, of the logits' shape
     prototype_grad: Tensor | None = None
-    first_image: int = 0  # that the gradients are of
+
+
+@dataclass
+class _Part:
+    """What one thread's tiles add to a `Result`."""
+
+    sums: Tensor
+    mass: Tensor
+    logits_grad: Gradient | None
+    prototype_grad: Gradient | None
 
 
 def tiled_sums(
@@ -43,7 +52,7 @@ def tiled_sums(
         coefficients: dL/dsums (S,) and dL/dmass (K,); without them no gradient is computed.
     """
 
-    def work(tiles: Sequence[Where]) -> Result:
+    def work(tiles: Sequence[Where]) -> _Part:
         with torch.no_grad():
             return _sums_of(tiles, terms, logits, prototypes, inputs, coefficients)
 
@@ -53,11 +62,13 @@ def tiled_sums(
         prototypes = Map(at_least_float32(prototypes.values.detach()), prototypes.windows)
     parts = in_parallel(work, tiles_of(logits, inputs.size), logits.device)
 
-    def whole(of: Tensor, grads: Sequence[Tensor | None]) -> Tensor | None:
-        total = None if grads[0] is None else torch.zeros_like(of)
-        for part, grad in zip(parts, grads, strict=True):
-            if total is not None and grad is not None:
-                total[part.first_image : part.first_image + len(grad)] += grad
+    def whole(of: Tensor, gradients: Sequence[Gradient | None]) -> Tensor | None:
+        there = [gradient for gradient in gradients if gradient is not None]
+        if not there:
+            return None
+        total = torch.zeros_like(of)
+        for gradient in there:
+            gradient.add_to(total)
         return total
 
     return Result(
@@ -77,7 +88,7 @@ def _sums_of(
     prototypes: Map | None,
     inputs: Inputs,
     coefficients: tuple[Tensor, Tensor] | None,
-) -> Result:
+) -> _Part:
     """One tile after the other; sums in float64."""
     room = Room()
     z = Upsampled("z", Map(logits), inputs, room)
@@ -94,14 +105,13 @@ def _sums_of(
             dict(zip(terms.names, coefficients[0].tolist(), strict=True)),
             coefficients[1],
         )
-        images = (tiles[0][0], tiles[-1][0] + 1)
-        z.take_grads(*images)
+        z.take_grads(tiles)
         if s is not None and terms.prototype:
-            s.take_grads(*images)
+            s.take_grads(tiles)
     for where in tiles:
         tile = Tile(terms, inputs, where, factors, room)
         found = tile.run(z, t, s, q)
         sums += torch.stack([found[name] for name in terms.names])
         if tile.mass is not None:
             mass += tile.mass
-    return Result(sums, mass, z.grad, None if s is None else s.grad, z.first_image)
+    return _Part(sums, mass, z.grad, None if s is None else s.grad)

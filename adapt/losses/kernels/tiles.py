@@ -7,6 +7,8 @@ gradient comes back to network resolution by the transposed products.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -109,6 +111,20 @@ def tiles_of(values: Tensor, size: tuple[int, int]) -> list[Where]:
     ]
 
 
+@dataclass(frozen=True)
+class Gradient:
+    """What tiles say of a map: of some of its images, or of some rows of one."""
+
+    values: Tensor  # (images, K, rows, w)
+    image: int  # the first
+    row: int  # of cells, the first
+
+    def add_to(self, whole: Tensor) -> None:
+        """Add it to its part of (B, K, h, w)."""
+        images, _, rows, _ = self.values.shape
+        whole[self.image : self.image + images, :, self.row : self.row + rows] += self.values
+
+
 class Upsampled:
     """A map that is upsampled tile by tile, and takes gradients back."""
 
@@ -116,8 +132,7 @@ class Upsampled:
         values = of.values.detach()
         self.values = values if values.dtype == torch.float64 else values.float()
         self.name, self.room = name, room
-        self.grad: Tensor | None = None
-        self.first_image = 0
+        self.grad: Gradient | None = None
         size = tuple(self.values.shape[2:])
         self._at_pixels = of.windows is None and size == tuple(inputs.size)
         self._geometry = _geometry(Map(self.values, of.windows), inputs)
@@ -138,21 +153,30 @@ class Upsampled:
     def add_grad(self, where: Where, grad: Tensor) -> None:
         """Add what (K, rows * columns) says of the tile to what is known of the map."""
         assert self.grad is not None
-        of_image = self.grad[where.image - self.first_image]
+        of_image = self.grad.values[where.image - self.grad.image]
         grad = grad.view(-1, *where.shape)
         if self._at_pixels:
-            of_image[:, where.top : where.bottom, where.left : where.right] += grad
+            rows = slice(where.top - self.grad.row, where.bottom - self.grad.row)
+            of_image[:, rows, where.left : where.right] += grad
             return
-        reached, down, across = self._geometry(where)
+        (classes, reached, columns), down, across = self._geometry(where)
+        rows = slice(reached.start - self.grad.row, reached.stop - self.grad.row)
         made = self.room("half-way", grad, len(grad), down.shape[1], grad.shape[2])
         torch.bmm(down.T.expand(len(grad), -1, -1), grad, out=made)
         of_cells = torch.mm(made.flatten(0, 1), across.T)
-        of_image[reached] += of_cells.view(*made.shape[:2], -1)
+        of_image[classes, rows, columns] += of_cells.view(*made.shape[:2], -1)
 
-    def take_grads(self, first: int, stop: int) -> None:
-        """Make room for the gradient of images ``first`` to ``stop``."""
-        self.first_image = first
-        self.grad = torch.zeros_like(self.values[first:stop])
+    def take_grads(self, tiles: Sequence[Where]) -> None:
+        """Make room for the gradient of neighbouring ``tiles``, in order."""
+        first, last = tiles[0], tiles[-1]
+        rows = slice(0, self.values.shape[2])
+        if first.image == last.image:
+            rows = slice(first.top, last.bottom)
+            if not self._at_pixels:
+                starts, stops = (self._geometry(where)[0][1] for where in (first, last))
+                rows = slice(starts.start, stops.stop)
+        like = self.values[first.image : last.image + 1, :, rows]
+        self.grad = Gradient(torch.zeros_like(like), first.image, rows.start)
 
 
 class Geometry:
