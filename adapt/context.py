@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..runtime.errors import RunInterrupted
 from .config import RunConfig
-from .dataset import FrameSet, whole_frames
+from .dataset import Crop, FrameSet, whole_frames
 from .inputs import Normalise
-from .losses.kernels.spec import Kernel
+from .losses.kernels.spec import Kernel, Window
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,23 @@ class Context:
         for images in whole_frames(self.frames, self.config.bn_batch_size):
             self.stop_if_requested()
             yield self.normalise(images.to(self.device))
+
+    def windows(self, crops: Sequence[Crop]) -> list[Window]:
+        """Where the batches' images lie in maps of whole frames."""
+        height, width = self.crop_size
+        windows = []
+        for crop in crops:
+            down, across = height / crop.height, width / crop.width  # the zoom
+            windows.append(
+                Window(
+                    self.frames.height * down,
+                    self.frames.width * across,
+                    crop.top * down,
+                    crop.left * across,
+                    crop.flip,
+                )
+            )
+        return windows
 
     def stop_if_requested(self) -> None:
         """For work over all frames before or after the steps, which a resume does again.

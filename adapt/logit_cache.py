@@ -22,7 +22,7 @@ from ..runtime.errors import OutputError
 from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch
-from .losses.kernels.spec import Map, Window
+from .losses.kernels.spec import Map
 from .networks import SegmentationNetwork
 
 
@@ -92,21 +92,8 @@ class LogitCache:
 
     def maps(self, batch: Batch) -> Map:
         """Logits of the batch's frames, float16 (B, K, h, w), and where its crops lie in them."""
-        frames, (height, width) = self.context.frames, self.context.crop_size
-        windows = []
-        for crop in batch.crops:
-            down, across = height / crop.height, width / crop.width  # the zoom
-            windows.append(
-                Window(
-                    frames.height * down,
-                    frames.width * across,
-                    crop.top * down,
-                    crop.left * across,
-                    crop.flip,
-                )
-            )
         logits = torch.from_numpy(np.stack([self._logits[frame] for frame in batch.frames]))
-        return Map(logits.to(self.context.device), windows)
+        return Map(logits.to(self.context.device), self.context.windows(batch.crops))
 
 
 def _half(logits: Tensor) -> bytes:

@@ -23,6 +23,7 @@ from ..runtime.preprocess import restore_labels
 from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch, Crop, resize_window
+from .losses.kernels.spec import Map
 
 Labels = NDArray[Any]
 
@@ -78,6 +79,15 @@ class SoftLabels:
             label = self._there(frame)
             rows.append(self._soft(label, crop) if label.ndim == 3 else self._hard(label, crop))
         return torch.stack(rows).to(self.context.device)
+
+    def maps(self, batch: Batch) -> Map:
+        """Distributions of the batch's frames, float32 (B, K, h, w), and where its crops lie.
+
+        For labels that are distributions, all of one size.
+        """
+        labels = [self._there(frame) for frame in batch.frames]
+        values = torch.from_numpy(np.stack(labels)).to(self.context.device).float()
+        return Map(values, self.context.windows(batch.crops), align_corners=False)
 
     def _there(self, frame: int) -> Labels:
         label = self._read(frame)

@@ -23,7 +23,8 @@ from .common import (
     upsample,
 )
 from .kernels.core import pixel_sums, weighted_sums
-from .kernels.spec import Inputs, Kernel, Map, Terms
+from .kernels.spec import Inputs, Kernel, Map, Paste, Terms
+from .kernels.taps import pasted, upsample_map
 
 
 def normalised_entropy(log_p: Tensor) -> Tensor:
@@ -202,21 +203,29 @@ def teach_terms(
 
 
 def soft_cross_entropy(
-    logits: Tensor, target: Tensor, size: Size, *, align_corners: bool, kernel: Kernel = "reference"
+    logits: Tensor,
+    target: Tensor | Map,
+    size: Size,
+    *,
+    align_corners: bool,
+    paste: Paste | None = None,
+    kernel: Kernel = "reference",
 ) -> Tensor:
     """mean( -sum_c q_c log p_c ), 0 if B = 0.
 
     Args:
         logits: (B, K, h, w); gradients flow.
-        target: q, constant, (B, K, H, W).
+        target: q, constant, (B, K, H, W); or a map of logits, of any size, whose softmax at the
+            pixels is q.
         size: (H, W) of the pixels.
+        paste: the pixels whose q is another image's.
         kernel: what computes it; all give the same up to rounding.
 
     Returns:
         Scalar in float32 or wider.
     """
-    pixels = max(1, len(logits) * size[0] * size[1])
-    return _soft_sum(logits, target, size, align_corners, kernel, 1 / pixels) / pixels
+    share = 1 / max(1, len(logits) * size[0] * size[1])
+    return share * _soft_sum(logits, target, size, align_corners, kernel, share, paste)
 
 
 def divergence_from(
@@ -240,19 +249,23 @@ def divergence_from(
 
 def _soft_sum(
     logits: Tensor,
-    target: Tensor,
+    target: Tensor | Map,
     size: Size,
     align_corners: bool,
     kernel: Kernel,
     expected: float | Tensor,
+    paste: Paste | None = None,
 ) -> Tensor:
     """-sum_v sum_c q_c log p_c."""
     if kernel == "reference":
-        return -(target * upsample(logits, size, align_corners).log_softmax(dim=1)).sum()
+        if isinstance(target, Map):
+            target = upsample_map(target, size, align_corners=align_corners).softmax(dim=1)
+        q = pasted(target, paste)
+        return -(q * upsample(logits, size, align_corners).log_softmax(dim=1)).sum()
     sums, _ = pixel_sums(
-        Terms(soft="probabilities"),
+        Terms(soft="logits" if isinstance(target, Map) else "probabilities"),
         logits,
-        Inputs(size, align_corners, soft=Map(target)),
+        Inputs(size, align_corners, soft=Map.of(target), paste=paste),
         kernel=kernel,
         expected={"soft": expected},
     )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ...runtime.errors import ShapeError
 from .common import Size, check_logits, upsample
 from .iapc import mean_entropy
 from .kernels.core import weighted_sums
-from .kernels.spec import Inputs, Kernel, Map, Terms
+from .kernels.spec import Inputs, Kernel, Map, Paste, Terms
+from .kernels.taps import mass_of_pixels, pasted, upsample_map
 
 
 def nightshift_terms(
     logits: Tensor,
-    target: Tensor,
+    target: Tensor | Map,
     size: Size,
     *,
     align_corners: bool,
     class_weights: Tensor,
+    paste: Paste | None = None,
     weight_entropy: float = 0.0,
     kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
@@ -31,9 +34,11 @@ def nightshift_terms(
 
     Args:
         logits: the student's, (B, K, h, w); gradients flow.
-        target: q, constant, (B, K, H, W); all zeros where there is no label.
+        target: q, constant, (B, K, H, W), all zeros where there is no label; or a map of
+            distributions of any size.
         size: (H, W) of the pixels.
         class_weights: a, (K,).
+        paste: the pixels whose q is another image's.
         weight_entropy: 0 leaves the term out.
         kernel: what computes them; all give the same up to rounding.
 
@@ -45,31 +50,27 @@ def nightshift_terms(
         ShapeError: shapes disagree.
     """
     check_logits("nightshift_terms", logits)
-    for name, tensor, shape in (
-        ("target", target, (*logits.shape[:2], *size)),
-        ("class_weights", class_weights, (logits.shape[1],)),
-    ):
-        if tuple(tensor.shape) != shape:
-            raise ShapeError(
-                f"nightshift_terms: {name} must be {shape}, as logits of {tuple(logits.shape)} at "
-                f"{size[0]}x{size[1]} pixels ask for, got {tuple(tensor.shape)}."
-            )
-    # Element by element: a product of matrices would run in half precision under autocast.
-    total = (class_weights * target.sum(dim=(0, 2, 3))).sum().clamp(min=1e-12)
+    _check_shapes(logits, target, size, class_weights)
+    soft = Map.of(target)
+    if kernel == "reference":
+        soft = Map(pasted(upsample_map(soft, size, align_corners=align_corners), paste))
+        paste = None
+    total = (class_weights * _mass(soft, paste, size, align_corners)).sum().clamp(min=1e-12)
     if kernel != "reference":
         factors: dict[str, float | Tensor] = {
             "soft": 1 / total.double(),
-            "entropy": weight_entropy / (len(target) * size[0] * size[1]),
+            "entropy": weight_entropy / (len(logits) * size[0] * size[1]),
         }
         sums = weighted_sums(
             Terms(soft="probabilities", entropy=bool(weight_entropy)),
             logits,
-            Inputs(size, align_corners, soft=Map(target), soft_class_weights=class_weights),
+            Inputs(size, align_corners, soft=soft, paste=paste, soft_class_weights=class_weights),
             kernel=kernel,
             factors=factors,
         )
         names = ("soft", "entropy") if weight_entropy else ("soft",)
         return {name: sums[name] for name in names}
+    target = soft.values
     z = upsample(logits, size, align_corners)
     w = (class_weights[:, None, None] * target).sum(dim=1)
     ce = -(target * z.log_softmax(dim=1)).sum(dim=1)
@@ -77,3 +78,31 @@ def nightshift_terms(
     if weight_entropy:
         terms["entropy"] = weight_entropy * mean_entropy(z)
     return terms
+
+
+def _check_shapes(logits: Tensor, target: Tensor | Map, size: Size, class_weights: Tensor) -> None:
+    """Raise `ShapeError` unless they belong together."""
+    classes = logits.shape[:2]
+    shapes = [("class_weights", class_weights.shape, classes[1:])]
+    if isinstance(target, Map):
+        shapes.append(("target's map", target.values.shape[:2], classes))
+    else:
+        shapes.append(("target", target.shape, torch.Size((*classes, *size))))
+    for name, shape, expected in shapes:
+        if shape != expected:
+            raise ShapeError(
+                f"nightshift_terms: {name} must be {tuple(expected)}, as logits of "
+                f"{tuple(logits.shape)} at {size[0]}x{size[1]} pixels ask for, got {tuple(shape)}."
+            )
+
+
+def _mass(soft: Map, paste: Paste | None, size: Size, align_corners: bool) -> Tensor:
+    """sum_v q_v over the pixels of all images, (K,)."""
+    if paste is None and tuple(soft.values.shape[2:]) == tuple(size) and soft.windows is None:
+        # Element by element: a product of matrices would run in half precision under autocast.
+        return soft.values.sum(dim=(0, 2, 3))
+    counts = torch.ones(len(soft.values), *size, device=soft.values.device)
+    if paste is not None:
+        counts = paste.over.to(counts.dtype)
+        counts.index_add_(0, paste.under, 1 - counts)
+    return mass_of_pixels(soft, counts, size, align_corners=align_corners).sum(dim=0)

@@ -15,7 +15,8 @@ from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
-from ..losses.kernels.labels import likeliest
+from ..losses.kernels.labels import pixel_argmax
+from ..losses.kernels.spec import Paste
 from ..losses.nightshift import nightshift_terms
 from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
@@ -89,15 +90,18 @@ class NightshiftStage(Stage):
         return label
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        images, target = batch.augmented, self.labels.crops(batch)
+        images, size, mixed = batch.augmented, self.context.crop_size, None
+        target = self.labels.maps(batch)
         if self.settings.mix == "classmix":
-            masks = classmix_masks(likeliest(target))
-            images = paste(masks, images, images.roll(1, dims=0))
-            target = target.where(masks[:, None], target.roll(1, dims=0))
+            masks = classmix_masks(pixel_argmax(target, size, align_corners=False))
+            under = torch.arange(len(images), device=masks.device).roll(1)
+            images = paste(masks, images, images[under])
+            mixed = Paste(masks, under)
         return nightshift_terms(
             self.model(self.context.normalise(images)).logits,
             target,
-            self.context.crop_size,
+            size,
+            paste=mixed,
             align_corners=self.model.align_corners,
             kernel=self.context.losses,
             class_weights=self.weights,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,8 @@ from ..ema import frozen_copy
 from ..losses.atp import regional_contrast, soft_cross_entropy
 from ..losses.baselines import entropy_terms, pseudo_label_terms
 from ..losses.common import upsample
-from ..losses.kernels.labels import likeliest
+from ..losses.kernels.labels import pixel_argmax
+from ..losses.kernels.spec import Map, Paste
 from ..mixing import classmix_masks, cutmix_masks, paste
 from ..networks import SegmentationNetwork
 from ..pseudo_labels import label_frames, selected
@@ -27,6 +29,14 @@ if TYPE_CHECKING:
     from .atp import AtpConfig
 
 REPRESENTATION = 256  # channels of ReCo's projection
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What is true of images: the softmax of logits, and where images were mixed."""
+
+    logits: Map
+    mix: Paste | None = None
 
 
 class PropagateStage(Stage):
@@ -111,16 +121,18 @@ class PropagateStage(Stage):
             if is_easy.all():
                 loss = 0.0 * output.logits.sum()
             elif settings.consistency == "probabilities":
-                loss = soft_cross_entropy(output.logits[~is_easy], target, size, **how)
+                loss = soft_cross_entropy(
+                    output.logits[~is_easy], target.logits, size, paste=target.mix, **how
+                )
             else:
-                labels = likeliest(target)
+                labels = self._labels(target)
                 loss = pseudo_label_terms(output.logits[~is_easy], labels, size, **how)[
                     "pseudo_label"
                 ]
             terms["hard"] = settings.hard * loss
         if self.projection is not None:
             labels = easy.clone()
-            labels[~is_easy] = likeliest(target)
+            labels[~is_easy] = self._labels(target)
             representation = self.projection(_features(output.features))
             grid = representation.shape[2:]
             nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
@@ -131,37 +143,42 @@ class PropagateStage(Stage):
         return terms
 
     @torch.no_grad()
-    def _mixed(self, batch: Batch, is_hard: Tensor) -> tuple[Tensor, Tensor]:
+    def _mixed(self, batch: Batch, is_hard: Tensor) -> tuple[Tensor, _Target]:
         """The student's images, hard frames mixed with one another, and what is true of these.
 
         Returns:
-            uint8 (B, H, W, 3); and distributions over classes, (hard frames, K, H, W).
+            uint8 (B, H, W, 3); and the target of the hard frames.
         """
         clean, augmented = batch.clean[is_hard], batch.augmented[is_hard]
         if not len(clean):
-            return batch.augmented, clean.new_zeros(
-                (0, self.model.num_classes, *self.context.crop_size)
-            ).float()
-        target = self._predict(self.teacher, clean)
+            none = torch.zeros(0, self.model.num_classes, 1, 1, device=clean.device)
+            return batch.augmented, _Target(Map(none))
+        target = _Target(self._predict(self.teacher, clean))
         if self.settings.mix != "none":
-            labels = likeliest(target)
+            labels = self._labels(target)
             masks = (classmix_masks if self.settings.mix == "classmix" else cutmix_masks)(labels)
             under = torch.arange(len(clean), device=clean.device).roll(1)
             clean = paste(masks, clean, clean[under])
             augmented = paste(masks, augmented, augmented[under])
-            target = torch.where(masks[:, None], target, target[under])
+            target = _Target(target.logits, Paste(masks, under))
         if self.settings.target == "mixed":
             self.model.eval()  # its statistics are the student's own business
-            target = self._predict(self.model, clean)
+            target = _Target(self._predict(self.model, clean))
             self.model.train()
         images = batch.augmented.clone()
         images[is_hard] = augmented
         return images, target
 
-    def _predict(self, network: SegmentationNetwork, images: Tensor) -> Tensor:
-        """Softmax at crop size, (B, K, H, W), of uint8 images."""
-        logits = network(self.context.normalise(images)).logits
-        return upsample(logits, self.context.crop_size, network.align_corners).softmax(dim=1)
+    def _predict(self, network: SegmentationNetwork, images: Tensor) -> Map:
+        """Logits of uint8 images."""
+        return Map(network(self.context.normalise(images)).logits)
+
+    def _labels(self, target: _Target) -> Tensor:
+        """The likeliest class of each pixel, int64 (hard frames, H, W)."""
+        size, align_corners = self.context.crop_size, self.model.align_corners
+        labels = pixel_argmax(target.logits, size, align_corners=align_corners)
+        mix = target.mix
+        return labels if mix is None else paste(mix.over, labels, labels[mix.under])
 
     def state(self) -> dict[str, Tensor]:
         return {} if self.projection is None else dict(self.projection.state_dict())

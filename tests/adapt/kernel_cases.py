@@ -21,7 +21,7 @@ from roadshift.adapt.losses.baselines import (
     pseudo_label_terms,
 )
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
-from roadshift.adapt.losses.kernels.spec import Kernel
+from roadshift.adapt.losses.kernels.spec import Kernel, Map, Paste, Window
 from roadshift.adapt.losses.ld import LdWeights, boundary_cross_entropy, ld_terms
 from roadshift.adapt.losses.nightshift import nightshift_terms
 from torch import Tensor
@@ -174,6 +174,37 @@ def soft(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str,
     }
 
 
+def mixed(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Soft labels as maps of frames, of which the images are windows, some of whose pixels are
+    another image's."""
+    choose = random.Random(str(p.size)).choice
+    count, (height, width) = len(p.z), p.size
+    windows = [
+        Window(
+            height * choose([1.0, 1.7]) + 2,
+            width * choose([1.0, 1.3]) + 3,
+            choose([0.0, 1.5, 2.0]),
+            choose([0.0, 3.0]),
+            choose([False, True]),
+        )
+        for _ in range(count)
+    ]
+    generator = torch.Generator().manual_seed(height * width)
+    over = torch.rand(count, *p.size, generator=generator) < choose([0.3, 0.5, 0.7])
+    paste = Paste(over, torch.randperm(count, generator=generator))
+    whole = Map(p.t, choose([None, windows]), choose([None, False, True]))
+    how: dict[str, Any] = {
+        "align_corners": p.align_corners,
+        "paste": choose([None, paste, paste]),
+        "kernel": kernel,
+    }
+    q = replace(whole, values=p.t.double().softmax(dim=1).to(p.weights.dtype))
+    return {
+        **nightshift_terms(leaves[0], q, p.size, class_weights=p.weights, **how),
+        "consistency": soft_cross_entropy(leaves[0], whole, p.size, **how),
+    }
+
+
 def baselines(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
     how: dict[str, Any] = {"align_corners": p.align_corners, "kernel": kernel}
     z, _ = leaves
@@ -185,7 +216,7 @@ def baselines(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict
     }
 
 
-LOSSES = [iapc, align, teach, ld, boundary, soft, baselines]
+LOSSES = [iapc, align, teach, ld, boundary, soft, mixed, baselines]
 
 
 def results(loss: Losses, p: Problem, kernel: Kernel) -> list[Any]:

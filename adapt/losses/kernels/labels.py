@@ -62,14 +62,6 @@ def pixel_argmax(
     return labels
 
 
-def likeliest(p: Tensor) -> Tensor:
-    """The first of the largest of each pixel of (B, K, H, W): int64 (B, H, W).
-
-    `torch.argmax` along classes takes several times as long on a CPU.
-    """
-    return pixel_argmax(p, (p.shape[2], p.shape[3]), align_corners=False)
-
-
 def confident_argmax(
     logits: Tensor | Map, size: Size, *, align_corners: bool
 ) -> tuple[Tensor, Tensor]:

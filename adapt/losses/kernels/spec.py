@@ -35,11 +35,20 @@ class Map:
 
     values: Tensor
     windows: Sequence[Window] | None = None  # one an image; None: the map covers the pixels
+    align_corners: bool | None = None  # None: as the logits
 
     @staticmethod
     def of(values: Tensor | Map) -> Map:
         """``values``, or the map that covers the pixels."""
         return values if isinstance(values, Map) else Map(values)
+
+
+@dataclass(frozen=True)
+class Paste:
+    """Images some of whose pixels are another image's, as ClassMix and CutMix make them."""
+
+    over: Tensor  # bool (B, H, W): the pixels that are the image's own
+    under: Tensor  # int64 (B,): the image that the others are of
 
 
 @dataclass(frozen=True)
@@ -103,4 +112,5 @@ class Inputs:
     present: Tensor | None = None  # bool (B, K), classes that have a prototype
     ranks: Tensor | None = None  # integers (B, H, W) or ()
     soft: Map | None = None  # q, as logits or probabilities
+    paste: Paste | None = None  # of q
     soft_class_weights: Tensor | None = None  # a, (K,)

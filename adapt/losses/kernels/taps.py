@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..common import at_least_float32, upsample
-from .spec import Map, Window
+from .spec import Map, Paste, Window
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def map_taps(
     of: Map, size: tuple[int, int], *, align_corners: bool, dtype: torch.dtype
 ) -> tuple[AxisTaps, AxisTaps]:
     """Taps of rows and of columns for a map at ``size`` pixels."""
+    if of.align_corners is not None:
+        align_corners = of.align_corners
     device = of.values.device
     rows: list[tuple[float, float, bool]] = []
     columns: list[tuple[float, float, bool]] = []
@@ -100,13 +102,39 @@ def upsample_map(of: Map, size: tuple[int, int], *, align_corners: bool) -> Tens
     """(B, K, H, W), a tensor of the frame's size: what kernels do without."""
     values = at_least_float32(of.values)
     if of.windows is None:
-        return upsample(values, size, align_corners)
-    rows, columns = map_taps(
-        Map(values, of.windows), size, align_corners=align_corners, dtype=values.dtype
-    )
+        return upsample(
+            values, size, align_corners if of.align_corners is None else of.align_corners
+        )
+    rows, columns = map_taps(of, size, align_corners=align_corners, dtype=values.dtype)
     images = []
     for image, value in enumerate(values):
         down, across = rows.matrix(image, 0, size[0]), columns.matrix(image, 0, size[1])
         with torch.autocast(values.device.type, enabled=False):
             images.append(down @ value @ across.T)
     return torch.stack(images)
+
+
+def mass_of_pixels(
+    of: Map, counts: Tensor, size: tuple[int, int], *, align_corners: bool
+) -> Tensor:
+    """sum_v n_v q_v over the pixels of each image of a map q: (B, K), float32 or wider.
+
+    The sum is linear in the cells: the counts are brought to them, not the map to the pixels.
+
+    Args:
+        counts: n, how often each pixel counts, (B, H, W).
+    """
+    values = at_least_float32(of.values)
+    rows, columns = map_taps(of, size, align_corners=align_corners, dtype=values.dtype)
+    sums = []
+    with torch.autocast(values.device.type, enabled=False):
+        for image, (value, count) in enumerate(zip(values, counts, strict=True)):
+            down, across = rows.matrix(image, 0, size[0]), columns.matrix(image, 0, size[1])
+            of_cells = down.T @ count.to(value.dtype) @ across
+            sums.append((value * of_cells).sum(dim=(1, 2)))
+    return torch.stack(sums)
+
+
+def pasted(full: Tensor, paste: Paste | None) -> Tensor:
+    """(B, K, H, W) with each pixel from the image that it is of."""
+    return full if paste is None else full.where(paste.over[:, None], full[paste.under])

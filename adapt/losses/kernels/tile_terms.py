@@ -47,8 +47,13 @@ class Tile:
         t: Upsampled | None,
         s: Upsampled | None,
         q: Upsampled | None,
+        under: Upsampled | None,
     ) -> dict[str, Tensor]:
-        """All sums by name; gradients go to ``z`` and ``s`` where there are coefficients."""
+        """All sums by name; gradients go to ``z`` and ``s`` where there are coefficients.
+
+        Args:
+            under: ``q`` in memory of its own, where pixels are pasted.
+        """
         terms, inputs, where = self.terms, self.inputs, self.where
         self.d = z.tile(where)  # log p = d - log_sum
         self.d.sub_(self.d.amax(dim=0))
@@ -71,7 +76,7 @@ class Tile:
         elif terms.negative_rank:
             self._negative_rank()
         if q is not None:
-            self._soft(q.tile(where))
+            self._soft(self._soft_labels(q, under))
         if self.coefficients is not None:
             z.add_grad(where, self._gradient())
         return self.sums
@@ -269,10 +274,24 @@ class Tile:
         if coefficient is not None:
             self._learn(complement, -coefficient * p / (1 - p))
 
-    def _soft(self, q: Tensor) -> None:
+    def _soft_labels(self, of: Upsampled, under: Upsampled | None) -> Tensor:
+        """q of the tile's pixels, those that are pasted from the image that they are of."""
+        q, paste = self._distributions(of, self.where), self.inputs.paste
+        if paste is None or under is None:
+            return q
+        image = int(paste.under[self.where.image])
+        other = self._distributions(under, self.where._replace(image=image))
+        own = self.where.of(paste.over).flatten().to(q.dtype)
+        return q.mul_(own).add_(other.mul_(1 - own))
+
+    def _distributions(self, of: Upsampled, where: Where) -> Tensor:
+        q = of.tile(where)
         if self.terms.soft == "logits":
             q.sub_(q.amax(dim=0)).exp_()
             q.mul_(1 / q.sum(dim=0))
+        return q
+
+    def _soft(self, q: Tensor) -> None:
         mass = q.sum(dim=0)
         product = torch.mul(q, self.d, out=self._scratch("scratch"))
         ce = self.log_sum * mass - product.sum(dim=0)

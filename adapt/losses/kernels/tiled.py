@@ -7,7 +7,7 @@ share the tiles, and their parts are added up.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def tiled_sums(
     kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
     logits = logits.detach().to(kind)
     if prototypes is not None:
-        prototypes = Map(at_least_float32(prototypes.values.detach()), prototypes.windows)
+        prototypes = replace(prototypes, values=at_least_float32(prototypes.values.detach()))
     parts = in_parallel(work, tiles_of(logits, inputs.size), logits.device)
 
     def whole(of: Tensor, gradients: Sequence[Gradient | None]) -> Tensor | None:
@@ -92,9 +92,14 @@ def _sums_of(
     """One tile after the other; sums in float64."""
     room = Room()
     z = Upsampled("z", Map(logits), inputs, room)
-    t, q, s = (  # a tile uses up one of them before it comes to the next
-        None if of is None else Upsampled("other", of, inputs, room)
-        for of in (inputs.teacher, inputs.soft, prototypes)
+    t, s, q, under = (  # a tile uses up each before it comes to the next, but for the last two
+        None if of is None else Upsampled(name, of, inputs, room)
+        for name, of in (
+            ("other", inputs.teacher),
+            ("other", prototypes),
+            ("other", inputs.soft),
+            ("under", inputs.soft if inputs.paste is not None else None),
+        )
     )
     classes = logits.shape[1] if terms.sharpness is not None else 0
     sums = z.values.new_zeros(len(terms.names), dtype=torch.float64)
@@ -110,7 +115,7 @@ def _sums_of(
             s.take_grads(tiles)
     for where in tiles:
         tile = Tile(terms, inputs, where, factors, room)
-        found = tile.run(z, t, s, q)
+        found = tile.run(z, t, s, q, under)
         sums += torch.stack([found[name] for name in terms.names])
         if tile.mass is not None:
             mass += tile.mass

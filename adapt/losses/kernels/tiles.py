@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -135,7 +135,7 @@ class Upsampled:
         self.grad: Gradient | None = None
         size = tuple(self.values.shape[2:])
         self._at_pixels = of.windows is None and size == tuple(inputs.size)
-        self._geometry = _geometry(Map(self.values, of.windows), inputs)
+        self._geometry = _geometry(replace(of, values=self.values), inputs)
 
     def tile(self, where: Where) -> Tensor:
         """(K, rows * columns) of one image, in memory that the next tile takes."""
@@ -215,7 +215,8 @@ def _geometry(of: Map, inputs: Inputs) -> Geometry:
         return Geometry(*_taps(of, inputs), same=False)
     values = of.values
     cells = (values.shape[2], values.shape[3])
-    return _of_whole_frames(cells, inputs.size, inputs.align_corners, values.dtype, values.device)
+    align_corners = inputs.align_corners if of.align_corners is None else of.align_corners
+    return _of_whole_frames(cells, inputs.size, align_corners, values.dtype, values.device)
 
 
 @lru_cache(maxsize=32)  # a run has one or two

@@ -86,6 +86,9 @@ def _launch(
     else:
         grad = torch.empty(batch, 4, classes, cells_y, cells_x, dtype=kind, device=device)
     of_sums, of_mass = coefficients or (None, None)
+    over = under = None
+    if inputs.paste is not None:
+        over, under = inputs.paste.over, inputs.paste.under
     ranks = inputs.ranks
     one_rank = ranks is not None and ranks.ndim == 0
 
@@ -102,6 +105,7 @@ def _launch(
         *(t.arguments() if t else [None] * 5),
         *(s.arguments() if s else [None] * 5),
         *(q.arguments() if q else [None] * 5),
+        kept(over, torch.uint8), kept(under, torch.int64),
         kept(inputs.labels), kept(inputs.pixel_weights, kind), None if one_rank else kept(ranks),
         kept(inputs.class_weights, kind), kept(inputs.prototype_class_weights, kind),
         kept(inputs.soft_class_weights, kind), kept(inputs.present, torch.uint8),

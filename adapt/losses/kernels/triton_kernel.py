@@ -56,6 +56,23 @@ def _row(
 
 
 @triton.jit
+def _soft_row(
+    ptr, row_first, row_weight, column_first, column_weight,
+    image, y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, CELLS_Y, CELLS_X,
+    LOGITS: tl.constexpr, KIND: tl.constexpr,
+):  # fmt: skip
+    """`_row` of distributions, given as such or as their logits; 0 elsewhere."""
+    q = _row(ptr, row_first, row_weight, column_first, column_weight, image, y, x,
+             is_pixel, k, is_class, HEIGHT, WIDTH, K, CELLS_Y, CELLS_X, KIND)  # fmt: skip
+    if LOGITS:
+        q = tl.where(is_class, q, float("-inf"))
+        q = tl.exp(q - tl.max(q, axis=0, keep_dims=True))
+        q = q / tl.sum(q, axis=0, keep_dims=True)
+        q = tl.where(is_pixel, q, 0.0)
+    return q
+
+
+@triton.jit
 def _argmax(scores):
     """First of the largest over classes, (1, X)."""
     return tl.argmax(scores, axis=0, tie_break_left=True, keep_dims=True)
@@ -84,7 +101,7 @@ def pixels_kernel(
     z_ptr, z_row_first, z_row_weight, z_column_first, z_column_weight,
     t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight,
     s_ptr, s_row_first, s_row_weight, s_column_first, s_column_weight,
-    q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight,
+    q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, over_ptr, under_ptr,
     # maps of pixels, and values of classes
     y_ptr, pixel_weight_ptr, rank_ptr, a_ptr, prototype_a_ptr, soft_a_ptr, present_ptr,
     # results
@@ -312,13 +329,18 @@ def pixels_kernel(
                 factor -= tl.sum(u, axis=0, keep_dims=True)
 
         if SOFT >= 0:
-            q = _row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, image, y, x,
-                     is_pixel, k, is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, KIND)  # fmt: skip
-            if SOFT_LOGITS:
-                q = tl.where(is_class, q, float("-inf"))
-                q = tl.exp(q - tl.max(q, axis=0, keep_dims=True))
-                q = q / tl.sum(q, axis=0, keep_dims=True)
-                q = tl.where(is_pixel, q, 0.0)
+            is_own = is_pixel
+            if over_ptr is not None:
+                over = tl.load(over_ptr + (image * HEIGHT + y) * WIDTH + x, mask=is_pixel, other=0)
+                is_own = is_pixel & (over != 0)
+            q = _soft_row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, image,
+                          y, x, is_own, k, is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
+                          KIND)  # fmt: skip
+            if over_ptr is not None:
+                q += _soft_row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight,
+                               tl.load(under_ptr + image), y, x, is_pixel & (over == 0), k,
+                               is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
+                               KIND)  # fmt: skip
             q_mass = tl.sum(q, axis=0, keep_dims=True)
             weight = tl.full((1, QUADS * SIDE), 1.0, KIND)
             if soft_a_ptr is not None:
