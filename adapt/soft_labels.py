@@ -80,12 +80,14 @@ class SoftLabels:
             rows.append(self._soft(label, crop) if label.ndim == 3 else self._hard(label, crop))
         return torch.stack(rows).to(self.context.device)
 
-    def maps(self, batch: Batch) -> Map:
-        """Distributions of the batch's frames, float32 (B, K, h, w), and where its crops lie.
+    def targets(self, batch: Batch) -> Map | Tensor:
+        """What is true under the crops: a map of distributions, float32 (B, K, h, w).
 
-        For labels that are distributions, all of one size.
+        Where some frame's answer is classes, or of another size, `crops`.
         """
         labels = [self._there(frame) for frame in batch.frames]
+        if labels[0].ndim == 2 or len({label.shape for label in labels}) > 1:
+            return self.crops(batch)
         values = torch.from_numpy(np.stack(labels)).to(self.context.device).float()
         return Map(values, self.context.windows(batch.crops), align_corners=False)
 

@@ -17,6 +17,7 @@ from datetime import date
 from pathlib import Path
 
 import cv2
+from machine_line import machine_line
 from roadshift.adapt.config import AugmentConfig, TrainingConfig
 from roadshift.adapt.dataset import CropSampler, FrameSet, Prefetcher, target_frames
 from roadshift.adapt.models import parse_size
@@ -41,7 +42,7 @@ def main() -> None:
     counts = dict.fromkeys(arguments.threads)
     lines = [
         f"Batches of {arguments.batch} crops of {arguments.crop} (zoomed 0.5 to 1.5, mirrored, "
-        f"jitter), {available_cores()} CPU cores, {date.today().isoformat()}.",
+        f"jitter), {machine_line()}, {date.today().isoformat()}.",
         "",
         f"| frames | decoding | {' | '.join(f'batches a second, {n} threads' for n in counts)} |",
         "|---" * (2 + len(counts)) + "|",

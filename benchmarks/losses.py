@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine_line import machine_line
 from roadshift.adapt.budget import peak_memory
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
 from roadshift.adapt.losses.kernels.choice import choose_kernel
@@ -82,6 +83,7 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
     document = {
         "device": device_name(device),
+        "machine": machine_line(),
         "threads": arguments.threads,
         "date": date.today().isoformat(),
         "versions": library_versions(),
@@ -92,7 +94,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
     out.with_suffix(".md").write_text(table(document))
-    plot(rows, out.with_suffix(".png"), document["device"])
+    plot(rows, out.with_suffix(".png"), document["machine"])
     print(table(document))
 
 
@@ -250,8 +252,8 @@ def table(document: dict[str, Any]) -> str:
     """Markdown."""
     versions = document["versions"]
     lines = [
-        f"IAPC's loss, all four terms, float32, on {document['device']} "
-        f"({document['threads']} CPU threads), torch {versions.get('torch')}, {document['date']}.",
+        f"IAPC's loss, all four terms, float32, on {document['machine']}, "
+        f"{document['threads']} threads, torch {versions.get('torch')}, {document['date']}.",
         "",
         "| size | classes | kernel | forward | backward | both | of reference | extra memory | "
         "of reference | of the limit |",

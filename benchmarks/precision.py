@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine_line import machine_line
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import FrameSet, labelled_frames, target_frames
 from roadshift.adapt.inputs import Normalise
@@ -55,6 +56,7 @@ def main() -> None:
                 print(json.dumps(row), flush=True)
     document = {
         "device": device_name(device),
+        "machine": machine_line(),
         "capability": torch.cuda.get_device_name(device)
         if device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability(),
@@ -153,7 +155,7 @@ def table(document: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
         f"{document['size']}, micro-batches of {document['batch']}, 19 classes, after "
-        f"{document['learn']} steps on labels, on {document['device']} ({document['capability']}), "
+        f"{document['learn']} steps on labels, on {document['machine']}, {document['capability']}, "
         f"torch {document['versions'].get('torch')}, {document['date']}.",
         "",
         "| network | method | precision | rate, of float32's | cosine of the gradients | chosen |",

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from losses import clock, memory_in_use
+from machine_line import machine_line
 from published_iapc import PublishedIapc
 from roadshift.adapt.budget import peak_memory
 from roadshift.adapt.context import Context
@@ -67,6 +68,7 @@ def main() -> None:
         rows = measure(Path(folder), arguments, device)
     document = {
         "device": device_name(device),
+        "machine": machine_line(),
         "threads": arguments.threads,
         "date": date.today().isoformat(),
         "versions": library_versions(),
@@ -226,7 +228,7 @@ def table(document: dict[str, Any]) -> str:
     """Markdown."""
     lines = [
         f"{document['network']}, {document['size']}, batch {document['batch']}, 19 classes, "
-        f"amp {document['amp']}, on {document['device']} ({document['threads']} CPU threads), "
+        f"amp {document['amp']}, on {document['machine']}, {document['threads']} threads, "
         f"torch {document['versions'].get('torch')}, {document['date']}; medians of "
         f"{len(document['rows'][0]['steps a second, each'])} repeats. Memory is what a run adds: "
         "networks, activations, losses.",

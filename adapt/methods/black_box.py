@@ -57,18 +57,18 @@ class DistilStage(Stage):
             self.weights = sqrt_inverse_weights(mass).to(context.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        answers = self.answers.crops(batch)
         logits = self.model(self.context.normalise(batch.augmented)).logits
         size, align_corners = self.context.crop_size, self.model.align_corners
         kernel = self.context.losses
         if self.weights is None:
+            answers = self.answers.crops(batch)
             divergence = divergence_from(
                 logits, answers, size, align_corners=align_corners, kernel=kernel
             )
             return {"divergence": divergence}
         return nightshift_terms(
             logits,
-            answers,
+            self.answers.targets(batch),
             size,
             align_corners=align_corners,
             class_weights=self.weights,

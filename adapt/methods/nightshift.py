@@ -91,7 +91,7 @@ class NightshiftStage(Stage):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         images, size, mixed = batch.augmented, self.context.crop_size, None
-        target = self.labels.maps(batch)
+        target = self.labels.targets(batch)
         if self.settings.mix == "classmix":
             masks = classmix_masks(pixel_argmax(target, size, align_corners=False))
             under = torch.arange(len(images), device=masks.device).roll(1)
