@@ -191,7 +191,8 @@ def mixed(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str
     ]
     generator = torch.Generator().manual_seed(height * width)
     over = torch.rand(count, *p.size, generator=generator) < choose([0.3, 0.5, 0.7])
-    paste = Paste(over, torch.randperm(count, generator=generator))
+    under = torch.randperm(count, generator=generator)
+    paste = Paste(over.to(p.z.device), under.to(p.z.device))
     whole = Map(p.t, choose([None, windows]), choose([None, False, True]))
     how: dict[str, Any] = {
         "align_corners": p.align_corners,
