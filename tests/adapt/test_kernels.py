@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import random
 import sys
@@ -206,6 +207,21 @@ def test_triton_is_tried_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
         f"{say} (its results are wrong)",
         f"{say} (RuntimeError: no kernel image is available)",
     ]
+
+
+@TRITON
+@pytest.mark.parametrize("capability", [87, 90])  # Orin, Hopper
+def test_triton_compiles_every_loss_for_a_gpu(
+    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To machine code, by the assembler that Triton brings along: it needs no GPU."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    said = python_output(Path(__file__).with_name("compile_triton.py"), capability)
+    kernels = json.loads(said)
+    names = {loss.__name__ for loss in LOSSES}
+    assert {name for name, _, _ in kernels} == names | {"many_classes"}
+    assert all(size > 1000 for _, size, _ in kernels)
+    assert max(stack for _, _, stack in kernels) <= 256  # bytes a thread: spilled registers
 
 
 # --- cost -----------------------------------------------------------------------------------------

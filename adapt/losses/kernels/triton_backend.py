@@ -125,6 +125,8 @@ def _launch(
         GRAD=coefficients is not None, GRAD_OF_PROTOTYPES=of_prototypes,
         SUMS=len(names), K_PAD=padded, QUADS=quads, SIDE=side,
         KIND=_KINDS[kind], TINY=torch.finfo(kind).tiny,
+        num_warps=_warps(padded * quads * side),
+        enable_fp_fusion=True,  # Triton's default, which later versions change
     )  # fmt: skip
     if grad is not None:
         return (_gathered(grad),)
@@ -154,6 +156,15 @@ def _starts(taps: AxisTaps) -> Tensor:
     """The first pixel of each cell's quad, and the number of pixels, int32 (cells + 1,)."""
     cells = torch.arange(taps.cells + 1, dtype=torch.int32, device=taps.first.device)
     return torch.searchsorted(taps.first[0].contiguous(), cells).int()
+
+
+def _warps(values: int) -> int:
+    """Of a program that holds several blocks of so many values: eight of each a thread.
+
+    The compiler then keeps them in registers, but for a few of the largest kernels'
+    (``tests/adapt/compile_triton.py`` compiles them and reads what is spilled).
+    """
+    return min(32, max(4, values // (8 * 32)))
 
 
 def _power_of_two(at_least: int) -> int:
