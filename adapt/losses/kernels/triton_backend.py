@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .spec import Inputs, Map, Terms
-from .taps import AxisTaps, map_taps
+from .taps import AxisTaps, axis_taps, map_taps
 from .tiled import Result
 from .triton_kernel import pixels_kernel
 
@@ -24,13 +26,29 @@ class _Placed:
         values = of.values.detach()
         self.kind = torch.float64 if values.dtype == torch.float64 else torch.float32
         self.values = values.contiguous()
-        taps = map_taps(of, inputs.size, align_corners=inputs.align_corners, dtype=self.kind)
-        self.rows: AxisTaps = taps[0]
-        self.columns: AxisTaps = taps[1]
+        align_corners = inputs.align_corners if of.align_corners is None else of.align_corners
+        if of.windows is None:
+            taps = _taps(tuple(values.shape), inputs.size, align_corners, self.kind, values.device)
+        else:
+            taps = map_taps(of, inputs.size, align_corners=align_corners, dtype=self.kind)
+        self.rows, self.columns = taps
 
     def arguments(self) -> list[Any]:
         rows, columns = self.rows, self.columns
         return [self.values, rows.first, rows.weight, columns.first, columns.weight]
+
+
+@lru_cache(maxsize=64)  # a run has a few; making them anew waits for the GPU
+def _taps(
+    shape: tuple[int, ...],
+    size: tuple[int, int],
+    align_corners: bool,
+    kind: torch.dtype,
+    device: torch.device,
+) -> tuple[AxisTaps, AxisTaps]:
+    """Of whole frames, (B, K, h, w)."""
+    of = Map(torch.empty(shape[0], 1, *shape[2:], device=device))
+    return map_taps(of, size, align_corners=align_corners, dtype=kind)
 
 
 def triton_sums(
@@ -65,18 +83,18 @@ def _launch(
     """Sums and mass; or, with coefficients, the gradient of ``home``."""
     of_prototypes = coefficients is not None and home is not z
     batch, classes, cells_y, cells_x = home.values.shape
-    row_start, column_start = _starts(home.rows), _starts(home.columns)
-    side = _power_of_two(int((column_start[1:] - column_start[:-1]).max()))
+    device, kind = home.values.device, home.kind
+    row_start = _starts(cells_y, inputs.size[0], inputs.align_corners, device)
+    pieces = _pieces(cells_x, inputs.size[1], inputs.align_corners, device)
     padded = max(2, _power_of_two(classes))
-    quads = max(1, _power_of_two(min(REGISTERS // padded // side, cells_x)))
-    grid = (-(-cells_x // quads), cells_y, batch)
+    parts = max(1, _power_of_two(min(REGISTERS // padded // pieces.side, pieces.count)))
+    grid = (-(-pieces.count // parts), cells_y, batch)
     names = terms.names
     place = {name: names.index(name) if name in names else -1 for name in ALL}
     if of_prototypes:
         place = {name: at if name == "prototype" else -1 for name, at in place.items()}
     t = _Placed(inputs.teacher, inputs) if inputs.teacher is not None else None
     q = _Placed(inputs.soft, inputs) if inputs.soft is not None else None
-    device, kind = home.values.device, home.kind
     programs = grid[0] * grid[1] * grid[2]
     sums = mass = grad = None
     if coefficients is None:
@@ -84,7 +102,7 @@ def _launch(
         of_classes = classes if terms.sharpness is not None else 0
         mass = torch.zeros(programs, of_classes, dtype=kind, device=device)
     else:
-        grad = torch.empty(batch, 4, classes, cells_y, cells_x, dtype=kind, device=device)
+        grad = torch.empty(batch, 4, classes, cells_y, pieces.count, dtype=kind, device=device)
     of_sums, of_mass = coefficients or (None, None)
     over = under = None
     if inputs.paste is not None:
@@ -99,7 +117,7 @@ def _launch(
         return None if of is None else of.to(dtype or of.dtype).contiguous()
 
     pixels_kernel[grid](
-        home.values, row_start, home.rows.weight[0].contiguous(), column_start,
+        home.values, row_start, home.rows.weight[0].contiguous(), pieces.start, pieces.cell,
         home.columns.weight[0].contiguous(),
         *z.arguments(),
         *(t.arguments() if t else [None] * 5),
@@ -110,7 +128,8 @@ def _launch(
         kept(inputs.class_weights, kind), kept(inputs.prototype_class_weights, kind),
         kept(inputs.soft_class_weights, kind), kept(inputs.present, torch.uint8),
         sums, mass, kept(of_sums, kind), kept(of_mass, kind), grad,
-        classes, *inputs.size, cells_y, cells_x, *shape(z), *shape(t), *shape(s), *shape(q),
+        classes, *inputs.size, cells_y, cells_x, pieces.count,
+        *shape(z), *shape(t), *shape(s), *shape(q),
         int(ranks.max()) if ranks is not None else 0,
         log_classes=math.log(classes), epsilon=terms.epsilon, gamma=terms.curriculum or 0.0,
         sharpness=terms.sharpness or 0.0, below=terms.negative_below or 0.0,
@@ -123,23 +142,23 @@ def _launch(
         BY_RANK=terms.negative_rank, ONE_RANK=one_rank,
         AGREE_WITH_LABEL=terms.agree_with == "pseudo_label", SOFT_LOGITS=terms.soft == "logits",
         GRAD=coefficients is not None, GRAD_OF_PROTOTYPES=of_prototypes,
-        SUMS=len(names), K_PAD=padded, QUADS=quads, SIDE=side,
+        SUMS=len(names), K_PAD=padded, PARTS=parts, SIDE=pieces.side,
         KIND=_KINDS[kind], TINY=torch.finfo(kind).tiny,
-        num_warps=_warps(padded * quads * side),
+        num_warps=_warps(padded * parts * pieces.side),
         enable_fp_fusion=True,  # Triton's default, which later versions change
     )  # fmt: skip
     if grad is not None:
-        return (_gathered(grad),)
+        return (_gathered(grad, pieces),)
     assert sums is not None
     assert mass is not None
     return sums.sum(dim=0), mass.sum(dim=0)
 
 
-def _gathered(corners: Tensor) -> Tensor:
-    """Each cell's gradient from the quads around it: (B, 4, K, h, w) to (B, K, h, w)."""
+def _gathered(corners: Tensor, pieces: _Pieces) -> Tensor:
+    """Each cell's gradient from the quads around it: (B, 4, K, h, pieces) to (B, K, h, w)."""
     above_left, above_right, below_left, below_right = corners.unbind(dim=1)
-    above = _shifted(above_left, above_right, axis=3)
-    below = _shifted(below_left, below_right, axis=3)
+    above = _shifted(pieces.joined(above_left), pieces.joined(above_right), axis=3)
+    below = _shifted(pieces.joined(below_left), pieces.joined(below_right), axis=3)
     return _shifted(above, below, axis=2)
 
 
@@ -152,10 +171,60 @@ def _shifted(own: Tensor, to_next: Tensor, axis: int) -> Tensor:
     return result
 
 
-def _starts(taps: AxisTaps) -> Tensor:
+@dataclass(frozen=True)
+class _Pieces:
+    """Columns of quads, each of one piece or two, of at most ``side`` pixels."""
+
+    start: Tensor  # int32 (count + 1,), each one's first pixel
+    cell: Tensor  # int32 (count,), the quad's number
+    side: int  # a power of two
+    first: Tensor  # int64 (cells,), the number of each quad's first piece
+    split: Tensor  # int64, the quads of two pieces
+
+    @property
+    def count(self) -> int:
+        """Of all pieces."""
+        return len(self.cell)
+
+    def joined(self, of_pieces: Tensor) -> Tensor:
+        """(..., count) added up to (..., cells)."""
+        of_quads = of_pieces.index_select(-1, self.first)
+        second = of_pieces.index_select(-1, self.first[self.split] + 1)
+        of_quads[..., self.split] = of_quads[..., self.split] + second
+        return of_quads
+
+
+@lru_cache(maxsize=64)  # a run has a few
+def _pieces(cells: int, pixels: int, align_corners: bool, device: torch.device) -> _Pieces:
+    start = _starts(cells, pixels, align_corners, torch.device("cpu")).long()
+    widths = start.diff()
+    side = _power_of_two(-(-int(widths.max()) // 2))
+    is_split = widths > side
+    cell = torch.arange(cells).repeat_interleave(1 + is_split.long())
+    is_second = torch.zeros(len(cell), dtype=torch.long)
+    is_second[1:] = cell[1:] == cell[:-1]
+    starts = torch.cat([start[cell] + side * is_second, start[-1:]])
+    first = (1 - is_second).nonzero()[:, 0]
+    split = is_split.nonzero()[:, 0]
+    return _Pieces(
+        starts.int().to(device), cell.int().to(device), side, first.to(device), split.to(device)
+    )
+
+
+@lru_cache(maxsize=64)
+def _starts(cells: int, pixels: int, align_corners: bool, device: torch.device) -> Tensor:
     """The first pixel of each cell's quad, and the number of pixels, int32 (cells + 1,)."""
-    cells = torch.arange(taps.cells + 1, dtype=torch.int32, device=taps.first.device)
-    return torch.searchsorted(taps.first[0].contiguous(), cells).int()
+    cpu = torch.device("cpu")
+    taps = axis_taps(
+        cells,
+        pixels,
+        [(pixels, 0, False)],
+        align_corners=align_corners,
+        dtype=torch.float64,
+        device=cpu,
+    )
+    numbers = torch.arange(cells + 1, dtype=torch.int32)
+    return torch.searchsorted(taps.first[0].contiguous(), numbers).int().to(device)
 
 
 def _warps(values: int) -> int:

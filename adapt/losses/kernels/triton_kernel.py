@@ -5,7 +5,8 @@ cells ("quads"): their logits are bilinear in four corners each. So the corners 
 pixel's logits cost one multiply-add a class, and the gradient of a quad's pixels goes to its four
 corners and nowhere else: each program writes four numbers a quad and class, and what a cell
 receives from the up to four quads around it is added afterwards, always in the same order. No
-atomics.
+atomics. Threads come in powers of two, and a quad of 9 columns beside those of 8 would leave half
+of them idle: so a wide quad is two pieces.
 """
 
 from __future__ import annotations
@@ -95,8 +96,9 @@ def _minus_log_rest(u):
 
 @triton.jit
 def pixels_kernel(
-    # the map whose quads the programs own, and the pixels of each of its rows and columns of cells
-    home_ptr, row_start, row_weight, column_start, column_weight,
+    # the map whose quads the programs own, the pixels of each of its rows of cells, and those of
+    # each piece of a quad, with the quad's number
+    home_ptr, row_start, row_weight, piece_start, piece_cell, column_weight,
     # maps with their taps; the home map is one of the first two
     z_ptr, z_row_first, z_row_weight, z_column_first, z_column_weight,
     t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight,
@@ -107,7 +109,7 @@ def pixels_kernel(
     # results
     sums_ptr, mass_ptr, of_sums_ptr, of_mass_ptr, grad_ptr,
     # sizes
-    K, HEIGHT, WIDTH, CELLS_Y, CELLS_X, Z_Y, Z_X, T_Y, T_X, S_Y, S_X, Q_Y, Q_X,
+    K, HEIGHT, WIDTH, CELLS_Y, CELLS_X, PIECES, Z_Y, Z_X, T_Y, T_X, S_Y, S_X, Q_Y, Q_X,
     max_rank,
     # constants: as arguments they would be cut to float32
     log_classes: tl.constexpr, epsilon: tl.constexpr, gamma: tl.constexpr,
@@ -121,26 +123,27 @@ def pixels_kernel(
     DETACH_CERTAINTY: tl.constexpr, BY_RANK: tl.constexpr, ONE_RANK: tl.constexpr,
     AGREE_WITH_LABEL: tl.constexpr, SOFT_LOGITS: tl.constexpr,
     GRAD: tl.constexpr, GRAD_OF_PROTOTYPES: tl.constexpr,
-    SUMS: tl.constexpr, K_PAD: tl.constexpr, QUADS: tl.constexpr, SIDE: tl.constexpr,
+    SUMS: tl.constexpr, K_PAD: tl.constexpr, PARTS: tl.constexpr, SIDE: tl.constexpr,
     KIND: tl.constexpr, TINY: tl.constexpr,
 ):  # fmt: skip
-    """One row of cells, ``QUADS`` columns of cells, all classes; see the module."""
+    """One row of cells, ``PARTS`` pieces of ``SIDE`` columns of pixels at most, all classes."""
     image = tl.program_id(2).to(tl.int64)
     cell_y = tl.program_id(1)
-    lanes = tl.arange(0, QUADS * SIDE)[None, :]
-    cell_x = tl.program_id(0) * QUADS + lanes // SIDE
+    lanes = tl.arange(0, PARTS * SIDE)[None, :]
+    piece = tl.program_id(0) * PARTS + lanes // SIDE
     k = tl.arange(0, K_PAD)[:, None]
     is_class = k < K
-    is_quad = cell_x < CELLS_X
-    first_x = tl.load(column_start + cell_x, mask=is_quad, other=0)
-    last_x = tl.load(column_start + cell_x + 1, mask=is_quad, other=0)
+    is_piece = piece < PIECES
+    cell_x = tl.load(piece_cell + piece, mask=is_piece, other=0)
+    first_x = tl.load(piece_start + piece, mask=is_piece, other=0)
+    end_x = tl.load(piece_start + piece + 1, mask=is_piece, other=0)
     x = first_x + lanes % SIDE
-    is_pixel = is_quad & (x < last_x)
+    is_pixel = is_piece & (x < end_x)
     across = tl.load(column_weight + x, mask=is_pixel, other=0.0)
     bottom_y = tl.minimum(cell_y + 1, CELLS_Y - 1)
     right_x = tl.minimum(cell_x + 1, CELLS_X - 1)
     cells = CELLS_Y * CELLS_X
-    keep = is_class & is_quad
+    keep = is_class & is_piece
     a, b, c, d = _corners(
         home_ptr + image * K * cells, cell_y * CELLS_X, bottom_y * CELLS_X, cell_x, right_x, cells,
         k, keep, KIND,
@@ -148,13 +151,13 @@ def pixels_kernel(
     above = a + across * (b - a)
     below_row = c + across * (d - c)
 
-    nothing = tl.zeros((1, QUADS * SIDE), KIND)
+    nothing = tl.zeros((1, PARTS * SIDE), KIND)
     sum_ce, sum_entropy, sum_curriculum, sum_certainty = nothing, nothing, nothing, nothing
     sum_negative, sum_agreement, sum_prototype = nothing, nothing, nothing
     sum_soft = nothing
-    mass = tl.zeros((K_PAD, QUADS * SIDE), KIND)
-    grad_above = tl.zeros((K_PAD, QUADS * SIDE), KIND)
-    grad_below = tl.zeros((K_PAD, QUADS * SIDE), KIND)
+    mass = tl.zeros((K_PAD, PARTS * SIDE), KIND)
+    grad_above = tl.zeros((K_PAD, PARTS * SIDE), KIND)
+    grad_below = tl.zeros((K_PAD, PARTS * SIDE), KIND)
     of_mass = tl.zeros((K_PAD, 1), KIND)
     if GRAD and CERTAINTY >= 0:
         of_mass = tl.load(of_mass_ptr + k, mask=is_class, other=0.0)
@@ -178,8 +181,8 @@ def pixels_kernel(
         p = p / total
         d = tl.where(is_class, d, 0.0)
         at = (image * HEIGHT + y) * WIDTH + x
-        factor = tl.zeros((K_PAD, QUADS * SIDE), KIND)  # dL/dz = p factor + extra
-        extra = tl.zeros((K_PAD, QUADS * SIDE), KIND)
+        factor = tl.zeros((K_PAD, PARTS * SIDE), KIND)  # dL/dz = p factor + extra
+        extra = tl.zeros((K_PAD, PARTS * SIDE), KIND)
 
         if t_ptr is not None:
             t = _row(t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight, image, y, x,
@@ -263,7 +266,7 @@ def pixels_kernel(
 
         if ENTROPY >= 0 or CURRICULUM >= 0 or CERTAINTY >= 0:
             entropy = log_sum - tl.sum(p * d, axis=0, keep_dims=True)
-            slope = tl.zeros((1, QUADS * SIDE), KIND)
+            slope = tl.zeros((1, PARTS * SIDE), KIND)
             if ENTROPY >= 0:
                 if SMOOTHED:
                     log_term = tl.log(p + epsilon)
@@ -308,11 +311,11 @@ def pixels_kernel(
         if NEGATIVE >= 0:
             if BY_RANK:
                 if ONE_RANK:
-                    wanted = tl.zeros((1, QUADS * SIDE), tl.int32) + max_rank
+                    wanted = tl.zeros((1, PARTS * SIDE), tl.int32) + max_rank
                 else:
                     wanted = tl.load(rank_ptr + at, mask=is_pixel, other=1).to(tl.int32)
                 left = tl.where(is_class, d, float("-inf"))
-                chosen = tl.zeros((1, QUADS * SIDE), tl.int32)
+                chosen = tl.zeros((1, PARTS * SIDE), tl.int32)
                 for rank in range(1, max_rank + 1):
                     best = _argmax(left)
                     chosen = tl.where(wanted == rank, best, chosen)
@@ -342,7 +345,7 @@ def pixels_kernel(
                                is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
                                KIND)  # fmt: skip
             q_mass = tl.sum(q, axis=0, keep_dims=True)
-            weight = tl.full((1, QUADS * SIDE), 1.0, KIND)
+            weight = tl.full((1, PARTS * SIDE), 1.0, KIND)
             if soft_a_ptr is not None:
                 weight = tl.sum(
                     tl.load(soft_a_ptr + k, mask=is_class, other=0.0) * q, axis=0, keep_dims=True
@@ -384,15 +387,15 @@ def pixels_kernel(
         if SOFT >= 0:
             tl.store(out + SOFT, tl.sum(sum_soft))
     else:
-        quad = (tl.program_id(0) * QUADS + tl.arange(0, QUADS))[None, :]
-        out = grad_ptr + ((image * 4 * K + k) * CELLS_Y + cell_y) * CELLS_X + quad
-        step = cells * K
-        stored = is_class & (quad < CELLS_X)
-        left_of = tl.reshape((1 - across) * grad_above, (K_PAD, QUADS, SIDE))
+        mine = (tl.program_id(0) * PARTS + tl.arange(0, PARTS))[None, :]
+        out = grad_ptr + ((image * 4 * K + k) * CELLS_Y + cell_y) * PIECES + mine
+        step = CELLS_Y * PIECES * K
+        stored = is_class & (mine < PIECES)
+        left_of = tl.reshape((1 - across) * grad_above, (K_PAD, PARTS, SIDE))
         tl.store(out, tl.sum(left_of, axis=2), mask=stored)
-        right_of = tl.reshape(across * grad_above, (K_PAD, QUADS, SIDE))
+        right_of = tl.reshape(across * grad_above, (K_PAD, PARTS, SIDE))
         tl.store(out + step, tl.sum(right_of, axis=2), mask=stored)
-        left_of = tl.reshape((1 - across) * grad_below, (K_PAD, QUADS, SIDE))
+        left_of = tl.reshape((1 - across) * grad_below, (K_PAD, PARTS, SIDE))
         tl.store(out + 2 * step, tl.sum(left_of, axis=2), mask=stored)
-        right_of = tl.reshape(across * grad_below, (K_PAD, QUADS, SIDE))
+        right_of = tl.reshape(across * grad_below, (K_PAD, PARTS, SIDE))
         tl.store(out + 3 * step, tl.sum(right_of, axis=2), mask=stored)
