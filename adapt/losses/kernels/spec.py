@@ -42,6 +42,10 @@ class Map:
         """``values``, or the map that covers the pixels."""
         return values if isinstance(values, Map) else Map(values)
 
+    def aligned(self, logits: bool) -> bool:
+        """Its ``align_corners``, beside logits with theirs."""
+        return logits if self.align_corners is None else self.align_corners
+
 
 @dataclass(frozen=True)
 class Paste:

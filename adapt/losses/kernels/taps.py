@@ -77,8 +77,7 @@ def map_taps(
     of: Map, size: tuple[int, int], *, align_corners: bool, dtype: torch.dtype
 ) -> tuple[AxisTaps, AxisTaps]:
     """Taps of rows and of columns for a map at ``size`` pixels."""
-    if of.align_corners is not None:
-        align_corners = of.align_corners
+    align_corners = of.aligned(align_corners)
     device = of.values.device
     rows: list[tuple[float, float, bool]] = []
     columns: list[tuple[float, float, bool]] = []
@@ -102,9 +101,7 @@ def upsample_map(of: Map, size: tuple[int, int], *, align_corners: bool) -> Tens
     """(B, K, H, W), a tensor of the frame's size: what kernels do without."""
     values = at_least_float32(of.values)
     if of.windows is None:
-        return upsample(
-            values, size, align_corners if of.align_corners is None else of.align_corners
-        )
+        return upsample(values, size, of.aligned(align_corners))
     rows, columns = map_taps(of, size, align_corners=align_corners, dtype=values.dtype)
     images = []
     for image, value in enumerate(values):

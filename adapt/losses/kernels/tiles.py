@@ -215,7 +215,7 @@ def _geometry(of: Map, inputs: Inputs) -> Geometry:
         return Geometry(*_taps(of, inputs), same=False)
     values = of.values
     cells = (values.shape[2], values.shape[3])
-    align_corners = inputs.align_corners if of.align_corners is None else of.align_corners
+    align_corners = of.aligned(inputs.align_corners)
     return _of_whole_frames(cells, inputs.size, align_corners, values.dtype, values.device)
 
 

@@ -26,7 +26,7 @@ class _Placed:
         values = of.values.detach()
         self.kind = torch.float64 if values.dtype == torch.float64 else torch.float32
         self.values = values.contiguous()
-        align_corners = inputs.align_corners if of.align_corners is None else of.align_corners
+        align_corners = of.aligned(inputs.align_corners)
         if of.windows is None:
             taps = _taps(tuple(values.shape), inputs.size, align_corners, self.kind, values.device)
         else:
@@ -180,6 +180,7 @@ class _Pieces:
     side: int  # a power of two
     first: Tensor  # int64 (cells,), the number of each quad's first piece
     split: Tensor  # int64, the quads of two pieces
+    second: Tensor  # int64, the number of these quads' second piece
 
     @property
     def count(self) -> int:
@@ -189,8 +190,10 @@ class _Pieces:
     def joined(self, of_pieces: Tensor) -> Tensor:
         """(..., count) added up to (..., cells)."""
         of_quads = of_pieces.index_select(-1, self.first)
-        second = of_pieces.index_select(-1, self.first[self.split] + 1)
-        of_quads[..., self.split] = of_quads[..., self.split] + second
+        if len(self.split):
+            added = of_quads.index_select(-1, self.split)
+            added += of_pieces.index_select(-1, self.second)
+            of_quads.index_copy_(-1, self.split, added)
         return of_quads
 
 
@@ -206,8 +209,14 @@ def _pieces(cells: int, pixels: int, align_corners: bool, device: torch.device) 
     starts = torch.cat([start[cell] + side * is_second, start[-1:]])
     first = (1 - is_second).nonzero()[:, 0]
     split = is_split.nonzero()[:, 0]
+    second = first[split] + 1
     return _Pieces(
-        starts.int().to(device), cell.int().to(device), side, first.to(device), split.to(device)
+        starts.int().to(device),
+        cell.int().to(device),
+        side,
+        first.to(device),
+        split.to(device),
+        second.to(device),
     )
 
 
