@@ -77,7 +77,7 @@ def adapt_bundle(
             "another --out, or --gate off."
         )
     check_job(job)
-    device = pick_device(job.device)
+    device = _device(job, config)
     network = load_network(source, device)
     width, height = config.training.frame_size or _input_size(source.manifest.input)
     with run_folder(job):
@@ -136,7 +136,7 @@ def adapt_black_box(
             "with; leave it at none."
         )
     check_job(job)
-    device = pick_device(job.device)
+    device = _device(job, config)
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
@@ -181,7 +181,7 @@ def train_bundle(
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
     check_job(job)
-    device = pick_device(job.device)
+    device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
     frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
@@ -209,6 +209,14 @@ def _new_network(
     if initial is not None:
         load_weights_file(network, initial, label_space=space.name)
     return network
+
+
+def _device(job: Job, config: RunConfig) -> torch.device:
+    """The run's device; losses that cannot be computed there are refused before any work."""
+    device = pick_device(job.device)
+    if config.losses != "auto":
+        choose_kernel(config.losses, device)
+    return device
 
 
 def _input_size(spec: InputSpec) -> tuple[int, int]:
