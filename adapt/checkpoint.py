@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from ..runtime.atomic import output_error
 from ..runtime.errors import TrainingError
 from .precision import PrecisionName
+
+Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class RunState:
     watch: Mapping[str, Any] | None = None  # see `Watch.state`
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
     """Write ``data`` to ``path``: the old file or the new one, never a part of either.
 
     Raises:
@@ -52,7 +54,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data)
+            for part in (data,) if isinstance(data, bytes) else data:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -62,10 +65,43 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise output_error(error, path) from error
 
 
-def tensor_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """``tensors`` as the bytes of a safetensors file."""
-    whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    return bytes(save(whole, dict(metadata) if metadata else None))
+def tensor_parts(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Iterator[Buffer]:
+    """``tensors`` as the parts of a safetensors file, in order.
+
+    One tensor at a time is copied: safetensors' own writer holds all of them up to four times.
+    """
+    # The widest first, as safetensors writes them: so each is aligned.
+    order = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    stop = 0
+    for name, tensor in order:
+        start, stop = stop, stop + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, stop],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for _, tensor in order:
+        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -87,7 +123,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: RunState) -> None:
     """Write the run's tensors and ``state``."""
-    write_atomically(path, tensor_bytes(tensors, {"state": json.dumps(asdict(state))}))
+    write_atomically(path, tensor_parts(tensors, {"state": json.dumps(asdict(state))}))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], RunState]:

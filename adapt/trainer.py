@@ -31,7 +31,7 @@ from .checkpoint import (
     optimizer_tensors,
     read_tensors,
     save_checkpoint,
-    tensor_bytes,
+    tensor_parts,
     write_atomically,
 )
 from .config import TrainingConfig
@@ -290,7 +290,7 @@ class Trainer:
 
     def _write_start(self, stage: int) -> None:
         """The model at the beginning of a stage: teachers are made from it, also after a resume."""
-        write_atomically(self._start_file(stage), tensor_bytes(self.model.state_dict()))
+        write_atomically(self._start_file(stage), tensor_parts(self.model.state_dict()))
 
     # --- stages ---------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ...runtime.errors import FrameError
 from ..batch_norm import batch_norm_layers
-from ..checkpoint import read_tensors, tensor_bytes, write_atomically
+from ..checkpoint import read_tensors, tensor_parts, write_atomically
 from ..context import Context
 from ..dataset import FrameSet, evenly_spaced
 from ..ema import blend, restore, snapshot
@@ -99,7 +99,7 @@ class Watch:
             if self._best() is not best:
                 frames = {"p": seen.p, "entropy": seen.entropy}
                 tensors = prefixed("model", self._model.state_dict()) | prefixed("frames", frames)
-                write_atomically(self._snapshot(look), tensor_bytes(tensors))
+                write_atomically(self._snapshot(look), tensor_parts(tensors))
 
     def finish(self, step: int, planned: int) -> None:
         """Look at the model after the last step, and give it the best step's weights.

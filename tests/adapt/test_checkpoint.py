@@ -18,7 +18,7 @@ from roadshift.adapt.checkpoint import (
     optimizer_tensors,
     read_tensors,
     save_checkpoint,
-    tensor_bytes,
+    tensor_parts,
     write_atomically,
 )
 from roadshift.runtime.errors import OutputError, TrainingError
@@ -60,9 +60,22 @@ def test_tensors_and_state_come_back_as_they_were(tmp_path: Path) -> None:
         torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0, equal_nan=True)
 
 
-def test_tied_weights_are_stored() -> None:
+def test_tied_weights_are_stored(tmp_path: Path) -> None:
     weight = torch.randn(4)
-    assert tensor_bytes({"one": weight, "other": weight})
+    save_checkpoint(tmp_path / "c", {"one": weight, "other": weight}, STATE)
+    loaded, _ = load_checkpoint(tmp_path / "c")
+    assert torch.equal(loaded["one"], weight)
+    assert torch.equal(loaded["other"], weight)
+
+
+def test_a_tensor_at_a_time_is_copied() -> None:
+    tensors = {f"w{i}": torch.full((4, 5), float(i), dtype=torch.float64).T for i in range(3)}
+    tensors["narrow"] = torch.ones(3, dtype=torch.uint8)
+    parts = tensor_parts(tensors, {"a": "b"})
+    head = bytes(next(parts))
+    assert (len(head) - 8) % 8 == 0  # so that every tensor is aligned
+    sizes = [len(bytes(part)) for part in parts]
+    assert sizes == [160, 160, 160, 3]  # the widest first
 
 
 # --- optimisers ----------------------------------------------------------------------------------
@@ -148,7 +161,7 @@ def test_what_is_no_checkpoint_is_said_to_be_none(tmp_path: Path) -> None:
     states = [{}, {"state": "{"}, {"state": "[1]"}, {"state": '{"stage": 1}'}]
     states.append({"state": '{"fingerprint": "a", "epoch": 3}'})
     for metadata in states:
-        path.write_bytes(tensor_bytes({"weights": torch.zeros(2)}, metadata))
+        path.write_bytes(b"".join(tensor_parts({"weights": torch.zeros(2)}, metadata)))
         with pytest.raises(TrainingError, match="not a checkpoint of this version"):
             load_checkpoint(path)
 
