@@ -52,7 +52,7 @@ def folding_view(model: Model) -> Model:
             folding.append(_FoldingConv(conv, norm))
             parent[i], parent[i + 1] = folding[-1], nn.Identity()
 
-    def fold(*_: object) -> None:  # one call for all layers: a GPU waits longer for calls than work
+    def fold(*_: object) -> None:  # for all layers at once: each call is a launch on a GPU
         norms = [layer.norm for layer in folding]
         means, variances = (
             [n.get_buffer(name) for n in norms] for name in ("running_mean", "running_var")

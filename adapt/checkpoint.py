@@ -70,7 +70,7 @@ def tensor_parts(
 ) -> Iterator[Buffer]:
     """``tensors`` as the parts of a safetensors file, in order.
 
-    One tensor at a time is copied: safetensors' own writer holds all of them up to four times.
+    One tensor at a time is copied; safetensors' own writer copies all of them before it writes.
     """
     # The widest first, as safetensors writes them: so each is aligned.
     order = sorted(tensors.items(), key=lambda item: -item[1].element_size())

@@ -75,7 +75,7 @@ class Room:
 def argmax_of(scores: Tensor, best: Tensor, room: Room) -> Tensor:
     """First of the largest of (K, N), int64 (N,).
 
-    Classes are a strided axis, along which `torch.argmax` is ten times as slow.
+    Classes are a strided axis, along which `torch.argmax` is several times as slow.
     """
     classes = len(scores)
     found = torch.eq(scores, best, out=room("scratch", scores, *scores.shape))
@@ -86,7 +86,7 @@ def argmax_of(scores: Tensor, best: Tensor, room: Room) -> Tensor:
 def absent_classes(present: Tensor, where: Where) -> Tensor:
     """Numbers of the classes that bool (B, K) ``present`` lacks in the tile's image, int64.
 
-    `Tensor.index_fill_` at these is ten times as fast as `Tensor.masked_fill_`.
+    For `Tensor.index_fill_`: `Tensor.masked_fill_` is not vectorised for a mask of this shape.
     """
     return (~present[where.image]).nonzero()[:, 0]
 

@@ -38,7 +38,7 @@ class _Placed:
         return [self.values, rows.first, rows.weight, columns.first, columns.weight]
 
 
-@lru_cache(maxsize=64)  # a run has a few; making them anew waits for the GPU
+@lru_cache(maxsize=64)  # a run has a few; each is a copy to the device
 def _taps(
     shape: tuple[int, ...],
     size: tuple[int, int],

@@ -5,8 +5,8 @@ cells ("quads"): their logits are bilinear in four corners each. So the corners 
 pixel's logits cost one multiply-add a class, and the gradient of a quad's pixels goes to its four
 corners and nowhere else: each program writes four numbers a quad and class, and what a cell
 receives from the up to four quads around it is added afterwards, always in the same order. No
-atomics. Threads come in powers of two, and a quad of 9 columns beside those of 8 would leave half
-of them idle: so a wide quad is two pieces.
+atomics. Threads come in powers of two, and a quad of 9 columns beside those of 8 would leave nearly
+half of them idle: so a wide quad is two pieces.
 """
 
 from __future__ import annotations
