@@ -86,7 +86,7 @@ def argmax_of(scores: Tensor, best: Tensor, room: Room) -> Tensor:
 def absent_classes(present: Tensor, where: Where) -> Tensor:
     """Numbers of the classes that bool (B, K) ``present`` lacks in the tile's image, int64.
 
-    For `Tensor.index_fill_`: `Tensor.masked_fill_` is not vectorised for a mask of this shape.
+    For `Tensor.index_fill_`: `Tensor.masked_fill_` is slow on a CPU with a mask of this shape.
     """
     return (~present[where.image]).nonzero()[:, 0]
 
