@@ -38,6 +38,7 @@ from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bund
 from roadshift.runtime.driver import Gpu
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import (
+    BundleError,
     ConfigError,
     EngineError,
     MissingDependencyError,
@@ -474,7 +475,7 @@ def test_a_plan_that_was_changed_is_not_refitted(workshop: Workshop) -> None:
     plans = PlanOptions(refit=base)
     file = base.path / "model-fp16.plan"
     file.write_bytes(file.read_bytes().replace(b"10.16.1", b"10.16.2"))
-    with pytest.raises(EngineError, match="not the plan that its manifest lists"):
+    with pytest.raises(BundleError, match="was changed after it was written"):
         workshop.export(workshop.adapted, "tensorrt", plans=plans)
 
 
