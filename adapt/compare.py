@@ -10,7 +10,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -193,7 +193,7 @@ class _Runner:
         self._check_stop()
         try:
             record = self._kept(path, self._fingerprint(config))
-            bundle = _bundle_of(record, folder)
+            bundle = _bundle_of(record, folder, self.source.allow_networks)
             if bundle is None:
                 bundle, record = self._adapt(folder, path, record, config, title)
             else:
@@ -327,12 +327,14 @@ class _StepClock:
         return 1 / statistics.median(intervals) if intervals else None
 
 
-def _bundle_of(record: dict[str, Any], folder: Path) -> Bundle | None:
+def _bundle_of(
+    record: dict[str, Any], folder: Path, allow_networks: Collection[str]
+) -> Bundle | None:
     """The finished run's bundle, if it is the one that the record is about."""
     if "bundle" not in record:
         return None
     try:
-        bundle = open_bundle(folder)
+        bundle = open_bundle(folder, allow_networks=allow_networks)
     except BundleError:
         return None
     return bundle if bundle.hash == record["bundle"] else None

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from .. import __version__
-from .errors import BundleError
+from .errors import BundleError, ConfigError
 from .labels import LabelSpace
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Artefact, Kind, Manifest
 from .regular_files import read_regular_file
@@ -80,9 +80,9 @@ def open_bundle(
 
     Raises:
         BundleError: what is wrong with which file.
+        ConfigError: what is allowed is no name of a module.
     """
-    if isinstance(allow_networks, str):
-        raise TypeError(f"allow_networks: give several names, [{allow_networks!r}], not a text")
+    allowed = _module_names(allow_networks)
     path = Path(path)
     if not path.is_dir():
         problem = "is a file, and a bundle is a folder" if path.exists() else "does not exist"
@@ -97,11 +97,24 @@ def open_bundle(
         path,
         _parse_manifest(content, path / MANIFEST_NAME),
         hashlib.sha256(content).hexdigest(),
-        frozenset(allow_networks),
+        allowed,
     )
     for artefact in bundle.manifest.artefacts:
         _check_artefact(bundle.file(artefact), artefact, verify)
     return bundle
+
+
+def _module_names(names: Collection[str]) -> frozenset[str]:
+    """The modules that a user allowed, each "package.module"."""
+    if isinstance(names, str):
+        raise TypeError(f"allow_networks: give a list of names, [{names!r}], not one text")
+    for name in names:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(
+                f"--allow-network (allow_networks) {name!r}: name a module of Python, "
+                "package.module, without its path and without its factory."
+            )
+    return frozenset(names)
 
 
 def _parse_manifest(content: bytes, where: Path) -> Manifest:

@@ -237,7 +237,13 @@ class BundleWriter:
             flush(self._folder / MANIFEST_NAME)
             flush(self._folder)
             publish(self._folder, self._target, replace=self._overwrite)
-        return Bundle(self.path, manifest, hashlib.sha256(text.encode()).hexdigest())
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return Bundle(self.path, manifest, digest, self._allowed(network))
+
+    def _allowed(self, network: NetworkSpec | None) -> frozenset[str]:
+        """The modules that the new manifest may name: the caller's own, and what ``base`` may."""
+        kept = self._base.allow_networks if self._base is not None else frozenset[str]()
+        return kept.union(network.modules if network is not None else ())
 
     def _check_target(self) -> None:
         check_output(self.path, self._overwrite)

@@ -32,6 +32,19 @@ class NetworkSpec(_Model):
     name: Annotated[str, Field(min_length=1)]
     arguments: dict[str, JsonValue] = {}
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The module whose code builds the network, or none for a registered one."""
+        module, colon, _ = self.name.partition(":")
+        return (module,) if colon else ()
+
+    @field_validator("arguments")
+    @classmethod
+    def _leave_the_classes_alone(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := {"name", "num_classes"} & arguments.keys():
+            raise ValueError(f"{taken.pop()} is no argument: the label space has the classes")
+        return arguments
+
 
 class InputSpec(_Model):
     """What the network is fed: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.

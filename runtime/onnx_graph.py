@@ -67,7 +67,7 @@ def model_problem(content: bytes) -> str | None:
                     waiting.append((inner[number], value))
                 elif message == "Tensor" and _is_external(number, value):
                     return "its weights lie in another file, which no hash covers"
-                elif message == "Node" and number == _OP_TYPE and value == b"EPContext":
+                elif message == "Node" and number == _OP_TYPE and _text(value) == b"EPContext":
                     return "it holds a compiled engine, which is native code, in an EPContext node"
     except (IndexError, ValueError):
         return "it is damaged, or no ONNX model"
@@ -78,6 +78,10 @@ def _is_external(number: int, value: int | memoryview) -> bool:
     if number == _DATA_LOCATION:
         return value != 0
     return number == _EXTERNAL_DATA
+
+
+def _text(value: int | memoryview) -> bytes | None:
+    return bytes(value) if isinstance(value, memoryview) else None
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
