@@ -783,10 +783,10 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         ("network", manifest.network.name),
         ("label space", f"{opened.label_space.name}, {opened.label_space.num_classes} classes"),
         ("input", f"{seen.width}x{seen.height} {pixels}"),
-        ("made by", f"{origin.method or '-'}, {origin.created}, {origin.device or '-'}"),
-        ("parent", origin.parent or "-"),
-        ("frames, seed", f"{origin.frames}, {origin.seed}"),
+        ("made by", ", ".join(filter(None, (origin.method, origin.created, origin.device)))),
     ]
+    known = {"parent": origin.parent, "frames": origin.frames, "seed": origin.seed}
+    rows += [(name, str(value)) for name, value in known.items() if value is not None]
     rows += [(m.name, f"{m.value} {m.unit} ({m.how})") for m in manifest.measured]
     table(str(bundle), ["", ""], rows)
     table(

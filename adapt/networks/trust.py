@@ -59,7 +59,7 @@ def registered_factory(name: str) -> str | None:
     if not values:
         return None
     point = next(iter(found))
-    if not (_MODULE.fullmatch(point.module) and point.attr.isidentifier()):
+    if not (_MODULE.fullmatch(point.module) and (point.attr or "").isidentifier()):
         raise NetworkError(
             f"network '{name}': its entry point {point.value!r} is no package.module:factory; "
             "mend the package that registers it."

@@ -45,6 +45,8 @@ def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
             raise NetworkError(
                 f"{where}: importing '{module_name}' raised {type(error).__name__}: {error}"
             ) from error
+        if module.__spec__ is not None:
+            _check_outside_bundles(module.__spec__)  # imported by others, before
     found: Callable[..., Any] | None = getattr(module, attribute, None)
     if not callable(found):
         problem = "is not callable" if hasattr(module, attribute) else "does not exist"
@@ -96,10 +98,8 @@ def _installed_file(module_name: str) -> str | None:
 
     A folder without ``__init__.py`` does not count: others may add to it.
     """
-    top = module_name.partition(".")[0]
-    known = sys.modules.get(top)
-    specs = [known.__spec__] if known is not None else _specs(top, None, None)
-    return next((spec.origin for spec in specs if spec is not None), None)
+    spec = next(_specs(module_name.partition(".")[0], None, None), None)
+    return None if spec is None else spec.origin
 
 
 def _specs(
