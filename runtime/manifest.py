@@ -53,8 +53,8 @@ class InputSpec(_Model):
     another for the vehicle's frames; below 1 it brightens.
     """
 
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1, le=32767)]  # OpenCV resizes no larger ones
+    height: Annotated[int, Field(ge=1, le=32767)]
     colour: Literal["rgb", "bgr"] = "rgb"
     mean: Triple
     std: Triple
@@ -152,7 +152,7 @@ class Manifest(_Model):
 
 def check_artefact_name(name: str) -> str:
     """The name itself, if it is a plain file name in the bundle's folder; ValueError otherwise."""
-    if not re.fullmatch(r"[^/\\\x00-\x1f]+", name) or name in (".", "..", MANIFEST_NAME):
+    if not re.fullmatch(r"[^/\\\x00-\x1f\x7f-\x9f]+", name) or name in (".", "..", MANIFEST_NAME):
         raise ValueError(f"{name!r} is no plain file name in the bundle's own folder")
     return name
 
