@@ -84,8 +84,12 @@ def open_bundle(
     """
     allowed = _module_names(allow_networks)
     path = Path(path)
-    if not path.is_dir():
-        problem = "is a file, and a bundle is a folder" if path.exists() else "does not exist"
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except OSError as error:  # a name of 300 bytes
+        raise BundleError(f"{path}: cannot be looked at ({error.strerror}).") from error
+    if not is_folder:
+        problem = "is a file, and a bundle is a folder" if exists else "does not exist"
         raise BundleError(f"{path}: {problem}; give the folder that holds {MANIFEST_NAME}.")
     try:
         content = read_regular_file(path / MANIFEST_NAME, LARGEST)

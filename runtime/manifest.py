@@ -18,6 +18,8 @@ from .verdict import Verdict
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
+_LONGEST_NAME = 255  # bytes, of file systems
+
 Kind = Literal["weights", "onnx", "tensorrt", "history", "report", "other"]
 Triple = tuple[float, float, float]
 
@@ -154,6 +156,8 @@ def check_artefact_name(name: str) -> str:
     """The name itself, if it is a plain file name in the bundle's folder; ValueError otherwise."""
     if not re.fullmatch(r"[^/\\\x00-\x1f\x7f-\x9f]+", name) or name in (".", "..", MANIFEST_NAME):
         raise ValueError(f"{name!r} is no plain file name in the bundle's own folder")
+    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+        raise ValueError(f"{name[:24]!r}... has more than {_LONGEST_NAME} bytes")
     return name
 
 
