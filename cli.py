@@ -11,6 +11,7 @@ import typer
 
 from . import __version__
 from .cli_shared import (
+    AllowNetwork,
     Backend,
     BundleIn,
     CheckpointEvery,
@@ -226,6 +227,7 @@ def adapt(
     init: Annotated[
         Path | None, typer.Option(help="Black box: weights that the student starts from.")
     ] = None,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to unlabelled frames.
@@ -259,7 +261,7 @@ def adapt(
                 )
             else:
                 adapted = adapt_bundle(
-                    opened_bundle(bundle),
+                    opened_bundle(bundle, allow_network),
                     frames,
                     resolved,
                     job,
@@ -282,6 +284,7 @@ def judge(
     ],
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Whether an adapted model should replace the one in the car, judged without labels.
@@ -302,8 +305,8 @@ def judge(
                     raise RunInterrupted("Stopped; nothing was judged.")
 
             verdict = judge_bundles(
-                open_bundle(incumbent),
-                open_bundle(candidate),
+                open_bundle(incumbent, allow_networks=allow_network or ()),
+                open_bundle(candidate, allow_networks=allow_network or ()),
                 frames,
                 device=device,
                 max_frames=max_frames,
@@ -349,6 +352,7 @@ def compare(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Run anew what is finished or was stopped.")
     ] = False,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Adapt with several methods and measure them side by side.
@@ -374,7 +378,7 @@ def compare(
         space = find_label_space(label_space) if label_space else None
         with run_options(False, "60s", time_budget, None, "compare", "done") as options:
             comparison = compare_methods(
-                open_bundle(bundle),
+                open_bundle(bundle, allow_networks=allow_network or ()),
                 frames,
                 pairs,
                 contenders,
@@ -406,6 +410,7 @@ def reproduce(
     overwrite: Overwrite = False,
     memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
     checkpoint_every: CheckpointEvery = "60s",
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Adapt and measure as a published row says, and put both figures side by side."""
@@ -426,6 +431,7 @@ def reproduce(
                 overwrite=overwrite,
                 device=device,
                 options=options,
+                allow_networks=allow_network or (),
             )
     if as_json:
         print_json(result)
@@ -456,6 +462,7 @@ def eval_(
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
     threads: Threads = None,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Measure mIoU and per-class IoU against labels."""
@@ -467,7 +474,7 @@ def eval_(
 
     pairs = labelled_pairs(images, labels)
     space = find_label_space(label_space) if label_space else None
-    with engine_of(bundle, backend, device, artefact, threads) as engine:
+    with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
         note(engine.reason)
         with progress("eval", "frames") as update:
             confusion = evaluate(engine, pairs, space, lambda done, n: update(done, n, ""))
@@ -518,6 +525,7 @@ def export(
     workspace: Annotated[
         str | None, typer.Option(help="TensorRT: device memory for one layer, e.g. 2GiB.")
     ] = None,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
@@ -537,7 +545,7 @@ def export(
         )
         with progress("export", "steps") as update:
             record = export_bundle(
-                opened_bundle(bundle),
+                opened_bundle(bundle, allow_network),
                 to,
                 precisions=precision,
                 frames=frames or (),
@@ -606,6 +614,7 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Segment frames into label maps, overlays or a video, as a camera gives them or from files."""
@@ -619,7 +628,7 @@ def run(
     seconds = parse_duration("--duration", duration) if duration else None
     with (
         stop_on_signals() as stop_requested,
-        engine_of(bundle, backend, device, artefact, threads) as engine,
+        engine_of(bundle, backend, device, artefact, threads, allow_network) as engine,
     ):
         note(engine.reason)
         with progress("run", "frames") as update:
@@ -694,6 +703,7 @@ def bench(
     any_machine: Annotated[
         bool, typer.Option("--any-machine", help="Compare with another machine's baseline.")
     ] = False,
+    allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Latency, memory, energy, label agreement and mIoU of every artefact on every backend."""
@@ -732,7 +742,9 @@ def bench(
     measured = []
     for bundle in bundles:
         with progress("bench", "steps") as update:
-            found = measure_bundle(opened_bundle(bundle), settings, note=note, report=update)
+            found = measure_bundle(
+                opened_bundle(bundle, allow_network), settings, note=note, report=update
+            )
         measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
     rows = [m.row for m in measured]
     if as_json:
@@ -771,10 +783,10 @@ def info(bundle: BundleIn, as_json: Json = False) -> None:
         ("network", manifest.network.name),
         ("label space", f"{opened.label_space.name}, {opened.label_space.num_classes} classes"),
         ("input", f"{seen.width}x{seen.height} {pixels}"),
-        ("made by", f"{origin.method or '-'}, {origin.created}, {origin.device or '-'}"),
-        ("parent", origin.parent or "-"),
-        ("frames, seed", f"{origin.frames}, {origin.seed}"),
+        ("made by", ", ".join(filter(None, (origin.method, origin.created, origin.device)))),
     ]
+    known = {"parent": origin.parent, "frames": origin.frames, "seed": origin.seed}
+    rows += [(name, str(value)) for name, value in known.items() if value is not None]
     rows += [(m.name, f"{m.value} {m.unit} ({m.how})") for m in manifest.measured]
     table(str(bundle), ["", ""], rows)
     table(

@@ -41,6 +41,15 @@ Losses = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
+AllowNetwork = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-network",
+        metavar="PACKAGE.MODULE",
+        help="Let a bundle's network run this module's code, in this command alone; may be given "
+        "several times.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 
 
@@ -119,12 +128,16 @@ def run_seconds(bundle: Bundle) -> dict[str, float]:
     return {"run_s": known.get("run_seconds", 0.0), "watch_s": known.get("watch_seconds", 0.0)}
 
 
-def opened_bundle(bundle: Path) -> Bundle:
-    """The bundle, with a note where its own gate did not promote it."""
+def opened_bundle(bundle: Path, allow: Sequence[str] | None = None) -> Bundle:
+    """The bundle, with a note where its own gate did not promote it; ``--allow-network`` is said.
+
+    Raises:
+        ConfigError: what is allowed is no name of a module.
+    """
     from .runtime.bundle import open_bundle
     from .runtime.terminal import note
 
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, allow_networks=allow or ())
     if opened.manifest.verdict and opened.manifest.verdict.warning:
         note(f"{bundle}: {opened.manifest.verdict.warning}")
     return opened
@@ -139,12 +152,17 @@ def import_torch_backend() -> None:
 
 
 def engine_of(
-    bundle: Path, backend: str, device: str, artefact: str | None, threads: int | None
+    bundle: Path,
+    backend: str,
+    device: str,
+    artefact: str | None,
+    threads: int | None,
+    allow: Sequence[str] | None = None,
 ) -> Engine:
     """The engine asked for, on the bundle's file of that name."""
     from .runtime.engine import open_engine
 
-    opened = opened_bundle(bundle)
+    opened = opened_bundle(bundle, allow)
     named = None if artefact is None else opened.artefact(name=artefact)
     wanted = named or opened.artefact(kind="onnx")
     if backend.startswith("torch") or (

@@ -278,7 +278,7 @@ def _run(
             "device": device_name(device),
         }
     )
-    bundle = published(job) if job.options.resume else None
+    bundle = published(job, network_spec.modules) if job.options.resume else None
     if bundle is None:
         verdict = None
         if incumbent is not None:

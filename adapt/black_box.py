@@ -20,20 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from ..runtime.bundle import InputSpec, NetworkSpec, open_bundle
-from ..runtime.errors import BundleError, ConfigError, EngineError, FrameError, LabelError
+from ..runtime.cores import available_cores
+from ..runtime.errors import (
+    BundleError,
+    ConfigError,
+    EngineError,
+    FrameError,
+    LabelError,
+    LabelSpaceError,
+)
 from ..runtime.labels import LabelSpace
 from ..runtime.labels import label_space as find_label_space
+from ..runtime.onnx_graph import OnnxModel, model_problem
+from ..runtime.onnx_session import cpu_session
 from ..runtime.png import decode_label_png, read_png
 from ..runtime.preprocess import fit_frame
+from ..runtime.regular_files import read_regular_file
+from ..runtime.strict_json import parse_json
 from .models import IMAGENET_INPUT, network_spec, parse_size
 from .networks import import_callable
 
 Answer = NDArray[Any]
 NO_CLASS = 255
+LARGEST_ONNX = 2 << 30  # bytes; protobuf holds no more
 TOLERANCE = 1e-2  # of the sum of a pixel's probabilities; they may have been stored in float16
 
 
@@ -68,7 +80,11 @@ def open_black_box(source: str) -> BlackBox:
     """
     path = Path(source)
     if path.suffix == ".onnx":
-        return _onnx(path)
+        try:
+            content = read_regular_file(path, LARGEST_ONNX)
+        except OSError as error:
+            raise EngineError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        return _onnx(content, path)
     if (path / "manifest.json").exists():
         bundle = open_bundle(path)
         artefact = bundle.artefact(kind="onnx")
@@ -77,7 +93,7 @@ def open_black_box(source: str) -> BlackBox:
                 f"{path}: a black box answers through its ONNX artefact, and the bundle has none; "
                 "run `roadshift export` on it first (--logits makes its answers soft)."
             )
-        return replace(_onnx(bundle.file(artefact)), identity=bundle.hash)
+        return replace(_onnx(bundle.content(artefact), bundle.file(artefact)), identity=bundle.hash)
     if path.is_dir():
         return _folder(path)
     if ":" in source:
@@ -222,22 +238,24 @@ def _read_classes(path: Path) -> Answer:
     return decode_label_png(png, path)
 
 
-def _onnx(file: Path) -> BlackBox:
+def _onnx(data: bytes, file: Path) -> BlackBox:
+    if problem := model_problem(data):
+        raise EngineError(f"{file}: is not a model that ONNX Runtime can run ({problem}).")
+    session = cpu_session(OnnxModel(data, file), available_cores())
+    described = session.get_modelmeta().custom_metadata_map
     try:
-        data = file.read_bytes()
-        session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        described = session.get_modelmeta().custom_metadata_map
-        space = LabelSpace.from_dict(json.loads(described["roadshift.label_space"]))
-        spec = InputSpec.model_validate_json(described["roadshift.input"])
-    except OSError as error:
-        raise EngineError(f"{file}: cannot be read ({error.strerror or error}).") from error
+        space = LabelSpace.from_dict(parse_json(described["roadshift.label_space"]))
+        spec = InputSpec.model_validate(parse_json(described["roadshift.input"]))
     except KeyError as error:
         raise EngineError(
             f"{file}: was not exported by roadshift, so what it takes and gives is not known; wrap "
             "it in a Python function and give that as package.module:function."
         ) from error
-    except Exception as error:  # ONNX Runtime has a family of its own
-        raise EngineError(f"{file}: is not a model that ONNX Runtime can run ({error}).") from error
+    except (LabelSpaceError, ValueError) as error:
+        raise EngineError(
+            f"{file}: what it says of its input and label space is malformed ({error}); export it "
+            "again."
+        ) from error
     soft = "logits" in [output.name for output in session.get_outputs()]
 
     def answer(_: str, image: NDArray[np.uint8]) -> Answer:

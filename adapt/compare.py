@@ -10,7 +10,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from ..runtime.evaluation import evaluate
 from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.labels import LabelSpace
 from ..runtime.metrics import evaluation_record
+from ..runtime.strict_json import read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
 from .config import RunConfig
@@ -192,7 +193,7 @@ class _Runner:
         self._check_stop()
         try:
             record = self._kept(path, self._fingerprint(config))
-            bundle = _bundle_of(record, folder)
+            bundle = _bundle_of(record, folder, self.source.allow_networks)
             if bundle is None:
                 bundle, record = self._adapt(folder, path, record, config, title)
             else:
@@ -326,12 +327,14 @@ class _StepClock:
         return 1 / statistics.median(intervals) if intervals else None
 
 
-def _bundle_of(record: dict[str, Any], folder: Path) -> Bundle | None:
+def _bundle_of(
+    record: dict[str, Any], folder: Path, allow_networks: Collection[str]
+) -> Bundle | None:
     """The finished run's bundle, if it is the one that the record is about."""
     if "bundle" not in record:
         return None
     try:
-        bundle = open_bundle(folder)
+        bundle = open_bundle(folder, allow_networks=allow_networks)
     except BundleError:
         return None
     return bundle if bundle.hash == record["bundle"] else None
@@ -340,7 +343,7 @@ def _bundle_of(record: dict[str, Any], folder: Path) -> Bundle | None:
 def _read_record(path: Path) -> dict[str, Any]:
     """What `_write_record` wrote; nothing if it is missing or damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

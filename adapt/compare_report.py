@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.bundle import open_bundle
 from ..runtime.engine import open_engine
 from ..runtime.images import Image, read_image, write_image
 from ..runtime.labels import LabelSpace, read_labels
@@ -84,7 +85,8 @@ def _predictions(
         if runs[0].error is None:
             bundles[contender.title] = runs[0].bundle
     columns = {}
-    for title, bundle in bundles.items():
+    for title, path in bundles.items():
+        bundle = open_bundle(path, allow_networks=comparison.source.allow_networks)
         with open_engine(bundle, backend="torch", device=device) as engine:
             columns[title] = [engine.segment(image) for image in images]
     return columns

@@ -15,6 +15,9 @@ import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..runtime.errors import ConfigError
+from ..runtime.regular_files import read_regular_file
+
+_LARGEST_TOML = 1 << 20  # bytes
 
 
 class Settings(BaseModel):
@@ -126,10 +129,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular_file(path, _LARGEST_TOML).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a TOML file of settings: nested too deep.") from error
+    except ValueError as error:  # of tomllib, of the encoding, of a number of 5,000 digits
         raise ConfigError(f"{path}: not a TOML file: {error}.") from error
 
 
@@ -148,6 +153,11 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text  # a bare word is a string
+        except (RecursionError, ValueError) as error:
+            raise ConfigError(
+                f"--set {key}: its value of {len(text):,} characters is nested too deep or too "
+                "long a number; give a shorter one."
+            ) from error
         for part in reversed(key.split(".")):
             value = {part.strip(): value}
         values = merge(values, value)

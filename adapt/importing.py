@@ -109,6 +109,22 @@ def load_weights_file(
     load_weights(network, read_checkpoint(path), str(path), label_space=label_space)
 
 
+def read_weights(content: bytes, where: str) -> dict[str, Tensor]:
+    """Tensors by name, as :func:`read_checkpoint` gives them, of a ``.safetensors`` file's bytes.
+
+    Raises:
+        NetworkError: the bytes are no such file; ``where`` begins the sentence.
+    """
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise NetworkError(
+            f"{where}: not a readable safetensors file ({error}), as a bundle's weights are."
+        ) from error
+    skip = len(_shared_prefix(tensors))
+    return {name[skip:]: value for name, value in tensors.items()}
+
+
 def save_weights(network: SegmentationNetwork) -> bytes:
     """The network's parameters and buffers as the content of a ``.safetensors`` file."""
     state = {

@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
 from ..runtime.errors import ConfigError, NetworkError
 from .config import parse_assignments
-from .importing import load_weights_file
+from .importing import load_weights, read_weights
 from .networks import SegmentationNetwork, build_network
+from .networks.trust import check_allowed
 
 # What a network trained from scratch sees: RGB with ImageNet's statistics, in 0-255 units.
 IMAGENET_INPUT = InputSpec(
@@ -103,13 +104,21 @@ def device_name(device: torch.device) -> str:
 def load_network(bundle: Bundle, device: torch.device) -> SegmentationNetwork:
     """The bundle's network with its weights, in evaluation mode.
 
+    The weights are those that the manifest lists, whatever lies in the folder by now. Code that
+    the manifest names runs only where the bundle was opened with leave to (``allow_networks``).
+
     Raises:
-        NetworkError: the bundle has no weights, or they do not fit its network.
+        BundleError: the weights were changed after the bundle was opened.
+        NetworkError: the bundle has no weights, or they do not fit its network; or its manifest
+            names code that was not allowed.
     """
     artefact = bundle.artefact(kind="weights")
     if artefact is None:
         raise NetworkError(f"{bundle.path}: holds no weights, so it can only be run, not changed.")
     space, spec = bundle.label_space, bundle.manifest.network
+    check_allowed(spec.name, bundle.allow_networks, f"{bundle.path}: its network")
     network = build_network(spec.name, space.num_classes, **spec.arguments)
-    load_weights_file(network, bundle.file(artefact), label_space=space.name)
+    where = str(bundle.file(artefact))
+    state = read_weights(bundle.content(artefact), where)
+    load_weights(network, state, where, label_space=space.name)
     return network.to(device).eval()

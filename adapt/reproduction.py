@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from .config import RunConfig
 from .import_bundle import import_bundle
 from .methods import resolve_config
 from .models import load_network, pick_device
+from .networks.trust import check_allowed
 from .recipes import Recipe, read_recipe
 from .run_folder import Job
 from .torch_engine import TorchEngine
@@ -59,6 +60,7 @@ def reproduce(
     overwrite: bool = False,
     device: str = "auto",
     options: RunOptions | None = None,
+    allow_networks: Collection[str] = (),
 ) -> dict[str, Any]:
     """Adapt a recipe's source model to its target's training images and measure both models.
 
@@ -72,6 +74,7 @@ def reproduce(
             ``result.json``.
         seed: the recipe's unless given.
         options: how the run is carried out; with ``resume`` what is done already is kept.
+        allow_networks: modules whose code the recipe or the bundle may name, see `open_bundle`.
 
     Returns:
         ``recipe``, ``row``, ``method``, ``evaluation_size``, ``frames`` adapted on, ``published``
@@ -82,6 +85,7 @@ def reproduce(
         RoadshiftError: any of its subclasses; the data set and its sizes are checked first.
     """
     recipe = read_recipe(file)
+    check_allowed(recipe.network, allow_networks, f"{file}: its network")
     config = resolve_config(recipe.method, file=file, seed=seed)
     options = options or RunOptions(fingerprint="")
     kept = layout(recipe.data)
@@ -92,7 +96,9 @@ def reproduce(
         out.mkdir(exist_ok=True)
     if not options.resume:
         check_output(out / "adapted", overwrite)
-    source = _source_model(recipe, checkpoint, out / "source", options.resume, overwrite)
+    source = _source_model(
+        recipe, checkpoint, out / "source", options.resume, overwrite, allow_networks
+    )
 
     def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
         engine = RecipeEngine(bundle, recipe, run_on)
@@ -135,7 +141,12 @@ def _check_size(image_path: Path, recipe: Recipe) -> None:
 
 
 def _source_model(
-    recipe: Recipe, checkpoint: Path, out: Path, resume: bool, overwrite: bool
+    recipe: Recipe,
+    checkpoint: Path,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    allow_networks: Collection[str],
 ) -> Bundle:
     """The checkpoint as a bundle: itself if it is one, else imported to ``out``."""
     space = label_space(recipe.label_space)
@@ -150,14 +161,14 @@ def _source_model(
                 input_size=f"{width}x{height}",
                 overwrite=overwrite,
             )
-        bundle = open_bundle(out)
+        bundle = open_bundle(out, allow_networks=allow_networks)
         if bundle.manifest.provenance.configuration.get("weights") != checkpoint.name:
             raise OutputError(
                 f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
                 "with --overwrite."
             )
         return bundle
-    bundle = open_bundle(checkpoint)
+    bundle = open_bundle(checkpoint, allow_networks=allow_networks)
     if bundle.manifest.network.name != recipe.network:
         raise NetworkError(
             f"{checkpoint}: its network is {bundle.manifest.network.name}, and this row is "
@@ -174,7 +185,7 @@ def _source_model(
 def _adapted(source: Bundle, frames: Sequence[Path], config: RunConfig, job: Job) -> Bundle:
     """The adapted model; on resuming, the one that this very run has finished already."""
     if job.options.resume and job.out.exists() and not job.workdir.exists():
-        done = open_bundle(job.out)
+        done = open_bundle(job.out, allow_networks=source.allow_networks)
         origin = done.manifest.provenance
         settings = {key: value for key, value in origin.configuration.items() if key != "outcome"}
         if (origin.parent, settings) == (source.hash, config.model_dump(mode="json")):

@@ -6,7 +6,7 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,13 +101,16 @@ def discard(job: Job) -> None:
     shutil.rmtree(rubbish, ignore_errors=True)
 
 
-def published(job: Job) -> Bundle | None:
-    """The run's own result, if the run was killed after publishing it."""
+def published(job: Job, allow_networks: Collection[str] = ()) -> Bundle | None:
+    """The run's own result, if the run was killed after publishing it.
+
+    ``allow_networks`` are the modules that its network was built with, see `open_bundle`.
+    """
     marker = job.workdir / PUBLISHED
     if not (marker.exists() and job.out.exists()):
         return None
     try:
-        bundle = open_bundle(job.out)
+        bundle = open_bundle(job.out, allow_networks=allow_networks)
     except BundleError:
         return None
     weights = bundle.artefact(name=WEIGHTS)

@@ -16,6 +16,7 @@ from ..runtime.driver import Gpu
 from ..runtime.engine import Engine
 from ..runtime.errors import EngineError, ParityError
 from ..runtime.onnx_engine import OnnxEngine
+from ..runtime.onnx_graph import read_model
 from ..runtime.tensorrt_engine import TensorRTEngine
 from ..runtime.tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
@@ -98,7 +99,7 @@ class PlanMaker:
             )
         library = self._machine.library
         file = self._bundle.file(source)
-        graph = file.read_bytes()
+        graph = read_model(self._bundle, source).content
         folds = _folds(graph, str(file)) if self._options.refittable else None
         rest: dict[str, Any] = {}
         if precision in QUANTISED:
@@ -153,9 +154,7 @@ class PlanMaker:
         assert old is not None  # base_to_refit found it
         if problem := plan_problem(old, None):
             raise EngineError(f"{base.file(old)} cannot be refitted here: {problem}.")
-        plan = base.file(old).read_bytes()
-        if hashlib.sha256(plan).hexdigest() != old.sha256:
-            raise EngineError(f"{base.file(old)} is not the plan that its manifest lists.")
+        plan = base.content(old)
         gamma = self._bundle.manifest.input.gamma
         self._machine = replace(self._machine, library=load_tensorrt(str(old.details["flavour"])))
         started = perf_counter()

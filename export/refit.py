@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from ..runtime.bundle import Bundle
 from ..runtime.errors import EngineError
+from ..runtime.onnx_graph import read_model
 from ..runtime.tensorrt_library import TensorRT
 from .folds import Array, Fold, State, cast_weight, few, folds_from_json, read_folds
 
@@ -112,7 +113,7 @@ def base_to_refit(
             f"{base.file(plan)} was built from another {described.get('path', 'ONNX model')} than "
             f"{base.path} has now; {build} builds anew."
         )
-    model = onnx.load(base.file(source))
+    model = onnx.ModelProto.FromString(read_model(base, source).content)
     listed = plan.details.get("folds")
     folds = folds_from_json(listed) if isinstance(listed, dict) else {}
     learned = read_folds(model) or {}

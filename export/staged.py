@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Artefact, Bundle
+from ..runtime.bundle_reader import sha256_of
 from ..runtime.engine import Engine
 from ..runtime.onnx_engine import OnnxEngine
 
@@ -32,8 +33,8 @@ def open_staged(
     artefact = Artefact(
         path=path.name,
         kind="onnx",
-        sha256="0" * 64,
-        bytes=0,
+        sha256=sha256_of(path),
+        bytes=path.stat().st_size,
         precision=precision,
         details=dict(details or {}),
     )

@@ -81,6 +81,37 @@ def _remove_abandoned(target: Path) -> None:
                 os.close(lock)
 
 
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder that has this name now; nothing is held where there is none.
+
+    What lies there may be exchanged by whoever holds it, so a lock counts only if the folder still
+    has its name when the lock is got. File systems without locks are taken as they are.
+    """
+    while True:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:  # none yet, or a file, which the caller finds out
+            yield
+            return
+        try:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if _is_still(descriptor, folder):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(descriptor: int, folder: Path) -> bool:
+    """Whether an open folder still has its name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

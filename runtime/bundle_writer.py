@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from .atomic import flush, output_error, output_errors, publish, staging_folder
+from .atomic import flush, locked_folder, output_error, output_errors, publish, staging_folder
 from .bundle_reader import Bundle, sha256_of
 from .errors import BundleError, OutputError
 from .labels import LabelSpace
@@ -30,6 +30,8 @@ from .manifest import (
     Provenance,
     check_artefact_name,
 )
+from .regular_files import read_regular_file
+from .strict_json import LARGEST
 from .verdict import Verdict
 
 
@@ -65,7 +67,10 @@ def _may_be_replaced(path: Path) -> bool:
         if next(path.iterdir(), None) is None:
             return True
         manifest = path / MANIFEST_NAME
-        return manifest.is_file() and b'"schema_version"' in manifest.read_bytes()[:64]
+        if not manifest.is_file():
+            return False
+        with manifest.open("rb") as file:
+            return b'"schema_version"' in file.read(64)
 
 
 class BundleWriter:
@@ -228,35 +233,52 @@ class BundleWriter:
             verdict=verdict or (old.verdict if old else None),
         )
         text = json.dumps(manifest.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
-        self._check_target()
         with output_errors(self.path):
             (self._folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
             flush(self._folder / MANIFEST_NAME)
             flush(self._folder)
-            publish(self._folder, self._target, replace=self._overwrite)
-        return Bundle(self.path, manifest, hashlib.sha256(text.encode()).hexdigest())
+        with locked_folder(self._target):  # no other program publishes between check and exchange
+            self._check_target()
+            with output_errors(self.path):
+                publish(self._folder, self._target, replace=self._overwrite)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return Bundle(self.path, manifest, digest, self._allowed(network))
+
+    def _allowed(self, network: NetworkSpec | None) -> frozenset[str]:
+        """The modules that the new manifest may name: the caller's own, and what ``base`` may."""
+        kept = self._base.allow_networks if self._base is not None else frozenset[str]()
+        return kept.union(network.modules if network is not None else ())
 
     def _check_target(self) -> None:
         check_output(self.path, self._overwrite)
         if self._base is not None and self._base.path.resolve() == self._target:
-            manifest = self._target / MANIFEST_NAME
-            content = manifest.read_bytes() if manifest.is_file() else b""
-            if hashlib.sha256(content).hexdigest() != self._base.hash:
-                raise BundleError(
-                    f"{self.path}: was changed by another program meanwhile; run this again."
-                )
+            self._check_base(self._base)
+
+    def _check_base(self, base: Bundle) -> None:
+        try:
+            content = read_regular_file(base.path / MANIFEST_NAME, LARGEST)
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != base.hash:
+            raise BundleError(
+                f"{self.path}: was changed by another program meanwhile; run this again."
+            )
 
     def _carry_over(self, base: Bundle) -> None:
         """Links all of ``base`` but its manifest; its artefacts keep the hashes they came with."""
-        with output_errors(self.path):
-            shutil.copytree(
-                base.path,
-                self._folder,
-                symlinks=True,
-                ignore=shutil.ignore_patterns(MANIFEST_NAME),
-                copy_function=_link_or_copy,
-                dirs_exist_ok=True,
-            )
+        try:
+            with output_errors(self.path):
+                shutil.copytree(
+                    base.path,
+                    self._folder,
+                    symlinks=True,
+                    ignore=shutil.ignore_patterns(MANIFEST_NAME),
+                    copy_function=_link_or_copy,
+                    dirs_exist_ok=True,
+                )
+        except OutputError:
+            self._check_base(base)  # files that vanish while they are linked: it was replaced
+            raise
         self._artefacts = {artefact.path: artefact for artefact in base.manifest.artefacts}
         self._unlisted = {path.name for path in self._folder.iterdir()} - set(self._artefacts)
 

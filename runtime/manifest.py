@@ -18,6 +18,8 @@ from .verdict import Verdict
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 
+_LONGEST_NAME = 255  # bytes, of file systems
+
 Kind = Literal["weights", "onnx", "tensorrt", "history", "report", "other"]
 Triple = tuple[float, float, float]
 
@@ -32,6 +34,19 @@ class NetworkSpec(_Model):
     name: Annotated[str, Field(min_length=1)]
     arguments: dict[str, JsonValue] = {}
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The module whose code builds the network, or none for a registered one."""
+        module, colon, _ = self.name.partition(":")
+        return (module,) if colon else ()
+
+    @field_validator("arguments")
+    @classmethod
+    def _leave_the_classes_alone(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if taken := {"name", "num_classes"} & arguments.keys():
+            raise ValueError(f"{taken.pop()} is no argument: the label space has the classes")
+        return arguments
+
 
 class InputSpec(_Model):
     """What the network is fed: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.
@@ -40,8 +55,8 @@ class InputSpec(_Model):
     another for the vehicle's frames; below 1 it brightens.
     """
 
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1, le=32767)]  # OpenCV resizes no larger ones
+    height: Annotated[int, Field(ge=1, le=32767)]
     colour: Literal["rgb", "bgr"] = "rgb"
     mean: Triple
     std: Triple
@@ -139,8 +154,10 @@ class Manifest(_Model):
 
 def check_artefact_name(name: str) -> str:
     """The name itself, if it is a plain file name in the bundle's folder; ValueError otherwise."""
-    if not re.fullmatch(r"[^/\\\x00-\x1f]+", name) or name in (".", "..", MANIFEST_NAME):
+    if not re.fullmatch(r"[^/\\\x00-\x1f\x7f-\x9f]+", name) or name in (".", "..", MANIFEST_NAME):
         raise ValueError(f"{name!r} is no plain file name in the bundle's own folder")
+    if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME:
+        raise ValueError(f"{name[:24]!r}... has more than {_LONGEST_NAME} bytes")
     return name
 
 

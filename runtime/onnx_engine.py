@@ -23,6 +23,7 @@ from .cores import available_cores
 from .cuda import Cuda
 from .engine import Engine
 from .errors import EngineError, MissingDependencyError
+from .onnx_graph import OnnxModel, read_model
 from .onnx_memory import DeviceMemory, PinnedMemory, PlainMemory
 from .onnx_session import (
     cpu_session,
@@ -55,8 +56,10 @@ class OnnxEngine(Engine):
             ``$XDG_CACHE_HOME/roadshift``.
 
     Raises:
+        BundleError: the file is no longer the one that the manifest lists.
         EngineError: the model is damaged, does not keep the contract above or does not fit the
-            manifest, or a GPU was asked for and does not work (the message says why).
+            manifest, or needs more than its own bytes; or a GPU was asked for and does not work
+            (the message says why).
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class OnnxEngine(Engine):
         threads: int | None = None,
         tensorrt: bool = False,
     ) -> None:
-        self._file = bundle.file(artefact)
+        model = read_model(bundle, artefact)
+        self._file = model.file
         self._threads = threads or available_cores()
         self._worker: ThreadPoolExecutor | None = None  # its one thread does all that is CUDA's
         # Whether the outer logits lie on the outer pixels; None where the graph ends in labels.
@@ -88,7 +92,9 @@ class OnnxEngine(Engine):
         if device != "cpu" and problem is None:
             self._worker = ThreadPoolExecutor(1, "onnxruntime-gpu")
             try:
-                how = self._worker.submit(self._open_gpu, bundle, artefact, tensorrt).result()
+                how = self._worker.submit(
+                    self._open_gpu, bundle, artefact, model, tensorrt
+                ).result()
             except EngineError as error:
                 problem = str(error)
             finally:
@@ -100,7 +106,7 @@ class OnnxEngine(Engine):
                 "use --device cpu, or see `roadshift doctor` for what is missing."
             )
         if self._memory is None:
-            self._session = cpu_session(self._file, self._threads, fp8=artefact.precision == "fp8")
+            self._session = cpu_session(model, self._threads, fp8=artefact.precision == "fp8")
             self._batch = _check_contract(self._session, self._file, bundle, self._output)
             how = f"the CPU with {self._threads} threads"
         why = "as asked" if device != "auto" else problem or "a CUDA driver and device were found"
@@ -123,27 +129,29 @@ class OnnxEngine(Engine):
             return "it needs a GPU"
         return tensorrt_problem() if tensorrt else cuda_problem()
 
-    def _open_gpu(self, bundle: Bundle, artefact: Artefact, tensorrt: bool) -> str:
+    def _open_gpu(
+        self, bundle: Bundle, artefact: Artefact, model: OnnxModel, tensorrt: bool
+    ) -> str:
         """Open a session on the GPU and run it a few times; what it runs on, in words."""
         if tensorrt:
             cache = _cache_folder() / "onnxruntime-tensorrt" / artefact.sha256[:16]
             return self._start(
                 bundle,
                 "TensorRT",
-                lambda stream: tensorrt_session(self._file, self._threads, cache, stream=stream),
+                lambda stream: tensorrt_session(model, self._threads, cache, stream=stream),
             )
         try:
             return self._start(
                 bundle,
                 "CUDA, as one CUDA graph",
-                lambda stream: cuda_session(self._file, self._threads, stream=stream, graph=True),
+                lambda stream: cuda_session(model, self._threads, stream=stream, graph=True),
             )
         except EngineError as error:
             why = str(error).rstrip(".")
         words = self._start(
             bundle,
             "CUDA, kernel by kernel",
-            lambda stream: cuda_session(self._file, self._threads, stream=stream, graph=False),
+            lambda stream: cuda_session(model, self._threads, stream=stream, graph=False),
         )
         return f"{words} (not as a graph: {why})"
 

@@ -21,6 +21,7 @@ import onnxruntime
 from .atomic import output_errors
 from .driver import driver_problem
 from .errors import EngineError
+from .onnx_graph import OnnxModel
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
@@ -41,15 +42,15 @@ def tensorrt_problem() -> str | None:
     return cuda_problem()
 
 
-def cpu_session(file: Path, threads: int, *, fp8: bool = False) -> Any:
+def cpu_session(model: OnnxModel, threads: int, *, fp8: bool = False) -> Any:
     """A session on the CPU; ``fp8`` where the model holds such values."""
     options = _options(threads)
     if fp8:  # the optimiser would make integer operators of it that do not exist
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return _session(file, options, [_CPU])
+    return _session(model, options, [_CPU])
 
 
-def cuda_session(file: Path, threads: int, *, stream: int | None, graph: bool) -> Any:
+def cuda_session(model: OnnxModel, threads: int, *, stream: int | None, graph: bool) -> Any:
     """A session whose every node runs on CUDA.
 
     Args:
@@ -61,10 +62,10 @@ def cuda_session(file: Path, threads: int, *, stream: int | None, graph: bool) -
         EngineError: it does not; the message is the reason.
     """
     chosen = (_CUDA, {**_on_stream(stream), "use_tf32": "0", "enable_cuda_graph": str(int(graph))})
-    return _gpu_session(file, threads, [chosen], "pip install 'roadshift[cuda]'")
+    return _gpu_session(model, threads, [chosen], "pip install 'roadshift[cuda]'")
 
 
-def tensorrt_session(file: Path, threads: int, cache: Path, *, stream: int | None) -> Any:
+def tensorrt_session(model: OnnxModel, threads: int, cache: Path, *, stream: int | None) -> Any:
     """A session that runs on TensorRT, and on CUDA where TensorRT lacks an operator.
 
     What TensorRT builds is kept in ``cache``, which must be of this very model: TensorRT's own
@@ -86,7 +87,7 @@ def tensorrt_session(file: Path, threads: int, cache: Path, *, stream: int | Non
     providers = [(_TENSORRT, tensorrt), (_CUDA, {**_on_stream(stream), "use_tf32": "0"})]
     with suppress(Exception):  # its package brings the libraries; without, the session says so
         import tensorrt as _  # noqa: F401
-    session = _gpu_session(file, threads, providers, "pip install 'tensorrt>=10.7,<11'")
+    session = _gpu_session(model, threads, providers, "pip install 'tensorrt>=10.7,<11'")
     taken = nodes_on(session, _TENSORRT)
     if taken == 0:
         raise EngineError("TensorRT takes none of the model's nodes")
@@ -106,7 +107,9 @@ def _on_stream(stream: int | None) -> dict[str, str]:
     return {} if stream is None else {"user_compute_stream": str(stream)}
 
 
-def _gpu_session(file: Path, threads: int, providers: Sequence[_Provider], install: str) -> Any:
+def _gpu_session(
+    model: OnnxModel, threads: int, providers: Sequence[_Provider], install: str
+) -> Any:
     said = io.StringIO()
     options = _options(threads)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
@@ -114,7 +117,7 @@ def _gpu_session(file: Path, threads: int, providers: Sequence[_Provider], insta
     with redirect_stdout(said), _captured_stderr() as complaints:
         onnxruntime.preload_dlls()  # prints, instead of raising, what it does not find
         try:
-            session = _session(file, options, providers)
+            session = _session(model, options, providers)
         except EngineError as error:
             problem = str(error)
         else:
@@ -150,19 +153,21 @@ def _options(threads: int) -> Any:
     options.log_severity_level = 3  # errors only
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
+    # ONNX Runtime's own format has its own way to name other files, and may look like ONNX's.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return options
 
 
-def _session(file: Path, options: Any, providers: Sequence[_Provider]) -> Any:
+def _session(model: OnnxModel, options: Any, providers: Sequence[_Provider]) -> Any:
     """A session on exactly these providers; EngineError where the model or one of them fails."""
     try:
         return onnxruntime.InferenceSession(
-            str(file), options, providers=list(providers), enable_fallback=0
+            model.content, options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions have no common base but this
         reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()[0]
         lacking = "Could not find an implementation" in reason  # bf16 on a CPU, for one
         advice = "it takes another device or precision" if lacking else "export it again"
         raise EngineError(
-            f"{file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); {advice}."
+            f"{model.file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); {advice}."
         ) from error

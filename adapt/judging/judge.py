@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...runtime.bundle import Bundle
-from ...runtime.errors import ConfigError, FrameError, LabelSpaceError
+from ...runtime.errors import BundleError, ConfigError, FrameError, LabelSpaceError
 from ...runtime.frames import Frame, open_frames
 from ...runtime.verdict import Verdict
 from ..context import Context
@@ -47,7 +47,8 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
 def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
     """The verdict on what a run has made, on at most 32 of the frames that it set aside.
 
-    A frame that cannot be read is left out with a note; without any, a person is asked.
+    A frame that cannot be read is left out with a note; without any, a person is asked, and so he
+    is where the incumbent's files are no longer those that the run started from.
 
     Raises:
         RunInterrupted: a signal came.
@@ -61,9 +62,9 @@ def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
         )
         return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
     context.note("judging the result against the incumbent, without labels")
-    old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
     frames = held.only(evenly_spaced(len(held), JUDGED_ON))
     try:
+        old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
         evidence = gather(
             old,
             candidate,
@@ -71,6 +72,9 @@ def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
             context.device,
             stop=context.stop_if_requested,
         )
+    except BundleError as error:
+        sentence = f"the incumbent changed while the run went on, and nothing was judged: {error}"
+        return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
     except FrameError as error:
         return Verdict("ask", str(error), (), 0, incumbent=incumbent.hash)
     return _decided(evidence, incumbent, started)
@@ -146,7 +150,8 @@ def _check_pair(incumbent: Bundle, candidate: Bundle) -> None:
         )
     weights = [bundle.artefact(kind="weights") for bundle in (incumbent, candidate)]
     same_weights = weights[0] and weights[1] and weights[0].sha256 == weights[1].sha256
-    if same_weights and incumbent.manifest.input == candidate.manifest.input:
+    ours, theirs = incumbent.manifest, candidate.manifest
+    if same_weights and (ours.input, ours.network) == (theirs.input, theirs.network):
         raise ConfigError(
             f"{candidate.path}: is the same model as {incumbent.path}, so there is nothing to "
             "judge; give an incumbent and a candidate."

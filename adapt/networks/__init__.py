@@ -5,12 +5,8 @@ A new network is one file here and one line in ``NETWORKS``.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +17,8 @@ from .base import ForeignNetwork, Output, Preprocessing, SegmentationNetwork, ad
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
 from .fast_scnn import FastSCNN
+from .trust import registered_factory, registered_names
+from .user_modules import import_callable, user_modules
 
 __all__ = [
     "NETWORKS",
@@ -56,8 +54,10 @@ def build_network(name: str, num_classes: int, **arguments: Any) -> Segmentation
     """Build a network with freshly initialised weights.
 
     Args:
-        name: a key of ``NETWORKS``, or ``package.module:factory``, imported with the current
-            directory on the path and called as ``factory(num_classes=..., **arguments)``.
+        name: a key of ``NETWORKS``, an entry point of the group ``roadshift.networks``, or
+            ``package.module:factory``, imported as `user_modules` says and called as
+            ``factory(num_classes=..., **arguments)``. A name that a file gives is to be asked about
+            first, see `trust.check_allowed`.
         num_classes: K.
         **arguments: the network's own.
 
@@ -65,18 +65,28 @@ def build_network(name: str, num_classes: int, **arguments: Any) -> Segmentation
         NetworkError: no such network, module or factory; an argument that it does not take; the
             factory raised, or did not return an ``nn.Module``.
     """
-    if ":" in name:
-        return _build_foreign(name, num_classes, arguments)
-    if name not in NETWORKS:
+    factory = name if ":" in name or name in NETWORKS else registered_factory(name)
+    if factory is None:
+        known = ", ".join([*NETWORKS, *registered_names()])
         raise NetworkError(
-            f"there is no network '{name}'; choose one of {', '.join(NETWORKS)}, or name your own "
+            f"there is no network '{name}'; choose one of {known}, or name your own "
             "as package.module:factory."
         )
+    if ":" in factory:
+        return _build_foreign(factory, num_classes, arguments)
     try:
         inspect.signature(NETWORKS[name]).bind(num_classes=num_classes, **arguments)
     except TypeError as error:
         raise NetworkError(f"network '{name}': {error}; see its arguments.") from error
-    return NETWORKS[name](num_classes=num_classes, **arguments)
+    try:
+        return NETWORKS[name](num_classes=num_classes, **arguments)
+    except NetworkError:
+        raise
+    except Exception as error:  # of torch, of an argument that is no number, of memory
+        raise NetworkError(
+            f"network '{name}' cannot be built with its arguments ({type(error).__name__}: {error})"
+            "; see its arguments."
+        ) from error
 
 
 def network_summaries() -> list[NetworkSummary]:
@@ -94,8 +104,8 @@ def network_summaries() -> list[NetworkSummary]:
 
 def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
     wanted = "a function or class that takes num_classes and returns an nn.Module"
-    with current_directory_on_path():
-        factory = import_callable(name, f"network '{name}'", wanted)
+    factory = import_callable(name, f"network '{name}'", wanted)
+    with user_modules(name.partition(":")[0]):
         try:
             network = factory(num_classes=num_classes, **arguments)
         except Exception as error:
@@ -108,49 +118,3 @@ def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> Se
             "an nn.Module."
         )
     return adapt_foreign(network, num_classes)
-
-
-def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
-    """What ``package.module:attribute`` names, with the current directory on the path.
-
-    Raises:
-        NetworkError: there is no such module or attribute, importing it raised, or it cannot be
-            called. ``where`` begins the sentence, and ``wanted`` says what should be there.
-    """
-    module_name, _, attribute = name.partition(":")
-    with current_directory_on_path():
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:
-            if _is_missing(error, module_name):
-                raise NetworkError(
-                    f"{where}: there is no module '{module_name}' in the environment or "
-                    f"in {os.getcwd()}; run from the folder that holds it, or install it."
-                ) from error
-            raise NetworkError(
-                f"{where}: importing '{module_name}' raised {type(error).__name__}: {error}"
-            ) from error
-    found: Callable[..., Any] | None = getattr(module, attribute, None)
-    if not callable(found):
-        problem = "is not callable" if hasattr(module, attribute) else "does not exist"
-        raise NetworkError(f"{where}: '{attribute}' {problem} in {module.__file__}; name {wanted}.")
-    return found
-
-
-def _is_missing(error: Exception, module_name: str) -> bool:
-    """Whether the module itself, or a package that it lies in, was not found."""
-    if not isinstance(error, ModuleNotFoundError) or error.name is None:
-        return False
-    return f"{module_name}.".startswith(f"{error.name}.")
-
-
-@contextmanager
-def current_directory_on_path() -> Iterator[None]:
-    """Search the current directory first, for the duration."""
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

@@ -33,7 +33,8 @@ Moment = tuple[bool, str, str]  # (after the last step?, event, file)
 
 def adapt(source: Path, frames: Path, out: Path) -> None:
     options = RunOptions(fingerprint="", resume=True, checkpoint_every_s=0)
-    adapt_bundle(open_bundle(source), [frames], CONFIG, Job(out, device="cpu", options=options))
+    opened = open_bundle(source, allow_networks=["tiny_network"])
+    adapt_bundle(opened, [frames], CONFIG, Job(out, device="cpu", options=options))
 
 
 def fork(work: Callable[[], None]) -> int:

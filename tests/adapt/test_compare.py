@@ -146,9 +146,9 @@ def test_every_run_is_the_one_that_adapt_makes_and_eval_measures(
             own = [ONLINE, "training.steps=2"] if contender.method == "iapc" else []
             config = resolve_config(contender.method, assignments=[*SMALL, *own], seed=seed)
             alone = tmp_path / f"{contender.title}-{seed}"
-            adapt_bundle(bench.source, [bench.frames], config, Job(alone, device="cpu"))
+            made = adapt_bundle(bench.source, [bench.frames], config, Job(alone, device="cpu"))
             assert_same_weights(run.bundle, alone)
-            with open_engine(alone, backend="torch", device="cpu") as engine:
+            with open_engine(made, backend="torch", device="cpu") as engine:
                 confusion = evaluate(engine, pairs)
             assert run.evaluation["miou"] == confusion.miou()
             assert run.frames == 6

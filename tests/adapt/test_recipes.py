@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,11 +231,19 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
         out: Path = tmp_path / "out",
         overwrite: bool = False,
         seed: int | None = None,
+        allow_networks: Sequence[str] = (),
         **options: Any,
     ) -> dict[str, Any]:
-        how = RunOptions(fingerprint="", **options)
         return reproduce(
-            tiny, data, source, out, seed=seed, overwrite=overwrite, device="cpu", options=how
+            tiny,
+            data,
+            source,
+            out,
+            seed=seed,
+            overwrite=overwrite,
+            device="cpu",
+            options=RunOptions(fingerprint="", **options),
+            allow_networks=allow_networks,
         )
 
     return run
@@ -352,7 +360,24 @@ def test_a_source_model_of_another_network_or_of_other_classes_is_refused(
         run(source=source.path)
     tiny.write_text(TINY.replace('"fast_scnn"', '"tiny_network:build"'))
     with pytest.raises(LabelSpaceError, match=r"its label space is four, .* measured in synthia16"):
-        run(source=source.path)
+        run(source=source.path, allow_networks=["tiny_network"])
+
+
+def test_code_that_a_recipe_names_is_not_run_unless_the_user_names_it(
+    run: Reproduce, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = tmp_path / "ran"
+    (tmp_path / "of_a_recipe.py").write_text(f"open({str(ran)!r}, 'w')\ndef build(**_): ...\n")
+    tiny.write_text(TINY.replace('"fast_scnn"', '"of_a_recipe:build"'))
+    with pytest.raises(
+        NetworkError, match=r"tiny\.toml: its network .*--allow-network of_a_recipe"
+    ):
+        run()
+    assert not ran.exists()
+    with pytest.raises(NetworkError, match="the factory returned a NoneType"):
+        run(allow_networks=["of_a_recipe"])
+    assert ran.exists()
 
 
 def test_resized_images_are_refused_before_anything_is_written(

@@ -21,6 +21,7 @@ from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.cuda import Cuda
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import EngineError, MissingDependencyError
+from roadshift.runtime.onnx_graph import OnnxModel, read_model
 from roadshift.runtime.upsample import upsample_argmax
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -28,6 +29,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fake_cuda import FakeCudart
 
 MakeBundle = Callable[..., Bundle]
+
+
+MODEL = OnnxModel(b"", Path("m.onnx"))
 
 
 class Binding:
@@ -107,10 +111,10 @@ class Gpu:
         self.made: list[Session] = []
         self.capture_fails = False
 
-    def cuda_session(self, file: Path, threads: int, **settings: Any) -> Session:
+    def cuda_session(self, model: OnnxModel, threads: int, **settings: Any) -> Session:
         self.asked.append(settings)
         fails_at = 2 if settings["graph"] and self.capture_fails else None
-        self.made.append(Session(onnx_session.cpu_session(file, threads), fails_at))
+        self.made.append(Session(onnx_session.cpu_session(model, threads), fails_at))
         return self.made[-1]
 
 
@@ -177,7 +181,7 @@ def test_labels_are_made_of_logits_on_the_device_or_on_the_cpu_with_the_reason(
         labels = engine.infer(batch)
         said = "labels made on the CPU (no NVRTC to compile a kernel with)"
         assert (said in engine.reason) == (where == "host")
-    session = onnx_session.cpu_session(bundle.path / "model.onnx", 1)
+    session = onnx_session.cpu_session(read_model(bundle, bundle.manifest.artefacts[0]), 1)
     logits = [session.run(None, {"image": one[None]})[0][0] for one in batch]
     expected = [upsample_argmax(z, 32, 16, True) for z in logits]
     np.testing.assert_array_equal(labels, np.stack(expected))
@@ -300,12 +304,12 @@ def part(name: str, nodes: int) -> Any:
 
 
 def test_a_cuda_session_forbids_the_cpu_and_rounding_to_tf32(asked: dict[str, Any]) -> None:
-    onnx_session.cuda_session(Path("m.onnx"), 2, stream=77, graph=True)
+    onnx_session.cuda_session(MODEL, 2, stream=77, graph=True)
     ((name, settings),) = asked["providers"]
     assert name == "CUDAExecutionProvider"
     assert settings == {"user_compute_stream": "77", "use_tf32": "0", "enable_cuda_graph": "1"}
     assert asked["cpu"] == "1"
-    onnx_session.cuda_session(Path("m.onnx"), 2, stream=None, graph=False)
+    onnx_session.cuda_session(MODEL, 2, stream=None, graph=False)
     assert asked["providers"][0][1] == {"use_tf32": "0", "enable_cuda_graph": "0"}
 
 
@@ -317,7 +321,7 @@ def test_a_tensorrt_session_keeps_engines_apart_and_leaves_precision_to_the_grap
         part("CUDAExecutionProvider", 2),
     ]
     cache = tmp_path / "cache" / "abc"
-    session = onnx_session.tensorrt_session(Path("m.onnx"), 2, cache, stream=None)
+    session = onnx_session.tensorrt_session(MODEL, 2, cache, stream=None)
     assert [name for name, _ in asked["providers"]] == [
         "TensorrtExecutionProvider",
         "CUDAExecutionProvider",
@@ -334,10 +338,10 @@ def test_tensorrt_that_takes_no_node_and_sessions_that_fall_back_are_refused(
     asked: dict[str, Any], tmp_path: Path
 ) -> None:
     with pytest.raises(EngineError, match="TensorRT takes none of the model's nodes"):
-        onnx_session.tensorrt_session(Path("m.onnx"), 2, tmp_path / "c", stream=None)
+        onnx_session.tensorrt_session(MODEL, 2, tmp_path / "c", stream=None)
     asked["answers"].get_providers = lambda: ["CPUExecutionProvider"]
     with pytest.raises(EngineError, match="fell back to CPUExecutionProvider"):
-        onnx_session.cuda_session(Path("m.onnx"), 2, stream=None, graph=False)
+        onnx_session.cuda_session(MODEL, 2, stream=None, graph=False)
 
 
 def test_onnx_runtimes_tensorrt_is_taken_only_when_asked_for_and_says_what_is_missing(

@@ -21,7 +21,7 @@ from roadshift.runtime import tensorrt_engine, tensorrt_library
 from roadshift.runtime.bench.backends import contenders
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engine import open_engine
-from roadshift.runtime.errors import EngineError, MissingDependencyError
+from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError
 from roadshift.runtime.tensorrt_library import load_tensorrt
 from roadshift.runtime.upsample import upsample_argmax
 
@@ -289,7 +289,7 @@ def test_bytes_that_the_manifest_does_not_list_are_never_deserialised(
     bundle = add_plan()
     file = bundle.path / "model-fp16.plan"
     file.write_bytes(file.read_bytes().replace(b"labels", b"LABELS"))
-    with pytest.raises(EngineError, match="not the plan that the manifest lists"):
+    with pytest.raises(BundleError, match="was changed after it was written"):
         open_engine(open_bundle(bundle.path, verify=False), backend="tensorrt")
     assert machine.trt.calls == []
 
