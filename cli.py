@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from . import cli_start  # noqa: F401 - first: what follows takes a while, and may be interrupted
+
+# isort: split
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import __version__
+from .cli_process import exit_code
 from .cli_shared import (
     Backend,
     BundleIn,
@@ -36,7 +40,7 @@ from .cli_shared import (
     run_seconds,
     with_losses,
 )
-from .runtime.errors import FrameError, RoadshiftError, RunInterrupted
+from .runtime.errors import FrameError, RunInterrupted
 
 app = typer.Typer(
     name="roadshift",
@@ -50,14 +54,7 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line: errors a user can fix are one line on stderr, without a traceback."""
-    try:
-        app()
-    except RoadshiftError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)
-    sys.exit(0)
+    sys.exit(exit_code(app))
 
 
 def _version(wanted: bool) -> None:
@@ -89,7 +86,7 @@ def demo(
     Trains, adapts, exports, runs and measures.
     """
     from .runtime.bench.table import bench_table
-    from .runtime.terminal import evaluation_table, note, print_json
+    from .runtime.terminal import evaluation_table, note, print_json, say
 
     with needs_torch("demo"):
         from .export.demo import run_demo
@@ -101,14 +98,16 @@ def demo(
     names = {"in_domain": "in domain", "source_only": "source only", "adapted": "adapted"}
     evaluation_table({names.get(key, key): result[key] for key in (*names, "exported")})
     bench_table(result["bench"])
-    typer.echo(
-        f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
+    say(
+        "",
+        f"Adapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
         f"the ONNX model agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
-        f"{result['seconds']:.0f} s in all.\n"
+        f"{result['seconds']:.0f} s in all.",
         f"Its gate saw no label and says {result['verdict']['decision']}: "
-        f"{result['verdict']['sentence']}\nLook at {out / 'before-after.png'}; "
+        f"{result['verdict']['sentence']}",
+        f"Look at {out / 'before-after.png'}; "
         f"then try: roadshift eval {out / 'adapted'} --images {out / 'scenes/heldout/images'} "
-        f"--labels {out / 'scenes/heldout/labels'}"
+        f"--labels {out / 'scenes/heldout/labels'}",
     )
 
 
@@ -356,6 +355,7 @@ def compare(
     Every method starts from the same bundle, with the same frames, steps and seeds. The same
     command takes up finished runs and goes on where it was stopped.
     """
+    from .runtime.addresses import without_password
     from .runtime.bundle import open_bundle
     from .runtime.labels import label_space as find_label_space
     from .runtime.terminal import comparison_table, note, print_json
@@ -383,7 +383,7 @@ def compare(
                 max_frames=max_frames,
             )
         rows = comparison_rows(comparison)
-        command = shlex.join(["roadshift", *sys.argv[1:]])
+        command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
         write_report(comparison, rows, out, command, space=space, device=device)
     note(f"wrote {out / 'compare.md'}")
     if as_json:
@@ -522,7 +522,7 @@ def export(
 ) -> None:
     """Export a bundle's model and verify the result against it."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import note, print_json, progress
+    from .runtime.terminal import note, print_json, progress, say
     from .runtime.units import parse_memory
 
     with needs_torch("export"):
@@ -554,7 +554,7 @@ def export(
         print_json(record)
         return
     for row in record["artefacts"]:
-        typer.echo(
+        say(
             f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
             f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
@@ -612,7 +612,7 @@ def run(
     from .runtime.live import open_source
     from .runtime.output import run_frames
     from .runtime.signals import stop_on_signals
-    from .runtime.terminal import note, print_json, progress, run_line
+    from .runtime.terminal import note, print_json, progress, run_line, say
     from .runtime.units import parse_duration
 
     source = open_source(frames, note=note)
@@ -641,7 +641,7 @@ def run(
     if as_json:
         print_json(summary)
     else:
-        typer.echo(run_line(summary))
+        say(run_line(summary))
     if summary["lost"]:
         raise FrameError(summary["lost"])
     if summary["ended_by"] == "signal" and source.length is not None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .addresses import is_live, without_password
 from .errors import FrameError
 from .images import (
     IMAGE_SUFFIXES,
@@ -39,6 +40,7 @@ __all__ = [
     "list_images",
     "open_frames",
     "read_image",
+    "without_password",
     "write_image",
 ]
 
@@ -167,9 +169,10 @@ def open_frames(
 def _expand(source: str | Path) -> list[tuple[Path, Path]]:
     """(file, root) for every file of one source; root is the source itself."""
     path = Path(source)
-    if re.match(r"camera:|[a-z]+://", str(source)):
+    shown = without_password(str(source))
+    if is_live(source):
         raise FrameError(
-            f"{without_password(str(source))} is a live stream, and this needs frames that can be "
+            f"{shown} is a live stream, and this needs frames that can be "
             "read again; record it first, for example with "
             "`ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
         )
@@ -186,7 +189,10 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
             raise FrameError(f"{source} is a folder without images or videos; give another.")
         return [(file, path) for file in files]
     if not path.is_file():
-        raise FrameError(f"{source} does not exist; give a folder, an image or a video file.")
+        number = " (a camera of this machine is written camera:0)" if shown.isdecimal() else ""
+        raise FrameError(
+            f"{shown} does not exist; give a folder, an image or a video file{number}."
+        )
     if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise FrameError(
             f"{source} is of a kind that is not read here; give a folder, an image "
@@ -218,15 +224,6 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
 def safe_name(name: str) -> str:
     """A name that is safe as a file name, as close to ``name`` as can be."""
     return re.sub(r"[^\w.\-]+", "_", name)
-
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown and stored: no password, and no values in its query."""
-    shown = re.sub(r"^(\w[\w+.-]*://[^:/?#@]*)[^/?#]*@", r"\1@", url)
-    if "://" not in shown:
-        return shown
-    address, mark, query = shown.partition("?")
-    return address + mark + re.sub(r"=[^&]+", "=***", query)
 
 
 def _read_still(file: _File) -> Iterator[Frame | str]:
