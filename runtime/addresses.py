@@ -24,7 +24,7 @@ _DEVICE = re.compile(r"/dev/video[0-9]+(\?.*)?", re.DOTALL)
 _URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://+", re.IGNORECASE)
 # With one slash, as `Path` spells a URL; only known schemes, for a folder's name may end in a colon.
 _PATH_OF_URL = re.compile(rf"\s*({'|'.join((*SCHEMES, *_OTHER_SCHEMES))}):/", re.IGNORECASE)
-_WITHOUT_SCHEME = re.compile(r"[^/\s]*:\S*@")  # user:password@host
+_WITHOUT_SCHEME = re.compile(r"[^/]*:.*@", re.DOTALL)  # user:password@host
 _MACHINE = re.compile(
     r"(?P<host>\w(?:[\w.-]*\w)?|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE
 )
@@ -94,12 +94,12 @@ def _machine(rest: str) -> _Machine | None:
         return standard
     host = _until(_END_OF_AUTHORITY, tail)
     unescaped = _checked(before + at, host, tail[len(host) :])
-    readings = [standard, unescaped if ":" in authority and authority[0] != "[" else None]
-    found = [machine for machine in readings if machine is not None]
-    certain = [machine for machine in found if machine.is_ip]
-    if certain:
-        return certain[0]
-    return found[0] if len(found) == 1 else None
+    for reading in (standard, unescaped):
+        if reading is not None and reading.is_ip:
+            return reading
+    if standard is not None:  # a name such as `recorder`, or the user before a slash
+        return None if host else standard
+    return unescaped if re.match(r"[^\[:]*:", authority) else None  # `user:pass/word@host`
 
 
 def _until(end: re.Pattern[str], text: str) -> str:
