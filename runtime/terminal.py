@@ -50,7 +50,7 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
 
     Where stderr is no terminal, one line every tenth of the work instead.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         shown = -1
 
         def line(done: int, total: int | None, text: str) -> None:
