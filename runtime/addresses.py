@@ -22,7 +22,7 @@ _OTHER_SCHEMES = ("rtmps", "rtspu", "rtsph", "mms", "ws", "wss", "ftp", "sftp", 
 _CAMERA = re.compile(r"camera:", re.IGNORECASE)
 _DEVICE = re.compile(r"/dev/video[0-9]+(\?.*)?", re.DOTALL)
 _URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://+", re.IGNORECASE)
-# With one slash, as `Path` spells a URL; only known schemes, for a folder's name may end in a colon.
+# With one slash, as `Path` spells a URL; known schemes alone: a folder's name may end in a colon.
 _PATH_OF_URL = re.compile(rf"\s*({'|'.join((*SCHEMES, *_OTHER_SCHEMES))}):/", re.IGNORECASE)
 _WITHOUT_SCHEME = re.compile(r"[^/]*:.*@", re.DOTALL)  # user:password@host
 _MACHINE = re.compile(

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -29,17 +29,16 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     did before.
     """
     stop = threading.Event()
-    before: Mapping[int, object] = {}
+    earlier = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
-            earlier = before.get(number)
             if callable(earlier):
                 earlier(number, frame)
             raise KeyboardInterrupt
         stop.set()
 
-    with _handled_by(handle) as before:
+    with _handled_by(handle):
         yield stop.is_set
 
 
@@ -67,17 +66,17 @@ def unwind_on_signals() -> Iterator[Unwinding]:
 
 
 @contextmanager
-def _handled_by(handle: Handler) -> Iterator[Mapping[int, object]]:
-    """Handle the three signals in the body; gives their handlers before, which are put back."""
+def _handled_by(handle: Handler) -> Iterator[None]:
+    """Handle the three signals in the body; the handlers that were there are put back."""
     if threading.current_thread() is not threading.main_thread():
-        yield {}
+        yield
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield before
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

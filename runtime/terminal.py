@@ -27,7 +27,7 @@ def console(width: int = 120) -> Console:
 
 
 def note(text: str) -> None:
-    """A line on stderr, above the progress bar where there is one; lost where it cannot be shown."""
+    """A line on stderr, above the progress bar where there is one, as far as it can be shown."""
     with suppress(OSError, ValueError):  # a closed pipe, a full disk, a closed file
         _stderr.print(Text(one_line(text), "dim"), soft_wrap=True)
 

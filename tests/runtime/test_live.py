@@ -277,7 +277,9 @@ def test_a_recording_behind_a_url_is_refused(
     opened: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Camera, "get", lambda *_: 300.0)
-    with pytest.raises(FrameError, match=r"10\.0\.0\.7/\*\*\* is a recording of 300 frames.*download it"):
+    with pytest.raises(
+        FrameError, match=r"10\.0\.0\.7/\*\*\* is a recording of 300 frames.*download it"
+    ):
         next(iter(open_live("http://10.0.0.7/clip.mp4")))
     assert opened[0][-1].released
 
