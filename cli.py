@@ -705,9 +705,10 @@ def bench(
         load_baseline,
         save_baseline,
     )
-    from .runtime.bench.plots import write_plots
+    from .runtime.bench.plots import check_can_plot, write_plots
     from .runtime.bench.row import scenario
     from .runtime.bench.table import bench_table, print_comparison
+    from .runtime.printable import printable
     from .runtime.terminal import note, print_json, progress
     from .runtime.units import parse_duration
 
@@ -728,27 +729,33 @@ def bench(
         check_comparable(baseline, scenario(camera), any_machine=any_machine)
     if save is not None:
         check_can_save(save)
+    if plots is not None:
+        check_can_plot(plots)
     import_torch_backend()
     measured = []
     for bundle in bundles:
         with progress("bench", "steps") as update:
             found = measure_bundle(opened_bundle(bundle), settings, note=note, report=update)
-        measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
+        measured += [
+            Measured({"bundle": printable(str(bundle)), **m.row}, m.latencies_ms) for m in found
+        ]
     rows = [m.row for m in measured]
+    comparison = None
+    if baseline is not None:
+        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+    if plots is not None:  # files first: what was measured is kept though it cannot be printed
+        for picture in write_plots(measured, plots):
+            note(f"wrote {picture}")
+    if save is not None and (comparison is None or comparison.passed):
+        save_baseline(save, rows)
+        note(f"wrote {save}")
     if as_json:
         print_json(rows)
     else:
         bench_table(rows)
-    if plots is not None:
-        for picture in write_plots(measured, plots):
-            note(f"wrote {picture}")
-    if baseline is not None and compare_with is not None:
-        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+    if comparison is not None and compare_with is not None:
         print_comparison(comparison, on_stdout=not as_json)
         comparison.check(compare_with)
-    if save is not None:
-        save_baseline(save, rows)
-        note(f"wrote {save}")
 
 
 @app.command()

@@ -77,11 +77,16 @@ class Comparison:
     added: list[str]
     notes: list[str]
 
+    @property
+    def passed(self) -> bool:
+        """Whether no figure is worse and no row is missing."""
+        return not self.missing and not any(change.worse for change in self.changes)
+
     def check(self, path: Path) -> None:
         """Raise `RegressionError` where a figure is worse or a row is missing."""
-        worse = [f"{c.figure} of {c.row}" for c in self.changes if c.worse]
-        if not worse and not self.missing:
+        if self.passed:
             return
+        worse = [f"{c.figure} of {c.row}" for c in self.changes if c.worse]
         parts = [f"worse than {path}: {', '.join(worse)}"] if worse else []
         parts += [f"not measured any more: {', '.join(self.missing)}"] if self.missing else []
         raise RegressionError(

@@ -97,7 +97,9 @@ def load_baseline(path: Path) -> dict[str, Any]:
         raise ConfigError(f"--compare {path}: cannot be read ({reason}); {remedy}.") from error
     problem = _problem(document)
     if problem is not None:
-        raise ConfigError(f"--compare {path}: is no baseline of this version ({problem}); {remedy}.")
+        raise ConfigError(
+            f"--compare {path}: is no baseline of this version ({problem}); {remedy}."
+        )
     return dict(document)
 
 
