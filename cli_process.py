@@ -14,7 +14,8 @@ import typer
 
 from .cli_start import is_the_command
 from .runtime.addresses import hiding
-from .runtime.errors import RoadshiftError
+from .runtime.errors import RoadshiftError, RunInterrupted
+from .runtime.file_names import is_utf8
 from .runtime.printable import one_line, printable
 from .runtime.signals import Unwinding, end_at_second_interrupt, unwind_on_signals
 from .runtime.streams import guard_streams
@@ -66,7 +67,7 @@ def _run(app: Callable[..., object], unwinding: Unwinding) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BaseException as error:
-        if unwinding.by is None:
+        if unwinding.by is None or isinstance(error, RunInterrupted):
             return _ended_by(error)
     else:
         if unwinding.by is None:
@@ -100,9 +101,7 @@ def _circumstance(error: BaseException) -> str | None:
         where = error.filename
         name = os.fsdecode(where) if isinstance(where, (str, bytes, os.PathLike)) else "A file"
         return f"{name}: {_ADVICE[error.errno]}."
-    if isinstance(error, UnicodeEncodeError) and any(
-        "\ud800" <= letter <= "\udfff" for letter in error.object
-    ):
+    if isinstance(error, UnicodeEncodeError) and not is_utf8(error.object):
         return (
             f"{error.object}: this name holds bytes that are no UTF-8, which a library that reads "
             "or writes it does not take; rename it."

@@ -42,7 +42,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
             unless ``overwrite`` and it is a bundle or an empty folder.
     """
     path = Path(path)
-    check_name(path, STAGED, inside=True)
+    check_name(path, STAGED, inside=True, by_library=True)
     parent = path.resolve().parent
     if not parent.is_dir():
         code = errno.ENOTDIR if parent.exists() else errno.ENOENT

@@ -19,6 +19,7 @@ import numpy as np
 
 from .addresses import is_live, without_password
 from .errors import FrameError
+from .file_names import library_path
 from .images import (
     IMAGE_SUFFIXES,
     Image,
@@ -237,7 +238,8 @@ def _read_still(file: _File) -> Iterator[Frame | str]:
 def _read_video(file: _File) -> Iterator[Frame | str]:
     """The frames of a video, then a sentence if it ended before its header's count."""
     frames = 0
-    capture = cv2.VideoCapture(str(file.path))
+    with library_path(file.path) as path:
+        capture = cv2.VideoCapture(path)
     try:
         while True:
             good, image = capture.read()
@@ -265,7 +267,8 @@ def _read_video(file: _File) -> Iterator[Frame | str]:
 
 def _frame_count(path: Path) -> int | None:
     """Frames promised by a video's header; None where it does not say, 0 where it cannot open."""
-    capture = cv2.VideoCapture(str(path))
+    with library_path(path) as opened:
+        capture = cv2.VideoCapture(opened)
     try:
         if not capture.isOpened():
             return 0

@@ -19,6 +19,7 @@ import numpy as np
 
 from .addresses import SCHEMES, is_live, normal_address, without_password
 from .errors import FrameError
+from .file_names import is_utf8
 from .frames import Frame, FrameSource, log_skip, open_frames, safe_name
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
@@ -168,6 +169,10 @@ def open_live(
         FrameError: the source is written in another way; or from the iteration, see there.
     """
     source = normal_address(source)
+    if not is_utf8(source):
+        raise FrameError(
+            f"{without_password(source)}: an address is UTF-8; write other bytes as %XX."
+        )
     if source.startswith("camera:"):
         camera = _parse_camera(source)
         return LiveSource(

@@ -140,7 +140,7 @@ def run_frames(
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
-    check_name(out, _MEANWHILE, inside=True)
+    check_name(out, _MEANWHILE, inside=True, by_library=out.suffix.lower() in VIDEO_SUFFIXES)
     with output_errors(out):
         is_folder = out.is_dir()
         occupied = any(out.iterdir()) if is_folder else out.exists()
