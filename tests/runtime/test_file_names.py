@@ -6,14 +6,18 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from roadshift.runtime.atomic import write_whole
 from roadshift.runtime.bench.plots import check_can_plot
 from roadshift.runtime.bundle import check_output
 from roadshift.runtime.errors import OutputError
-from roadshift.runtime.file_names import STAGED, check_name
+from roadshift.runtime.file_names import STAGED, check_name, is_utf8, library_path
+from roadshift.runtime.frames import open_frames
 from roadshift.runtime.images import write_image
+from roadshift.runtime.labels import label_space
+from roadshift.runtime.sinks import VideoSink
 
 LONGEST = 255
 
@@ -84,3 +88,30 @@ def test_a_file_is_written_whole_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="not an existing folder"):
         write_whole(tmp_path / "none/file", b"")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
+
+
+def test_a_name_in_another_encoding_is_read_by_its_descriptor(tmp_path: Path) -> None:
+    for name in (b"fr\xfcher.txt", b"early.txt"):
+        path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
+        path.write_text(str(name))
+        with library_path(path) as spelt:
+            assert is_utf8(spelt)
+            assert Path(spelt).read_text() == str(name)
+
+
+def test_a_video_in_another_encoding_is_read_and_not_written(tmp_path: Path) -> None:
+    clip = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"fr\xfcher.avi")))
+    writer = cv2.VideoWriter(
+        str(tmp_path / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (32, 16)
+    )
+    for _ in range(3):
+        writer.write(np.zeros((16, 32, 3), np.uint8))
+    writer.release()
+    os.rename(tmp_path / "clip.avi", clip)
+    frames = list(open_frames(clip))
+    assert len(frames) == 3
+    assert is_utf8(frames[0].name)
+    with pytest.raises(OutputError, match="bytes that are no UTF-8"):
+        VideoSink(clip, label_space("camvid11"), overlays=False)
+    with pytest.raises(OutputError, match="bytes that are no UTF-8"):
+        check_output(clip.with_suffix(""))
