@@ -73,6 +73,9 @@ def _run(app: Callable[..., object], unwinding: Unwinding) -> int:
         if unwinding.by is None:
             return code
     _complain(f"Stopped by {unwinding.by.name} before its end.")
+    # CPython takes an interrupt within exec() of a text, as dataclasses use, for one that was not
+    # handled, and would end by the signal and not with the exit code; another exec() corrects it.
+    exec("")
     return 130
 
 
