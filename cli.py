@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from . import cli_start  # noqa: F401 - first: what follows takes a while, and may be interrupted
+
+# isort: split
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import __version__
+from .cli_process import exit_code
 from .cli_shared import (
     AllowNetwork,
     Backend,
@@ -37,7 +41,7 @@ from .cli_shared import (
     run_seconds,
     with_losses,
 )
-from .runtime.errors import FrameError, RoadshiftError, RunInterrupted
+from .runtime.errors import FrameError, RunInterrupted
 
 app = typer.Typer(
     name="roadshift",
@@ -51,14 +55,7 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line: errors a user can fix are one line on stderr, without a traceback."""
-    try:
-        app()
-    except RoadshiftError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)
-    sys.exit(0)
+    sys.exit(exit_code(app))
 
 
 def _version(wanted: bool) -> None:
@@ -90,7 +87,7 @@ def demo(
     Trains, adapts, exports, runs and measures.
     """
     from .runtime.bench.table import bench_table
-    from .runtime.terminal import evaluation_table, note, print_json
+    from .runtime.terminal import evaluation_table, note, print_json, say
 
     with needs_torch("demo"):
         from .export.demo import run_demo
@@ -102,14 +99,16 @@ def demo(
     names = {"in_domain": "in domain", "source_only": "source only", "adapted": "adapted"}
     evaluation_table({names.get(key, key): result[key] for key in (*names, "exported")})
     bench_table(result["bench"])
-    typer.echo(
-        f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
+    say(
+        "",
+        f"Adapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
         f"the ONNX model agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
-        f"{result['seconds']:.0f} s in all.\n"
+        f"{result['seconds']:.0f} s in all.",
         f"Its gate saw no label and says {result['verdict']['decision']}: "
-        f"{result['verdict']['sentence']}\nLook at {out / 'before-after.png'}; "
+        f"{result['verdict']['sentence']}",
+        f"Look at {out / 'before-after.png'}; "
         f"then try: roadshift eval {out / 'adapted'} --images {out / 'scenes/heldout/images'} "
-        f"--labels {out / 'scenes/heldout/labels'}"
+        f"--labels {out / 'scenes/heldout/labels'}",
     )
 
 
@@ -360,6 +359,7 @@ def compare(
     Every method starts from the same bundle, with the same frames, steps and seeds. The same
     command takes up finished runs and goes on where it was stopped.
     """
+    from .runtime.addresses import without_password
     from .runtime.bundle import open_bundle
     from .runtime.labels import label_space as find_label_space
     from .runtime.terminal import comparison_table, note, print_json
@@ -387,7 +387,7 @@ def compare(
                 max_frames=max_frames,
             )
         rows = comparison_rows(comparison)
-        command = shlex.join(["roadshift", *sys.argv[1:]])
+        command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
         write_report(comparison, rows, out, command, space=space, device=device)
     note(f"wrote {out / 'compare.md'}")
     if as_json:
@@ -530,7 +530,7 @@ def export(
 ) -> None:
     """Export a bundle's model and verify the result against it."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import note, print_json, progress
+    from .runtime.terminal import note, print_json, progress, say
     from .runtime.units import parse_memory
 
     with needs_torch("export"):
@@ -562,7 +562,7 @@ def export(
         print_json(record)
         return
     for row in record["artefacts"]:
-        typer.echo(
+        say(
             f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
             f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
@@ -621,7 +621,7 @@ def run(
     from .runtime.live import open_source
     from .runtime.output import run_frames
     from .runtime.signals import stop_on_signals
-    from .runtime.terminal import note, print_json, progress, run_line
+    from .runtime.terminal import note, print_json, progress, run_line, say
     from .runtime.units import parse_duration
 
     source = open_source(frames, note=note)
@@ -650,7 +650,7 @@ def run(
     if as_json:
         print_json(summary)
     else:
-        typer.echo(run_line(summary))
+        say(run_line(summary))
     if summary["lost"]:
         raise FrameError(summary["lost"])
     if summary["ended_by"] == "signal" and source.length is not None:
@@ -715,9 +715,10 @@ def bench(
         load_baseline,
         save_baseline,
     )
-    from .runtime.bench.plots import write_plots
+    from .runtime.bench.plots import check_can_plot, write_plots
     from .runtime.bench.row import scenario
     from .runtime.bench.table import bench_table, print_comparison
+    from .runtime.printable import printable
     from .runtime.terminal import note, print_json, progress
     from .runtime.units import parse_duration
 
@@ -738,6 +739,8 @@ def bench(
         check_comparable(baseline, scenario(camera), any_machine=any_machine)
     if save is not None:
         check_can_save(save)
+    if plots is not None:
+        check_can_plot(plots)
     import_torch_backend()
     measured = []
     for bundle in bundles:
@@ -745,22 +748,26 @@ def bench(
             found = measure_bundle(
                 opened_bundle(bundle, allow_network), settings, note=note, report=update
             )
-        measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
+        measured += [
+            Measured({"bundle": printable(str(bundle)), **m.row}, m.latencies_ms) for m in found
+        ]
     rows = [m.row for m in measured]
+    comparison = None
+    if baseline is not None:
+        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+    if plots is not None:  # files first: what was measured is kept though it cannot be printed
+        for picture in write_plots(measured, plots):
+            note(f"wrote {picture}")
+    if save is not None and (comparison is None or comparison.passed):
+        save_baseline(save, rows)
+        note(f"wrote {save}")
     if as_json:
         print_json(rows)
     else:
         bench_table(rows)
-    if plots is not None:
-        for picture in write_plots(measured, plots):
-            note(f"wrote {picture}")
-    if baseline is not None and compare_with is not None:
-        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+    if comparison is not None and compare_with is not None:
         print_comparison(comparison, on_stdout=not as_json)
         comparison.check(compare_with)
-    if save is not None:
-        save_baseline(save, rows)
-        note(f"wrote {save}")
 
 
 @app.command()

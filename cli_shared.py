@@ -94,7 +94,7 @@ def listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> Non
 
 def print_made(bundle: Bundle, as_json: bool) -> None:
     """What a run has made, with the verdict on it where there is one."""
-    from .runtime.terminal import print_json, verdict_table
+    from .runtime.terminal import print_json, say, verdict_table
 
     origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
     outcome = origin.configuration.get("outcome", {})
@@ -111,9 +111,9 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
             }
         )
         return
-    typer.echo(f"Wrote {bundle.path} ({origin.method}).")
+    say(f"Wrote {bundle.path} ({origin.method}).")
     if isinstance(outcome, dict) and outcome:
-        typer.echo(
+        say(
             f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "
             f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
             f"{outcome['skipped_steps']} steps skipped."

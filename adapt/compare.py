@@ -29,6 +29,7 @@ from ..runtime.errors import (
     RunInterrupted,
 )
 from ..runtime.evaluation import evaluate
+from ..runtime.file_names import check_name
 from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.labels import LabelSpace
 from ..runtime.metrics import evaluation_record
@@ -127,8 +128,7 @@ def compare(
         RunInterrupted: a signal came; calling it again goes on from there.
         RoadshiftError: of what concerns all methods: frames, labels, source, device, ``job.out``.
     """
-    if (job.out / "manifest.json").exists():
-        raise OutputError(f"{job.out}: is a bundle; give another --out for the comparison.")
+    check_comparison(job.out)
     open_frames(frames)  # before hours of work: they are there, and so is the device
     device = pick_device(job.device)
     with output_errors(job.out):
@@ -163,6 +163,25 @@ def compare(
             "from there."
         ) from error
     return Comparison(source, tuple(frames), pairs, before, results)
+
+
+def check_comparison(out: Path) -> None:
+    """Refuse a folder that holds something else than a comparison, or nothing.
+
+    Raises:
+        OutputError: it does, or it is a file, or its name is too long.
+    """
+    check_name(out, inside=True)
+    with output_errors(out):
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if "manifest.json" in names:
+        raise OutputError(f"{out}: is a bundle; give another --out for the comparison.")
+    begun = (out / RUNS / "source-only.json").is_file() or names <= {RUNS}
+    if not begun:
+        raise OutputError(
+            f"{out}: exists and holds no comparison, so nothing there is overwritten; choose "
+            "another name."
+        )
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, open_bundle
 from ..runtime.errors import FrameError, LabelSpaceError, NetworkError, OutputError, RunInterrupted
 from ..runtime.evaluation import evaluate
+from ..runtime.file_names import check_name
 from ..runtime.images import read_image
 from ..runtime.labels import label_space
 from ..runtime.layouts import layout
 from ..runtime.metrics import evaluation_record
+from ..runtime.strict_json import JsonError, read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
 from .config import RunConfig
@@ -31,6 +33,7 @@ from .torch_engine import TorchEngine
 from .trainer import Progress, RunOptions
 
 Pairs = Sequence[tuple[Path, Path]]
+RESULT = "result.json"
 
 
 class RecipeEngine(TorchEngine):
@@ -92,8 +95,10 @@ def reproduce(
     folders, pairs = kept.frame_folders(data), kept.labelled_pairs(data)
     _check_size(pairs[0][0], recipe)
     run_on = pick_device(device)
+    check_name(out, inside=True)
     with output_errors(out):
         out.mkdir(exist_ok=True)
+        _check_ours(out / RESULT)
     if not options.resume:
         check_output(out / "adapted", overwrite)
     source = _source_model(
@@ -126,8 +131,23 @@ def reproduce(
         "measured": measured,
         "gain": measured["miou"] - source_only["miou"],
     }
-    write_atomically(out / "result.json", json.dumps(result, indent=2).encode())
+    write_atomically(out / RESULT, json.dumps(result, indent=2).encode())
     return result
+
+
+def _check_ours(file: Path) -> None:
+    """Refuse to replace a ``result.json`` that another program wrote."""
+    if not file.exists():
+        return
+    try:
+        found = read_json(file)
+    except JsonError:
+        found = None
+    if not (isinstance(found, dict) and {"recipe", "published"} <= set(found)):
+        raise OutputError(
+            f"{file}: exists and is no result of this command, so it is never overwritten; give "
+            "another --out."
+        )
 
 
 def _check_size(image_path: Path, recipe: Recipe) -> None:

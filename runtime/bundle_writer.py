@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from .atomic import flush, locked_folder, output_error, output_errors, publish, staging_folder
 from .bundle_reader import Bundle, sha256_of
 from .errors import BundleError, OutputError
+from .file_names import STAGED, check_name
 from .labels import LabelSpace
 from .manifest import (
     MANIFEST_NAME,
@@ -39,10 +40,11 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
     """Whether a bundle may be written to ``path``, before hours are spent on making it.
 
     Raises:
-        OutputError: its parent is missing or unwritable; or it exists, unless ``overwrite`` and it
-            is a bundle or an empty folder.
+        OutputError: its parent is missing or unwritable, or its name is too long; or it exists,
+            unless ``overwrite`` and it is a bundle or an empty folder.
     """
     path = Path(path)
+    check_name(path, STAGED, inside=True, by_library=True)
     parent = path.resolve().parent
     if not parent.is_dir():
         code = errno.ENOTDIR if parent.exists() else errno.ENOENT

@@ -17,7 +17,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from .addresses import is_live, without_password
 from .errors import FrameError
+from .file_names import library_path
 from .images import (
     IMAGE_SUFFIXES,
     Image,
@@ -39,6 +41,7 @@ __all__ = [
     "list_images",
     "open_frames",
     "read_image",
+    "without_password",
     "write_image",
 ]
 
@@ -167,9 +170,10 @@ def open_frames(
 def _expand(source: str | Path) -> list[tuple[Path, Path]]:
     """(file, root) for every file of one source; root is the source itself."""
     path = Path(source)
-    if re.match(r"camera:|[a-z]+://", str(source)):
+    shown = without_password(str(source))
+    if is_live(source):
         raise FrameError(
-            f"{without_password(str(source))} is a live stream, and this needs frames that can be "
+            f"{shown} is a live stream, and this needs frames that can be "
             "read again; record it first, for example with "
             "`ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
         )
@@ -186,7 +190,10 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
             raise FrameError(f"{source} is a folder without images or videos; give another.")
         return [(file, path) for file in files]
     if not path.is_file():
-        raise FrameError(f"{source} does not exist; give a folder, an image or a video file.")
+        number = " (a camera of this machine is written camera:0)" if shown.isdecimal() else ""
+        raise FrameError(
+            f"{shown} does not exist; give a folder, an image or a video file{number}."
+        )
     if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise FrameError(
             f"{source} is of a kind that is not read here; give a folder, an image "
@@ -220,15 +227,6 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.\-]+", "_", name)
 
 
-def without_password(url: str) -> str:
-    """A URL as it may be shown and stored: no password, and no values in its query."""
-    shown = re.sub(r"^(\w[\w+.-]*://[^:/?#@]*)[^/?#]*@", r"\1@", url)
-    if "://" not in shown:
-        return shown
-    address, mark, query = shown.partition("?")
-    return address + mark + re.sub(r"=[^&]+", "=***", query)
-
-
 def _read_still(file: _File) -> Iterator[Frame | str]:
     """The frame of an image file, or a sentence that says what is wrong with the file."""
     try:
@@ -240,7 +238,8 @@ def _read_still(file: _File) -> Iterator[Frame | str]:
 def _read_video(file: _File) -> Iterator[Frame | str]:
     """The frames of a video, then a sentence if it ended before its header's count."""
     frames = 0
-    capture = cv2.VideoCapture(str(file.path))
+    with library_path(file.path) as path:
+        capture = cv2.VideoCapture(path)
     try:
         while True:
             good, image = capture.read()
@@ -268,7 +267,8 @@ def _read_video(file: _File) -> Iterator[Frame | str]:
 
 def _frame_count(path: Path) -> int | None:
     """Frames promised by a video's header; None where it does not say, 0 where it cannot open."""
-    capture = cv2.VideoCapture(str(path))
+    with library_path(path) as opened:
+        capture = cv2.VideoCapture(opened)
     try:
         if not capture.isOpened():
             return 0

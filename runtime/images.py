@@ -6,6 +6,7 @@ bring them back), since every damaged file is reported once, by name and reason,
 
 import os
 import re
+import secrets
 import struct
 import zlib
 from pathlib import Path
@@ -120,7 +121,7 @@ def write_image(path: str | Path, image: Image) -> None:
         raise OutputError(
             f"{path}: there is no encoder for {path.suffix!r}; use .png or .jpg."
         ) from error
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # never longer than its own name
     try:
         temporary.write_bytes(data.tobytes())
         os.replace(temporary, path)

@@ -12,6 +12,7 @@ from typing import Any
 from .atomic import output_errors
 from .engine import Engine
 from .errors import FrameError, OutputError
+from .file_names import check_name
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
 from .live import LiveSource
 from .pacing import STILLS_FPS, Paced
@@ -20,6 +21,8 @@ from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
 _NOT_WRITTEN = IMAGE_SUFFIXES | {".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"}
+
+_MEANWHILE = ".{}.0123456.part"  # a video's name while it is being written
 
 
 def run_frames(
@@ -137,6 +140,7 @@ def run_frames(
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
+    check_name(out, _MEANWHILE, inside=True, by_library=out.suffix.lower() in VIDEO_SUFFIXES)
     with output_errors(out):
         is_folder = out.is_dir()
         occupied = any(out.iterdir()) if is_folder else out.exists()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .atomic import output_errors
 from .errors import OutputError
+from .file_names import check_name
 from .frames import VIDEO_SUFFIXES, Frame, write_image
 from .labels import LabelSpace
 from .overlay import overlay
@@ -98,6 +99,7 @@ class VideoSink:
             raise OutputError(
                 f"{path}: videos of this kind are not written; use {' '.join(_CODECS)}."
             )
+        check_name(path, by_library=True)
         self._path = path
         self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
         with output_errors(path):
