@@ -33,7 +33,8 @@ from .inputs import Normalise
 from .judging.judge import judge_run
 from .judging.views import Model
 from .losses.kernels.choice import choose_kernel
-from .methods import METHODS, build_stages
+from .methods import adapting_method, build_stages
+from .methods.supervised import Supervised
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
@@ -67,7 +68,7 @@ def adapt_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    if METHODS[config.method].black_box:
+    if adapting_method(config.method).black_box:
         raise ConfigError(
             f"{config.method} learns from a black box's answers; give it a black box and a student."
         )
@@ -128,7 +129,7 @@ def adapt_black_box(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    if not METHODS[config.method].black_box:
+    if not adapting_method(config.method).black_box:
         raise ConfigError(f"{config.method} needs the source model itself, not a black box.")
     if config.tone != "none":
         raise ConfigError(
@@ -180,6 +181,11 @@ def train_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
+    if config.method != Supervised.name:
+        raise ConfigError(
+            f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
+            f"resolve_config({Supervised.name!r})."
+        )
     check_job(job)
     device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
