@@ -88,7 +88,8 @@ def _problem(method: Any) -> str | None:
         return f"its name {method.name!r} is no word of letters, digits and underscores"
     if method.name in _TAKEN:
         return f"{method.name} is a setting of every run; choose another name"
-    if not (isinstance(method.Config, type) and issubclass(method.Config, Settings)):
+    config: Any = method.Config
+    if not (isinstance(config, type) and issubclass(config, Settings)):
         return "its Config is no subclass of roadshift.adapt.config.Settings"
     if "roadshift" not in method.presets:
         return 'its presets lack "roadshift", which is what `roadshift adapt` runs'
