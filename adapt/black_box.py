@@ -29,6 +29,7 @@ from ..runtime.labels import LabelSpace
 from ..runtime.labels import label_space as find_label_space
 from ..runtime.png import decode_label_png, read_png
 from ..runtime.preprocess import fit_frame
+from ..runtime.strict_json import parse_json
 from .models import IMAGENET_INPUT, network_spec, parse_size
 from .networks import import_callable
 
@@ -227,7 +228,7 @@ def _onnx(file: Path) -> BlackBox:
         data = file.read_bytes()
         session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         described = session.get_modelmeta().custom_metadata_map
-        space = LabelSpace.from_dict(json.loads(described["roadshift.label_space"]))
+        space = LabelSpace.from_dict(parse_json(described["roadshift.label_space"]))
         spec = InputSpec.model_validate_json(described["roadshift.input"])
     except OSError as error:
         raise EngineError(f"{file}: cannot be read ({error.strerror or error}).") from error

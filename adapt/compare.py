@@ -32,6 +32,7 @@ from ..runtime.evaluation import evaluate
 from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.labels import LabelSpace
 from ..runtime.metrics import evaluation_record
+from ..runtime.strict_json import read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
 from .config import RunConfig
@@ -340,7 +341,7 @@ def _bundle_of(record: dict[str, Any], folder: Path) -> Bundle | None:
 def _read_record(path: Path) -> dict[str, Any]:
     """What `_write_record` wrote; nothing if it is missing or damaged."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}

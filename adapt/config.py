@@ -15,6 +15,9 @@ import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..runtime.errors import ConfigError
+from ..runtime.regular_files import read_regular_file
+
+_LARGEST_TOML = 1 << 20  # bytes
 
 LARGEST = 10**9  # of any number of a section: beyond it float32 and counters overflow
 
@@ -132,7 +135,6 @@ class RunConfig(Settings):
 
 
 Config = TypeVar("Config", bound=Settings)
-LARGEST_FILE = 1 << 20  # bytes of a settings file
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,20 +152,15 @@ def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a nested dictionary.
 
     Raises:
-        ConfigError: the file is missing, is not TOML, or is larger than settings ever are.
+        ConfigError: the file is missing or is not TOML.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST_FILE + 1)
+        return tomllib.loads(read_regular_file(path, _LARGEST_TOML).decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    if len(content) > LARGEST_FILE:
-        raise ConfigError(f"{path}: is larger than {LARGEST_FILE >> 20} MiB; give a settings file.")
-    try:
-        return tomllib.loads(content.decode("utf-8-sig"))
     except RecursionError as error:
-        raise ConfigError(f"{path}: is nested too deeply; give a settings file.") from error
-    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
+        raise ConfigError(f"{path}: not a TOML file of settings: nested too deep.") from error
+    except ValueError as error:  # of tomllib, of the encoding, of a number of 5,000 digits
         raise ConfigError(f"{path}: not a TOML file: {error}.") from error
 
 

@@ -25,11 +25,13 @@ from ..runtime.errors import FrameError, OutputError
 from ..runtime.frames import Frame, FrameSource, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
+from ..runtime.strict_json import read_json
 from .augment import photometric
 from .checkpoint import write_atomically
 from .config import AugmentConfig, TrainingConfig
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
+LARGEST_INDEX = 256 << 20  # bytes of ``frames.json``: names of a million frames
 Image = NDArray[np.uint8]
 
 
@@ -199,7 +201,7 @@ def thinned(
 def _read_index(index: Path) -> dict[str, Any]:
     """What ``frames.json`` says; nothing if it is damaged, and the frames are read anew."""
     try:
-        stored = json.loads(index.read_text(encoding="utf-8"))
+        stored = read_json(index, limit=LARGEST_INDEX)
     except (OSError, ValueError):
         return {}
     return stored if isinstance(stored, dict) else {}

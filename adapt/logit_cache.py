@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..runtime.atomic import output_errors
 from ..runtime.errors import OutputError
+from ..runtime.strict_json import read_json
 from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch
@@ -51,7 +52,7 @@ class LogitCache:
     def _written(self) -> tuple[int, ...] | None:
         """The shape of what an earlier start wrote whole."""
         try:
-            shape = tuple(map(int, json.loads(self._index.read_text(encoding="utf-8"))))
+            shape = tuple(map(int, read_json(self._index)))
             whole = self._path.stat().st_size == 2 * math.prod(shape)
         except (OSError, ValueError, TypeError):
             return None

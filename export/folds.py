@@ -10,7 +10,6 @@ weights be written into the same graph, or into an engine that was built from it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +22,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from ..runtime.errors import ParityError
+from ..runtime.errors import EngineError, ParityError
+from ..runtime.strict_json import JsonError, parse_json
 
 FOLDS = "roadshift.folds"  # entries of a graph's metadata
 NOT_REFITTABLE = "roadshift.not_refittable"
@@ -207,8 +207,17 @@ def folds_to_json(folds: Mapping[str, Fold]) -> dict[str, Any]:
 
 
 def folds_from_json(document: Mapping[str, Any]) -> Folds:
-    """The folds that `folds_to_json` wrote."""
-    return {name: Fold(**entry) for name, entry in document.items()}
+    """The folds that `folds_to_json` wrote.
+
+    Raises:
+        EngineError: it wrote something else.
+    """
+    try:
+        return {name: Fold(**entry) for name, entry in document.items()}
+    except (AttributeError, TypeError) as error:
+        raise EngineError(
+            f"The map of weights that the model carries is malformed ({error}); export it again."
+        ) from error
 
 
 def read_folds(model: onnx.ModelProto) -> Folds | None:
@@ -216,7 +225,13 @@ def read_folds(model: onnx.ModelProto) -> Folds | None:
     names = {weight.name for weight in model.graph.initializer}
     for entry in model.metadata_props:
         if entry.key == FOLDS:
-            folds = folds_from_json(json.loads(entry.value))
+            try:
+                folds = folds_from_json(parse_json(entry.value))
+            except JsonError as error:
+                raise EngineError(
+                    f"The map of weights that the model carries is damaged ({error}); export it "
+                    "again."
+                ) from error
             return folds if folds.keys() <= names else None
     return None
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,10 @@ from .. import __version__
 from .errors import BundleError
 from .labels import LabelSpace
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Artefact, Kind, Manifest
+from .regular_files import read_regular_file
+from .strict_json import LARGEST, JsonError, parse_json
+
+_REMEDY = "restore the bundle from a copy or make it again"
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,13 @@ class Bundle:
         path: its folder.
         manifest: what it says about itself.
         hash: SHA-256 of the bytes of ``manifest.json``; it covers every artefact through theirs.
+        allow_networks: modules of Python that its manifest may name, see `open_bundle`.
     """
 
     path: Path
     manifest: Manifest
     hash: str
+    allow_networks: frozenset[str] = field(default=frozenset(), compare=False)
 
     @cached_property
     def label_space(self) -> LabelSpace:
@@ -42,27 +48,56 @@ class Bundle:
         return None
 
     def file(self, artefact: Artefact) -> Path:
+        """Where an artefact lies, for messages; `content` is what to load."""
         return self.path / artefact.path
 
+    def content(self, artefact: Artefact) -> bytes:
+        """An artefact's bytes, which are those that the manifest lists, whatever came meanwhile.
 
-def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
+        Raises:
+            BundleError: the file was changed or removed after the bundle was opened.
+        """
+        path = self.file(artefact)
+        try:
+            content = read_regular_file(path, artefact.bytes)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}.") from error
+        _check_hash(path, artefact, hashlib.sha256(content).hexdigest())
+        return content
+
+
+def open_bundle(
+    path: str | Path, *, verify: bool = True, allow_networks: Collection[str] = ()
+) -> Bundle:
     """Reads a bundle; with ``verify``, every artefact's content is hashed, not only its size.
+
+    Args:
+        path: its folder.
+        verify: hash now what is there. `Bundle.content` does so again, at its use.
+        allow_networks: modules, "package.module", whose code may run where the manifest names a
+            factory of theirs as its network. Without, a network that is not registered is refused.
+            Nothing of this bundle alone is allowed by it: name no module that you do not trust.
 
     Raises:
         BundleError: what is wrong with which file.
     """
+    if isinstance(allow_networks, str):
+        raise TypeError(f"allow_networks: give several names, [{allow_networks!r}], not a text")
     path = Path(path)
     if not path.is_dir():
         problem = "is a file, and a bundle is a folder" if path.exists() else "does not exist"
         raise BundleError(f"{path}: {problem}; give the folder that holds {MANIFEST_NAME}.")
     try:
-        content = (path / MANIFEST_NAME).read_bytes()
+        content = read_regular_file(path / MANIFEST_NAME, LARGEST)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: is not a bundle, it has no {MANIFEST_NAME}.") from error
     except OSError as error:
         raise BundleError(f"{path / MANIFEST_NAME}: cannot be read ({error.strerror}).") from error
     bundle = Bundle(
-        path, _parse_manifest(content, path / MANIFEST_NAME), hashlib.sha256(content).hexdigest()
+        path,
+        _parse_manifest(content, path / MANIFEST_NAME),
+        hashlib.sha256(content).hexdigest(),
+        frozenset(allow_networks),
     )
     for artefact in bundle.manifest.artefacts:
         _check_artefact(bundle.file(artefact), artefact, verify)
@@ -71,8 +106,8 @@ def open_bundle(path: str | Path, *, verify: bool = True) -> Bundle:
 
 def _parse_manifest(content: bytes, where: Path) -> Manifest:
     try:
-        data = json.loads(content)
-    except ValueError as error:
+        data = parse_json(content)
+    except JsonError as error:
         raise BundleError(
             f"{where}: truncated or not JSON ({error}); restore the bundle from a copy."
         ) from error
@@ -94,22 +129,25 @@ def _parse_manifest(content: bytes, where: Path) -> Manifest:
 
 
 def _check_artefact(path: Path, artefact: Artefact, verify: bool) -> None:
-    remedy = "restore the bundle from a copy or make it again"
     if not path.is_file():
-        raise BundleError(f"{path}: is listed in {MANIFEST_NAME} and missing; {remedy}.")
+        raise BundleError(f"{path}: is listed in {MANIFEST_NAME} and missing; {_REMEDY}.")
     try:
         size = path.stat().st_size
         if size != artefact.bytes:
             raise BundleError(
-                f"{path}: has {size} bytes and {MANIFEST_NAME} says {artefact.bytes}; {remedy}."
+                f"{path}: has {size} bytes and {MANIFEST_NAME} says {artefact.bytes}; {_REMEDY}."
             )
         actual = sha256_of(path) if verify else artefact.sha256
     except OSError as error:
         raise BundleError(f"{path}: cannot be read ({error.strerror}).") from error
+    _check_hash(path, artefact, actual)
+
+
+def _check_hash(path: Path, artefact: Artefact, actual: str) -> None:
     if actual != artefact.sha256:
         raise BundleError(
             f"{path}: was changed after it was written (SHA-256 {actual[:12]}, {MANIFEST_NAME} "
-            f"says {artefact.sha256[:12]}); {remedy}."
+            f"says {artefact.sha256[:12]}); {_REMEDY}."
         )
 
 

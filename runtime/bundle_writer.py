@@ -65,7 +65,10 @@ def _may_be_replaced(path: Path) -> bool:
         if next(path.iterdir(), None) is None:
             return True
         manifest = path / MANIFEST_NAME
-        return manifest.is_file() and b'"schema_version"' in manifest.read_bytes()[:64]
+        if not manifest.is_file():
+            return False
+        with manifest.open("rb") as file:
+            return b'"schema_version"' in file.read(64)
 
 
 class BundleWriter:

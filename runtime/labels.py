@@ -13,7 +13,6 @@ A raw or SYNTHIA id that its map lacks is not labelled; it never becomes class 0
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -26,6 +25,7 @@ from .errors import LabelError, LabelSpaceError
 from .label_tables import CAMVID, CITYSCAPES
 from .layouts import RAW_ENDING, LabelIds, label_ids
 from .png import decode_label_png, read_png
+from .strict_json import JsonError, read_json
 
 _ID_MAPS = ("raw_ids", "train_ids", "synthia_ids")
 
@@ -126,12 +126,12 @@ class LabelSpace:
     def from_json(cls, path: str | Path) -> LabelSpace:
         """A label space from a JSON file with the keys of ``to_dict``; LabelSpaceError if bad."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = read_json(path)
         except OSError as error:
             raise LabelSpaceError(
                 f"{path}: cannot read this label space ({error.strerror})."
             ) from error
-        except ValueError as error:
+        except JsonError as error:
             raise LabelSpaceError(f"{path}: not a JSON label space ({error}).") from error
         try:
             return cls.from_dict(data)
