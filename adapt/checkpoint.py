@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -54,7 +54,7 @@ class RunState:
     bad_streak: Count = 0  # the last of them in a row
     history_bytes: Count = 0
     history_sha256: str = ""  # of as many bytes
-    scaler: Mapping[str, float] | None = None
+    scaler: Mapping[str, int | float] | None = None
     watch: Mapping[str, Any] | None = None  # see `Watch.state`
 
 
@@ -200,7 +200,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], RunState]:
     """
     tensors, metadata = read_tensors(path)
     try:
-        return tensors, _RUN_STATE.validate_json(metadata["state"])
+        state = _RUN_STATE.validate_json(metadata["state"])
+        stored = json.loads(metadata["state"])
+        missing = [field.name for field in fields(RunState) if field.name not in stored]
+        if missing:
+            raise KeyError(missing[0])
+        return tensors, state
     except (KeyError, ValidationError) as error:
         raise TrainingError(
             f"{path}: not a checkpoint of this version{_where(error)}; delete {path.parent} and "
@@ -208,10 +213,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], RunState]:
         ) from error
 
 
-def _where(error: Exception) -> str:
+def _where(error: KeyError | ValidationError) -> str:
     """The key that is wrong, in brackets, where there is one."""
-    if not isinstance(error, ValidationError):
-        return ""
+    if isinstance(error, KeyError):
+        return f" ({error.args[0]} is missing)"
     key = ".".join(map(str, error.errors()[0]["loc"]))
     return f" ({key})" if key else ""
 

@@ -157,7 +157,7 @@ def target_frames(
         OutputError: the disk cannot hold the frames.
     """
     wanted = {
-        "sources": [str(source) for source in sources],
+        "sources": [str(Path(source).resolve()) for source in sources],
         "size": [width, height],
         "limit": limit,
     }
