@@ -138,7 +138,8 @@ def train(
         from .adapt.models import IMAGENET_INPUT, network_spec, parse_size
         from .runtime.labels import label_space as find_label_space
 
-        resolved = resolve_config("supervised", file=config, assignments=settings or (), seed=seed)
+        chosen = with_losses(settings, None, seed)
+        resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
@@ -197,7 +198,10 @@ def adapt(
     bundle: BundleIn,
     frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="See `roadshift methods`.")] = "nightshift",
+    method: Annotated[
+        str | None,
+        typer.Option(help="See `roadshift methods`; unless given, --config's, or nightshift."),
+    ] = None,
     config: Config = None,
     settings: Set = None,
     losses: Losses = None,
@@ -237,24 +241,25 @@ def adapt(
     from .runtime.terminal import note
 
     with needs_torch("adapt"):
-        from .adapt import METHODS, Job, Student, adapt_black_box, adapt_bundle, resolve_config
+        from .adapt import Job, Student, adapt_black_box, adapt_bundle, resolve_config
         from .adapt.judging.judge import choose_gate
+        from .adapt.methods import adapting_method, choose_method
         from .runtime.errors import ConfigError
 
-        if method not in METHODS:
-            raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
-        chosen = with_losses(settings, losses)
+        method = choose_method(method, config)
+        black_box = adapting_method(method).black_box
+        chosen = with_losses(settings, losses, seed)
         resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
         learner = Student(student, label_space, input_size, init)
-        if not METHODS[method].black_box and learner != Student():
+        if not black_box and learner != Student():
             raise ConfigError(
                 "--student, --label-space, --input-size and --init are for black-box methods; "
                 f"{method} starts from the bundle's own network."
             )
-        gate = choose_gate(gate, method, METHODS[method].black_box, note)
+        gate = choose_gate(gate, method, black_box, note)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             job = Job(out, overwrite, device, options)
-            if METHODS[method].black_box:
+            if black_box:
                 adapted = adapt_black_box(
                     str(bundle), frames, resolved, job, learner, max_frames=max_frames
                 )

@@ -6,10 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..runtime.bundle import (
     Bundle,
@@ -20,7 +22,7 @@ from ..runtime.bundle import (
     Provenance,
     library_versions,
 )
-from ..runtime.errors import ConfigError, OutputError
+from ..runtime.errors import ConfigError, OutputError, TrainingError
 from ..runtime.frames import labelled_pairs
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
@@ -28,15 +30,18 @@ from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
+from .fingerprints import learned_from
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
 from .judging.judge import judge_run
 from .judging.views import Model
 from .losses.kernels.choice import choose_kernel
-from .methods import METHODS, build_stages
+from .methods import adapting_method, build_stages
+from .methods.supervised import Supervised
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
+from .run_record import RunRecord
 from .tone import align_tone
 from .trainer import HISTORY, RunSummary, Trainer, to_memory_format
 
@@ -67,7 +72,7 @@ def adapt_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    if METHODS[config.method].black_box:
+    if adapting_method(config.method).black_box:
         raise ConfigError(
             f"{config.method} learns from a black box's answers; give it a black box and a student."
         )
@@ -76,11 +81,15 @@ def adapt_bundle(
             f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
             "another --out, or --gate off."
         )
+    record = _record(job, frames, max_frames, config, source.hash)
+    done = record.finished(judged=gated)
+    if done is not None:
+        return done
     check_job(job)
     device = _device(job, config)
     network = load_network(source, device)
     width, height = config.training.frame_size or _input_size(source.manifest.input)
-    with run_folder(job):
+    with run_folder(job), record.under_way(device):
         target = target_frames(
             frames, width, height, job.workdir, limit=max_frames, note=job.options.note
         )
@@ -100,7 +109,7 @@ def adapt_bundle(
             source.manifest.network,
             source.label_space,
             spec,
-            Provenance(parent=source.hash, method=config.method),
+            Provenance(parent=source.hash, method=config.method, fingerprint=record.fingerprint),
             held=held,
             incumbent=source if gated else None,
         )
@@ -128,35 +137,45 @@ def adapt_black_box(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    if not METHODS[config.method].black_box:
+    if not adapting_method(config.method).black_box:
         raise ConfigError(f"{config.method} needs the source model itself, not a black box.")
     if config.tone != "none":
         raise ConfigError(
             f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
             "with; leave it at none."
         )
-    check_job(job)
-    device = _device(job, config)
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
+    made_of = [network_spec.model_dump(mode="json"), space.to_dict(), input_spec.model_dump()]
+    initial = [student.initial] if student.initial else []
+    record = _record(
+        job, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
+    )
+    done = record.finished()
+    if done is not None:
+        return done
+    check_job(job)
+    device = _device(job, config)
     network = _new_network(network_spec, space, config.seed, student.initial).to(device)
     width, height = config.training.frame_size or _input_size(input_spec)
-    with run_folder(job):
+    with run_folder(job), record.under_way(device):
         target = target_frames(
             frames, width, height, job.workdir, limit=max_frames, note=job.options.note
         )
         return _run(
             network,
             target,
-            [Path(source) for source in frames] + ([student.initial] if student.initial else []),
+            [Path(source) for source in frames] + initial,
             config,
             job,
             device,
             network_spec,
             space,
             input_spec,
-            Provenance(parent=black_box.identity, method=config.method),
+            Provenance(
+                parent=black_box.identity, method=config.method, fingerprint=record.fingerprint
+            ),
         )
 
 
@@ -180,12 +199,34 @@ def train_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
+    if config.method != Supervised.name:
+        raise ConfigError(
+            f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
+            f"resolve_config({Supervised.name!r})."
+        )
+    pairs = labelled_pairs(images, labels)
+    weights = [] if initial is None else [initial]
+    record = RunRecord(
+        job,
+        {
+            "images and labels": [str(path.resolve()) for path in (images, labels)],
+            "network": network_spec.model_dump(mode="json"),
+            "label space": space.to_dict(),
+            "input": input_spec.model_dump(mode="json"),
+            "settings": config.model_dump(mode="json"),
+        },
+        lambda: [*chain.from_iterable(pairs), *weights],
+        kept=False,
+    )
+    done = record.finished()
+    if done is not None:
+        return done
     check_job(job)
     device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
-    frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
+    frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
-    with run_folder(job):
+    with run_folder(job), record.under_way(device):
         return _run(
             network.to(device),
             frames,
@@ -196,8 +237,30 @@ def train_bundle(
             network_spec,
             space,
             input_spec,
-            Provenance(method="train"),
+            Provenance(method="train", fingerprint=record.fingerprint),
         )
+
+
+def _record(
+    job: Job,
+    frames: Sequence[str | Path],
+    max_frames: int | None,
+    config: RunConfig,
+    source: str,
+    *,
+    student: Any = None,
+    weights: Sequence[Path] = (),
+) -> RunRecord:
+    """Of a run that adapts the model of the hash ``source``, or a ``student`` from ``weights``."""
+    places = [str(Path(frame).resolve()) for frame in frames]
+    parts = {
+        "source model": source,
+        "frames": [places, max_frames],
+        "settings": config.model_dump(mode="json"),
+        "student": student,
+    }
+    files = lambda: [*learned_from(frames, max_frames), *weights]  # noqa: E731
+    return RunRecord(job, parts, files, kept=True)
 
 
 def _new_network(
@@ -269,6 +332,7 @@ def _run(
     to_memory_format(network, config.training)
     options = replace(job.options, fingerprint=fingerprint)
     summary = Trainer(network, build_stages(config), context, options).run()
+    _check_finite(network)
     provenance = provenance.model_copy(
         update={
             "configuration": {**config.model_dump(mode="json"), "outcome": asdict(summary)},
@@ -300,6 +364,20 @@ def _run(
             )
     discard(job)
     return bundle
+
+
+def _check_finite(network: nn.Module) -> None:
+    """Refuse a result that no frame can be labelled with.
+
+    Raises:
+        TrainingError: some of its weights are infinite or not a number.
+    """
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TrainingError(
+                f"after the last step {name} holds values that are no finite numbers, so nothing "
+                "is published; lower training.lr, or set training.amp=off."
+            )
 
 
 def _measurements(summary: RunSummary, device: str) -> list[Measurement]:

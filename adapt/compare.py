@@ -7,7 +7,6 @@ or is asked again with one method more, does only what is missing.
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +22,7 @@ from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.engine import open_engine
 from ..runtime.errors import (
     BundleError,
+    FrameError,
     LabelError,
     OutputError,
     RoadshiftError,
@@ -33,14 +33,13 @@ from ..runtime.file_names import check_name
 from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.labels import LabelSpace
 from ..runtime.metrics import evaluation_record
-from ..runtime.strict_json import read_json
 from .adaptation import adapt_bundle
-from .checkpoint import write_atomically
 from .config import RunConfig
 from .contenders import Contender
-from .fingerprints import files_of, hash_of, identity_of
+from .fingerprints import hash_of, learned_from
 from .models import pick_device
 from .run_folder import Job
+from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .trainer import Progress
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run
@@ -134,21 +133,21 @@ def compare(
     with output_errors(job.out):
         job.out.mkdir(exist_ok=True)
         (job.out / RUNS).mkdir(exist_ok=True)
-    runner = _Runner(
-        source,
-        tuple(frames),
-        pairs,
-        job,
-        space,
-        max_frames,
-        device,
-        identity_of(file for one in frames for file in files_of(Path(one))),
-        identity_of(file for pair in pairs for file in pair),
-    )
     results: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
     total = sum(len(contender.configs) for contender in contenders)
     done, now = 0, "source only"
     try:
+        runner = _Runner(
+            source,
+            tuple(frames),
+            pairs,
+            job,
+            space,
+            max_frames,
+            device,
+            _content_of(learned_from(frames, max_frames), job),
+            _content_of([file for pair in pairs for file in pair], job),
+        )
         before = runner.source_only()
         for seed in range(max(len(contender.configs) for contender in contenders)):
             for contender in contenders:
@@ -241,7 +240,11 @@ class _Runner:
 
     def _kept(self, path: Path, fingerprint: str) -> dict[str, Any]:
         """The record at ``path`` if it is of the same run; else that of one not yet begun."""
-        record = {} if self.job.overwrite else _read_record(path)
+        try:
+            record = {} if self.job.overwrite else _read_record(path)
+        except (DamagedError, OSError) as error:
+            self.job.options.note(f"{path}: damaged ({error}): doing it again")
+            return {"run": fingerprint}
         if record.get("run") == fingerprint:
             return record
         if record:
@@ -265,7 +268,7 @@ class _Runner:
 
         resume = record.get("begun", False)
         record = {"run": record["run"], "begun": True}
-        _write_record(path, record)
+        write_sealed_json(path, record)
         bundle = adapt_bundle(
             self.source,
             self.frames,
@@ -281,7 +284,7 @@ class _Runner:
             "steps_per_s": clock.rate or whole,
             "peak_mib": outcome["peak_memory_mib"],
         }
-        _write_record(path, record)
+        write_sealed_json(path, record)
         return bundle, record
 
     def _measured(
@@ -293,7 +296,7 @@ class _Runner:
         if record.get("measured") != fingerprint:
             evaluation = self._evaluate(bundle, title)
             record = {**record, "measured": fingerprint, "evaluation": evaluation}
-            _write_record(path, record)
+            write_sealed_json(path, record)
         kept: dict[str, Any] = record["evaluation"]
         return kept
 
@@ -360,13 +363,26 @@ def _bundle_of(
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `_write_record` wrote; nothing if it is missing or damaged."""
+    """What was written there; nothing if there is no such file.
+
+    Raises:
+        DamagedError: it was changed since.
+        OSError: it cannot be read.
+    """
+    return read_sealed_json(path) if path.exists() else {}
+
+
+def _content_of(files: Sequence[Path], job: Job) -> str:
+    """Changes with the places and the content of ``files``."""
+
+    def stop() -> None:
+        if job.options.stop_requested():
+            raise RunInterrupted("Stopped before the first run.")
+
     try:
-        record = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(record, indent=1, allow_nan=False).encode())
+        content = content_hash(files, job.options.note, stop)
+    except OSError as error:
+        raise FrameError(
+            f"{error.filename}: cannot be read ({error.strerror or error})."
+        ) from error
+    return hash_of([[str(file.resolve()) for file in files], content])

@@ -6,8 +6,6 @@ what makes a resumed run the run that was never interrupted.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,17 +19,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..runtime.errors import FrameError, OutputError
+from ..runtime.errors import FrameError
 from ..runtime.frames import Frame, FrameSource, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
-from ..runtime.strict_json import read_json
 from .augment import photometric
-from .checkpoint import write_atomically
 from .config import AugmentConfig, TrainingConfig
+from .frame_cache import cached_images, read_cache, write_cache
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
-LARGEST_INDEX = 256 << 20  # bytes of ``frames.json``: names of a million frames
 Image = NDArray[np.uint8]
 
 
@@ -160,26 +156,22 @@ def target_frames(
         FrameError: a source does not exist or holds no readable frame.
         OutputError: the disk cannot hold the frames.
     """
-    index, data = workdir / "frames.json", workdir / "frames.rgb"
     wanted = {
-        "sources": [str(source) for source in sources],
+        "sources": [str(Path(source).resolve()) for source in sources],
         "size": [width, height],
         "limit": limit,
     }
-    if index.exists():
-        stored = _read_index(index)
-        if {key: stored.get(key) for key in wanted} == wanted:
-            return _cached(stored["names"], width, height, data)
-    index.unlink(missing_ok=True)  # what it describes is about to be overwritten
+    names = read_cache(workdir, wanted, note)
+    if names is not None:
+        return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, note)
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
         return _decoded_when_drawn(stills, width, height)
-    names = _write_cache(iter(frames), width, height, data)
-    write_atomically(index, json.dumps({**wanted, "names": names}).encode())
-    return _cached(names, width, height, data)
+    names = write_cache(workdir, wanted, iter(frames), width, height)
+    return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
 
 
 def thinned(
@@ -198,15 +190,6 @@ def thinned(
     return _chosen(source, keep, limit)
 
 
-def _read_index(index: Path) -> dict[str, Any]:
-    """What ``frames.json`` says; nothing if it is damaged, and the frames are read anew."""
-    try:
-        stored = read_json(index, limit=LARGEST_INDEX)
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
-
-
 def _chosen(frames: Any, keep: set[int] | None = None, limit: int | None = None) -> Iterator[Frame]:
     kept = 0
     for i, frame in enumerate(frames):
@@ -216,37 +199,6 @@ def _chosen(frames: Any, keep: set[int] | None = None, limit: int | None = None)
             return
         kept += 1
         yield frame
-
-
-def _write_cache(frames: Iterator[Frame], width: int, height: int, path: Path) -> list[str]:
-    names: list[str] = []
-    try:
-        with path.open("wb") as file:
-            for frame in frames:
-                file.write(np.ascontiguousarray(fit_frame(frame.image, width, height)).data)
-                names.append(frame.name)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path.parent}: cannot hold the decoded frames ({error.strerror or error}); free some "
-            "space, lower --max-frames, or write the output elsewhere."
-        ) from error
-    if not names:
-        raise FrameError("No frame could be read from the sources given.")
-    return names
-
-
-def _cached(names: Sequence[str], width: int, height: int, path: Path) -> FrameSet:
-    shape = (len(names), height, width, 3)
-    if not path.exists() or path.stat().st_size != int(np.prod(shape)):
-        raise FrameError(
-            f"{path}: the decoded frames of this run are damaged; delete {path.parent} and start "
-            "again."
-        )
-    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
-    return FrameSet(names, width, height, lambda i: np.asarray(pixels[i]))
 
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:

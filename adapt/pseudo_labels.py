@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .losses.kernels.spec import Map, Window
 from .losses.kernels.taps import upsample_map
 from .mixing import IGNORED
 from .networks import SegmentationNetwork
+from .seals import DamagedError, sealed, unsealed
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 SCALES = (1.0, 1.25, 0.75)
@@ -34,11 +35,15 @@ class PseudoLabels:
     """A folder with one PNG a frame: the class of every pixel, and how confident the model was.
 
     A PNG's channels hold the class (255: none) and the high and low byte of the confidence's bin
-    (`confidence_bins`), at frame size. Compressed; written whole or not at all.
+    (`confidence_bins`), at frame size. Compressed and sealed; written whole or not at all.
+
+    Args:
+        folder: of the PNGs.
+        note: told of a damaged one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+        self._folder, self._note = folder, note
 
     def path(self, frame: int) -> Path:
         """Where the labels of frame number ``frame`` lie."""
@@ -50,9 +55,15 @@ class PseudoLabels:
         return None if stored is None else _unpack(stored)
 
     def _read(self, frame: int) -> Image | None:
-        stored = cv2.imread(str(self.path(frame)), cv2.IMREAD_UNCHANGED)
-        whole = stored is not None and stored.ndim == 3 and stored.dtype == np.uint8
-        return np.asarray(stored, dtype=np.uint8) if whole else None
+        try:
+            content = unsealed(self.path(frame).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, DamagedError) as error:
+            self._note(f"{self.path(frame)}: damaged ({error}), so it is made again")
+            return None
+        stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        return np.asarray(stored, dtype=np.uint8)
 
     def write(self, frame: int, labels: Image, bins: NDArray[np.uint16]) -> None:
         """Store classes and bins, both (H, W)."""
@@ -61,7 +72,7 @@ class PseudoLabels:
         temporary = self.path(frame).with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data.tobytes())
+            temporary.write_bytes(sealed(data.tobytes()))
             temporary.replace(self.path(frame))
         except OSError as error:
             raise OutputError(
@@ -97,8 +108,8 @@ class PseudoLabels:
         stored = self._read(frame)
         if stored is None:
             raise OutputError(
-                f"{self.path(frame)}: the pseudo-label vanished during the run; start it again "
-                "with --resume and it is rebuilt."
+                f"{self.path(frame)}: the pseudo-label vanished or was damaged during the run; "
+                "start it again with --resume and it is rebuilt."
             )
         return stored
 
@@ -224,7 +235,7 @@ def label_frames(
     source model.
     """
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
-    stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}")
+    stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}", context.note)
     size = (context.frames.height, context.frames.width)
     for i in range(len(context.frames)):
         if stored.read(i) is None:

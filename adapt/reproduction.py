@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -22,8 +23,8 @@ from ..runtime.metrics import evaluation_record
 from ..runtime.strict_json import JsonError, read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
-from .config import RunConfig
 from .import_bundle import import_bundle
+from .importing import load_weights_file, save_weights
 from .methods import resolve_config
 from .models import load_network, pick_device
 from .networks.trust import check_allowed
@@ -118,7 +119,9 @@ def reproduce(
         return record
 
     source_only = measure(source, "source only")
-    adapted = _adapted(source, folders, config, Job(out / "adapted", overwrite, device, options))
+    adapted = adapt_bundle(
+        source, folders, config, Job(out / "adapted", overwrite, device, options)
+    )
     measured = measure(adapted, "adapted")
     result = {
         "recipe": file.stem,
@@ -182,7 +185,8 @@ def _source_model(
                 overwrite=overwrite,
             )
         bundle = open_bundle(out, allow_networks=allow_networks)
-        if bundle.manifest.provenance.configuration.get("weights") != checkpoint.name:
+        named = bundle.manifest.provenance.configuration.get("weights")
+        if named != checkpoint.name or not _has_weights_of(bundle, checkpoint):
             raise OutputError(
                 f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
                 "with --overwrite."
@@ -202,15 +206,13 @@ def _source_model(
     return bundle
 
 
-def _adapted(source: Bundle, frames: Sequence[Path], config: RunConfig, job: Job) -> Bundle:
-    """The adapted model; on resuming, the one that this very run has finished already."""
-    if job.options.resume and job.out.exists() and not job.workdir.exists():
-        done = open_bundle(job.out, allow_networks=source.allow_networks)
-        origin = done.manifest.provenance
-        settings = {key: value for key, value in origin.configuration.items() if key != "outcome"}
-        if (origin.parent, settings) == (source.hash, config.model_dump(mode="json")):
-            return done
-    return adapt_bundle(source, frames, config, job)
+def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
+    """Whether an imported bundle holds what ``checkpoint`` holds now."""
+    network = load_network(bundle, torch.device("cpu"))
+    load_weights_file(network, checkpoint, label_space=bundle.label_space.name)
+    artefact = bundle.artefact(kind="weights")
+    digest = hashlib.sha256(save_weights(network)).hexdigest()
+    return artefact is not None and artefact.sha256 == digest
 
 
 def _reporter(stage: str, options: RunOptions) -> Callable[[int, int], None]:

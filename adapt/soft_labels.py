@@ -24,6 +24,7 @@ from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch, Crop, resize_window
 from .losses.kernels.spec import Map
+from .seals import DamagedError, sealed, unsealed
 
 Labels = NDArray[Any]
 
@@ -95,8 +96,8 @@ class SoftLabels:
         label = self._read(frame)
         if label is None:
             raise OutputError(
-                f"{self._path(frame)}: the label vanished during the run; start it again with "
-                "--resume and it is made again."
+                f"{self._path(frame)}: the label vanished or was damaged during the run; start it "
+                "again with --resume and it is made again."
             )
         return label
 
@@ -104,11 +105,16 @@ class SoftLabels:
         return self._folder / f"{frame:06d}.npz"
 
     def _read(self, frame: int) -> Labels | None:
+        path = self._path(frame)
         try:
-            with np.load(self._path(frame), allow_pickle=False) as arrays:
-                return np.asarray(arrays["answer"])
-        except Exception:  # missing, or damaged: numpy, zipfile and zlib have their own families
+            content = unsealed(path.read_bytes())
+        except FileNotFoundError:
             return None
+        except (OSError, DamagedError) as error:
+            self.context.note(f"{path}: damaged ({error}), so it is made again")
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return np.asarray(arrays["answer"])
 
     def _write(self, frame: int, answer: Labels) -> None:
         frames = self.context.frames
@@ -118,7 +124,7 @@ class SoftLabels:
             stored = self._reduced(answer).astype(np.float16)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, answer=stored)
-        write_atomically(self._path(frame), buffer.getvalue())
+        write_atomically(self._path(frame), sealed(buffer.getvalue()))
 
     def _reduced(self, p: Labels) -> Labels:
         """At most a quarter of the frame's height and width, by area."""

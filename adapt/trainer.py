@@ -8,6 +8,7 @@ bit on a CPU: every random draw comes from (seed, step), and a checkpoint holds 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -29,10 +30,11 @@ from .checkpoint import (
     load_optimizer_tensors,
     optimizer_bytes,
     optimizer_tensors,
+    prefix_hash,
     read_tensors,
     save_checkpoint,
-    tensor_parts,
-    write_atomically,
+    take_back,
+    write_tensors,
 )
 from .config import TrainingConfig
 from .context import Context
@@ -207,8 +209,10 @@ class Trainer:
             if not self._resume(deadline):
                 self._begin(deadline)
             self.watch.begin()
-            weights, _ = read_tensors(self._start_file(self.state.stage))
-            self.model.load_state_dict(weights)
+            start = self._start_file(self.state.stage)
+            weights, _ = read_tensors(start)
+            with take_back(start):
+                self.model.load_state_dict(weights)
             for number in range(self.state.stage, len(self.stages)):
                 if self.watch.stopped:
                     break
@@ -249,12 +253,23 @@ class Trainer:
         self.state, deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)
-        self.watch.load_state(state.watch)
-        if history.exists():
-            with output_errors(history), history.open("r+b") as file:
-                file.truncate(state.history_bytes)  # lines written after the checkpoint
+        with take_back(checkpoint):
+            self.watch.load_state(state.watch)
+        self._cut_history(history, state)
         self.options.note(f"resuming after step {state.done}")
         return True
+
+    @staticmethod
+    def _cut_history(history: Path, state: RunState) -> None:
+        """Remove the lines that were written after the checkpoint; those before must be there."""
+        with output_errors(history):
+            if prefix_hash(history, state.history_bytes) != state.history_sha256:
+                raise TrainingError(
+                    f"{history}: the run's history is damaged; delete {history.parent} and start "
+                    "again."
+                )
+            if history.exists():
+                os.truncate(history, state.history_bytes)
 
     def _resumed_precision(self, name: PrecisionName) -> Precision:
         try:
@@ -290,7 +305,7 @@ class Trainer:
 
     def _write_start(self, stage: int) -> None:
         """The model at the beginning of a stage: teachers are made from it, also after a resume."""
-        write_atomically(self._start_file(stage), tensor_parts(self.model.state_dict()))
+        write_tensors(self._start_file(stage), self.model.state_dict())
 
     # --- stages ---------------------------------------------------------------------------------
 
@@ -332,9 +347,10 @@ class Trainer:
         if not tensors:
             return  # written between two stages
         device = self.context.device
-        self.model.load_state_dict(under("student", tensors))
-        load_optimizer_tensors(optimizer, under("optimizer", tensors))
-        stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
+        with take_back(self.context.workdir / CHECKPOINT):
+            self.model.load_state_dict(under("student", tensors))
+            load_optimizer_tensors(optimizer, under("optimizer", tensors))
+            stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, passes: Passes, deadline: Deadline) -> None:
         stage, optimizer = passes.stage, passes.optimizer
@@ -394,6 +410,7 @@ class Trainer:
             self.state,
             elapsed_s=deadline.elapsed_s,
             history_bytes=size,
+            history_sha256=prefix_hash(path, size),
             scaler=self.precision.state(),
             watch=self.watch.state(),
         )

@@ -95,6 +95,8 @@ class Provenance(_Model):
         method: what made it, with the resolved ``configuration``, ``seed`` and count of ``frames``.
         versions: of the software, see ``library_versions``.
         device: what it was made on.
+        fingerprint: of the run that made it: of its settings, source model and the content of what
+            it learned from. The same run, asked for again, is found to have finished.
         created: UTC, ISO 8601.
     """
 
@@ -105,6 +107,7 @@ class Provenance(_Model):
     frames: int | None = None
     versions: dict[str, str] = {}
     device: str | None = None
+    fingerprint: str | None = None
     created: str = Field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )

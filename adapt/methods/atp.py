@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..config import Settings
+from ..config import Scales, Settings
 from ..context import Context
 from ..dataset import Batch
 from ..labeller import Labeller
@@ -32,7 +32,7 @@ class AtpConfig(Settings):
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
     stages: tuple[StageName, ...] = STAGES  # any of them, in this order
-    scales: tuple[float, ...] = (1.0,)  # that pseudo-labels are averaged over
+    scales: Scales = (1.0,)  # that pseudo-labels are averaged over
     mirror: bool = False  # and over the mirror image of each
     # Align
     align_entropy: float = Field(0.002, ge=0)  # alpha (eq. 2)

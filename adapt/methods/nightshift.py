@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..batch_norm import fold_batch_norm, reestimate_batch_norm
 from ..class_balance import sqrt_inverse_weights
-from ..config import Settings
+from ..config import Scales, Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
@@ -30,8 +30,8 @@ class NightshiftConfig(Settings):
     """Nightshift's settings, explained in docs/nightshift.md."""
 
     align: bool = True  # begin with ATP's Align, weighted for small data, in a third of the steps
-    rounds: int = Field(1, ge=1)  # each labels the frames anew, with the model that it starts from
-    scales: tuple[float, ...] = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
+    rounds: int = Field(1, ge=1, le=1000)  # each labels the frames with the model it starts from
+    scales: Scales = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
     mirror: bool = True  # and of the mirror image of each
     class_balance: Literal["sqrt_inverse", "none"] = "sqrt_inverse"  # see `sqrt_inverse_weights`
     mix: Literal["classmix", "none"] = "classmix"  # each frame of a batch over the one before it

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import threading
 from collections import Counter
 from pathlib import Path
@@ -174,7 +176,7 @@ def test_a_run_killed_while_decoding_other_frames_leaves_no_index_of_the_old_one
         write_image(other / f"frame_{i}.png", picture(50 + i))
     target_frames([one], WIDTH, HEIGHT, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(dataset.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             target_frames([other], WIDTH, HEIGHT, tmp_path)
     frames = target_frames([one], WIDTH, HEIGHT, tmp_path)
@@ -198,7 +200,10 @@ def test_the_cache_index_names_what_it_was_made_from(tmp_path: Path) -> None:
     target_frames([source], WIDTH, HEIGHT, tmp_path, limit=4)
     stored = json.loads((tmp_path / "frames.json").read_text(encoding="utf-8"))
     expected = {"sources": [str(source)], "size": [WIDTH, HEIGHT], "limit": 4}
-    assert stored == expected | {"names": ["frame_0"]}
+    content = hashlib.sha256((tmp_path / "frames.rgb").read_bytes()).hexdigest()
+    seal = stored.pop("sha256")
+    assert stored == expected | {"names": ["frame_0"], "content": content}
+    assert len(seal) == 64
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
