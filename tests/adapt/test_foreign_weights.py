@@ -11,7 +11,7 @@ import os
 import pickle
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def test_an_incumbent_that_changes_during_a_run_means_ask_and_the_result_is_kept
     settings: Callable[..., Any],
     tmp_path: Path,
 ) -> None:
-    changed = []
+    changed: list[bool] = []
 
     def report(_: object) -> None:
         if not changed:
@@ -186,7 +186,7 @@ def test_an_incumbent_that_changes_during_a_run_means_ask_and_the_result_is_kept
 # ---- black boxes -------------------------------------------------------------------------------
 
 
-def black_box_model(*, external: bool = False, **said: str) -> bytes:
+def black_box_model(said: Mapping[str, str] | None = None, *, external: bool = False) -> bytes:
     weight = helper.make_tensor("w", TensorProto.FLOAT, [1], np.ones(1))
     if external:
         weight.ClearField("float_data")
@@ -208,7 +208,7 @@ def black_box_model(*, external: bool = False, **said: str) -> bytes:
         [condition],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    for key, value in said.items():
+    for key, value in (said or {}).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = f"roadshift.{key}", value
     return bytes(model.SerializeToString())
@@ -253,7 +253,7 @@ def test_what_a_black_box_says_of_itself_is_checked(said: str, key: str, tmp_pat
         "input": json.dumps({"width": 8, "height": 8, "mean": [0, 0, 0], "std": [1, 1, 1]}),
     }
     file = tmp_path / "model.onnx"
-    file.write_bytes(black_box_model(**{**good, key: SAID[said]}))
+    file.write_bytes(black_box_model({**good, key: SAID[said]}))
     with pytest.raises(EngineError, match="what it says of its input and label space is malformed"):
         open_black_box(str(file))
 
