@@ -117,6 +117,11 @@ def load_network(bundle: Bundle, device: torch.device) -> SegmentationNetwork:
         raise NetworkError(f"{bundle.path}: holds no weights, so it can only be run, not changed.")
     space, spec = bundle.label_space, bundle.manifest.network
     check_allowed(spec.name, bundle.allow_networks, f"{bundle.path}: its network")
+    if "num_classes" in spec.arguments:
+        raise NetworkError(
+            f"{bundle.path}: num_classes is no argument of its network, the label space decides "
+            "it; make the bundle again."
+        )
     network = build_network(spec.name, space.num_classes, **spec.arguments)
     where = str(bundle.file(artefact))
     state = read_weights(bundle.content(artefact), where)

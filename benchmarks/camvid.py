@@ -125,12 +125,12 @@ def made(out: Path, *words: object) -> None:
         roadshift(*words, "--out", out, "--overwrite")
 
 
-def measured(bundle: Path, split: Path) -> dict[str, Any]:
+def measured(bundle: Path, split: Path, *words: object) -> dict[str, Any]:
     """`roadshift eval`, kept beside the bundle."""
     kept = bundle.with_name(f"{bundle.name}.{split.name}.json")
     if not kept.exists():
         record = roadshift(
-            "eval", bundle, "--images", split / "images", "--labels", split / "labels"
+            "eval", bundle, "--images", split / "images", "--labels", split / "labels", *words
         )
         kept.write_text(json.dumps(record))
     record = json.loads(kept.read_text())

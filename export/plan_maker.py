@@ -156,7 +156,9 @@ class PlanMaker:
             raise EngineError(f"{base.file(old)} cannot be refitted here: {problem}.")
         plan = base.content(old)
         gamma = self._bundle.manifest.input.gamma
-        self._machine = replace(self._machine, library=load_tensorrt(str(old.details["flavour"])))
+        self._machine = replace(
+            self._machine, library=load_tensorrt(str(old.details.get("flavour", "tensorrt")))
+        )
         started = perf_counter()
         plan = refit_plan(
             self._machine.library, plan, str(base.file(old)), model, folds, state, gamma

@@ -104,7 +104,7 @@ def open_bundle(
         allowed,
     )
     for artefact in bundle.manifest.artefacts:
-        _check_artefact(bundle.file(artefact), artefact, verify)
+        check_artefact(bundle.file(artefact), artefact, verify)
     return bundle
 
 
@@ -145,7 +145,11 @@ def _parse_manifest(content: bytes, where: Path) -> Manifest:
         raise BundleError(f"{where}: invalid at {key!r}: {first['msg']}{more}.") from error
 
 
-def _check_artefact(path: Path, artefact: Artefact, verify: bool) -> None:
+def check_artefact(path: Path, artefact: Artefact, verify: bool) -> None:
+    """Raise `BundleError` where the file at ``path`` is not the artefact that a manifest lists.
+
+    With ``verify`` its content is hashed, not only its size looked at.
+    """
     if not path.is_file():
         raise BundleError(f"{path}: is listed in {MANIFEST_NAME} and missing; {_REMEDY}.")
     try:

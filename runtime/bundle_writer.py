@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from .atomic import flush, locked_folder, output_error, output_errors, publish, staging_folder
-from .bundle_reader import Bundle, sha256_of
+from .bundle_reader import Bundle, check_artefact, sha256_of
 from .errors import BundleError, OutputError
 from .file_names import STAGED, check_name
 from .labels import LabelSpace
@@ -209,7 +209,7 @@ class BundleWriter:
         Measurements of the same name replace those of ``base``.
 
         Raises:
-            BundleError: ``base`` was changed by someone else in the meantime.
+            BundleError: ``base``, or a file taken over from it, was changed in the meantime.
             OutputError: the target was made by someone else in the meantime.
             ValueError: a part is given neither here nor by ``base``, or a file was written and
                 never listed.
@@ -228,6 +228,7 @@ class BundleWriter:
         stray = {path.name for path in self._folder.iterdir()} - {*self._artefacts, *self._unlisted}
         if stray:
             raise ValueError(f"{self.path}: written but not listed by add_written: {sorted(stray)}")
+        self._check_taken_over()
         manifest = Manifest(
             **parts,
             artefacts=tuple(self._artefacts.values()),
@@ -283,6 +284,21 @@ class BundleWriter:
             raise
         self._artefacts = {artefact.path: artefact for artefact in base.manifest.artefacts}
         self._unlisted = {path.name for path in self._folder.iterdir()} - set(self._artefacts)
+
+    def _check_taken_over(self) -> None:
+        """Raise where a file of ``base`` is no longer the one that its manifest lists."""
+        if self._base is None:
+            return
+        listed = set(map(id, self._base.manifest.artefacts))
+        for artefact in self._artefacts.values():
+            if id(artefact) in listed:
+                try:
+                    check_artefact(self._folder / artefact.path, artefact, verify=True)
+                except BundleError as error:
+                    raise BundleError(
+                        f"{self._base.file(artefact)}: was changed while the bundle was added to; "
+                        "restore it from a copy or make it again."
+                    ) from error
 
     def _is_ours(self, error: OSError) -> bool:
         """Whether an OSError of the caller's is about the output, not about something it read."""

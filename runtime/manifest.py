@@ -42,9 +42,9 @@ class NetworkSpec(_Model):
 
     @field_validator("arguments")
     @classmethod
-    def _leave_the_classes_alone(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if taken := {"name", "num_classes"} & arguments.keys():
-            raise ValueError(f"{taken.pop()} is no argument: the label space has the classes")
+    def _leave_the_name_alone(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if "name" in arguments:
+            raise ValueError("name is no argument, it is the network's own")
         return arguments
 
 

@@ -60,15 +60,21 @@ def load_tensorrt(flavour: str | None = None) -> TensorRT:
     """The TensorRT of that flavour; of any, TensorRT itself before TensorRT for RTX.
 
     Raises:
-        MissingDependencyError: it is not installed, or does not import.
+        MissingDependencyError: it is not installed, or does not import; or there is no such
+            flavour: a manifest may say any, and nothing is imported by its name.
     """
+    if flavour is not None and flavour not in INSTALL:
+        raise MissingDependencyError(
+            f"there is no TensorRT {flavour[:40]!r}, a plan is of {' or '.join(INSTALL)}; the ONNX "
+            "models run without it."
+        )
     wanted = list(INSTALL) if flavour is None else [flavour]
     found = {name: _imported(name) for name in wanted}
     for name, module in found.items():
         if not isinstance(module, str):
             return TensorRT(module, name, str(module.__version__))
     raise MissingDependencyError(
-        f"{wanted[0]} {found[wanted[0]]}: {INSTALL.get(wanted[0], 'install it')}, on a machine "
+        f"{wanted[0]} {found[wanted[0]]}: {INSTALL[wanted[0]]}, on a machine "
         "with an NVIDIA GPU; the ONNX models run without it."
     )
 

@@ -15,6 +15,7 @@ from .base import Output, Preprocessing, SegmentationNetwork
 
 DILATIONS = (6, 12, 18, 24)
 INITIAL_STD = 0.01
+_DEEPEST = 100  # blocks of a stage; a manifest may ask for any number
 """Deviation of the classifiers' weights before training, here and in the published code."""
 
 
@@ -177,5 +178,5 @@ def _check_arguments(
     if aspp_branches not in (2, 4):
         raise NetworkError(f"{where}: aspp_branches is {aspp_branches}; choose 4 or 2.")
     counts = list(layers) if isinstance(layers, Sequence) else [layers]
-    if len(counts) != 4 or not all(isinstance(n, int) and n >= 1 for n in counts):
-        raise NetworkError(f"{where}: layers is {counts}; give four counts of at least 1.")
+    if len(counts) != 4 or not all(isinstance(n, int) and 1 <= n <= _DEEPEST for n in counts):
+        raise NetworkError(f"{where}: layers is {layers!r:.80}; give four counts, 1 to {_DEEPEST}.")

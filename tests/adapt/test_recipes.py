@@ -376,7 +376,12 @@ def test_a_source_model_of_another_network_or_of_other_classes_is_refused(
 
 
 def test_code_that_a_recipe_names_is_not_run_unless_the_user_names_it(
-    run: Reproduce, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Reproduce,
+    tiny: Path,
+    cityscapes: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     ran = tmp_path / "ran"
@@ -386,7 +391,13 @@ def test_code_that_a_recipe_names_is_not_run_unless_the_user_names_it(
         NetworkError, match=r"tiny\.toml: its network .*--allow-network of_a_recipe"
     ):
         run()
+    command = ["reproduce", str(tiny), "--data", str(cityscapes), "--checkpoint", str(checkpoint)]
+    command += ["--out", str(tmp_path / "out"), "--device", "cpu"]
+    refused = CliRunner().invoke(app, [*command, "--allow-network", "another"])
+    assert "--allow-network of_a_recipe " in str(refused.exception)
     assert not ran.exists()
+    allowed = CliRunner().invoke(app, [*command, "--allow-network", "of_a_recipe"])
+    assert "the factory returned a NoneType" in str(allowed.exception)
     with pytest.raises(NetworkError, match="the factory returned a NoneType"):
         run(allow_networks=["of_a_recipe"])
     assert ran.exists()

@@ -11,23 +11,28 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from roadshift.adapt import load_network
 from roadshift.adapt.black_box import open_black_box
 from roadshift.adapt.models import pick_device
-from roadshift.adapt.networks import build_network
+from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.networks.trust import check_allowed, registered_factory
 from roadshift.adapt.networks.user_modules import bundle_around, import_callable
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.engine import open_engine
-from roadshift.runtime.errors import BundleError, ConfigError, NetworkError
+from roadshift.runtime.errors import ConfigError, NetworkError, RoadshiftError
 from typer.testing import CliRunner
 
 CPU = pick_device("cpu")
+Ran = Callable[[], list[str]]
 
 
 @pytest.fixture
@@ -97,7 +102,7 @@ CODE = [
 
 @pytest.mark.parametrize("network", CODE)
 def test_a_manifest_runs_no_code_unless_the_user_names_its_module(
-    network: str, naming: Callable[..., Path], here: Path, code: Callable[..., Path], ran: Callable
+    network: str, naming: Callable[..., Path], here: Path, code: Callable[..., Path], ran: Ran
 ) -> None:
     path = naming(network)
     for file in ("stranger/evil.py", "evil.py", "package/evil.py", "package/__init__.py"):
@@ -119,7 +124,7 @@ def test_a_manifest_runs_no_code_unless_the_user_names_its_module(
     "network", [":f", "evil:", ".evil:f", "a b:f", "evil:f:g", "evil:f.g", "\x1b[1m:f"]
 )
 def test_what_is_no_name_of_a_factory_is_refused_whatever_is_allowed(
-    network: str, naming: Callable[..., Path], here: Path, code: Callable[..., Path], ran: Callable
+    network: str, naming: Callable[..., Path], here: Path, code: Callable[..., Path], ran: Ran
 ) -> None:
     code(here / "evil.py")
     path = naming(network)
@@ -154,7 +159,7 @@ def test_every_command_refuses_it_and_runs_it_where_it_is_allowed(
     frames_dir: Path,
     here: Path,
     code: Callable[..., Path],
-    ran: Callable,
+    ran: Ran,
 ) -> None:
     code(here / "theirs.py")
     path = naming("theirs:f")
@@ -165,8 +170,8 @@ def test_every_command_refuses_it_and_runs_it_where_it_is_allowed(
     arguments = [*commands(path, source.path, frames)[command], "--device", "cpu"]
     if command == "export":  # takes a while, so it ends at the factory
         arguments = arguments[:-2]
-        with (here / "theirs.py").open("a") as file:
-            file.write("def f(num_classes): raise ValueError\n")
+        with (here / "theirs.py").open("a") as theirs:
+            theirs.write("def f(num_classes): raise ValueError\n")
     own = ["--allow-network", "tiny_network"]
     refused = CliRunner().invoke(app, [*arguments, *own])
     told = f"{refused.exception} {refused.output}"
@@ -211,20 +216,45 @@ def test_a_successor_of_an_allowed_bundle_is_allowed_and_only_in_this_process(
 
 
 @pytest.mark.parametrize("argument", ["num_classes", "name"])
-def test_a_manifest_does_not_say_the_number_of_classes_twice(
+def test_a_manifest_does_not_contradict_the_label_space_or_the_name(
     argument: str, naming: Callable[..., Path]
 ) -> None:
     path = naming("fast_scnn")
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["network"]["arguments"] = {argument: 4}
+    manifest["network"]["arguments"] = {argument: 7}
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(BundleError, match=f"{argument} is no argument"):
-        open_bundle(path)
+    with pytest.raises(RoadshiftError, match=f"{argument}"):
+        load_network(open_bundle(path), CPU)
+
+
+ARGUMENTS = ("layers", "head", "aspp_branches", "multi_level", "other", "num_classes ", "self")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(sorted(NETWORKS)),
+    arguments=st.dictionaries(
+        st.sampled_from(ARGUMENTS),
+        st.sampled_from([None, True, -1, 0, 1 << 40, 1.5, "", "layer6", [], [0], {}])
+        | st.lists(st.sampled_from([1, -1, 1 << 40, None, "x"]), min_size=4, max_size=4),
+        min_size=1,
+        max_size=3,
+    ),
+)
+def test_any_arguments_of_a_registered_network_build_it_or_are_refused(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    try:
+        with torch.device("meta"):
+            build_network(name, 4, **arguments)
+    except NetworkError as error:
+        assert str(error).startswith(f"network '{name}'")  # noqa: PT017 - any other one fails
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
+        {"layers": [10**9] * 4},
         {"layers": "abcd"},
         {"layers": [None] * 4},
         {"head": [1]},
@@ -319,7 +349,7 @@ def test_nothing_in_a_bundle_is_imported_even_where_it_is_allowed(
     naming: Callable[..., Path],
     here: Path,
     code: Callable[..., Path],
-    ran: Callable,
+    ran: Ran,
 ) -> None:
     naming("fast_scnn")
     module = place(here, code)
@@ -341,7 +371,7 @@ def test_a_bundle_as_a_place_to_search_is_refused(
     how: str,
     naming: Callable[..., Path],
     code: Callable[..., Path],
-    ran: Callable,
+    ran: Ran,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = naming("evil:f")
@@ -361,7 +391,7 @@ def test_a_bundle_as_a_place_to_search_is_refused(
 
 
 def test_a_folder_with_any_other_manifest_is_no_bundle(
-    here: Path, code: Callable[..., Path], ran: Callable
+    here: Path, code: Callable[..., Path], ran: Ran
 ) -> None:
     (here / "manifest.json").write_text('{"name": "a browser extension", "schema_version": 2}')
     code(here / "mine.py")
@@ -371,7 +401,7 @@ def test_a_folder_with_any_other_manifest_is_no_bundle(
 
 
 def test_no_file_of_the_current_directory_stands_in_for_what_is_installed(
-    here: Path, code: Callable[..., Path], ran: Callable
+    here: Path, code: Callable[..., Path], ran: Ran
 ) -> None:
     for name in ("colorsys", "numpy", "torch", "zipapp"):  # two are not imported yet
         code(here / f"{name}.py")
@@ -384,7 +414,7 @@ def test_no_file_of_the_current_directory_stands_in_for_what_is_installed(
 
 
 def test_a_package_of_the_same_name_as_an_installed_one_says_so(
-    here: Path, code: Callable[..., Path], ran: Callable
+    here: Path, code: Callable[..., Path], ran: Ran
 ) -> None:
     code(here / "typer/mine.py")
     with pytest.raises(NetworkError, match=r"below the installed .*typer.*give yours another name"):
@@ -393,7 +423,7 @@ def test_a_package_of_the_same_name_as_an_installed_one_says_so(
 
 
 def test_a_folder_without_init_joins_an_installed_one(
-    here: Path, code: Callable[..., Path], ran: Callable, tmp_path: Path
+    here: Path, code: Callable[..., Path], ran: Ran, tmp_path: Path
 ) -> None:
     (tmp_path / "installed/shared_name").mkdir(parents=True)
     sys.path.insert(0, str(tmp_path / "installed"))
@@ -432,7 +462,7 @@ def test_a_registered_network_may_be_named_by_any_manifest(
     naming: Callable[..., Path],
     here: Path,
     code: Callable[..., Path],
-    ran: Callable,
+    ran: Ran,
     installed: Callable[..., Path],
 ) -> None:
     path = naming("their_net")
@@ -451,7 +481,7 @@ def test_a_registered_network_may_be_named_by_any_manifest(
 
 
 def test_an_entry_point_never_replaces_one_of_ours(
-    installed: Callable[..., Path], ran: Callable
+    installed: Callable[..., Path], ran: Ran
 ) -> None:
     installed("greedy", "fast_scnn = no_such_module:f")
     assert type(build_network("fast_scnn", 4)).__name__ == "FastSCNN"

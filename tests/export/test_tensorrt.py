@@ -367,7 +367,7 @@ def test_a_refitted_plan_can_be_refitted_again(workshop: Workshop, tmp_path: Pat
     adapted = workshop.refit()
     third = write_source(tmp_path / "c" / "third", TINY, RGB, lambda n: draw(n, 2))
     workshop.export(third.path, "tensorrt", plans=PlanOptions(refit=adapted))
-    third = open_bundle(third.path)
+    third = open_bundle(third.path, allow_networks=OWN)
     assert agree(labels_of(third, "tensorrt"), labels_of(third, "torch")) > 0.998
 
 

@@ -109,6 +109,24 @@ def test_an_addition_to_what_was_replaced_meanwhile_is_refused(bundle: Bundle) -
     assert kept == ["model.safetensors", "first.txt"]
 
 
+@pytest.mark.parametrize("when", ["before the files are taken over", "after"])
+def test_a_file_that_was_changed_is_not_published_under_its_old_hash(
+    bundle: Bundle, when: str
+) -> None:
+    def spoil() -> None:
+        (bundle.path / "model.safetensors").write_bytes(b"weighty")
+
+    if when != "after":
+        spoil()
+    with extend_bundle(bundle) as writer:
+        if when == "after":
+            spoil()
+        writer.add_bytes("more.txt", b"more", kind="other")
+        with pytest.raises(BundleError, match=r"model\.safetensors: was changed while the bundle"):
+            writer.commit()
+    assert not (bundle.path / "more.txt").exists()
+
+
 def test_files_that_vanish_while_they_are_taken_over_mean_another_program(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

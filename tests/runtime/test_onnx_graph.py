@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from google.protobuf.descriptor import Descriptor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper
@@ -25,7 +24,7 @@ MakeBundle = Callable[..., Bundle]
 NAMES = {"Training": "TrainingInfo"}
 
 
-def descriptor(message: str) -> Descriptor:
+def descriptor(message: str) -> Any:
     return getattr(onnx, f"{NAMES.get(message, message)}Proto").DESCRIPTOR
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import logging
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +17,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from roadshift.runtime import cuda as cuda_module
 from roadshift.runtime import tensorrt_engine, tensorrt_library
 from roadshift.runtime.bench.backends import contenders
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engine import open_engine
-from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError
+from roadshift.runtime.errors import (
+    BundleError,
+    EngineError,
+    MissingDependencyError,
+    RoadshiftError,
+)
 from roadshift.runtime.tensorrt_library import load_tensorrt
 from roadshift.runtime.upsample import upsample_argmax
 
@@ -273,6 +281,40 @@ def test_a_plan_of_elsewhere_says_rebuild_or_refit_before_it_is_deserialised(
     assert f"roadshift export {bundle.path} --to tensorrt --precision fp16" in str(info.value)
     assert machine.trt.calls == []
     assert machine.cudart.calls == []
+
+
+@pytest.mark.parametrize("flavour", ["their_module", "", "tensorrt.evil", "os", 3, None, ["a"]])
+def test_no_module_that_a_manifest_calls_tensorrt_is_imported(
+    machine: Machine,
+    add_plan: Callable[..., Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flavour: Any,
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "their_module.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(EngineError, match=r"no TensorRT .*, a plan is of tensorrt or tensorrt_rtx"):
+        open_engine(add_plan(flavour=flavour), backend="tensorrt")
+    assert not (tmp_path / "ran").exists()
+    assert machine.trt.calls == []
+
+
+@given(
+    key=st.sampled_from(["gpu", "version", "weights_sha256", "refittable", "argmax", "onnx"]),
+    value=st.sampled_from([None, True, 3, 1e9, "", "x", [], {}, [{}]]),
+)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@pytest.mark.usefixtures("machine")
+def test_odd_details_of_a_plan_run_it_or_are_a_sentence(
+    key: str, value: Any, add_plan: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    shutil.rmtree(tmp_path / "bundle", ignore_errors=True)
+    try:
+        open_engine(add_plan(**{key: value}), backend="tensorrt").close()
+    except RoadshiftError as error:
+        assert str(error)  # noqa: PT017 - any other exception fails the test
 
 
 def test_a_plan_of_the_bundles_own_weights_runs(
