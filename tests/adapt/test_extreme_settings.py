@@ -19,6 +19,7 @@ from roadshift.adapt.config import (
 )
 from roadshift.adapt.contenders import choose_contenders
 from roadshift.adapt.methods import find_method, resolve_config
+from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, RoadshiftError, TrainingError
 from safetensors.torch import load_file
@@ -118,16 +119,14 @@ def test_weights_that_are_no_numbers_are_not_published(
     settings: Callable[..., RunConfig],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from roadshift.adapt import adaptation
-
-    def spoilt(trainer: adaptation.Trainer) -> object:
+    def spoilt(trainer: Trainer) -> object:
         summary = run(trainer)
         with torch.no_grad():
             trainer.model.get_parameter("classifier.bias")[0] = float("nan")
         return summary
 
-    run = adaptation.Trainer.run
-    monkeypatch.setattr(adaptation.Trainer, "run", spoilt)
+    run = Trainer.run
+    monkeypatch.setattr(Trainer, "run", spoilt)
     with pytest.raises(TrainingError, match=r"classifier\.bias holds values .* lower training\.lr"):
         adapt_bundle(source, [frames_dir], settings(), Job(tmp_path / "out", device="cpu"))
     assert not (tmp_path / "out").exists()
