@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..runtime.errors import ConfigError
-from .config import RunConfig, parse_assignments
+from .config import RunConfig, parse_assignments, shown
 from .methods import METHODS, adapting_method, resolve_config
+
+MOST_SEEDS = 1000  # runs of each method
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,8 @@ def choose_contenders(
     Raises:
         ConfigError: an unknown method, variant or key; a setting for a method that is not chosen.
     """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds {shown(seeds)}: give 1 to {MOST_SEEDS}.")
     if methods.strip() == "all":
         names = [name for name, method in METHODS.items() if not method.black_box]
     else:

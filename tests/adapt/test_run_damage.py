@@ -293,7 +293,11 @@ def test_what_is_no_sealed_record_is_a_sentence(name: str, stopped: Stopped) -> 
     texts = ["", "{", "null", "[]", "[" * 100_000, "9" * 6000, "\x00", "{}", '{"sha256": 3}']
     texts += [whole[:-9], whole.replace('"size"', '"seize"').replace('"threads"', '"dreads"')]
     for text in texts:
-        sentence, _ = stopped.resume(lambda run, text=text: (run / name).write_text(text) and None)
+
+        def replaced(run: Path, text: str = text) -> None:
+            (run / name).write_text(text)
+
+        sentence, _ = stopped.resume(replaced)
         assert sentence is not None, text[:20]
         assert name in sentence
         assert "delete" in sentence
