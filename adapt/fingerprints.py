@@ -8,8 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..runtime.frames import VIDEO_SUFFIXES, list_images
-from ..runtime.images import list_files
+from ..runtime.folder_contents import folder_contents
 
 
 def hash_of(document: Any) -> str:
@@ -27,4 +26,4 @@ def files_of(source: Path) -> list[Path]:
     """The files that hold the frames of one source: a folder, an image or a video."""
     if not source.is_dir():
         return [source]
-    return list_images(source) or list_files(source, VIDEO_SUFFIXES)
+    return list(folder_contents(source).files)
