@@ -22,6 +22,7 @@ from ..runtime.bundle import (
 )
 from ..runtime.errors import ConfigError, OutputError
 from ..runtime.frames import labelled_pairs
+from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
 from .checkpoint import write_atomically
@@ -183,7 +184,9 @@ def train_bundle(
     check_job(job)
     device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
-    frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
+    pairs = labelled_pairs(images, labels, note=job.options.note)
+    check_label_maps([path for _, path in pairs], space, job.options.note)
+    frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
     with run_folder(job):
         return _run(

@@ -123,7 +123,8 @@ def _of_pixels(picture: NDArray[Any], is_palette: bool) -> Content:
     rows = _some_rows(picture)
     grey = _one_channel(rows)
     if grey is None:
-        codes = sum(rows[..., c].astype(np.int64) << (16 * c) for c in range(3))
+        wide = rows.astype(np.int64)
+        codes = wide[..., 0] | wide[..., 1] << 16 | wide[..., 2] << 32
     else:
         codes = grey.astype(np.int64)
     values, ranks = np.unique(codes, return_inverse=True)

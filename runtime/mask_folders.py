@@ -143,8 +143,8 @@ def _without_layouts(files: Sequence[PurePath], done: Separation) -> list[PurePa
 
     rest = []
     for file in files:
-        if folder := barred(file.parent):
-            done.left_out[f"{folder}/"] += 1
+        if bar := barred(file.parent):
+            done.left_out[f"{bar}/"] += 1
         elif found := _LABEL_STEM.search(file.stem):
             done.left_out[f"*{found[0]}{file.suffix}"] += 1
         else:
