@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from .errors import FrameError
-from .mask_folders import Separation, separate
+from .mask_folders import Separation, separate, separate_videos
 from .mask_names import says_preview, stem_keys
 from .media_kinds import (
     IMAGE_SUFFIXES,
@@ -103,8 +103,12 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
         pictures = _without_previews(pictures, listing.videos)
         previews = len(listing.pictures) - len(pictures)
     separation = separate(root, pictures)
-    if videos and listing.videos and len(separation.pictures) == 1:
-        separation.pictures, previews = [], previews + 1
+    if videos and listing.videos:
+        recordings = separate_videos(listing.videos)
+        listing.videos = recordings.pictures
+        separation.left_out += recordings.left_out
+        if len(separation.pictures) == 1:
+            separation.pictures, previews = [], previews + 1
     taken = [*separation.pictures, *(listing.videos if videos else ())]
     taken.sort(key=natural_key)
     return FolderContents(

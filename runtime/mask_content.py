@@ -8,6 +8,7 @@ none has fewer than 200 values or more than 45 %, and darkened to 3 % they stay 
 
 from __future__ import annotations
 
+import stat
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Content(Enum):
     COLOURS = "a picture of few flat colours"
     DEPTH = "a map of one channel of 16 bits"
     UNCLEAR = "a picture that could be either"  # one value everywhere, or a few, mixed finely
+    MIXED = "pictures and maps together"  # of several files only
     UNREADABLE = "nothing that can be read"
 
     @property
@@ -43,7 +45,9 @@ class Content(Enum):
 
 
 def content_of(files: Sequence[Path], *, suspected: bool = False) -> Content:
-    """The kind of most of up to seven evenly spaced files; unclear where they differ.
+    """The kind of three quarters of up to seven evenly spaced files, or mixed.
+
+    Unclear and unreadable ones do not count beside others.
 
     ``suspected``: their names say label maps, so that JPEGs are decoded too.
     """
@@ -56,7 +60,7 @@ def content_of(files: Sequence[Path], *, suspected: bool = False) -> Content:
     kind, count = telling.most_common(1)[0]
     if kind.is_map:
         count = sum(n for other, n in telling.items() if other.is_map)
-    return kind if 4 * count >= 3 * telling.total() else Content.UNCLEAR
+    return kind if 4 * count >= 3 * sum(telling.values()) else Content.MIXED
 
 
 def look(path: Path, *, suspected: bool = False) -> Content:
@@ -66,10 +70,12 @@ def look(path: Path, *, suspected: bool = False) -> Content:
     its pixels are flat.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return Content.UNREADABLE
         with path.open("rb") as file:
             start = file.read(26)
-            if kind := _by_header(start, size, suspected):
+            if kind := _by_header(start, status.st_size, suspected):
                 return kind
             data = start + file.read()
         if not _is_whole(data):
@@ -136,7 +142,8 @@ def _of_pixels(picture: NDArray[Any], is_palette: bool) -> Content:
         deep = rows.dtype == np.uint16 and picture.ndim == 2
         return Content.DEPTH if deep else Content.CAMERA
     if flat < _flat_of_mosaics(picture.shape[1]):
-        return Content.UNCLEAR if len(values) <= 32 else Content.CAMERA
+        is_picture = len(values) > 32 or _is_noisy(codes, flat)
+        return Content.CAMERA if is_picture else Content.UNCLEAR
     if grey is None:
         return Content.IDS if is_palette else Content.COLOURS
     jumps = float((steps > 1).sum() / max((steps > 0).sum(), 1))
@@ -146,6 +153,14 @@ def _of_pixels(picture: NDArray[Any], is_palette: bool) -> Content:
 def _flat_of_mosaics(width: int) -> float:
     """Least share of equal neighbours: small pictures have more borders for their area."""
     return 0.65 if width < 128 else 0.8 if width < 256 else 0.9
+
+
+def _is_noisy(codes: NDArray[np.int64], flat: float) -> bool:
+    """True of a dark picture: few values that change all the time, yet go with their neighbours."""
+    if flat > 0.5:
+        return False
+    left, right = codes[:, :-1].ravel(), codes[:, 1:].ravel()
+    return bool(np.corrcoef(left, right)[0, 1] > 0.5)
 
 
 def _some_rows(picture: NDArray[Any]) -> NDArray[Any]:
