@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,11 +136,21 @@ def _listed(root: Path) -> _Listing:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if _is_visible(name))
         here = PurePath(os.path.relpath(folder, root))
-        for name in files:
-            if _is_visible(name):
+        for name in filter(_is_visible, files):
+            if _is_special(Path(folder, name)):
+                listing.others["pipes and devices"] += 1
+            else:
                 listing.add(here / name)
     listing.pictures.sort(key=natural_key)
     return listing
+
+
+def _is_special(file: Path) -> bool:
+    """True of pipes and devices, which have no end; a broken link is for its reader to report."""
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_visible(name: str) -> bool:
