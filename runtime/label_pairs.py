@@ -57,13 +57,10 @@ def find_labels(
 
 def _label_map(image: Path, folder: Path) -> Path | None:
     """The label map of an image in one folder."""
-    found = []
+    found: list[Path] = []
     for names in _label_names(image.stem):
-        for name in names:
-            both = (folder / name, folder / f"{name.removesuffix('.png')}.PNG")
-            found += [path for path in both if path != image and path.is_file()]
-            if found:
-                break  # train ids are the raw ids of the same label map
+        there = ([p for p in _both_cases(folder / n) if p != image and p.is_file()] for n in names)
+        found += next(filter(None, there), [])
     if len(found) == 2 and found[0].samefile(found[1]):  # where capitals do not count
         found.pop()
     if len(found) > 1:
@@ -72,6 +69,11 @@ def _label_map(image: Path, folder: Path) -> Path | None:
             "a folder of its own."
         )
     return found[0] if found else None
+
+
+def _both_cases(path: Path) -> tuple[Path, Path]:
+    """``a.png`` and ``a.PNG``."""
+    return path, path.with_suffix(".PNG")
 
 
 def _label_folder(images: Path) -> Path:
