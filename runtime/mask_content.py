@@ -66,8 +66,7 @@ def content_of(files: Sequence[Path], *, suspected: bool = False) -> Content:
 def look(path: Path, *, suspected: bool = False) -> Content:
     """The kind of one picture file; unreadable ones are for their reader to report.
 
-    JPEGs, which keep no ids, count as camera pictures; a ``suspected`` one is unclear if nearly all
-    its pixels are flat.
+    JPEGs, which keep no ids, count as camera pictures, and only ``suspected`` ones are decoded.
     """
     try:
         status = path.stat()
@@ -119,9 +118,15 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _of_jpeg(picture: NDArray[Any]) -> Content:
-    steps = np.abs(np.diff(_some_rows(picture).astype(np.int16), axis=1))
-    flat = (steps.reshape(*steps.shape[:2], -1).max(axis=-1, initial=0) <= 2).mean()
-    return Content.UNCLEAR if flat >= 0.93 else Content.CAMERA
+    """The kind of a JPEG, in which borders of a mosaic are blurred and its inside is flat."""
+    rows = _some_rows(picture).astype(np.int16)
+    steps = np.abs(np.diff(rows, axis=1)).reshape(len(rows), rows.shape[1] - 1, -1)
+    steps = steps.max(axis=-1, initial=0)
+    flat = float((steps <= 1).mean()) if steps.size else 0.0
+    jumps = float((steps > 24).sum() / max((steps > 4).sum(), 1))
+    if flat > 0.52 and jumps > 0.15:
+        return Content.COLOURS
+    return Content.UNCLEAR if flat > 0.95 else Content.CAMERA
 
 
 def _of_pixels(picture: NDArray[Any], is_palette: bool) -> Content:
@@ -139,8 +144,10 @@ def _of_pixels(picture: NDArray[Any], is_palette: bool) -> Content:
         return Content.UNCLEAR
     flat = float((steps == 0).mean())
     if len(values) > 256 or (len(values) > 64 and flat < 0.97):
-        deep = rows.dtype == np.uint16 and picture.ndim == 2
-        return Content.DEPTH if deep else Content.CAMERA
+        if rows.dtype == np.uint16 and picture.ndim == 2:
+            return Content.DEPTH
+        of_16_values = np.sort(np.bincount(ranks.ravel()))[-16:].sum() / codes.size
+        return Content.UNCLEAR if flat >= 0.9 and of_16_values > 0.97 else Content.CAMERA
     if flat < _flat_of_mosaics(picture.shape[1]):
         is_picture = len(values) > 32 or _is_noisy(codes, flat)
         return Content.CAMERA if is_picture else Content.UNCLEAR

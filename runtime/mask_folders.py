@@ -21,6 +21,8 @@ from .mask_content import Content
 from .mask_layouts import without_layouts, without_references
 from .picture_kinds import Kind, kinds_of, own_words
 
+_FEW_KINDS = 64  # each JPEG kind is compared with every other up to here, beyond with none
+
 
 @dataclass
 class Separation:
@@ -87,7 +89,8 @@ def _named_as_maps(kind: Kind, kinds: Sequence[Kind], root: Path, done: Separati
     """True of files named after pictures, but for a word for label maps; counts them."""
     if not kind.says_maps or kind.share_with(_without_words(kind, kinds)) < 0.5:
         return False
-    if kind.content is Content.CAMERA and not names.name_says_derived(kind.words):
+    derived = names.name_says_derived(kind.words) or names.name_says_either(kind.words)
+    if kind.content is Content.CAMERA and not derived:
         raise _doubt(root, kind, "are named like label maps, and hold pictures")
     done.left_out[kind.title] += len(kind.files)
     return True
@@ -152,10 +155,14 @@ def _check_not_made_of(kind: Kind, cameras: Sequence[Kind], root: Path) -> None:
         others = [o for o in cameras if o is not kind and tells(kind.beside(o))]
         return kind.share_with(others) >= 0.5
 
-    if kind.content is Content.UNCLEAR:
-        if same_names(lambda words: not names.name_says_place(words)):
-            raise _doubt(root, kind, "have the names of pictures elsewhere, and could be maps")
-    elif names.name_says_either(kind.words) and same_names(names.name_says_either):
+    is_jpeg = kind.suffix.lower().startswith(".j") and len(cameras) <= _FEW_KINDS
+    if (
+        (kind.content is Content.UNCLEAR or is_jpeg)
+        and same_names(lambda words: not names.name_says_place(words))
+        and (kind.content is Content.UNCLEAR or kind.shows_flat_jpegs)
+    ):
+        raise _doubt(root, kind, "have the names of pictures elsewhere, and could be maps")
+    if names.name_says_either(kind.words) and same_names(names.name_says_either):
         raise _doubt(root, kind, "have the names of pictures elsewhere, and could be made of them")
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import PurePath
 from typing import NamedTuple
 
 
@@ -29,7 +30,8 @@ _MASK_WORDS = _set_of(
     "disparity disparities disp disps flow flows opticalflow normals lidar pointcloud edges "
     "boundary boundaries drivable lanemask pred preds prediction predictions predicted "
     "pseudolabel pseudolabels overlay overlays overlaid blend blends blended visualization "
-    "visualizations visualisation visualisations invids scribble scribbles stuffthingmaps"
+    "visualizations visualisation visualisations invids scribble scribbles map maps basemap "
+    "stuffthingmaps"
 )
 # Of these, pictures that a camera did not take although they may look like it.
 _DERIVED_WORDS = _set_of(
@@ -149,8 +151,18 @@ def marks(stem: str) -> tuple[str, ...]:
         if is_mask_word(word)
         or word in _PICTURE_MARKS
         or word in _MASK_MARKS
+        or word in _EITHER_WORDS
         or _IMG_BITS.fullmatch(word)
     )
+
+
+def name_keys(file: PurePath) -> StemKeys:
+    """What a file's name says without the words of its kind; its folder's where that is nothing."""
+    keys = stem_keys(file.stem)
+    if keys.plain and all(keys.loose):
+        return keys
+    folder = ("in", *words(file.parent.name))
+    return StemKeys(keys.plain or folder, tuple(key or folder for key in keys.loose))
 
 
 @lru_cache(maxsize=1 << 17)
@@ -169,4 +181,4 @@ def stem_keys(stem: str) -> StemKeys:
         loose.append(plain[:-1])
     if plain and not plain[0].isdigit():
         loose.append(plain[1:])
-    return StemKeys(plain, tuple(key for key in loose if key))
+    return StemKeys(plain, tuple(loose))

@@ -55,8 +55,8 @@ class Kind:
 
     @cached_property
     def stems(self) -> frozenset[tuple[str, ...]]:
-        """The files' names without the words for their kind; those of nothing else are left out."""
-        return frozenset(k for file in self.files if (k := names.stem_keys(file.stem).plain))
+        """The files' names without the words for their kind."""
+        return frozenset(names.name_keys(file).plain for file in self.files)
 
     @cached_property
     def title(self) -> str:
@@ -70,6 +70,12 @@ class Kind:
             return start if start and not self.marks else f"{start}*{self.suffix}"
         return f"{start}*{'*'.join(own)}*{self.suffix}"
 
+    @cached_property
+    def shows_flat_jpegs(self) -> bool:
+        """True of JPEGs that look like label maps; they are decoded for this."""
+        files = [self.root / file for file in self.files]
+        return self.content is Content.CAMERA and content_of(files, suspected=True).is_map
+
     def beside(self, other: Kind) -> frozenset[str]:
         """The words that tell this kind from another."""
         return self.words - other.words
@@ -82,7 +88,7 @@ class Kind:
         if not keys:
             return 0.0
         sample = self.files[:: max(1, len(self.files) // _SAMPLED_STEMS)]
-        found = [names.stem_keys(file.stem) for file in sample]
+        found = [names.name_keys(file) for file in sample]
         return sum(not keys.isdisjoint({k.plain, *k.loose}) for k in found) / len(sample)
 
     def by_folder(self) -> list[Kind]:

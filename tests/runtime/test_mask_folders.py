@@ -214,6 +214,57 @@ LAYOUTS: dict[str, tuple[Files, Files]] = {
     "names that say nothing": ([("x/{}.png", "camera")], [("y/{}.png", "colours")]),
     "numbered folders": ([("0/{}.png", "camera")], [("1/{}.png", "ids")]),
     "empty masks": ([("0/img_{}.png", "camera")], [("0/img_{}-mask.png", "covered")]),
+    "cityscapes as unpacked": (
+        [("leftImg8bit_trainvaltest/leftImg8bit/val/ulm/ulm_{}_leftImg8bit.png", "camera")],
+        [("gtFine_trainvaltest/gtFine/val/ulm/ulm_{}_gtFine_color.png", "colours")],
+    ),
+    "kitti-360": (
+        [("data_2d_raw/d1_sync/image_00/data_rect/{}.png", "camera")],
+        [
+            ("data_2d_semantics/train/d1_sync/image_00/semantic/{}.png", "ids"),
+            ("data_2d_semantics/train/d1_sync/image_00/confidence/{}.png", "grey"),
+        ],
+    ),
+    "coco-stuff": (
+        [("train2017/{}.jpg", "camera")],
+        [("stuffthingmaps_trainvaltest2017/train2017/{}.png", "ids")],
+    ),
+    "culane": (
+        [("driver_23_30frame/05151640_0419.MP4/{}.jpg", "camera")],
+        [("laneseg_label_w16/driver_23_30frame/05151640_0419.MP4/{}.png", "ids")],
+    ),
+    "nuscenes": (
+        [("samples/CAM_FRONT/n015-2018__CAM_FRONT__15{}.jpg", "camera")],
+        [("maps/53992ee3023e5494b90c316c183be829{}.png", "binary")],
+    ),
+    "labelme": (
+        [("frame{}_json/img.png", "camera")],
+        [
+            ("frame{}_json/label.png", "colours"),
+            ("frame{}_json/label_viz.png", "camera"),
+        ],
+    ),
+    "labelme to voc": (
+        [("JPEGImages/{}.jpg", "camera")],
+        [
+            ("SegmentationClassPNG/{}.png", "colours"),
+            ("SegmentationClassVisualization/{}.jpg", "camera"),
+        ],
+    ),
+    "woodscape": (
+        [("rgb_images/{}_FV.png", "camera")],
+        [
+            ("semantic_annotations/gtLabels/{}_FV.png", "ids"),
+            ("semantic_annotations/rgbLabels/{}_FV.png", "colours"),
+        ],
+    ),
+    "segments.ai": (
+        [("{}.jpg", "camera")],
+        [
+            ("{}_label_ground-truth.png", "instances"),
+            ("{}_label_ground-truth_semantic_colored.png", "colours"),
+        ],
+    ),
     "masks as JPEG": ([("road/{}.jpg", "camera")], [("road_mask/{}.jpg", "ids")]),
     "kind in front": (
         [("rgb_{}.png", "camera")],
@@ -359,6 +410,8 @@ def test_pictures_that_have_labels_are_pictures(tmp_path: Path, name: str) -> No
         ([("a/{}.jpg", "camera"), ("a_mask/{}.png", "camera")], "named like label maps, and hold"),
         ([("a/{}.jpg", "camera"), ("result/{}.jpg", "camera")], "could be made of them"),
         ([("a/{}.jpg", "camera"), ("vis/{}.png", "camera")], "could be made of them"),
+        ([("{}.png", "camera"), ("{}_vis.png", "camera")], "could be made of them"),
+        ([("a/{}.jpg", "camera"), ("b/{}.jpg", "colours")], "could be maps"),
         ([("a/{}.jpg", "camera"), ("b/{}.png", "covered")], "could be maps"),
         ([("{}.jpg", "camera"), ("{}.png", "grey")], "pictures beside them"),
         ([("a/{}.png", "camera"), ("a/x{}.png", "ids")], "partly pictures and partly"),
