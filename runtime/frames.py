@@ -158,7 +158,9 @@ def open_frames(
     if not sources:
         raise FrameError("No frames: give at least one folder, image or video file.")
     found = [(path, root) for one in sources for path, root in _expand(one, on_skip)]
-    return FrameSource(", ".join(str(one) for one in sources), _named(found), on_skip)
+    first = ", ".join(str(one) for one in sources[:3])
+    more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+    return FrameSource(first + more, _named(found), on_skip)
 
 
 def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, Path]]:

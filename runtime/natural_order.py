@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from pathlib import PurePath
 
 _Piece = tuple[int, int, str, str]
@@ -43,6 +44,7 @@ def natural_key(path: PurePath) -> tuple[_PartKey, ...]:
     )
 
 
+@lru_cache(maxsize=1 << 16)
 def _pieces(name: str) -> tuple[_Piece, ...]:
     """Numbers as (0, digits before the point, digits, decimals), text as (1, 0, text, "")."""
     plain = _CLOCK_OF_12.sub(_clock_of_24, _GOPRO.sub(_recording_before_chapter, name))
