@@ -477,12 +477,14 @@ def eval_(
     from .runtime.metrics import evaluation_record
     from .runtime.terminal import evaluation_table, note, print_json, progress
 
-    pairs = labelled_pairs(images, labels)
+    pairs = labelled_pairs(images, labels, note=note)
     space = find_label_space(label_space) if label_space else None
     with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
         note(engine.reason)
         with progress("eval", "frames") as update:
-            confusion = evaluate(engine, pairs, space, lambda done, n: update(done, n, ""))
+            confusion = evaluate(
+                engine, pairs, space, lambda done, n: update(done, n, ""), note=note
+            )
         record = evaluation_record(confusion, engine.label_space, engine.backend)
     if as_json:
         print_json(record)

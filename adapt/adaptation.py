@@ -24,6 +24,7 @@ from ..runtime.bundle import (
 )
 from ..runtime.errors import ConfigError, OutputError, TrainingError
 from ..runtime.frames import labelled_pairs
+from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
 from .checkpoint import write_atomically
@@ -204,7 +205,7 @@ def train_bundle(
             f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
             f"resolve_config({Supervised.name!r})."
         )
-    pairs = labelled_pairs(images, labels)
+    pairs = labelled_pairs(images, labels, note=job.options.note)
     weights = [] if initial is None else [initial]
     record = RunRecord(
         job,
@@ -224,6 +225,7 @@ def train_bundle(
     check_job(job)
     device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
+    check_label_maps([path for _, path in pairs], space, job.options.note)
     frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
     with run_folder(job), record.under_way(device):

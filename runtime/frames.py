@@ -6,6 +6,7 @@ Importing this module quiets FFmpeg's own messages about damaged videos (set
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -20,16 +21,10 @@ import numpy as np
 from .addresses import is_live, without_password
 from .errors import FrameError
 from .file_names import library_path
-from .images import (
-    IMAGE_SUFFIXES,
-    Image,
-    find_labels,
-    labelled_pairs,
-    list_files,
-    list_images,
-    read_image,
-    write_image,
-)
+from .folder_contents import folder_contents, list_images
+from .images import Image, read_image, write_image
+from .label_pairs import find_labels, labelled_pairs
+from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -47,7 +42,7 @@ __all__ = [
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
+_LONGEST_NAME = 160  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +135,7 @@ class FrameSource:
 
 
 def log_skip(sentence: str) -> None:
-    """What happens to the sentence of a frame that is left out, unless another place is given."""
+    """Log the sentence on files that are left out, unless another place is given."""
     logging.getLogger("roadshift").warning("Skipped: %s", sentence)
 
 
@@ -149,13 +144,15 @@ def open_frames(
 ) -> FrameSource:
     """Open a folder, a video, an image, or several of them one after the other.
 
-    A folder gives its images (see `list_images`) or, when it has none, its videos. A frame is named
-    after its image file, or after its video and its number; names that would collide are prefixed
-    with their source's name and folders.
+    A folder gives its images and videos, without label maps and previews (see `folder_contents`);
+    files given themselves are read whatever they hold. A frame is named after its image file, or
+    after its video and its number; names that would collide are prefixed with their source's name
+    and folders, and long ones are shortened.
 
     Args:
         source: what to read; several sources are chained.
-        on_skip: called with one sentence for each damaged file or cut video.
+        on_skip: called with one sentence for each damaged file or cut video, and at once with one
+            for each folder that holds more than its frames.
 
     Raises:
         FrameError: a source does not exist, holds no frames, or is of a kind not read here.
@@ -163,11 +160,13 @@ def open_frames(
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     if not sources:
         raise FrameError("No frames: give at least one folder, image or video file.")
-    found = [(path, root) for one in sources for path, root in _expand(one)]
-    return FrameSource(", ".join(str(one) for one in sources), _named(found), on_skip)
+    found = [(path, root) for one in sources for path, root in _expand(one, on_skip)]
+    first = ", ".join(str(one) for one in sources[:3])
+    more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+    return FrameSource(first + more, _named(found), on_skip)
 
 
-def _expand(source: str | Path) -> list[tuple[Path, Path]]:
+def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, Path]]:
     """(file, root) for every file of one source; root is the source itself."""
     path = Path(source)
     shown = without_password(str(source))
@@ -177,19 +176,27 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
             "read again; record it first, for example with "
             "`ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
         )
-    is_bag = path.suffix.lower() in {".mcap", ".bag", ".db3"}
-    if is_bag or ((path / "metadata.yaml").is_file() and not list_images(path)):
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+        is_bag = is_folder and (path / "metadata.yaml").is_file()
+    except OSError as error:  # a name that is too long, a folder above that is closed
+        raise FrameError(f"{source} cannot be opened: {error.strerror or error}.") from error
+    contents = folder_contents(path) if is_folder else None
+    is_bag = is_bag and contents is not None and not contents.files
+    if is_bag or path.suffix.lower() in {".mcap", ".bag", ".db3"}:
         raise FrameError(
             f"{source} is a ROS bag, and this version reads folders, images and video files; "
             "export its camera topic to images first, for example with "
             "`ros2 run image_view image_saver` while the bag plays."
         )
-    if path.is_dir():
-        files = list_images(path) or list_files(path, VIDEO_SUFFIXES)
-        if not files:
-            raise FrameError(f"{source} is a folder without images or videos; give another.")
-        return [(file, path) for file in files]
-    if not path.is_file():
+    if contents is not None:
+        if not contents.files:
+            holds = f" ({contents.sentence.rstrip('.')})" if contents.sentence else ""
+            raise FrameError(f"{source} is a folder without images or videos{holds}; give another.")
+        if contents.sentence:
+            note(contents.sentence)
+        return [(file, path) for file in contents.files]
+    if not is_file:
         number = " (a camera of this machine is written camera:0)" if shown.isdecimal() else ""
         raise FrameError(
             f"{shown} does not exist; give a folder, an image or a video file{number}."
@@ -205,26 +212,37 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
 def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
     """Give each (file, root) a name: its stem, or a longer name wherever two would be equal."""
     stems = Counter(safe_name(path.stem) for path, _ in found)
+    # A frame of clip.mp4 would be named like a picture clip_000007.
+    numbered = {re.sub(r"_\d{6,}$", "", stem) for stem in stems if re.search(r"_\d{6,}$", stem)}
     taken: set[str] = set()
     files = []
     for path, root in found:
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
         name = safe_name(path.stem)
         if stems[name] > 1:
             inner = path.relative_to(root).parts[:-1]
             source = root.resolve().parent.name if path == root else root.resolve().name
             name = safe_name("_".join((source, *inner, path.stem)))
         unique, number = name, 2
-        while unique in taken:
+        while unique in taken or (is_video and unique in numbered):
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES
         files.append(_File(path, unique, is_video, _frame_count(path) if is_video else 1))
     return files
 
 
 def safe_name(name: str) -> str:
-    """A name that is safe as a file name, as close to ``name`` as can be."""
-    return re.sub(r"[^\w.\-]+", "_", name)
+    """A name that is safe as a file name, as close to ``name`` as can be.
+
+    At most 160 bytes of UTF-8: a frame's number, a suffix and the ending of an unfinished file are
+    still to come, and file systems end at 255. A longer one is cut, and ends in a hash of it all.
+    """
+    safe = re.sub(r"[^\w.\-]+", "_", name)
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
+    start = safe.encode()[: _LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return f"{start}_{digest}"
 
 
 def _read_still(file: _File) -> Iterator[Frame | str]:

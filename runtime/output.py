@@ -13,14 +13,15 @@ from .atomic import output_errors
 from .engine import Engine
 from .errors import FrameError, OutputError
 from .file_names import check_name
-from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
+from .frames import Frame, FrameSource
 from .live import LiveSource
+from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_VIDEO_SUFFIXES
 from .pacing import STILLS_FPS, Paced
 from .pipeline import Pipeline, Result
 from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
-_NOT_WRITTEN = IMAGE_SUFFIXES | {".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"}
+_NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}) - WRITTEN_VIDEO_SUFFIXES
 
 _MEANWHILE = ".{}.0123456.part"  # a video's name while it is being written
 
@@ -149,7 +150,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{out}: no {suffix} file is written; give a folder, or a video such as clip.mp4."
         )
-    if suffix in VIDEO_SUFFIXES and is_folder:
+    if suffix in WRITTEN_VIDEO_SUFFIXES and is_folder:
         raise OutputError(f"{out}: is a folder, and a video is a file; choose another name.")
     if occupied and not overwrite:
         raise OutputError(f"{out}: already exists; choose another name or use --overwrite.")

@@ -103,17 +103,39 @@ def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArra
     Raises:
         LabelError: the compressed samples are damaged.
     """
+    samples = _samples(png, path)
+    if channel is not None:
+        samples = np.ascontiguousarray(samples[..., 2 - channel])  # OpenCV: blue, green, red
+    if png.bit_depth < 8:
+        samples = samples // np.uint8(255 // ((1 << png.bit_depth) - 1))
+    return samples
+
+
+def _samples(png: Png, path: Path) -> NDArray[Any]:
+    """The PNG as OpenCV decodes it; LabelError if it does not."""
     try:
         samples = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         samples = None
     if samples is None or samples.shape[:2] != (png.height, png.width):
         raise LabelError(f"{path}: these labels are damaged and do not decode; copy them again.")
-    if channel is not None:
-        samples = np.ascontiguousarray(samples[..., 2 - channel])  # OpenCV: blue, green, red
-    if png.bit_depth < 8:
-        samples = samples // np.uint8(255 // ((1 << png.bit_depth) - 1))
     return samples
+
+
+def decode_colour_png(png: Png, path: Path) -> NDArray[Any]:
+    """Samples of a colour PNG, (H, W, 3) in RGB order, uint8 or uint16; grey with alpha as grey.
+
+    Raises:
+        LabelError: the compressed samples are damaged, or pixels are transparent.
+    """
+    samples = _samples(png, path)
+    if samples.ndim != 3 or samples.shape[2] not in (3, 4):
+        raise LabelError(f"{path}: is no PNG of three or four channels.")
+    if samples.shape[2] == 4 and (samples[..., 3] != np.iinfo(samples.dtype).max).any():
+        raise LabelError(
+            f"{path}: has transparent pixels, and labels have none; save it without transparency."
+        )
+    return np.ascontiguousarray(samples[..., 2::-1])  # OpenCV: blue, green, red, alpha
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

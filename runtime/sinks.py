@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from .atomic import output_errors
 from .errors import OutputError
 from .file_names import check_name
-from .frames import VIDEO_SUFFIXES, Frame, write_image
+from .frames import Frame, write_image
 from .labels import LabelSpace
+from .media_kinds import WRITTEN_VIDEO_SUFFIXES
 from .overlay import overlay
 from .pacing import STILLS_FPS
 from .pipeline import Result
@@ -222,6 +223,6 @@ def open_sink(
         OutputError: it cannot be written to, or the suffix is that of a video not written here.
     """
     path = Path(out)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
+    if path.suffix.lower() in WRITTEN_VIDEO_SUFFIXES:
         return VideoSink(path, label_space, overlays=overlays, fps=fps, rate=rate)
     return FolderSink(path, label_space, overlays=overlays)
