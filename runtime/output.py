@@ -55,9 +55,10 @@ def run_frames(
         report: called with the frames done and dropped so far.
 
     Returns:
-        JSON values. "frames": done; "frames_read"; "dropped"; "skipped": a sentence for each file
-        that could not be read, or not to its end; "in_flight", which is 0.
-        ``frames_read == frames + dropped + len(skipped) + in_flight``. "reconnects": of a live
+        JSON values. "frames": done; "frames_read"; "dropped"; "frames_skipped": those that could
+        not be decoded; "in_flight", which is 0.
+        ``frames_read == frames + dropped + frames_skipped + in_flight``. "skipped": a sentence for
+        each file that could not be read, or not to its end. "reconnects": of a live
         source, else None. "ended_by": "end" of the frames, "signal", "duration", "max_frames", or
         "lost"; then "lost" is the sentence that says how. "seconds", "fps", "latency_ms" (see
         `Result`; p50, p90, p99, max), "stages_ms" (means), "out", "engine".
@@ -123,10 +124,13 @@ def run_frames(
         summary = pipeline.summary()
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
         ended_by = "max_frames"
-    skipped = [] if isinstance(frames, LiveSource) else list(frames.skipped)
+    skipped, lost_frames = (
+        ([], 0) if isinstance(frames, LiveSource) else (list(frames.skipped), frames.frames_skipped)
+    )
     return {
         **summary,
-        "frames_read": pipeline.frames_read + len(skipped),
+        "frames_read": pipeline.frames_read + lost_frames,
+        "frames_skipped": lost_frames,
         "skipped": skipped,
         "reconnects": frames.reconnects if isinstance(frames, LiveSource) else None,
         "ended_by": ended_by,

@@ -1,0 +1,197 @@
+"""Frames of one video file, with their times, and an account of what could not be decoded.
+
+OpenCV ends a video at the first frame that cannot be decoded, and says nothing. Reading on shows
+that it was not the end; so every frame that is left out is counted. A frame whose damage the
+decoder hides (it repeats or mends parts of the picture) cannot be told from a good one: OpenCV
+passes none of FFmpeg's error flags on, in either direction.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .containers import Damage, container_damage, is_matroska
+from .picture_size import too_large
+
+# Where FFmpeg was not silenced, it writes its own messages to the standard error.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
+
+_TRIES = 32  # reads that may fail, one after the other, before a video has ended
+_COUNTED_AHEAD_BYTES = 256 * 2**20  # of larger files the length is not looked up
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Frames that a source should have given and did not.
+
+    Attributes:
+        sentence: says what is wrong with which file.
+        frames: those that are there and cannot be decoded; what was cut off is none.
+    """
+
+    sentence: str
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFrame:
+    """A picture, (H, W, 3) uint8 RGB, and its time since the start of its video."""
+
+    image: NDArray[np.uint8]
+    timestamp_ns: int
+
+
+def read_video(path: Path) -> Iterator[VideoFrame | Loss]:
+    """The frames of a video in order, and after them what was lost, if anything was."""
+    capture = _open(path)
+    try:
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        if refusal := too_large(*(int(capture.get(side)) for side in sides)):
+            yield Loss(f"{path} {refusal}.", 0)
+            return
+        account = _Account(
+            path, capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        )
+        while (failures := _grab(capture)) is not None:
+            account.add_damaged(failures)
+            good, image = capture.retrieve()
+            if not good:
+                account.add_damaged(1)
+                continue
+            timestamp_ns = max(round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6), 0)
+            account.add_good(timestamp_ns)
+            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+            yield VideoFrame(rgb, timestamp_ns)
+    finally:
+        capture.release()
+    yield from account.losses()
+
+
+@dataclass
+class _Account:
+    """What was read of a video, against what its header states, to say at the end what is lost."""
+
+    path: Path
+    stated_frames: float
+    stated_fps: float
+    frames: int = 0
+    damaged: int = 0
+    good_before_damage: int = 0
+    first_ns: int = 0
+    last_ns: int = 0
+
+    def add_good(self, timestamp_ns: int) -> None:
+        self.first_ns = self.first_ns if self.frames else timestamp_ns
+        self.last_ns = timestamp_ns
+        self.frames += 1
+
+    def add_damaged(self, frames: int) -> None:
+        if frames and not self.damaged:
+            self.good_before_damage = self.frames
+        self.damaged += frames
+
+    def losses(self) -> Iterator[Loss]:
+        if self.frames == 0:
+            yield Loss(
+                f"{self.path} has no frame that can be decoded: it is damaged or its recording was "
+                f"not finished; try to repair it with `ffmpeg -i {self.path.name} -c copy "
+                "repaired.mp4`.",
+                self.damaged,
+            )
+            return
+        if self.damaged:
+            yield Loss(
+                f"{self.path} is damaged: {self.damaged} of {self.frames + self.damaged} frames "
+                "cannot be decoded and are left out, the first of them after "
+                f"{self.good_before_damage} good ones.",
+                self.damaged,
+            )
+        try:
+            damage = container_damage(self.path)
+        except OSError as error:  # a disk that was unplugged ends a video as well
+            yield Loss(f"{self.path} cannot be read any more: {error.strerror or error}.", 0)
+            return
+        if damage is not None:
+            yield Loss(self._container_sentence(damage), 0)
+
+    def _container_sentence(self, damage: Damage) -> str:
+        expected = self._expected()
+        of = f" of {expected}" if expected is not None and expected > self.frames else ""
+        if damage.is_cut:
+            return f"{self.path} ends early: {self.frames}{of} frames were read, {damage.reason}."
+        return (
+            f"{self.path} is damaged: {damage.reason}; {self.frames}{of} frames were read, and "
+            "what lies behind it may be missing."
+        )
+
+    def _expected(self) -> int | None:
+        """Frames that a cut file's header tells of; that of Matroska states a duration alone."""
+        if self.stated_frames <= 0:
+            return None
+        if not is_matroska(self.path):
+            return int(self.stated_frames)
+        if self.stated_fps <= 0 or self.frames < 2 or self.last_ns <= self.first_ns:
+            return None
+        interval_s = (self.last_ns - self.first_ns) * 1e-9 / (self.frames - 1)
+        return round(self.stated_frames / self.stated_fps / interval_s)
+
+
+def count_frames(path: Path) -> int:
+    """Frames that `read_video` gives, counted by decoding all and converting none."""
+    capture = _open(path)
+    frames = 0
+    try:
+        while _grab(capture) is not None:
+            frames += 1
+    finally:
+        capture.release()
+    return frames
+
+
+def expected_frames(path: Path) -> int | None:
+    """The number of compressed pictures in a video, which is nearly always that of its frames.
+
+    Found by reading the file without decoding it, so None for one of more than 256 MiB, and where
+    OpenCV has no FFmpeg. Some codecs have pictures that are never shown.
+    """
+    if path.stat().st_size > _COUNTED_AHEAD_BYTES:
+        return None
+    capture = open_packets(path)
+    if not capture.isOpened():
+        return None
+    packets = 0
+    try:
+        while _grab(capture) is not None:
+            packets += 1
+    finally:
+        capture.release()
+    return packets
+
+
+def open_packets(path: Path) -> Any:
+    """An OpenCV capture whose images are the compressed pictures of a file, (1, bytes) uint8."""
+    return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
+
+
+def _open(path: Path) -> Any:
+    """An OpenCV capture, of an absolute path: FFmpeg takes ``12:30.mp4`` for a URL."""
+    return cv2.VideoCapture(os.path.abspath(path))
+
+
+def _grab(capture: Any) -> int | None:
+    """Go to the next frame that can be decoded; the number of those before it that cannot.
+
+    None at the end.
+    """
+    for failures in range(_TRIES):
+        if capture.grab():
+            return failures
+    return None
