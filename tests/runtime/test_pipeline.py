@@ -275,10 +275,10 @@ def test_a_run_that_fails_keeps_its_video_beside_the_older_one(tmp_path: Path) -
     said: list[str] = []
     with pytest.raises(FrameError), open_sink(path, TWO, note=said.append) as sink:
         list(Pipeline(failing_source(5), Threshold(), sink=sink))
-    assert sorted(os.listdir(tmp_path)) == ["out.incomplete.mkv", "out.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["out.incomplete.mp4", "out.mp4"]
     assert path.read_bytes() == b"an older one"
-    assert len(list(open_frames(tmp_path / "out.incomplete.mkv"))) == 5
-    kept = f"what there is of it is kept as {tmp_path / 'out.incomplete.mkv'}"
+    assert len(list(open_frames(tmp_path / "out.incomplete.mp4"))) == 5
+    kept = f"what there is of it is kept as {tmp_path / 'out.incomplete.mp4'}"
     assert said == [f"{path} was not finished; {kept}."]
 
 
@@ -346,8 +346,8 @@ def test_a_video_that_could_not_be_written_whole_is_refused(
         open_sink(tmp_path / "out.mp4", TWO) as sink,
     ):
         list(Pipeline([frame(i, 48, 64) for i in range(9)], Threshold(), sink=sink))
-    assert os.listdir(tmp_path) == ["out.incomplete.mkv"]
-    assert len(list(open_frames(tmp_path / "out.incomplete.mkv"))) == 5
+    assert os.listdir(tmp_path) == ["out.incomplete.mp4"]
+    assert len(list(open_frames(tmp_path / "out.incomplete.mp4"))) == 5
 
 
 def test_outputs_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:

@@ -442,7 +442,7 @@ def test_a_signal_ends_the_command_with_a_whole_video_and_its_summary(
         *("--device", "cpu"),
     )
     try:
-        part = tmp_path / ".clip.mp4.part.mkv"
+        part = tmp_path / ".clip.mp4.part.mp4"
         until(lambda: part.exists() and part.stat().st_size > 0)
         process.send_signal(number)
         out, err = process.communicate(timeout=TIMEOUT_S)
