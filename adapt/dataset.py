@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -177,28 +177,21 @@ def target_frames(
 def thinned(
     source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
 ) -> FrameSource | Iterator[Frame]:
-    """At most ``limit`` of the frames, evenly spaced; the first of a video of unknown length."""
-    stills, count = source.stills, source.length
+    """At most ``limit`` of the frames, evenly spaced; those of videos are counted by decoding."""
+    stills = source.stills
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
         if len(chosen) < len(stills):
             note(f"using {len(chosen)} of {len(stills)} frames, evenly spaced (--max-frames)")
         return source.only(chosen)
-    keep = None if count is None else set(evenly_spaced(count, limit))
-    if keep is not None and count is not None and len(keep) < count:
-        note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
-    return _chosen(source, keep, limit)
-
-
-def _chosen(frames: Any, keep: set[int] | None = None, limit: int | None = None) -> Iterator[Frame]:
-    kept = 0
-    for i, frame in enumerate(frames):
-        if keep is not None and i not in keep:
-            continue
-        if keep is None and limit is not None and kept >= limit:
-            return
-        kept += 1
-        yield frame
+    if limit is None:
+        return iter(source)
+    note("counting the frames of the videos, to use evenly spaced ones (--max-frames)")
+    count = source.count()
+    keep = set(evenly_spaced(count, limit))
+    if len(keep) < count:
+        note(f"using {len(keep)} of {count} frames, evenly spaced (--max-frames)")
+    return (frame for i, frame in enumerate(source) if i in keep)
 
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:

@@ -65,13 +65,15 @@ def is_utf8(name: str) -> bool:
 def library_path(path: str | Path) -> Iterator[str]:
     """A path by which a library can open an existing file: its own, or one of its descriptor.
 
+    Its own is absolute: FFmpeg takes a relative ``12:30.mp4`` for an address.
+
     What was opened within the body stays open after it.
 
     Raises:
         OSError: the file cannot be opened.
     """
     if is_utf8(str(path)):
-        yield str(path)
+        yield os.path.abspath(path)
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:

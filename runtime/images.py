@@ -4,11 +4,13 @@ Importing this module quiets OpenCV's own messages about damaged files (set ``OP
 bring them back), since every damaged file is reported once, by name and reason, by its reader.
 """
 
+import logging
 import os
 import secrets
-import struct
-import zlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +19,11 @@ from numpy.typing import NDArray
 from .atomic import output_error
 from .errors import FrameError, OutputError
 from .folder_contents import list_images
+from .jpeg import JPEG_SIGNATURE, decode_jpeg
 from .label_pairs import find_labels, labelled_pairs
 from .media_kinds import IMAGE_SUFFIXES
+from .picture_size import PNG_SIGNATURE, picture_size, pnm_largest, too_large
+from .png import whole_png
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -26,6 +31,7 @@ __all__ = [
     "find_labels",
     "labelled_pairs",
     "list_images",
+    "log_remark",
     "read_image",
     "write_image",
 ]
@@ -34,68 +40,92 @@ if "OPENCV_LOG_LEVEL" not in os.environ:
     _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4.x, 5.x
     _set_log_level(0)  # silent
 
+TWELVE_BITS = 4095  # the largest value of a twelve-bit camera
+
+_REMARKED: set[Path] = set()  # folders of which an odd file was logged by this process
+
 Image = NDArray[np.uint8]
 
 
-def read_image(path: str | Path) -> Image:
+def log_remark(sentence: str) -> None:
+    """Where a remark on a file that was read goes, unless another place is given."""
+    logging.getLogger("roadshift").warning("%s", sentence)
+
+
+def _log_once(folder: Path, sentence: str) -> None:
+    if folder not in _REMARKED:
+        _REMARKED.add(folder)
+        log_remark(sentence)
+
+
+def read_image(path: str | Path, *, remark: Callable[[str], None] | None = None) -> Image:
     """Read an image file as (H, W, 3) uint8 RGB.
 
-    Grey becomes three equal channels, alpha is dropped, 16-bit values v become round(v / 257), and
-    an EXIF orientation is applied.
+    Grey becomes three equal channels, alpha is dropped, an EXIF orientation is applied. 16-bit
+    values v become round(v / 257); those of a file whose values end at 4095, which are the twelve
+    bits of a camera, become round(v / 16.06), and a remark says so. PBM to PPM files state their
+    own largest value.
+
+    Args:
+        remark: called with a sentence on an odd file that is read all the same; unless given, the
+            first such sentence on a file of each folder is logged.
 
     Raises:
-        FrameError: the file is missing, unreadable, damaged, cut short, or neither 8 nor 16 bits.
+        FrameError: the file is missing, unreadable, damaged, cut short (one that lacks only its
+            end marker is whole), neither 8 nor 16 bits, or of more pixels than `pixel_limit`.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise FrameError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if damage := _damage(data):
-        raise FrameError(f"{path} is damaged: {damage}; copy the file again or remove it.")
+    if not data:
+        raise FrameError(f"{path} is damaged: it is empty; copy the file again or remove it.")
+    size = picture_size(data)
+    if size is not None and (refusal := too_large(*size)):
+        raise FrameError(f"{path} {refusal}.")
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    except cv2.error as error:
-        raise FrameError(f"{path} cannot be decoded: {error.err or error}.") from error
+        if data.startswith(JPEG_SIGNATURE):
+            return decode_jpeg(data)
+        if data.startswith(PNG_SIGNATURE):
+            data = whole_png(data)
+    except ValueError as error:
+        raise FrameError(
+            f"{path} is damaged: {error}; copy the file again or remove it."
+        ) from error
+    image = None if size is None else _decode(data, path)
     if image is None or image.dtype not in (np.uint8, np.uint16):
         raise FrameError(
             f"{path} is damaged, or no image of 8 or 16 bits a channel ({len(data)} bytes); "
             "copy it again, convert it or remove it."
         )
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+    image = _eight_bits(image, data, path, remark or partial(_log_once, path.parent))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
-def _damage(data: bytes) -> str | None:
-    """What is wrong with a file that decoders would read in part or complain about on stderr."""
-    if not data:
-        return "it is empty"
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _png_damage(data)
-    # A JPEG without an end marker after its last scan decodes with its lower part grey.
-    if data.startswith(b"\xff\xd8\xff") and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        return f"the JPEG data ends early, after {len(data)} bytes"
-    return None
+def _decode(data: bytes, path: Path) -> NDArray[Any] | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error as error:
+        raise FrameError(f"{path} cannot be decoded: {error.err or error}.") from error
 
 
-def _png_damage(data: bytes) -> str | None:
-    """Follow the chunks (length, type, body, CRC) of a PNG to IEND."""
-    at = 8
-    while at + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, at)
-        end = at + 12 + length
-        if end > len(data):
-            break
-        if (
-            zlib.crc32(memoryview(data)[at + 4 : end - 4])
-            != struct.unpack_from(">I", data, end - 4)[0]
-        ):
-            return f"a PNG checksum is wrong at byte {at}"
-        if data[at + 4 : at + 8] == b"IEND":
-            return None
-        at = end
-    return f"the PNG data ends early, after {len(data)} bytes"
+def _eight_bits(
+    image: NDArray[Any], data: bytes, path: Path, remark: Callable[[str], None]
+) -> NDArray[Any]:
+    """The values of a decoded image as 0 to 255, by the largest value that its kind of file has."""
+    largest = np.iinfo(image.dtype).max
+    stated = pnm_largest(data)
+    if stated is not None:
+        largest = stated
+    elif image.dtype == np.uint16 and 0 < int(image.max()) <= TWELVE_BITS:
+        largest = TWELVE_BITS
+        remark(
+            f"{path} has 16 bits a channel and no value above {image.max()}: its values are taken "
+            f"as the twelve bits of a camera, {TWELVE_BITS} is white; if it is meant to be nearly "
+            "black, convert it to 8 bits."
+        )
+    return image if largest == 255 else cv2.convertScaleAbs(image, alpha=255 / largest)
 
 
 def write_image(path: str | Path, image: Image) -> None:

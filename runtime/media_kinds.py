@@ -18,7 +18,7 @@ VIDEO_SUFFIXES = frozenset(
     | {".divx", ".dav", ".ogv", ".h264", ".264", ".h265", ".265", ".hevc", ".mjpeg", ".mjpg"}
     | {".y4m", ".mk3d"}
 )
-WRITTEN_VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
+WRITTEN_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
 """Those of `VIDEO_SUFFIXES` that results are written to."""
 
 UNREAD_IMAGE_SUFFIXES = frozenset(

@@ -14,6 +14,7 @@ from .engine import Engine
 from .errors import FrameError, OutputError
 from .file_names import check_name
 from .frames import Frame, FrameSource
+from .images import log_remark
 from .live import LiveSource
 from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_VIDEO_SUFFIXES
 from .pacing import STILLS_FPS, Paced
@@ -21,9 +22,9 @@ from .pipeline import Pipeline, Result
 from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
-_NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}) - WRITTEN_VIDEO_SUFFIXES
+_NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}).difference(WRITTEN_VIDEO_SUFFIXES)
 
-_MEANWHILE = ".{}.0123456.part"  # a video's name while it is being written
+_MEANWHILE = ".{}.incomplete.mkv"  # the longest name that a video has before it is whole
 
 
 def run_frames(
@@ -39,6 +40,7 @@ def run_frames(
     max_frames: int | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda _, __: None,
+    note: Callable[[str], None] = log_remark,
     clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
     """Segment frames and write the results.
@@ -57,11 +59,13 @@ def run_frames(
         max_frames: stop after so many frames were read.
         stop_requested: asked all the time; stop once it is true.
         report: called with the frames done and dropped so far.
+        note: called with a sentence on what is odd about a video, or left of an unfinished one.
 
     Returns:
-        JSON values. "frames": done; "frames_read"; "dropped"; "skipped": a sentence for each file
-        that could not be read, or not to its end; "in_flight", which is 0.
-        ``frames_read == frames + dropped + len(skipped) + in_flight``. "reconnects": of a live
+        JSON values. "frames": done; "frames_read"; "dropped"; "frames_skipped": those that could
+        not be decoded; "in_flight", which is 0.
+        ``frames_read == frames + dropped + frames_skipped + in_flight``. "skipped": a sentence for
+        each file that could not be read, or not to its end. "reconnects": of a live
         source, else None. "ended_by": "end" of the frames, "signal", "duration", "max_frames", or
         "lost"; then "lost" is the sentence that says how. "seconds", "fps", "latency_ms" (see
         `Result`; p50, p90, p99, max), "stages_ms" (means), "out", "engine".
@@ -101,6 +105,8 @@ def run_frames(
             overlays=overlay,
             fps=fps or STILLS_FPS,
             rate=None if timed is None else lambda: fps or timed.fps,
+            replace=overwrite,
+            note=note,
         )
     )
     with (
@@ -127,10 +133,13 @@ def run_frames(
         summary = pipeline.summary()
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
         ended_by = "max_frames"
-    skipped = [] if isinstance(frames, LiveSource) else list(frames.skipped)
+    skipped, lost_frames = (
+        ([], 0) if isinstance(frames, LiveSource) else (list(frames.skipped), frames.frames_skipped)
+    )
     return {
         **summary,
-        "frames_read": pipeline.frames_read + len(skipped),
+        "frames_read": pipeline.frames_read + lost_frames,
+        "frames_skipped": lost_frames,
         "skipped": skipped,
         "reconnects": frames.reconnects if isinstance(frames, LiveSource) else None,
         "ended_by": ended_by,
