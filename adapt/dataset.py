@@ -312,6 +312,7 @@ class CropSampler:
         self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
+        self._chosen: Sequence[int] = range(len(frames))
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
@@ -319,6 +320,10 @@ class CropSampler:
                 f"crop_size {self.width}x{self.height} is larger than the frames "
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
+
+    def draw_from(self, chosen: Sequence[int]) -> None:
+        """Make batches of the frames of these numbers alone."""
+        self._chosen = chosen
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
@@ -336,9 +341,9 @@ class CropSampler:
         return range(self._training.batch_size)
 
     def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
-        epoch, place = divmod(position, len(self._frames))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._frames))
-        index = int(order[place])
+        epoch, place = divmod(position, len(self._chosen))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
+        index = self._chosen[int(order[place])]
         rng = np.random.default_rng([self._seed, epoch, place])
         crop = self._crop(rng)
         clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
@@ -404,6 +409,14 @@ class Prefetcher(Generic[Item]):
 
 def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
     """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
-    for start in range(0, len(frames), batch_size):
-        rows = range(start, min(start + batch_size, len(frames)))
-        yield torch.from_numpy(np.stack([frames.image(i) for i in rows]))
+    return (stacked(frames, rows) for rows in in_batches(len(frames), batch_size))
+
+
+def in_batches(count: int, batch_size: int) -> list[range]:
+    """The numbers below ``count``, ``batch_size`` at a time."""
+    return [range(s, min(s + batch_size, count)) for s in range(0, count, batch_size)]
+
+
+def stacked(frames: FrameSet, rows: Sequence[int]) -> Tensor:
+    """The frames of these numbers, uint8 (B, H, W, 3), clean and uncropped."""
+    return torch.from_numpy(np.stack([frames.image(i) for i in rows]))

@@ -214,11 +214,11 @@ def label_frames(
     mirror: bool = True,
     batch_statistics: bool = False,
 ) -> PseudoLabels:
-    """Argmax and maximum of `frame_probabilities` for every frame.
+    """Argmax and maximum of `frame_probabilities` for every frame, or as many as time allows.
 
-    A resumed run finds those it made. They lie in a folder of their own for each model, frames and
-    way of labelling, so that a run never takes up what an abandoned one with other settings left in
-    the working folder.
+    See `Context.prepare` for the latter. A resumed run finds those it made. They lie in a folder of
+    their own for each model, frames and way of labelling, so that a run never takes up what an
+    abandoned one with other settings left in the working folder.
 
     Source: the IAPC reference code, which labels the target set once, before training, with the
     source model.
@@ -226,14 +226,15 @@ def label_frames(
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
     stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}")
     size = (context.frames.height, context.frames.width)
-    for i in range(len(context.frames)):
-        if stored.read(i) is None:
-            context.stop_if_requested()
-            with _labelling(model, batch_statistics=batch_statistics):
-                views = list(multi_scale_logits(model, _clean(context, i), scales, mirror=mirror))
-            labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
-            bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
-            stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
+
+    def label(i: int) -> None:
+        with _labelling(model, batch_statistics=batch_statistics):
+            views = list(multi_scale_logits(model, _clean(context, i), scales, mirror=mirror))
+        labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
+        bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
+        stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
+
+    context.prepare("labelling frames", lambda i: stored.read(i) is not None, label)
     return stored
 
 

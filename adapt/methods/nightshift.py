@@ -25,6 +25,8 @@ from ..soft_labels import Labels, SoftLabels
 from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
 from .base import Method, Stage
 
+STATISTICS = 0.2  # of the time to prepare a round, at most
+
 
 class NightshiftConfig(Settings):
     """Nightshift's settings, explained in docs/nightshift.md."""
@@ -63,6 +65,7 @@ class NightshiftStage(Stage):
     def __init__(self, settings: NightshiftConfig, number: int) -> None:
         self.settings = settings
         self.name = "nightshift" if settings.rounds == 1 else f"nightshift {number + 1}"
+        self.mixes = settings.mix == "classmix"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         settings, self.context = self.settings, context
@@ -78,7 +81,9 @@ class NightshiftStage(Stage):
     def _labeller(self) -> Callable[[int], Labels]:
         """M, which answers with probabilities (K, H, W)."""
         teacher = frozen_copy(self.model)
-        reestimate_batch_norm(teacher, self.context.whole_frames())
+        with self.context.work.deadline.part(STATISTICS):
+            frames = self.context.whole_frames("the teacher's batch-norm statistics")
+            reestimate_batch_norm(teacher, frames)
         fold_batch_norm(teacher)
 
         def label(frame: int) -> Labels:
