@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -24,10 +23,14 @@ from ..runtime.errors import ConfigError, OutputError
 from ..runtime.frames import labelled_pairs
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
+from .budget import Deadline
 from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
+from .feasible import check_batch_size, check_frame_size
+from .fingerprints import hash_of
+from .going_on import frames_were_held, kept_tone, spent_before
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
 from .judging.judge import judge_run
@@ -36,9 +39,11 @@ from .losses.kernels.choice import choose_kernel
 from .methods import METHODS, build_stages
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
+from .pace import DECODING, TONE
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
 from .tone import align_tone
-from .trainer import HISTORY, RunSummary, Trainer, to_memory_format
+from .trainer import CHECKPOINT, HISTORY, RunSummary, Trainer, to_memory_format
+from .work import Work
 
 
 def adapt_bundle(
@@ -76,20 +81,18 @@ def adapt_bundle(
             f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
             "another --out, or --gate off."
         )
+    work = _work(job)
     check_job(job)
     device = _device(job, config)
     network = load_network(source, device)
-    width, height = config.training.frame_size or _input_size(source.manifest.input)
+    width, height = _frame_size(config, source.manifest.input)
     with run_folder(job):
-        target = target_frames(
-            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
-        )
-        held = None
-        if gated:
+        target = _target_frames(frames, width, height, job, work, max_frames)
+        held, kept_out = None, frames_were_held(job.workdir, gated)
+        if kept_out:
             target, held = set_aside(target, job.options.note)
-        spec = source.manifest.input
-        if config.tone == "auto":
-            spec = align_tone(network, target, spec, device, job.options.note)
+        if kept_out and not gated:
+            job.options.note("they stay aside, as when the run began, and are not judged on")
         return _run(
             network,
             target,
@@ -99,8 +102,10 @@ def adapt_bundle(
             device,
             source.manifest.network,
             source.label_space,
-            spec,
+            source.manifest.input,
             Provenance(parent=source.hash, method=config.method),
+            work,
+            align=True,
             held=held,
             incumbent=source if gated else None,
         )
@@ -135,17 +140,16 @@ def adapt_black_box(
             f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
             "with; leave it at none."
         )
+    work = _work(job)
     check_job(job)
     device = _device(job, config)
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
     network = _new_network(network_spec, space, config.seed, student.initial).to(device)
-    width, height = config.training.frame_size or _input_size(input_spec)
+    width, height = _frame_size(config, input_spec)
     with run_folder(job):
-        target = target_frames(
-            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
-        )
+        target = _target_frames(frames, width, height, job, work, max_frames)
         return _run(
             network,
             target,
@@ -157,6 +161,7 @@ def adapt_black_box(
             space,
             input_spec,
             Provenance(parent=black_box.identity, method=config.method),
+            work,
         )
 
 
@@ -180,9 +185,10 @@ def train_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
+    work = _work(job)
     check_job(job)
     device = _device(job, config)
-    width, height = config.training.frame_size or _input_size(input_spec)
+    width, height = _frame_size(config, input_spec)
     frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
     with run_folder(job):
@@ -197,6 +203,7 @@ def train_bundle(
             space,
             input_spec,
             Provenance(method="train"),
+            work,
         )
 
 
@@ -219,8 +226,38 @@ def _device(job: Job, config: RunConfig) -> torch.device:
     return device
 
 
-def _input_size(spec: InputSpec) -> tuple[int, int]:
-    return spec.width, spec.height
+def _frame_size(config: RunConfig, spec: InputSpec) -> tuple[int, int]:
+    """Width and height of the run's frames; refused where one does not fit the memory."""
+    width, height = config.training.frame_size or (spec.width, spec.height)
+    check_frame_size(config.training, width, height)
+    return width, height
+
+
+def _work(job: Job) -> Work:
+    """The run's clock, which goes from here on, and how its phases are shown."""
+    options = job.options
+    return Work(Deadline(options.time_budget_s), options.report_phase, options.note)
+
+
+def _target_frames(
+    sources: Sequence[str | Path],
+    width: int,
+    height: int,
+    job: Job,
+    work: Work,
+    limit: int | None,
+) -> FrameSet:
+    with work.deadline.part(DECODING):
+        return target_frames(
+            sources,
+            width,
+            height,
+            job.workdir,
+            limit=limit,
+            note=job.options.note,
+            work=work,
+            stop=job.options.stop_if_requested,
+        )
 
 
 def _run(
@@ -234,15 +271,33 @@ def _run(
     space: LabelSpace,
     input_spec: InputSpec,
     provenance: Provenance,
+    work: Work,
     *,
+    align: bool = False,
     held: FrameSet | None = None,
     incumbent: Bundle | None = None,
 ) -> Bundle:
-    """Run the method's stages, then write the bundle and remove the run's folder.
+    """Align the tone, run the method's stages, write the bundle, remove the run's folder.
 
-    Where there is an ``incumbent``, the result is judged against it on the frames ``held``.
+    The tone only with ``align``. Where there is an ``incumbent``, the result is judged against it
+    on the frames ``held``. That the run is the one that is resumed is made sure first.
     """
     sampler = CropSampler(frames, config.training, config.augment, config.seed)
+    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
+    fingerprint = hash_of(
+        [
+            provenance.parent,
+            [str(source.resolve()) for source in sources],
+            list(frames.names),
+            network_spec.model_dump(mode="json"),
+            space.to_dict(),
+            input_spec.model_dump(mode="json"),
+            config.model_dump(mode="json"),
+        ]
+    )
+    work.deadline.before_s = spent_before(job.workdir / CHECKPOINT, fingerprint)
+    if align and config.tone == "auto":
+        input_spec = _aligned(network, frames, input_spec, job, device, work, fingerprint)
     context = Context(
         frames=frames,
         normalise=Normalise(input_spec).to(device),
@@ -255,17 +310,8 @@ def _run(
         classes=space.classes,
         stop_requested=job.options.stop_requested,
         note=job.options.note,
+        work=work,
     )
-    identity = [
-        provenance.parent,
-        [str(source.resolve()) for source in sources],
-        list(frames.names),
-        network_spec.model_dump(mode="json"),
-        space.to_dict(),
-        input_spec.model_dump(mode="json"),
-        config.model_dump(mode="json"),
-    ]
-    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     to_memory_format(network, config.training)
     options = replace(job.options, fingerprint=fingerprint)
     summary = Trainer(network, build_stages(config), context, options).run()
@@ -300,6 +346,32 @@ def _run(
             )
     discard(job)
     return bundle
+
+
+def _aligned(
+    network: SegmentationNetwork,
+    frames: FrameSet,
+    spec: InputSpec,
+    job: Job,
+    device: torch.device,
+    work: Work,
+    fingerprint: str,
+) -> InputSpec:
+    """``spec`` with the gamma of the frames, found when the run began."""
+
+    def align() -> InputSpec:
+        with work.deadline.part(TONE):
+            return align_tone(
+                network,
+                frames,
+                spec,
+                device,
+                job.options.note,
+                work,
+                job.options.stop_if_requested,
+            )
+
+    return kept_tone(job.workdir, fingerprint, spec, align)
 
 
 def _measurements(summary: RunSummary, device: str) -> list[Measurement]:

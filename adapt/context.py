@@ -37,6 +37,7 @@ class Context:
     note: Callable[[str], None] = lambda _: None
     work: Work = field(default_factory=Work)
     prepared: PreparedFrames = field(default_factory=PreparedFrames)  # of the stage at work
+    said: set[str] = field(default_factory=set)  # by `note_once`
 
     def whole_frames(
         self, title: str = "looking at all frames", *, in_order: bool = False
@@ -97,6 +98,12 @@ class Context:
             have.add(i)
         if len(have) < len(wanted):
             self.prepared.chosen = sorted(have)
+
+    def note_once(self, sentence: str) -> None:
+        """A note that would be true again and again."""
+        if sentence not in self.said:
+            self.said.add(sentence)
+            self.note(sentence)
 
     def windows(self, crops: Sequence[Crop]) -> list[Window]:
         """Where the batches' images lie in maps of whole frames."""

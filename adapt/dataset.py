@@ -28,6 +28,9 @@ from ..runtime.preprocess import fit_frame, restore_labels
 from .augment import photometric
 from .checkpoint import write_atomically
 from .config import AugmentConfig, TrainingConfig
+from .decoding import decoded, images_in_time
+from .view_sizes import scaled_side
+from .work import Work
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
 Image = NDArray[np.uint8]
@@ -147,12 +150,19 @@ def target_frames(
     *,
     limit: int | None = None,
     note: Callable[[str], None] = lambda _: None,
+    work: Work | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> FrameSet:
     """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
 
     Every frame is decoded once, here, into ``workdir/frames.rgb``, so that a damaged one is found
     before the first step and no step waits for a decoder. A run that is resumed finds them there.
-    Image folders too large for that (8 GiB) are decoded as they are drawn.
+    Image folders too large for that (8 GiB) are decoded as they are drawn. Where ``work`` has too
+    little time there are fewer: of images evenly spaced ones, of a video the first.
+
+    Args:
+        work: the deadline, and where decoding is shown.
+        stop: called before each frame; may raise.
 
     Raises:
         FrameError: a source does not exist or holds no readable frame.
@@ -171,11 +181,20 @@ def target_frames(
     index.unlink(missing_ok=True)  # what it describes is about to be overwritten
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, note)
+    work = work or Work()
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
         return _decoded_when_drawn(stills, width, height)
-    names = _write_cache(iter(frames), width, height, data)
+    total = opened.length if limit is None or opened.length is None else min(limit, opened.length)
+    if isinstance(frames, FrameSource) and stills is not None:
+        total = len(stills)
+        fewer = images_in_time(stills, width, height, work)
+        if fewer is not None:
+            total = min(fewer, total)
+            note(f"decoding {total} of {len(stills)} frames, evenly spaced, for lack of time")
+            frames = frames.only(evenly_spaced(len(stills), fewer))
+    names = _write_cache(decoded(frames, total, work, stop), width, height, data)
     write_atomically(index, json.dumps({**wanted, "names": names}).encode())
     return _cached(names, width, height, data)
 
@@ -298,10 +317,10 @@ def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bo
 
 
 def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """``share`` of each side, in multiples of 8 pixels, the stride of most networks."""
+    """``share`` of each side, at least 16 pixels, with the divisors that the side has."""
     if share == 1:
         return size
-    width, height = (min(side, max(16, 8 * round(side * share / 8))) for side in size)
+    width, height = (min(side, max(16, scaled_side(side, share))) for side in size)
     return width, height
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from .context import Context
 from .ema import frozen_copy
 from .networks import SegmentationNetwork
-from .pseudo_labels import PseudoLabels, frame_probabilities, label_frames
+from .pseudo_labels import PseudoLabels, frame_probabilities, label_frames, usable_scales
 
 MOST_OF_THE_REST = 0.5  # of the time that is left, which labelling anew may take
 
@@ -42,11 +42,12 @@ class Labeller:
         batch_statistics: bool = False,
     ) -> None:
         self.student, self.context = student, context
-        self.scales, self.epochs = tuple(scales), epochs
         self._how = {"mirror": mirror, "batch_statistics": batch_statistics}
         self.network = frozen_copy(student)
+        self.scales, self.epochs = tuple(scales), epochs
         self._seen = torch.zeros((), dtype=torch.int64)  # frames since the last copy
         self._labels: PseudoLabels | None = None
+        self._taken: tuple[float, ...] = ()  # of the scales, once `probabilities` was asked for
         self._took_s = 0.0  # to label all frames, the last time
 
     def current(self) -> PseudoLabels:
@@ -79,7 +80,9 @@ class Labeller:
 
     def probabilities(self, frame: int) -> Tensor:
         """What the labels of a frame were taken from, (K, H, W)."""
-        return frame_probabilities(self.network, self.context, frame, self.scales, **self._how)
+        if not self._taken:
+            self._taken = usable_scales(self.network, self.context, self.scales)
+        return frame_probabilities(self.network, self.context, frame, self._taken, **self._how)
 
     def after_step(self) -> None:
         """Count the frames of the step that is done."""

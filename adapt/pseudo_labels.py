@@ -26,6 +26,7 @@ from .losses.kernels.taps import upsample_map
 from .mixing import IGNORED
 from .networks import SegmentationNetwork
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
+from .view_sizes import scaled_size, scales_taken
 
 SCALES = (1.0, 1.25, 0.75)
 
@@ -150,7 +151,7 @@ def multi_scale_logits(
 
 def _views(images: Tensor, scales: Sequence[float], mirror: bool) -> Iterator[tuple[Tensor, bool]]:
     for scale in scales:
-        size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
+        size = scaled_size(images.shape[2], images.shape[3], scale)
         view = images
         if scale != 1:
             view = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
@@ -206,6 +207,15 @@ def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
             layer.track_running_stats, layer.training = True, False
 
 
+def usable_scales(
+    model: SegmentationNetwork, context: Context, scales: Sequence[float]
+) -> tuple[float, ...]:
+    """Those of ``scales`` at which ``model`` answers, tried once; see `scales_taken`."""
+    clean = _clean(context, 0)
+    with _labelling(model, batch_statistics=False):
+        return scales_taken(model, clean, scales, context.note_once)
+
+
 def label_frames(
     model: SegmentationNetwork,
     context: Context,
@@ -226,10 +236,13 @@ def label_frames(
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
     stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}")
     size = (context.frames.height, context.frames.width)
+    taken: tuple[float, ...] = ()  # tried when there is a frame to label
 
     def label(i: int) -> None:
+        nonlocal taken
+        taken = taken or usable_scales(model, context, scales)
         with _labelling(model, batch_statistics=batch_statistics):
-            views = list(multi_scale_logits(model, _clean(context, i), scales, mirror=mirror))
+            views = list(multi_scale_logits(model, _clean(context, i), taken, mirror=mirror))
         labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
         bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
         stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)

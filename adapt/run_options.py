@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..runtime.errors import RunInterrupted
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -44,6 +46,15 @@ class RunOptions:
     report_phase: Callable[[Phase], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
     stop_requested: Callable[[], bool] = lambda: False
+
+    def stop_if_requested(self) -> None:
+        """For work before the steps, which a resume does again.
+
+        Raises:
+            RunInterrupted: a signal came.
+        """
+        if self.stop_requested():
+            raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from .config import TrainingConfig
 from .context import Context
 from .dataset import Batch, CropSampler, Prefetcher
 from .ema import blend
+from .going_on import check_same_run
 from .judging.watch import Watch
 from .memory_fit import changes_by_micro_batch, largest_micro_batch
 from .methods.base import Stage, prefixed, under
@@ -193,7 +194,8 @@ class Trainer:
         if not self.stages:
             return 0
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
-            self.options.note("the time budget was too short for a step: nothing was learnt")
+            self.options.note("the time budget was too short for a step: the result is the start")
+            return 0
         if self.context.config.blend < 1:
             blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
         if not (self.context.config.final_bn and self._batch_norm_moves()):
@@ -210,11 +212,7 @@ class Trainer:
         if not (self.options.resume and checkpoint.exists()):
             return False
         self._restored, state = load_checkpoint(checkpoint)
-        if state.fingerprint != self.options.fingerprint:
-            raise TrainingError(
-                f"{self.context.workdir}: this run was started with other frames, settings or "
-                "source model; repeat its command with --resume, or start anew with --overwrite."
-            )
+        check_same_run(state, self.options.fingerprint, self.context.workdir)
         self.state, self.deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)

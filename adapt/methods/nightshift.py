@@ -20,7 +20,7 @@ from ..losses.kernels.spec import Paste
 from ..losses.nightshift import nightshift_terms
 from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..pseudo_labels import frame_probabilities, label_identity
+from ..pseudo_labels import frame_probabilities, label_identity, usable_scales
 from ..soft_labels import Labels, SoftLabels
 from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
 from .base import Method, Stage
@@ -85,10 +85,11 @@ class NightshiftStage(Stage):
             frames = self.context.whole_frames("the teacher's batch-norm statistics")
             reestimate_batch_norm(teacher, frames)
         fold_batch_norm(teacher)
+        scales = usable_scales(teacher, self.context, self.settings.scales)
 
         def label(frame: int) -> Labels:
             p = frame_probabilities(
-                teacher, self.context, frame, self.settings.scales, mirror=self.settings.mirror
+                teacher, self.context, frame, scales, mirror=self.settings.mirror
             )
             return p.float().cpu().numpy()
 

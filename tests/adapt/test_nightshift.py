@@ -24,6 +24,7 @@ from roadshift.adapt.methods.atp import AlignStage
 from roadshift.adapt.methods.nightshift import Nightshift, NightshiftConfig, NightshiftStage
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.view_sizes import scaled_size
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, RunInterrupted
 from run_cases import (
@@ -139,7 +140,7 @@ def expected_labels(
         views = []
         for scale in scales:
             x = normalise(image[None])
-            size = [round(side * scale) for side in x.shape[2:]]
+            size = scaled_size(*x.shape[2:], scale)
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             for turned in [False, True] if mirror else [False]:
                 logits = teacher(x.flip(3) if turned else x).logits
@@ -438,10 +439,10 @@ def test_a_run_stopped_between_rounds_or_while_it_labels_goes_on_exactly(
     polls = Polls()
     config = settings(*SMALL, "tone=none", "nightshift.rounds=2", method="nightshift")
     whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=polls.stop_at(0))
-    statistics, labels, steps = 2, 6, 2  # batches of three frames, frames, steps of a round
+    decoded, statistics, labels, steps = 6, 2, 6, 2  # frames, batches of three, frames, steps
     align, a_round = 1, statistics + labels + steps
-    assert polls.count == statistics + align + 2 * a_round + statistics
-    first = statistics + align
+    assert polls.count == decoded + statistics + align + 2 * a_round + statistics
+    first = decoded + statistics + align
     second = first + a_round
     for number in (
         first,  # after Align
