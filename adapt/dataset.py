@@ -6,6 +6,7 @@ what makes a resumed run the run that was never interrupted.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import deque
@@ -432,8 +433,15 @@ def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:
-    """The numbers below ``count``, ``batch_size`` at a time."""
-    return [range(s, min(s + batch_size, count)) for s in range(0, count, batch_size)]
+    """The numbers below ``count``, ``batch_size`` at a time.
+
+    A last one that would be alone joins the batch before: a batch of one is a poor sample, and
+    where a network pools a whole frame it is none.
+    """
+    starts = list(range(0, count, batch_size))
+    if batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [range(start, stop) for start, stop in itertools.pairwise([*starts, count])]
 
 
 def stacked(frames: FrameSet, rows: Sequence[int]) -> Tensor:

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..runtime.errors import TrainingError
 from ..runtime.memory import give_back_unused
 from .budget import Peak, peak_memory
+from .checkpoint import optimizer_bytes
 from .dataset import Batch
 from .methods.base import Stage
 from .passes import Passes
@@ -31,7 +33,6 @@ def largest_micro_batch(
     micro_batch: int,
     precision: Precision,
     room: int,
-    show: Callable[[str], None] = lambda _: None,
 ) -> tuple[int, Peak]:
     """The largest of ``micro_batch`` and its halves whose step peaks below ``room`` bytes.
 
@@ -41,7 +42,6 @@ def largest_micro_batch(
     Args:
         batch: a whole batch, on the run's device.
         precision: not the run's own, see `Passes.rehearse`.
-        show: called with a word on each try.
 
     Returns:
         Frames, 0 where not even one fits, and the peak of the last that fits, or else of one.
@@ -53,7 +53,6 @@ def largest_micro_batch(
     for size in candidates(micro_batch):
         if len(peaks) > 1 and _expected(peaks, size) > room:
             break
-        show(f"{size} at a time")
         peak = _peak_of(passes, batch, size, precision)
         fits = not peak.exceeded and peak.bytes <= room
         if not fits:
@@ -108,3 +107,32 @@ def changes_by_micro_batch(
             f"{', '.join(mixing)}: one frame of each batch passes alone and is not mixed"
         )
     return changes
+
+
+def room_for_a_step(passes: Passes, budget: int) -> int:
+    """Bytes of ``budget`` that the optimiser's moments leave."""
+    return budget - optimizer_bytes(passes.optimizer)
+
+
+def fitting_micro_batch(
+    passes: Passes,
+    batch: Batch,
+    micro_batch: int,
+    precision: Precision,
+    budget: int,
+    note: Callable[[str], None],
+) -> int:
+    """`largest_micro_batch` within ``budget`` bytes, with a note of what it takes.
+
+    Raises:
+        TrainingError: not even one frame fits.
+    """
+    room = room_for_a_step(passes, budget)
+    found, peak = largest_micro_batch(passes, batch, micro_batch, precision, room)
+    if not found:
+        raise TrainingError(
+            f"one frame at a time needs {peak.mib:.0f} MiB, and --memory-budget leaves "
+            f"{room / 2**20:.0f} MiB for it; lower training.crop_size or use a smaller network."
+        )
+    note(f"micro-batch {found}: a step peaks at {peak.mib:.0f} MiB")
+    return found

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,33 @@ def describe_choice(measured: Mapping[PrecisionName, Measured], chosen: Precisio
         else:
             reasons.append(f"{name} is {base / found.seconds:.2f} times as fast here")
     return "precision: float32; " + ", ".join(reasons)
+
+
+def find_precision(
+    passes: Passes,
+    batch: Batch,
+    names: Sequence[PrecisionName],
+    device: torch.device,
+    note: Callable[[str], None],
+    due: Callable[[], bool] = lambda: False,
+) -> tuple[PrecisionName, dict[str, dict[str, float | None]] | None]:
+    """The precision to learn in, by `measure_precisions`, with a note of why.
+
+    Args:
+        batch: a micro-batch for which float32 has room; an empty one if there is none.
+
+    Returns:
+        Its name, and what was measured; None where there was no time to measure.
+    """
+    measured: dict[PrecisionName, Measured] | None = dict.fromkeys(("fp32", *names), NO_ROOM)
+    if batch.frames:
+        measured = measure_precisions(passes, batch, names, device, due)
+    if measured is None:
+        note("precision: float32; the time budget leaves no time to try others")
+        return "fp32", None
+    chosen = choose_precision(measured)
+    note(describe_choice(measured, chosen))
+    return chosen, {name: asdict(found) for name, found in measured.items()}
 
 
 def measure_precisions(

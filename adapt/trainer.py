@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
@@ -26,20 +25,24 @@ from .checkpoint import (
     RunState,
     load_checkpoint,
     load_optimizer_tensors,
-    optimizer_bytes,
     optimizer_tensors,
     read_tensors,
     save_checkpoint,
     tensor_parts,
     write_atomically,
 )
-from .config import TrainingConfig
+from .compiling import compiler_errors, to_memory_format
 from .context import Context
-from .dataset import Batch, CropSampler, Prefetcher
+from .dataset import CropSampler, Prefetcher
 from .ema import blend
 from .going_on import check_same_run
 from .judging.watch import Watch
-from .memory_fit import changes_by_micro_batch, largest_micro_batch
+from .memory_fit import (
+    changes_by_micro_batch,
+    fitting_micro_batch,
+    largest_micro_batch,
+    room_for_a_step,
+)
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
 from .optimisation import build_optimizer, learning_rate_factor
@@ -55,15 +58,9 @@ from .pace import (
 )
 from .passes import Passes, is_finite, seed_of
 from .precision import Precision, PrecisionName, native_precisions
-from .rehearsal import (
-    MEASURED_FROM,
-    NO_ROOM,
-    Measured,
-    choose_precision,
-    describe_choice,
-    measure_precisions,
-)
+from .rehearsal import MEASURED_FROM, find_precision
 from .run_options import Progress, RunOptions, RunSummary
+from .step import take_step
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -80,24 +77,6 @@ __all__ = [
     "learning_rate_factor",
     "to_memory_format",
 ]
-
-
-@contextmanager
-def _compiler_errors(compiled: bool) -> Iterator[None]:
-    """What torch.compile cannot do, in a sentence."""
-    if not compiled:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", error)
-        first = next(iter(str(cause).splitlines()), type(cause).__name__)
-        raise TrainingError(
-            f"torch.compile cannot compile this network here ({first}); set training.compile=false."
-        ) from error
 
 
 class Trainer:
@@ -292,7 +271,7 @@ class Trainer:
             self.model.compile()
         if at_start and self.options.memory_budget_bytes is not None:
             self._fit_memory(passes, self.options.memory_budget_bytes)
-        with _compiler_errors(self.training.compile):
+        with compiler_errors(self.training.compile):
             self._steps(passes)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
         self._write_start(number + 1)
@@ -355,7 +334,15 @@ class Trainer:
                 late = deadline.passed or self._step_s > deadline.left_s
                 if late or self.state.done >= self._end_of_stage():
                     break
-                losses = self._step(passes, batch.to(self.context.device))
+                losses, self.state = take_step(
+                    passes,
+                    batch.to(self.context.device),
+                    self.state,
+                    self.training,
+                    self.precision,
+                    self.watch,
+                    self.options.note,
+                )
                 done = self.state.done + 1
                 planned = self.deadline.plan(done, self.state.planned_steps)
                 self.state = replace(self.state, done=done, planned_steps=planned)
@@ -420,93 +407,41 @@ class Trainer:
         eta = (planned - done) / rate if rate else 0.0
         self.options.report(Progress(stage.name, done, planned, rate, eta, losses))
 
-    # --- one step -------------------------------------------------------------------------------
-
-    def _step(self, passes: Passes, batch: Batch) -> dict[str, float]:
-        """One optimiser step on ``batch``; skipped, with everything put back, if not finite."""
-        optimizer, state = passes.optimizer, self.state
-        factor = learning_rate_factor(state.done, state.planned_steps, self.training)
-        for group in optimizer.param_groups:
-            group["lr"] = self.training.lr * group["factor"] * factor
-        with passes.undo_forward() as undo:
-            losses, finite = passes.backward(batch, state.done, state.micro_batch, self.precision)
-            norm = self.precision.unscale_and_clip(
-                optimizer, passes.parameters, self.training.max_grad_norm
-            )
-            if finite and bool(torch.isfinite(norm)):
-                self.watch.add_norm(self.state.done + 1, float(norm))
-                self.precision.step(optimizer)
-                passes.stage.after_step()
-                self.state = replace(self.state, bad_streak=0)
-            else:
-                undo()
-                self.precision.skip()
-                self._count_bad_step(losses)
-        passes.zero_gradients()
-        return losses
-
-    def _count_bad_step(self, losses: dict[str, float]) -> None:
-        streak, skipped = self.state.bad_streak + 1, self.state.skipped_steps + 1
-        self.state = replace(self.state, bad_streak=streak, skipped_steps=skipped)
-        if not all(map(is_finite, losses.values())):
-            bad = ", ".join(n for n, value in losses.items() if not is_finite(value))
-            what = f"loss not finite ({bad})"
-        else:
-            what = "gradient not finite"
-        self.options.note(f"step {self.state.done + 1} skipped: {what}")
-        if streak >= self.training.max_bad_steps and not self.precision.still_searching:
-            raise TrainingError(
-                f"{streak} steps in a row were thrown away, the last because of: {what}; "
-                "lower training.lr, set training.amp=off, or look at the frames."
-            )
-
     # --- before the first step ------------------------------------------------------------------
 
     def _choose_precision(self, passes: Passes) -> None:
         """Float32, or what pays here; on the micro-batch that float32 has room for."""
-        device, micro = self.context.device, self.state.micro_batch
-        batch = self.sampler.batch(0).to(device)
-        measured: dict[PrecisionName, Measured] | None
-        measured = dict.fromkeys(("fp32", *self._candidates), NO_ROOM)
-        with self.deadline.part(PRECISIONS), self.context.work.phase("measuring precisions"):
-            if self.options.memory_budget_bytes is not None:
-                room = self._room(passes, self.options.memory_budget_bytes)
+        options, work, device = self.options, self.context.work, self.context.device
+        batch, micro = self.sampler.batch(0).to(device), self.state.micro_batch
+        with self.deadline.part(PRECISIONS), work.phase("measuring precisions"):
+            if options.memory_budget_bytes is not None:
+                room = room_for_a_step(passes, options.memory_budget_bytes)
                 fp32 = Precision("fp32", device)
                 micro, _ = largest_micro_batch(passes, batch, micro, fp32, room)
-            if micro:
-                part = batch.part(0, micro)
-                measured = measure_precisions(
-                    passes, part, self._candidates, device, lambda: self.deadline.due
-                )
-        if measured is None:
-            self.options.note("precision: float32; the time budget leaves no time to try others")
-            self.state = replace(self.state, precision="fp32")
-            return
-        chosen = choose_precision(measured)
-        self.options.note(describe_choice(measured, chosen))
+            part = batch.part(0, micro)
+            chosen, measured = find_precision(
+                passes,
+                part,
+                self._candidates,
+                device,
+                options.note,
+                due=lambda: self.deadline.due,
+            )
         self.precision = Precision(chosen, device)
-        self.state = replace(
-            self.state,
-            precision=chosen,
-            precision_measured={name: asdict(found) for name, found in measured.items()},
-        )
+        self.state = replace(self.state, precision=chosen, precision_measured=measured)
 
     def _fit_memory(self, passes: Passes, budget: int) -> None:
         """Find the largest micro-batch whose step stays below ``budget`` bytes, by trying."""
-        device, room = self.context.device, self._room(passes, budget)
-        batch = self.sampler.batch(0).to(device)
-        precision = Precision(self.precision.name, device)
+        device = self.context.device
         with self.context.work.phase("fitting the micro-batch to the memory"):
-            micro, peak = largest_micro_batch(
-                passes, batch, self.state.micro_batch, precision, room
+            micro = fitting_micro_batch(
+                passes,
+                self.sampler.batch(0).to(device),
+                self.state.micro_batch,
+                Precision(self.precision.name, device),
+                budget,
+                self.options.note,
             )
-        if not micro:
-            raise TrainingError(
-                f"one frame at a time needs {peak.mib:.0f} MiB, and --memory-budget leaves "
-                f"{room / 2**20:.0f} MiB for it; lower training.crop_size or use a smaller "
-                "network."
-            )
-        self.options.note(f"micro-batch {micro}: a step peaks at {peak.mib:.0f} MiB")
         if micro != self.state.micro_batch:
             self.state = replace(self.state, micro_batch=micro)
             for change in self._micro_batch_changes():
@@ -516,13 +451,3 @@ class Trainer:
     def _micro_batch_changes(self) -> list[str]:
         batch_size = self.training.batch_size
         return changes_by_micro_batch(self.stages, self.model, self.state.micro_batch, batch_size)
-
-    @staticmethod
-    def _room(passes: Passes, budget: int) -> int:
-        return budget - optimizer_bytes(passes.optimizer)
-
-
-def to_memory_format(model: nn.Module, training: TrainingConfig) -> None:
-    """Channels-last weights where the settings ask for it."""
-    if training.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
