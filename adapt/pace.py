@@ -6,7 +6,9 @@ import torch
 
 from .context import Context
 from .dataset import stacked
+from .judging.judge import JUDGED_ON
 from .judging.views import evaluating
+from .judging.watch import FRAMES
 from .networks import SegmentationNetwork
 
 # Shares of the time that is left, at most.
@@ -21,7 +23,6 @@ LEAST_PREPARED = 4  # frames; a stage that is prepared for fewer has nothing to 
 
 PASSES_A_STEP = 6  # forward passes that a frame's share of a step takes about as long as
 PASSES_TO_JUDGE = 8  # of a frame: three views of two models, and the second opinion
-LOOKED_AT, JUDGED_ON = 8, 32  # frames, by a look and by the verdict
 
 
 @torch.no_grad()
@@ -49,7 +50,7 @@ def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> floa
     """
     passes = len(context.frames) if statistics else 0
     if context.held is not None:
-        passes += LOOKED_AT + PASSES_TO_JUDGE * min(JUDGED_ON, len(context.held))
+        passes += FRAMES + PASSES_TO_JUDGE * min(JUDGED_ON, len(context.held))
     return forward_s * passes
 
 

@@ -215,6 +215,8 @@ class Trainer:
         """Warm start, and the first checkpoint."""
         with output_errors(self.context.workdir):
             (self.context.workdir / HISTORY).unlink(missing_ok=True)
+        for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
+            self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
         if self.context.config.warm_start == "bn":
             if self._batch_norm_moves():
                 count = len(self.context.frames)

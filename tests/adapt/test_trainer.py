@@ -669,6 +669,19 @@ def test_a_micro_batch_lowered_by_the_budget_says_what_it_changes(
     assert mib_a_frame
 
 
+def test_a_micro_batch_that_a_user_sets_says_what_it_changes(
+    make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    notes: list[str] = []
+    make_trainer(network(), [Entropy()], *SIX, "training.micro_batch=2", note=notes.append).run()
+    said = "batch norm takes its statistics from 2 frames at a time, not from the 6 of a batch"
+    assert f"training.micro_batch=2: {said}" in notes
+    notes.clear()
+    plain = network(norm=False)
+    make_trainer(plain, [Entropy()], *SIX, "training.micro_batch=2", note=notes.append).run()
+    assert not any("micro_batch" in note for note in notes)
+
+
 def test_every_stage_is_fitted_for_it_may_need_more_than_the_last(
     mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
