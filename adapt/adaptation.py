@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
@@ -27,11 +26,14 @@ from ..runtime.frames import labelled_pairs
 from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
+from .budget import Deadline
 from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
-from .fingerprints import learned_from
+from .feasible import check_batch_size, check_frame_size
+from .fingerprints import hash_of, learned_from
+from .going_on import frames_were_held, kept_tone, spent_before
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
 from .judging.judge import judge_run
@@ -41,10 +43,12 @@ from .methods import adapting_method, build_stages
 from .methods.supervised import Supervised
 from .models import device_name, load_network, pick_device
 from .networks import SegmentationNetwork, build_network
+from .pace import DECODING, TONE
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
 from .run_record import RunRecord
 from .tone import align_tone
-from .trainer import HISTORY, RunSummary, Trainer, to_memory_format
+from .trainer import CHECKPOINT, HISTORY, RunSummary, Trainer, to_memory_format
+from .work import Work
 
 
 def adapt_bundle(
@@ -82,6 +86,7 @@ def adapt_bundle(
             f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
             "another --out, or --gate off."
         )
+    work = _work(job)
     record = _record(job, frames, max_frames, config, source.hash)
     done = record.finished(judged=gated)
     if done is not None:
@@ -89,17 +94,14 @@ def adapt_bundle(
     check_job(job)
     device = _device(job, config)
     network = load_network(source, device)
-    width, height = config.training.frame_size or _input_size(source.manifest.input)
+    width, height = _frame_size(config, source.manifest.input)
     with run_folder(job), record.under_way(device):
-        target = target_frames(
-            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
-        )
-        held = None
-        if gated:
+        target = _target_frames(frames, width, height, job, work, max_frames)
+        held, kept_out = None, frames_were_held(job.workdir, gated)
+        if kept_out:
             target, held = set_aside(target, job.options.note)
-        spec = source.manifest.input
-        if config.tone == "auto":
-            spec = align_tone(network, target, spec, device, job.options.note)
+        if kept_out and not gated:
+            job.options.note("they stay aside, as when the run began, and are not judged on")
         return _run(
             network,
             target,
@@ -109,8 +111,10 @@ def adapt_bundle(
             device,
             source.manifest.network,
             source.label_space,
-            spec,
+            source.manifest.input,
             Provenance(parent=source.hash, method=config.method, fingerprint=record.fingerprint),
+            work,
+            align=True,
             held=held,
             incumbent=source if gated else None,
         )
@@ -145,6 +149,7 @@ def adapt_black_box(
             f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
             "with; leave it at none."
         )
+    work = _work(job)
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
@@ -159,11 +164,9 @@ def adapt_black_box(
     check_job(job)
     device = _device(job, config)
     network = _new_network(network_spec, space, config.seed, student.initial).to(device)
-    width, height = config.training.frame_size or _input_size(input_spec)
+    width, height = _frame_size(config, input_spec)
     with run_folder(job), record.under_way(device):
-        target = target_frames(
-            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
-        )
+        target = _target_frames(frames, width, height, job, work, max_frames)
         return _run(
             network,
             target,
@@ -177,6 +180,7 @@ def adapt_black_box(
             Provenance(
                 parent=black_box.identity, method=config.method, fingerprint=record.fingerprint
             ),
+            work,
         )
 
 
@@ -205,6 +209,7 @@ def train_bundle(
             f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
             f"resolve_config({Supervised.name!r})."
         )
+    work = _work(job)
     pairs = labelled_pairs(images, labels, note=job.options.note)
     weights = [] if initial is None else [initial]
     record = RunRecord(
@@ -224,7 +229,7 @@ def train_bundle(
         return done
     check_job(job)
     device = _device(job, config)
-    width, height = config.training.frame_size or _input_size(input_spec)
+    width, height = _frame_size(config, input_spec)
     check_label_maps([path for _, path in pairs], space, job.options.note)
     frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
@@ -240,6 +245,7 @@ def train_bundle(
             space,
             input_spec,
             Provenance(method="train", fingerprint=record.fingerprint),
+            work,
         )
 
 
@@ -284,8 +290,38 @@ def _device(job: Job, config: RunConfig) -> torch.device:
     return device
 
 
-def _input_size(spec: InputSpec) -> tuple[int, int]:
-    return spec.width, spec.height
+def _frame_size(config: RunConfig, spec: InputSpec) -> tuple[int, int]:
+    """Width and height of the run's frames; refused where one does not fit the memory."""
+    width, height = config.training.frame_size or (spec.width, spec.height)
+    check_frame_size(config.training, width, height)
+    return width, height
+
+
+def _work(job: Job) -> Work:
+    """The run's clock, which goes from here on, and how its phases are shown."""
+    options = job.options
+    return Work(Deadline(options.time_budget_s), options.report_phase, options.note)
+
+
+def _target_frames(
+    sources: Sequence[str | Path],
+    width: int,
+    height: int,
+    job: Job,
+    work: Work,
+    limit: int | None,
+) -> FrameSet:
+    with work.deadline.part(DECODING):
+        return target_frames(
+            sources,
+            width,
+            height,
+            job.workdir,
+            limit=limit,
+            note=job.options.note,
+            work=work,
+            stop=job.options.stop_if_requested,
+        )
 
 
 def _run(
@@ -299,15 +335,33 @@ def _run(
     space: LabelSpace,
     input_spec: InputSpec,
     provenance: Provenance,
+    work: Work,
     *,
+    align: bool = False,
     held: FrameSet | None = None,
     incumbent: Bundle | None = None,
 ) -> Bundle:
-    """Run the method's stages, then write the bundle and remove the run's folder.
+    """Align the tone, run the method's stages, write the bundle, remove the run's folder.
 
-    Where there is an ``incumbent``, the result is judged against it on the frames ``held``.
+    The tone only with ``align``. Where there is an ``incumbent``, the result is judged against it
+    on the frames ``held``. That the run is the one that is resumed is made sure first.
     """
     sampler = CropSampler(frames, config.training, config.augment, config.seed)
+    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
+    fingerprint = hash_of(
+        [
+            provenance.parent,
+            [str(source.resolve()) for source in sources],
+            list(frames.names),
+            network_spec.model_dump(mode="json"),
+            space.to_dict(),
+            input_spec.model_dump(mode="json"),
+            config.model_dump(mode="json"),
+        ]
+    )
+    work.deadline.before_s = spent_before(job.workdir / CHECKPOINT, fingerprint)
+    if align and config.tone == "auto":
+        input_spec = _aligned(network, frames, input_spec, job, device, work, fingerprint)
     context = Context(
         frames=frames,
         normalise=Normalise(input_spec).to(device),
@@ -320,17 +374,8 @@ def _run(
         classes=space.classes,
         stop_requested=job.options.stop_requested,
         note=job.options.note,
+        work=work,
     )
-    identity = [
-        provenance.parent,
-        [str(source.resolve()) for source in sources],
-        list(frames.names),
-        network_spec.model_dump(mode="json"),
-        space.to_dict(),
-        input_spec.model_dump(mode="json"),
-        config.model_dump(mode="json"),
-    ]
-    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     to_memory_format(network, config.training)
     options = replace(job.options, fingerprint=fingerprint)
     summary = Trainer(network, build_stages(config), context, options).run()
@@ -380,6 +425,32 @@ def _check_finite(network: nn.Module) -> None:
                 f"after the last step {name} holds values that are no finite numbers, so nothing "
                 "is published; lower training.lr, or set training.amp=off."
             )
+
+
+def _aligned(
+    network: SegmentationNetwork,
+    frames: FrameSet,
+    spec: InputSpec,
+    job: Job,
+    device: torch.device,
+    work: Work,
+    fingerprint: str,
+) -> InputSpec:
+    """``spec`` with the gamma of the frames, found when the run began."""
+
+    def align() -> InputSpec:
+        with work.deadline.part(TONE):
+            return align_tone(
+                network,
+                frames,
+                spec,
+                device,
+                job.options.note,
+                work,
+                job.options.stop_if_requested,
+            )
+
+    return kept_tone(job.workdir, fingerprint, spec, align)
 
 
 def _measurements(summary: RunSummary, device: str) -> list[Measurement]:

@@ -44,13 +44,18 @@ def print_json(document: Any) -> None:
     sys.stdout.flush()
 
 
+def shows_bars() -> bool:
+    """Whether stderr is a terminal, on which a bar can move."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str], None]]:
     """A progress bar on stderr; gives ``update(done, total, text)``.
 
     Where stderr is no terminal, one line every tenth of the work instead.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
+    if not shows_bars():
         shown = -1
 
         def line(done: int, total: int | None, text: str) -> None:
@@ -215,8 +220,16 @@ def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) ->
         percent = 100 * (verdict.seconds + watch_s) / adapting_s
         share = f": {percent:.1f} % of the {adapting_s:.0f} s that adapting took"
     say(f"{DECISIONS[verdict.decision]}: {verdict.sentence}")
-    say(f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}.")
+    say(
+        f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
+        f"{CONDITIONS if verdict.frames else ''}"
+    )
 
+
+CONDITIONS = (
+    " The verdict holds for conditions like theirs alone: judge again for another light, weather "
+    "or road."
+)
 
 DECISIONS = {
     "promote": "Promote the candidate",
