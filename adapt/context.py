@@ -35,6 +35,8 @@ class Context:
     def whole_frames(self) -> Iterator[Tensor]:
         """All frames in order, clean, normalised, (B, 3, H, W), ``bn_batch_size`` at a time.
 
+        The last batch may hold one frame more, which would be alone otherwise.
+
         Raises:
             RunInterrupted: a signal came.
         """

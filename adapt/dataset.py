@@ -6,6 +6,7 @@ what makes a resumed run the run that was never interrupted.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import deque
@@ -403,7 +404,14 @@ class Prefetcher(Generic[Item]):
 
 
 def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
-    """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
-    for start in range(0, len(frames), batch_size):
-        rows = range(start, min(start + batch_size, len(frames)))
-        yield torch.from_numpy(np.stack([frames.image(i) for i in rows]))
+    """All frames in order, uint8 (B, H, W, 3), clean and uncropped.
+
+    A last frame that would be alone joins the batch before: a batch of one is a poor sample, and
+    where a network pools a whole frame it is none.
+    """
+    count = len(frames)
+    starts = list(range(0, count, batch_size))
+    if batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    for start, stop in itertools.pairwise([*starts, count]):
+        yield torch.from_numpy(np.stack([frames.image(i) for i in range(start, stop)]))

@@ -39,6 +39,7 @@ from .context import Context
 from .dataset import Batch, CropSampler, Prefetcher
 from .ema import blend
 from .judging.watch import Watch
+from .lone_values import lone_values_allowed
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
 from .passes import Passes, is_finite, seed_of
@@ -133,11 +134,20 @@ def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> flo
 def build_optimizer(
     stage: Stage, model: SegmentationNetwork, training: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """The optimiser over the stage's parameter groups; each keeps its ``factor``."""
+    """The optimiser over the stage's parameter groups; each keeps its ``factor``.
+
+    Raises:
+        TrainingError: no weight learns.
+    """
     groups = [
         {"params": group.parameters, "factor": group.factor, "lr": training.lr * group.factor}
         for group in stage.parameter_groups(model, training.classifier_lr_factor)
     ]
+    if not groups:
+        raise TrainingError(
+            f"{stage.name}: every weight of this network is frozen (requires_grad is off), so none "
+            "can learn; let its factory return it with weights that learn, or choose bn_stats."
+        )
     if training.optimizer == "adamw":
         return torch.optim.AdamW(
             groups,
@@ -283,7 +293,7 @@ class Trainer:
         return bool(batch_norm_layers(self.model))
 
     def _reestimate(self) -> int:
-        return reestimate_batch_norm(self.model, self.context.whole_frames())
+        return reestimate_batch_norm(self.model, self.context.whole_frames(), self.options.note)
 
     def _start_file(self, stage: int) -> Path:
         return self.context.workdir / f"stage-{stage}.safetensors"
@@ -302,6 +312,10 @@ class Trainer:
         return state.stage_start + int(left * shares[0] // sum(shares))
 
     def _run_stage(self, number: int, deadline: Deadline) -> None:
+        with lone_values_allowed(self.model, self.options.note):
+            self._carry_out(number, deadline)
+
+    def _carry_out(self, number: int, deadline: Deadline) -> None:
         stage = self.stages[number]
         if self.state.done == self.state.stage_start:
             self.watch.begin_stage()

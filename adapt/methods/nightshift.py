@@ -78,7 +78,7 @@ class NightshiftStage(Stage):
     def _labeller(self) -> Callable[[int], Labels]:
         """M, which answers with probabilities (K, H, W)."""
         teacher = frozen_copy(self.model)
-        reestimate_batch_norm(teacher, self.context.whole_frames())
+        reestimate_batch_norm(teacher, self.context.whole_frames(), self.context.note)
         fold_batch_norm(teacher)
 
         def label(frame: int) -> Labels:

@@ -14,13 +14,14 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from ...runtime.errors import NetworkError
-from .base import ForeignNetwork, Output, Preprocessing, SegmentationNetwork, adapt_foreign
+from .base import Output, Preprocessing, SegmentationNetwork
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
+from .factory import make_with
 from .fast_scnn import FastSCNN
+from .foreign import ForeignNetwork, adapt_foreign
 
 __all__ = [
     "NETWORKS",
@@ -53,18 +54,24 @@ class NetworkSummary(NamedTuple):
 
 
 def build_network(name: str, num_classes: int, **arguments: Any) -> SegmentationNetwork:
-    """Build a network with freshly initialised weights.
+    """Build a network with freshly initialised weights, which knows how to build itself anew.
 
     Args:
         name: a key of ``NETWORKS``, or ``package.module:factory``, imported with the current
-            directory on the path and called as ``factory(num_classes=..., **arguments)``.
-        num_classes: K.
-        **arguments: the network's own.
+            directory on the path and called with the number of classes, see `factory.make_with`.
+        num_classes: K, at least 2.
+        **arguments: the network's own; one that means the number of classes must be K.
 
     Raises:
         NetworkError: no such network, module or factory; an argument that it does not take; the
-            factory raised, or did not return an ``nn.Module``.
+            factory raised, or did not return an ``nn.Module``; there is one class alone.
+        ConfigError: an argument says another number of classes.
     """
+    if num_classes < 2:
+        raise NetworkError(
+            f"network '{name}': of one class every pixel is that class, so there is nothing to "
+            "tell apart; use a label space of two classes, the second being all the rest."
+        )
     if ":" in name:
         return _build_foreign(name, num_classes, arguments)
     if name not in NETWORKS:
@@ -76,7 +83,13 @@ def build_network(name: str, num_classes: int, **arguments: Any) -> Segmentation
         inspect.signature(NETWORKS[name]).bind(num_classes=num_classes, **arguments)
     except TypeError as error:
         raise NetworkError(f"network '{name}': {error}; see its arguments.") from error
-    return NETWORKS[name](num_classes=num_classes, **arguments)
+
+    def build() -> SegmentationNetwork:
+        network = NETWORKS[name](num_classes=num_classes, **arguments)
+        network.rebuild = build
+        return network
+
+    return build()
 
 
 def network_summaries() -> list[NetworkSummary]:
@@ -93,21 +106,19 @@ def network_summaries() -> list[NetworkSummary]:
 
 
 def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
+    where = f"network '{name}'"
     wanted = "a function or class that takes num_classes and returns an nn.Module"
     with current_directory_on_path():
-        factory = import_callable(name, f"network '{name}'", wanted)
-        try:
-            network = factory(num_classes=num_classes, **arguments)
-        except Exception as error:
-            raise NetworkError(
-                f"network '{name}': the factory raised {type(error).__name__}: {error}"
-            ) from error
-    if not isinstance(network, nn.Module):
-        raise NetworkError(
-            f"network '{name}': the factory returned a {type(network).__name__}; it must return "
-            "an nn.Module."
-        )
-    return adapt_foreign(network, num_classes)
+        factory = import_callable(name, where, wanted)
+
+    def build() -> SegmentationNetwork:
+        with current_directory_on_path():  # a factory may import only when it is called
+            module, called = make_with(factory, where, num_classes, arguments)
+        network = adapt_foreign(module, num_classes, where)
+        network.rebuild, network.called = build, called
+        return network
+
+    return build()
 
 
 def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
