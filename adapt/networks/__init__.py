@@ -21,7 +21,7 @@ from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
 from .factory import make_with
 from .fast_scnn import FastSCNN
-from .foreign import ForeignNetwork, adapt_foreign
+from .foreign import ForeignNetwork, adapt_foreign, settled
 
 __all__ = [
     "NETWORKS",
@@ -114,7 +114,7 @@ def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> Se
     def build() -> SegmentationNetwork:
         with current_directory_on_path():  # a factory may import only when it is called
             module, called = make_with(factory, where, num_classes, arguments)
-        network = adapt_foreign(module, num_classes, where)
+        network = settled(adapt_foreign(module, num_classes, where), where)
         network.rebuild, network.called = build, called
         return network
 

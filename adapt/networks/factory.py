@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ...runtime.errors import ConfigError, NetworkError
 
@@ -70,11 +68,11 @@ def make_with(
         arguments: the user's own; one that means the number of classes must be K.
 
     Returns:
-        The network, float32 and on the CPU, and a clause on how the factory was called.
+        The network, and a clause on how the factory was called.
 
     Raises:
         ConfigError: an argument says another number of classes.
-        NetworkError: the factory cannot be called so, raised, or returned no network to learn.
+        NetworkError: the factory cannot be called so, raised, or returned no network.
     """
     if isinstance(factory, nn.Module):
         raise NetworkError(
@@ -84,7 +82,7 @@ def make_with(
     refusal: TypeError | None = None
     for call in _calls(factory, where, num_classes, arguments):
         try:
-            return _learnable(factory(*call.positional, **call.named), where), call.told
+            return _network(factory(*call.positional, **call.named), where), call.told
         except NetworkError:  # noqa: PERF203 - one call, or a few
             raise
         except TypeError as error:
@@ -209,28 +207,15 @@ def _bound(
     return Call(tuple(positional), rest, told)
 
 
-def _learnable(made: Any, where: str) -> nn.Module:
-    """What a factory returned as a network in float32 on the CPU; NetworkError if it is none."""
+def _network(made: Any, where: str) -> nn.Module:
+    """A factory's network, less a wrapper for several GPUs; NetworkError if it is none."""
     if isinstance(made, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         made = made.module
     if not isinstance(made, nn.Module):
         raise NetworkError(
             f"{where}: the factory returned a {type(made).__name__}; it must return an nn.Module."
         )
-    lazy = [name for name, tensor in _tensors(made) if is_lazy(tensor)]
-    if lazy:
-        raise NetworkError(
-            f"{where}: the size of {lazy[0]} is not known before the first image; build its layers "
-            "with their input channels, not as lazy ones."
-        )
-    # nn.Module's own method: a user's attribute may have its name
-    nn.Module.to(made, device="cpu", dtype=torch.float32)  # of floating-point tensors alone
     return made
-
-
-def _tensors(network: nn.Module) -> Iterator[tuple[str, Any]]:
-    yield from nn.Module.named_parameters(network)
-    yield from nn.Module.named_buffers(network)
 
 
 def _plain(name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ...runtime.errors import NetworkError
 from .answers import at, described, maps_in, shown
@@ -150,3 +151,19 @@ def adapt_foreign(
             f"{num_classes}; let the factory use the num_classes it is given."
         )
     return module
+
+
+def settled(network: SegmentationNetwork, where: str) -> SegmentationNetwork:
+    """The network itself, made float32 and put on the CPU, as all networks begin.
+
+    Raises:
+        NetworkError: the shape of a weight is not known before the first images.
+    """
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise NetworkError(
+            f"{where}: the shape of {lazy[0]} is not known before the first image; build its "
+            "layers with their input channels, not as lazy ones."
+        )
+    return network.to(device="cpu", dtype=torch.float32)

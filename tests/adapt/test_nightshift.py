@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import shutil
 from collections.abc import Callable
@@ -41,7 +42,7 @@ from torch import Tensor
 
 WIDTH, HEIGHT, FRAMES, K = 24, 16, 5, 4
 SIZE = (HEIGHT, WIDTH)
-BN_BATCH = 2  # frames a batch of batch-norm re-estimation: two, two and one
+BN_BATCH = 2  # frames a batch of batch-norm re-estimation: two, and three
 NORMALISE = Normalise(InputSpec(width=WIDTH, height=HEIGHT, mean=(120,) * 3, std=(60,) * 3))
 HALF_PRECISION = 2.0**-11  # what labels lose on disk
 Settings = Callable[..., RunConfig]
@@ -109,8 +110,9 @@ def reestimated(
     model = copy.deepcopy(model).eval()
     layers = [(model.get_submodule(n), model.get_submodule(f"{n}_norm")) for n in ARCHITECTURE]
     found: list[list[tuple[Tensor, Tensor]]] = [[], []]
-    for start in range(0, len(clean), batch_size):
-        x = normalise(clean[start : start + batch_size])
+    starts = range(0, len(clean) - 1, batch_size)  # a last frame is never alone
+    for start, stop in itertools.pairwise([*starts, len(clean)]):
+        x = normalise(clean[start:stop])
         for (convolution, norm), statistics in zip(layers, found, strict=True):
             x = convolution(x)
             mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
