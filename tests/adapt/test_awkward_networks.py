@@ -58,6 +58,14 @@ OTHERS = (
     "WideAsClasses",
 )
 CHOSEN = {"AuxFirst": "1", "Keys": "main", "Nested": "0.end"}
+EXPORTED = (  # a few seconds each: those whose graphs are of different kinds
+    "AuxFirst",
+    "HoldsThings",
+    "ListCalledModules",
+    "OldSpectralNorm",
+    "LinearTokens",
+    "Pooled",
+)
 REFUSED = (
     "WantsSize",
     "FixedPositions",
@@ -112,7 +120,6 @@ def test_it_is_imported_adapted_and_exported(
 ) -> None:
     source = imported(name, CHOSEN.get(name))
     assert source.manifest.network.output == CHOSEN.get(name)
-    adapted(source, frames_dir, tmp_path / "bn", "bn_stats")
     result = adapted(source, frames_dir, tmp_path / "pseudo", "iapc", "iapc.memory_mode=train")
     before, after = weights_of(source), weights_of(result)
     moved = {n for n in before if not torch.equal(before[n], after[n])}
@@ -121,8 +128,10 @@ def test_it_is_imported_adapted_and_exported(
     assert not any(n.startswith("aux.") for n in moved)
     if name == "FrozenTrunk":
         assert not any(n.startswith("trunk.0") for n in moved)
-    exported = export_bundle(open_bundle(result.path), "onnx")
-    assert exported["artefacts"][0]["label_agreement"] == 100
+    assert result.manifest.network == source.manifest.network
+    if name in EXPORTED:
+        exported = export_bundle(open_bundle(result.path), "onnx")
+        assert exported["artefacts"][0]["label_agreement"] > 99.9
 
 
 @pytest.mark.parametrize("name", COPYABLE)
