@@ -24,6 +24,7 @@ from .cli_shared import (
     Json,
     Losses,
     Out,
+    Output,
     Overwrite,
     Resume,
     Seed,
@@ -121,6 +122,7 @@ def train(
     out: Out,
     input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    output: Output = None,
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
@@ -147,7 +149,7 @@ def train(
                 images,
                 labels,
                 space,
-                network_spec(network),
+                network_spec(network, output=output),
                 IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
                 resolved,
                 Job(out, overwrite, device, options),
@@ -170,6 +172,7 @@ def import_(
         list[str] | None,
         typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
     ] = None,
+    output: Output = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -177,6 +180,7 @@ def import_(
     with needs_torch("import"):
         from .adapt.import_bundle import import_bundle
         from .runtime.labels import label_space as find_label_space
+        from .runtime.terminal import note
 
         bundle = import_bundle(
             weights,
@@ -188,7 +192,9 @@ def import_(
             mean=mean,
             std=std,
             arguments=argument or (),
+            output=output,
             overwrite=overwrite,
+            note=note,
         )
     print_made(bundle, as_json)
 
@@ -231,6 +237,7 @@ def adapt(
         Path | None, typer.Option(help="Black box: weights that the student starts from.")
     ] = None,
     allow_network: AllowNetwork = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to unlabelled frames.
@@ -250,10 +257,11 @@ def adapt(
         black_box = adapting_method(method).black_box
         chosen = with_losses(settings, losses, seed)
         resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
-        learner = Student(student, label_space, input_size, init)
+        learner = Student(student, label_space, input_size, init, output)
         if not black_box and learner != Student():
             raise ConfigError(
-                "--student, --label-space, --input-size and --init are for black-box methods; "
+                "--student, --label-space, --input-size, --init and --output are for black-box "
+                "methods; "
                 f"{method} starts from the bundle's own network."
             )
         gate = choose_gate(gate, method, black_box, note)

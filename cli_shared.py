@@ -29,6 +29,15 @@ Backend = Annotated[
 ]
 BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="PATH",
+        help="Which of the things that a network of your own returns are its logits: 1, main, "
+        "0.out; needed where that is not clear.",
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 Set = Annotated[
     list[str] | None,

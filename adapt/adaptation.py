@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
@@ -41,8 +41,8 @@ from .judging.views import Model
 from .losses.kernels.choice import choose_kernel
 from .methods import adapting_method, build_stages
 from .methods.supervised import Supervised
-from .models import device_name, load_network, pick_device
-from .networks import SegmentationNetwork, build_network
+from .models import device_name, load_network, new_network, pick_device
+from .networks import SegmentationNetwork
 from .pace import DECODING, TONE
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
 from .run_record import RunRecord
@@ -163,7 +163,9 @@ def adapt_black_box(
         return done
     check_job(job)
     device = _device(job, config)
-    network = _new_network(network_spec, space, config.seed, student.initial).to(device)
+    network = _new_network(
+        network_spec, space, input_spec, config.seed, student.initial, job.options.note
+    ).to(device)
     width, height = _frame_size(config, input_spec)
     with run_folder(job), record.under_way(device):
         target = _target_frames(frames, width, height, job, work, max_frames)
@@ -232,7 +234,7 @@ def train_bundle(
     width, height = _frame_size(config, input_spec)
     check_label_maps([path for _, path in pairs], space, job.options.note)
     frames = labelled_frames(pairs, space, width, height)
-    network = _new_network(network_spec, space, config.seed, initial)
+    network = _new_network(network_spec, space, input_spec, config.seed, initial, job.options.note)
     with run_folder(job), record.under_way(device):
         return _run(
             network.to(device),
@@ -272,11 +274,16 @@ def _record(
 
 
 def _new_network(
-    spec: NetworkSpec, space: LabelSpace, seed: int, initial: Path | None
+    spec: NetworkSpec,
+    space: LabelSpace,
+    seen: InputSpec,
+    seed: int,
+    initial: Path | None,
+    note: Callable[[str], None],
 ) -> SegmentationNetwork:
     """With random weights, or those of the file ``initial``."""
     torch.manual_seed(seed)
-    network = build_network(spec.name, space.num_classes, **spec.arguments)
+    network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:
         load_weights_file(network, initial, label_space=space.name)
     return network

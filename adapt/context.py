@@ -50,6 +50,8 @@ class Context:
             title: of what they are for.
             in_order: in order even so.
 
+        The last batch may hold one frame more, which would be alone otherwise.
+
         Raises:
             RunInterrupted: a signal came.
         """

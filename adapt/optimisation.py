@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ..runtime.errors import TrainingError
 from .config import TrainingConfig
 from .methods.base import Stage
 from .networks import SegmentationNetwork
@@ -25,11 +26,20 @@ def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> flo
 def build_optimizer(
     stage: Stage, model: SegmentationNetwork, training: TrainingConfig
 ) -> torch.optim.Optimizer:
-    """The optimiser over the stage's parameter groups; each keeps its ``factor``."""
+    """The optimiser over the stage's parameter groups; each keeps its ``factor``.
+
+    Raises:
+        TrainingError: no weight learns.
+    """
     groups = [
         {"params": group.parameters, "factor": group.factor, "lr": training.lr * group.factor}
         for group in stage.parameter_groups(model, training.classifier_lr_factor)
     ]
+    if not groups:
+        raise TrainingError(
+            f"{stage.name}: every weight of this network is frozen (requires_grad is off), so none "
+            "can learn; let its factory return it with weights that learn, or choose bn_stats."
+        )
     if training.optimizer == "adamw":
         return torch.optim.AdamW(
             groups,

@@ -20,6 +20,7 @@ from ..runtime.errors import OutputError
 from .batch_norm import batch_norm_layers
 from .context import Context
 from .dataset import Batch, FrameSet, Image, resize_window
+from .lone_values import lone_values_allowed
 from .losses.kernels.labels import argmax_of_mean
 from .losses.kernels.spec import Map, Window
 from .losses.kernels.taps import upsample_map
@@ -207,12 +208,13 @@ def _labelling(model: SegmentationNetwork, *, batch_statistics: bool) -> Iterato
 
 @contextmanager
 def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
-    """Batch norm neither uses nor moves its running statistics."""
+    """Batch norm neither moves its running statistics nor uses them, but for `lone_values`."""
     layers = batch_norm_layers(model)
     for layer in layers:
         layer.track_running_stats, layer.training = False, True
     try:
-        yield
+        with lone_values_allowed(model):
+            yield
     finally:
         for layer in layers:
             layer.track_running_stats, layer.training = True, False

@@ -39,6 +39,7 @@ from .dataset import CropSampler, Prefetcher
 from .ema import blend
 from .going_on import check_same_run
 from .judging.watch import Watch
+from .lone_values import lone_values_allowed
 from .memory_fit import (
     changes_by_micro_batch,
     fitting_micro_batch,
@@ -247,7 +248,8 @@ class Trainer:
         return bool(batch_norm_layers(self.model))
 
     def _reestimate(self, title: str) -> int:
-        return reestimate_batch_norm(self.model, self.context.whole_frames(title))
+        frames = self.context.whole_frames(title)
+        return reestimate_batch_norm(self.model, frames, self.options.note)
 
     def _start_file(self, stage: int) -> Path:
         return self.context.workdir / f"stage-{stage}.safetensors"
@@ -267,6 +269,10 @@ class Trainer:
 
     def _run_stage(self, number: int) -> bool:
         """Prepare a stage and take its steps; whether there was time to begin it."""
+        with lone_values_allowed(self.model, self.options.note):
+            return self._carry_out(number)
+
+    def _carry_out(self, number: int) -> bool:
         stage = self.stages[number]
         if self.deadline.passed:
             if self._restored:  # what was learnt before the run was stopped

@@ -62,7 +62,12 @@ class LabelSpace:
         where = f"label space {self.name!r}"
         k = len(self.classes)
         _require(isinstance(self.name, str) and self.name != "", "a label space needs a name")
-        _require(1 <= k <= 255, f"{where}: needs 1 to 255 classes, has {k}")
+        _require(
+            k != 1,
+            f"{where}: of one class every pixel is that class; give it a second one for all the "
+            "rest, e.g. 'background', and let the network have an output for each",
+        )
+        _require(2 <= k <= 255, f"{where}: needs 2 to 255 classes, has {k}")
         _require(all(isinstance(c, str) and c for c in self.classes), f"{where}: empty class name")
         _require(len(set(self.classes)) == k, f"{where}: two classes have the same name")
         _require(len(self.colours) == k, f"{where}: {len(self.colours)} colours for {k} classes")

@@ -29,10 +29,15 @@ class _Model(BaseModel):
 
 
 class NetworkSpec(_Model):
-    """What builds the network: its registered name or ``package.module:factory``."""
+    """What builds the network: its registered name or ``package.module:factory``.
+
+    ``output`` is the path of the logits in what a user's network returns ("1", "main", "0.out"),
+    where a person had to choose.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     arguments: dict[str, JsonValue] = {}
+    output: str | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from ...runtime.bundle import InputSpec
 from ...runtime.preprocess import fit_frame
 from ..batch_norm import batch_norm_layers
 from ..inputs import Normalise
+from ..lone_values import lone_values_allowed
 from ..losses.common import at_least_float32, upsample
 from ..networks import SegmentationNetwork
 from ..view_sizes import scaled_size, takes
@@ -107,11 +108,8 @@ class Viewer:
         What re-estimating them on these frames would give, in the same pass; the model stays as it
         is. Of a network without such layers it is the plain answer.
         """
-        count = len(images)
-        if count == 1:  # a pooled map of one pixel has no variance; twice the same changes nothing
-            images = images.repeat(2, 1, 1, 1)
         with evaluating(self.model.network, own_statistics=True):
-            return self._logits(images, grid).softmax(dim=1)[:count]
+            return self._logits(images, grid).softmax(dim=1)
 
     def divergence(self) -> float:
         """See `batch_norm_divergence`, over all frames so far; NaN without such layers."""
@@ -134,7 +132,8 @@ def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) ->
 
     Args:
         own_statistics: batch norm normalises each batch with that batch's mean and variance, as
-            re-estimating would; the running ones stand still.
+            re-estimating would; the running ones stand still, and serve where a channel has one
+            value alone.
     """
     modes = {module: module.training for module in network.modules()}
     layers = batch_norm_layers(network) if own_statistics else []
@@ -143,7 +142,8 @@ def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) ->
         layer.train()
         layer.track_running_stats = False
     try:
-        yield
+        with lone_values_allowed(network):
+            yield
     finally:
         for layer in layers:
             layer.track_running_stats = True

@@ -17,6 +17,7 @@ from ..context import Context
 from ..dataset import Batch
 from ..ema import ema_update, frozen_copy
 from ..logit_cache import LogitCache, open_cache
+from ..lone_values import allow_lone_values
 from ..losses.common import Size
 from ..losses.iapc import IapcWeights, iapc_terms
 from ..losses.kernels.labels import argmax_on_grid, pixel_argmax
@@ -102,6 +103,7 @@ class IapcStage(Stage):
             for norm in batch_norm_layers(self.memory_model):
                 norm.train()
         watched = self.memory_model if layer is not None else folding_view(self.memory_model)
+        allow_lone_values(watched, context.note)
         self.memory = FeatureTap(watched, layer)
         self.balances: dict[str, ClassBalance] = {}
         if settings.class_balance != "none":

@@ -83,7 +83,7 @@ class NightshiftStage(Stage):
         teacher = frozen_copy(self.model)
         with self.context.work.deadline.part(STATISTICS):
             frames = self.context.whole_frames("the teacher's batch-norm statistics")
-            reestimate_batch_norm(teacher, frames)
+            reestimate_batch_norm(teacher, frames, self.context.note)
         fold_batch_norm(teacher)
         scales = usable_scales(teacher, self.context, self.settings.scales)
 

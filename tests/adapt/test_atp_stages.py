@@ -465,9 +465,7 @@ def test_without_reco_there_is_no_state_and_no_projection(tmp_path: Path) -> Non
 
 
 def test_reco_on_a_network_without_features_says_what_to_do(tmp_path: Path) -> None:
-    model = net()
-    forward = model.forward
-    model.forward = lambda images: Output(forward(images).logits, None)  # type: ignore[method-assign]
+    model = build_network("user_networks:Einsum", K)
     with pytest.raises(NetworkError, match=r"returns none: return \(logits, features\), or set"):
         begun(PropagateStage, tmp_path, model, reco=1.0)
     assert not list(tmp_path.iterdir())  # before anything was labelled

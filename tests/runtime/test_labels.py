@@ -215,7 +215,7 @@ def test_unknown_name_lists_the_built_in_ones() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": []}, "1 to 255 classes"),
+        ({"classes": []}, "2 to 255 classes"),
         ({"classes": ["a", "a"]}, "same name"),
         ({"classes": "ab"}, "expected a list"),
         ({"colours": [[0, 0, 0]]}, "1 colours for 2 classes"),
