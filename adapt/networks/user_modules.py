@@ -107,8 +107,9 @@ def _specs(
 ) -> Iterator[ModuleSpec]:
     """What the finders other than ours find, the first first."""
     for finder in list(sys.meta_path):
-        if not isinstance(finder, _BundleGuard):
-            spec = finder.find_spec(name, path, target)
+        find = getattr(finder, "find_spec", None)  # very old finders have none
+        if find is not None and not isinstance(finder, _BundleGuard):
+            spec = find(name, path, target)
             if spec is not None:
                 yield spec
 

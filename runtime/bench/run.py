@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..engine import Engine, open_engine
-from ..errors import EngineError, MissingDependencyError
+from ..errors import EngineError, MissingDependencyError, NetworkError
 from ..evaluation import evaluate
 from ..frames import labelled_pairs, open_frames
 from ..machine_state import Probe, open_probe
@@ -25,7 +25,7 @@ from .settings import BenchSettings
 
 REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
 # Of one engine; torch's are RuntimeErrors.
-_FAILURES = (EngineError, MissingDependencyError, RuntimeError, MemoryError)
+_FAILURES = (EngineError, NetworkError, MissingDependencyError, RuntimeError, MemoryError)
 Note = Callable[[str], None]
 Report = Callable[[int, int, str], None]
 

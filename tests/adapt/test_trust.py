@@ -19,6 +19,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 from roadshift.adapt import load_network
 from roadshift.adapt.black_box import open_black_box
 from roadshift.adapt.models import pick_device
@@ -26,7 +27,7 @@ from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.networks.trust import check_allowed, registered_factory
 from roadshift.adapt.networks.user_modules import bundle_around, import_callable
 from roadshift.cli import app
-from roadshift.runtime.bundle import Bundle, open_bundle
+from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import ConfigError, NetworkError, RoadshiftError
 from typer.testing import CliRunner
@@ -504,3 +505,39 @@ def test_an_entry_point_of_two_packages_or_of_no_factory_is_refused(
 @pytest.mark.parametrize("name", ["fast_scnn", "anything", "x.evil"])
 def test_a_name_without_a_colon_names_no_code(name: str) -> None:
     check_allowed(name, (), "a file: its network")
+
+
+def test_a_bench_measures_what_runs_without_the_code_and_says_why_torch_does_not(
+    naming: Callable[..., Path], here: Path, code: Callable[..., Path], ran: Ran
+) -> None:
+    code(here / "theirs.py")
+    path = naming("theirs:f")
+    opened = open_bundle(path, allow_networks=["tiny_network"])
+    with extend_bundle(opened) as writer:
+        writer.add_bytes("model.onnx", plain_onnx(opened), kind="onnx", precision="fp32")
+        writer.commit()
+    words = ["bench", str(path), "--queries", "1", "--warmup", "0", "--rounds", "1", "--json"]
+    result = CliRunner().invoke(app, [*words, "--device", "cpu"])
+    rows = {row["backend"]: row for row in json.loads(result.stdout)}
+    assert result.exit_code == 0
+    assert rows["onnxruntime"]["error"] is None
+    assert "--allow-network theirs " in rows["torch"]["error"]
+    assert ran() == []
+
+
+def plain_onnx(bundle: Bundle) -> bytes:
+    """A model of the bundle's input that finds the first class everywhere."""
+    height, width = bundle.manifest.input.height, bundle.manifest.input.width
+    image = helper.make_tensor_value_info("image", TensorProto.UINT8, [1, height, width, 3])
+    labels = helper.make_tensor_value_info("labels", TensorProto.UINT8, [1, height, width])
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMin", ["x", "axes"], ["least"], keepdims=0),
+        helper.make_node("Mul", ["least", "zero"], ["none"]),
+        helper.make_node("Cast", ["none"], ["labels"], to=TensorProto.UINT8),
+    ]
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [3])
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [1], [0])
+    graph = helper.make_graph(nodes, "plain", [image], [labels], [axes, zero])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(model.SerializeToString())
