@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .png import PNG_SIGNATURE, png_chunks
+from .picture_size import PNG_SIGNATURE
+from .png import png_chunks
 
 _JPEG_START = b"\xff\xd8\xff"
 _LARGEST_PIXELS, _LARGEST_BYTES = 1 << 26, 1 << 26  # larger files are not decoded to look at them

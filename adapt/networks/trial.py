@@ -318,9 +318,11 @@ def _asked_for(output: str, evaluated: Seen, trained: Seen, where: str) -> Candi
             f"classes there; it returns {evaluated.listed()} {evaluated.mode}, and "
             f"{trained.listed() or 'none'} {trained.mode}."
         )
-    same = [c for c in evaluated.candidates.values() if c.head and c.head == wanted.head]
-    if len(same) == 1:
-        return same[0]
+    # A mean of several heads, or one made without a graph (under torch.no_grad), may be it too.
+    same = [c for c in evaluated.candidates.values() if set(wanted.head) <= set(c.head)]
+    found = same or [c for c in evaluated.candidates.values() if not c.head]
+    if len(found) == 1:
+        return found[0]
     raise ConfigError(
         f"--output {output}: {where} returns {wanted} {trained.mode}, and nothing that the same "
         f"layer made {evaluated.mode}, but {evaluated.listed()}; choose the output that is used."

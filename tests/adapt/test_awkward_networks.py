@@ -55,6 +55,7 @@ OTHERS = (
     "LinearTokens",
     "Summed",
     "UnusedHead",
+    "Synchronised",
     "WideAsClasses",
 )
 CHOSEN = {"AuxFirst": "1", "Keys": "main", "Nested": "0.end"}

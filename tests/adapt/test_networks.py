@@ -261,6 +261,12 @@ def test_a_factory_that_fails_is_named_with_the_reason(
         build_network(name, K)
 
 
+@pytest.mark.parametrize("name", ["fast_scnn", "tiny_network:build"])
+def test_one_class_is_refused(name: str) -> None:
+    with pytest.raises(NetworkError, match=r"of one class every pixel is that class.*two classes"):
+        build_network(name, 1)
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(NetworkError, match=r"no network 'resnet'; choose one of .*fast_scnn"):
         build_network("resnet", K)

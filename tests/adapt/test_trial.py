@@ -28,6 +28,7 @@ def head_of(network: ForeignNetwork) -> set[str]:
 
 
 AMBIGUOUS = {
+    "Numbered": ("0.7", "1.0"),
     "AuxFirst": ("1", "0"),
     "MainFirst": ("0", "1"),
     "Keys": ("main", "aux"),
@@ -89,6 +90,18 @@ def test_the_head_of_evaluation_mode_is_found_in_training_modes_answer(output: s
     for mode in (False, True):
         found = network.train(mode)(images)
         torch.testing.assert_close(found.logits, network.get_submodule("main")(found.features))
+
+
+@pytest.mark.parametrize("name", ["MeanOfHeads", "WithoutGraph"])
+def test_what_no_layer_ties_together_is_tied_by_the_user(name: str) -> None:
+    with pytest.raises(NetworkError, match=r"which is none of its maps while training.*--output"):
+        tried(name)
+    network = tried(name, "1")
+    images = torch.randn(2, 3, 32, 64)
+    found = network.train()(images)
+    torch.testing.assert_close(found.logits, network.get_submodule("main")(found.features))
+    assert head_of(network) == {"main.weight", "main.bias"}
+    assert network.eval()(images).logits.shape == (2, K, 8, 16)
 
 
 @pytest.mark.parametrize("name", ["OutAndAux", "OtherOrder"])

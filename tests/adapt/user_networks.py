@@ -141,6 +141,38 @@ class OtherOrder(TwoHeads):
         return [F.interpolate(z, size, mode="bilinear") for z in (main, aux)]
 
 
+class MeanOfHeads(TwoHeads):
+    """Every head while training, their mean while evaluating."""
+
+    def forward(self, x: Tensor) -> Any:
+        maps = self.maps(x)
+        return maps if self.training else torch.stack(maps).mean(dim=0)
+
+
+class WithoutGraph(TwoHeads):
+    """All while training; the main one while evaluating, without a graph."""
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            return self.maps(x)
+        with torch.no_grad():
+            return self.maps(x)[1]
+
+
+class Numbered(TwoHeads):
+    """A dictionary with numbers for keys, and a list inside a tuple."""
+
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        return ({7: main, 9: None}, [aux, aux])
+
+
+class Synchronised(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.trunk = nn.SyncBatchNorm.convert_sync_batchnorm(self.trunk)
+
+
 @dataclass
 class ModelOutput:
     """As transformers' outputs."""

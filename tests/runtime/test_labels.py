@@ -216,6 +216,7 @@ def test_unknown_name_lists_the_built_in_ones() -> None:
     ("change", "message"),
     [
         ({"classes": []}, "2 to 255 classes"),
+        ({"classes": ["a"], "colours": [[1, 2, 3]]}, "of one class every pixel is that class"),
         ({"classes": ["a", "a"]}, "same name"),
         ({"classes": "ab"}, "expected a list"),
         ({"colours": [[0, 0, 0]]}, "1 colours for 2 classes"),
