@@ -185,9 +185,9 @@ def train_bundle(
     device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
     pairs = labelled_pairs(images, labels, note=job.options.note)
-    check_label_maps([path for _, path in pairs], space, job.options.note)
     frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, config.seed, initial)
+    check_label_maps([path for _, path in pairs], space, job.options.note)
     with run_folder(job):
         return _run(
             network.to(device),
