@@ -232,9 +232,9 @@ def train_bundle(
     check_job(job)
     device = _device(job, config)
     width, height = _frame_size(config, input_spec)
-    check_label_maps([path for _, path in pairs], space, job.options.note)
     frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, input_spec, config.seed, initial, job.options.note)
+    check_label_maps([path for _, path in pairs], space, job.options.note)
     with run_folder(job), record.under_way(device):
         return _run(
             network.to(device),
