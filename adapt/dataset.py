@@ -25,6 +25,7 @@ from ..runtime.errors import FrameError, OutputError
 from ..runtime.frames import Frame, FrameSource, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
+from ..runtime.printable import encodable
 from .augment import photometric
 from .checkpoint import write_atomically
 from .config import AugmentConfig, TrainingConfig
@@ -160,7 +161,7 @@ def target_frames(
     """
     index, data = workdir / "frames.json", workdir / "frames.rgb"
     wanted = {
-        "sources": [str(source) for source in sources],
+        "sources": encodable([str(source) for source in sources]),
         "size": [width, height],
         "limit": limit,
     }

@@ -19,6 +19,7 @@ from ..runtime.images import read_image
 from ..runtime.labels import label_space
 from ..runtime.layouts import layout
 from ..runtime.metrics import evaluation_record
+from ..runtime.printable import encodable
 from ..runtime.strict_json import JsonError, read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
@@ -171,7 +172,7 @@ def _source_model(
                 overwrite=overwrite,
             )
         bundle = open_bundle(out)
-        if bundle.manifest.provenance.configuration.get("weights") != checkpoint.name:
+        if bundle.manifest.provenance.configuration.get("weights") != encodable(checkpoint.name):
             raise OutputError(
                 f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
                 "with --overwrite."

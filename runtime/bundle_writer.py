@@ -31,6 +31,7 @@ from .manifest import (
     Provenance,
     check_artefact_name,
 )
+from .printable import encodable
 from .verdict import Verdict
 
 
@@ -229,7 +230,8 @@ class BundleWriter:
             measured=tuple(figures.values()),
             verdict=verdict or (old.verdict if old else None),
         )
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        record = encodable(manifest.model_dump(mode="json"))
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         self._check_target()
         with output_errors(self.path):
             (self._folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
