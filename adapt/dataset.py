@@ -24,6 +24,7 @@ from ..runtime.errors import FrameError
 from ..runtime.frames import Frame, FrameSource, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
+from ..runtime.printable import encodable
 from .augment import photometric
 from .config import AugmentConfig, TrainingConfig
 from .decoding import decoded, images_in_time
@@ -168,7 +169,7 @@ def target_frames(
         OutputError: the disk cannot hold the frames.
     """
     wanted = {
-        "sources": [str(Path(source).resolve()) for source in sources],
+        "sources": encodable([str(Path(source).resolve()) for source in sources]),
         "size": [width, height],
         "limit": limit,
     }

@@ -20,6 +20,7 @@ from ..runtime.images import read_image
 from ..runtime.labels import label_space
 from ..runtime.layouts import layout
 from ..runtime.metrics import evaluation_record
+from ..runtime.printable import encodable
 from ..runtime.strict_json import JsonError, read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
@@ -186,7 +187,7 @@ def _source_model(
             )
         bundle = open_bundle(out, allow_networks=allow_networks)
         named = bundle.manifest.provenance.configuration.get("weights")
-        if named != checkpoint.name or not _has_weights_of(bundle, checkpoint):
+        if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
             raise OutputError(
                 f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
                 "with --overwrite."

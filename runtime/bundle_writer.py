@@ -31,6 +31,7 @@ from .manifest import (
     Provenance,
     check_artefact_name,
 )
+from .printable import encodable
 from .regular_files import read_regular_file
 from .strict_json import LARGEST
 from .verdict import Verdict
@@ -235,7 +236,8 @@ class BundleWriter:
             measured=tuple(figures.values()),
             verdict=verdict or (old.verdict if old else None),
         )
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        record = encodable(manifest.model_dump(mode="json"))
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         with output_errors(self.path):
             (self._folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
             flush(self._folder / MANIFEST_NAME)

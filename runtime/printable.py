@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
 _KEPT = "\n\t\u200c\u200d"  # line feed, tab, and the joiners that some scripts are written with
 _ESCAPED_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # control, format, surrogate, line, paragraph
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAK = re.compile(r"\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
@@ -28,6 +31,17 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     """`printable` text in which every run of line breaks, with the blanks around it, is a space."""
     return printable(_BREAK.sub(" ", text.strip())).replace("\t", " ")
+
+
+def encodable(document: Any) -> Any:
+    """A JSON document that is UTF-8: bytes of names that are not stand there as escapes."""
+    if isinstance(document, str):
+        return _SURROGATE.sub(lambda found: _shown(found[0]), document)
+    if isinstance(document, Mapping):
+        return {encodable(key): encodable(value) for key, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [encodable(value) for value in document]
+    return document
 
 
 def _shown(character: str) -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ..atomic import output_errors, write_whole
 from ..errors import ConfigError, OutputError
 from ..file_names import check_name
+from ..printable import encodable
 from ..strict_json import JsonError, read_json
 from .row import COLUMNS
 
@@ -80,7 +81,8 @@ def write_baseline(
         "rows": [row for row in rows if row["error"] is None],
     }
     _check_ours(path)
-    write_whole(path, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(encodable(document), indent=1, allow_nan=False) + "\n"
+    write_whole(path, text.encode())
 
 
 def load_baseline(path: Path) -> dict[str, Any]:

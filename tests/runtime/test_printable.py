@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
 import unicodedata
 
 import pytest
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from roadshift.runtime import terminal
-from roadshift.runtime.printable import one_line, printable
+from roadshift.runtime.printable import encodable, one_line, printable
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=60)  # surrogates, too
 NASTY = "\x1b[31m\x07\x08\x7f\x9b2J\x00\r\u202e\u2066\u200b\u2028\ufeff\udcff\ud800\U000e0041"
@@ -74,3 +76,23 @@ def test_whatever_a_command_prints_goes_through_it(
         assert set(obeyed(text)) <= {"\n"}
     assert "[red]name\\x1b[31m" in text
     assert not any(line.startswith("error:") for line in text.splitlines())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | ANY_TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(ANY_TEXT, inner),
+    max_leaves=8,
+)
+
+
+@given(JSON)
+def test_a_document_with_any_names_is_utf_8_and_else_the_same(document: object) -> None:
+    stored = json.dumps(encodable(document), ensure_ascii=False)
+    stored.encode("utf-8")
+    if not re.search("[\ud800-\udfff]", json.dumps(document, ensure_ascii=False)):
+        assert json.loads(stored) == document
+
+
+def test_undecodable_bytes_of_a_document_are_told_apart() -> None:
+    document = {"w\udce4": [os.fsdecode(b"fr\xfcher"), ("ä", 1)], "n": None}
+    assert encodable(document) == {r"w\xe4": [r"fr\xfcher", ["ä", 1]], "n": None}
