@@ -105,7 +105,7 @@ def content_hash(
     Args:
         files: of any size; what they hold is read, for sizes and times of change say nothing of it.
         note: told of gigabytes, and how far it is.
-        stop: called between two files; it may raise.
+        stop: called between two files, where there are gigabytes; it may raise.
 
     Raises:
         OSError: one cannot be read.
@@ -113,11 +113,13 @@ def content_hash(
     paths = list(files)
     sizes = [path.stat().st_size for path in paths]
     total, done, told = sum(sizes), 0, time.monotonic()
-    if total >= LONG_WORK_BYTES:
+    long = total >= LONG_WORK_BYTES
+    if long:
         note(f"reading {len(paths)} files, {total / 2**30:.1f} GiB, for their SHA-256")
     whole = hashlib.sha256()
     for path, size in zip(paths, sizes, strict=True):
-        stop()
+        if long:
+            stop()
         whole.update(json.dumps([path.name, size, file_hash(path)]).encode())
         done += size
         if time.monotonic() - told > 10:
