@@ -186,17 +186,23 @@ def run_options(
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from .adapt.trainer import Progress, RunOptions
+    from .adapt.run_options import Phase, Progress, RunOptions
+    from .runtime.phases import PhaseDisplay, pace
     from .runtime.signals import stop_on_signals
-    from .runtime.terminal import note, progress
+    from .runtime.terminal import note
     from .runtime.units import parse_duration, parse_memory
 
-    with stop_on_signals() as stop_requested, progress(title, unit) as update:
+    with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
         def report(step: Progress) -> None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-            text = f"{step.stage}: {step.steps_per_s:.2f}/s, {step.eta_s:.0f} s left, {losses}"
-            update(step.step, step.steps, text.rstrip(", "))
+            said = ", ".join(filter(None, [pace(step.steps_per_s, step.eta_s), losses]))
+            text = f"{step.stage}: {said}" if said else step.stage
+            display.show(title, unit, step.step, step.steps, text, by_tenths=True)
+
+        def report_phase(phase: Phase) -> None:
+            text = pace(phase.rate, phase.left_s)
+            display.show(phase.title, phase.unit, phase.done, phase.total, text)
 
         yield RunOptions(
             fingerprint="",  # the run fills in its own
@@ -207,6 +213,7 @@ def run_options(
                 parse_memory("--memory-budget", memory_budget) if memory_budget else None
             ),
             report=report,
+            report_phase=report_phase,
             note=note,
             stop_requested=stop_requested,
         )

@@ -6,6 +6,7 @@ what makes a resumed run the run that was never interrupted.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,7 +26,10 @@ from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
 from .augment import photometric
 from .config import AugmentConfig, TrainingConfig
+from .decoding import decoded, images_in_time
 from .frame_cache import cached_images, read_cache, write_cache
+from .view_sizes import scaled_side
+from .work import Work
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
 Image = NDArray[np.uint8]
@@ -145,12 +149,19 @@ def target_frames(
     *,
     limit: int | None = None,
     note: Callable[[str], None] = lambda _: None,
+    work: Work | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> FrameSet:
     """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
 
     Every frame is decoded once, here, into ``workdir/frames.rgb``, so that a damaged one is found
     before the first step and no step waits for a decoder. A run that is resumed finds them there.
-    Image folders too large for that (8 GiB) are decoded as they are drawn.
+    Image folders too large for that (8 GiB) are decoded as they are drawn. Where ``work`` has too
+    little time there are fewer: of images evenly spaced ones, of a video the first.
+
+    Args:
+        work: the deadline, and where decoding is shown.
+        stop: called before each frame; may raise.
 
     Raises:
         FrameError: a source does not exist or holds no readable frame.
@@ -166,11 +177,20 @@ def target_frames(
         return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, note)
+    work = work or Work()
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
         return _decoded_when_drawn(stills, width, height)
-    names = write_cache(workdir, wanted, iter(frames), width, height)
+    total = opened.length if limit is None or opened.length is None else min(limit, opened.length)
+    if isinstance(frames, FrameSource) and stills is not None:
+        total = len(stills)
+        fewer = images_in_time(stills, width, height, work)
+        if fewer is not None:
+            total = min(fewer, total)
+            note(f"decoding {total} of {len(stills)} frames, evenly spaced, for lack of time")
+            frames = frames.only(evenly_spaced(len(stills), fewer))
+    names = write_cache(workdir, wanted, decoded(frames, total, work, stop), width, height)
     return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
 
 
@@ -252,10 +272,10 @@ def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bo
 
 
 def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """``share`` of each side, in multiples of 8 pixels, the stride of most networks."""
+    """``share`` of each side, at least 16 pixels, with the divisors that the side has."""
     if share == 1:
         return size
-    width, height = (min(side, max(16, 8 * round(side * share / 8))) for side in size)
+    width, height = (min(side, max(16, scaled_side(side, share))) for side in size)
     return width, height
 
 
@@ -266,6 +286,7 @@ class CropSampler:
         self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
+        self._chosen: Sequence[int] = range(len(frames))
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
@@ -273,6 +294,10 @@ class CropSampler:
                 f"crop_size {self.width}x{self.height} is larger than the frames "
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
+
+    def draw_from(self, chosen: Sequence[int]) -> None:
+        """Make batches of the frames of these numbers alone."""
+        self._chosen = chosen
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
@@ -290,9 +315,9 @@ class CropSampler:
         return range(self._training.batch_size)
 
     def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
-        epoch, place = divmod(position, len(self._frames))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._frames))
-        index = int(order[place])
+        epoch, place = divmod(position, len(self._chosen))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
+        index = self._chosen[int(order[place])]
         rng = np.random.default_rng([self._seed, epoch, place])
         crop = self._crop(rng)
         clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
@@ -358,6 +383,21 @@ class Prefetcher(Generic[Item]):
 
 def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
     """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
-    for start in range(0, len(frames), batch_size):
-        rows = range(start, min(start + batch_size, len(frames)))
-        yield torch.from_numpy(np.stack([frames.image(i) for i in rows]))
+    return (stacked(frames, rows) for rows in in_batches(len(frames), batch_size))
+
+
+def in_batches(count: int, batch_size: int) -> list[range]:
+    """The numbers below ``count``, ``batch_size`` at a time.
+
+    A last one that would be alone joins the batch before: a batch of one is a poor sample, and
+    where a network pools a whole frame it is none.
+    """
+    starts = list(range(0, count, batch_size))
+    if batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [range(start, stop) for start, stop in itertools.pairwise([*starts, count])]
+
+
+def stacked(frames: FrameSet, rows: Sequence[int]) -> Tensor:
+    """The frames of these numbers, uint8 (B, H, W, 3), clean and uncropped."""
+    return torch.from_numpy(np.stack([frames.image(i) for i in rows]))

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..runtime.atomic import output_errors
 from ..runtime.errors import OutputError
+from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch
 from .losses.kernels.spec import Map
@@ -37,6 +38,7 @@ class LogitCache:
 
     Raises:
         OutputError: the disk has no room for it, or cannot be written.
+        OutOfTimeError: see `open_cache`.
     """
 
     def __init__(self, name: str, teacher: SegmentationNetwork, context: Context) -> None:
@@ -87,6 +89,8 @@ class LogitCache:
                     part = _half(logits)
                     digest.update(part)
                     file.write(part)
+                if file.tell() != size:
+                    raise OutOfTimeError
                 file.flush()
                 os.fsync(file.fileno())
             record = {"shape": shape, "content": digest.hexdigest()}
@@ -95,13 +99,34 @@ class LogitCache:
 
     def _answers(self, teacher: SegmentationNetwork) -> Iterator[Tensor]:
         with torch.no_grad():
-            for clean in self.context.whole_frames():
+            for clean in self.context.whole_frames("filling the teacher cache", in_order=True):
                 yield teacher(clean).logits
 
     def maps(self, batch: Batch) -> Map:
         """Logits of the batch's frames, float16 (B, K, h, w), and where its crops lie in them."""
         logits = torch.from_numpy(np.stack([self._logits[frame] for frame in batch.frames]))
         return Map(logits.to(self.context.device), self.context.windows(batch.crops))
+
+
+class OutOfTimeError(Exception):
+    """The time budget ended before the cache was whole."""
+
+
+def open_cache(name: str, teacher: SegmentationNetwork, context: Context) -> LogitCache | None:
+    """A `LogitCache`, or None where the time budget does not suffice to fill it.
+
+    A resumed run does as the first start did.
+    """
+    skipped = context.workdir / f"{name}.skipped"
+    if skipped.exists():
+        return None
+    try:
+        return LogitCache(name, teacher, context)
+    except OutOfTimeError:
+        context.note("no teacher cache: the time budget does not suffice to fill it")
+        (context.workdir / f"{name}.f16").unlink(missing_ok=True)
+        write_atomically(skipped, b"")
+        return None
 
 
 def _half(logits: Tensor) -> bytes:

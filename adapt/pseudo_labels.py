@@ -27,6 +27,7 @@ from .mixing import IGNORED
 from .networks import SegmentationNetwork
 from .seals import DamagedError, sealed, unsealed
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
+from .view_sizes import scaled_size, scales_taken
 
 SCALES = (1.0, 1.25, 0.75)
 
@@ -161,7 +162,7 @@ def multi_scale_logits(
 
 def _views(images: Tensor, scales: Sequence[float], mirror: bool) -> Iterator[tuple[Tensor, bool]]:
     for scale in scales:
-        size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
+        size = scaled_size(images.shape[2], images.shape[3], scale)
         view = images
         if scale != 1:
             view = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
@@ -217,6 +218,15 @@ def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
             layer.track_running_stats, layer.training = True, False
 
 
+def usable_scales(
+    model: SegmentationNetwork, context: Context, scales: Sequence[float]
+) -> tuple[float, ...]:
+    """Those of ``scales`` at which ``model`` answers, tried once; see `scales_taken`."""
+    clean = _clean(context, 0)
+    with _labelling(model, batch_statistics=False):
+        return scales_taken(model, clean, scales, context.note_once)
+
+
 def label_frames(
     model: SegmentationNetwork,
     context: Context,
@@ -225,11 +235,11 @@ def label_frames(
     mirror: bool = True,
     batch_statistics: bool = False,
 ) -> PseudoLabels:
-    """Argmax and maximum of `frame_probabilities` for every frame.
+    """Argmax and maximum of `frame_probabilities` for every frame, or as many as time allows.
 
-    A resumed run finds those it made. They lie in a folder of their own for each model, frames and
-    way of labelling, so that a run never takes up what an abandoned one with other settings left in
-    the working folder.
+    See `Context.prepare` for the latter. A resumed run finds those it made. They lie in a folder of
+    their own for each model, frames and way of labelling, so that a run never takes up what an
+    abandoned one with other settings left in the working folder.
 
     Source: the IAPC reference code, which labels the target set once, before training, with the
     source model.
@@ -237,14 +247,18 @@ def label_frames(
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
     stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}", context.note)
     size = (context.frames.height, context.frames.width)
-    for i in range(len(context.frames)):
-        if stored.read(i) is None:
-            context.stop_if_requested()
-            with _labelling(model, batch_statistics=batch_statistics):
-                views = list(multi_scale_logits(model, _clean(context, i), scales, mirror=mirror))
-            labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
-            bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
-            stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
+    taken: tuple[float, ...] = ()  # tried when there is a frame to label
+
+    def label(i: int) -> None:
+        nonlocal taken
+        taken = taken or usable_scales(model, context, scales)
+        with _labelling(model, batch_statistics=batch_statistics):
+            views = list(multi_scale_logits(model, _clean(context, i), taken, mirror=mirror))
+        labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
+        bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
+        stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
+
+    context.prepare("labelling frames", lambda i: stored.read(i) is not None, label)
     return stored
 
 

@@ -59,6 +59,20 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_or_redo(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """What `write_sealed_json` wrote; nothing where it is missing, or damaged, which is noted.
+
+    For what can be found out anew from the rest of the run.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return read_sealed_json(path)
+    except (OSError, DamagedError) as error:
+        note(f"{path}: damaged ({error}), so it is made again")
+        return {}
+
+
 def _seal_of(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

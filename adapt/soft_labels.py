@@ -32,7 +32,8 @@ Labels = NDArray[Any]
 class SoftLabels:
     """Distributions over classes, or classes, for every pixel of all frames of ``context``.
 
-    What is there is taken up: a resumed run asks only for what it does not find.
+    What is there is taken up: a resumed run asks only for what it does not find. Where time runs
+    out there are fewer, see `Context.prepare`.
 
     Args:
         name: of the folder in the work folder; what the labels follow from should be part of it.
@@ -54,21 +55,24 @@ class SoftLabels:
     ) -> None:
         self.context, self.num_classes = context, num_classes
         self._folder = context.workdir / name
-        missing = [i for i in range(len(context.frames)) if self._read(i) is None]
+        missing = any(self._read(i) is None for i in context.prepared.of(len(context.frames)))
         if missing:
             with output_errors(self._folder):
                 self._folder.mkdir(exist_ok=True)
             label = source()
-            for i in missing:
-                context.stop_if_requested()
-                self._write(i, label(i))
+            context.prepare(
+                "labelling frames",
+                lambda i: self._read(i) is not None,
+                lambda i: self._write(i, label(i)),
+            )
 
     def class_mass(self) -> Tensor:
         """How much of the frames belongs to each class, float32 (K,), summing to at most 1."""
         total = torch.zeros(self.num_classes)
-        for frame in range(len(self.context.frames)):
+        frames = self.context.prepared.of(len(self.context.frames))
+        for frame in frames:
             total += self._whole(self._there(frame)).mean(dim=(1, 2))
-        return total / len(self.context.frames)
+        return total / len(frames)
 
     def crops(self, batch: Batch) -> Tensor:
         """Distributions q under the crops of ``batch``, float32 (B, K, H, W).

@@ -34,13 +34,18 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
 
 
+def shows_bars() -> bool:
+    """Whether stderr is a terminal, on which a bar can move."""
+    return sys.stderr.isatty()
+
+
 @contextmanager
 def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str], None]]:
     """A progress bar on stderr; gives ``update(done, total, text)``.
 
     Where stderr is no terminal, one line every tenth of the work instead.
     """
-    if not sys.stderr.isatty():
+    if not shows_bars():
         shown = -1
 
         def line(done: int, total: int | None, text: str) -> None:
@@ -207,10 +212,16 @@ def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) ->
         Text(
             f"{DECISIONS[verdict.decision]}: {verdict.sentence}\n"
             f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
+            f"{CONDITIONS if verdict.frames else ''}"
         ),
         soft_wrap=True,
     )
 
+
+CONDITIONS = (
+    " The verdict holds for conditions like theirs alone: judge again for another light, weather "
+    "or road."
+)
 
 DECISIONS = {
     "promote": "Promote the candidate",

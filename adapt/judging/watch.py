@@ -202,7 +202,8 @@ class Watch:
     @contextmanager
     def _timed(self) -> Iterator[None]:
         start = time.monotonic()
-        yield
+        with self._context.work.phase("looking at frames set aside"):
+            yield
         self._seconds += time.monotonic() - start
 
     # --- which step is kept ---------------------------------------------------------------------

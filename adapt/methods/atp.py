@@ -140,6 +140,9 @@ class TeachStage(Stage):
         )
         self.selection = Selection(self.labeller, settings.share)
 
+    def prepare(self) -> None:
+        self.selection.prepare()
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings
         labels = self.selection.labels(batch)  # before the student's statistics move

@@ -82,6 +82,9 @@ class _SelfTraining(Stage):
         )
         self.selection = self.new_selection()
 
+    def prepare(self) -> None:
+        self.selection.prepare()
+
     @abstractmethod
     def new_selection(self) -> Selection:
         """Which of the labeller's labels to learn from."""
@@ -177,6 +180,7 @@ class BoundaryStage(_SelfTraining):
     """
 
     name = "boundary"
+    mixes = True
 
     def new_selection(self) -> Selection:
         return Selection(self.labeller, self.settings.boundary_share)

@@ -423,12 +423,26 @@ def test_parts_of_a_batch_are_its_rows(tmp_path: Path) -> None:
     assert (part.frames, part.crops) == (batch.frames[2:4], batch.crops[2:4])
 
 
-def test_whole_frames_come_in_order_clean_and_the_last_batch_may_be_short() -> None:
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [
+        (5, 3, [3, 2]),
+        (5, 2, [2, 3]),
+        (9, 8, [9]),
+        (2, 1, [1, 1]),
+        (1, 8, [1]),
+        (4, 2, [2, 2]),
+        (0, 2, []),
+    ],
+)
+def test_whole_frames_come_in_order_and_clean_and_none_is_alone_in_the_last_batch(
+    count: int, batch_size: int, sizes: list[int]
+) -> None:
     frames = frame_set(5)
-    batches = list(whole_frames(frames, 2))
-    assert [len(images) for images in batches] == [2, 2, 1]
-    stacked = np.stack([frames.image(i) for i in range(5)])
-    assert np.array_equal(torch.cat(batches), stacked)
+    batches = list(whole_frames(frames.only([i % 5 for i in range(count)]), batch_size))
+    assert [len(images) for images in batches] == sizes
+    stacked = [frames.image(i % 5) for i in range(count)]
+    assert np.array_equal(torch.cat(batches) if batches else [], stacked)
 
 
 # --- prefetching --------------------------------------------------------------------------------
