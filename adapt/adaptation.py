@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from ..runtime.bundle import (
     Bundle,
     BundleWriter,
     InputSpec,
-    Measurement,
     NetworkSpec,
     Provenance,
     library_versions,
 )
-from ..runtime.errors import ConfigError, OutputError, TrainingError
+from ..runtime.errors import ConfigError, OutputError
 from ..runtime.frames import labelled_pairs
 from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
@@ -32,7 +29,7 @@ from .config import RunConfig
 from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
 from .feasible import check_batch_size, check_frame_size
-from .fingerprints import hash_of, learned_from
+from .fingerprints import hash_of
 from .going_on import frames_were_held, kept_tone, spent_before
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
@@ -43,11 +40,12 @@ from .methods import adapting_method, build_stages
 from .methods.supervised import Supervised
 from .models import device_name, load_network, new_network, pick_device
 from .networks import SegmentationNetwork
+from .outcome import check_finite, measurements
 from .pace import DECODING, TONE
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
-from .run_record import RunRecord
+from .run_record import RunRecord, record_of_adapting
 from .tone import align_tone
-from .trainer import CHECKPOINT, HISTORY, RunSummary, Trainer, to_memory_format
+from .trainer import CHECKPOINT, HISTORY, Trainer, to_memory_format
 from .work import Work
 
 
@@ -87,7 +85,7 @@ def adapt_bundle(
             "another --out, or --gate off."
         )
     work = _work(job)
-    record = _record(job, frames, max_frames, config, source.hash)
+    record = record_of_adapting(job, frames, max_frames, config, source.hash)
     done = record.finished(judged=gated)
     if done is not None:
         return done
@@ -155,7 +153,7 @@ def adapt_black_box(
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
     made_of = [network_spec.model_dump(mode="json"), space.to_dict(), input_spec.model_dump()]
     initial = [student.initial] if student.initial else []
-    record = _record(
+    record = record_of_adapting(
         job, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
     )
     done = record.finished()
@@ -249,28 +247,6 @@ def train_bundle(
             Provenance(method="train", fingerprint=record.fingerprint),
             work,
         )
-
-
-def _record(
-    job: Job,
-    frames: Sequence[str | Path],
-    max_frames: int | None,
-    config: RunConfig,
-    source: str,
-    *,
-    student: Any = None,
-    weights: Sequence[Path] = (),
-) -> RunRecord:
-    """Of a run that adapts the model of the hash ``source``, or a ``student`` from ``weights``."""
-    places = [str(Path(frame).resolve()) for frame in frames]
-    parts = {
-        "source model": source,
-        "frames": [places, max_frames],
-        "settings": config.model_dump(mode="json"),
-        "student": student,
-    }
-    files = lambda: [*learned_from(frames, max_frames), *weights]  # noqa: E731
-    return RunRecord(job, parts, files, kept=True)
 
 
 def _new_network(
@@ -386,7 +362,7 @@ def _run(
     to_memory_format(network, config.training)
     options = replace(job.options, fingerprint=fingerprint)
     summary = Trainer(network, build_stages(config), context, options).run()
-    _check_finite(network)
+    check_finite(network)
     provenance = provenance.model_copy(
         update={
             "configuration": {**config.model_dump(mode="json"), "outcome": asdict(summary)},
@@ -413,25 +389,11 @@ def _run(
                 label_space=space,
                 input=input_spec,
                 provenance=provenance,
-                measured=_measurements(summary, device_name(device)),
+                measured=measurements(summary, device_name(device)),
                 verdict=verdict,
             )
     discard(job)
     return bundle
-
-
-def _check_finite(network: nn.Module) -> None:
-    """Refuse a result that no frame can be labelled with.
-
-    Raises:
-        TrainingError: some of its weights are infinite or not a number.
-    """
-    for name, tensor in network.state_dict().items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TrainingError(
-                f"after the last step {name} holds values that are no finite numbers, so nothing "
-                "is published; lower training.lr, or set training.amp=off."
-            )
 
 
 def _aligned(
@@ -457,21 +419,4 @@ def _aligned(
                 job.options.stop_if_requested,
             )
 
-    return kept_tone(job.workdir, fingerprint, spec, align)
-
-
-def _measurements(summary: RunSummary, device: str) -> list[Measurement]:
-    how = f"the run itself, on {device}"
-    watch = summary.watch
-    return [
-        Measurement(name="run_seconds", value=round(summary.seconds, 3), unit="s", how=how),
-        Measurement(
-            name="run_peak_memory", value=round(summary.peak_memory_mib, 1), unit="MiB", how=how
-        ),
-        *([] if watch is None else [_watch_measurement(watch)]),
-    ]
-
-
-def _watch_measurement(watch: Mapping[str, Any]) -> Measurement:
-    how = f"part of the run: {len(watch['looks'])} looks at {watch['frames']} frames set aside"
-    return Measurement(name="watch_seconds", value=watch["seconds"], unit="s", how=how)
+    return kept_tone(job.workdir, fingerprint, spec, align, job.options.note)

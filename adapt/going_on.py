@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..runtime.bundle import InputSpec
 from ..runtime.errors import TrainingError
 from .checkpoint import RunState, load_checkpoint
-from .seals import DamagedError, read_sealed_json, write_sealed_json
+from .seals import DamagedError, read_or_redo, read_sealed_json, write_sealed_json
 
 TONE, HELD = "tone.json", "held.json"
 
@@ -42,15 +41,20 @@ def spent_before(checkpoint: Path, fingerprint: str) -> float:
 
 
 def kept_tone(
-    workdir: Path, fingerprint: str, spec: InputSpec, align: Callable[[], InputSpec]
+    workdir: Path,
+    fingerprint: str,
+    spec: InputSpec,
+    align: Callable[[], InputSpec],
+    note: Callable[[str], None] = lambda _: None,
 ) -> InputSpec:
     """What ``align`` gives, or gave when this very run began.
 
     Args:
         spec: what the network is fed without it.
+        note: told where what is kept is damaged.
     """
     path = workdir / TONE
-    stored = _read(path)
+    stored = read_or_redo(path, note)
     gamma = stored.get("gamma")
     known = isinstance(gamma, float) and math.isfinite(gamma) and gamma > 0
     if known and stored.get("run") == fingerprint:
@@ -61,18 +65,18 @@ def kept_tone(
 
 
 def frames_were_held(workdir: Path, wanted: bool) -> bool:
-    """Whether the run set frames aside when it began; a run that begins now does as is wanted."""
+    """Whether the run set frames aside when it began; a run that begins now does as is wanted.
+
+    Raises:
+        TrainingError: what is kept is damaged.
+    """
     path = workdir / HELD
-    held = _read(path).get("held")
-    if isinstance(held, bool):
-        return held
-    write_sealed_json(path, {"held": wanted})
-    return wanted
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON object there; nothing if it is missing or damaged, and is found out anew."""
+    if not path.exists():
+        write_sealed_json(path, {"held": wanted})
+        return wanted
     try:
-        return read_sealed_json(path)
-    except (OSError, DamagedError):
-        return {}
+        return read_sealed_json(path)["held"] is True
+    except (OSError, DamagedError, KeyError) as error:
+        raise TrainingError(
+            f"{path}: is damaged ({error}); delete {workdir} and start again."
+        ) from error

@@ -18,7 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..runtime.bundle import Bundle, library_versions, open_bundle
 from ..runtime.errors import BundleError, FrameError, RunInterrupted, TrainingError
-from .fingerprints import hash_of, identity_of
+from .config import RunConfig
+from .fingerprints import hash_of, identity_of, learned_from
 from .frame_cache import CACHE_INDEX
 from .run_folder import Job
 from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
@@ -176,6 +177,36 @@ class RunRecord:
             f"{self.job.workdir}: this run was started with other frames, settings or source model "
             f"({what}); repeat its command with --resume, or start anew with --overwrite."
         )
+
+
+def record_of_adapting(
+    job: Job,
+    frames: Sequence[str | Path],
+    max_frames: int | None,
+    config: RunConfig,
+    source: str,
+    *,
+    student: Any = None,
+    weights: Sequence[Path] = (),
+) -> RunRecord:
+    """The record of a run that adapts a model to ``frames``.
+
+    Args:
+        source: hash of the source model.
+        student: where another network learns, what describes it; ``weights`` are what it starts
+            from.
+    """
+    parts = {
+        "source model": source,
+        "frames": [[str(Path(frame).resolve()) for frame in frames], max_frames],
+        "settings": config.model_dump(mode="json"),
+        "student": student,
+    }
+
+    def files() -> list[Path]:
+        return [*learned_from(frames, max_frames), *weights]
+
+    return RunRecord(job, parts, files, kept=True)
 
 
 def _read(path: Path) -> _Beginning:

@@ -59,6 +59,20 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_or_redo(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """What `write_sealed_json` wrote; nothing where it is missing, or damaged, which is noted.
+
+    For what can be found out anew from the rest of the run.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return read_sealed_json(path)
+    except (OSError, DamagedError) as error:
+        note(f"{path}: damaged ({error}), so it is made again")
+        return {}
+
+
 def _seal_of(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -105,7 +119,7 @@ def content_hash(
     Args:
         files: of any size; what they hold is read, for sizes and times of change say nothing of it.
         note: told of gigabytes, and how far it is.
-        stop: called between two files; it may raise.
+        stop: called between two files, where there are gigabytes; it may raise.
 
     Raises:
         OSError: one cannot be read.
@@ -113,11 +127,13 @@ def content_hash(
     paths = list(files)
     sizes = [path.stat().st_size for path in paths]
     total, done, told = sum(sizes), 0, time.monotonic()
-    if total >= LONG_WORK_BYTES:
+    long = total >= LONG_WORK_BYTES
+    if long:
         note(f"reading {len(paths)} files, {total / 2**30:.1f} GiB, for their SHA-256")
     whole = hashlib.sha256()
     for path, size in zip(paths, sizes, strict=True):
-        stop()
+        if long:
+            stop()
         whole.update(json.dumps([path.name, size, file_hash(path)]).encode())
         done += size
         if time.monotonic() - told > 10:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -14,7 +13,6 @@ from pydantic import Field
 from torch import Tensor
 
 from ...runtime.errors import LabelError
-from ..checkpoint import write_atomically
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch, evenly_spaced
@@ -22,6 +20,7 @@ from ..losses.common import upsample
 from ..losses.kernels.core import weighted_sums
 from ..losses.kernels.spec import Inputs, Terms
 from ..networks import SegmentationNetwork
+from ..seals import read_or_redo, write_sealed_json
 from .base import Method, Stage
 
 
@@ -66,14 +65,14 @@ def class_counts(context: Context, num_classes: int) -> NDArray[np.int64]:
     """
     labels, path = context.frames.labels, context.workdir / "class_counts.json"
     assert labels is not None  # `train` opens labelled frames only
-    try:
-        return np.array(json.loads(path.read_text(encoding="ascii")), np.int64).reshape(num_classes)
-    except (OSError, ValueError, TypeError, OverflowError):  # missing or damaged: counted anew
-        counts = np.zeros(256, np.int64)
+    kept = read_or_redo(path, context.note)
+    if kept:
+        return np.array(kept["counts"], np.int64)
+    counts = np.zeros(256, np.int64)
     chosen = evenly_spaced(len(context.frames), CLASS_COUNT_FRAMES)
     for i in context.over(chosen, "counting the pixels of each class"):
         counts += np.bincount(labels(i).ravel(), minlength=256)
-    write_atomically(path, json.dumps(counts[:num_classes].tolist()).encode("ascii"))
+    write_sealed_json(path, {"counts": counts[:num_classes].tolist()})
     return counts[:num_classes]
 
 
