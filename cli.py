@@ -169,6 +169,9 @@ def import_(
         list[str] | None,
         typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
     ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Where in the file the weights lie, e.g. model.ema.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -176,6 +179,7 @@ def import_(
     with needs_torch("import"):
         from .adapt.import_bundle import import_bundle
         from .runtime.labels import label_space as find_label_space
+        from .runtime.terminal import note
 
         bundle = import_bundle(
             weights,
@@ -187,7 +191,9 @@ def import_(
             mean=mean,
             std=std,
             arguments=argument or (),
+            key=key,
             overwrite=overwrite,
+            note=note,
         )
     print_made(bundle, as_json)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,9 @@ def adapt_black_box(
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
-    network = _new_network(network_spec, space, config.seed, student.initial).to(device)
+    network = _new_network(network_spec, space, config.seed, student.initial, job.options.note).to(
+        device
+    )
     width, height = config.training.frame_size or _input_size(input_spec)
     with run_folder(job):
         target = target_frames(
@@ -184,7 +186,7 @@ def train_bundle(
     device = _device(job, config)
     width, height = config.training.frame_size or _input_size(input_spec)
     frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
-    network = _new_network(network_spec, space, config.seed, initial)
+    network = _new_network(network_spec, space, config.seed, initial, job.options.note)
     with run_folder(job):
         return _run(
             network.to(device),
@@ -201,13 +203,17 @@ def train_bundle(
 
 
 def _new_network(
-    spec: NetworkSpec, space: LabelSpace, seed: int, initial: Path | None
+    spec: NetworkSpec,
+    space: LabelSpace,
+    seed: int,
+    initial: Path | None,
+    note: Callable[[str], None],
 ) -> SegmentationNetwork:
     """With random weights, or those of the file ``initial``."""
     torch.manual_seed(seed)
     network = build_network(spec.name, space.num_classes, **spec.arguments)
     if initial is not None:
-        load_weights_file(network, initial, label_space=space.name)
+        load_weights_file(network, initial, label_space=space.name, note=note)
     return network
 
 

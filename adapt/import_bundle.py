@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runtime.bundle import (
@@ -14,9 +14,15 @@ from ..runtime.bundle import (
     check_output,
     library_versions,
 )
-from ..runtime.errors import ConfigError, NetworkError
+from ..runtime.errors import ConfigError
 from ..runtime.labels import LabelSpace
-from .importing import ARGUMENTS_OF, load_weights, read_checkpoint, save_weights
+from .importing import (
+    ARGUMENTS_OF,
+    detect_arguments,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 from .models import IMAGENET_INPUT, network_spec, parse_size, parse_triple
 from .networks import build_network
 
@@ -32,7 +38,9 @@ def import_bundle(
     mean: str | None = None,
     std: str | None = None,
     arguments: Sequence[str] = (),
+    key: str | None = None,
     overwrite: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Check a checkpoint against its network and write it as a bundle.
 
@@ -41,10 +49,12 @@ def import_bundle(
     its heads and blocks is used unless ``arguments`` say otherwise.
 
     Args:
-        weights: ``.pth``, ``.pt`` or ``.safetensors``; a file that would run code is refused.
+        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused.
         network: a registered name or ``package.module:factory``.
         input_size: "WxH"; colour: "rgb" or "bgr"; mean, std: "a,b,c", in 0-255 units.
         arguments: of the network, "key=value".
+        key: where in the file the weights lie, dotted; found unless given.
+        note: called with a sentence on what was taken from where and what was left out.
 
     Raises:
         NetworkError: the file is no checkpoint or does not fit the network and label space.
@@ -55,14 +65,13 @@ def import_bundle(
     state = read_checkpoint(weights)
     spec = network_spec(network, arguments)
     if network in ARGUMENTS_OF:
-        try:
-            found = ARGUMENTS_OF[network](state)
-        except NetworkError as error:
-            raise NetworkError(f"{weights}: {error}") from error
+        found = detect_arguments(network, state, str(weights), key)
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = NetworkSpec(name=network, arguments={**found, **spec.arguments})
     built = build_network(network, space.num_classes, **spec.arguments)
-    load_weights(built, state, str(weights), label_space=f"label space {space.name}")
+    load_weights(
+        built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
+    )
     width, height = parse_size("--input-size", input_size)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
@@ -83,7 +92,7 @@ def import_bundle(
             input=input_spec,
             provenance=Provenance(
                 method="import",
-                configuration={"weights": weights.name},
+                configuration={"weights": weights.name, **({"key": key} if key else {})},
                 versions=library_versions(),
             ),
         )
