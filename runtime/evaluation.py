@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .engine import Engine
 from .errors import LabelSpaceError
+from .frames import Frame
 from .images import read_image
 from .labels import LabelSpace, read_labels
 from .layouts import LabelIds
@@ -44,6 +45,6 @@ def evaluate(
     for done, (image_path, label_path) in enumerate(pairs):
         image = read_image(image_path)
         labels = read_labels(label_path, space, (image.shape[1], image.shape[0]), ids)
-        confusion.update(engine.segment(image), labels)
+        confusion.update(engine.segment(Frame(image, image_path.name, 0)), labels)
         report(done + 1, len(pairs))
     return confusion

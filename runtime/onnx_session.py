@@ -160,9 +160,13 @@ def _session(file: Path, options: Any, providers: Sequence[_Provider]) -> Any:
             str(file), options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions have no common base but this
-        reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()[0]
-        lacking = "Could not find an implementation" in reason  # bf16 on a CPU, for one
+        why = reason(error)
+        lacking = "Could not find an implementation" in why  # bf16 on a CPU, for one
         advice = "it takes another device or precision" if lacking else "export it again"
-        raise EngineError(
-            f"{file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); {advice}."
-        ) from error
+        raise EngineError(f"{file} cannot be loaded by ONNX Runtime ({why}); {advice}.") from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an exception of ONNX Runtime, without its code."""
+    lines = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

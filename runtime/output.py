@@ -11,7 +11,7 @@ from typing import Any
 
 from .atomic import output_errors
 from .engine import Engine
-from .errors import FrameError, OutputError
+from .errors import FrameError, OutputError, RunInterrupted
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
 from .live import LiveSource
 from .pacing import STILLS_FPS, Paced
@@ -66,6 +66,8 @@ def run_frames(
         OutputError: ``out`` exists (unless ``overwrite``), names a kind of file that is not
             written, or cannot be written.
         FrameError: not one frame can be read.
+        EngineError: the engine has no labels for a frame, or does not end after a stop.
+        RunInterrupted: a second signal came; what was written before is complete.
     """
     if out is not None:
         _check_out(out, overwrite)
@@ -73,15 +75,15 @@ def run_frames(
     paced = Paced(frames, fps or STILLS_FPS) if realtime and not live else None
     timed = frames if isinstance(frames, LiveSource) else paced
     source: Iterable[Frame] = timed or frames
-    ended_by, lost = "end", None
+    ended_by, stopped_by, lost = "end", "end", None
     started = clock()
 
     def stop_when() -> bool:
-        nonlocal ended_by
+        nonlocal stopped_by
         if stop_requested():
-            ended_by = "signal"
+            stopped_by = "signal"
         elif duration_s is not None and clock() - started >= duration_s:
-            ended_by = "duration"
+            stopped_by = "duration"
         else:
             return False
         if timed is not None:
@@ -117,10 +119,17 @@ def run_frames(
             if not live or not pipeline.frames:
                 raise
             ended_by, lost = "lost", str(error)
+        except KeyboardInterrupt as error:
+            raise RunInterrupted(
+                f"Stopped at once by a second signal; {pipeline.frames} frames are finished"
+                f"{'' if out is None else f' and written to {out}'}."
+            ) from error
         finally:
             if timed is not None:
                 timed.stop()
         summary = pipeline.summary()
+    if ended_by == "end" and pipeline.cut_short:
+        ended_by = stopped_by
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
         ended_by = "max_frames"
     skipped = [] if isinstance(frames, LiveSource) else list(frames.skipped)
