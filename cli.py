@@ -504,6 +504,9 @@ def export(
     labels: Annotated[
         Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
     ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of ONNX's operators; the exporter's unless given.")
+    ] = None,
     calibration: Annotated[
         list[str] | None, typer.Option(help="Frames of the road to quantise for, not compared on.")
     ] = None,
@@ -534,6 +537,7 @@ def export(
     with needs_torch("export"):
         from .export.artefacts import export_bundle
         from .export.judge import Floors
+        from .export.outcome import PartialExportError
         from .export.plan_maker import PlanOptions
 
         plans = PlanOptions(
@@ -541,25 +545,29 @@ def export(
             open_bundle(refit) if refit else None,
             parse_memory("--workspace", workspace) if workspace else None,
         )
+        refused = None
         with progress("export", "steps") as update:
-            record = export_bundle(
-                opened_bundle(bundle),
-                to,
-                precisions=precision,
-                frames=frames or (),
-                labels=labels,
-                calibration=calibration or (),
-                with_logits=logits,
-                argmax=argmax,
-                floors=Floors(min_agreement, max_miou_drop),
-                plans=plans,
-                note=note,
-                report=update,
-            )
+            try:
+                record = export_bundle(
+                    opened_bundle(bundle),
+                    to,
+                    precisions=precision,
+                    frames=frames or (),
+                    labels=labels,
+                    calibration=calibration or (),
+                    with_logits=logits,
+                    argmax=argmax,
+                    opset=opset,
+                    floors=Floors(min_agreement, max_miou_drop),
+                    plans=plans,
+                    note=note,
+                    report=update,
+                )
+            except PartialExportError as error:
+                record, refused = error.record, error
     if as_json:
         print_json(record)
-        return
-    for row in record["artefacts"]:
+    for row in () if as_json else record["artefacts"]:
         typer.echo(
             f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
@@ -573,6 +581,8 @@ def export(
             + (f", mIoU {row['miou']:.2f} %" if "miou" in row else "")
             + "."
         )
+    if refused is not None:
+        raise refused
 
 
 @app.command()
