@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -241,6 +242,11 @@ def compare(
 
 def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
     """Raise `ParityError`, with the number, where two models are not the same."""
+    if not math.isfinite(parity.max_logit):
+        raise ParityError(
+            f"{what} was not written: its torch model gives logits that are not finite on "
+            f"{parity.compared_on}; check the model with `roadshift eval`."
+        )
     if not parity.label_agreement >= min_agreement:
         raise ParityError(
             f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "

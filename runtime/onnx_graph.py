@@ -31,10 +31,10 @@ def nan_weights(file: Path) -> list[str]:
     A file that is no protobuf has none: whoever loads it says what is wrong with it.
     """
     try:
-        data = np.memmap(file, np.uint8, "r")
+        model = np.memmap(file, np.uint8, "r").data
         return [
             name
-            for graph in _each(memoryview(data), _GRAPH)
+            for graph in _each(model, _GRAPH)
             for tensor in _each(graph, _INITIALIZER)
             if (name := _nan_name(tensor)) is not None
         ]
