@@ -131,9 +131,11 @@ def _taken(found: Match, own: Mapping[str, Tensor], start: str, where: str) -> s
         keys = ", ".join(f"--key {as_key(start + p)}" if p else "those at the top"
                          for p in found.rivals[:5])  # fmt: skip
         parts.append(f"the network fits other weights in the file too ({keys})")
-    if found.left_out:
-        names = listed(start + name for name in found.left_out)
-        parts.append(f"{len(found.left_out)} other tensors were left out ({names})")
+    named = tuple(p for p in found.rivals if p)
+    others = [start + name for name in found.left_out if not (named and name.startswith(named))]
+    if others:
+        count = "1 other tensor was" if len(others) == 1 else f"{len(others)} other tensors were"
+        parts.append(f"{count} left out ({listed(others)})")
     return "; ".join(parts) + "."
 
 

@@ -33,6 +33,7 @@ from .onnx_session import (
     cuda_problem,
     cuda_session,
     reason,
+    run_interruptible,
     tensorrt_problem,
     tensorrt_session,
 )
@@ -93,6 +94,7 @@ class OnnxEngine(Engine):
         self._session: Any = None
         self._under_way: set[Any] = set()  # run options of the calls on the CPU
         self._lock = threading.Lock()  # of these
+        self._call: Callable[..., Any] = self._first_call
         self._memory: DeviceMemory | None = None
         self._batch: int | None = None
         how, problem = "", None
@@ -236,7 +238,8 @@ class OnnxEngine(Engine):
                 times.append(taken)
             else:
                 with self._interruptible() as options:
-                    found = self._session.run([self._output], {"image": batch}, options)[0]
+                    found = self._call([self._output], {"image": batch}, options)[0]
+                    self._call = self._session.run  # it ends, so no thread need be spent on it
         if self._gives_labels:
             check_array(found, "labels", np.uint8, batch.shape[:3])
             if self._suspicions and found.min() == found.max():
@@ -247,6 +250,9 @@ class OnnxEngine(Engine):
         check_logits(found, (len(batch), self.label_space.num_classes, *size))
         width, height, align = self.input.width, self.input.height, bool(self._align_corners)
         return np.stack([upsample_argmax(logits, width, height, align) for logits in found])
+
+    def _first_call(self, *arguments: Any) -> list[Any]:
+        return run_interruptible(self._session, *arguments)
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:
@@ -292,6 +298,7 @@ class OnnxEngine(Engine):
 
     def close(self) -> None:
         memory, self._memory, self._session = self._memory, None, None
+        self._call = self._first_call
         if memory is not None and self._worker is not None:
             self._worker.submit(memory.close).result()
             self._worker.shutdown()

@@ -11,7 +11,9 @@ import io
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -166,7 +168,31 @@ def _session(file: Path, options: Any, providers: Sequence[_Provider]) -> Any:
         raise EngineError(f"{file} cannot be loaded by ONNX Runtime ({why}); {advice}.") from error
 
 
+def run_interruptible(
+    session: Any, outputs: Sequence[str], inputs: dict[str, Any], options: Any = None
+) -> list[Any]:
+    """Run a session so that a signal can end it, even where the graph never does.
+
+    Python calls a signal's handler in the main thread, and not while that is inside ONNX Runtime.
+    So there the run goes on in another thread, and what a handler raises ends it.
+
+    Args:
+        options: run options, not in use elsewhere; new ones unless given.
+    """
+    options = options or onnxruntime.RunOptions()
+    if threading.current_thread() is not threading.main_thread():
+        return list(session.run(outputs, inputs, options))
+    with ThreadPoolExecutor(1, "onnxruntime") as worker:
+        running = worker.submit(session.run, outputs, inputs, options)
+        try:
+            return list(running.result())
+        except BaseException:
+            options.terminate = True
+            raise
+
+
 def reason(error: Exception) -> str:
-    """The first line of an exception of ONNX Runtime, without its code."""
-    lines = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()
+    """The first line of an exception of ONNX Runtime, without its code and its source's places."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+    lines = re.sub(r"/\S*onnxruntime\S*:\d+ [^()]*\([^()]*\) ", "", text).splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -30,7 +30,7 @@ from .preprocess import fit_frame, restore_labels
 
 POLL_S = 0.1  # how often a caller that waits asks whether to stop
 LEAVE_AFTER_S = 1.0  # a source that is stuck in a read is left behind
-STUCK_AFTER_S = 10.0  # so long after a stop without a result, an engine at work is interrupted
+STUCK_AFTER_S = 8.0  # so long after a stop without a result, an engine at work is interrupted
 STUCK_FRAMES = 5  # or for so many of its slowest frames, where that is longer
 STAGES = ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "sink_ms", "end_to_end_ms")
 

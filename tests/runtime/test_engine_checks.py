@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -64,6 +66,7 @@ def test_a_graph_that_answers_nonsense_is_named_with_its_frame(
     message = said(opened(make_bundle, model))
     assert message.startswith(f"model.onnx {sentence}")
     assert "on frame drive_0001; export the bundle again" in message
+    assert "onnxruntime_src" not in message
 
 
 @pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT8])
@@ -181,6 +184,15 @@ def test_an_endless_graph_is_interrupted_from_another_thread(make_bundle: MakeBu
         finally:
             waiter.set()
             helper.join()
+
+
+def test_ctrl_c_ends_an_endless_graph_in_the_main_thread(make_bundle: MakeBundle) -> None:
+    with opened(make_bundle, odd_graphs.endless()) as engine:
+        press = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+        press.start()
+        with pytest.raises(KeyboardInterrupt):
+            engine.segment(FRAME)
+        press.join()
 
 
 def test_a_stop_ends_a_pipeline_whose_engine_never_answers(make_bundle: MakeBundle) -> None:
