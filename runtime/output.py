@@ -11,7 +11,7 @@ from typing import Any
 
 from .atomic import output_errors
 from .engine import Engine
-from .errors import FrameError, OutputError, RunInterrupted
+from .errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
 from .live import LiveSource
 from .pacing import STILLS_FPS, Paced
@@ -66,8 +66,9 @@ def run_frames(
         OutputError: ``out`` exists (unless ``overwrite``), names a kind of file that is not
             written, or cannot be written.
         FrameError: not one frame can be read.
-        EngineError: the engine has no labels for a frame, or does not end after a stop.
-        RunInterrupted: a second signal came; what was written before is complete.
+        EngineError: the engine has no labels for a frame, or does not end after a stop. What was
+            written before is complete.
+        RunInterrupted: a second signal came; likewise.
     """
     if out is not None:
         _check_out(out, overwrite)
@@ -76,6 +77,7 @@ def run_frames(
     timed = frames if isinstance(frames, LiveSource) else paced
     source: Iterable[Frame] = timed or frames
     ended_by, stopped_by, lost = "end", "end", None
+    failure: RoadshiftError | None = None
     started = clock()
 
     def stop_when() -> bool:
@@ -119,15 +121,16 @@ def run_frames(
             if not live or not pipeline.frames:
                 raise
             ended_by, lost = "lost", str(error)
-        except KeyboardInterrupt as error:
-            raise RunInterrupted(
-                f"Stopped at once by a second signal; {pipeline.frames} frames are finished"
-                f"{'' if out is None else f' and written to {out}'}."
-            ) from error
+        except (EngineError, KeyboardInterrupt) as error:
+            failure = _failure(error, pipeline.frames, out)
+            if not pipeline.frames:  # nothing to complete
+                raise failure from error
         finally:
             if timed is not None:
                 timed.stop()
         summary = pipeline.summary()
+    if failure is not None:
+        raise failure
     if ended_by == "end" and pipeline.cut_short:
         ended_by = stopped_by
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
@@ -143,6 +146,15 @@ def run_frames(
         "out": None if out is None else str(out),
         "engine": engine.describe(),
     }
+
+
+def _failure(error: BaseException, frames: int, out: Path | None) -> RoadshiftError:
+    """What ended a run before its time, as `run_frames` raises it."""
+    if isinstance(error, RoadshiftError):
+        return error
+    done = f"{frames} frame{' is' if frames == 1 else 's are'} finished"
+    where = f" and written to {out}" if frames and out is not None else ""
+    return RunInterrupted(f"Stopped at once by a second signal; {done}{where}.")
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

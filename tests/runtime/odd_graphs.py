@@ -41,6 +41,24 @@ def filled(shape: list[int], value: int = 0) -> bytes:
     )  # fmt: skip
 
 
+def least_as_label() -> bytes:
+    """A white frame is of class 255 everywhere, any other of class 0."""
+    return graph(
+        [
+            helper.make_node("Cast", ["image"], ["wide"], to=INT64),
+            helper.make_node("ReduceMin", ["wide"], ["least"], keepdims=0),
+            helper.make_node("Equal", ["least", "white"], ["is_white"]),
+            helper.make_node("Where", ["is_white", "least", "none"], ["class"]),
+            helper.make_node("Cast", ["class"], ["small"], to=UINT8),
+            helper.make_node("Expand", ["small", "shape"], ["labels"]),
+        ],
+        weights={
+            **{"white": np.int64(255), "none": np.int64(0)},
+            "shape": np.array([1, 16, 32], np.int64),
+        },
+    )
+
+
 def scores(weight: np.ndarray, *, divide_by: float | None = None) -> bytes:
     """Argmax of a 1x1 convolution by ``weight`` (K, 3), its scores divided where that is given."""
     nodes = [

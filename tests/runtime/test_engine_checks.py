@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -218,31 +219,65 @@ def test_closing_early_interrupts_an_engine_that_never_answers(make_bundle: Make
         assert asked.is_set()
 
 
-def test_a_second_signal_ends_a_run_at_once_and_keeps_what_was_written(
-    make_bundle: MakeBundle, tmp_path: Path
-) -> None:
-    import cv2
-
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """A folder of thirty frames; the seventh is white."""
+    (tmp_path / "drive").mkdir()
     for index in range(30):
-        cv2.imwrite(str(tmp_path / f"{index:02d}.png"), FRAME.image)
-    done: list[int] = []
+        image = np.full_like(FRAME.image, 255) if index == 6 else FRAME.image
+        cv2.imwrite(str(tmp_path / "drive" / f"{index:02d}.png"), image)
+    return tmp_path / "drive"
+
+
+def whole_frames(out: Path) -> int:
+    """The frames that can be read of a folder of label maps, or of a video."""
+    if out.is_dir():
+        return sum(cv2.imread(str(path), -1) is not None for path in out.rglob("*.png"))
+    capture = cv2.VideoCapture(str(out))
+    count = 0
+    while capture.read()[0]:
+        count += 1
+    return count
+
+
+@pytest.mark.parametrize("name", ["labels", "clip.mp4", "clip.mkv", "clip.avi"])
+def test_a_second_signal_ends_a_run_at_once_and_keeps_what_was_written(
+    make_bundle: MakeBundle, drive: Path, tmp_path: Path, name: str
+) -> None:
+    done = 0
 
     def second_signal() -> bool:
-        if done and done[-1] >= 3:
+        if done >= 3:
             raise KeyboardInterrupt
         return False
 
+    def report(frames: int, _: int) -> None:
+        nonlocal done
+        done = frames
+
     with (
         open_engine(make_bundle(), device="cpu", threads=1) as engine,
-        pytest.raises(RunInterrupted, match=r"at once by a second signal; \d+ frames are finished"),
+        pytest.raises(RunInterrupted, match=rf"second signal; \d+ frames are .* to .*{name}"),
     ):
         run_frames(
-            open_frames(str(tmp_path)),
+            open_frames(str(drive)),
             engine,
-            tmp_path / "out",
+            tmp_path / name,
             stop_requested=second_signal,
-            report=lambda frames, _: done.append(frames),
+            report=report,
         )
-    written = sorted((tmp_path / "out").rglob("*.png"))
-    assert len(written) >= 3
-    assert all(cv2.imread(str(path), cv2.IMREAD_UNCHANGED) is not None for path in written)
+    assert whole_frames(tmp_path / name) >= 3
+
+
+@pytest.mark.parametrize("name", ["labels", "clip.mp4"])
+def test_a_frame_without_labels_ends_a_run_and_those_before_it_are_kept(
+    make_bundle: MakeBundle, drive: Path, tmp_path: Path, name: str
+) -> None:
+    """A white frame has class 255."""
+    bundle = make_bundle(models={"model.onnx": odd_graphs.least_as_label()})
+    with (
+        open_engine(bundle, device="cpu", threads=1) as engine,
+        pytest.raises(EngineError, match=r"model\.onnx gives class 255 .* on frame 06; export"),
+    ):
+        run_frames(open_frames(str(drive)), engine, tmp_path / name)
+    assert whole_frames(tmp_path / name) == 6
