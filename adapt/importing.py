@@ -22,6 +22,7 @@ from .weight_matching import (
     as_key,
     below_key,
     choose,
+    counted,
     flatten,
     listed,
     match,
@@ -120,13 +121,13 @@ def _taken(found: Match, own: Mapping[str, Tensor], start: str, where: str) -> s
     """What was read from where, in one sentence."""
     prefix = start + found.prefix
     parts = [
-        f"{where}: took {len(found.tensors)} tensors"
+        f"{where}: took {counted(len(found.tensors), 'tensor')}"
         + (f" from {shown(prefix)}" if prefix else ", named as the network names them")
     ]
     parts += [f"{old} became {new}" for old, new in converted(own, found.tensors).items()]
     missing = len(own) - len(found.tensors)
     if missing:
-        parts.append(f"{missing} {COUNTER} are missing and stay 0")
+        parts.append(f"{counted(missing, 'counter')} ({COUNTER}) not there and left at 0")
     if found.rivals:
         keys = ", ".join(f"--key {as_key(start + p)}" if p else "those at the top"
                          for p in found.rivals[:5])  # fmt: skip

@@ -66,10 +66,10 @@ class TorchEngine(Engine):
             raise EngineError("torch-fp16 needs --device cuda: a CPU is slower in float16.")
         self._device, self._threads = device, threads
         kind = _HalfSegmenter if half else Segmenter
-        self._segmenter = Checked(kind(network, input)).to(device).eval()
-        self._run: Callable[[Tensor], tuple[Tensor, Tensor]] = self._segmenter
+        self._segmenter = kind(network, input).to(device).eval()
+        self._run: Callable[[Tensor], tuple[Tensor, Tensor]] = Checked(self._segmenter)
         if backend == "torch-compile":
-            self._run = torch.compile(self._segmenter, dynamic=False)
+            self._run = torch.compile(self._run, dynamic=False)
             self._compile()
 
     @torch.inference_mode()

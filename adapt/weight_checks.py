@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import NetworkError
-from .weight_matching import listed
+from .weight_matching import counted, listed
 
 _QUANTISED_NAMES = ("_packed_params", "qweight", "qzeros", "SCB", "weight_scale")
 
@@ -47,7 +47,7 @@ def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
     for found, problem, advice in refusals:
         if found:
             named = listed(f"{name}: {text}" for name, text in found.items())
-            tensors = "1 tensor" if len(found) == 1 else f"{len(found)} tensors"
+            tensors = counted(len(found), "tensor")
             verb = problem.replace("hold", "holds", 1) if len(found) == 1 else problem
             raise NetworkError(f"{where}: {tensors} of the weights {verb} ({named}); {advice}.")
 
@@ -76,7 +76,7 @@ def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
     quantised = [
         name
         for name, value in state.items()
-        if value.is_quantized or (own[name].is_floating_point() and _is_integer(value))
+        if value.is_quantized or (own[name].is_floating_point() and _is_narrow(value))
     ]
     if quantised:
         raise _quantised(quantised, where)
@@ -90,16 +90,17 @@ def _check_kinds(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
     if odd:
         named = listed(f"{name}: {kind}" for name, kind in odd.items())
         raise NetworkError(
-            f"{where}: {len(odd)} tensors are not plain arrays of numbers ({named}); re-save the "
-            "model's state_dict() as dense tensors on the CPU."
+            f"{where}: holds what is no plain array of numbers ({named}); re-save the model's "
+            "state_dict() as dense tensors on the CPU."
         )
 
 
 def _quantised(names: list[str], where: str) -> NetworkError:
+    which = f"{counted(len(names), 'tensor')}: {listed(names)}"
     return NetworkError(
-        f"{where}: holds quantised weights ({len(names)} tensors: {listed(names)}), which cannot "
-        "be trained; give the float weights that they were made from, and quantise the adapted "
-        "model with `roadshift export --precision int8`."
+        f"{where}: holds quantised weights ({which}), which cannot be trained; give the float "
+        "weights that they were made from, and quantise the adapted model with `roadshift export "
+        "--precision int8`."
     )
 
 
@@ -110,8 +111,9 @@ def _finite(value: Tensor, own: Tensor) -> bool:
     return bool((torch.isfinite(value) | same).all())
 
 
-def _is_integer(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex())
+def _is_narrow(value: Tensor) -> bool:
+    """Whether these are integers or floats of eight bits, which stand for weights with a scale."""
+    return not value.is_complex() and (not value.is_floating_point() or value.element_size() == 1)
 
 
 def _is_variance(name: str) -> bool:

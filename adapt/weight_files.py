@@ -99,7 +99,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "is a PNG picture; give the checkpoint"),
     (b"%PDF-", "is a PDF document; give the checkpoint"),
 )
-_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml|!--)", re.I)
+_HTML = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|!--)", re.I)
 # Tags that may follow ir_version in a ModelProto.
 _ONNX_FIELDS = frozenset((b"\x12", b"\x1a", b"\x22", b"\x28", b"\x3a", b"\x42", b"\x72"))
 
@@ -135,6 +135,13 @@ def foreign_kind(path: Path, head: bytes) -> str | None:
         return "is a TensorFlow file, and only PyTorch weights are read; convert it there first"
     if not head.strip(b"\x00"):
         return "holds zeros where a checkpoint begins, as a broken download does; copy it again"
+    if head.lstrip().startswith(b"<?xml"):
+        return "is an XML document, most often a server's error; download the file again"
+    if b'"weight_map"' in head:
+        return (
+            "is the index of weights that lie in several files; join them: load each, put all "
+            "tensors into one dict and save that with torch.save"
+        )
     if _is_text(head):
         start = " ".join(head[:200].decode("utf-8", "replace").split())
         return (

@@ -24,7 +24,9 @@ _ON_THE_SIDE = (COUNTER, "total_ops", "total_params")  # counted by tools, not u
 _PLAIN = {"state_dict", "model_state_dict", "model_state", "params", "weights"} | {
     *("model", "net", "network", "module", "_orig_mod", "backbone")
 }  # usual wrappers and prefixes of the model itself
-_AVERAGED = re.compile(r"ema|swa|averaged|moving|optim|exp_avg|momentum", re.IGNORECASE)
+_AVERAGED = re.compile(
+    r"(?<![a-z])(ema|swa)(?![a-z])|averag|moving|optim|exp_avg|momentum", re.IGNORECASE
+)
 _DEEPEST = 16  # a pickle may hold itself; no honest one nests deeper
 
 
@@ -38,7 +40,12 @@ def flatten(content: Any, where: str) -> dict[str, Tensor]:
     waiting: list[tuple[str, Any, int]] = [("", content, 0)]
     while waiting:
         path, value, depth = waiting.pop()
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and path:
+            if value.is_nested:
+                raise NetworkError(
+                    f"{where}: {path!r} is a nested tensor, and weights are plain arrays of "
+                    "numbers; re-save the model's state_dict()."
+                )
             if path in tensors:
                 raise NetworkError(
                     f"{where}: holds two tensors named {path!r}, one by a key with dots and one "
@@ -170,6 +177,11 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     """The first few of the names, and a mark if there are more; "none" without any."""
     every = list(names)
     return ", ".join(every[:most]) + (", ..." if len(every) > most else "") or "none"
+
+
+def counted(count: int, noun: str) -> str:
+    """ "1 tensor", "2 tensors"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:

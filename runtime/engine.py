@@ -32,6 +32,7 @@ class Engine(Closing):
         precision: of the arithmetic, such as "fp32" or "int8".
         device: "cpu" or "cuda".
         artefact: the bundle's file that runs, None for a network that is in memory only.
+        label_size: height and width of what ``infer`` gives, those of the input.
         reason: one sentence: which backend, artefact and device were chosen, and why.
         stage_ms: milliseconds of the last `infer` on a GPU: "h2d" (frames to the device), "gpu"
             (the network) and "d2h" (what comes back); None where the engine does not measure them.
@@ -57,6 +58,7 @@ class Engine(Closing):
         self.device = device
         self.artefact = artefact
         self.reason = reason
+        self.label_size = (input.height, input.width)
 
     @abstractmethod
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -88,7 +90,7 @@ class Engine(Closing):
             return np.zeros((0, *size), np.uint8)
         try:
             labels = self._infer(batch)
-            check_labels(labels, batch.shape[:3], self.label_space.num_classes)
+            check_labels(labels, (len(batch), *self.label_size), self.label_space.num_classes)
         except BadAnswerError as problem:
             what = self.artefact or f"the network ({self.backend})"
             raise EngineError(problem.sentence(what, names, len(batch))) from problem

@@ -40,7 +40,6 @@ from .onnx_session import (
 from .upsample import upsample_argmax
 from .upsample_cuda import UpsampleKernel
 
-_SUSPICIONS = 3  # label maps of one class alone whose scores are looked at
 _WARM_UP = 3  # runs: the first allocates, the second is captured as a graph, the third launches it
 
 
@@ -67,7 +66,7 @@ class OnnxEngine(Engine):
             message says why).
 
     A graph that ends in labels hides its scores, and NaN becomes the first class. So where a frame
-    comes out as one class alone, its scores are looked at, on the first few such frames.
+    comes out as one class alone, its scores are looked at, once in an engine's life.
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class OnnxEngine(Engine):
         )
         self._output = "labels" if self._align_corners is None else "logits"
         self._gives_labels = self._align_corners is None
-        self._suspicions = _SUSPICIONS if self._gives_labels else 0
+        self._hides_scores = self._gives_labels  # until they were looked at
         self._session: Any = None
         self._under_way: set[Any] = set()  # run options of the calls on the CPU
         self._lock = threading.Lock()  # of these
@@ -242,7 +241,7 @@ class OnnxEngine(Engine):
                     self._call = self._session.run  # it ends, so no thread need be spent on it
         if self._gives_labels:
             check_array(found, "labels", np.uint8, batch.shape[:3])
-            if self._suspicions and found.min() == found.max():
+            if self._hides_scores and found.min() == found.max():
                 self._look_at_scores(batch)
             labels: NDArray[np.uint8] = found
             return labels
@@ -289,9 +288,9 @@ class OnnxEngine(Engine):
 
     def _look_at_scores(self, batch: NDArray[np.uint8]) -> None:
         """Refuse a graph whose labels are all alike because its scores are NaN."""
-        self._suspicions -= 1
         if scores_are_finite(self._file, batch, self._threads) is False:
             raise not_finite(0)
+        self._hides_scores = False
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "threads": self._threads}

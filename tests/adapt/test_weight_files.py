@@ -65,7 +65,14 @@ KINDS: dict[str, tuple[bytes | Callable[[Path], None], str]] = {
     "git lfs": (LFS, "is a Git LFS pointer.*git lfs pull"),
     "html": (HTML, "is a web page.*download"),
     "html after space": (b"\n\n  <html lang='en'>" + b"x" * 9000, "is a web page"),
-    "xml error": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "is a web page"),
+    "xml error": (
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>',
+        "is an XML document.*server",
+    ),
+    "index of shards": (
+        b'{"metadata": {}, "weight_map": {"a": "model-00001-of-2.safetensors"}}',
+        "is the index of weights that lie in several files",
+    ),
     "json": (b'{"message": "Not Found"}', "is a text file .*Not Found"),
     "text": ("Größe: 3\n".encode() * 900, "is a text file"),
     "empty": (b"", "is empty"),
@@ -143,3 +150,18 @@ def test_what_never_ends_is_not_opened(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe.pth", Path("/dev/zero")):
         with pytest.raises(NetworkError, match="is no regular file"):
             read_checkpoint(path)
+
+
+@pytest.mark.parametrize("content", [None, 3, torch.ones(3), [1.0, "a"], {"a": {"b": {}}}, ()])
+def test_what_holds_no_named_tensor_is_no_state_dict(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(NetworkError, match="holds no state dict"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_are_no_weights(tmp_path: Path) -> None:
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    torch.save({"a": nested}, tmp_path / "w.pth")
+    with pytest.raises(NetworkError, match="'a' is a nested tensor"):
+        read_checkpoint(tmp_path / "w.pth")

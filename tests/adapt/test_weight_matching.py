@@ -159,6 +159,26 @@ def test_an_average_alone_is_taken_and_said() -> None:
     assert "from 'ema.module'" in said[0]
 
 
+def test_a_word_that_holds_the_letters_of_an_average_is_none() -> None:
+    content = {f"{part}.{n}": v for part, seed in (("semantic", 1), ("schema_ema", 2))
+               for n, v in weights(seed).items()}  # fmt: skip
+    built = network()
+    load_weights(built, content, "w.pth", note=lambda _: None)
+    assert_holds(built, weights(1))
+
+
+def test_weights_stored_part_by_part_or_in_a_list_are_found(tmp_path: Path) -> None:
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in weights().items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    for content in (parts, {"parts": parts}, [weights(), {"epoch": 3}], (3, {"w": weights()})):
+        torch.save(content, tmp_path / "w.pth")
+        built = network()
+        load_weights_file(built, tmp_path / "w.pth", note=lambda _: None)
+        assert_holds(built, weights())
+
+
 def test_two_models_of_equal_standing_are_refused_with_both_keys() -> None:
     content = {f"student.{n}": v for n, v in weights(1).items()}
     content |= {f"teacher.{n}": v for n, v in weights(2).items()}
