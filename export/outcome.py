@@ -38,7 +38,7 @@ def alone(
     try:
         return make()
     except RoadshiftError as error:
-        note(f"{path} is refused: {error}")
+        note(f"{path} will not be written: {error}")
         return Refusal(path, format, precision, error)
 
 
@@ -74,8 +74,11 @@ def finished(
     if not made and len({str(refusal.error) for refusal in refused}) == 1:
         raise refused[0].error
     written = ", ".join(artefact.path for artefact in made) or "nothing"
-    reasons = " and ".join(f"{r.path} ({str(r.error).rstrip('.')})" for r in refused)
-    raise PartialExportError(f"{bundle.path}: wrote {written}, and not {reasons}.", record)
+    where = f"{bundle.path}: "
+    reasons = " and ".join(
+        f"{r.path} ({str(r.error).removeprefix(where).rstrip('.')})" for r in refused
+    )
+    raise PartialExportError(f"{where}wrote {written}, and not {reasons}.", record)
 
 
 def export_row(artefact: Artefact) -> dict[str, Any]:
