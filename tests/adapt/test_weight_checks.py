@@ -26,7 +26,7 @@ def weights() -> dict[str, Tensor]:
 
 def load(state: dict[str, Tensor], said: list[str] | None = None) -> dict[str, Tensor]:
     network = build_network("tiny_network:build", SPACE.num_classes)
-    load_weights(network, state, "w.pth", note=(said or []).append if said is None else said.append)
+    load_weights(network, state, "w.pth", note=(list[str]() if said is None else said).append)
     return dict(network.state_dict())
 
 

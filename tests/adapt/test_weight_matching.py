@@ -80,7 +80,8 @@ def test_wrappers_and_prefixes_of_any_name_lead_to_the_weights(
     content = nested(wrapper, {prefix + name: value for name, value in state.items()})
     for wrapped, (extra, beside) in itertools.product(("", "model", "net.inner"), EXTRAS.items()):
         torch.save({**content, **beside}, tmp_path / "w.pth")
-        built, said = network(wrapped), []
+        built = network(wrapped)
+        said: list[str] = []
         load_weights_file(built, tmp_path / "w.pth", note=said.append)
         assert_holds(built, state)
         assert len(said) == 1
@@ -101,7 +102,8 @@ def test_any_prefix_is_found_beside_any_other_key(
     state, start = weights(), "".join(f"{part}." for part in prefix)
     content = {start + name: value for name, value in state.items()}
     content |= {start + inside: torch.ones(2), outside: torch.ones(3)}
-    built, said = network(".".join(own)), []
+    built = network(".".join(own))
+    said: list[str] = []
     load_weights(built, content, "w.pth", note=said.append)
     assert_holds(built, state)
     assert "2 other tensors were left out" in said[0]
@@ -115,7 +117,8 @@ def test_pidnets_own_save_is_taken_and_its_losses_are_named(tmp_path: Path) -> N
     full = {f"model.{name}": value for name, value in state.items()}
     full |= {"sem_loss.criterion.weight": torch.ones(CLASSES), "bd_loss.weight": torch.ones(2)}
     torch.save({"epoch": 9, "state_dict": full}, tmp_path / "pidnet.pth")
-    built, said = network(), []
+    built = network()
+    said: list[str] = []
     load_weights_file(built, tmp_path / "pidnet.pth", note=said.append)
     assert_holds(built, state)
     assert said == [
@@ -140,7 +143,8 @@ def test_the_model_comes_before_its_average_and_the_key_chooses(
     now, mean = weights(1), weights(2)
     path = tmp_path / "w.pth"
     torch.save({average: mean, model: now}, path)
-    built, said = network(), []
+    built = network()
+    said: list[str] = []
     load_weights_file(built, path, note=said.append)
     assert_holds(built, now)
     assert f"from '{model}'" in said[0]

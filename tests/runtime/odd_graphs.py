@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 UINT8, FLOAT, INT64 = TensorProto.UINT8, TensorProto.FLOAT, TensorProto.INT64
 
 
-def graph(nodes: list, kind: int = UINT8, shape: list | None = None, output: str = "labels",
-          size: tuple[int, int] = (16, 32), weights: dict | None = None) -> bytes:  # fmt: skip
+def graph(
+    nodes: list[Any],
+    kind: int = UINT8,
+    shape: list[Any] | None = None,
+    output: str = "labels",
+    size: tuple[int, int] = (16, 32),
+    weights: dict[str, Any] | None = None,
+) -> bytes:
     """A model of these nodes, which says that it gives ``output`` of that type and shape."""
     height, width = size
     made = helper.make_graph(
@@ -17,7 +25,10 @@ def graph(nodes: list, kind: int = UINT8, shape: list | None = None, output: str
         "odd",
         [helper.make_tensor_value_info("image", UINT8, [1, height, width, 3])],
         [helper.make_tensor_value_info(output, kind, shape or [1, "h", "w"])],
-        [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()],
+        [
+            numpy_helper.from_array(np.asarray(value), name)
+            for name, value in (weights or {}).items()
+        ],
     )
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     data: bytes = model.SerializeToString()

@@ -113,7 +113,7 @@ def odd_logits(model: bytes) -> bytes:
     """The model with its logits times 0/0, which no weight shows."""
     loaded = onnx.ModelProto.FromString(model)
     loaded.graph.node[-1].output[0] = "plain"
-    loaded.graph.initializer.append(numpy_helper.from_array(np.float32(0), "zero"))
+    loaded.graph.initializer.append(numpy_helper.from_array(np.zeros((), np.float32), "zero"))
     loaded.graph.node.append(onnx.helper.make_node("Mul", ["plain", "zero"], ["none"]))
     loaded.graph.node.append(onnx.helper.make_node("Div", ["none", "zero"], ["logits"]))
     data: bytes = loaded.SerializeToString()
