@@ -83,6 +83,8 @@ def check_array(found: Any, what: str, dtype: type[np.generic], shape: tuple[int
         raise BadAnswerError(f"gives a {type(found).__name__} where an array of {what} belongs")
     if found.dtype != wanted.dtype or found.shape != shape or found.size == 0:
         size = "x".join(map(str, found.shape)) or "no axis"
+        if found.size == 0:
+            raise BadAnswerError(f"gives empty {what}, of {size}")
         raise BadAnswerError(
             f"gives {found.dtype} {what} of {size} where {wanted.dtype} of "
             f"{'x'.join(map(str, shape))} belong"

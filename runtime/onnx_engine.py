@@ -306,10 +306,8 @@ class OnnxEngine(Engine):
 def _check_weights(file: Path) -> None:
     if bad := nan_weights(file):
         more = ", ..." if len(bad) > 3 else ""
-        raise EngineError(
-            f"{file} has {len(bad)} weights that are NaN ({', '.join(bad[:3])}{more}); "
-            f"{CHECK_WEIGHTS}."
-        )
+        are = "1 weight that is" if len(bad) == 1 else f"{len(bad)} weights that are"
+        raise EngineError(f"{file} has {are} NaN ({', '.join(bad[:3])}{more}); {CHECK_WEIGHTS}.")
 
 
 def _cache_folder() -> Path:

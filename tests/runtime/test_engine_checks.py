@@ -53,8 +53,8 @@ def said(engine: Engine) -> str:
     [
         (odd_graphs.filled([1, 16, 32], 200), "gives class 200 where the label space has 4"),
         (odd_graphs.filled([1, 16, 32], 4), "gives class 4 where the label space has 4 classes"),
-        (odd_graphs.filled([1, 0, 32]), "gives uint8 labels of 1x0x32 where uint8 of 1x16x32"),
-        (odd_graphs.filled([0, 16, 32]), "gives uint8 labels of 0x16x32"),
+        (odd_graphs.filled([1, 0, 32]), "gives empty labels, of 1x0x32"),
+        (odd_graphs.filled([0, 16, 32]), "gives empty labels, of 0x16x32"),
         (odd_graphs.filled([1, 8, 8]), "gives uint8 labels of 1x8x8"),
         (odd_graphs.filled([2, 16, 32]), "gives uint8 labels of 2x16x32"),
         (odd_graphs.filled([1 << 20, 1 << 20, 1 << 20]), "fails while running"),
@@ -138,7 +138,7 @@ def test_weights_that_are_nan_are_refused_at_opening_by_name(
         new = numpy_helper.from_array(values.astype(dtype), "w")
     if dtype != "float32" or raw:  # make_tensor writes float_data
         model.graph.initializer[0].CopyFrom(new)
-    with pytest.raises(EngineError, match=r"model\.onnx has 1 weights that are NaN \(w\)"):
+    with pytest.raises(EngineError, match=r"model\.onnx has 1 weight that is NaN \(w\)"):
         opened(make_bundle, model.SerializeToString())
 
 
