@@ -173,6 +173,9 @@ def import_(
         typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
     ] = None,
     output: Output = None,
+    key: Annotated[
+        str | None, typer.Option(help="Where in the file the weights lie, e.g. model.ema.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -193,6 +196,7 @@ def import_(
             std=std,
             arguments=argument or (),
             output=output,
+            key=key,
             overwrite=overwrite,
             note=note,
         )
@@ -520,6 +524,9 @@ def export(
     labels: Annotated[
         Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
     ] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of ONNX's operators; the exporter's unless given.")
+    ] = None,
     calibration: Annotated[
         list[str] | None, typer.Option(help="Frames of the road to quantise for, not compared on.")
     ] = None,
@@ -551,6 +558,7 @@ def export(
     with needs_torch("export"):
         from .export.artefacts import export_bundle
         from .export.judge import Floors
+        from .export.outcome import PartialExportError
         from .export.plan_maker import PlanOptions
 
         plans = PlanOptions(
@@ -558,25 +566,29 @@ def export(
             open_bundle(refit) if refit else None,
             parse_memory("--workspace", workspace) if workspace else None,
         )
+        refused = None
         with progress("export", "steps") as update:
-            record = export_bundle(
-                opened_bundle(bundle, allow_network),
-                to,
-                precisions=precision,
-                frames=frames or (),
-                labels=labels,
-                calibration=calibration or (),
-                with_logits=logits,
-                argmax=argmax,
-                floors=Floors(min_agreement, max_miou_drop),
-                plans=plans,
-                note=note,
-                report=update,
-            )
+            try:
+                record = export_bundle(
+                    opened_bundle(bundle, allow_network),
+                    to,
+                    precisions=precision,
+                    frames=frames or (),
+                    labels=labels,
+                    calibration=calibration or (),
+                    with_logits=logits,
+                    argmax=argmax,
+                    opset=opset,
+                    floors=Floors(min_agreement, max_miou_drop),
+                    plans=plans,
+                    note=note,
+                    report=update,
+                )
+            except PartialExportError as error:
+                record, refused = error.record, error
     if as_json:
         print_json(record)
-        return
-    for row in record["artefacts"]:
+    for row in () if as_json else record["artefacts"]:
         say(
             f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
@@ -590,6 +602,8 @@ def export(
             + (f", mIoU {row['miou']:.2f} %" if "miou" in row else "")
             + "."
         )
+    if refused is not None:
+        raise refused
 
 
 @app.command()

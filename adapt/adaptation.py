@@ -261,7 +261,7 @@ def _new_network(
     torch.manual_seed(seed)
     network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:
-        load_weights_file(network, initial, label_space=space.name)
+        load_weights_file(network, initial, label_space=space.name, note=note)
     return network
 
 

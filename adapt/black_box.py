@@ -35,7 +35,7 @@ from ..runtime.errors import (
 from ..runtime.labels import LabelSpace
 from ..runtime.labels import label_space as find_label_space
 from ..runtime.onnx_graph import OnnxModel, model_problem
-from ..runtime.onnx_session import cpu_session
+from ..runtime.onnx_session import cpu_session, reason, run_interruptible
 from ..runtime.png import decode_label_png, read_png
 from ..runtime.preprocess import fit_frame
 from ..runtime.regular_files import read_regular_file
@@ -260,12 +260,30 @@ def _onnx(data: bytes, file: Path) -> BlackBox:
         ) from error
     soft = "logits" in [output.name for output in session.get_outputs()]
 
-    def answer(_: str, image: NDArray[np.uint8]) -> Answer:
+    def answer(name: str, image: NDArray[np.uint8]) -> Answer:
         fitted = fit_frame(image, spec.width, spec.height)[None]
-        outputs = session.run(["logits" if soft else "labels"], {"image": fitted})
-        return _softmax(outputs[0][0]) if soft else np.asarray(outputs[0][0])
+        try:
+            (found,) = run_interruptible(
+                session, ["logits" if soft else "labels"], {"image": fitted}
+            )
+        except Exception as error:  # ONNX Runtime has a family of its own
+            raise EngineError(
+                f"{file}: fails while running ({reason(error)}) on frame {name}; export it again."
+            ) from error
+        if not isinstance(found, np.ndarray) or found.ndim != 3 + soft or found.size == 0:
+            raise EngineError(
+                f"{file}: gives {_described(found)} on frame {name}, and no "
+                f"{'logits (1, K, h, w)' if soft else 'labels (1, h, w)'}; export it again."
+            )
+        return _softmax(found[0]) if soft else np.asarray(found[0])
 
     return BlackBox(answer, hashlib.sha256(data).hexdigest(), space, spec)
+
+
+def _described(found: Any) -> str:
+    """An output of a graph, for a sentence."""
+    shaped = isinstance(found, np.ndarray)
+    return f"{found.dtype} {found.shape}" if shaped else f"a {type(found).__name__}"
 
 
 def _function(source: str) -> BlackBox:

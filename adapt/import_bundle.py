@@ -14,9 +14,15 @@ from ..runtime.bundle import (
     check_output,
     library_versions,
 )
-from ..runtime.errors import ConfigError, NetworkError
+from ..runtime.errors import ConfigError
 from ..runtime.labels import LabelSpace
-from .importing import ARGUMENTS_OF, load_weights, read_checkpoint, save_weights
+from .importing import (
+    ARGUMENTS_OF,
+    detect_arguments,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 from .models import IMAGENET_INPUT, network_spec, new_network, parse_size, parse_triple
 
 
@@ -32,6 +38,7 @@ def import_bundle(
     std: str | None = None,
     arguments: Sequence[str] = (),
     output: str | None = None,
+    key: str | None = None,
     overwrite: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
@@ -42,12 +49,14 @@ def import_bundle(
     its heads and blocks is used unless ``arguments`` say otherwise.
 
     Args:
-        weights: ``.pth``, ``.pt`` or ``.safetensors``; a file that would run code is refused.
+        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused.
         network: a registered name or ``package.module:factory``.
         input_size: "WxH"; colour: "rgb" or "bgr"; mean, std: "a,b,c", in 0-255 units.
         arguments: of the network, "key=value".
         output: path of the logits in what the network returns, where that is not clear.
-        note: told how a user's network is built and what its trial found.
+        key: where in the file the weights lie, dotted; found unless given.
+        note: called with a sentence on how a user's network is built, on what its trial found, and
+            on what was taken from where and what was left out.
 
     Raises:
         NetworkError: the file is no checkpoint or does not fit the network and label space; the
@@ -60,14 +69,13 @@ def import_bundle(
     width, height = parse_size("--input-size", input_size)
     spec = network_spec(network, arguments, output)
     if network in ARGUMENTS_OF:
-        try:
-            found = ARGUMENTS_OF[network](state)
-        except NetworkError as error:
-            raise NetworkError(f"{weights}: {error}") from error
+        found = detect_arguments(network, state, str(weights), key)
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = NetworkSpec(name=network, arguments={**found, **spec.arguments}, output=output)
     built = new_network(spec, space, (width, height), note)
-    load_weights(built, state, str(weights), label_space=f"label space {space.name}")
+    load_weights(
+        built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
+    )
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
     if chosen not in ("rgb", "bgr"):
@@ -87,7 +95,7 @@ def import_bundle(
             input=input_spec,
             provenance=Provenance(
                 method="import",
-                configuration={"weights": weights.name},
+                configuration={"weights": weights.name, **({"key": key} if key else {})},
                 versions=library_versions(),
             ),
         )

@@ -1,15 +1,9 @@
-"""Weights in and out: foreign checkpoints without running their code, and safetensors files.
-
-Pickle is a program; ``torch.load`` is only ever called with ``weights_only=True``, and a file that
-needs more is refused.
-"""
+"""Weights in and out: foreign checkpoints into a network, and a network's as safetensors."""
 
 from __future__ import annotations
 
 import math
-import pickle
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +15,37 @@ from torch import Tensor
 from ..runtime.errors import NetworkError
 from .networks.base import SegmentationNetwork
 from .networks.deeplab_v2 import DILATIONS, INITIAL_STD
+from .weight_checks import check_not_quantised, check_values, converted
+from .weight_files import read_weight_file
+from .weight_matching import (
+    COUNTER,
+    Match,
+    as_key,
+    below_key,
+    choose,
+    counted,
+    flatten,
+    listed,
+    match,
+    prefixes_of,
+    shown,
+)
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_PREFIXES = ("module.", "model.", "backbone.", "_orig_mod.")
+Note = Callable[[str], None]
+"""Takes one sentence for the user."""
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Tensor]:
-    """Tensors by name, on the CPU, from a ``.safetensors`` file or a PyTorch checkpoint.
+    """Every tensor of a safetensors file or a PyTorch checkpoint, on the CPU.
 
-    A state dict below ``state_dict``, ``model_state_dict``, ``model`` or ``net`` is found, and a
-    prefix ``module.``, ``model.``, ``backbone.`` or ``_orig_mod.`` that every name has is dropped.
+    Names are dotted paths of keys, wrappers (``state_dict``) and prefixes (``module.``) included:
+    `load_weights` finds a network in them.
 
     Raises:
-        NetworkError: the file is missing, damaged or not a checkpoint, would run code when read,
-            or holds no state dict.
+        NetworkError: the file is missing, damaged, of another kind or holds no tensors, or would
+            run code when read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise NetworkError(f"{path}: no such file; give the checkpoint to read.")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    state = _unwrap(content)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise NetworkError(
-            f"{path}: holds no state dict (found {_first(map(str, state))}); re-save it with "
-            "torch.save(model.state_dict(), path)."
-        )
-    tensors = {str(name): value.detach() for name, value in state.items()}
-    skip = len(_shared_prefix(tensors))
-    return {name[skip:]: value for name, value in tensors.items()}
+    return flatten(read_weight_file(path), str(path))
 
 
 def load_weights(
@@ -57,56 +54,91 @@ def load_weights(
     where: str,
     *,
     label_space: str = "the label space",
+    key: str | None = None,
+    note: Note | None = None,
 ) -> None:
-    """Copy ``state``, as :func:`read_checkpoint` returns it, into the network; every name must fit.
+    """Copy weights, as `read_checkpoint` returns them, into the network.
 
-    ``num_batches_tracked`` may be missing: checkpoints older than PyTorch 0.4.1 lack it.
+    They may lie below any keys and behind any prefix, see `match`. Each of the network's names must
+    be there but ``num_batches_tracked``, which checkpoints older than PyTorch 0.4.1 lack.
 
     Args:
         network: changed in place, and only if everything fits.
         state: tensors by name.
         where: the file, for messages.
         label_space: the label space's name, for messages.
+        key: dotted; only tensors below it are looked at.
+        note: called with what was taken from where, what it was converted from, and what was left
+            out. None: nothing may be left out.
 
     Raises:
-        NetworkError: another class count, missing or unexpected names, or other shapes.
+        NetworkError: another class count, missing or unexpected names, other shapes, values that
+            no network can compute with, or several sets of weights that fit.
     """
     own = network.state_dict()
-    prefix = _shared_prefix(own)
-    state = {prefix + name: value for name, value in state.items()}
-    _check_class_count(network, state, where, label_space)
-    counters = {
-        name: value
-        for name, value in own.items()
-        if name.endswith("num_batches_tracked") and name not in state
-    }
-    missing = [name for name in own if name not in state and name not in counters]
-    unexpected = [name for name in state if name not in own]
-    if missing or unexpected:
+    inside, start = below_key(state, key, where)
+    try:
+        found = match(inside, own, where)
+    except NetworkError:
+        check_not_quantised(inside, where)  # then names differ too, and this is what to say
+        raise
+    _check_class_count(network, found.tensors, where, label_space)
+    unexpected = found.unexpected if note else (*found.unexpected, *found.left_out)
+    if unexpected:
         raise NetworkError(
-            f"{where}: the weights do not fit the network: "
-            f"{len(missing)} names are missing ({_first(missing)}), "
-            f"{len(unexpected)} are unexpected ({_first(unexpected)}); "
-            "choose the network and arguments that they were saved from."
+            f"{where}: the weights do not fit the network: 0 names are missing, "
+            f"{len(unexpected)} are unexpected ({listed(unexpected)}); choose the network and "
+            "arguments that they were saved from."
         )
     differing = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(value.shape)}"
-        for name, value in own.items()
-        if name in state and state[name].shape != value.shape
+        f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}"
+        for name, value in found.tensors.items()
+        if value.shape != own[name].shape
     ]
     if differing:
         raise NetworkError(
             f"{where}: {len(differing)} tensors have another shape than the network's: "
-            f"{_first(differing)}; choose the network and arguments that they were saved from."
+            f"{listed(differing)}; choose the network and arguments that they were saved from."
         )
-    network.load_state_dict({**state, **counters})
+    check_values(own, found.tensors, where)
+    counters = {name: own[name] for name in own.keys() - found.tensors.keys()}
+    network.load_state_dict({**found.tensors, **counters})
+    if note:
+        note(_taken(found, own, start, where))
 
 
 def load_weights_file(
-    network: SegmentationNetwork, path: Path | str, *, label_space: str = "the label space"
+    network: SegmentationNetwork,
+    path: Path | str,
+    *,
+    label_space: str = "the label space",
+    note: Note | None = None,
 ) -> None:
-    """:func:`read_checkpoint`, then :func:`load_weights`; raises what they raise."""
-    load_weights(network, read_checkpoint(path), str(path), label_space=label_space)
+    """`read_checkpoint`, then `load_weights`; raises what they raise."""
+    load_weights(network, read_checkpoint(path), str(path), label_space=label_space, note=note)
+
+
+def _taken(found: Match, own: Mapping[str, Tensor], start: str, where: str) -> str:
+    """What was read from where, in one sentence."""
+    prefix = start + found.prefix
+    parts = [
+        f"{where}: took {counted(len(found.tensors), 'tensor')}"
+        + (f" from {shown(prefix)}" if prefix else ", named as the network names them")
+    ]
+    parts += [f"{old} became {new}" for old, new in converted(own, found.tensors).items()]
+    missing = len(own) - len(found.tensors)
+    if missing:
+        parts.append(f"{counted(missing, 'counter')} ({COUNTER}) not there and left at 0")
+    if found.rivals:
+        keys = ", ".join(f"--key {as_key(start + p)}" if p else "those at the top"
+                         for p in found.rivals[:5])  # fmt: skip
+        parts.append(f"the network fits other weights in the file too ({keys})")
+    named = tuple(p for p in found.rivals if p)
+    others = [start + name for name in found.left_out if not (named and name.startswith(named))]
+    if others:
+        count = "1 other tensor was" if len(others) == 1 else f"{len(others)} other tensors were"
+        parts.append(f"{count} left out ({listed(others)})")
+    return "; ".join(parts) + "."
 
 
 def read_weights(content: bytes, where: str) -> dict[str, Tensor]:
@@ -121,8 +153,7 @@ def read_weights(content: bytes, where: str) -> dict[str, Tensor]:
         raise NetworkError(
             f"{where}: not a readable safetensors file ({error}), as a bundle's weights are."
         ) from error
-    skip = len(_shared_prefix(tensors))
-    return {name[skip:]: value for name, value in tensors.items()}
+    return tensors
 
 
 def save_weights(network: SegmentationNetwork) -> bytes:
@@ -155,7 +186,7 @@ def detect_deeplab_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if not heads or not all(blocks) or not all(name in state for name in names):
         raise NetworkError(
             "the weights are not in the DeepLabV2 layout (layer1 to layer4, and conv2d_list of "
-            f"layer5 or layer6); found {_first(state)}."
+            f"layer5 or layer6); found {listed(state)}."
         )
     branches = [state[name] for name in names[-len(DILATIONS) :]]
     return {
@@ -177,7 +208,7 @@ def detect_vgg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if "features.0.weight" not in state or not all(name in state for name in names):
         raise NetworkError(
             "the weights are not in the layout of DeepLabV2 over VGG-16 (features.N, and "
-            f"conv2d_list of classifier); found {_first(state)}."
+            f"conv2d_list of classifier); found {listed(state)}."
         )
     branches = [state[name] for name in names]
     return {"num_classes": branches[0].shape[0], "aspp_branches": _summed_branches(branches)}
@@ -188,6 +219,29 @@ ARGUMENTS_OF: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "deeplab_v2_vgg16": detect_vgg_arguments,
 }
 """What tells a network's arguments, ``num_classes`` among them, from its published weights."""
+
+
+def detect_arguments(
+    network: str, state: Mapping[str, Tensor], where: str, key: str | None = None
+) -> dict[str, Any]:
+    """Arguments of a network in `ARGUMENTS_OF`, wherever in a checkpoint its weights lie.
+
+    Raises:
+        NetworkError: its weights are not there, or several sets of them tell different arguments.
+    """
+    inside, _ = below_key(state, key, where)
+    detect, told, problem = ARGUMENTS_OF[network], {}, None
+    for prefix in prefixes_of(inside):
+        part = {n.removeprefix(prefix): t for n, t in inside.items() if n.startswith(prefix)}
+        try:
+            told[prefix] = detect(part)
+        except NetworkError as error:
+            problem = problem or error
+    if not told:
+        raise NetworkError(f"{where}: {problem}") from problem
+    if all(found == next(iter(told.values())) for found in told.values()):
+        return next(iter(told.values()))
+    return told[choose(list(told), lambda p: (inside[n] for n in inside if n.startswith(p)), where)]
 
 
 def _summed_branches(branches: Sequence[Tensor]) -> int:
@@ -225,60 +279,3 @@ def _check_class_count(
                 f"{where}: the weights have {found[0]} classes, {label_space} has {expected[0]}; "
                 "choose the label space that they were trained with."
             )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path, device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise NetworkError(f"{path}: not a readable safetensors file ({error}).") from error
-    return tensors
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the formats that torch.load knows fail in their own ways
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and refused:
-            raise NetworkError(
-                f"{path}: holds more than tensors ({refused[1]}) and is refused, for reading it "
-                "would run code; where you trust it, re-save it with "
-                "torch.save(model.state_dict(), path)."
-            ) from error
-        if "TorchScript" in str(error):
-            raise NetworkError(
-                f"{path}: is a TorchScript archive, which holds code, and is refused; re-save it "
-                "with torch.save(model.state_dict(), path)."
-            ) from error
-        raise NetworkError(
-            f"{path}: damaged, or not a PyTorch checkpoint ({type(error).__name__})."
-        ) from error
-
-
-def _unwrap(content: Any) -> dict[Any, Any]:
-    """The innermost mapping below the usual wrappers; empty if there is none."""
-    for _ in _WRAPPERS:  # a pickle may hold itself; no honest one nests deeper
-        if not isinstance(content, Mapping):
-            return {}
-        inner = (content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping))
-        content = next(inner, content)
-    return dict(content)
-
-
-def _shared_prefix(names: Mapping[str, Any]) -> str:
-    """The longest chain of known prefixes that every name starts with."""
-    shared = ""
-    while names:
-        longer = (shared + prefix for prefix in _PREFIXES)
-        found = next((p for p in longer if all(name.startswith(p) for name in names)), None)
-        if found is None:
-            break
-        shared = found
-    return shared
-
-
-def _first(names: Iterable[str]) -> str:
-    """The first five, and a mark if there are more."""
-    listed = list(names)
-    return ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "") or "none"

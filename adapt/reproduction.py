@@ -52,7 +52,8 @@ class RecipeEngine(TorchEngine):
             bundle.manifest.input.model_copy(update={"width": width, "height": height}),
             device=device,
         )
-        self._segmenter.size = (recipe.evaluation_size[1], recipe.evaluation_size[0])
+        self.label_size = (recipe.evaluation_size[1], recipe.evaluation_size[0])
+        self._segmenter.size = self.label_size
 
 
 def reproduce(

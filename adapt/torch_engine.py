@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..runtime.bundle import Artefact, Bundle, InputSpec
 from ..runtime.engine import Engine, Opener, register_backend
+from ..runtime.engine_checks import BadAnswerError, not_finite
 from ..runtime.errors import ConfigError, EngineError
 from ..runtime.labels import LabelSpace
 from .losses.common import upsample
@@ -33,6 +34,7 @@ class TorchEngine(Engine):
 
     Args:
         backend: one of `BACKENDS`; "torch-fp16" turns ``network`` into float16, in place.
+        threads: CPU threads inside an operator, during calls of the engine; None leaves torch's.
 
     Raises:
         EngineError: float16 is asked for without CUDA, or the network does not compile.
@@ -48,6 +50,7 @@ class TorchEngine(Engine):
         artefact: str | None = None,
         reason: str = "a model in memory runs in torch.",
         backend: str = "torch",
+        threads: int | None = None,
     ) -> None:
         half = backend == "torch-fp16"
         super().__init__(
@@ -61,41 +64,48 @@ class TorchEngine(Engine):
         )
         if half and device.type != "cuda":
             raise EngineError("torch-fp16 needs --device cuda: a CPU is slower in float16.")
-        self._device = device
+        self._device, self._threads = device, threads
         kind = _HalfSegmenter if half else Segmenter
         self._segmenter = kind(network, input).to(device).eval()
-        self._run: Callable[[Tensor], Tensor] = self._segmenter
+        self._run: Callable[[Tensor], tuple[Tensor, Tensor]] = Checked(self._segmenter)
         if backend == "torch-compile":
-            self._run = torch.compile(self._segmenter, dynamic=False)
+            self._run = torch.compile(self._run, dynamic=False)
             self._compile()
 
     @torch.inference_mode()
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         images = torch.from_numpy(np.ascontiguousarray(batch))
         if self._device.type != "cuda":
-            labels: NDArray[np.uint8] = self._run(images).numpy()
-            return labels
-        with _no_tf32():
-            return self._infer_on_cuda(images)
+            with torch_threads(self._threads):
+                labels, finite = (found.numpy() for found in self._run(images))
+        else:
+            with _no_tf32():
+                labels, finite = self._infer_on_cuda(images)
+        if not finite.all():
+            raise not_finite(int(np.flatnonzero(~finite)[0]))
+        answer: NDArray[np.uint8] = labels
+        return answer
 
-    def _infer_on_cuda(self, images: Tensor) -> NDArray[np.uint8]:
+    def _infer_on_cuda(self, images: Tensor) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
         marks: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
         marks[0].record()
         images = images.to(self._device)
         marks[1].record()
-        found = self._run(images)
+        found, finite = self._run(images)
         marks[2].record()
-        labels: NDArray[np.uint8] = found.cpu().numpy()
+        labels, are_finite = found.cpu().numpy(), finite.cpu().numpy()
         marks[3].record()
         marks[3].synchronize()
         times = [start.elapsed_time(end) for start, end in pairwise(marks)]
         self.stage_ms = dict(zip(("h2d", "gpu", "d2h"), times, strict=True))
-        return labels
+        return labels, are_finite
 
     def _compile(self) -> None:
         """Compile for one frame of the input size; the first call does it."""
         try:
             self._infer(np.zeros((1, self.input.height, self.input.width, 3), np.uint8))
+        except BadAnswerError:
+            pass  # compiled and run; whoever asks for labels is told
         except Exception as error:  # dynamo's and inductor's have no common base but this
             lines = [line for line in str(error).splitlines() if line.strip()]
             said = f"{type(error).__name__}: {lines[0].strip() if lines else ''}".rstrip(": .")
@@ -105,7 +115,7 @@ class TorchEngine(Engine):
             ) from error
 
     def close(self) -> None:
-        def closed(_: Tensor) -> Tensor:
+        def closed(_: Tensor) -> tuple[Tensor, Tensor]:
             raise EngineError("The torch engine was closed; open it again.")
 
         self._run = closed
@@ -115,7 +125,8 @@ class TorchEngine(Engine):
 
     def describe(self) -> dict[str, Any]:
         on_cpu = self._device.type == "cpu"
-        return {**super().describe(), **({"threads": torch.get_num_threads()} if on_cpu else {})}
+        threads = self._threads or torch.get_num_threads()
+        return {**super().describe(), **({"threads": threads} if on_cpu else {})}
 
 
 @contextmanager
@@ -127,6 +138,33 @@ def _no_tf32() -> Iterator[None]:
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+class Checked(nn.Module):
+    """As a `Segmenter`; also, of each frame of the batch, whether its logits are finite, (B,)."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        scores, logits = self.segmenter.scores(images)
+        finite = torch.isfinite(logits).flatten(1).all(dim=1)
+        return scores.argmax(dim=1).to(torch.uint8), finite
+
+
+@contextmanager
+def torch_threads(threads: int | None) -> Iterator[None]:
+    """Compute with so many CPU threads, then with as many as before; None changes nothing."""
+    before = torch.get_num_threads()
+    if threads is None or threads == before:
+        yield
+        return
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _HalfSegmenter(Segmenter):
@@ -148,8 +186,6 @@ def _opener(backend: str) -> Opener:
             chosen = pick_device(device)
         except ConfigError as error:
             raise EngineError(str(error)) from error
-        if threads is not None:
-            torch.set_num_threads(threads)
         precision = "fp16" if backend == "torch-fp16" else "fp32"
         how = ", compiled" if backend == "torch-compile" else ""
         return TorchEngine(
@@ -163,6 +199,7 @@ def _opener(backend: str) -> Opener:
                 f"{chosen.type}."
             ),
             backend=backend,
+            threads=threads,
         )
 
     return open_torch

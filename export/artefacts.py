@@ -12,15 +12,17 @@ from typing import Any, cast
 import onnx
 
 from ..runtime.atomic import output_errors
-from ..runtime.bundle import Artefact, Bundle, check_output, extend_bundle
+from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, EngineError, MissingDependencyError
 from .argmax import PLACES, Where, settle_argmax
 from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
-from .graph import opset
+from .graph import opset as opset_of
 from .judge import Floors, Judge
 from .onnx import MODEL, Traced, onnx_name, trace
-from .plan_maker import PlanOptions, plan_name
+from .opsets import check_opset
+from .outcome import Refusal, alone, finished
+from .plan_maker import Machine, PlanOptions, plan_name
 from .precision import to_half
 from .quantise import Form
 from .rounding import RoundedEngine
@@ -44,6 +46,7 @@ def export_bundle(
     calibration: Sequence[str] = (),
     with_logits: bool = False,
     argmax: str = "auto",
+    opset: int | None = None,
     floors: Floors | None = None,
     plans: PlanOptions | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -52,6 +55,7 @@ def export_bundle(
     """Export ``bundle`` to every format of ``to`` in every precision, in place.
 
     "onnx" makes ONNX models; "tensorrt" builds plans of them, and makes those that are not there.
+    Each artefact stands alone: those that pass are written, whatever becomes of the others.
 
     Args:
         precisions: those of `PRECISIONS`, separated by commas.
@@ -62,24 +66,26 @@ def export_bundle(
             are compared on; built-in scenes otherwise.
         with_logits: give the network's logits as a second output.
         argmax: "graph", "runtime" or "auto", see `settle_argmax`.
+        opset: version of ONNX's operators in the models; None: the exporter's own.
         floors: what each artefact must reach.
         plans: how "tensorrt" makes its plans.
         note: called with a sentence for each frame that is skipped.
         report: progress of calibration, sweep and builds: done, of how many, and at what.
 
     Returns:
-        ``{"bundle", "hash", "artefacts": [row]}`` with one row an artefact.
+        ``{"bundle", "hash", "artefacts": [row], "refused": []}`` with one row an artefact.
 
     Raises:
         ConfigError: an unknown format or precision, or options that do not go together.
-        EngineError: plans cannot be built or refitted here.
-        ParityError: an artefact is not the model that it came from, or falls below a floor. Then
-            nothing of its format is written: the bundle stays as it was, but for the ONNX models
-            that a refused plan was to be built from.
+        NetworkError: the network cannot be exported; the bundle stays as it was.
+        EngineError: plans cannot be built or refitted here, and nothing else was asked for.
+        ParityError: the one artefact that was asked for is not the model that it came from, or
+            falls below a floor; the bundle stays as it was.
+        PartialExportError: of several artefacts some were refused. Its ``record`` is as above,
+            with ``{"path", "format", "precision", "error"}`` of each of these under "refused".
     """
     formats = _listed("--to", to, FORMATS)
     wanted = _listed("--precision", precisions, PRECISIONS)
-    machine = prepare_plans(wanted, formats, plans)
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError("--max-miou-drop needs --frames and --labels to measure mIoU with.")
@@ -92,6 +98,10 @@ def export_bundle(
         )
     if calibration and not set(wanted) & set(FORMS):
         raise ConfigError(f"--calibration is for {', '.join(FORMS)}, and none was asked for.")
+    if opset is not None:
+        check_opset(opset, wanted)
+    refused: list[Refusal] = []
+    machine = _machine(wanted, formats, plans, refused, note)
     evidence = gather_evidence(bundle, frames, labels, note)
     graphs = {onnx_name(precision): precision for precision in wanted}
     if plans is not None and plans.refit is not None:
@@ -102,7 +112,7 @@ def export_bundle(
         there = {artefact.path for artefact in bundle.manifest.artefacts}
         graphs = {name: graphs[name] for name in graphs.keys() - there}
         traced = list(graphs.values())
-    check_used(traced, calibration, with_logits, argmax)
+    check_used(traced, calibration, with_logits, argmax, opset)
     exported, made = bundle, set(graphs)
     if traced:
         exported = export_onnx(
@@ -116,18 +126,55 @@ def export_bundle(
             ),
             with_logits=with_logits,
             argmax="graph" if with_logits else cast(Where, argmax),
+            opset_version=opset,
             floors=floors,
             note=note,
             report=report,
+            refused=refused,
         )
     if machine is not None:
         made |= {plan_name(precision) for precision in wanted}
-        judge = partial(Judge, exported, evidence, floors=floors)
         exported = export_plans(
-            exported, wanted, evidence, machine, judge, options=plans, note=note, report=report
+            exported,
+            _with_graphs(wanted, refused),
+            evidence,
+            machine,
+            partial(Judge, exported, evidence, floors=floors),
+            options=plans,
+            note=note,
+            report=report,
+            refused=refused,
         )
-    rows = [export_row(a) for a in exported.manifest.artefacts if a.path in made]
-    return {"bundle": str(exported.path), "hash": exported.hash, "artefacts": rows}
+    made -= {refusal.path for refusal in refused}
+    return finished(exported, [a for a in exported.manifest.artefacts if a.path in made], refused)
+
+
+def _machine(
+    precisions: Sequence[str],
+    formats: Sequence[str],
+    plans: PlanOptions | None,
+    refused: list[Refusal],
+    note: Callable[[str], None],
+) -> Machine | None:
+    """What builds plans, as `prepare_plans`; without it other formats are made all the same."""
+    try:
+        return prepare_plans(precisions, formats, plans)
+    except (EngineError, MissingDependencyError) as error:
+        if formats == ["tensorrt"]:
+            raise
+        note(f"no plan will be written: {error}")
+        refused += [Refusal(plan_name(p), "tensorrt", p, error) for p in precisions]
+    return None
+
+
+def _with_graphs(precisions: Sequence[str], refused: list[Refusal]) -> list[str]:
+    """The precisions whose ONNX models passed; no plan is built of an older one in its place."""
+    lost = {refusal.precision: refusal.path for refusal in refused}
+    for precision in precisions:
+        if precision in lost:
+            why = EngineError(f"its ONNX model, {lost[precision]}, was refused")
+            refused.append(Refusal(plan_name(precision), "tensorrt", precision, why))
+    return [precision for precision in precisions if precision not in lost]
 
 
 def export_onnx(
@@ -138,24 +185,30 @@ def export_onnx(
     calibration: Calibration | None = None,
     with_logits: bool = False,
     argmax: Where = "graph",
+    opset_version: int | None = None,
     floors: Floors | None = None,
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
+    refused: list[Refusal] | None = None,
 ) -> Bundle:
     """Add an ONNX model in each precision to ``bundle``, in place.
 
-    All are made and judged first, then published at once: a refusal leaves the bundle as it was.
-    One that was there is replaced. See `trace` for what goes in and comes out, and `settle_argmax`
-    for where the labels are made.
+    All are made and judged first, then those that passed are published at once, whatever ended the
+    others. One that was there is replaced. See `trace` for what goes in and comes out, and
+    `settle_argmax` for where the labels are made.
 
     Args:
         calibration: needed for the quantised precisions.
+        opset_version: of ONNX's operators; None: the exporter's own.
+        refused: takes what was not written, and why; None: that is raised.
 
     Raises:
         NetworkError: the bundle has no weights, or its network cannot be exported.
-        ParityError: an artefact falls below a floor.
+        ParityError: the graph is not the model; or, unless ``refused`` takes it, an artefact falls
+            below a floor.
     """
     floors = floors or Floors()
+    failed: list[Refusal] = []
     check_output(bundle.path, overwrite=True)
     with tempfile.TemporaryDirectory(prefix="roadshift-export-") as scratch:
         folder = Path(scratch)
@@ -167,51 +220,68 @@ def export_onnx(
                 evidence,
                 with_logits=with_logits,
                 min_agreement=floors.agreement("fp32"),
+                opset_version=opset_version,
             )
             maker = _Maker(bundle, folder, evidence, calibration, traced, floors, report)
-            drafts = [maker.make(precision) for precision in precisions]
-            drafts = [maker.settle(draft, argmax, note) for draft in drafts]
-        with extend_bundle(bundle) as writer:
-            for draft in drafts:
-                writer.add_file(
-                    draft.name,
-                    folder / draft.name,
-                    kind="onnx",
-                    precision=draft.precision,
-                    target=draft.target,
-                    details={**draft.details, "exported_from": bundle.hash},
-                )
-            return writer.commit()
+        drafts: list[_Draft] = []
+
+        def make(precision: str) -> _Draft:
+            with output_errors(bundle.path):
+                return maker.settle(maker.make(precision), argmax, note)
+
+        try:
+            for precision in precisions:
+                name = onnx_name(precision)
+                made = alone(partial(make, precision), name, "onnx", precision, note)
+                if isinstance(made, Refusal):
+                    failed.append(made)
+                else:
+                    drafts.append(made)
+        finally:  # an interrupt or a bug must not take with it what passed
+            bundle = _published(bundle, folder, drafts)
+    if refused is not None:
+        refused += failed
+    elif failed:
+        raise failed[0].error
+    return bundle
+
+
+def _published(bundle: Bundle, folder: Path, drafts: Sequence[_Draft]) -> Bundle:
+    """The bundle with the drafts' files from ``folder``; as it was where there are none."""
+    if not drafts:
+        return bundle
+    with extend_bundle(bundle) as writer:
+        for draft in drafts:
+            writer.add_file(
+                draft.name,
+                folder / draft.name,
+                kind="onnx",
+                precision=draft.precision,
+                target=draft.target,
+                details={**draft.details, "exported_from": bundle.hash},
+            )
+        return writer.commit()
 
 
 def check_used(
-    traced: Sequence[str], calibration: Sequence[str], with_logits: bool, argmax: str
+    traced: Sequence[str],
+    calibration: Sequence[str],
+    with_logits: bool,
+    argmax: str,
+    opset: int | None = None,
 ) -> None:
     """ConfigError for what is said about ONNX models where those in the bundle are used."""
     idle = {
         "--calibration": bool(calibration) and not set(traced) & set(FORMS),
         "--logits": with_logits and not traced,
         "--argmax": argmax != "auto" and not traced,
+        "--opset": opset is not None and not traced,
     }
     if said := [option for option, unused in idle.items() if unused]:
         raise ConfigError(
             f"{', '.join(said)} would change nothing: the ONNX models are there and are used as "
             "they are; make them anew with --to onnx,tensorrt."
         )
-
-
-def export_row(artefact: Artefact) -> dict[str, Any]:
-    """What ``export --json`` says about an artefact."""
-    details = {key: value for key, value in artefact.details.items() if key != "folds"}
-    parity = details.pop("parity", None)
-    return {
-        "path": artefact.path,
-        "format": artefact.kind,
-        "precision": artefact.precision,
-        "bytes": artefact.bytes,
-        **details,
-        **(parity if isinstance(parity, dict) else {}),
-    }
 
 
 @dataclass(frozen=True)
@@ -271,7 +341,7 @@ class _Maker:
         if form != "fp32":
             self._judge.check(name, precision, details)
         described = {
-            "opset": opset(model),
+            "opset": opset_of(model),
             "outputs": [output.name for output in model.graph.output],
         }
         target = "onnxruntime-cpu" if form.endswith("-cpu") else "onnx"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -36,6 +37,7 @@ from .folds import (
     write_gamma,
     write_weights,
 )
+from .graph import opset
 
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
@@ -83,12 +85,14 @@ def trace(
     *,
     with_logits: bool = False,
     min_agreement: float = MIN_AGREEMENT,
+    opset_version: int | None = None,
 ) -> Traced:
     """Write the float32 graph of ``bundle`` to ``path`` and compare it with torch.
 
     The graph takes ``image``, uint8 (1, H, W, 3) RGB at the bundle's input size, and gives
     ``labels``, uint8 (1, H, W): normalisation, upsampling and argmax are inside. With
     ``with_logits`` it also gives ``logits``, float32 (1, K, h, w), at the network's stride.
+    ``opset_version`` is that of ONNX's operators in it; None: the exporter's own.
 
     Raises:
         NetworkError: the bundle has no weights, or its network cannot be exported.
@@ -96,7 +100,9 @@ def trace(
     """
     network = load_network(bundle, torch.device("cpu"))
     segmenter = Segmenter(network, bundle.manifest.input).eval()
-    model = write_graph(segmenter, bundle, path, with_logits=with_logits)
+    model = write_graph(
+        segmenter, bundle, path, with_logits=with_logits, opset_version=opset_version
+    )
     parity, labels = compare(segmenter, model, evidence)
     check_parity(parity, min_agreement, f"{bundle.path}: {MODEL}")
     return Traced(model, parity, labels)
@@ -108,7 +114,12 @@ def onnx_name(precision: str) -> str:
 
 
 def write_graph(
-    segmenter: Segmenter, bundle: Bundle, path: Path, *, with_logits: bool
+    segmenter: Segmenter,
+    bundle: Bundle,
+    path: Path,
+    *,
+    with_logits: bool,
+    opset_version: int | None = None,
 ) -> onnx.ModelProto:
     """Trace ``segmenter`` at the bundle's input size and save it with its metadata.
 
@@ -119,10 +130,10 @@ def write_graph(
     module: nn.Module = SegmenterWithLogits(segmenter) if with_logits else segmenter
     network, gamma = segmenter.network, bundle.manifest.input.gamma
     with stand_in_weights(network) as state:
-        program = _traced(module, bundle)
+        program = _traced(module, bundle, opset_version)
         folds = find_folds(program.model_proto, network, state, _weights_read(program))
     if isinstance(folds, str):  # then only its own weights make the graph, and no refit is possible
-        model = _traced(module, bundle).model_proto
+        model = _traced(module, bundle, opset_version).model_proto
         set_metadata(model, NOT_REFITTABLE, folds)
     else:
         model = program.model_proto
@@ -135,7 +146,7 @@ def write_graph(
     return model
 
 
-def _traced(module: nn.Module, bundle: Bundle) -> torch.onnx.ONNXProgram:
+def _traced(module: nn.Module, bundle: Bundle, opset_version: int | None) -> torch.onnx.ONNXProgram:
     """``module`` as a graph, with the errors of `write_graph`."""
     spec = bundle.manifest.input
     example = torch.zeros((1, spec.height, spec.width, 3), dtype=torch.uint8)
@@ -148,6 +159,7 @@ def _traced(module: nn.Module, bundle: Bundle) -> torch.onnx.ONNXProgram:
                 dynamo=True,
                 input_names=["image"],
                 output_names=outputs,
+                opset_version=opset_version,
                 verbose=False,
             )
     except ModuleNotFoundError as error:
@@ -161,6 +173,12 @@ def _traced(module: nn.Module, bundle: Bundle) -> torch.onnx.ONNXProgram:
             "that ONNX has."
         ) from error
     assert program is not None  # torch.onnx.export returns one when no path is given
+    written = opset(program.model_proto)
+    if opset_version not in (None, written):
+        raise NetworkError(
+            f"{bundle.path}: network '{bundle.manifest.network.name}' has operators that cannot be "
+            f"written in opset {opset_version}; choose --opset {written} or newer."
+        )
     return program
 
 
@@ -224,6 +242,11 @@ def compare(
 
 def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
     """Raise `ParityError`, with the number, where two models are not the same."""
+    if not math.isfinite(parity.max_logit):
+        raise ParityError(
+            f"{what} was not written: its torch model gives logits that are not finite on "
+            f"{parity.compared_on}; check the model with `roadshift eval`."
+        )
     if not parity.label_agreement >= min_agreement:
         raise ParityError(
             f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "

@@ -24,7 +24,7 @@ _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _DTYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 _NAMES = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 _LARGEST = {"fp16": 65504.0, "bf16": float(np.finfo(np.float32).max)}
-_BF16_OPSET = 22  # the first whose Conv and pooling take bfloat16
+BF16_OPSET = 22  # the first whose Conv and pooling take bfloat16
 _Formal = onnx.defs.OpSchema.FormalParameter
 
 
@@ -42,7 +42,7 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
     Raises:
         ParityError: a weight is beyond the range of ``precision``; it names the weight.
     """
-    wanted = _BF16_OPSET if precision == "bf16" else 0
+    wanted = BF16_OPSET if precision == "bf16" else 0
     lowered = onnx.ModelProto()
     lowered.CopyFrom(
         version_converter.convert_version(model, wanted) if opset(model) < wanted else model

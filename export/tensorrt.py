@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from ..runtime.tensorrt_library import INSTALL, load_tensorrt
 from .evidence import Evidence
 from .folds import state_arrays
 from .judge import Judge
-from .plan_maker import Machine, PlanMaker, PlanOptions
+from .outcome import Refusal, alone
+from .plan_maker import Draft, Machine, PlanMaker, PlanOptions, plan_name
 from .refit import REFITTABLE
 from .tensorrt_build import Report
 
@@ -84,21 +86,27 @@ def export_plans(
     options: PlanOptions | None = None,
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
+    refused: list[Refusal] | None = None,
 ) -> Bundle:
     """Add a plan in each precision to ``bundle``, in place, from its ONNX models.
 
-    All are made and judged against torch in float32 first, then published at once. With
+    All are made and judged against torch in float32 first, then those that passed are published at
+    once, whatever ended the others. With
     ``options.refit`` the ONNX models are made anew too: the same graphs with the new weights.
 
     Args:
         judge_of: a judge that expects these label maps of the evidence's frames.
         report: progress in thousandths of each build.
+        refused: takes the plans that were not written, and why; None: that is raised.
 
-    Raises:
+    Raises, unless ``refused`` takes it:
         EngineError: TensorRT refuses a graph, computes in another precision, or cannot refit.
         ParityError: a plan falls below a floor.
     """
+    if not precisions:
+        return bundle
     options = options or PlanOptions()
+    failed: list[Refusal] = []
     check_output(bundle.path, overwrite=True)
     network = load_network(bundle, torch.device("cpu"))
     with TorchEngine(
@@ -108,23 +116,44 @@ def export_plans(
         judge.measure_fp32(torch_engine)
     with tempfile.TemporaryDirectory(prefix="roadshift-tensorrt-") as scratch:
         maker = PlanMaker(bundle, Path(scratch), machine, judge, options, note, report)
-        with output_errors(bundle.path):
-            state = state_arrays(network)
-            drafts = [
-                draft
-                for precision in precisions
-                for draft in (
-                    maker.refit(precision, state) if options.refit else maker.build(precision)
-                )
-            ]
-        with extend_bundle(bundle) as writer:
-            for draft in drafts:
-                writer.add_file(
-                    draft.name,
-                    Path(scratch) / draft.name,
-                    kind=draft.kind,
-                    precision=draft.precision,
-                    target=draft.kind,
-                    details={**draft.details, "exported_from": bundle.hash},
-                )
-            return writer.commit()
+        state = state_arrays(network)
+        drafts: list[Draft] = []
+
+        def make(precision: str) -> list[Draft]:
+            with output_errors(bundle.path):
+                if options.refit:
+                    return maker.refit(precision, state)
+                return maker.build(precision)
+
+        try:
+            for precision in precisions:
+                name = plan_name(precision)
+                made = alone(partial(make, precision), name, "tensorrt", precision, note)
+                if isinstance(made, Refusal):
+                    failed.append(made)
+                else:
+                    drafts += made
+        finally:  # an interrupt or a bug must not take with it what was built for minutes
+            bundle = _published(bundle, Path(scratch), drafts)
+    if refused is not None:
+        refused += failed
+    elif failed:
+        raise failed[0].error
+    return bundle
+
+
+def _published(bundle: Bundle, folder: Path, drafts: Sequence[Draft]) -> Bundle:
+    """The bundle with the drafts' files from ``folder``; as it was where there are none."""
+    if not drafts:
+        return bundle
+    with extend_bundle(bundle) as writer:
+        for draft in drafts:
+            writer.add_file(
+                draft.name,
+                folder / draft.name,
+                kind=draft.kind,
+                precision=draft.precision,
+                target=draft.kind,
+                details={**draft.details, "exported_from": bundle.hash},
+            )
+        return writer.commit()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .bundle import Artefact, Bundle, InputSpec, open_bundle
 from .closing import Closing
+from .engine_checks import BadAnswerError, check_labels
 from .errors import EngineError, MissingDependencyError, ShapeError
 from .frames import Frame
 from .labels import LabelSpace
@@ -31,6 +32,7 @@ class Engine(Closing):
         precision: of the arithmetic, such as "fp32" or "int8".
         device: "cpu" or "cuda".
         artefact: the bundle's file that runs, None for a network that is in memory only.
+        label_size: height and width of what ``infer`` gives, those of the input.
         reason: one sentence: which backend, artefact and device were chosen, and why.
         stage_ms: milliseconds of the last `infer` on a GPU: "h2d" (frames to the device), "gpu"
             (the network) and "d2h" (what comes back); None where the engine does not measure them.
@@ -56,16 +58,27 @@ class Engine(Closing):
         self.device = device
         self.artefact = artefact
         self.reason = reason
+        self.label_size = (input.height, input.width)
 
     @abstractmethod
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Class indices, (B, h, w) uint8 not written to again, of a batch that `infer` checked."""
+        """Class indices, (B, h, w) uint8 not written to again, of a batch that `infer` checked.
 
-    def infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        Raises:
+            BadAnswerError: the network fails, or its scores are not finite where they can be seen.
+        """
+
+    def infer(self, batch: NDArray[np.uint8], names: Sequence[str] = ()) -> NDArray[np.uint8]:
         """Class indices, (B, h, w) uint8, of RGB frames at the input size, (B, h, w, 3) uint8.
+
+        Args:
+            batch: the frames.
+            names: of the frames, for messages.
 
         Raises:
             ShapeError: the frames are of another size or dtype.
+            EngineError: the network fails, its scores are not finite where they can be seen, or
+                what it gives are not labels of the label space; the sentence names the frame.
         """
         size = (self.input.height, self.input.width)
         if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1:] != (*size, 3):
@@ -73,13 +86,30 @@ class Engine(Closing):
                 f"infer: the batch must be uint8 (B, {size[0]}, {size[1]}, 3), "
                 f"got {batch.dtype} {batch.shape}; segment() fits frames of any size."
             )
-        return self._infer(batch) if len(batch) else np.zeros((0, *size), np.uint8)
+        if not len(batch):
+            return np.zeros((0, *size), np.uint8)
+        try:
+            labels = self._infer(batch)
+            check_labels(labels, (len(batch), *self.label_size), self.label_space.num_classes)
+        except BadAnswerError as problem:
+            what = self.artefact or f"the network ({self.backend})"
+            raise EngineError(problem.sentence(what, names, len(batch))) from problem
+        return labels
+
+    def interrupt(self) -> bool:
+        """End calls of `infer` that are under way, from another thread; they raise EngineError.
+
+        Returns:
+            Whether this engine can; most only end with their call.
+        """
+        return False
 
     def segment(self, frame: Frame | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Class indices, (H, W) uint8, of one RGB frame of any size, (H, W, 3) uint8."""
         image = frame.image if isinstance(frame, Frame) else frame
         fitted = fit_frame(image, self.input.width, self.input.height)
-        return restore_labels(self.infer(fitted[None])[0], image.shape[1], image.shape[0])
+        labels = self.infer(fitted[None], _names([frame]))[0]
+        return restore_labels(labels, image.shape[1], image.shape[0])
 
     def segment_batch(self, frames: Sequence[Frame | NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
         """`segment` for several frames, which may differ in size, in one call of the network."""
@@ -89,7 +119,7 @@ class Engine(Closing):
         batch = np.stack([fit_frame(i, self.input.width, self.input.height) for i in images])
         return [
             restore_labels(labels, image.shape[1], image.shape[0])
-            for image, labels in zip(images, self.infer(batch), strict=True)
+            for image, labels in zip(images, self.infer(batch, _names(frames)), strict=True)
         ]
 
     def describe(self) -> dict[str, Any]:
@@ -106,6 +136,12 @@ class Engine(Closing):
 
     def close(self) -> None:  # most engines hold nothing beyond their memory
         """Release what the engine holds; it cannot be used afterwards."""
+
+
+def _names(frames: Sequence[Frame | NDArray[np.uint8]]) -> list[str]:
+    """The frames' names, where all have one."""
+    names = [frame.name for frame in frames if isinstance(frame, Frame)]
+    return names if len(names) == len(frames) else []
 
 
 class Opener(Protocol):

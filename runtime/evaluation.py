@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .engine import Engine
 from .errors import LabelSpaceError
+from .frames import Frame
 from .images import read_image
 from .label_census import label_notes
 from .label_pairs import log_note
@@ -50,7 +51,7 @@ def evaluate(
     for done, (image_path, label_path) in enumerate(pairs):
         image = read_image(image_path)
         labels = read_labels(label_path, space, (image.shape[1], image.shape[0]), ids)
-        confusion.update(engine.segment(image), labels)
+        confusion.update(engine.segment(Frame(image, image_path.name, 0)), labels)
         pixels += labels.size
         report(done + 1, len(pairs))
     void_share = 1 - int(confusion.matrix.sum()) / max(pixels, 1)

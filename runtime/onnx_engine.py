@@ -9,8 +9,10 @@ network's stride. Another batch size, or an open one, is fine too.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,17 @@ from .bundle import Artefact, Bundle
 from .cores import available_cores
 from .cuda import Cuda
 from .engine import Engine
+from .engine_checks import CHECK_WEIGHTS, BadAnswerError, check_array, check_logits, not_finite
 from .errors import EngineError, MissingDependencyError
 from .onnx_graph import OnnxModel, read_model
 from .onnx_memory import DeviceMemory, PinnedMemory, PlainMemory
+from .onnx_scores import nan_weights, scores_are_finite
 from .onnx_session import (
     cpu_session,
     cuda_problem,
     cuda_session,
+    reason,
+    run_interruptible,
     tensorrt_problem,
     tensorrt_session,
 )
@@ -58,8 +64,11 @@ class OnnxEngine(Engine):
     Raises:
         BundleError: the file is no longer the one that the manifest lists.
         EngineError: the model is damaged, does not keep the contract above or does not fit the
-            manifest, or needs more than its own bytes; or a GPU was asked for and does not work
-            (the message says why).
+            manifest, has weights that are NaN, or needs more than its own bytes; or a GPU was asked
+            for and does not work (the message says why).
+
+    A graph that ends in labels hides its scores, and NaN becomes the first class. So where a frame
+    comes out as one class alone, its scores are looked at, once in an engine's life.
     """
 
     def __init__(
@@ -83,10 +92,16 @@ class OnnxEngine(Engine):
         )
         self._output = "labels" if self._align_corners is None else "logits"
         self._gives_labels = self._align_corners is None
+        self._hides_scores = self._gives_labels  # until they were looked at
         self._session: Any = None
+        self._under_way: set[Any] = set()  # run options of the calls on the CPU
+        self._lock = threading.Lock()  # of these
+        self._call: Callable[..., Any] = self._first_call
         self._memory: DeviceMemory | None = None
         self._batch: int | None = None
         how, problem = "", None
+        self._content = lambda: bundle.content(artefact)
+        _check_weights(model)
         if device != "cpu" or tensorrt:
             problem = self._no_gpu(device, tensorrt)
         if device != "cpu" and problem is None:
@@ -189,7 +204,7 @@ class OnnxEngine(Engine):
                 cuda.close()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
-            raise EngineError(f"a first run failed ({str(error).splitlines()[0]})") from error
+            raise EngineError(f"a first run failed ({reason(error)})") from error
         self._memory, self._batch = memory, image[0]
         self._gives_labels = self._align_corners is None or kernel is not None
         return words
@@ -213,31 +228,96 @@ class OnnxEngine(Engine):
             kept = len(part)
             if kept < step:  # fill a fixed batch with copies of its last frame
                 part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
-            parts.append(self._run(part, times)[:kept])
+            try:
+                parts.append(self._run(part, times)[:kept])
+            except BadAnswerError as error:
+                raise BadAnswerError(
+                    error.problem, start + min(error.frame, kept - 1), error.advice
+                ) from error
         if times:
             self.stage_ms = {stage: sum(t[stage] for t in times) for stage in times[0]}
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run(self, batch: NDArray[np.uint8], times: list[dict[str, float]]) -> NDArray[np.uint8]:
-        if self._memory is not None and self._worker is not None:
-            found, taken = self._worker.submit(self._memory.run, batch).result()
-            times.append(taken)
-        else:
-            found = self._session.run([self._output], {"image": batch})[0]
+        with self._named_failures():
+            if self._memory is not None and self._worker is not None:
+                found, taken = self._worker.submit(self._memory.run, batch).result()
+                times.append(taken)
+            else:
+                with self._interruptible() as options:
+                    found = self._call([self._output], {"image": batch}, options)[0]
+                    self._call = self._session.run  # it ends, so no thread need be spent on it
         if self._gives_labels:
+            check_array(found, "labels", np.uint8, batch.shape[:3])
+            if self._hides_scores and found.min() == found.max():
+                self._look_at_scores(batch)
             labels: NDArray[np.uint8] = found
             return labels
+        size = found.shape[2:] if isinstance(found, np.ndarray) else ()
+        check_logits(found, (len(batch), self.label_space.num_classes, *size))
         width, height, align = self.input.width, self.input.height, bool(self._align_corners)
         return np.stack([upsample_argmax(logits, width, height, align) for logits in found])
+
+    def _first_call(self, *arguments: Any) -> list[Any]:
+        return run_interruptible(self._session, *arguments)
+
+    @contextmanager
+    def _named_failures(self) -> Iterator[None]:
+        """What ONNX Runtime raises while it runs, as `BadAnswerError`."""
+        try:
+            yield
+        except EngineError:
+            raise
+        except Exception as error:  # onnxruntime's have no common base but this
+            if "terminate flag" in str(error):
+                raise BadAnswerError("was interrupted", advice="run it again") from error
+            raise BadAnswerError(f"fails while running ({reason(error)})") from error
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[Any]:
+        """Options of one run that `interrupt` can end."""
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4  # what it would log it also raises
+        with self._lock:
+            self._under_way.add(options)
+        try:
+            yield options
+        finally:
+            with self._lock:
+                self._under_way.discard(options)
+
+    def interrupt(self) -> bool:
+        with self._lock:
+            for options in self._under_way:
+                options.terminate = True
+        if self._memory is not None:
+            self._memory.interrupt()
+        return True
+
+    def _look_at_scores(self, batch: NDArray[np.uint8]) -> None:
+        """Refuse a graph whose labels are all alike because its scores are NaN."""
+        if scores_are_finite(self._content(), batch, self._threads) is False:
+            raise not_finite(0)
+        self._hides_scores = False
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "threads": self._threads}
 
     def close(self) -> None:
         memory, self._memory, self._session = self._memory, None, None
+        self._call = self._first_call
         if memory is not None and self._worker is not None:
             self._worker.submit(memory.close).result()
             self._worker.shutdown()
+
+
+def _check_weights(model: OnnxModel) -> None:
+    if bad := nan_weights(model.content):
+        more = ", ..." if len(bad) > 3 else ""
+        are = "1 weight that is" if len(bad) == 1 else f"{len(bad)} weights that are"
+        raise EngineError(
+            f"{model.file} has {are} NaN ({', '.join(bad[:3])}{more}); {CHECK_WEIGHTS}."
+        )
 
 
 def _cache_folder() -> Path:

@@ -7,12 +7,13 @@ it, in a subgraph even where the model is given as bytes. Such models are refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from .bundle import Artefact, Bundle
 from .errors import EngineError
+from .protobuf import fields
 
 # Fields of onnx.proto that lead to a tensor: message -> {field number: message}.
 _MESSAGES: Mapping[str, Mapping[int, str]] = {
@@ -27,7 +28,6 @@ _MESSAGES: Mapping[str, Mapping[int, str]] = {
     "Tensor": {},
 }
 _OP_TYPE, _EXTERNAL_DATA, _DATA_LOCATION = 4, 13, 14  # of Node; of Tensor, twice
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 class OnnxModel(NamedTuple):
@@ -62,7 +62,7 @@ def model_problem(content: bytes) -> str | None:
         while waiting:
             message, part = waiting.pop()
             inner = _MESSAGES[message]
-            for number, value in _fields(part):
+            for number, value in fields(part):
                 if number in inner and isinstance(value, memoryview):
                     waiting.append((inner[number], value))
                 elif message == "Tensor" and _is_external(number, value):
@@ -82,41 +82,3 @@ def _is_external(number: int, value: int | memoryview) -> bool:
 
 def _text(value: int | memoryview) -> bytes | None:
     return bytes(value) if isinstance(value, memoryview) else None
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers of a protobuf message with their values: integers, or bytes.
-
-    Raises:
-        ValueError, IndexError: the bytes are no such message.
-    """
-    at, end = 0, len(message)
-    while at < end:
-        key, at = _varint(message, at)
-        number, wire = (key & 0xFFFFFFFF) >> 3, key & 7  # protobuf drops what is beyond 32 bits
-        value: int | memoryview
-        if wire == _VARINT:
-            value, at = _varint(message, at)
-        elif wire == _BYTES:
-            size, at = _varint(message, at)
-            value, at = message[at : at + size], at + size
-        elif wire in (_FIXED32, _FIXED64):
-            size = 4 if wire == _FIXED32 else 8
-            value, at = message[at : at + size], at + size
-        else:
-            raise ValueError("a group, which ONNX does not use")
-        if at > end or number == 0:
-            raise ValueError("cut off, or no field")
-        yield number, value
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number of up to ten bytes, seven bits each, and where the next field begins."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number of more than ten bytes")

@@ -29,6 +29,9 @@ class DeviceMemory(Protocol):
         That is the output, or the labels where an `UpsampleKernel` makes them of it.
         """
 
+    def interrupt(self) -> None:
+        """End a run that is under way, from another thread; it raises."""
+
     def close(self) -> None:
         """Release the memory."""
 
@@ -71,6 +74,7 @@ class PinnedMemory:
 
     def run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[Any], dict[str, float]]:
         cuda, marks = self._cuda, self._marks
+        self._options.terminate = False
         self._image[...] = batch
         cuda.record(marks[0])
         cuda.to_device(self._image_at, self._image)
@@ -84,6 +88,9 @@ class PinnedMemory:
         cuda.synchronize()
         times = [cuda.elapsed_ms(start, end) for start, end in pairwise(marks)]
         return self._found.copy(), dict(zip(("h2d", "gpu", "d2h"), times, strict=True))
+
+    def interrupt(self) -> None:
+        self._options.terminate = True
 
     def close(self) -> None:
         self._io = None
@@ -107,6 +114,7 @@ class PlainMemory:
         self._io = session.io_binding()
         self._io.bind_ortvalue_input("image", self._image)
         self._io.bind_ortvalue_output(output, self._found)
+        self._options = onnxruntime.RunOptions()
 
     def run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[Any], dict[str, float]]:
         marks = [perf_counter()]
@@ -116,11 +124,15 @@ class PlainMemory:
             marks.append(perf_counter())
             return result
 
+        self._options.terminate = False
         timed(lambda: self._image.update_inplace(batch))
-        timed(lambda: self._session.run_with_iobinding(self._io))
+        timed(lambda: self._session.run_with_iobinding(self._io, self._options))
         found: NDArray[Any] = timed(self._found.numpy)  # a copy on the host
         times = [1e3 * (end - start) for start, end in pairwise(marks)]
         return found, dict(zip(("h2d", "gpu", "d2h"), times, strict=True))
+
+    def interrupt(self) -> None:
+        self._options.terminate = True
 
     def close(self) -> None:
         self._io = self._image = self._found = self._session = None

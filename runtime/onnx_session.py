@@ -11,7 +11,9 @@ import io
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
@@ -165,9 +167,39 @@ def _session(model: OnnxModel, options: Any, providers: Sequence[_Provider]) -> 
             model.content, options, providers=list(providers), enable_fallback=0
         )
     except Exception as error:  # onnxruntime's exceptions have no common base but this
-        reason = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).splitlines()[0]
-        lacking = "Could not find an implementation" in reason  # bf16 on a CPU, for one
+        why = reason(error)
+        lacking = "Could not find an implementation" in why  # bf16 on a CPU, for one
         advice = "it takes another device or precision" if lacking else "export it again"
         raise EngineError(
-            f"{model.file} cannot be loaded by ONNX Runtime ({reason.rstrip('.')}); {advice}."
+            f"{model.file} cannot be loaded by ONNX Runtime ({why}); {advice}."
         ) from error
+
+
+def run_interruptible(
+    session: Any, outputs: Sequence[str], inputs: dict[str, Any], options: Any = None
+) -> list[Any]:
+    """Run a session so that a signal can end it, even where the graph never does.
+
+    Python calls a signal's handler in the main thread, and not while that is inside ONNX Runtime.
+    So there the run goes on in another thread, and what a handler raises ends it.
+
+    Args:
+        options: run options, not in use elsewhere; new ones unless given.
+    """
+    options = options or onnxruntime.RunOptions()
+    if threading.current_thread() is not threading.main_thread():
+        return list(session.run(outputs, inputs, options))
+    with ThreadPoolExecutor(1, "onnxruntime") as worker:
+        running = worker.submit(session.run, outputs, inputs, options)
+        try:
+            return list(running.result())
+        except BaseException:
+            options.terminate = True
+            raise
+
+
+def reason(error: Exception) -> str:
+    """The first line of an exception of ONNX Runtime, without its code and its source's places."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+    lines = re.sub(r"/\S*onnxruntime\S*:\d+ [^()]*\([^()]*\) ", "", text).splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -11,7 +11,7 @@ from typing import Any
 
 from .atomic import output_errors
 from .engine import Engine
-from .errors import FrameError, OutputError
+from .errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted
 from .file_names import check_name
 from .frames import Frame, FrameSource
 from .images import log_remark
@@ -74,6 +74,9 @@ def run_frames(
         OutputError: ``out`` exists (unless ``overwrite``), names a kind of file that is not
             written, or cannot be written.
         FrameError: not one frame can be read.
+        EngineError: the engine has no labels for a frame, or does not end after a stop. What was
+            written before is complete.
+        RunInterrupted: a second signal came; likewise.
     """
     if out is not None:
         _check_out(out, overwrite)
@@ -81,15 +84,16 @@ def run_frames(
     paced = Paced(frames, fps or STILLS_FPS) if realtime and not live else None
     timed = frames if isinstance(frames, LiveSource) else paced
     source: Iterable[Frame] = timed or frames
-    ended_by, lost = "end", None
+    ended_by, stopped_by, lost = "end", "end", None
+    failure: RoadshiftError | None = None
     started = clock()
 
     def stop_when() -> bool:
-        nonlocal ended_by
+        nonlocal stopped_by
         if stop_requested():
-            ended_by = "signal"
+            stopped_by = "signal"
         elif duration_s is not None and clock() - started >= duration_s:
-            ended_by = "duration"
+            stopped_by = "duration"
         else:
             return False
         if timed is not None:
@@ -127,10 +131,18 @@ def run_frames(
             if not live or not pipeline.frames:
                 raise
             ended_by, lost = "lost", str(error)
+        except (EngineError, KeyboardInterrupt) as error:
+            failure = _failure(error, pipeline.frames, out)
+            if not pipeline.frames:  # nothing to complete
+                raise failure from error
         finally:
             if timed is not None:
                 timed.stop()
         summary = pipeline.summary()
+    if failure is not None:
+        raise failure
+    if ended_by == "end" and pipeline.cut_short:
+        ended_by = stopped_by
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
         ended_by = "max_frames"
     skipped, lost_frames = (
@@ -147,6 +159,15 @@ def run_frames(
         "out": None if out is None else str(out),
         "engine": engine.describe(),
     }
+
+
+def _failure(error: BaseException, frames: int, out: Path | None) -> RoadshiftError:
+    """What ended a run before its time, as `run_frames` raises it."""
+    if isinstance(error, RoadshiftError):
+        return error
+    done = f"{frames} frame{' is' if frames == 1 else 's are'} finished"
+    where = f" and written to {out}" if frames and out is not None else ""
+    return RunInterrupted(f"Stopped at once by a second signal; {done}{where}.")
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .closing import Closing
 from .engine import Engine
+from .errors import EngineError
 from .frames import Frame
 from .handoff import Handoff
 from .latency import Latencies
@@ -29,6 +30,8 @@ from .preprocess import fit_frame, restore_labels
 
 POLL_S = 0.1  # how often a caller that waits asks whether to stop
 LEAVE_AFTER_S = 1.0  # a source that is stuck in a read is left behind
+STUCK_AFTER_S = 8.0  # so long after a stop without a result, an engine at work is interrupted
+STUCK_FRAMES = 5  # or for so many of its slowest frames, where that is longer
 STAGES = ("decode_ms", "preprocess_ms", "infer_ms", "postprocess_ms", "sink_ms", "end_to_end_ms")
 
 
@@ -89,11 +92,14 @@ class Pipeline(Closing):
             is in memory then.
         sink: called with each result in the postprocessing thread, in order, before the caller
             gets it; what writes results goes here, so that it overlaps with inference.
-        stop_when: asked by the iteration, also while it waits; once true, `stop` is called.
+        stop_when: asked by the iteration, also while it waits; once true, `stop` is called. An
+            engine that then gives nothing for a long time is interrupted, which is an EngineError.
+        patience_s: how long that is at least.
 
     Attributes:
         frames: results given out so far.
         seconds: from the start of the iteration until the last of them.
+        cut_short: whether ``stop_when`` stopped it before all frames were read.
     """
 
     def __init__(
@@ -105,12 +111,18 @@ class Pipeline(Closing):
         newest: bool = False,
         sink: Callable[[Result], object] | None = None,
         stop_when: Callable[[], bool] | None = None,
+        patience_s: float = STUCK_AFTER_S,
     ) -> None:
         self._source = frames
         self._engine = engine
         self._newest = newest
         self._sink = sink
         self._stop_when = stop_when
+        self._patience_s = patience_s
+        self._waiting_since: float | None = None  # for a result, once `stop_when` was true
+        self._at_work: _Job | None = None  # what the engine has in its hands
+        self._slowest_s = 0.0
+        self._interrupted = False
         # A slot is taken before decoding (with ``newest`` before inference) and given back when
         # the caller asks for the next result, while it still holds the last one.
         self._slots = threading.Semaphore(depth + 3)
@@ -128,6 +140,7 @@ class Pipeline(Closing):
         self._threads = [threading.Thread(target=target, daemon=True) for target in work]
         self.frames = 0
         self.seconds = 0.0
+        self.cut_short = False
 
     def __iter__(self) -> Iterator[Result]:
         if self._threads[0].ident is not None:
@@ -147,6 +160,10 @@ class Pipeline(Closing):
                 yield item
                 del item  # or it would stay in memory beside the next one
                 self._slots.release()
+        except KeyboardInterrupt:  # at once, whatever the engine is at
+            self._stopped.set()
+            self._engine.interrupt()
+            raise
         finally:
             self.close()
 
@@ -194,7 +211,8 @@ class Pipeline(Closing):
     def close(self) -> None:
         """Stop the threads and wait for them; what they were working on is abandoned.
 
-        A source that is stuck in a read is left behind after a second; it ends with its read.
+        A source that is stuck in a read is left behind after a second; it ends with its read. An
+        engine that is at work for longer than that is interrupted, where it can be.
         """
         patience = 0.0 if self._stopped.is_set() else LEAVE_AFTER_S
         self._stopped.set()
@@ -202,18 +220,33 @@ class Pipeline(Closing):
         self._slots.release()
         for waiting in (self._inferred, self._finished):
             waiting.put(None)
-        for thread, wait_s in zip(self._threads, (patience, None, None), strict=True):
+        for thread, wait_s in zip(self._threads, (patience, LEAVE_AFTER_S, None), strict=True):
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(wait_s)
+        if self._threads[1].is_alive() and self._threads[1] is not threading.current_thread():
+            self._engine.interrupt()
+            self._threads[1].join()
 
     def _next_finished(self) -> Result | BaseException | None:
         if self._stop_when is None:
             return self._finished.get()
+        self._waiting_since = None if self._waiting_since is None else perf_counter()
         while True:
-            if not self._decoded.ended and self._stop_when():
+            if self._waiting_since is None and self._stop_when():
+                self._waiting_since = perf_counter()
+                self.cut_short = not self._decoded.ended
                 self.stop()
             with suppress(queue.Empty):
                 return self._finished.get(timeout=POLL_S)
+            self._interrupt_if_stuck()
+
+    def _interrupt_if_stuck(self) -> None:
+        """End what the engine is at where, after a stop, nothing has come for too long."""
+        if self._waiting_since is None or self._at_work is None or self._interrupted:
+            return
+        waited = perf_counter() - self._waiting_since
+        if waited > max(self._patience_s, STUCK_FRAMES * self._slowest_s):
+            self._interrupted = self._engine.interrupt()
 
     # ---- what the threads do ----
 
@@ -275,8 +308,21 @@ class Pipeline(Closing):
 
     def _infer(self, job: _Job) -> _Job:
         started = perf_counter()
-        labels = self._engine.infer(job.pixels)[0]
-        job.stages_ms["infer_ms"] = 1e3 * (perf_counter() - started)
+        self._at_work = job
+        try:
+            labels = self._engine.infer(job.pixels, [job.frame.name])[0]
+        except EngineError as error:
+            if not self._interrupted:
+                raise
+            raise EngineError(
+                f"{self._engine.artefact or self._engine.backend} was still at frame "
+                f"{job.frame.name} after {perf_counter() - started:.0f} s when a stop was asked "
+                f"for, and was interrupted; {self.frames} frames before it were finished."
+            ) from error
+        self._at_work = None
+        seconds = perf_counter() - started
+        self._slowest_s = max(self._slowest_s, seconds)
+        job.stages_ms["infer_ms"] = 1e3 * seconds
         job.pixels = labels
         return job
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .bundle import Artefact, Bundle
 from .cuda import Cuda
 from .engine import Engine
+from .engine_checks import check_logits
 from .errors import EngineError, MissingDependencyError
 from .tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from .upsample import upsample_argmax
@@ -91,6 +92,7 @@ class TensorRTEngine(Engine):
                 if self._align_corners is None or found.dtype == np.uint8:
                     target[...] = found
                 else:
+                    check_logits(found[None], (1, self.label_space.num_classes, *found.shape[1:]))
                     target[...] = upsample_argmax(found, *size, self._align_corners)
             total = {stage: total[stage] + times[stage] for stage in total}
         self.stage_ms = total

@@ -79,6 +79,20 @@ def test_arguments_of_the_network_are_used_and_recorded(tmp_path: Path) -> None:
     assert_same_weights(bundle, network)
 
 
+def test_a_key_chooses_among_the_weights_and_is_recorded(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    first, second = (build_network("tiny_network:build", CAMVID.num_classes) for _ in "ab")
+    path = tmp_path / "own.pth"
+    torch.save({"a": {"student": first.state_dict(), "teacher": second.state_dict()}}, path)
+    with pytest.raises(NetworkError, match=r"'a\.student', 'a\.teacher'.*--key a\.student"):
+        import_own(path)
+    said: list[str] = []
+    bundle = import_own(path, key="a.teacher", note=said.append)
+    assert_same_weights(bundle, second)
+    assert bundle.manifest.provenance.configuration == {"weights": "own.pth", "key": "a.teacher"}
+    assert said == [f"{path}: took 16 tensors from 'a.teacher'."]
+
+
 # ---- what is found out ---------------------------------------------------------------------------
 
 SMALL = {"layers": [1, 1, 1, 1]}
@@ -109,6 +123,22 @@ def test_heads_blocks_and_preprocessing_of_a_published_checkpoint_are_found(
     built = build_network("deeplab_v2_resnet101", 19, **arguments)
     built.load_state_dict(torch.load(deeplab, weights_only=True))
     assert_same_weights(bundle, built)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "any.thing."])
+def test_arguments_are_found_behind_any_prefix_and_beside_an_average(
+    deeplab: Path, tmp_path: Path, prefix: str
+) -> None:
+    state = torch.load(deeplab, weights_only=True)
+    average = {name: 0.9 * value for name, value in state.items()}
+    content = {"ema": average, "model": {prefix + name: value for name, value in state.items()}}
+    torch.save(content, tmp_path / "w.pth")
+    bundle = import_bundle(
+        tmp_path / "w.pth", "deeplab_v2_resnet101", CITYSCAPES, tmp_path / "b", input_size="96x64"
+    )
+    assert bundle.manifest.network.arguments["layers"] == [1, 1, 1, 1]
+    found = load_network(bundle, torch.device("cpu")).state_dict()
+    torch.testing.assert_close(found["conv1.weight"], state["conv1.weight"], rtol=0, atol=0)
 
 
 def test_what_a_user_says_comes_before_what_is_found(deeplab: Path, tmp_path: Path) -> None:

@@ -154,9 +154,54 @@ def test_a_closed_engine_lets_go_of_its_network_and_of_the_memory_that_torch_kee
         engine.infer(frames(1))
 
 
-def test_threads_are_torchs(source: Bundle) -> None:
-    with open_engine(source, device="cpu", threads=2):
-        assert torch.get_num_threads() == 2
+def test_threads_are_the_engines_alone(source: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two engines, each with its own, and torch with what it had; also where a call fails."""
+    before, seen = torch.get_num_threads(), list[int]()
+    scores = Segmenter.scores
+
+    def watched(self: Segmenter, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        seen.append(torch.get_num_threads())
+        if len(seen) == 3:
+            raise RuntimeError("from the network")
+        return scores(self, images)
+
+    monkeypatch.setattr(Segmenter, "scores", watched)
+    with (
+        open_engine(source, device="cpu", threads=before + 1) as one,
+        open_engine(source, device="cpu", threads=before + 2) as two,
+        open_engine(source, device="cpu") as plain,
+    ):
+        assert torch.get_num_threads() == before
+        one.infer(frames(1))
+        two.infer(frames(1))
+        with pytest.raises(RuntimeError):
+            one.infer(frames(1))
+        plain.infer(frames(1))
+        assert [e.describe()["threads"] for e in (one, two, plain)] == [
+            before + 1, before + 2, before
+        ]  # fmt: skip
+    assert seen == [before + 1, before + 2, before + 1, before]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_refused_on_their_frame(
+    source: Bundle, monkeypatch: pytest.MonkeyPatch, bad: float
+) -> None:
+    scores = Segmenter.scores
+
+    def spoiled(self: Segmenter, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        upsampled, logits = scores(self, images)
+        logits[1, 0, 0, 0] = bad
+        return upsampled, logits
+
+    monkeypatch.setattr(Segmenter, "scores", spoiled)
+    with open_engine(source, device="cpu", backend="torch") as engine:
+        batch = frames(3, engine.input.height, engine.input.width)
+        with pytest.raises(
+            EngineError, match=r"gives logits that are not finite on frame b; check the weights"
+        ):
+            engine.infer(batch, ["a", "b", "c"])
 
 
 @needs_no_gpu

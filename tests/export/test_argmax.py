@@ -197,7 +197,9 @@ def test_a_model_without_upsampling_has_one_form(graph_form: Bundle, tmp_path: P
 def traced(graph_form: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing again, which takes seconds, gives what ``graph_form`` holds."""
 
-    def write_graph(_: object, __: Bundle, path: Path, *, with_logits: bool) -> onnx.ModelProto:
+    def write_graph(
+        _: object, __: Bundle, path: Path, *, with_logits: bool, **___: object
+    ) -> onnx.ModelProto:
         assert not with_logits
         path.write_bytes((graph_form.path / MODEL).read_bytes())
         return onnx.load(path)

@@ -188,7 +188,7 @@ def test_a_network_that_overflows_in_fp16_is_refused_with_the_share_and_bf16_tak
         stays_as_it_is(bundle),
         pytest.raises(ParityError, match=r"model-fp16\.onnx agrees .* on \d+\.\d+ % .* 99\.8 %"),
     ):
-        export_onnx(bundle, SCENES, precisions=("fp32", "fp16"))
+        export_onnx(bundle, SCENES, precisions=("fp16",))
     export_onnx(bundle, SCENES, precisions=("bf16",), floors=Floors(90))
 
 
@@ -251,7 +251,7 @@ def test_a_drop_of_miou_beyond_the_limit_is_refused_with_the_points(
         export_bundle(
             bundle,
             "onnx",
-            precisions="fp32,bf16",
+            precisions="bf16",
             frames=[str(images)],
             labels=labels,
             floors=Floors(None, 0),

@@ -328,7 +328,7 @@ def test_ranges_that_cut_too_much_are_refused_with_the_share(
     )
     name = f"model-{form}.onnx"
     with stays_as_it_is(bundle), pytest.raises(ParityError) as error:
-        export_onnx(bundle, SCENES, precisions=("fp32", form), calibration=CALIBRATION)
+        export_onnx(bundle, SCENES, precisions=(form,), calibration=CALIBRATION)
     floor = Floors().agreement("fp8" if form == "fp8" else "int8")
     assert f"{name} agrees with its torch model on " in str(error.value)
     assert f"less than {floor} %" in str(error.value)
@@ -452,12 +452,18 @@ def test_the_command_calibrates_judges_and_says_so(tmp_path: Path) -> None:
     assert 80 <= int8["label_agreement"] <= 100
     assert "calibrating" in done.stderr
     done = subprocess.run(
-        [*words, "--min-agreement", "100"], env=places, capture_output=True, text=True, check=False
+        [*words, "--min-agreement", "99.9"], env=places, capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stdout == ""
+    record = json.loads(done.stdout)
+    assert [row["path"] for row in record["artefacts"]] == ["model.onnx"]
+    assert [row["path"] for row in record["refused"]] == ["model-int8.onnx"]
     last = done.stderr.strip().splitlines()[-1]
-    assert re.fullmatch(r"error: .*model(-int8)?\.onnx agrees with its torch model on .*", last)
+    assert re.fullmatch(
+        r"error: .*: wrote model\.onnx, and not model-int8\.onnx "
+        r"\(model-int8\.onnx agrees with its torch model on .*\)\.",
+        last,
+    )
 
 
 def test_frames_are_spread_over_all_and_their_number_is_bounded() -> None:

@@ -1,0 +1,95 @@
+"""What an export made and what it refused: each artefact stands alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ..runtime.bundle import Artefact, Bundle
+from ..runtime.errors import ParityError, RoadshiftError
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An artefact that was asked for and not written."""
+
+    path: str
+    format: str
+    precision: str
+    error: RoadshiftError
+
+    def row(self) -> dict[str, str]:
+        """What ``export --json`` says about it."""
+        return {
+            "path": self.path,
+            "format": self.format,
+            "precision": self.precision,
+            "error": str(self.error),
+        }
+
+
+def alone(
+    make: Callable[[], _T], path: str, format: str, precision: str, note: Callable[[str], None]
+) -> _T | Refusal:
+    """What ``make`` gives, or why the artefact ``path`` is refused, which is noted at once."""
+    try:
+        return make()
+    except RoadshiftError as error:
+        note(f"{path} will not be written: {error}")
+        return Refusal(path, format, precision, error)
+
+
+class PartialExportError(ParityError):
+    """Some of the artefacts that were asked for were refused; the others are written.
+
+    Attributes:
+        record: as `export_bundle` returns it.
+    """
+
+    def __init__(self, message: str, record: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.record = record
+
+
+def finished(
+    bundle: Bundle, made: Sequence[Artefact], refused: Sequence[Refusal]
+) -> dict[str, Any]:
+    """The record of an export: ``{"bundle", "hash", "artefacts": [row], "refused": [row]}``.
+
+    Raises:
+        RoadshiftError: all that was asked for is one artefact, and this is why it was refused.
+        PartialExportError: of several, some were refused.
+    """
+    record = {
+        "bundle": str(bundle.path),
+        "hash": bundle.hash,
+        "artefacts": [export_row(artefact) for artefact in made],
+        "refused": [refusal.row() for refusal in refused],
+    }
+    if not refused:
+        return record
+    if not made and len({str(refusal.error) for refusal in refused}) == 1:
+        raise refused[0].error
+    written = ", ".join(artefact.path for artefact in made) or "nothing"
+    where = f"{bundle.path}: "
+    reasons = " and ".join(
+        f"{r.path} ({str(r.error).removeprefix(where).rstrip('.')})" for r in refused
+    )
+    raise PartialExportError(f"{where}wrote {written}, and not {reasons}.", record)
+
+
+def export_row(artefact: Artefact) -> dict[str, Any]:
+    """What ``export --json`` says about an artefact."""
+    details = {key: value for key, value in artefact.details.items() if key != "folds"}
+    parity = details.pop("parity", None)
+    return {
+        "path": artefact.path,
+        "format": artefact.kind,
+        "precision": artefact.precision,
+        "bytes": artefact.bytes,
+        **details,
+        **(parity if isinstance(parity, dict) else {}),
+    }

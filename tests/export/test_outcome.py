@@ -1,0 +1,182 @@
+"""Each artefact stands alone: what passes is written, what does not is reported, none is lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from export_cases import SCENES, stays_as_it_is, write_source
+from roadshift.cli import app
+from roadshift.export import artefacts
+from roadshift.export import onnx as exporting
+from roadshift.export.artefacts import export_bundle, export_onnx
+from roadshift.export.outcome import PartialExportError
+from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
+from roadshift.runtime.engine import open_engine
+from roadshift.runtime.errors import EngineError, MissingDependencyError, ParityError
+from typer.testing import CliRunner
+
+TINY = NetworkSpec(name="tiny_network:build")
+HALVES = ("fp32", "fp16", "bf16")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return export_onnx(write_source(tmp_path_factory.mktemp("source") / "bundle", TINY), SCENES)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, exported: Bundle, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    """The same network in a fresh bundle, traced in no time, labels made in the graph."""
+    model = onnx.load(exported.path / "model.onnx")
+
+    def write_graph(_: object, __: Bundle, path: Path, **___: object) -> onnx.ModelProto:
+        onnx.save(model, path)
+        return model
+
+    monkeypatch.setattr(exporting, "write_graph", write_graph)
+    monkeypatch.setattr(artefacts, "settle_argmax", lambda *_: {"argmax": "graph"})
+    monkeypatch.setattr(artefacts, "gather_evidence", lambda *_: SCENES)
+    return write_source(tmp_path / "alone/bundle", TINY)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let making some precisions raise."""
+    make = artefacts._Maker.make
+
+    def let_fail(precisions: tuple[str, ...], error: BaseException) -> None:
+        def failing_make(self: Any, form: str) -> Any:
+            if form in precisions:
+                raise error
+            return make(self, form)
+
+        monkeypatch.setattr(artefacts._Maker, "make", failing_make)
+
+    return let_fail
+
+
+@pytest.mark.parametrize(
+    "lost", [c for n in range(4) for c in itertools.combinations(HALVES, n)], ids=",".join
+)
+def test_what_passes_is_written_and_the_others_are_reported(
+    bundle: Bundle, failing: Callable[..., None], lost: tuple[str, ...]
+) -> None:
+    failing(lost, ParityError("below its floor, and was not written; choose another."))
+    kept = [f"model{'' if p == 'fp32' else f'-{p}'}.onnx" for p in HALVES if p not in lost]
+    if not lost:
+        record = export_bundle(bundle, "onnx", precisions=",".join(HALVES))
+    elif not kept:
+        with stays_as_it_is(bundle), pytest.raises(ParityError, match="below its floor"):
+            export_bundle(bundle, "onnx", precisions=",".join(HALVES))
+        return
+    else:
+        with pytest.raises(PartialExportError, match=f"wrote {', '.join(kept)}, and not") as error:
+            export_bundle(bundle, "onnx", precisions=",".join(HALVES))
+        record = error.value.record
+        assert str(error.value).count("below its floor") == len(lost)
+    assert [row["path"] for row in record["artefacts"]] == kept
+    assert [row["precision"] for row in record["refused"]] == list(lost)
+    assert all("below its floor" in row["error"] for row in record["refused"])
+    written = open_bundle(bundle.path)
+    assert record["hash"] == written.hash
+    assert [a.path for a in written.manifest.artefacts if a.kind == "onnx"] == kept
+    json.dumps(record)
+
+
+@pytest.mark.parametrize("order", [("fp32", "bf16"), ("bf16", "fp32")])
+def test_what_refuses_first_stops_nothing_that_comes_after(
+    bundle: Bundle, failing: Callable[..., None], order: tuple[str, ...]
+) -> None:
+    failing(("bf16",), MissingDependencyError("a package is missing"))
+    with pytest.raises(PartialExportError, match=r"wrote model\.onnx, .*\(a package is missing\)"):
+        export_bundle(bundle, "onnx", precisions=",".join(order))
+    with open_engine(open_bundle(bundle.path), device="cpu") as engine:
+        assert engine.segment(SCENES.frames[0]).shape == SCENES.frames[0].shape[:2]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
+def test_an_interrupt_or_a_bug_takes_nothing_with_it_that_passed(
+    bundle: Bundle, failing: Callable[..., None], error: BaseException
+) -> None:
+    failing(("fp16",), error)
+    with pytest.raises(type(error)):
+        export_bundle(bundle, "onnx", precisions="fp32,fp16")
+    assert open_bundle(bundle.path).artefact(name="model.onnx") is not None
+
+
+def test_an_older_artefact_stays_where_its_successor_is_refused(
+    bundle: Bundle, failing: Callable[..., None]
+) -> None:
+    export_bundle(bundle, "onnx", precisions="fp16")
+    before = open_bundle(bundle.path)
+    failing(("fp16",), ParityError("below its floor."))
+    with pytest.raises(PartialExportError):
+        export_bundle(before, "onnx", precisions="fp32,fp16")
+    after = open_bundle(bundle.path)
+    assert after.artefact(name="model-fp16.onnx") == before.artefact(name="model-fp16.onnx")
+
+
+def test_the_command_prints_what_was_written_and_ends_with_what_was_not(
+    bundle: Bundle, failing: Callable[..., None]
+) -> None:
+    failing(("bf16",), ParityError("below its floor."))
+    command = ["export", str(bundle.path), "--precision", "fp32,bf16"]
+    said = CliRunner().invoke(app, [*command, "--json"])
+    assert isinstance(said.exception, PartialExportError)
+    assert said.exception.exit_code == 1
+    record = json.loads(said.stdout)
+    assert [row["path"] for row in record["artefacts"]] == ["model.onnx"]
+    assert record["refused"] == [
+        {"path": "model-bf16.onnx", "format": "onnx", "precision": "bf16",
+         "error": "below its floor."}
+    ]  # fmt: skip
+    said = CliRunner().invoke(app, command)
+    assert isinstance(said.exception, PartialExportError)
+    assert "model.onnx: fp32, opset" in said.stdout
+
+
+# ---- plans ---------------------------------------------------------------------------------------
+
+
+def test_without_a_gpu_the_onnx_models_are_written_all_the_same(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_here(*_: object) -> None:
+        raise EngineError("no GPU here.")
+
+    monkeypatch.setattr(artefacts, "prepare_plans", none_here)
+    notes: list[str] = []
+    with pytest.raises(
+        PartialExportError, match=r"wrote model\.onnx, and not model-fp32\.plan \(no GPU here\)"
+    ) as error:
+        export_bundle(bundle, "onnx,tensorrt", note=notes.append)
+    assert "no plan will be written: no GPU here." in notes
+    assert [row["format"] for row in error.value.record["refused"]] == ["tensorrt"]
+    with pytest.raises(EngineError, match="no GPU here"):
+        export_bundle(open_bundle(bundle.path), "tensorrt")
+
+
+def test_no_plan_is_built_of_a_refused_model_nor_of_an_older_one_in_its_place(
+    bundle: Bundle, failing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export_bundle(bundle, "onnx", precisions="fp16")
+    failing(("fp16",), ParityError("below its floor."))
+    asked: list[list[str]] = []
+
+    def plans(bundle: Bundle, precisions: list[str], *_: object, **__: object) -> Bundle:
+        asked.append(precisions)
+        return bundle
+
+    monkeypatch.setattr(artefacts, "prepare_plans", lambda *_: object())
+    monkeypatch.setattr(artefacts, "export_plans", plans)
+    with pytest.raises(PartialExportError, match=r"model-fp16\.plan \(its ONNX model, .* refused"):
+        export_bundle(open_bundle(bundle.path), "onnx,tensorrt", precisions="fp32,fp16")
+    assert asked == [["fp32"]]
+    assert np.all([a.kind != "tensorrt" for a in open_bundle(bundle.path).manifest.artefacts])
