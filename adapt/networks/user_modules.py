@@ -78,11 +78,10 @@ def _nowhere(module_name: str) -> str:
 @contextmanager
 def user_modules(module_name: str) -> Iterator[None]:
     """Import ``module_name`` and what it needs as the top of this file says, for the duration."""
-    guard = _BundleGuard()
     importlib.invalidate_caches()
-    sys.meta_path.insert(0, guard)
-    here = os.getcwd()
+    here, guard = os.getcwd(), _BundleGuard()
     added = here not in sys.path and _installed_file(module_name) is None
+    sys.meta_path.insert(0, guard)
     if added:
         sys.path.append(here)
     try:
