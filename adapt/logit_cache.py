@@ -24,6 +24,7 @@ from .context import Context
 from .dataset import Batch
 from .losses.kernels.spec import Map
 from .networks import SegmentationNetwork
+from .work import OutOfTimeError
 
 
 class LogitCache:
@@ -62,7 +63,9 @@ class LogitCache:
         self._index.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)  # its room counts as free
         frames, answers = len(self.context.frames), self._answers(teacher)
-        first = next(answers)
+        first = next(answers, None)
+        if first is None:
+            raise OutOfTimeError
         shape = (frames, *first.shape[1:])
         size = 2 * math.prod(shape)
         self.context.note(
@@ -97,10 +100,6 @@ class LogitCache:
         """Logits of the batch's frames, float16 (B, K, h, w), and where its crops lie in them."""
         logits = torch.from_numpy(np.stack([self._logits[frame] for frame in batch.frames]))
         return Map(logits.to(self.context.device), self.context.windows(batch.crops))
-
-
-class OutOfTimeError(Exception):
-    """The time budget ended before the cache was whole."""
 
 
 def open_cache(name: str, teacher: SegmentationNetwork, context: Context) -> LogitCache | None:
