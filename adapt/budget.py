@@ -31,6 +31,7 @@ class Deadline:
         self._budget_s = budget_s
         self.before_s = 0.0  # spent before a resume
         self._start = time.monotonic()
+        self.forward_s = 0.0  # that the network takes for a whole frame; 0 until it is timed
         self._kept_back_s = 0.0
         self._ending = False
         self._parts: list[float] = []  # when each part that has begun is to end, the inmost last
@@ -86,6 +87,10 @@ class Deadline:
         finally:
             self._parts.pop()
 
+    def has_time_for(self, passes: float) -> bool:
+        """Whether so many passes of a whole frame fit what is left; yes where none is timed."""
+        return passes * self.forward_s <= self.left_s
+
     def steps_per_s(self, done: int) -> float:
         """Rate of the recent steps."""
         now = time.monotonic()
@@ -100,6 +105,33 @@ class Deadline:
             return planned
         rate = self.steps_per_s(done)
         return min(planned, done + max(1, int(max(0.0, self._end_s - self.elapsed_s) * rate)))
+
+
+class Repeated:
+    """Work that is done again and again: whether once more fits in the deadline's part.
+
+    It is expected to take as long as the longest time so far.
+
+    Args:
+        deadline: the run's.
+        passes: forward passes of a whole frame that the first time is expected to take.
+    """
+
+    def __init__(self, deadline: Deadline, passes: float = 0.0) -> None:
+        self._deadline, self._longest_s = deadline, passes * deadline.forward_s
+        self._began_s: float | None = None
+
+    def fits(self) -> bool:
+        """Whether to do it once more; to be asked before each time, the first one too."""
+        now = self._deadline.elapsed_s
+        if self._began_s is None:
+            fits = self._longest_s <= self._deadline.left_s
+            self._longest_s = 0.0
+        else:
+            self._longest_s = max(self._longest_s, now - self._began_s)
+            fits = self._longest_s <= self._deadline.left_s and not self._deadline.due
+        self._began_s = now
+        return fits
 
 
 @dataclass

@@ -18,6 +18,7 @@ from .losses.kernels.spec import Kernel, Window
 from .work import PreparedFrames, Work
 
 Item = TypeVar("Item")
+LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, however short the time
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Context:
     ) -> Iterator[Tensor]:
         """All frames, clean, normalised, (B, 3, H, W), ``bn_batch_size`` at a time.
 
-        In order; where a time budget may cut them short, in the order of `Work.over`.
+        In order; where a time budget may cut them short, in the order of `Work.over`, and where it
+        has no time for one such batch, in smaller ones.
 
         Args:
             title: of what they are for.
@@ -55,12 +57,21 @@ class Context:
         Raises:
             RunInterrupted: a signal came.
         """
-        batches = in_batches(len(self.frames), self.config.bn_batch_size)
-        for rows in self.over(batches, title, unit="batches", in_order=in_order):
+        size, deadline = self.config.bn_batch_size, self.work.deadline
+        while size > LEAST_IN_BATCH and not deadline.has_time_for(size):
+            size = max(LEAST_IN_BATCH, size // 2)
+        batches = in_batches(len(self.frames), size)
+        for rows in self.over(batches, title, unit="batches", in_order=in_order, passes=size):
             yield self.normalise(stacked(self.frames, rows).to(self.device))
 
     def over(
-        self, items: Sequence[Item], title: str, *, unit: str = "frames", in_order: bool = False
+        self,
+        items: Sequence[Item],
+        title: str,
+        *,
+        unit: str = "frames",
+        in_order: bool = False,
+        passes: float = 0.0,
     ) -> Iterator[Item]:
         """`Work.over`, which a signal stops.
 
@@ -68,11 +79,20 @@ class Context:
             RunInterrupted: a signal came.
         """
         return self.work.over(
-            items, title, unit=unit, in_order=in_order, stop=self.stop_if_requested
+            items,
+            title,
+            unit=unit,
+            in_order=in_order,
+            passes=passes,
+            stop=self.stop_if_requested,
         )
 
     def prepare(
-        self, title: str, there: Callable[[int], bool], make: Callable[[int], None]
+        self,
+        title: str,
+        there: Callable[[int], bool],
+        make: Callable[[int], None],
+        passes: float = 1.0,
     ) -> None:
         """Make something for every frame that the stage is prepared for and that lacks it.
 
@@ -83,6 +103,7 @@ class Context:
             title: of what is made.
             there: whether the frame of that number has it.
             make: makes it for the frame of that number.
+            passes: forward passes of a whole frame that one is expected to take.
 
         Raises:
             RunInterrupted: a signal came.
@@ -95,7 +116,7 @@ class Context:
                 self.stop_if_requested()
                 make(i)
             return
-        for i in self.over(missing, title):
+        for i in self.over(missing, title, passes=passes):
             make(i)
             have.add(i)
         if len(have) < len(wanted):

@@ -26,6 +26,7 @@ from .dataset import Batch
 from .losses.kernels.spec import Map
 from .networks import SegmentationNetwork
 from .seals import DamagedError, file_hash, read_sealed_json, write_sealed_json
+from .work import OutOfTimeError
 
 
 class LogitCache:
@@ -68,7 +69,9 @@ class LogitCache:
         self._index.unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)  # its room counts as free
         frames, answers = len(self.context.frames), self._answers(teacher)
-        first = next(answers)
+        first = next(answers, None)
+        if first is None:
+            raise OutOfTimeError
         shape = (frames, *first.shape[1:])
         size = 2 * math.prod(shape)
         self.context.note(
@@ -106,10 +109,6 @@ class LogitCache:
         """Logits of the batch's frames, float16 (B, K, h, w), and where its crops lie in them."""
         logits = torch.from_numpy(np.stack([self._logits[frame] for frame in batch.frames]))
         return Map(logits.to(self.context.device), self.context.windows(batch.crops))
-
-
-class OutOfTimeError(Exception):
-    """The time budget ended before the cache was whole."""
 
 
 def open_cache(name: str, teacher: SegmentationNetwork, context: Context) -> LogitCache | None:

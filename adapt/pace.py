@@ -6,7 +6,7 @@ import torch
 
 from .context import Context
 from .dataset import stacked
-from .judging.judge import JUDGED_ON
+from .judging.judge import JUDGED_ON, PASSES_A_FRAME
 from .judging.views import evaluating
 from .judging.watch import FRAMES
 from .networks import SegmentationNetwork
@@ -19,15 +19,18 @@ PREPARATION = 0.5  # of a stage's own time; its steps have the rest
 PRECISIONS = 0.1
 STATISTICS = 0.5  # of the end; judging has the rest
 
+LONG = 0.01  # of the time that is left: a pass that takes longer is timed once
 LEAST_PREPARED = 4  # frames; a stage that is prepared for fewer has nothing to learn from
 
 PASSES_A_STEP = 6  # forward passes that a frame's share of a step takes about as long as
-PASSES_TO_JUDGE = 8  # of a frame: three views of two models, and the second opinion
 
 
 @torch.no_grad()
 def forward_seconds(model: SegmentationNetwork, context: Context) -> float:
-    """How long the network takes for a whole frame, the shorter of two tries, in seconds."""
+    """How long the network takes for a whole frame, in seconds.
+
+    The shorter of two tries; one alone where it took long, for the first is slow by little then.
+    """
     deadline = context.work.deadline
     images = context.normalise(stacked(context.frames, [0]).to(context.device))
     took = []
@@ -38,6 +41,8 @@ def forward_seconds(model: SegmentationNetwork, context: Context) -> float:
             if context.device.type == "cuda":
                 torch.cuda.synchronize(context.device)
             took.append(deadline.elapsed_s - started)
+            if took[-1] > LONG * deadline.left_s:
+                break
     return min(took)
 
 
@@ -50,7 +55,7 @@ def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> floa
     """
     passes = len(context.frames) if statistics else 0
     if context.held is not None:
-        passes += FRAMES + PASSES_TO_JUDGE * min(JUDGED_ON, len(context.held))
+        passes += FRAMES + PASSES_A_FRAME * min(JUDGED_ON, len(context.held))
     return forward_s * passes
 
 

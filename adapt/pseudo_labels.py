@@ -220,6 +220,11 @@ def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
             layer.track_running_stats, layer.training = True, False
 
 
+def passes_of(scales: Sequence[float], *, mirror: bool) -> float:
+    """How many forward passes of a whole frame its views take about as long as."""
+    return sum(scale**2 for scale in scales) * (2 if mirror else 1)
+
+
 def usable_scales(
     model: SegmentationNetwork, context: Context, scales: Sequence[float]
 ) -> tuple[float, ...]:
@@ -260,7 +265,8 @@ def label_frames(
         bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
         stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
 
-    context.prepare("labelling frames", lambda i: stored.read(i) is not None, label)
+    passes = passes_of(scales, mirror=mirror)
+    context.prepare("labelling frames", lambda i: stored.read(i) is not None, label, passes)
     return stored
 
 

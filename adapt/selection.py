@@ -11,7 +11,7 @@ from torch import Tensor
 from .dataset import Batch
 from .labeller import Labeller
 from .mixing import IGNORED
-from .pseudo_labels import PseudoLabels, selected
+from .pseudo_labels import PseudoLabels, passes_of, selected
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 Passes = Literal["predicted", "any_class"]
@@ -98,5 +98,8 @@ class Selection:
             highest = bins.amax(dim=0).cpu().numpy().astype(np.uint16)
             passed.write(frame, labels.cpu().numpy(), highest)
 
-        context.prepare("selecting labels", lambda i: passed.read(i) is not None, look_again)
+        passes = passes_of(self.labeller.scales, mirror=True)
+        context.prepare(
+            "selecting labels", lambda i: passed.read(i) is not None, look_again, passes
+        )
         return passed

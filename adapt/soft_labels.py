@@ -25,6 +25,7 @@ from .context import Context
 from .dataset import Batch, Crop, resize_window
 from .losses.kernels.spec import Map
 from .seals import DamagedError, sealed, unsealed
+from .work import OutOfTimeError
 
 Labels = NDArray[Any]
 
@@ -52,6 +53,7 @@ class SoftLabels:
         context: Context,
         num_classes: int,
         source: Callable[[], Callable[[int], Labels]],
+        passes: float = 1.0,
     ) -> None:
         self.context, self.num_classes = context, num_classes
         self._folder = context.workdir / name
@@ -64,12 +66,15 @@ class SoftLabels:
                 "labelling frames",
                 lambda i: self._read(i) is not None,
                 lambda i: self._write(i, label(i)),
+                passes,
             )
 
     def class_mass(self) -> Tensor:
         """How much of the frames belongs to each class, float32 (K,), summing to at most 1."""
         total = torch.zeros(self.num_classes)
         frames = self.context.prepared.of(len(self.context.frames))
+        if not frames:
+            raise OutOfTimeError
         for frame in frames:
             total += self._whole(self._there(frame)).mean(dim=(1, 2))
         return total / len(frames)

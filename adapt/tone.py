@@ -84,7 +84,8 @@ def align_tone(
     if work.deadline.bounded:
         started = work.deadline.elapsed_s
         scored(1.0, [0])
-        each_s = len(GAMMAS) * (work.deadline.elapsed_s - started)
+        work.deadline.forward_s = work.deadline.elapsed_s - started
+        each_s = len(GAMMAS) * work.deadline.forward_s
         count = (
             FRAMES
             if each_s * FRAMES <= work.deadline.left_s

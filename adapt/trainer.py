@@ -64,6 +64,7 @@ from .precision import Precision, PrecisionName, native_precisions
 from .rehearsal import MEASURED_FROM, find_precision
 from .run_options import Progress, RunOptions, RunSummary
 from .step import take_step
+from .work import OutOfTimeError
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -135,7 +136,9 @@ class Trainer:
             OutputError: a checkpoint cannot be written.
         """
         with peak_memory(self.context.device) as peak:
-            if not self._resume():
+            began = self._resume()
+            self._time_the_network()
+            if not began:
                 self._begin()
             self._keep_back_the_end()
             self.watch.begin()
@@ -161,24 +164,29 @@ class Trainer:
             watch=self.watch.record(),
         )
 
+    def _time_the_network(self) -> None:
+        """A forward pass, from which it is foreseen what fits; unless one was timed before."""
+        if self.deadline.bounded and not self.deadline.forward_s:
+            with self.context.work.phase("timing a forward pass"):
+                self.deadline.forward_s = forward_seconds(self.model, self.context)
+
     def _keep_back_the_end(self) -> None:
         """Time for what follows the last step, by a forward pass that is timed."""
         if not self.deadline.bounded:
             return
-        with self.context.work.phase("timing a forward pass"):
-            forward_s = forward_seconds(self.model, self.context)
         statistics = self.context.config.final_bn and self._batch_norm_moves()
+        forward_s = self.deadline.forward_s
         self.deadline.keep_back(seconds_of_end(forward_s, self.context, statistics))
         self._step_s = seconds_of_step(forward_s, self.context)
 
     def _end(self) -> int:
         """The best step looked at, blend, clean statistics; gives how many layers have new ones."""
         self.deadline.begin_end()
-        self.watch.finish(self.state.done, self.state.planned_steps)
-        if not self.stages:
-            return 0
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
             self.options.note("the time budget was too short for a step: the result is the start")
+            return 0
+        self.watch.finish(self.state.done, self.state.planned_steps)
+        if not self.stages:
             return 0
         if self.context.config.blend < 1:
             blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
@@ -311,12 +319,15 @@ class Trainer:
             self.deadline.part(PREPARATION * share),
             self.context.work.phase(f"preparing {stage.name}"),
         ):
-            stage.begin(self.model, self.context)
-            optimizer = build_optimizer(stage, self.model, self.training)
-            if self._restored is not None:
-                self._restore(stage, optimizer, self._restored)
-                self._restored = None
-            stage.prepare()
+            try:
+                stage.begin(self.model, self.context)
+                optimizer = build_optimizer(stage, self.model, self.training)
+                if self._restored is not None:
+                    self._restore(stage, optimizer, self._restored)
+                    self._restored = None
+                stage.prepare()
+            except OutOfTimeError:
+                frames.chosen = []
         chosen = frames.of(count)
         if len(chosen) < min(LEAST_PREPARED, count):
             self.options.note(
@@ -450,7 +461,7 @@ class Trainer:
                 self._candidates,
                 device,
                 options.note,
-                due=lambda: self.deadline.due,
+                due=lambda: self.deadline.due or self._step_s > self.deadline.left_s,
             )
         self.precision = Precision(chosen, device)
         self.state = replace(self.state, precision=chosen, precision_measured=measured)

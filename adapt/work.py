@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..runtime.errors import TrainingError
-from .budget import Deadline
+from .budget import Deadline, Repeated
 from .run_options import Phase
 from .seals import DamagedError, read_sealed_json, write_sealed_json
 
 Item = TypeVar("Item")
+
+
+class OutOfTimeError(Exception):
+    """The time budget ended before anything was done that a stage cannot do without."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,17 @@ class Work:
         *,
         unit: str = "frames",
         in_order: bool = False,
+        passes: float = 0.0,
         stop: Callable[[], None] = lambda: None,
     ) -> Iterator[Item]:
-        """The items, shown as they go; as many as the deadline's part has time for, at least one.
+        """The items, shown as they go; as many as the deadline's part has time for.
 
         Where time may run out they come in an order of which every beginning is evenly spread.
 
         Args:
             in_order: keep them in their order all the same.
+            passes: forward passes of a whole frame that the first is expected to take; without
+                time for them there is none.
             stop: called before each; may raise.
         """
         if not items:
@@ -69,8 +76,9 @@ class Work:
         if self.deadline.bounded and not in_order:
             order = spread(len(items))
         with self.phase(title, len(items), unit) as done:
+            repeated = Repeated(self.deadline, passes)
             for count, index in enumerate(order):
-                if count and self.deadline.due:
+                if not repeated.fits():
                     self.note(
                         f"{title}: {count} of {len(items)} {unit}, for more the time budget leaves "
                         "no time"

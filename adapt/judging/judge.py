@@ -19,14 +19,16 @@ from ...runtime.errors import (
 )
 from ...runtime.frames import Frame, open_frames
 from ...runtime.verdict import Verdict
+from ..budget import Repeated
 from ..context import Context
 from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models import load_network, pick_device
 from ..work import spread
-from .evidence import Evidence, gather
+from .evidence import BATCH, Evidence, gather
 from .verdict import decide
 from .views import Image, Model
 
+PASSES_A_FRAME = 8  # of whole frames: three views of two models, and the second opinion
 JUDGED_ON = 32  # frames at most, unless a user says otherwise
 Note = Callable[[str], None]
 GATES = ("refuse", "warn", "off")
@@ -85,7 +87,8 @@ def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
 
 def _judged(incumbent: Bundle, candidate: Model, context: Context, held: FrameSet) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
-    if deadline.due:
+    batches = Repeated(deadline, PASSES_A_FRAME * BATCH)
+    if not batches.fits():
         return _ask(incumbent, "The time budget left no time to judge the result.")
     old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
     chosen = evenly_spaced(len(held), JUDGED_ON)
@@ -98,7 +101,7 @@ def _judged(incumbent: Bundle, candidate: Model, context: Context, held: FrameSe
             _shown(_readable(held.only(chosen), context.note), done),
             context.device,
             stop=context.stop_if_requested,
-            due=lambda: deadline.due,
+            due=lambda: not batches.fits(),
         )
     return _decided(evidence, incumbent, started)
 

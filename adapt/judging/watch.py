@@ -35,6 +35,7 @@ from .views import evaluating
 
 FRAMES = 8  # of those set aside, evenly spaced: enough to see a class vanish, and cheap
 BATCH = 4  # frames at most that are normalised together, and never one alone
+LOOKS = 0.1  # of the time that is left: without so much for a look there is none
 IN_A_ROW = 2  # looks with an alarm that stop a run: a single one may pass
 
 
@@ -78,6 +79,11 @@ class Watch:
         self._frames = self._readable()
         if self._frames is None:
             return
+        with self._context.work.deadline.part(LOOKS):
+            if not self._context.work.deadline.has_time_for(len(self._frames)):
+                self._context.note("no looks at the frames set aside: the time budget is too short")
+                self._frames = None
+                return
         with self._timed():
             self._model.load_state_dict(read_tensors(self._start)[0])
             self._reference = self._see()

@@ -25,6 +25,7 @@ from ..losses.kernels.spec import Importance, Map
 from ..networks import Output, SegmentationNetwork
 from ..prototypes import Similarity, class_prototypes, class_sums, prototype_logits
 from ..pseudo_labels import PseudoLabels, label_frames
+from ..work import OutOfTimeError
 from .base import SMALL_DATA, FeatureTap, Method, Stage, prefixed, under
 
 
@@ -222,6 +223,8 @@ class IapcStage(Stage):
         for clean in self.context.whole_frames("class prototypes of all frames"):
             batch_sums, batch_counts = class_sums(*self._memory_features(clean))
             sums, counts = sums + batch_sums.sum(dim=0), counts + batch_counts.sum(dim=0)
+        if not sums.ndim:
+            raise OutOfTimeError
         return sums / counts.clamp(min=1)[:, None]
 
     def after_step(self) -> None:

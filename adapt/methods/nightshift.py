@@ -20,7 +20,7 @@ from ..losses.kernels.spec import Paste
 from ..losses.nightshift import nightshift_terms
 from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..pseudo_labels import frame_probabilities, label_identity, usable_scales
+from ..pseudo_labels import frame_probabilities, label_identity, passes_of, usable_scales
 from ..soft_labels import Labels, SoftLabels
 from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
 from .base import Method, Stage
@@ -72,7 +72,8 @@ class NightshiftStage(Stage):
         self.model = model.train()
         how = [*settings.scales, settings.mirror, context.config.bn_batch_size]
         name = f"soft_labels-{label_identity(model, context.frames, how)}"
-        self.labels = SoftLabels(name, context, model.num_classes, self._labeller)
+        passes = passes_of(settings.scales, mirror=settings.mirror)
+        self.labels = SoftLabels(name, context, model.num_classes, self._labeller, passes)
         weights = torch.ones(model.num_classes)
         if settings.class_balance == "sqrt_inverse":
             weights = sqrt_inverse_weights(self.labels.class_mass())

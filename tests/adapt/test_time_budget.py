@@ -82,7 +82,7 @@ def run(
 
 
 @pytest.mark.usefixtures("slow_network")
-@pytest.mark.parametrize("budget", [2.0, 10.0, 60.0])
+@pytest.mark.parametrize("budget", [0.2, 2.0, 10.0, 60.0])
 @pytest.mark.parametrize("method", sorted(m for m in METHODS if not METHODS[m].black_box))
 def test_no_method_takes_longer_than_the_budget(
     method: str,
@@ -215,7 +215,7 @@ class Slow(Stage):
     ("begin_s", "frame_s", "step_s", "prepared", "steps"),
     [
         (0.0, 0.5, 1.0, 6, 16),  # all
-        (0.0, 2.0, 1.0, 5, 9),  # as many as half of the time has room for
+        (0.0, 2.0, 1.0, 4, 11),  # as many as half of the time has room for
         (0.0, 30.0, 1.0, 1, 0),  # one: too few to learn from
         (50.0, 1.0, 1.0, 1, 0),  # what no one can cut short
     ],
@@ -358,7 +358,7 @@ def test_work_ends_with_its_part(count: int, budget: int) -> None:
             for item in work.over(range(count), "counting"):
                 clock.now += 1
                 done.append(item)
-    assert 1 <= len(done) == min(count, max(1, int(np.ceil(budget * RESERVE))))
+    assert 1 <= len(done) == min(count, max(1, int(budget * RESERVE)))
 
 
 @pytest.mark.parametrize("chosen", [None, [0, 3, 5]])
