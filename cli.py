@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .cli_process import exit_code
 from .cli_shared import (
+    BACKGROUND,
     AllowNetwork,
     Backend,
     BundleIn,
@@ -23,6 +24,7 @@ from .cli_shared import (
     Device,
     Json,
     Losses,
+    Nice,
     Out,
     Output,
     Overwrite,
@@ -81,6 +83,7 @@ def demo(
     ),
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     overwrite: Overwrite = False,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """The whole loop on built-in scenes, in a few minutes.
@@ -90,7 +93,7 @@ def demo(
     from .runtime.bench.table import bench_table
     from .runtime.terminal import evaluation_table, note, print_json, say
 
-    with needs_torch("demo"):
+    with needs_torch("demo", threads):
         from .export.demo import run_demo
 
         result = run_demo(out, seed=seed, overwrite=overwrite, note=note, options=plain_options())
@@ -132,10 +135,12 @@ def train(
     time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
     memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
     checkpoint_every: CheckpointEvery = "60s",
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
     """Train a source model on labelled images."""
-    with needs_torch("train"):
+    with needs_torch("train", threads, nice):
         from .adapt import Job, resolve_config, train_bundle
         from .adapt.models import IMAGENET_INPUT, network_spec, parse_size
         from .runtime.labels import label_space as find_label_space
@@ -242,6 +247,8 @@ def adapt(
     ] = None,
     allow_network: AllowNetwork = None,
     output: Output = None,
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to unlabelled frames.
@@ -251,7 +258,7 @@ def adapt(
     """
     from .runtime.terminal import note
 
-    with needs_torch("adapt"):
+    with needs_torch("adapt", threads, nice):
         from .adapt import Job, Student, adapt_black_box, adapt_bundle, resolve_config
         from .adapt.judging.judge import choose_gate
         from .adapt.methods import adapting_method, choose_method
@@ -301,6 +308,7 @@ def judge(
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
     allow_network: AllowNetwork = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Whether an adapted model should replace the one in the car, judged without labels.
@@ -311,7 +319,7 @@ def judge(
     from .runtime.signals import stop_on_signals
     from .runtime.terminal import note, print_json, progress, verdict_table
 
-    with needs_torch("judge"):
+    with needs_torch("judge", threads):
         from .adapt.judging.judge import judge_bundles
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
@@ -369,6 +377,8 @@ def compare(
         bool, typer.Option("--overwrite", help="Run anew what is finished or was stopped.")
     ] = False,
     allow_network: AllowNetwork = None,
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
     """Adapt with several methods and measure them side by side.
@@ -381,7 +391,7 @@ def compare(
     from .runtime.labels import label_space as find_label_space
     from .runtime.terminal import comparison_table, note, print_json
 
-    with needs_torch("compare"):
+    with needs_torch("compare", threads, nice):
         from .adapt import Job
         from .adapt.compare import compare as compare_methods
         from .adapt.compare import measured_pairs
@@ -428,12 +438,14 @@ def reproduce(
     memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
     checkpoint_every: CheckpointEvery = "60s",
     allow_network: AllowNetwork = None,
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
     """Adapt and measure as a published row says, and put both figures side by side."""
     from .runtime.terminal import evaluation_table, print_json, table
 
-    with needs_torch("reproduce"):
+    with needs_torch("reproduce", threads, nice):
         from .adapt.recipes import find_recipe
         from .adapt.reproduction import reproduce as reproduce_row
 
@@ -548,6 +560,7 @@ def export(
         str | None, typer.Option(help="TensorRT: device memory for one layer, e.g. 2GiB.")
     ] = None,
     allow_network: AllowNetwork = None,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
@@ -555,7 +568,7 @@ def export(
     from .runtime.terminal import note, print_json, progress, say
     from .runtime.units import parse_memory
 
-    with needs_torch("export"):
+    with needs_torch("export", threads):
         from .export.artefacts import export_bundle
         from .export.judge import Floors
         from .export.outcome import PartialExportError

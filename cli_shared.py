@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,13 +61,27 @@ AllowNetwork = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
+Nice = Annotated[
+    int, typer.Option(min=0, max=19, help="Lower priority than other programs by so much.")
+]
+BACKGROUND = 5  # niceness of commands that learn for hours, beside whatever else the machine does
 
 
 @contextmanager
-def needs_torch(command: str) -> Iterator[None]:
-    """Turns a missing package of the ``adapt`` extra into a sentence."""
+def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iterator[None]:
+    """Turn a missing package of the ``adapt`` extra into a sentence.
+
+    Args:
+        threads: of torch on a CPU; None: as many as the process may use cores.
+        nice: lowers the priority of this process.
+    """
     try:
         import_module("torch")  # first: where several are missing, it is the one to name
+        from .adapt.core_sharing import use_threads
+
+        use_threads(threads)
+        if nice:
+            os.nice(nice)
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):

@@ -27,6 +27,7 @@ from .budget import Deadline
 from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
+from .core_sharing import sharing_cores
 from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
 from .feasible import check_batch_size, check_frame_size
 from .fingerprints import hash_of
@@ -307,6 +308,7 @@ def _target_frames(
         )
 
 
+@sharing_cores()
 def _run(
     network: SegmentationNetwork,
     frames: FrameSet,

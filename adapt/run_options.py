@@ -71,4 +71,7 @@ class RunSummary:
     losses: str  # what computed them
     batch_norm_layers: int
     micro_batch_changes: Sequence[str] = ()  # to the method, by so small a micro-batch; sentences
+    threads: int = 0  # torch's, on a CPU
+    waiting: str = ""  # how they wait for one another, see `waiting`
+    crowded_s: float = 0.0  # for which other programs wanted the cores
     watch: Mapping[str, Any] | None = None  # what was seen of the frames set aside, if any were

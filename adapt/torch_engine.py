@@ -7,7 +7,7 @@ Backends "torch" (eager, float32), "torch-fp16" (eager, the network in float16, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..runtime.engine import Engine, Opener, register_backend
 from ..runtime.engine_checks import BadAnswerError, not_finite
 from ..runtime.errors import ConfigError, EngineError
 from ..runtime.labels import LabelSpace
+from .core_sharing import sharing_cores
 from .losses.common import upsample
 from .models import load_network, pick_device
 from .networks import SegmentationNetwork
@@ -71,6 +72,9 @@ class TorchEngine(Engine):
         if backend == "torch-compile":
             self._run = torch.compile(self._run, dynamic=False)
             self._compile()
+        self._cores = ExitStack()
+        if device.type == "cpu":
+            self._cores.enter_context(sharing_cores())
 
     @torch.inference_mode()
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -119,6 +123,7 @@ class TorchEngine(Engine):
             raise EngineError("The torch engine was closed; open it again.")
 
         self._run = closed
+        self._cores.close()
         vars(self).pop("_segmenter", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # torch keeps it, and the next engine would seem to need less

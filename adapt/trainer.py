@@ -20,6 +20,7 @@ from torch import Tensor
 from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
 from ..runtime.errors import ConfigError, RunInterrupted, TrainingError
+from ..runtime.waiting import waiting
 from .batch_norm import batch_norm_layers, reestimate_batch_norm
 from .budget import Deadline, peak_memory
 from .checkpoint import (
@@ -35,6 +36,7 @@ from .checkpoint import (
 )
 from .compiling import compiler_errors, to_memory_format
 from .context import Context
+from .core_sharing import crowded_s
 from .dataset import CropSampler, Prefetcher
 from .ema import blend
 from .going_on import check_same_run
@@ -161,6 +163,9 @@ class Trainer:
             losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
             micro_batch_changes=self._micro_batch_changes(),
+            threads=torch.get_num_threads(),
+            waiting=waiting(),
+            crowded_s=round(crowded_s(), 3),
             watch=self.watch.record(),
         )
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import onnx
 
+from ..adapt.core_sharing import sharing_cores
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
@@ -36,6 +37,7 @@ HALVES = ("fp16", "bf16")
 PRECISIONS = ("fp32", *HALVES, *FORMS)
 
 
+@sharing_cores()
 def export_bundle(
     bundle: Bundle,
     to: str,

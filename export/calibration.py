@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..runtime.cores import available_cores
+from ..runtime.onnx_session import session_options
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")
@@ -135,11 +136,10 @@ def _watching(model: onnx.ModelProto, values: Sequence[str]) -> onnxruntime.Infe
     watched.CopyFrom(model)
     for value in values:
         watched.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = available_cores()
     return onnxruntime.InferenceSession(
-        watched.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        watched.SerializeToString(),
+        session_options(available_cores()),
+        providers=["CPUExecutionProvider"],
     )
 
 

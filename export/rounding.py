@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from ..runtime.bundle import Bundle
 from ..runtime.cores import available_cores
 from ..runtime.engine import Engine
+from ..runtime.onnx_session import session_options
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -32,9 +33,7 @@ class RoundedEngine(Engine):
             device="cpu",
             reason=f"onnxruntime on the CPU, each value rounded to {precision}.",
         )
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = available_cores()
+        options = session_options(available_cores())
         # An optimiser may take a cast there and back for nothing, and it is what we are after.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(

@@ -16,6 +16,7 @@ import cv2
 from .cores import available_cores
 from .driver import driver_problem, gpu
 from .manifest import library_versions
+from .waiting import waiting
 
 
 def diagnose() -> list[dict[str, Any]]:
@@ -51,7 +52,7 @@ def _python() -> dict[str, Any]:
 
 def _cpu() -> dict[str, Any]:
     found = f"{platform.machine()}, {available_cores()} cores, {platform.system()}"
-    return _check("cpu", True, found)
+    return _check("cpu", True, f"{found}; threads wait {waiting()}")
 
 
 def _driver() -> dict[str, Any]:

@@ -40,6 +40,7 @@ from .onnx_session import (
 )
 from .upsample import upsample_argmax
 from .upsample_cuda import UpsampleKernel
+from .waiting import may_spin
 
 _WARM_UP = 3  # runs: the first allocates, the second is captured as a graph, the third launches it
 
@@ -100,7 +101,7 @@ class OnnxEngine(Engine):
         self._memory: DeviceMemory | None = None
         self._batch: int | None = None
         how, problem = "", None
-        self._content = lambda: bundle.content(artefact)
+        self._content: Callable[[], bytes] = lambda: bundle.content(artefact)
         _check_weights(model)
         if device != "cpu" or tensorrt:
             problem = self._no_gpu(device, tensorrt)
@@ -301,7 +302,11 @@ class OnnxEngine(Engine):
         self._hides_scores = False
 
     def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "threads": self._threads}
+        return {
+            **super().describe(),
+            "threads": self._threads,
+            "waiting": "asleep" if not may_spin() else "spinning",
+        }
 
     def close(self) -> None:
         memory, self._memory, self._session = self._memory, None, None

@@ -87,11 +87,11 @@ def _nan_name(tensor: memoryview) -> str | None:
     """The tensor's name if it holds NaN."""
     kind, name, values = 0, "", memoryview(b"")
     for number, value in fields(tensor):
-        if number == _TYPE:
-            kind = value
+        if isinstance(value, int):
+            kind = value if number == _TYPE else kind
         elif number == _TENSOR_NAME:
             name = bytes(value).decode("utf-8", "replace")
-        elif number in (_RAW, _FLOATS) and isinstance(value, memoryview):
+        elif number in (_RAW, _FLOATS):
             values = value
     return name if _holds_nan(values, kind) else None
 

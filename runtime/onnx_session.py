@@ -24,6 +24,7 @@ from .atomic import output_errors
 from .driver import driver_problem
 from .errors import EngineError
 from .onnx_graph import OnnxModel
+from .waiting import may_spin
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
@@ -46,7 +47,7 @@ def tensorrt_problem() -> str | None:
 
 def cpu_session(model: OnnxModel, threads: int, *, fp8: bool = False) -> Any:
     """A session on the CPU; ``fp8`` where the model holds such values."""
-    options = _options(threads)
+    options = session_options(threads)
     if fp8:  # the optimiser would make integer operators of it that do not exist
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return _session(model, options, [_CPU])
@@ -113,7 +114,7 @@ def _gpu_session(
     model: OnnxModel, threads: int, providers: Sequence[_Provider], install: str
 ) -> Any:
     said = io.StringIO()
-    options = _options(threads)
+    options = session_options(threads)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     with redirect_stdout(said), _captured_stderr() as complaints:
@@ -150,13 +151,16 @@ def _captured_stderr() -> Iterator[Any]:
             text = file.read().decode(errors="replace")
 
 
-def _options(threads: int) -> Any:
+def session_options(threads: int) -> Any:
+    """Options of a session on ``threads`` threads, which sleep while they wait (see `waiting`)."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     # ONNX Runtime's own format has its own way to name other files, and may look like ONNX's.
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    for pool in ("intra_op", "inter_op"):
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(may_spin())))
     return options
 
 

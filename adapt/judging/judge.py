@@ -21,6 +21,7 @@ from ...runtime.frames import Frame, open_frames
 from ...runtime.verdict import Verdict
 from ..budget import Repeated
 from ..context import Context
+from ..core_sharing import sharing_cores
 from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models import load_network, pick_device
 from ..work import spread
@@ -128,6 +129,7 @@ def _shown(frames: Iterable[Image], done: Callable[[int], None]) -> Iterator[Ima
         done(count)
 
 
+@sharing_cores()
 def judge_bundles(
     incumbent: Bundle,
     candidate: Bundle,
