@@ -634,6 +634,7 @@ def run(
                 duration_s=seconds,
                 max_frames=max_frames,
                 stop_requested=stop_requested,
+                note=note,
                 report=lambda done, dropped: update(
                     done, source.length, f"{dropped} dropped" if dropped else ""
                 ),

@@ -13,6 +13,7 @@ from .atomic import output_errors
 from .engine import Engine
 from .errors import FrameError, OutputError
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
+from .images import log_remark
 from .live import LiveSource
 from .pacing import STILLS_FPS, Paced
 from .pipeline import Pipeline, Result
@@ -35,6 +36,7 @@ def run_frames(
     max_frames: int | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda _, __: None,
+    note: Callable[[str], None] = log_remark,
     clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
     """Segment frames and write the results.
@@ -53,6 +55,7 @@ def run_frames(
         max_frames: stop after so many frames were read.
         stop_requested: asked all the time; stop once it is true.
         report: called with the frames done and dropped so far.
+        note: called with a sentence on what is odd about a video, or left of an unfinished one.
 
     Returns:
         JSON values. "frames": done; "frames_read"; "dropped"; "frames_skipped": those that could
@@ -98,6 +101,8 @@ def run_frames(
             overlays=overlay,
             fps=fps or STILLS_FPS,
             rate=None if timed is None else lambda: fps or timed.fps,
+            replace=overwrite,
+            note=note,
         )
     )
     with (

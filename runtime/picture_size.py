@@ -66,11 +66,18 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
 
 
 def pnm_largest(data: bytes) -> int | None:
-    """The value of white that a PGM or PPM file states, 1 to 65535; None for any other file."""
+    """The value of white in a PGM or PPM file as OpenCV decodes it; None for any other file.
+
+    That is what the file states, 1 to 65535, but 255 where its numbers are written out and of
+    8 bits: those alone are scaled by the decoder.
+    """
     found = _PNM_LARGEST.match(data)
-    if found is None or found[1] in b"14" or not 0 < int(found[4]) < 1 << 16:
+    if found is None or found[1] in b"14":
         return None
-    return int(found[4])
+    largest = int(found[4])
+    if not 0 < largest < 1 << 16:
+        return None
+    return 255 if found[1] in b"23" and largest < 256 else largest
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

@@ -53,8 +53,7 @@ def read_video(path: Path) -> Iterator[VideoFrame | Loss]:
     """The frames of a video in order, and after them what was lost, if anything was."""
     capture = _open(path)
     try:
-        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-        if refusal := too_large(*(int(capture.get(side)) for side in sides)):
+        if refusal := _refusal(capture):
             yield Loss(f"{path} {refusal}.", 0)
             return
         account = _Account(
@@ -149,7 +148,7 @@ def count_frames(path: Path) -> int:
     capture = _open(path)
     frames = 0
     try:
-        while _grab(capture) is not None:
+        while not _refusal(capture) and _grab(capture) is not None:
             frames += 1
     finally:
         capture.release()
@@ -162,21 +161,44 @@ def expected_frames(path: Path) -> int | None:
     Found by reading the file without decoding it, so None for one of more than 256 MiB, and where
     OpenCV has no FFmpeg. Some codecs have pictures that are never shown.
     """
-    if path.stat().st_size > _COUNTED_AHEAD_BYTES:
+    try:
+        is_large = path.stat().st_size > _COUNTED_AHEAD_BYTES
+    except OSError:
         return None
-    capture = open_packets(path)
-    if not capture.isOpened():
+    if is_large or not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
         return None
+    return count_packets(path)
+
+
+def count_packets(path: Path) -> int:
+    """Compressed pictures in a video; 0 where it cannot be opened, or OpenCV has no FFmpeg."""
+    capture = _open_packets(path)
     packets = 0
     try:
-        while _grab(capture) is not None:
+        while capture.isOpened() and _grab(capture) is not None:
             packets += 1
     finally:
         capture.release()
     return packets
 
 
-def open_packets(path: Path) -> Any:
+def read_packets(path: Path) -> tuple[bytes, Iterator[tuple[bytes, bool]]]:
+    """The decoder's configuration of a video, and its compressed pictures with their key flags."""
+    capture = _open_packets(path)
+    _, configuration = capture.retrieve(flag=int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX)))
+
+    def pictures() -> Iterator[tuple[bytes, bool]]:
+        try:
+            while _grab(capture) is not None:
+                _, packet = capture.retrieve()
+                yield packet.tobytes(), bool(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME))
+        finally:
+            capture.release()
+
+    return b"" if configuration is None else configuration.tobytes(), pictures()
+
+
+def _open_packets(path: Path) -> Any:
     """An OpenCV capture whose images are the compressed pictures of a file, (1, bytes) uint8."""
     return cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
 
@@ -184,6 +206,11 @@ def open_packets(path: Path) -> Any:
 def _open(path: Path) -> Any:
     """An OpenCV capture, of an absolute path: FFmpeg takes ``12:30.mp4`` for a URL."""
     return cv2.VideoCapture(os.path.abspath(path))
+
+
+def _refusal(capture: Any) -> str | None:
+    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+    return too_large(*(max(int(capture.get(side)), 0) for side in sides))
 
 
 def _grab(capture: Any) -> int | None:
