@@ -88,12 +88,15 @@ def decode_jpeg(data: bytes) -> Image:
 
 def _decode(data: bytes, structure: _Structure, colours: str) -> Image | None:
     """Pixels as they are stored; None where only OpenCV knows the kind."""
+    pixels: Image
     try:
-        return simplejpeg.decode_jpeg(data, colours, strict=True)
+        pixels = simplejpeg.decode_jpeg(data, colours, strict=True)
+        return pixels
     except ValueError as error:
         said = str(error)
     if _is_harmless(said, data, structure):
-        return simplejpeg.decode_jpeg(data, colours, strict=False)
+        pixels = simplejpeg.decode_jpeg(data, colours, strict=False)
+        return pixels
     if "subsampling" in said:
         return None
     raise JpegError(f"its JPEG data is corrupt ({said.removeprefix('Corrupt JPEG data: ')})")

@@ -131,7 +131,7 @@ def run_line(summary: Mapping[str, Any]) -> str:
     return (
         f"{summary['frames']} frames in {summary['seconds']:.1f} s "
         f"({summary['fps']:.1f} a second), {summary['frames_read']} read, "
-        f"{summary['dropped']} dropped, {len(summary['skipped'])} skipped"
+        f"{summary['dropped']} dropped, {summary['frames_skipped']} skipped"
         f"{f', {reconnects} times connected again' if reconnects else ''}; "
         f"from frame to labels p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; "
         f"{'nothing written' if summary['out'] is None else 'to ' + summary['out']}.{ended}"

@@ -74,7 +74,9 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 
 
 def by_opencv(data: bytes) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    return image[..., ::-1]
 
 
 def scan_start(data: bytes) -> int:

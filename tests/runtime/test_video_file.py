@@ -32,7 +32,11 @@ TIMES = {  # milliseconds
 
 
 def write_av(
-    path: Path, times_ms: Sequence[int], codec: str, rate: int = 30, options: dict | None = None
+    path: Path,
+    times_ms: Sequence[int],
+    codec: str,
+    rate: int = 30,
+    options: dict[str, str] | None = None,
 ) -> Path:
     """A video whose frame ``i`` is grey of value ``10 i`` and is shown at ``times_ms[i]``."""
     av = pytest.importorskip("av")
