@@ -34,6 +34,7 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 _SCAN_ENDS = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)  # stuffing, restarts: data
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 _CORRUPT = re.compile("Corrupt JPEG data|Premature end")
+_NO_PICTURE = re.compile("[Pp]remature end|bad Huffman code")
 _PADDING = 2  # bytes that may be anything
 _ORIENTATION = 0x0112
 
@@ -84,6 +85,18 @@ def decode_jpeg(data: bytes) -> Image:
     if pixels is None or components == 4:  # OpenCV converts CMYK, and turns the picture
         return _decode_unusual(whole)
     return turned(pixels, structure.orientation)
+
+
+def is_cut_or_out_of_step(data: bytes) -> bool:
+    """Whether a JPEG's data ends before its picture, or holds what is no code; quicker to tell.
+
+    Less strict than `decode_jpeg`, for the frames of cameras that leave data over in every one.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=1, strict=True)
+    except ValueError as error:
+        return bool(_NO_PICTURE.search(str(error)))
+    return False
 
 
 def _decode(data: bytes, structure: _Structure, colours: str) -> Image | None:

@@ -1,9 +1,10 @@
 """Frames of one video file, with their times, and an account of what could not be decoded.
 
 OpenCV ends a video at the first frame that cannot be decoded, and says nothing. Reading on shows
-that it was not the end; so every frame that is left out is counted. A frame whose damage the
-decoder hides (it repeats or mends parts of the picture) cannot be told from a good one: OpenCV
-passes none of FFmpeg's error flags on, in either direction.
+that it was not the end; so every frame that is left out is counted. The frames of motion JPEG are
+checked one by one. Of other codecs a frame whose damage the decoder hides (it repeats or mends
+parts of the picture) cannot be told from a good one: OpenCV passes none of FFmpeg's error flags on,
+in either direction.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .containers import Damage, container_damage, is_matroska
+from .jpeg import is_cut_or_out_of_step
 from .picture_size import too_large
 
 # Where FFmpeg was not silenced, it writes its own messages to the standard error.
@@ -59,10 +61,11 @@ def read_video(path: Path) -> Iterator[VideoFrame | Loss]:
         account = _Account(
             path, capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
         )
+        check = _MotionJpegCheck(path) if _is_motion_jpeg(capture) else None
         while (failures := _grab(capture)) is not None:
             account.add_damaged(failures)
             good, image = capture.retrieve()
-            if not good:
+            if not good or (check and check.is_damaged(capture.get(cv2.CAP_PROP_POS_MSEC))):
                 account.add_damaged(1)
                 continue
             timestamp_ns = max(round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6), 0)
@@ -83,6 +86,7 @@ class _Account:
     stated_fps: float
     frames: int = 0
     damaged: int = 0
+    damaged_at_end: int = 0  # of them, those behind the last good frame
     good_before_damage: int = 0
     first_ns: int = 0
     last_ns: int = 0
@@ -91,11 +95,13 @@ class _Account:
         self.first_ns = self.first_ns if self.frames else timestamp_ns
         self.last_ns = timestamp_ns
         self.frames += 1
+        self.damaged_at_end = 0
 
     def add_damaged(self, frames: int) -> None:
         if frames and not self.damaged:
             self.good_before_damage = self.frames
         self.damaged += frames
+        self.damaged_at_end += frames
 
     def losses(self) -> Iterator[Loss]:
         if self.frames == 0:
@@ -106,6 +112,13 @@ class _Account:
                 self.damaged,
             )
             return
+        try:
+            damage = container_damage(self.path)
+        except OSError as error:  # a disk that was unplugged ends a video as well
+            yield Loss(f"{self.path} cannot be read any more: {error.strerror or error}.", 0)
+            return
+        if damage is not None and damage.is_cut:  # through its last picture
+            self.damaged -= self.damaged_at_end
         if self.damaged:
             yield Loss(
                 f"{self.path} is damaged: {self.damaged} of {self.frames + self.damaged} frames "
@@ -113,11 +126,6 @@ class _Account:
                 f"{self.good_before_damage} good ones.",
                 self.damaged,
             )
-        try:
-            damage = container_damage(self.path)
-        except OSError as error:  # a disk that was unplugged ends a video as well
-            yield Loss(f"{self.path} cannot be read any more: {error.strerror or error}.", 0)
-            return
         if damage is not None:
             yield Loss(self._container_sentence(damage), 0)
 
@@ -144,7 +152,10 @@ class _Account:
 
 
 def count_frames(path: Path) -> int:
-    """Frames that `read_video` gives, counted by decoding all and converting none."""
+    """Frames that `read_video` gives, counted by decoding all and converting none.
+
+    Damaged ones of motion JPEG, which a decoder does not notice, are counted with the others.
+    """
     capture = _open(path)
     frames = 0
     try:
@@ -206,6 +217,35 @@ def _open_packets(path: Path) -> Any:
 def _open(path: Path) -> Any:
     """An OpenCV capture, of an absolute path: FFmpeg takes ``12:30.mp4`` for a URL."""
     return cv2.VideoCapture(os.path.abspath(path))
+
+
+def _is_motion_jpeg(capture: Any) -> bool:
+    return int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+
+
+class _MotionJpegCheck:
+    """Looks at the compressed pictures beside the decoder, which mends or greys what is damaged.
+
+    A camera whose every picture looks damaged is believed: some leave out what no decoder needs.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._packets = _open_packets(path)
+        self._time_ms = float("-inf")  # of the current compressed picture
+        self._has_seen_whole = False
+
+    def is_damaged(self, time_ms: float) -> bool:
+        """Whether the picture of this time is; times are asked for in order."""
+        while self._time_ms < time_ms - 0.5:
+            if not self._packets.isOpened() or _grab(self._packets) is None:
+                return False
+            self._time_ms = self._packets.get(cv2.CAP_PROP_POS_MSEC)
+        if self._time_ms > time_ms + 0.5:
+            return False
+        _, packet = self._packets.retrieve()
+        damaged = is_cut_or_out_of_step(packet.tobytes())
+        self._has_seen_whole |= not damaged
+        return damaged and self._has_seen_whole
 
 
 def _refusal(capture: Any) -> str | None:

@@ -208,6 +208,35 @@ def test_frames_that_cannot_be_decoded_are_counted_and_the_others_are_read(
     ]
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+@pytest.mark.parametrize("at", [5, FRAMES - 1])
+def test_damaged_motion_jpeg_frames_are_left_out(tmp_path: Path, suffix: str, at: int) -> None:
+    path = write_cv(tmp_path / f"clip{suffix}", "MJPG")
+    whole = [frame.image for frame in open_frames(path)]
+    data = bytearray(path.read_bytes())
+    start = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"][at]
+    scan = data.index(b"\xff\xda", start) + 14
+    data[scan + 60 : scan + 62] = b"\xff\xd9"  # the picture ends in its middle
+    path.write_bytes(data)
+    source = open_frames(path, on_skip=lambda _: None)
+    found = [frame.image for frame in source]
+    assert (len(found), source.frames_skipped) == (FRAMES - 1, 1)
+    assert f"1 of {FRAMES} frames cannot be decoded" in source.skipped[0]
+    del whole[at]
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_a_camera_whose_every_motion_jpeg_frame_is_odd_is_believed(tmp_path: Path) -> None:
+    path = write_cv(tmp_path / "clip.avi", "MJPG")
+    data = bytearray(path.read_bytes())
+    end = 0
+    while (start := data.find(b"\xff\xda", end)) >= 0:
+        end = data.index(b"\xff\xd9", start)
+        data[end - 20 : end] = b"\xff\xd9" + bytes(18)
+    path.write_bytes(data)
+    assert read(path) == (FRAMES, [])
+
+
 def test_a_damaged_structure_is_named_by_its_place(tmp_path: Path) -> None:
     path = write_cv(tmp_path / "clip.mkv", "mp4v")
     data = bytearray(path.read_bytes())
@@ -237,7 +266,7 @@ def test_noise_in_a_video_is_an_error_or_frames_and_never_a_crash(
         frames, _ = read(path)
     except FrameError:
         return
-    assert frames == count_frames(path)
+    assert 0 < frames <= count_frames(path)
 
 
 # ---- sizes and counts -------------------------------------------------------------------------
