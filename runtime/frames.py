@@ -85,6 +85,7 @@ class FrameSource:
         self.frames_skipped = 0
         self._reported: set[tuple[int, str]] = set()  # place of a file, sentence
         self._remarked = False
+        self._videos = [file.path for file in files if file.is_video]
         self._expected: dict[Path, int | None] = {}
         self._counts: dict[Path, int] = {}
 
@@ -95,29 +96,28 @@ class FrameSource:
         Else the compressed pictures in it; None where a video is too large to look that up. Never
         what a header states, which is often wrong.
         """
-        total = 0
-        for file in self._files:
-            frames = self._length_of(file)
+        total = len(self._files) - len(self._videos)
+        for path in self._videos:
+            frames = self._frames_of(path)
             if frames is None:
                 return None
             total += frames
         return total
 
-    def _length_of(self, file: _File) -> int | None:
-        if not file.is_video:
-            return 1
-        if file.path in self._counts:
-            return self._counts[file.path]
-        if file.path not in self._expected:
-            self._expected[file.path] = expected_frames(file.path)
-        return self._expected[file.path]
+    def _frames_of(self, path: Path) -> int | None:
+        if path in self._counts:
+            return self._counts[path]
+        if path not in self._expected:
+            self._expected[path] = expected_frames(path)
+        return self._expected[path]
 
     def count(self) -> int:
         """Frames that an iteration will give, where no image is damaged: videos are decoded."""
-        for file in self._files:
-            if file.is_video and file.path not in self._counts:
-                self._counts[file.path] = count_frames(file.path)
-        return sum(self._counts[file.path] if file.is_video else 1 for file in self._files)
+        for path in self._videos:
+            if path not in self._counts:
+                self._counts[path] = count_frames(path)
+        stills = len(self._files) - len(self._videos)
+        return stills + sum(self._counts[path] for path in self._videos)
 
     def __len__(self) -> int:
         length = self.length

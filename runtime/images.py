@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ _IMAGE_FOLDER = re.compile(rf"(?<![^/])({'|'.join(_LABEL_FOLDER_OF)})(?![^/])")
 
 TWELVE_BITS = 4095  # the largest value of a twelve-bit camera
 
+_REMARKED: set[Path] = set()  # folders of which an odd file was logged by this process
+
 Image = NDArray[np.uint8]
 
 
@@ -54,7 +57,13 @@ def log_remark(sentence: str) -> None:
     logging.getLogger("roadshift").warning("%s", sentence)
 
 
-def read_image(path: str | Path, *, remark: Callable[[str], None] = log_remark) -> Image:
+def _log_once(folder: Path, sentence: str) -> None:
+    if folder not in _REMARKED:
+        _REMARKED.add(folder)
+        log_remark(sentence)
+
+
+def read_image(path: str | Path, *, remark: Callable[[str], None] | None = None) -> Image:
     """Read an image file as (H, W, 3) uint8 RGB.
 
     Grey becomes three equal channels, alpha is dropped, an EXIF orientation is applied. 16-bit
@@ -63,7 +72,8 @@ def read_image(path: str | Path, *, remark: Callable[[str], None] = log_remark) 
     own largest value.
 
     Args:
-        remark: called with a sentence on an odd file that is read all the same.
+        remark: called with a sentence on an odd file that is read all the same; unless given, the
+            first such sentence on a file of each folder is logged.
 
     Raises:
         FrameError: the file is missing, unreadable, damaged, cut short (one that lacks only its
@@ -94,9 +104,8 @@ def read_image(path: str | Path, *, remark: Callable[[str], None] = log_remark) 
             f"{path} is damaged, or no image of 8 or 16 bits a channel ({len(data)} bytes); "
             "copy it again, convert it or remove it."
         )
-    return cv2.cvtColor(_eight_bits(image, data, path, remark), cv2.COLOR_BGR2RGB).astype(
-        np.uint8, copy=False
-    )
+    image = _eight_bits(image, data, path, remark or partial(_log_once, path.parent))
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def _decode(data: bytes, path: Path) -> NDArray[Any] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -478,3 +479,29 @@ def test_closing_drops_what_was_not_drawn_and_ends_the_thread() -> None:
     items.close()
     assert len(made) <= 4
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("limit", [1, 7, 16, 39, 40, 100])
+def test_videos_whose_headers_lie_give_as_many_evenly_spaced_frames(
+    tmp_path: Path, limit: int
+) -> None:
+    """A Matroska header has no count; OpenCV computes one from a duration and a nominal rate."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(40):
+            pixels = np.full((HEIGHT, WIDTH, 3), 5 * index, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 33 * index, stream.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) > 1000
+    (tmp_path / "work").mkdir()
+    frames = target_frames([path], WIDTH, HEIGHT, tmp_path / "work", limit=limit)
+    wanted = evenly_spaced(40, limit)
+    assert len(frames) == min(limit, 40)
+    found = [frames.image(i).mean() / 5 for i in range(len(frames))]
+    np.testing.assert_allclose(found, wanted, atol=0.9)

@@ -189,7 +189,9 @@ def test_a_source_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert "0.png" in said[0]
     assert (source.skipped, source.frames_skipped) == ([], 0)
     list(open_frames(tmp_path))
-    assert "twelve bits" in caplog.text
+    for path in [*tmp_path.iterdir()] * 2:
+        read_image(path)
+    assert caplog.text.count("twelve bits") == 2  # of the source, and of the files one by one
     assert "Skipped" not in caplog.text
 
 
