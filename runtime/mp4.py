@@ -15,11 +15,12 @@ ISO/IEC 14496-12 (boxes, fragments), 14496-14 (esds).
 
 from __future__ import annotations
 
-import os
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
+
+from .growing_file import GrowingFile
 
 _MATRIX = struct.pack(">9I", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)  # no rotation
 _VISUAL_STREAM, _MPEG4_VISUAL = 4 << 2 | 1, 0x20
@@ -32,7 +33,7 @@ class Mp4File:
     A write that fails leaves the file as it was before: whole up to the fragment before.
 
     Args:
-        descriptor: of an empty file that can be written and stays the caller's.
+        file: empty.
         configuration: the decoder's, as the encoder gives it (its visual object layer).
         size: width and height, each below 65,536.
         rate: pictures a second.
@@ -42,17 +43,15 @@ class Mp4File:
     """
 
     def __init__(
-        self, descriptor: int, *, configuration: bytes, size: tuple[int, int], rate: Fraction
+        self, file: GrowingFile, *, configuration: bytes, size: tuple[int, int], rate: Fraction
     ) -> None:
-        self._descriptor = descriptor
+        self._file = file
         self._size, self._rate, self._configuration = size, rate, configuration
         self._sizes, self._keys = array("I"), array("I")  # of all pictures; numbers, from 1
         self._chunks: list[tuple[int, int]] = []  # place of each fragment's pictures, and number
-        self._end = 0
-        self._append(_box(b"ftyp", b"isom", struct.pack(">I", 512), b"isomiso5iso2mp41"))
-        self._free_at = self._end
-        self._append(_box(b"free", bytes(8)))
-        self._append(
+        file.append(_box(b"ftyp", b"isom", struct.pack(">I", 512), b"isomiso5iso2mp41"))
+        self._free_at = file.append(_box(b"free", bytes(8)))
+        self._file.append(
             self._movie(_full(b"trex", 0, struct.pack(">5I", 1, 1, rate.denominator, 0, 0)))
         )
 
@@ -63,29 +62,16 @@ class Mp4File:
         before = len(self._sizes)
         index = self._fragment(pictures, before)
         bodies = [picture for picture, _ in pictures]
-        at = self._end + len(index) + 8
-        self._append(index + _box(b"mdat", *bodies))
-        self._chunks.append((at, len(pictures)))
+        at = self._file.append(index + _box(b"mdat", *bodies))
+        self._chunks.append((at + len(index) + 8, len(pictures)))
         self._sizes.extend(map(len, bodies))
         self._keys.extend(before + n for n, (_, is_key) in enumerate(pictures, 1) if is_key)
 
     def finish(self) -> None:
         """Make the file an ordinary one, with one index."""
-        span = self._end - self._free_at
-        self._append(self._movie())
-        os.fsync(self._descriptor)
-        os.pwrite(self._descriptor, struct.pack(">I4sQ", 1, b"mdat", span), self._free_at)
-
-    def _append(self, data: bytes) -> None:
-        view, at = memoryview(data), self._end
-        try:
-            while view:
-                written = os.pwrite(self._descriptor, view, at)
-                view, at = view[written:], at + written
-        except OSError:
-            os.ftruncate(self._descriptor, self._end)
-            raise
-        self._end = at
+        index_at = self._file.append(self._movie())
+        span = index_at - self._free_at
+        self._file.overwrite(self._free_at, struct.pack(">I4sQ", 1, b"mdat", span))
 
     def _fragment(self, pictures: Sequence[tuple[bytes, bool]], before: int) -> bytes:
         def index(data_at: int) -> bytes:

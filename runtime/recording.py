@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from .atomic import flush, output_errors
 from .errors import OutputError
 from .images import log_remark
+from .matroska import MatroskaFile
+from .mp4 import Mp4File
 from .video_encoding import EncoderError, FragmentedVideo, VideoEncoding, WholeVideo
 from .video_file import count_packets
 
 VIDEOS_WRITTEN = (".mp4", ".m4v", ".mov", ".mkv", ".avi")
-_CODECS = {".mkv": "mp4v", ".avi": "MJPG"}  # of what OpenCV writes in one piece
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
@@ -76,10 +77,11 @@ class Recording:
         rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
         self._size = size
         try:
-            if self._suffix in _CODECS:
-                self._encoding = WholeVideo(self._part, _CODECS[self._suffix], rate, size)
+            if self._suffix == ".avi":
+                self._encoding = WholeVideo(self._part, rate, size)
             else:
-                self._encoding = FragmentedVideo(self._part, self._scratch, rate, size)
+                container = MatroskaFile if self._suffix == ".mkv" else Mp4File
+                self._encoding = FragmentedVideo(container, self._part, self._scratch, rate, size)
         except EncoderError as error:
             raise OutputError(
                 f"{self._path}: OpenCV cannot write this kind of video here; "

@@ -12,10 +12,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .growing_file import GrowingFile
+from .matroska import MatroskaFile
 from .mp4 import Mp4File
 from .video_file import count_packets, read_packets
 
-_TOGETHER = 32  # pictures that are compressed before they are added to an MP4
+_TOGETHER = 32  # pictures that are compressed before they are added to a file
 _LOOK_EVERY = 16  # pictures, after which the free space is looked at
 _LEAST_FREE_BYTES = 1 << 20  # OpenCV's writer holds back a quarter of that
 
@@ -35,14 +37,14 @@ class VideoEncoding(Protocol):
 
 
 class WholeVideo:
-    """A Matroska or AVI file that OpenCV writes; readable up to where it stops.
+    """An AVI file of motion JPEG that OpenCV writes; readable up to where it stops.
 
     Up to a quarter of a mebibyte of it is in the process's memory and not yet in the file.
     """
 
-    def __init__(self, path: Path, codec: str, rate: float, size: tuple[int, int]) -> None:
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
         self._path = path
-        self._writer = _open_writer(path, codec, rate, size)
+        self._writer = _open_writer(path, "MJPG", rate, size)
         self._written = 0
 
     def write(self, picture: NDArray[np.uint8]) -> None:
@@ -57,20 +59,29 @@ class WholeVideo:
 
 
 class FragmentedVideo:
-    """An MP4 or MOV file to which pictures are added in small groups; readable up to the last one.
+    """A file to which pictures are added in small groups; readable up to the last one.
 
     OpenCV gives compressed pictures as a file only, so each group is written into one, read back,
     and appended.
 
     Args:
+        container: Matroska, or MP4, which is MOV as well.
         path: an empty file.
         scratch: a Matroska file for one group at a time; it is removed.
     """
 
-    def __init__(self, path: Path, scratch: Path, rate: float, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        container: type[Mp4File] | type[MatroskaFile],
+        path: Path,
+        scratch: Path,
+        rate: float,
+        size: tuple[int, int],
+    ) -> None:
+        self._container = container
         self._scratch = scratch
         self._rate, self._size = rate, size
-        self._file: Mp4File | None = None
+        self._file: Mp4File | MatroskaFile | None = None
         self._pictures = 0  # in the file
         self._waiting = 0
         self._writer = _open_writer(scratch, "mp4v", rate, size)
@@ -108,8 +119,8 @@ class FragmentedVideo:
             self._scratch.unlink(missing_ok=True)
         waiting, self._waiting = self._waiting, 0
         if pictures and self._file is None:
-            self._file = Mp4File(
-                self._descriptor,
+            self._file = self._container(
+                GrowingFile(self._descriptor),
                 configuration=configuration,
                 size=self._size,
                 rate=Fraction(self._rate).limit_denominator(1000),

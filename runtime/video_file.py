@@ -59,9 +59,12 @@ def read_video(path: Path) -> Iterator[VideoFrame | Loss]:
             yield Loss(f"{path} {refusal}.", 0)
             return
         account = _Account(
-            path, capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+            path,
+            _codec(capture),
+            capture.get(cv2.CAP_PROP_FRAME_COUNT),
+            capture.get(cv2.CAP_PROP_FPS),
         )
-        check = _MotionJpegCheck(path) if _is_motion_jpeg(capture) else None
+        check = _MotionJpegCheck(path) if account.codec == "MJPG" else None
         while (failures := _grab(capture)) is not None:
             account.add_damaged(failures)
             good, image = capture.retrieve()
@@ -82,6 +85,7 @@ class _Account:
     """What was read of a video, against what its header states, to say at the end what is lost."""
 
     path: Path
+    codec: str  # four letters
     stated_frames: float
     stated_fps: float
     frames: int = 0
@@ -104,18 +108,13 @@ class _Account:
         self.damaged_at_end += frames
 
     def losses(self) -> Iterator[Loss]:
-        if self.frames == 0:
-            yield Loss(
-                f"{self.path} has no frame that can be decoded: it is damaged or its recording was "
-                f"not finished; try to repair it with `ffmpeg -i {self.path.name} -c copy "
-                "repaired.mp4`.",
-                self.damaged,
-            )
-            return
         try:
             damage = container_damage(self.path)
         except OSError as error:  # a disk that was unplugged ends a video as well
             yield Loss(f"{self.path} cannot be read any more: {error.strerror or error}.", 0)
+            return
+        if self.frames == 0:
+            yield Loss(self._nothing_sentence(damage), self.damaged)
             return
         if damage is not None and damage.is_cut:  # through its last picture
             self.damaged -= self.damaged_at_end
@@ -128,6 +127,21 @@ class _Account:
             )
         if damage is not None:
             yield Loss(self._container_sentence(damage), 0)
+
+    def _nothing_sentence(self, damage: Damage | None) -> str:
+        nothing = f"{self.path} has no frame that can be decoded: "
+        name = self.path.name
+        if damage is None and expected_frames(self.path):
+            codec = f" ({self.codec})" if self.codec.isprintable() and self.codec else ""
+            return (
+                f"{nothing}this OpenCV may have no decoder for its codec{codec}, or it does not "
+                "begin with a whole picture; convert it with "
+                f"`ffmpeg -i {name} -c:v libx264 converted.mp4`."
+            )
+        return (
+            f"{nothing}it is damaged or its recording was not finished; try to repair it with "
+            f"`ffmpeg -i {name} -c copy repaired.mp4`."
+        )
 
     def _container_sentence(self, damage: Damage) -> str:
         expected = self._expected()
@@ -219,8 +233,10 @@ def _open(path: Path) -> Any:
     return cv2.VideoCapture(os.path.abspath(path))
 
 
-def _is_motion_jpeg(capture: Any) -> bool:
-    return int(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+def _codec(capture: Any) -> str:
+    """The four letters that name a video's codec; empty where it could not be opened."""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    return code.to_bytes(4, "little").decode("latin-1").strip("\0") if code > 0 else ""
 
 
 class _MotionJpegCheck:

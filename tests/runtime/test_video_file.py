@@ -237,6 +237,13 @@ def test_a_camera_whose_every_motion_jpeg_frame_is_odd_is_believed(tmp_path: Pat
     assert read(path) == (FRAMES, [])
 
 
+def test_a_codec_without_a_decoder_is_no_damage(tmp_path: Path) -> None:
+    path = write_cv(tmp_path / "clip.avi", "mp4v")
+    path.write_bytes(path.read_bytes().replace(b"FMP4", b"zzzz").replace(b"mp4v", b"zzzz"))
+    with pytest.raises(FrameError, match=r"no decoder for its codec, or .*ffmpeg -i clip\.avi"):
+        list(open_frames(path))
+
+
 def test_a_damaged_structure_is_named_by_its_place(tmp_path: Path) -> None:
     path = write_cv(tmp_path / "clip.mkv", "mp4v")
     data = bytearray(path.read_bytes())
