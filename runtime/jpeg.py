@@ -37,6 +37,7 @@ _CORRUPT = re.compile("Corrupt JPEG data|Premature end")
 _NO_PICTURE = re.compile("[Pp]remature end|bad Huffman code")
 _PADDING = 2  # bytes that may be anything
 _ORIENTATION = 0x0112
+_USUAL_SAMPLING = frozenset({0x11, 0x21, 0x22, 0x12, 0x41, 0x14})
 
 
 class JpegError(ValueError):
@@ -53,6 +54,8 @@ class _Structure:
 
     end: int | None = None  # where the end marker lies
     remaining: dict[int, list[int]] = field(default_factory=dict)
+    sampling: tuple[int, ...] = ()  # of each component: horizontal times 16, plus vertical
+    jfif_version_at: int | None = None
     progressive: bool = False
     orientation: int = 1
 
@@ -75,6 +78,9 @@ def decode_jpeg(data: bytes) -> Image:
         if not structure.complete:
             raise JpegError(f"the JPEG data ends early, after {len(data)} bytes")
         whole = data.rstrip(b"\xff") + END
+    version_at = structure.jfif_version_at
+    if version_at is not None and whole[version_at] != 1:  # which is a warning, and hides others
+        whole = whole[:version_at] + b"\1" + whole[version_at + 1 :]
     components = len(structure.remaining)
     try:
         pixels = _decode(whole, structure, "CMYK" if components == 4 else "RGB")
@@ -110,9 +116,14 @@ def _decode(data: bytes, structure: _Structure, colours: str) -> Image | None:
     if _is_harmless(said, data, structure):
         pixels = simplejpeg.decode_jpeg(data, colours, strict=False)
         return pixels
-    if "subsampling" in said:
+    if "subsampling" in said and structure.sampling[1:] and not _is_usual(structure.sampling):
         return None
     raise JpegError(f"its JPEG data is corrupt ({said.removeprefix('Corrupt JPEG data: ')})")
+
+
+def _is_usual(sampling: tuple[int, ...]) -> bool:
+    """Whether libjpeg-turbo has a name for how the colours are sampled: 4:4:4 to 4:1:1."""
+    return sampling[0] in _USUAL_SAMPLING and all(other == 0x11 for other in sampling[1:3])
 
 
 def _is_harmless(said: str, data: bytes, structure: _Structure) -> bool:
@@ -151,6 +162,8 @@ def _structure(data: bytes) -> _Structure:
         body = _body(data, at + 1)
         if body is None:
             break
+        if kind == 0xE0 and body.startswith(b"JFIF\0") and len(body) > 5:
+            structure.jfif_version_at = at + 8
         at += 3 + len(body)
         _note(structure, kind, body)
         if kind == 0xDA:
@@ -176,6 +189,7 @@ def _note(structure: _Structure, kind: int, body: bytes) -> None:
                 raise JpegError(f"it is a JPEG of {body[0]} bits a channel, and 8 are decoded")
             structure.progressive = kind in (0xC2, 0xCA)
             structure.remaining = {body[6 + 3 * i]: [14] * 64 for i in range(body[5])}
+            structure.sampling = tuple(body[7 + 3 * i] for i in range(body[5]))
         elif kind == 0xDA:
             _note_scan(structure, body)
         elif kind == 0xE1 and body.startswith(b"Exif\0"):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -226,6 +227,35 @@ def test_metadata_that_is_damaged_leaves_the_picture_as_it_is_stored() -> None:
         assert exif_orientation(tiff) == 1
     tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x09\0\0\0"
     assert exif_orientation(tiff) == 1
+
+
+@pytest.mark.parametrize("version", [0, 2, 255])
+def test_any_jfif_version_is_read_and_checked_as_strictly(version: int) -> None:
+    data = bytearray(saved())
+    data[data.index(b"JFIF") + 5] = version
+    np.testing.assert_array_equal(decode_jpeg(bytes(data)), by_opencv(saved()))
+    with pytest.raises(JpegError, match="ends early"):
+        decode_jpeg(bytes(data[: len(data) * 3 // 4]))
+
+
+@pytest.mark.parametrize("factors", [0x111111, 0x211111, 0x221111, 0x121111, 0x411111, 0x141111])
+def test_every_sampling_of_colours_is_decoded_as_by_opencv(factors: int) -> None:
+    good, data = cv2.imencode(".jpg", scene(), [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factors])
+    assert good
+    np.testing.assert_array_equal(decode_jpeg(data.tobytes()), by_opencv(data.tobytes()))
+
+
+def test_bytes_at_random_are_refused_or_decoded_and_print_nothing(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    random = np.random.default_rng(0)
+    for turn in range(300):
+        data = bytearray(KINDS[["baseline", "progressive", "restarts"][turn % 3]]())
+        for at in random.integers(2, len(data), 3):
+            data[at] = random.choice([0, 255, random.integers(256)])
+        with suppress(JpegError):
+            decode_jpeg(bytes(data))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_twelve_bits_a_channel_are_named() -> None:
