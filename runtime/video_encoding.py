@@ -78,6 +78,8 @@ class FragmentedVideo:
         rate: float,
         size: tuple[int, int],
     ) -> None:
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+            raise EncoderError("without FFmpeg, OpenCV gives no compressed pictures")
         self._container = container
         self._scratch = scratch
         self._rate, self._size = rate, size
