@@ -696,7 +696,7 @@ def run(
         say(run_line(summary))
     if summary["lost"]:
         raise FrameError(summary["lost"])
-    if summary["ended_by"] == "signal" and source.length is not None:
+    if summary["ended_by"] == "signal" and summary["reconnects"] is None:
         raise typer.Exit(RunInterrupted.exit_code)  # a recording that was not run to its end
 
 

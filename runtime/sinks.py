@@ -112,8 +112,9 @@ class VideoSink:
 
     Args:
         fps: of images.
-        rate: of frames that come in time and may be missing: asked once for the rate of the video;
-            where it is not given, or gives None, that of the times of the first frames.
+        rate: of frames that come in time and may be missing: asked for the rate of the video from
+            the second frame on; where it is not given, or gives None for the first 25 frames, that
+            of their times.
         replace: a video that has appeared meanwhile is replaced.
         note: called with a sentence on what is odd about the video, or left of a failed one.
 

@@ -28,7 +28,7 @@ from .picture_size import too_large
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
 
 _TRIES = 32  # reads that may fail, one after the other, before a video has ended
-_COUNTED_AHEAD_BYTES = 256 * 2**20  # of larger files the length is not looked up
+_COUNTED_AHEAD_BYTES = 2**30  # of larger files the length is not looked up
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class _Account:
         try:
             damage = container_damage(self.path)
         except OSError as error:  # a disk that was unplugged ends a video as well
-            yield Loss(f"{self.path} cannot be read any more: {error.strerror or error}.", 0)
+            yield Loss(f"{self.path} cannot be read: {error.strerror or error}.", 0)
             return
         if self.frames == 0:
             yield Loss(self._nothing_sentence(damage), self.damaged)
@@ -184,7 +184,7 @@ def count_frames(path: Path) -> int:
 def expected_frames(path: Path) -> int | None:
     """The number of compressed pictures in a video, which is nearly always that of its frames.
 
-    Found by reading the file without decoding it, so None for one of more than 256 MiB, and where
+    Found by reading the file without decoding it, so None for one of more than 1 GiB, and where
     OpenCV has no FFmpeg. Some codecs have pictures that are never shown.
     """
     try:
