@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from . import cli_start  # noqa: F401 - first: what follows takes a while, and may be interrupted
+
+# isort: split
 import shlex
 import sys
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import __version__
+from .cli_process import exit_code
 from .cli_shared import (
     AllowNetwork,
     Backend,
@@ -20,6 +24,7 @@ from .cli_shared import (
     Json,
     Losses,
     Out,
+    Output,
     Overwrite,
     Resume,
     Seed,
@@ -37,7 +42,7 @@ from .cli_shared import (
     run_seconds,
     with_losses,
 )
-from .runtime.errors import FrameError, RoadshiftError, RunInterrupted
+from .runtime.errors import FrameError, RunInterrupted
 
 app = typer.Typer(
     name="roadshift",
@@ -51,14 +56,7 @@ app = typer.Typer(
 
 def main() -> NoReturn:
     """Run the command line: errors a user can fix are one line on stderr, without a traceback."""
-    try:
-        app()
-    except RoadshiftError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(1)
-    sys.exit(0)
+    sys.exit(exit_code(app))
 
 
 def _version(wanted: bool) -> None:
@@ -90,7 +88,7 @@ def demo(
     Trains, adapts, exports, runs and measures.
     """
     from .runtime.bench.table import bench_table
-    from .runtime.terminal import evaluation_table, note, print_json
+    from .runtime.terminal import evaluation_table, note, print_json, say
 
     with needs_torch("demo"):
         from .export.demo import run_demo
@@ -102,14 +100,16 @@ def demo(
     names = {"in_domain": "in domain", "source_only": "source only", "adapted": "adapted"}
     evaluation_table({names.get(key, key): result[key] for key in (*names, "exported")})
     bench_table(result["bench"])
-    typer.echo(
-        f"\nAdapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
+    say(
+        "",
+        f"Adapting gained {result['gain']:.1f} points of mIoU on frames it never saw; "
         f"the ONNX model agrees with torch on {result['label_agreement']:.2f} % of the pixels. "
-        f"{result['seconds']:.0f} s in all.\n"
+        f"{result['seconds']:.0f} s in all.",
         f"Its gate saw no label and says {result['verdict']['decision']}: "
-        f"{result['verdict']['sentence']}\nLook at {out / 'before-after.png'}; "
+        f"{result['verdict']['sentence']}",
+        f"Look at {out / 'before-after.png'}; "
         f"then try: roadshift eval {out / 'adapted'} --images {out / 'scenes/heldout/images'} "
-        f"--labels {out / 'scenes/heldout/labels'}"
+        f"--labels {out / 'scenes/heldout/labels'}",
     )
 
 
@@ -122,6 +122,7 @@ def train(
     out: Out,
     input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    output: Output = None,
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
@@ -139,7 +140,8 @@ def train(
         from .adapt.models import IMAGENET_INPUT, network_spec, parse_size
         from .runtime.labels import label_space as find_label_space
 
-        resolved = resolve_config("supervised", file=config, assignments=settings or (), seed=seed)
+        chosen = with_losses(settings, None, seed)
+        resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
@@ -147,7 +149,7 @@ def train(
                 images,
                 labels,
                 space,
-                network_spec(network),
+                network_spec(network, output=output),
                 IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
                 resolved,
                 Job(out, overwrite, device, options),
@@ -170,6 +172,7 @@ def import_(
         list[str] | None,
         typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
     ] = None,
+    output: Output = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -177,6 +180,7 @@ def import_(
     with needs_torch("import"):
         from .adapt.import_bundle import import_bundle
         from .runtime.labels import label_space as find_label_space
+        from .runtime.terminal import note
 
         bundle = import_bundle(
             weights,
@@ -188,7 +192,9 @@ def import_(
             mean=mean,
             std=std,
             arguments=argument or (),
+            output=output,
             overwrite=overwrite,
+            note=note,
         )
     print_made(bundle, as_json)
 
@@ -198,7 +204,10 @@ def adapt(
     bundle: BundleIn,
     frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
     out: Out,
-    method: Annotated[str, typer.Option(help="See `roadshift methods`.")] = "nightshift",
+    method: Annotated[
+        str | None,
+        typer.Option(help="See `roadshift methods`; unless given, --config's, or nightshift."),
+    ] = None,
     config: Config = None,
     settings: Set = None,
     losses: Losses = None,
@@ -228,6 +237,7 @@ def adapt(
         Path | None, typer.Option(help="Black box: weights that the student starts from.")
     ] = None,
     allow_network: AllowNetwork = None,
+    output: Output = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to unlabelled frames.
@@ -238,24 +248,26 @@ def adapt(
     from .runtime.terminal import note
 
     with needs_torch("adapt"):
-        from .adapt import METHODS, Job, Student, adapt_black_box, adapt_bundle, resolve_config
+        from .adapt import Job, Student, adapt_black_box, adapt_bundle, resolve_config
         from .adapt.judging.judge import choose_gate
+        from .adapt.methods import adapting_method, choose_method
         from .runtime.errors import ConfigError
 
-        if method not in METHODS:
-            raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
-        chosen = with_losses(settings, losses)
+        method = choose_method(method, config)
+        black_box = adapting_method(method).black_box
+        chosen = with_losses(settings, losses, seed)
         resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
-        learner = Student(student, label_space, input_size, init)
-        if not METHODS[method].black_box and learner != Student():
+        learner = Student(student, label_space, input_size, init, output)
+        if not black_box and learner != Student():
             raise ConfigError(
-                "--student, --label-space, --input-size and --init are for black-box methods; "
+                "--student, --label-space, --input-size, --init and --output are for black-box "
+                "methods; "
                 f"{method} starts from the bundle's own network."
             )
-        gate = choose_gate(gate, method, METHODS[method].black_box, note)
+        gate = choose_gate(gate, method, black_box, note)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             job = Job(out, overwrite, device, options)
-            if METHODS[method].black_box:
+            if black_box:
                 adapted = adapt_black_box(
                     str(bundle), frames, resolved, job, learner, max_frames=max_frames
                 )
@@ -360,6 +372,7 @@ def compare(
     Every method starts from the same bundle, with the same frames, steps and seeds. The same
     command takes up finished runs and goes on where it was stopped.
     """
+    from .runtime.addresses import without_password
     from .runtime.bundle import open_bundle
     from .runtime.labels import label_space as find_label_space
     from .runtime.terminal import comparison_table, note, print_json
@@ -387,7 +400,7 @@ def compare(
                 max_frames=max_frames,
             )
         rows = comparison_rows(comparison)
-        command = shlex.join(["roadshift", *sys.argv[1:]])
+        command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
         write_report(comparison, rows, out, command, space=space, device=device)
     note(f"wrote {out / 'compare.md'}")
     if as_json:
@@ -472,12 +485,14 @@ def eval_(
     from .runtime.metrics import evaluation_record
     from .runtime.terminal import evaluation_table, note, print_json, progress
 
-    pairs = labelled_pairs(images, labels)
+    pairs = labelled_pairs(images, labels, note=note)
     space = find_label_space(label_space) if label_space else None
     with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
         note(engine.reason)
         with progress("eval", "frames") as update:
-            confusion = evaluate(engine, pairs, space, lambda done, n: update(done, n, ""))
+            confusion = evaluate(
+                engine, pairs, space, lambda done, n: update(done, n, ""), note=note
+            )
         record = evaluation_record(confusion, engine.label_space, engine.backend)
     if as_json:
         print_json(record)
@@ -530,7 +545,7 @@ def export(
 ) -> None:
     """Export a bundle's model and verify the result against it."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import note, print_json, progress
+    from .runtime.terminal import note, print_json, progress, say
     from .runtime.units import parse_memory
 
     with needs_torch("export"):
@@ -562,7 +577,7 @@ def export(
         print_json(record)
         return
     for row in record["artefacts"]:
-        typer.echo(
+        say(
             f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
             f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
@@ -621,7 +636,7 @@ def run(
     from .runtime.live import open_source
     from .runtime.output import run_frames
     from .runtime.signals import stop_on_signals
-    from .runtime.terminal import note, print_json, progress, run_line
+    from .runtime.terminal import note, print_json, progress, run_line, say
     from .runtime.units import parse_duration
 
     source = open_source(frames, note=note)
@@ -643,6 +658,7 @@ def run(
                 duration_s=seconds,
                 max_frames=max_frames,
                 stop_requested=stop_requested,
+                note=note,
                 report=lambda done, dropped: update(
                     done, source.length, f"{dropped} dropped" if dropped else ""
                 ),
@@ -650,7 +666,7 @@ def run(
     if as_json:
         print_json(summary)
     else:
-        typer.echo(run_line(summary))
+        say(run_line(summary))
     if summary["lost"]:
         raise FrameError(summary["lost"])
     if summary["ended_by"] == "signal" and source.length is not None:
@@ -715,9 +731,10 @@ def bench(
         load_baseline,
         save_baseline,
     )
-    from .runtime.bench.plots import write_plots
+    from .runtime.bench.plots import check_can_plot, write_plots
     from .runtime.bench.row import scenario
     from .runtime.bench.table import bench_table, print_comparison
+    from .runtime.printable import printable
     from .runtime.terminal import note, print_json, progress
     from .runtime.units import parse_duration
 
@@ -738,6 +755,8 @@ def bench(
         check_comparable(baseline, scenario(camera), any_machine=any_machine)
     if save is not None:
         check_can_save(save)
+    if plots is not None:
+        check_can_plot(plots)
     import_torch_backend()
     measured = []
     for bundle in bundles:
@@ -745,22 +764,26 @@ def bench(
             found = measure_bundle(
                 opened_bundle(bundle, allow_network), settings, note=note, report=update
             )
-        measured += [Measured({"bundle": str(bundle), **m.row}, m.latencies_ms) for m in found]
+        measured += [
+            Measured({"bundle": printable(str(bundle)), **m.row}, m.latencies_ms) for m in found
+        ]
     rows = [m.row for m in measured]
+    comparison = None
+    if baseline is not None:
+        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+    if plots is not None:  # files first: what was measured is kept though it cannot be printed
+        for picture in write_plots(measured, plots):
+            note(f"wrote {picture}")
+    if save is not None and (comparison is None or comparison.passed):
+        save_baseline(save, rows)
+        note(f"wrote {save}")
     if as_json:
         print_json(rows)
     else:
         bench_table(rows)
-    if plots is not None:
-        for picture in write_plots(measured, plots):
-            note(f"wrote {picture}")
-    if baseline is not None and compare_with is not None:
-        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
+    if comparison is not None and compare_with is not None:
         print_comparison(comparison, on_stdout=not as_json)
         comparison.check(compare_with)
-    if save is not None:
-        save_baseline(save, rows)
-        note(f"wrote {save}")
 
 
 @app.command()

@@ -29,6 +29,15 @@ Backend = Annotated[
 ]
 BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="PATH",
+        help="Which of the things that a network of your own returns are its logits: 1, main, "
+        "0.out; needed where that is not clear.",
+    ),
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 Set = Annotated[
     list[str] | None,
@@ -94,7 +103,7 @@ def listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> Non
 
 def print_made(bundle: Bundle, as_json: bool) -> None:
     """What a run has made, with the verdict on it where there is one."""
-    from .runtime.terminal import print_json, verdict_table
+    from .runtime.terminal import print_json, say, verdict_table
 
     origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
     outcome = origin.configuration.get("outcome", {})
@@ -111,9 +120,9 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
             }
         )
         return
-    typer.echo(f"Wrote {bundle.path} ({origin.method}).")
+    say(f"Wrote {bundle.path} ({origin.method}).")
     if isinstance(outcome, dict) and outcome:
-        typer.echo(
+        say(
             f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "
             f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
             f"{outcome['skipped_steps']} steps skipped."
@@ -180,8 +189,17 @@ def plain_options() -> RunOptions:
     return RunOptions(fingerprint="", note=note)  # the run fills in its own
 
 
-def with_losses(settings: list[str] | None, losses: str | None) -> list[str]:
-    """``--set``'s settings and ``--losses``, which is one of them by another name."""
+def with_losses(
+    settings: list[str] | None, losses: str | None, seed: int | None = None
+) -> list[str]:
+    """``--set``'s settings and ``--losses``, which is one of them by another name.
+
+    Raises:
+        ConfigError: one is given twice, ``--seed`` and ``--set seed`` among them.
+    """
+    from .adapt.config import check_given_once
+
+    check_given_once(settings or (), losses=losses, seed=seed)
     return [*(settings or ()), *([f"losses={losses}"] if losses else [])]
 
 
@@ -195,17 +213,23 @@ def run_options(
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from .adapt.trainer import Progress, RunOptions
+    from .adapt.run_options import Phase, Progress, RunOptions
+    from .runtime.phases import PhaseDisplay, pace
     from .runtime.signals import stop_on_signals
-    from .runtime.terminal import note, progress
+    from .runtime.terminal import note
     from .runtime.units import parse_duration, parse_memory
 
-    with stop_on_signals() as stop_requested, progress(title, unit) as update:
+    with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
         def report(step: Progress) -> None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-            text = f"{step.stage}: {step.steps_per_s:.2f}/s, {step.eta_s:.0f} s left, {losses}"
-            update(step.step, step.steps, text.rstrip(", "))
+            said = ", ".join(filter(None, [pace(step.steps_per_s, step.eta_s), losses]))
+            text = f"{step.stage}: {said}" if said else step.stage
+            display.show(title, unit, step.step, step.steps, text, by_tenths=True)
+
+        def report_phase(phase: Phase) -> None:
+            text = pace(phase.rate, phase.left_s)
+            display.show(phase.title, phase.unit, phase.done, phase.total, text)
 
         yield RunOptions(
             fingerprint="",  # the run fills in its own
@@ -216,6 +240,7 @@ def run_options(
                 parse_memory("--memory-budget", memory_budget) if memory_budget else None
             ),
             report=report,
+            report_phase=report_phase,
             note=note,
             stop_requested=stop_requested,
         )

@@ -5,7 +5,7 @@ Importing this package makes the "torch" backend known to `roadshift.runtime.ope
 
 from .adaptation import adapt_black_box, adapt_bundle, train_bundle
 from .black_box import Student
-from .methods import METHODS, resolve_config
+from .methods import METHODS, choose_method, find_method, register_method, resolve_config
 from .models import load_network
 from .networks import NETWORKS, build_network
 from .run_folder import Job
@@ -25,7 +25,10 @@ __all__ = [
     "adapt_black_box",
     "adapt_bundle",
     "build_network",
+    "choose_method",
+    "find_method",
     "load_network",
+    "register_method",
     "resolve_config",
     "train_bundle",
 ]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,30 +14,39 @@ from ..runtime.bundle import (
     Bundle,
     BundleWriter,
     InputSpec,
-    Measurement,
     NetworkSpec,
     Provenance,
     library_versions,
 )
 from ..runtime.errors import ConfigError, OutputError
 from ..runtime.frames import labelled_pairs
+from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
+from .budget import Deadline
 from .checkpoint import write_atomically
 from .config import RunConfig
 from .context import Context
 from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
+from .feasible import check_batch_size, check_frame_size
+from .fingerprints import hash_of
+from .going_on import frames_were_held, kept_tone, spent_before
 from .importing import load_weights_file, save_weights
 from .inputs import Normalise
 from .judging.judge import judge_run
 from .judging.views import Model
 from .losses.kernels.choice import choose_kernel
-from .methods import METHODS, build_stages
-from .models import device_name, load_network, pick_device
-from .networks import SegmentationNetwork, build_network
+from .methods import adapting_method, build_stages
+from .methods.supervised import Supervised
+from .models import device_name, load_network, new_network, pick_device
+from .networks import SegmentationNetwork
+from .outcome import check_finite, measurements
+from .pace import DECODING, TONE
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
+from .run_record import RunRecord, record_of_adapting
 from .tone import align_tone
-from .trainer import HISTORY, RunSummary, Trainer, to_memory_format
+from .trainer import CHECKPOINT, HISTORY, Trainer, to_memory_format
+from .work import Work
 
 
 def adapt_bundle(
@@ -67,7 +75,7 @@ def adapt_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    if METHODS[config.method].black_box:
+    if adapting_method(config.method).black_box:
         raise ConfigError(
             f"{config.method} learns from a black box's answers; give it a black box and a student."
         )
@@ -76,20 +84,22 @@ def adapt_bundle(
             f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
             "another --out, or --gate off."
         )
+    work = _work(job)
+    record = record_of_adapting(job, frames, max_frames, config, source.hash)
+    done = record.finished(judged=gated)
+    if done is not None:
+        return done
     check_job(job)
     device = _device(job, config)
     network = load_network(source, device)
-    width, height = config.training.frame_size or _input_size(source.manifest.input)
-    with run_folder(job):
-        target = target_frames(
-            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
-        )
-        held = None
-        if gated:
+    width, height = _frame_size(config, source.manifest.input)
+    with run_folder(job), record.under_way(device):
+        target = _target_frames(frames, width, height, job, work, max_frames)
+        held, kept_out = None, frames_were_held(job.workdir, gated)
+        if kept_out:
             target, held = set_aside(target, job.options.note)
-        spec = source.manifest.input
-        if config.tone == "auto":
-            spec = align_tone(network, target, spec, device, job.options.note)
+        if kept_out and not gated:
+            job.options.note("they stay aside, as when the run began, and are not judged on")
         return _run(
             network,
             target,
@@ -99,8 +109,10 @@ def adapt_bundle(
             device,
             source.manifest.network,
             source.label_space,
-            spec,
-            Provenance(parent=source.hash, method=config.method),
+            source.manifest.input,
+            Provenance(parent=source.hash, method=config.method, fingerprint=record.fingerprint),
+            work,
+            align=True,
             held=held,
             incumbent=source if gated else None,
         )
@@ -128,35 +140,47 @@ def adapt_black_box(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
-    if not METHODS[config.method].black_box:
+    if not adapting_method(config.method).black_box:
         raise ConfigError(f"{config.method} needs the source model itself, not a black box.")
     if config.tone != "none":
         raise ConfigError(
             f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
             "with; leave it at none."
         )
-    check_job(job)
-    device = _device(job, config)
+    work = _work(job)
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
-    network = _new_network(network_spec, space, config.seed, student.initial).to(device)
-    width, height = config.training.frame_size or _input_size(input_spec)
-    with run_folder(job):
-        target = target_frames(
-            frames, width, height, job.workdir, limit=max_frames, note=job.options.note
-        )
+    made_of = [network_spec.model_dump(mode="json"), space.to_dict(), input_spec.model_dump()]
+    initial = [student.initial] if student.initial else []
+    record = record_of_adapting(
+        job, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
+    )
+    done = record.finished()
+    if done is not None:
+        return done
+    check_job(job)
+    device = _device(job, config)
+    network = _new_network(
+        network_spec, space, input_spec, config.seed, student.initial, job.options.note
+    ).to(device)
+    width, height = _frame_size(config, input_spec)
+    with run_folder(job), record.under_way(device):
+        target = _target_frames(frames, width, height, job, work, max_frames)
         return _run(
             network,
             target,
-            [Path(source) for source in frames] + ([student.initial] if student.initial else []),
+            [Path(source) for source in frames] + initial,
             config,
             job,
             device,
             network_spec,
             space,
             input_spec,
-            Provenance(parent=black_box.identity, method=config.method),
+            Provenance(
+                parent=black_box.identity, method=config.method, fingerprint=record.fingerprint
+            ),
+            work,
         )
 
 
@@ -180,12 +204,36 @@ def train_bundle(
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
     """
+    if config.method != Supervised.name:
+        raise ConfigError(
+            f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
+            f"resolve_config({Supervised.name!r})."
+        )
+    work = _work(job)
+    pairs = labelled_pairs(images, labels, note=job.options.note)
+    weights = [] if initial is None else [initial]
+    record = RunRecord(
+        job,
+        {
+            "images and labels": [str(path.resolve()) for path in (images, labels)],
+            "network": network_spec.model_dump(mode="json"),
+            "label space": space.to_dict(),
+            "input": input_spec.model_dump(mode="json"),
+            "settings": config.model_dump(mode="json"),
+        },
+        lambda: [*chain.from_iterable(pairs), *weights],
+        kept=False,
+    )
+    done = record.finished()
+    if done is not None:
+        return done
     check_job(job)
     device = _device(job, config)
-    width, height = config.training.frame_size or _input_size(input_spec)
-    frames = labelled_frames(labelled_pairs(images, labels), space, width, height)
-    network = _new_network(network_spec, space, config.seed, initial)
-    with run_folder(job):
+    width, height = _frame_size(config, input_spec)
+    frames = labelled_frames(pairs, space, width, height)
+    network = _new_network(network_spec, space, input_spec, config.seed, initial, job.options.note)
+    check_label_maps([path for _, path in pairs], space, job.options.note)
+    with run_folder(job), record.under_way(device):
         return _run(
             network.to(device),
             frames,
@@ -196,16 +244,22 @@ def train_bundle(
             network_spec,
             space,
             input_spec,
-            Provenance(method="train"),
+            Provenance(method="train", fingerprint=record.fingerprint),
+            work,
         )
 
 
 def _new_network(
-    spec: NetworkSpec, space: LabelSpace, seed: int, initial: Path | None
+    spec: NetworkSpec,
+    space: LabelSpace,
+    seen: InputSpec,
+    seed: int,
+    initial: Path | None,
+    note: Callable[[str], None],
 ) -> SegmentationNetwork:
     """With random weights, or those of the file ``initial``."""
     torch.manual_seed(seed)
-    network = build_network(spec.name, space.num_classes, **spec.arguments)
+    network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:
         load_weights_file(network, initial, label_space=space.name)
     return network
@@ -219,8 +273,38 @@ def _device(job: Job, config: RunConfig) -> torch.device:
     return device
 
 
-def _input_size(spec: InputSpec) -> tuple[int, int]:
-    return spec.width, spec.height
+def _frame_size(config: RunConfig, spec: InputSpec) -> tuple[int, int]:
+    """Width and height of the run's frames; refused where one does not fit the memory."""
+    width, height = config.training.frame_size or (spec.width, spec.height)
+    check_frame_size(config.training, width, height)
+    return width, height
+
+
+def _work(job: Job) -> Work:
+    """The run's clock, which goes from here on, and how its phases are shown."""
+    options = job.options
+    return Work(Deadline(options.time_budget_s), options.report_phase, options.note)
+
+
+def _target_frames(
+    sources: Sequence[str | Path],
+    width: int,
+    height: int,
+    job: Job,
+    work: Work,
+    limit: int | None,
+) -> FrameSet:
+    with work.deadline.part(DECODING):
+        return target_frames(
+            sources,
+            width,
+            height,
+            job.workdir,
+            limit=limit,
+            note=job.options.note,
+            work=work,
+            stop=job.options.stop_if_requested,
+        )
 
 
 def _run(
@@ -234,15 +318,33 @@ def _run(
     space: LabelSpace,
     input_spec: InputSpec,
     provenance: Provenance,
+    work: Work,
     *,
+    align: bool = False,
     held: FrameSet | None = None,
     incumbent: Bundle | None = None,
 ) -> Bundle:
-    """Run the method's stages, then write the bundle and remove the run's folder.
+    """Align the tone, run the method's stages, write the bundle, remove the run's folder.
 
-    Where there is an ``incumbent``, the result is judged against it on the frames ``held``.
+    The tone only with ``align``. Where there is an ``incumbent``, the result is judged against it
+    on the frames ``held``. That the run is the one that is resumed is made sure first.
     """
     sampler = CropSampler(frames, config.training, config.augment, config.seed)
+    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
+    fingerprint = hash_of(
+        [
+            provenance.parent,
+            [str(source.resolve()) for source in sources],
+            list(frames.names),
+            network_spec.model_dump(mode="json"),
+            space.to_dict(),
+            input_spec.model_dump(mode="json"),
+            config.model_dump(mode="json"),
+        ]
+    )
+    work.deadline.before_s = spent_before(job.workdir / CHECKPOINT, fingerprint)
+    if align and config.tone == "auto":
+        input_spec = _aligned(network, frames, input_spec, job, device, work, fingerprint)
     context = Context(
         frames=frames,
         normalise=Normalise(input_spec).to(device),
@@ -255,20 +357,12 @@ def _run(
         classes=space.classes,
         stop_requested=job.options.stop_requested,
         note=job.options.note,
+        work=work,
     )
-    identity = [
-        provenance.parent,
-        [str(source.resolve()) for source in sources],
-        list(frames.names),
-        network_spec.model_dump(mode="json"),
-        space.to_dict(),
-        input_spec.model_dump(mode="json"),
-        config.model_dump(mode="json"),
-    ]
-    fingerprint = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
     to_memory_format(network, config.training)
     options = replace(job.options, fingerprint=fingerprint)
     summary = Trainer(network, build_stages(config), context, options).run()
+    check_finite(network)
     provenance = provenance.model_copy(
         update={
             "configuration": {**config.model_dump(mode="json"), "outcome": asdict(summary)},
@@ -295,25 +389,34 @@ def _run(
                 label_space=space,
                 input=input_spec,
                 provenance=provenance,
-                measured=_measurements(summary, device_name(device)),
+                measured=measurements(summary, device_name(device)),
                 verdict=verdict,
             )
     discard(job)
     return bundle
 
 
-def _measurements(summary: RunSummary, device: str) -> list[Measurement]:
-    how = f"the run itself, on {device}"
-    watch = summary.watch
-    return [
-        Measurement(name="run_seconds", value=round(summary.seconds, 3), unit="s", how=how),
-        Measurement(
-            name="run_peak_memory", value=round(summary.peak_memory_mib, 1), unit="MiB", how=how
-        ),
-        *([] if watch is None else [_watch_measurement(watch)]),
-    ]
+def _aligned(
+    network: SegmentationNetwork,
+    frames: FrameSet,
+    spec: InputSpec,
+    job: Job,
+    device: torch.device,
+    work: Work,
+    fingerprint: str,
+) -> InputSpec:
+    """``spec`` with the gamma of the frames, found when the run began."""
 
+    def align() -> InputSpec:
+        with work.deadline.part(TONE):
+            return align_tone(
+                network,
+                frames,
+                spec,
+                device,
+                job.options.note,
+                work,
+                job.options.stop_if_requested,
+            )
 
-def _watch_measurement(watch: Mapping[str, Any]) -> Measurement:
-    how = f"part of the run: {len(watch['looks'])} looks at {watch['frames']} frames set aside"
-    return Measurement(name="watch_seconds", value=watch["seconds"], unit="s", how=how)
+    return kept_tone(job.workdir, fingerprint, spec, align, job.options.note)

@@ -6,7 +6,6 @@ Source: Li et al., "Revisiting batch normalization for practical domain adaptati
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections import Counter
 from collections.abc import Iterable
@@ -16,6 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .lone_values import Note, lone_values_allowed
+from .networks.copies import view_of
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -44,8 +46,7 @@ def folding_view(model: Model) -> Model:
     average; it is for passes without gradients. `fold_batch_norm` says what is folded, here only
     batch norm with weights of its own.
     """
-    shared: dict[int, object] = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    view = copy.deepcopy(model, shared)
+    view = view_of(model)
     folding: list[_FoldingConv] = []
     for parent, i, conv, norm in _foldable(view):
         if norm.affine:
@@ -112,16 +113,21 @@ def _foldable(model: nn.Module) -> list[tuple[nn.Sequential, int, nn.Conv2d, nn.
 
 
 @torch.no_grad()
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+def reestimate_batch_norm(
+    model: nn.Module, batches: Iterable[Tensor], note: Note = lambda _: None
+) -> int:
     """Replace every running mean and variance by their mean over ``batches``.
 
     Each batch is normalised with its own statistics while it passes, every other layer is in
     evaluation mode, and the statistics of all batches count alike (a cumulative average, so the
-    order of the frames does not matter). A layer that no batch reaches keeps what it had.
+    order of the frames does not matter). A layer that no batch reaches keeps what it had; so does
+    one that sees one value a channel, behind global pooling in a batch of one frame, for that batch
+    (see `lone_values`).
 
     Args:
         model: changed in place: only batch-norm buffers. Its training mode is restored.
         batches: network inputs, (B, 3, H, W).
+        note: told which layer saw a lone value.
 
     Returns:
         How many layers were re-estimated; 0 leaves the model as it was.
@@ -137,9 +143,11 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         layer.reset_running_stats()
         layer.momentum = None
         layer.train()
+    before = {layer: _statistics(layer, held) for layer, held in zip(layers, kept, strict=True)}
     try:
-        for images in batches:
-            model.forward(images)  # not model(): torch.compile would compile a pass of its own
+        with lone_values_allowed(model, note, before):
+            for images in batches:
+                model.forward(images)  # not model(): torch.compile would compile a pass of its own
     finally:
         unreached = 0
         for layer, momentum, buffers in zip(layers, momenta, kept, strict=True):
@@ -152,3 +160,9 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
         for module, training in modes.items():
             module.training = training
     return len(layers) - unreached
+
+
+def _statistics(layer: _BatchNorm, held: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Running mean and variance among copies of the layer's buffers, in their order."""
+    named = dict(zip((name for name, _ in layer.named_buffers()), held, strict=True))
+    return named["running_mean"], named["running_var"]

@@ -114,12 +114,14 @@ class Student:
         label_space: a built-in label space or a JSON file; of the black box's answers.
         input_size: "WxH" that the student sees.
         initial: weights that it starts from; random otherwise.
+        output: path of the logits in what its network returns, where that is not clear.
     """
 
     network: str | None = None
     label_space: str | None = None
     input_size: str | None = None
     initial: Path | None = None
+    output: str | None = None
 
 
 def resolve_student(
@@ -150,7 +152,7 @@ def resolve_student(
     elif black_box.input is not None:
         size = {"width": black_box.input.width, "height": black_box.input.height}
         spec = spec.model_copy(update=size)
-    return network_spec(student.network), space, spec
+    return network_spec(student.network, output=student.output), space, spec
 
 
 def checked_answer(answer: Answer, num_classes: int, where: str) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,16 +14,32 @@ from ..runtime.memory import peak_memory_mib, reset_peak_memory
 
 CALIBRATION_STEPS = 5
 RESERVE = 0.95  # share of a time budget that steps may plan with; the rest ends the run
+MOST_KEPT_BACK = 0.4  # of a time budget, however long its end is said to take
 
 
 class Deadline:
-    """A run's clock, across resumes, and how many steps a time budget has room for."""
+    """A run's clock, across resumes, and what a time budget leaves for each part of its work.
+
+    The end of a run (final statistics, judging, writing) has time kept back for it, which nothing
+    before may use. Without a budget there is time for everything.
+
+    Args:
+        budget_s: seconds for the whole run, or None.
+    """
 
     def __init__(self, budget_s: float | None) -> None:
         self._budget_s = budget_s
         self.before_s = 0.0  # spent before a resume
         self._start = time.monotonic()
+        self._kept_back_s = 0.0
+        self._ending = False
+        self._parts: list[float] = []  # when each part that has begun is to end, the inmost last
         self._marks: list[tuple[int, float]] = []
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget_s is not None
 
     @property
     def elapsed_s(self) -> float:
@@ -31,8 +48,43 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the budget is spent."""
-        return self._budget_s is not None and self.elapsed_s >= self._budget_s * RESERVE
+        """Whether what the budget gives to all but the end of the run is spent."""
+        return self.elapsed_s >= self._end_s
+
+    @property
+    def due(self) -> bool:
+        """Whether the part that has begun last is to end now."""
+        return self.elapsed_s >= (self._parts[-1] if self._parts else self._end_s)
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left to the part that has begun last, not below 0."""
+        return max(0.0, (self._parts[-1] if self._parts else self._end_s) - self.elapsed_s)
+
+    @property
+    def _end_s(self) -> float:
+        if self._budget_s is None:
+            return math.inf
+        if self._ending:
+            return self._budget_s
+        return min(self._budget_s * RESERVE, self._budget_s - self._kept_back_s)
+
+    def keep_back(self, seconds: float) -> None:
+        """Leave so much for the end of the run, but at most `MOST_KEPT_BACK` of the budget."""
+        self._kept_back_s = min(seconds, MOST_KEPT_BACK * (self._budget_s or 0.0))
+
+    def begin_end(self) -> None:
+        """The end of the run begins: what was kept back may be used."""
+        self._ending = True
+
+    @contextmanager
+    def part(self, share: float) -> Iterator[None]:
+        """Give what runs inside a share of the seconds that are left to what is around it."""
+        self._parts.append(self.elapsed_s + share * self.left_s)
+        try:
+            yield
+        finally:
+            self._parts.pop()
 
     def steps_per_s(self, done: int) -> float:
         """Rate of the recent steps."""
@@ -47,8 +99,7 @@ class Deadline:
         if self._budget_s is None or len(self._marks) != CALIBRATION_STEPS:
             return planned
         rate = self.steps_per_s(done)
-        left = max(0.0, self._budget_s * RESERVE - self.elapsed_s)
-        return min(planned, done + max(1, int(left * rate)))
+        return min(planned, done + max(1, int(max(0.0, self._end_s - self.elapsed_s) * rate)))
 
 
 @dataclass

@@ -7,7 +7,6 @@ or is asked again with one method more, does only what is missing.
 from __future__ import annotations
 
 import gc
-import json
 import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -23,23 +22,24 @@ from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.engine import open_engine
 from ..runtime.errors import (
     BundleError,
+    FrameError,
     LabelError,
     OutputError,
     RoadshiftError,
     RunInterrupted,
 )
 from ..runtime.evaluation import evaluate
+from ..runtime.file_names import check_name
 from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.labels import LabelSpace
 from ..runtime.metrics import evaluation_record
-from ..runtime.strict_json import read_json
 from .adaptation import adapt_bundle
-from .checkpoint import write_atomically
 from .config import RunConfig
 from .contenders import Contender
-from .fingerprints import files_of, hash_of, identity_of
+from .fingerprints import hash_of, learned_from
 from .models import pick_device
 from .run_folder import Job
+from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .trainer import Progress
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run
@@ -102,6 +102,10 @@ def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> 
     return labelled_pairs(frames[0], labels)
 
 
+def _say_nothing(_: str) -> None:
+    """Drop what opening frames says: every run opens them and says it."""
+
+
 def compare(
     source: Bundle,
     frames: Sequence[str],
@@ -127,28 +131,28 @@ def compare(
         RunInterrupted: a signal came; calling it again goes on from there.
         RoadshiftError: of what concerns all methods: frames, labels, source, device, ``job.out``.
     """
-    if (job.out / "manifest.json").exists():
-        raise OutputError(f"{job.out}: is a bundle; give another --out for the comparison.")
-    open_frames(frames)  # before hours of work: they are there, and so is the device
+    check_comparison(job.out)
+    # Before hours of work: the frames are there, and so is the device.
+    open_frames(frames, on_skip=_say_nothing)
     device = pick_device(job.device)
     with output_errors(job.out):
         job.out.mkdir(exist_ok=True)
         (job.out / RUNS).mkdir(exist_ok=True)
-    runner = _Runner(
-        source,
-        tuple(frames),
-        pairs,
-        job,
-        space,
-        max_frames,
-        device,
-        identity_of(file for one in frames for file in files_of(Path(one))),
-        identity_of(file for pair in pairs for file in pair),
-    )
     results: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
     total = sum(len(contender.configs) for contender in contenders)
     done, now = 0, "source only"
     try:
+        runner = _Runner(
+            source,
+            tuple(frames),
+            pairs,
+            job,
+            space,
+            max_frames,
+            device,
+            _content_of(learned_from(frames, max_frames), job),
+            _content_of([file for pair in pairs for file in pair], job),
+        )
         before = runner.source_only()
         for seed in range(max(len(contender.configs) for contender in contenders)):
             for contender in contenders:
@@ -163,6 +167,25 @@ def compare(
             "from there."
         ) from error
     return Comparison(source, tuple(frames), pairs, before, results)
+
+
+def check_comparison(out: Path) -> None:
+    """Refuse a folder that holds something else than a comparison, or nothing.
+
+    Raises:
+        OutputError: it does, or it is a file, or its name is too long.
+    """
+    check_name(out, inside=True)
+    with output_errors(out):
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if "manifest.json" in names:
+        raise OutputError(f"{out}: is a bundle; give another --out for the comparison.")
+    begun = (out / RUNS / "source-only.json").is_file() or names <= {RUNS}
+    if not begun:
+        raise OutputError(
+            f"{out}: exists and holds no comparison, so nothing there is overwritten; choose "
+            "another name."
+        )
 
 
 @dataclass(frozen=True)
@@ -222,7 +245,11 @@ class _Runner:
 
     def _kept(self, path: Path, fingerprint: str) -> dict[str, Any]:
         """The record at ``path`` if it is of the same run; else that of one not yet begun."""
-        record = {} if self.job.overwrite else _read_record(path)
+        try:
+            record = {} if self.job.overwrite else _read_record(path)
+        except (DamagedError, OSError) as error:
+            self.job.options.note(f"{path}: damaged ({error}): doing it again")
+            return {"run": fingerprint}
         if record.get("run") == fingerprint:
             return record
         if record:
@@ -246,7 +273,7 @@ class _Runner:
 
         resume = record.get("begun", False)
         record = {"run": record["run"], "begun": True}
-        _write_record(path, record)
+        write_sealed_json(path, record)
         bundle = adapt_bundle(
             self.source,
             self.frames,
@@ -262,7 +289,7 @@ class _Runner:
             "steps_per_s": clock.rate or whole,
             "peak_mib": outcome["peak_memory_mib"],
         }
-        _write_record(path, record)
+        write_sealed_json(path, record)
         return bundle, record
 
     def _measured(
@@ -274,7 +301,7 @@ class _Runner:
         if record.get("measured") != fingerprint:
             evaluation = self._evaluate(bundle, title)
             record = {**record, "measured": fingerprint, "evaluation": evaluation}
-            _write_record(path, record)
+            write_sealed_json(path, record)
         kept: dict[str, Any] = record["evaluation"]
         return kept
 
@@ -341,13 +368,26 @@ def _bundle_of(
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What `_write_record` wrote; nothing if it is missing or damaged."""
+    """What was written there; nothing if there is no such file.
+
+    Raises:
+        DamagedError: it was changed since.
+        OSError: it cannot be read.
+    """
+    return read_sealed_json(path) if path.exists() else {}
+
+
+def _content_of(files: Sequence[Path], job: Job) -> str:
+    """Changes with the places and the content of ``files``."""
+
+    def stop() -> None:
+        if job.options.stop_requested():
+            raise RunInterrupted("Stopped before the first run.")
+
     try:
-        record = read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
-def _write_record(path: Path, record: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(record, indent=1, allow_nan=False).encode())
+        content = content_hash(files, job.options.note, stop)
+    except OSError as error:
+        raise FrameError(
+            f"{error.filename}: cannot be read ({error.strerror or error})."
+        ) from error
+    return hash_of([[str(file.resolve()) for file in files], content])

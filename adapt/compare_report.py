@@ -16,6 +16,7 @@ from ..runtime.engine import open_engine
 from ..runtime.images import Image, read_image, write_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.overlay import qualitative
+from ..runtime.printable import printable
 from ..runtime.terminal import comparison_cells
 from .bar_chart import Bar, bar_chart
 from .checkpoint import write_atomically
@@ -63,7 +64,7 @@ def write_report(
     write_image(out / "strips.png", qualitative(frames, own, height=HEIGHT))
     write_atomically(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
     page = _page(comparison, rows, command, images)
-    write_atomically(out / "compare.md", page.encode())
+    write_atomically(out / "compare.md", printable(page).encode())
 
 
 def _chart(rows: Rows) -> NDArray[np.uint8]:

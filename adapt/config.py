@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,11 +19,32 @@ from ..runtime.regular_files import read_regular_file
 
 _LARGEST_TOML = 1 << 20  # bytes
 
+LARGEST = 10**9  # of any number of a section: beyond it float32 and counters overflow
+
 
 class Settings(BaseModel):
-    """Base of every settings section: immutable, and an unknown key is an error."""
+    """Base of every settings section: immutable, an unknown key or a giant number is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _no_giant(self) -> Self:
+        for name, value in self:
+            limit = self.largest(name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and abs(number) > limit:
+                    raise ValueError(f"{name} must be at most {limit}, got {shown(number)}")
+        return self
+
+    @classmethod
+    def largest(cls, name: str) -> int:
+        """The largest magnitude that the field ``name`` may have."""
+        del name
+        return LARGEST
+
+
+# Of the images whose predictions are averaged; memory grows with the square of one.
+Scales = tuple[Annotated[float, Field(le=8)], ...]
 
 
 class TrainingConfig(Settings):
@@ -54,7 +75,7 @@ class TrainingConfig(Settings):
     max_bad_steps: int = Field(default=5, ge=1)  # non-finite steps in a row before the run gives up
 
     @model_validator(mode="after")
-    def _consistent(self) -> TrainingConfig:
+    def _consistent(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be [low, high] with 0 < low <= high, got {self.scale}")
         for name in ("frame_size", "crop_size"):
@@ -77,7 +98,7 @@ class AugmentConfig(Settings):
     brightness: float = Field(default=0.2, ge=0, le=1)  # jitter: factor drawn from [1 - b, 1 + b]
     contrast: float = Field(default=0.2, ge=0, le=1)
     saturation: float = Field(default=0.2, ge=0, le=1)
-    blur: float = Field(default=0.0, ge=0)  # jitter: Gaussian, sigma drawn from [0, blur] pixels
+    blur: float = Field(default=0.0, ge=0, le=100)  # jitter: Gaussian, sigma of 0 to so many pixels
 
 
 class WatchConfig(Settings):
@@ -94,7 +115,7 @@ class RunConfig(Settings):
     """Everything that decides a run besides the model and the frames."""
 
     method: str
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: int = Field(default=0, ge=0, lt=2**32)  # any that numpy takes
     tone: Literal["auto", "none"] = "auto"  # one gamma for the frames where it helps, see `tone`
     warm_start: Literal["bn", "none"] = "bn"  # re-estimate BN statistics on the frames first
     blend: float = Field(default=1.0, gt=0, le=1)  # of the way from the start, see `Trainer.run`
@@ -106,6 +127,11 @@ class RunConfig(Settings):
     augment: AugmentConfig = AugmentConfig()
     watch: WatchConfig = WatchConfig()
     method_config: dict[str, Any] = {}  # the method's own section, resolved and validated
+
+    @classmethod
+    def largest(cls, name: str) -> int:
+        """See `Settings.largest`; seeds have a range of their own."""
+        return 2**32 if name == "seed" else super().largest(name)
 
 
 Config = TypeVar("Config", bound=Settings)
@@ -149,19 +175,54 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         key, equals, text = entry.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
             raise ConfigError(f"--set {entry!r}: write it as section.key=value.")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text  # a bare word is a string
-        except (RecursionError, ValueError) as error:
-            raise ConfigError(
-                f"--set {key}: its value of {len(text):,} characters is nested too deep or too "
-                "long a number; give a shorter one."
-            ) from error
+        value = _toml_value(entry, text)
         for part in reversed(key.split(".")):
             value = {part.strip(): value}
         values = merge(values, value)
     return values
+
+
+def _toml_value(entry: str, text: str) -> Any:
+    """What the right side of ``entry`` says; a bare word is a string."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    except (RecursionError, ValueError) as error:  # brackets or digits by the thousand
+        raise ConfigError(f"--set {shown(entry)}: is no value of a setting.") from error
+    return table["value"] if len(table) == 1 else text  # a second line is no second setting
+
+
+def check_given_once(assignments: Sequence[str], **options: object) -> None:
+    """Refuse assignments of which one would be ignored for the sake of another.
+
+    Args:
+        options: what was given of the same settings in options of their own; ``None``: nothing.
+
+    Raises:
+        ConfigError: two set the same key, or one a section and the other a key inside it.
+    """
+    seen: dict[tuple[str, ...], str] = {
+        (name,): f"--{name} {shown(value)}" for name, value in options.items() if value is not None
+    }
+    for entry in assignments:
+        key = tuple(part.strip() for part in entry.partition("=")[0].split("."))
+        for other, before in seen.items():
+            shorter = min(len(key), len(other))
+            if key[:shorter] == other[:shorter]:
+                raise ConfigError(
+                    f"{before} and --set {shown(entry)} are both given; leave one of them out."
+                )
+        seen[key] = f"--set {shown(entry)}"
+
+
+def shown(value: object) -> str:
+    """``repr`` in at most 60 characters, also of what has no printable form of its own."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits, deep nesting
+        return "a giant number" if isinstance(value, int) else "a giant value"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def validate(config_type: type[Config], values: Mapping[str, Any], where: str) -> Config:
@@ -179,13 +240,14 @@ def validate(config_type: type[Config], values: Mapping[str, Any], where: str) -
             if detail["type"] == "extra_forbidden":
                 fields = _section(config_type, detail["loc"][:-1]).model_fields
                 known = ", ".join(name for name in fields if name != "method_config")
-                problems.append(f"unknown key {key!r} (known: {known})")
+                problems.append(f"unknown key {shown(key)} (known: {known})")
             elif detail["type"] == "missing":
                 problems.append(f"missing key {key!r}")
             elif detail["type"] == "value_error":  # ours, whole sentences
-                problems.append(detail["msg"].removeprefix("Value error, "))
+                sentence = detail["msg"].removeprefix("Value error, ")
+                problems.append(f"{key}.{sentence}" if key else sentence)
             else:
-                problems.append(f"{key}: {detail['msg']}, got {detail['input']!r}")
+                problems.append(f"{key}: {detail['msg']}, got {shown(detail['input'])}")
         raise ConfigError(f"{where}: " + "; ".join(problems) + ".") from error
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..runtime.errors import ConfigError
-from .config import RunConfig, parse_assignments
-from .methods import METHODS, resolve_config
+from .config import RunConfig, parse_assignments, shown
+from .methods import METHODS, adapting_method, resolve_config
+
+MOST_SEEDS = 1000  # runs of each method
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,18 +40,21 @@ def choose_contenders(
     Raises:
         ConfigError: an unknown method, variant or key; a setting for a method that is not chosen.
     """
-    known = [name for name, method in METHODS.items() if not method.black_box]
-    names = known if methods.strip() == "all" else [name.strip() for name in methods.split(",")]
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds {shown(seeds)}: give 1 to {MOST_SEEDS}.")
+    if methods.strip() == "all":
+        names = [name for name, method in METHODS.items() if not method.black_box]
+    else:
+        names = [name.strip() for name in methods.split(",")]
     chosen = [name.partition(":")[::2] for name in names]
     for method, _ in chosen:
-        if method not in METHODS:
-            raise ConfigError(f"method {method!r} is unknown; there are {', '.join(known)}.")
-        if method not in known:
+        if adapting_method(method).black_box:
             raise ConfigError(
                 f"method {method!r} starts from answers, not from a bundle's weights: run it with "
                 "`roadshift adapt` and measure it with `roadshift eval`."
             )
     given = _settings_of([method for method, _ in chosen], assignments)
+    _check_contradictions(chosen, assignments, steps)
     found: dict[tuple[str, str], Contender] = {}
     for method, wanted in chosen:
         own = [*given[method], *([f"{method}.variant={wanted}"] if wanted else [])]
@@ -61,12 +66,31 @@ def choose_contenders(
     return list(found.values())
 
 
+def _check_contradictions(
+    chosen: Sequence[Sequence[str]], assignments: Sequence[str], steps: int | None
+) -> None:
+    """Refuse settings that ``--steps`` or the variant of ``name:variant`` would override."""
+    given = parse_assignments(assignments)
+    training = given.get("training")
+    if steps is not None and isinstance(training, Mapping) and "steps" in training:
+        raise ConfigError("--steps and --set training.steps are both given; leave one of them out.")
+    for method, variant in chosen:
+        own = given.get(method)
+        if variant and isinstance(own, Mapping) and own.get("variant", variant) != variant:
+            raise ConfigError(
+                f"--methods {method}:{variant} and --set {method}.variant={own['variant']} "
+                "contradict each other; leave one of them out."
+            )
+
+
 def _settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
     """The assignments that concern each method: the shared ones, and those of its own section."""
     given: dict[str, list[str]] = {method: [] for method in methods}
     for entry in assignments:
         key = entry.partition("=")[0].strip()
         section, dot, _ = key.partition(".")
+        if key == "method":
+            raise ConfigError(f"--set {entry}: a comparison takes its methods from --methods.")
         if key == "seed":
             raise ConfigError(f"--set {entry}: a comparison counts its seeds itself, see --seeds.")
         if not (dot and section in METHODS):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..runtime.errors import RunInterrupted
 from .config import RunConfig
-from .dataset import Crop, FrameSet, whole_frames
+from .dataset import Crop, FrameSet, in_batches, stacked
 from .inputs import Normalise
 from .losses.kernels.spec import Kernel, Window
+from .work import PreparedFrames, Work
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -31,16 +35,77 @@ class Context:
     classes: tuple[str, ...] = ()  # their names, where someone is to read them
     stop_requested: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda _: None
+    work: Work = field(default_factory=Work)
+    prepared: PreparedFrames = field(default_factory=PreparedFrames)  # of the stage at work
+    said: set[str] = field(default_factory=set)  # by `note_once`
 
-    def whole_frames(self) -> Iterator[Tensor]:
-        """All frames in order, clean, normalised, (B, 3, H, W), ``bn_batch_size`` at a time.
+    def whole_frames(
+        self, title: str = "looking at all frames", *, in_order: bool = False
+    ) -> Iterator[Tensor]:
+        """All frames, clean, normalised, (B, 3, H, W), ``bn_batch_size`` at a time.
+
+        In order; where a time budget may cut them short, in the order of `Work.over`.
+
+        Args:
+            title: of what they are for.
+            in_order: in order even so.
+
+        The last batch may hold one frame more, which would be alone otherwise.
 
         Raises:
             RunInterrupted: a signal came.
         """
-        for images in whole_frames(self.frames, self.config.bn_batch_size):
-            self.stop_if_requested()
-            yield self.normalise(images.to(self.device))
+        batches = in_batches(len(self.frames), self.config.bn_batch_size)
+        for rows in self.over(batches, title, unit="batches", in_order=in_order):
+            yield self.normalise(stacked(self.frames, rows).to(self.device))
+
+    def over(
+        self, items: Sequence[Item], title: str, *, unit: str = "frames", in_order: bool = False
+    ) -> Iterator[Item]:
+        """`Work.over`, which a signal stops.
+
+        Raises:
+            RunInterrupted: a signal came.
+        """
+        return self.work.over(
+            items, title, unit=unit, in_order=in_order, stop=self.stop_if_requested
+        )
+
+    def prepare(
+        self, title: str, there: Callable[[int], bool], make: Callable[[int], None]
+    ) -> None:
+        """Make something for every frame that the stage is prepared for and that lacks it.
+
+        Where time runs out, the stage is prepared for the frames that have it by then; see
+        `PreparedFrames`.
+
+        Args:
+            title: of what is made.
+            there: whether the frame of that number has it.
+            make: makes it for the frame of that number.
+
+        Raises:
+            RunInterrupted: a signal came.
+        """
+        wanted = self.prepared.of(len(self.frames))
+        have = {i for i in wanted if there(i)}
+        missing = [i for i in wanted if i not in have]
+        if self.prepared.settled:
+            for i in missing:  # steps followed from them: time is no reason now
+                self.stop_if_requested()
+                make(i)
+            return
+        for i in self.over(missing, title):
+            make(i)
+            have.add(i)
+        if len(have) < len(wanted):
+            self.prepared.chosen = sorted(have)
+
+    def note_once(self, sentence: str) -> None:
+        """A note that would be true again and again."""
+        if sentence not in self.said:
+            self.said.add(sentence)
+            self.note(sentence)
 
     def windows(self, crops: Sequence[Crop]) -> list[Window]:
         """Where the batches' images lie in maps of whole frames."""

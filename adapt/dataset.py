@@ -6,14 +6,13 @@ what makes a resumed run the run that was never interrupted.
 
 from __future__ import annotations
 
-import json
-import os
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -21,17 +20,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..runtime.errors import FrameError, OutputError
+from ..runtime.errors import FrameError
 from ..runtime.frames import Frame, FrameSource, open_frames, read_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
-from ..runtime.strict_json import read_json
+from ..runtime.printable import encodable
 from .augment import photometric
-from .checkpoint import write_atomically
 from .config import AugmentConfig, TrainingConfig
+from .decoding import decoded, images_in_time
+from .frame_cache import cached_images, read_cache, write_cache
+from .view_sizes import scaled_side
+from .work import Work
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
-LARGEST_INDEX = 256 << 20  # bytes of ``frames.json``: names of a million frames
 Image = NDArray[np.uint8]
 
 
@@ -149,104 +150,69 @@ def target_frames(
     *,
     limit: int | None = None,
     note: Callable[[str], None] = lambda _: None,
+    work: Work | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> FrameSet:
     """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
 
     Every frame is decoded once, here, into ``workdir/frames.rgb``, so that a damaged one is found
     before the first step and no step waits for a decoder. A run that is resumed finds them there.
-    Image folders too large for that (8 GiB) are decoded as they are drawn.
+    Image folders too large for that (8 GiB) are decoded as they are drawn. Where ``work`` has too
+    little time there are fewer: of images evenly spaced ones, of a video the first.
+
+    Args:
+        work: the deadline, and where decoding is shown.
+        stop: called before each frame; may raise.
 
     Raises:
         FrameError: a source does not exist or holds no readable frame.
         OutputError: the disk cannot hold the frames.
     """
-    index, data = workdir / "frames.json", workdir / "frames.rgb"
     wanted = {
-        "sources": [str(source) for source in sources],
+        "sources": encodable([str(Path(source).resolve()) for source in sources]),
         "size": [width, height],
         "limit": limit,
     }
-    if index.exists():
-        stored = _read_index(index)
-        if {key: stored.get(key) for key in wanted} == wanted:
-            return _cached(stored["names"], width, height, data)
-    index.unlink(missing_ok=True)  # what it describes is about to be overwritten
+    names = read_cache(workdir, wanted, note)
+    if names is not None:
+        return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, note)
+    work = work or Work()
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
         return _decoded_when_drawn(stills, width, height)
-    names = _write_cache(iter(frames), width, height, data)
-    write_atomically(index, json.dumps({**wanted, "names": names}).encode())
-    return _cached(names, width, height, data)
+    total = opened.length if limit is None or opened.length is None else min(limit, opened.length)
+    if isinstance(frames, FrameSource) and stills is not None:
+        total = len(stills)
+        fewer = images_in_time(stills, width, height, work)
+        if fewer is not None:
+            total = min(fewer, total)
+            note(f"decoding {total} of {len(stills)} frames, evenly spaced, for lack of time")
+            frames = frames.only(evenly_spaced(len(stills), fewer))
+    names = write_cache(workdir, wanted, decoded(frames, total, work, stop), width, height)
+    return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
 
 
 def thinned(
     source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
 ) -> FrameSource | Iterator[Frame]:
-    """At most ``limit`` of the frames, evenly spaced; the first of a video of unknown length."""
-    stills, count = source.stills, source.length
+    """At most ``limit`` of the frames, evenly spaced; those of videos are counted by decoding."""
+    stills = source.stills
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
         if len(chosen) < len(stills):
             note(f"using {len(chosen)} of {len(stills)} frames, evenly spaced (--max-frames)")
         return source.only(chosen)
-    keep = None if count is None else set(evenly_spaced(count, limit))
-    if keep is not None and count is not None and len(keep) < count:
-        note(f"using {len(keep)} of about {count} frames, evenly spaced (--max-frames)")
-    return _chosen(source, keep, limit)
-
-
-def _read_index(index: Path) -> dict[str, Any]:
-    """What ``frames.json`` says; nothing if it is damaged, and the frames are read anew."""
-    try:
-        stored = read_json(index, limit=LARGEST_INDEX)
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
-
-
-def _chosen(frames: Any, keep: set[int] | None = None, limit: int | None = None) -> Iterator[Frame]:
-    kept = 0
-    for i, frame in enumerate(frames):
-        if keep is not None and i not in keep:
-            continue
-        if keep is None and limit is not None and kept >= limit:
-            return
-        kept += 1
-        yield frame
-
-
-def _write_cache(frames: Iterator[Frame], width: int, height: int, path: Path) -> list[str]:
-    names: list[str] = []
-    try:
-        with path.open("wb") as file:
-            for frame in frames:
-                file.write(np.ascontiguousarray(fit_frame(frame.image, width, height)).data)
-                names.append(frame.name)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        path.unlink(missing_ok=True)
-        raise OutputError(
-            f"{path.parent}: cannot hold the decoded frames ({error.strerror or error}); free some "
-            "space, lower --max-frames, or write the output elsewhere."
-        ) from error
-    if not names:
-        raise FrameError("No frame could be read from the sources given.")
-    return names
-
-
-def _cached(names: Sequence[str], width: int, height: int, path: Path) -> FrameSet:
-    shape = (len(names), height, width, 3)
-    if not path.exists() or path.stat().st_size != int(np.prod(shape)):
-        raise FrameError(
-            f"{path}: the decoded frames of this run are damaged; delete {path.parent} and start "
-            "again."
-        )
-    pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)
-    return FrameSet(names, width, height, lambda i: np.asarray(pixels[i]))
+    if limit is None:
+        return iter(source)
+    note("counting the frames of the videos, to use evenly spaced ones (--max-frames)")
+    count = source.count()
+    keep = set(evenly_spaced(count, limit))
+    if len(keep) < count:
+        note(f"using {len(keep)} of {count} frames, evenly spaced (--max-frames)")
+    return (frame for i, frame in enumerate(source) if i in keep)
 
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
@@ -300,10 +266,10 @@ def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bo
 
 
 def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
-    """``share`` of each side, in multiples of 8 pixels, the stride of most networks."""
+    """``share`` of each side, at least 16 pixels, with the divisors that the side has."""
     if share == 1:
         return size
-    width, height = (min(side, max(16, 8 * round(side * share / 8))) for side in size)
+    width, height = (min(side, max(16, scaled_side(side, share))) for side in size)
     return width, height
 
 
@@ -314,6 +280,7 @@ class CropSampler:
         self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
+        self._chosen: Sequence[int] = range(len(frames))
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
@@ -321,6 +288,10 @@ class CropSampler:
                 f"crop_size {self.width}x{self.height} is larger than the frames "
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
+
+    def draw_from(self, chosen: Sequence[int]) -> None:
+        """Make batches of the frames of these numbers alone."""
+        self._chosen = chosen
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
@@ -338,9 +309,9 @@ class CropSampler:
         return range(self._training.batch_size)
 
     def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
-        epoch, place = divmod(position, len(self._frames))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._frames))
-        index = int(order[place])
+        epoch, place = divmod(position, len(self._chosen))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
+        index = self._chosen[int(order[place])]
         rng = np.random.default_rng([self._seed, epoch, place])
         crop = self._crop(rng)
         clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
@@ -406,6 +377,21 @@ class Prefetcher(Generic[Item]):
 
 def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
     """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
-    for start in range(0, len(frames), batch_size):
-        rows = range(start, min(start + batch_size, len(frames)))
-        yield torch.from_numpy(np.stack([frames.image(i) for i in rows]))
+    return (stacked(frames, rows) for rows in in_batches(len(frames), batch_size))
+
+
+def in_batches(count: int, batch_size: int) -> list[range]:
+    """The numbers below ``count``, ``batch_size`` at a time.
+
+    A last one that would be alone joins the batch before: a batch of one is a poor sample, and
+    where a network pools a whole frame it is none.
+    """
+    starts = list(range(0, count, batch_size))
+    if batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [range(start, stop) for start, stop in itertools.pairwise([*starts, count])]
+
+
+def stacked(frames: FrameSet, rows: Sequence[int]) -> Tensor:
+    """The frames of these numbers, uint8 (B, H, W, 3), clean and uncropped."""
+    return torch.from_numpy(np.stack([frames.image(i) for i in rows]))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from .networks.copies import copy_of
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def frozen_copy(model: Model) -> Model:
     """A copy of ``model`` that does not learn, in evaluation mode."""
-    return copy.deepcopy(model).eval().requires_grad_(False)
+    return copy_of(model).eval().requires_grad_(False)
 
 
 @torch.no_grad()

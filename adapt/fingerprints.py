@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..runtime.frames import VIDEO_SUFFIXES, list_images
-from ..runtime.images import list_files
+from ..runtime.folder_contents import folder_contents
+from ..runtime.frames import open_frames
+from .dataset import evenly_spaced
 
 
 def hash_of(document: Any) -> str:
@@ -23,8 +24,21 @@ def identity_of(files: Iterable[Path]) -> str:
     return hash_of([[path, found.st_size, found.st_mtime_ns] for path, found in status])
 
 
+def learned_from(sources: Sequence[str | Path], limit: int | None) -> list[Path]:
+    """The files whose frames a run learns from, ``limit`` of them if they are images.
+
+    Raises:
+        FrameError: a source does not exist or holds no frame.
+    """
+    opened = open_frames([str(source) for source in sources], on_skip=lambda _: None)
+    stills = opened.stills
+    if stills is not None:
+        return [stills[i][0] for i in evenly_spaced(len(stills), limit)]
+    return [file for source in sources for file in files_of(Path(source))]
+
+
 def files_of(source: Path) -> list[Path]:
     """The files that hold the frames of one source: a folder, an image or a video."""
     if not source.is_dir():
         return [source]
-    return list_images(source) or list_files(source, VIDEO_SUFFIXES)
+    return list(folder_contents(source).files)

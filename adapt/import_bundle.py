@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runtime.bundle import (
@@ -17,8 +17,7 @@ from ..runtime.bundle import (
 from ..runtime.errors import ConfigError, NetworkError
 from ..runtime.labels import LabelSpace
 from .importing import ARGUMENTS_OF, load_weights, read_checkpoint, save_weights
-from .models import IMAGENET_INPUT, network_spec, parse_size, parse_triple
-from .networks import build_network
+from .models import IMAGENET_INPUT, network_spec, new_network, parse_size, parse_triple
 
 
 def import_bundle(
@@ -32,7 +31,9 @@ def import_bundle(
     mean: str | None = None,
     std: str | None = None,
     arguments: Sequence[str] = (),
+    output: str | None = None,
     overwrite: bool = False,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Check a checkpoint against its network and write it as a bundle.
 
@@ -45,25 +46,28 @@ def import_bundle(
         network: a registered name or ``package.module:factory``.
         input_size: "WxH"; colour: "rgb" or "bgr"; mean, std: "a,b,c", in 0-255 units.
         arguments: of the network, "key=value".
+        output: path of the logits in what the network returns, where that is not clear.
+        note: told how a user's network is built and what its trial found.
 
     Raises:
-        NetworkError: the file is no checkpoint or does not fit the network and label space.
+        NetworkError: the file is no checkpoint or does not fit the network and label space; the
+            network fails in its trial.
         ConfigError: an argument of the network, the size, colour, mean or std is malformed.
         OutputError: the bundle cannot be written.
     """
     check_output(out, overwrite)
     state = read_checkpoint(weights)
-    spec = network_spec(network, arguments)
+    width, height = parse_size("--input-size", input_size)
+    spec = network_spec(network, arguments, output)
     if network in ARGUMENTS_OF:
         try:
             found = ARGUMENTS_OF[network](state)
         except NetworkError as error:
             raise NetworkError(f"{weights}: {error}") from error
         found.pop("num_classes")  # load_weights compares it with the label space
-        spec = NetworkSpec(name=network, arguments={**found, **spec.arguments})
-    built = build_network(network, space.num_classes, **spec.arguments)
+        spec = NetworkSpec(name=network, arguments={**found, **spec.arguments}, output=output)
+    built = new_network(spec, space, (width, height), note)
     load_weights(built, state, str(weights), label_space=f"label space {space.name}")
-    width, height = parse_size("--input-size", input_size)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
     if chosen not in ("rgb", "bgr"):

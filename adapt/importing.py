@@ -207,13 +207,20 @@ def _check_class_count(
     network: SegmentationNetwork, state: Mapping[str, Tensor], where: str, label_space: str
 ) -> None:
     """Refuse weights whose classifier differs from the network's in the number of classes alone."""
+    differing = [
+        (name, parameter)
+        for name, parameter in network.named_parameters()
+        if name in state and state[name].shape != parameter.shape
+    ]
+    if not differing:
+        return
     classifier = {id(parameter) for parameter in network.classifier_parameters()}
-    for name, parameter in network.named_parameters():
-        if id(parameter) not in classifier or name not in state:
+    for name, parameter in differing:
+        if id(parameter) not in classifier:
             continue
         found, expected = state[name].shape, parameter.shape
         only_first_differs = len(found) == len(expected) and found[1:] == expected[1:]
-        if found != expected and only_first_differs and expected[0] == network.num_classes:
+        if only_first_differs and expected[0] == network.num_classes:
             raise NetworkError(
                 f"{where}: the weights have {found[0]} classes, {label_space} has {expected[0]}; "
                 "choose the label space that they were trained with."

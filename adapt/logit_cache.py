@@ -6,11 +6,12 @@ network that sees all of the image answers a little differently to the crop alon
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
 import os
 import shutil
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from ..runtime.atomic import output_errors
 from ..runtime.errors import OutputError
-from ..runtime.strict_json import read_json
 from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch
 from .losses.kernels.spec import Map
 from .networks import SegmentationNetwork
+from .seals import DamagedError, file_hash, read_sealed_json, write_sealed_json
 
 
 class LogitCache:
@@ -37,6 +38,7 @@ class LogitCache:
 
     Raises:
         OutputError: the disk has no room for it, or cannot be written.
+        OutOfTimeError: see `open_cache`.
     """
 
     def __init__(self, name: str, teacher: SegmentationNetwork, context: Context) -> None:
@@ -51,12 +53,16 @@ class LogitCache:
 
     def _written(self) -> tuple[int, ...] | None:
         """The shape of what an earlier start wrote whole."""
-        try:
-            shape = tuple(map(int, read_json(self._index)))
-            whole = self._path.stat().st_size == 2 * math.prod(shape)
-        except (OSError, ValueError, TypeError):
+        if not self._index.exists():
             return None
-        return shape if whole and len(shape) == 4 else None
+        try:
+            record = read_sealed_json(self._index)
+            if file_hash(self._path) != record["content"]:
+                raise DamagedError("its content and its SHA-256 differ")
+        except (OSError, DamagedError, KeyError) as error:
+            self.context.note(f"{self._path}: damaged ({error}), so it is made again")
+            return None
+        return tuple(record["shape"])
 
     def _write(self, teacher: SegmentationNetwork) -> tuple[int, ...]:
         self._index.unlink(missing_ok=True)
@@ -77,24 +83,50 @@ class LogitCache:
                     f"has {free / 2**30:.1f} GiB left; set teacher_cache=false, or use fewer "
                     "frames (--max-frames)."
                 )
+            digest = hashlib.sha256()
             with self._path.open("wb") as file:
-                file.write(_half(first))
-                for logits in answers:
-                    file.write(_half(logits))
+                for logits in chain([first], answers):
+                    part = _half(logits)
+                    digest.update(part)
+                    file.write(part)
+                if file.tell() != size:
+                    raise OutOfTimeError
                 file.flush()
                 os.fsync(file.fileno())
-            write_atomically(self._index, json.dumps(shape).encode())  # now it is whole
+            record = {"shape": shape, "content": digest.hexdigest()}
+            write_sealed_json(self._index, record)  # now it is whole
         return shape
 
     def _answers(self, teacher: SegmentationNetwork) -> Iterator[Tensor]:
         with torch.no_grad():
-            for clean in self.context.whole_frames():
+            for clean in self.context.whole_frames("filling the teacher cache", in_order=True):
                 yield teacher(clean).logits
 
     def maps(self, batch: Batch) -> Map:
         """Logits of the batch's frames, float16 (B, K, h, w), and where its crops lie in them."""
         logits = torch.from_numpy(np.stack([self._logits[frame] for frame in batch.frames]))
         return Map(logits.to(self.context.device), self.context.windows(batch.crops))
+
+
+class OutOfTimeError(Exception):
+    """The time budget ended before the cache was whole."""
+
+
+def open_cache(name: str, teacher: SegmentationNetwork, context: Context) -> LogitCache | None:
+    """A `LogitCache`, or None where the time budget does not suffice to fill it.
+
+    A resumed run does as the first start did.
+    """
+    skipped = context.workdir / f"{name}.skipped"
+    if skipped.exists():
+        return None
+    try:
+        return LogitCache(name, teacher, context)
+    except OutOfTimeError:
+        context.note("no teacher cache: the time budget does not suffice to fill it")
+        (context.workdir / f"{name}.f16").unlink(missing_ok=True)
+        write_atomically(skipped, b"")
+        return None
 
 
 def _half(logits: Tensor) -> bytes:

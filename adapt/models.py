@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
 from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
 from ..runtime.errors import ConfigError, NetworkError
+from ..runtime.labels import LabelSpace
 from .config import parse_assignments
 from .importing import load_weights, read_weights
-from .networks import SegmentationNetwork, build_network
+from .networks import NETWORKS, ForeignNetwork, SegmentationNetwork, build_network
+from .networks.copies import check_rebuilds
+from .networks.factory import without_class_count
+from .networks.trial import try_out
 from .networks.trust import check_allowed
 
 # What a network trained from scratch sees: RGB with ImageNet's statistics, in 0-255 units.
@@ -27,20 +32,23 @@ IMAGENET_INPUT = InputSpec(
 )
 
 
-def network_spec(name: str, arguments: Sequence[str] = ()) -> NetworkSpec:
+def network_spec(
+    name: str, arguments: Sequence[str] = (), output: str | None = None
+) -> NetworkSpec:
     """A network by name, with ``key=value`` arguments (values are TOML).
 
+    Args:
+        output: path of the logits in what it returns, see `NetworkSpec`.
+
     Raises:
-        ConfigError: an argument is malformed, or is one that the label space decides.
+        ConfigError: an argument is malformed.
     """
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         if not equals or not key.strip().isidentifier() or key.strip() == "name":
             raise ConfigError(f"--argument {argument!r}: write it as key=value.")
-        if key.strip() == "num_classes":
-            raise ConfigError(f"--argument {argument!r}: --label-space decides that, leave it out.")
     try:
-        return NetworkSpec(name=name, arguments=parse_assignments(arguments))
+        return NetworkSpec(name=name, arguments=parse_assignments(arguments), output=output)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(
@@ -101,6 +109,46 @@ def device_name(device: torch.device) -> str:
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"
 
 
+def new_network(
+    spec: NetworkSpec,
+    space: LabelSpace,
+    size: tuple[int, int],
+    note: Callable[[str], None] | None = None,
+) -> SegmentationNetwork:
+    """Build a network with fresh weights; a user's own is tried out on noise of its input size.
+
+    Args:
+        size: (width, height) of its input.
+        note: told how a user's factory was called and what the trial found. Where there is someone
+            to tell, the network is new to the package, and is also tried for copies.
+
+    Raises:
+        NetworkError: it cannot be built, raises, or does not say which of its maps is the logits.
+        ConfigError: an argument or ``spec.output`` contradicts the network.
+    """
+    arguments = without_class_count(spec.arguments, space.num_classes)
+    network = build_network(spec.name, space.num_classes, **arguments)
+    if spec.name in NETWORKS:
+        if spec.output is not None:
+            raise ConfigError(
+                f"--output {spec.output}: network '{spec.name}' has one output; leave it out."
+            )
+        return network
+    where, (width, height) = f"network '{spec.name}'", size
+    if note is not None:
+        note(f"{where} is built {network.called}")
+    if isinstance(network, ForeignNetwork):
+        trial = network.try_out((height, width), spec.output)
+    else:  # a user's own subclass of ours, which says itself where its logits are
+        how: dict[str, Any] = {"size": (height, width), "output": spec.output}
+        trial = try_out(network, network.__call__, space.num_classes, where, **how)
+    if note is not None:
+        check_rebuilds(network)
+        for said in trial.notes:
+            note(f"{where}: {said}")
+    return network
+
+
 def load_network(bundle: Bundle, device: torch.device) -> SegmentationNetwork:
     """The bundle's network with its weights, in evaluation mode.
 
@@ -117,12 +165,8 @@ def load_network(bundle: Bundle, device: torch.device) -> SegmentationNetwork:
         raise NetworkError(f"{bundle.path}: holds no weights, so it can only be run, not changed.")
     space, spec = bundle.label_space, bundle.manifest.network
     check_allowed(spec.name, bundle.allow_networks, f"{bundle.path}: its network")
-    if "num_classes" in spec.arguments:
-        raise NetworkError(
-            f"{bundle.path}: num_classes is no argument of its network, the label space decides "
-            "it; make the bundle again."
-        )
-    network = build_network(spec.name, space.num_classes, **spec.arguments)
+    seen = bundle.manifest.input
+    network = new_network(spec, space, (seen.width, seen.height))
     where = str(bundle.file(artefact))
     state = read_weights(bundle.content(artefact), where)
     load_weights(network, state, where, label_space=space.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -45,16 +46,17 @@ class Passes:
 
         Args:
             step: steps done before; with the run's seed it decides every random draw.
-            micro_batch: frames a forward pass.
+            micro_batch: frames a forward pass at most; all passes have as many, or one fewer.
 
         Returns:
             The terms and their total by name, and whether all are finite.
         """
         size = len(batch.frames)
         sums: dict[str, Tensor] = {}
-        for start in range(0, size, micro_batch):
+        for rows in np.array_split(np.arange(size), math.ceil(size / micro_batch)):
+            start, stop = int(rows[0]), int(rows[-1]) + 1
             torch.manual_seed(seed_of(self._seed, step, start))
-            piece = batch.part(start, min(start + micro_batch, size))
+            piece = batch.part(start, stop)
             with precision.autocast():
                 terms = self.stage.losses(piece)
             share = len(piece.frames) / size

@@ -82,12 +82,12 @@ class Precision:
         if self._scaler.is_enabled():
             self._scaler.update()
 
-    def state(self) -> Mapping[str, float] | None:
+    def state(self) -> Mapping[str, int | float] | None:
         """The scaler's numbers, for a checkpoint."""
         scaler = self._scaler.state_dict()
         return {**scaler, "found_scale": float(self._found_scale)} if scaler else None
 
-    def load_state(self, state: Mapping[str, float] | None) -> None:
+    def load_state(self, state: Mapping[str, int | float] | None) -> None:
         """Take back what `state` gave."""
         if state and self._scaler.is_enabled():
             numbers = dict(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -20,12 +20,15 @@ from ..runtime.errors import OutputError
 from .batch_norm import batch_norm_layers
 from .context import Context
 from .dataset import Batch, FrameSet, Image, resize_window
+from .lone_values import lone_values_allowed
 from .losses.kernels.labels import argmax_of_mean
 from .losses.kernels.spec import Map, Window
 from .losses.kernels.taps import upsample_map
 from .mixing import IGNORED
 from .networks import SegmentationNetwork
+from .seals import DamagedError, sealed, unsealed
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
+from .view_sizes import scaled_size, scales_taken
 
 SCALES = (1.0, 1.25, 0.75)
 
@@ -34,11 +37,15 @@ class PseudoLabels:
     """A folder with one PNG a frame: the class of every pixel, and how confident the model was.
 
     A PNG's channels hold the class (255: none) and the high and low byte of the confidence's bin
-    (`confidence_bins`), at frame size. Compressed; written whole or not at all.
+    (`confidence_bins`), at frame size. Compressed and sealed; written whole or not at all.
+
+    Args:
+        folder: of the PNGs.
+        note: told of a damaged one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, note: Callable[[str], None] = lambda _: None) -> None:
+        self._folder, self._note = folder, note
 
     def path(self, frame: int) -> Path:
         """Where the labels of frame number ``frame`` lie."""
@@ -50,9 +57,15 @@ class PseudoLabels:
         return None if stored is None else _unpack(stored)
 
     def _read(self, frame: int) -> Image | None:
-        stored = cv2.imread(str(self.path(frame)), cv2.IMREAD_UNCHANGED)
-        whole = stored is not None and stored.ndim == 3 and stored.dtype == np.uint8
-        return np.asarray(stored, dtype=np.uint8) if whole else None
+        try:
+            content = unsealed(self.path(frame).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, DamagedError) as error:
+            self._note(f"{self.path(frame)}: damaged ({error}), so it is made again")
+            return None
+        stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        return np.asarray(stored, dtype=np.uint8)
 
     def write(self, frame: int, labels: Image, bins: NDArray[np.uint16]) -> None:
         """Store classes and bins, both (H, W)."""
@@ -61,7 +74,7 @@ class PseudoLabels:
         temporary = self.path(frame).with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data.tobytes())
+            temporary.write_bytes(sealed(data.tobytes()))
             temporary.replace(self.path(frame))
         except OSError as error:
             raise OutputError(
@@ -97,8 +110,8 @@ class PseudoLabels:
         stored = self._read(frame)
         if stored is None:
             raise OutputError(
-                f"{self.path(frame)}: the pseudo-label vanished during the run; start it again "
-                "with --resume and it is rebuilt."
+                f"{self.path(frame)}: the pseudo-label vanished or was damaged during the run; "
+                "start it again with --resume and it is rebuilt."
             )
         return stored
 
@@ -150,7 +163,7 @@ def multi_scale_logits(
 
 def _views(images: Tensor, scales: Sequence[float], mirror: bool) -> Iterator[tuple[Tensor, bool]]:
     for scale in scales:
-        size = tuple(max(1, round(side * scale)) for side in images.shape[2:])
+        size = scaled_size(images.shape[2], images.shape[3], scale)
         view = images
         if scale != 1:
             view = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
@@ -195,15 +208,25 @@ def _labelling(model: SegmentationNetwork, *, batch_statistics: bool) -> Iterato
 
 @contextmanager
 def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
-    """Batch norm neither uses nor moves its running statistics."""
+    """Batch norm neither moves its running statistics nor uses them, but for `lone_values`."""
     layers = batch_norm_layers(model)
     for layer in layers:
         layer.track_running_stats, layer.training = False, True
     try:
-        yield
+        with lone_values_allowed(model):
+            yield
     finally:
         for layer in layers:
             layer.track_running_stats, layer.training = True, False
+
+
+def usable_scales(
+    model: SegmentationNetwork, context: Context, scales: Sequence[float]
+) -> tuple[float, ...]:
+    """Those of ``scales`` at which ``model`` answers, tried once; see `scales_taken`."""
+    clean = _clean(context, 0)
+    with _labelling(model, batch_statistics=False):
+        return scales_taken(model, clean, scales, context.note_once)
 
 
 def label_frames(
@@ -214,26 +237,30 @@ def label_frames(
     mirror: bool = True,
     batch_statistics: bool = False,
 ) -> PseudoLabels:
-    """Argmax and maximum of `frame_probabilities` for every frame.
+    """Argmax and maximum of `frame_probabilities` for every frame, or as many as time allows.
 
-    A resumed run finds those it made. They lie in a folder of their own for each model, frames and
-    way of labelling, so that a run never takes up what an abandoned one with other settings left in
-    the working folder.
+    See `Context.prepare` for the latter. A resumed run finds those it made. They lie in a folder of
+    their own for each model, frames and way of labelling, so that a run never takes up what an
+    abandoned one with other settings left in the working folder.
 
     Source: the IAPC reference code, which labels the target set once, before training, with the
     source model.
     """
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
-    stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}")
+    stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}", context.note)
     size = (context.frames.height, context.frames.width)
-    for i in range(len(context.frames)):
-        if stored.read(i) is None:
-            context.stop_if_requested()
-            with _labelling(model, batch_statistics=batch_statistics):
-                views = list(multi_scale_logits(model, _clean(context, i), scales, mirror=mirror))
-            labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
-            bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
-            stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
+    taken: tuple[float, ...] = ()  # tried when there is a frame to label
+
+    def label(i: int) -> None:
+        nonlocal taken
+        taken = taken or usable_scales(model, context, scales)
+        with _labelling(model, batch_statistics=batch_statistics):
+            views = list(multi_scale_logits(model, _clean(context, i), taken, mirror=mirror))
+        labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
+        bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)
+        stored.write(i, labels.to(torch.uint8).cpu().numpy(), bins)
+
+    context.prepare("labelling frames", lambda i: stored.read(i) is not None, label)
     return stored
 
 

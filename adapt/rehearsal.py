@@ -1,4 +1,4 @@
-"""What a run tries on its first batch before its first step: how many frames fit, what pays.
+"""The precisions that a run tries on its first batch before its first step, and which one pays.
 
 Nothing that is tried leaves a trace in weights, buffers, gradients or random generators.
 """
@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from .budget import Peak, peak_memory
 from .dataset import Batch
 from .passes import Passes
 from .precision import Precision, PrecisionName
@@ -84,10 +83,43 @@ def describe_choice(measured: Mapping[PrecisionName, Measured], chosen: Precisio
     return "precision: float32; " + ", ".join(reasons)
 
 
+def find_precision(
+    passes: Passes,
+    batch: Batch,
+    names: Sequence[PrecisionName],
+    device: torch.device,
+    note: Callable[[str], None],
+    due: Callable[[], bool] = lambda: False,
+) -> tuple[PrecisionName, dict[str, dict[str, float | None]] | None]:
+    """The precision to learn in, by `measure_precisions`, with a note of why.
+
+    Args:
+        batch: a micro-batch for which float32 has room; an empty one if there is none.
+
+    Returns:
+        Its name, and what was measured; None where there was no time to measure.
+    """
+    measured: dict[PrecisionName, Measured] | None = dict.fromkeys(("fp32", *names), NO_ROOM)
+    if batch.frames:
+        measured = measure_precisions(passes, batch, names, device, due)
+    if measured is None:
+        note("precision: float32; the time budget leaves no time to try others")
+        return "fp32", None
+    chosen = choose_precision(measured)
+    note(describe_choice(measured, chosen))
+    return chosen, {name: asdict(found) for name, found in measured.items()}
+
+
 def measure_precisions(
-    passes: Passes, batch: Batch, names: Sequence[PrecisionName], device: torch.device
-) -> dict[PrecisionName, Measured]:
+    passes: Passes,
+    batch: Batch,
+    names: Sequence[PrecisionName],
+    device: torch.device,
+    due: Callable[[], bool] = lambda: False,
+) -> dict[PrecisionName, Measured] | None:
     """Forward and backward of ``batch`` in float32 and each of ``names``, in turns.
+
+    None where the time for it ends before every precision was tried and timed once.
 
     Every gradient is compared, not the first one alone: a kernel that reads memory which it has
     not written (oneDNN 3.12's of dilated depthwise convolutions in bf16) is right by chance. There
@@ -96,6 +128,7 @@ def measure_precisions(
     Args:
         batch: a micro-batch of the run, on ``device``.
         names: the preferred one first.
+        due: whether that time is over.
     """
     tried = {name: Precision(name, device) for name in ("fp32", *names)}
     seconds: dict[PrecisionName, list[float]] = {name: [] for name in tried}
@@ -117,6 +150,8 @@ def measure_precisions(
     try:
         with _without_dropout(passes.model):
             for name, precision in tried.items():  # warms up, and finds fp16's scale
+                if due():
+                    return None
                 attempts = SCALES if precision.still_searching and reference else 1
                 any(take(name) for _ in range(attempts))
                 seconds[name].clear()
@@ -124,13 +159,23 @@ def measure_precisions(
             started = _clock(device)
             for turn in range(TURNS):
                 for name in list(tried)[:: -1 if turn % 2 else 1]:
+                    if due():
+                        return _summary(seconds, cosines) if turn else None
                     take(name)
                 if turn + 1 >= FEWEST_TURNS and _clock(device) - started >= ENOUGH_S:
                     break
     except torch.OutOfMemoryError:
         return dict.fromkeys(tried, NO_ROOM)
+    return _summary(seconds, cosines)
+
+
+def _summary(
+    seconds: Mapping[PrecisionName, Sequence[float]],
+    cosines: Mapping[PrecisionName, Sequence[float | None]],
+) -> dict[PrecisionName, Measured]:
     return {
-        name: Measured(statistics.median(seconds[name]), _least(cosines[name])) for name in tried
+        name: Measured(statistics.median(took), _least(cosines[name]))
+        for name, took in seconds.items()
     }
 
 
@@ -184,29 +229,3 @@ def _without_dropout(model: nn.Module) -> Iterator[None]:
     finally:
         for layer, rate in zip(layers, rates, strict=True):
             layer.p = rate
-
-
-def largest_micro_batch(
-    passes: Passes, batch: Batch, micro_batch: int, precision: Precision, room: int
-) -> tuple[int, Peak]:
-    """The largest of ``micro_batch`` and its halves whose step peaks below ``room`` bytes.
-
-    Args:
-        batch: a whole batch, on the run's device.
-        precision: not the run's own, see `Passes.rehearse`.
-
-    Returns:
-        Frames, 0 where not even one fits, and the peak of the last try.
-    """
-    while True:
-        with peak_memory(batch.augmented.device) as peak:
-            try:
-                with passes.rehearse(batch, micro_batch, precision):
-                    pass
-            except torch.OutOfMemoryError:
-                peak.exceeded = True
-        if not peak.exceeded and peak.bytes <= room:
-            return micro_batch, peak
-        if micro_batch == 1:
-            return 0, peak
-        micro_batch = max(1, micro_batch // 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -14,14 +15,17 @@ from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, open_bundle
 from ..runtime.errors import FrameError, LabelSpaceError, NetworkError, OutputError, RunInterrupted
 from ..runtime.evaluation import evaluate
+from ..runtime.file_names import check_name
 from ..runtime.images import read_image
 from ..runtime.labels import label_space
 from ..runtime.layouts import layout
 from ..runtime.metrics import evaluation_record
+from ..runtime.printable import encodable
+from ..runtime.strict_json import JsonError, read_json
 from .adaptation import adapt_bundle
 from .checkpoint import write_atomically
-from .config import RunConfig
 from .import_bundle import import_bundle
+from .importing import load_weights_file, save_weights
 from .methods import resolve_config
 from .models import load_network, pick_device
 from .networks.trust import check_allowed
@@ -31,6 +35,7 @@ from .torch_engine import TorchEngine
 from .trainer import Progress, RunOptions
 
 Pairs = Sequence[tuple[Path, Path]]
+RESULT = "result.json"
 
 
 class RecipeEngine(TorchEngine):
@@ -92,8 +97,10 @@ def reproduce(
     folders, pairs = kept.frame_folders(data), kept.labelled_pairs(data)
     _check_size(pairs[0][0], recipe)
     run_on = pick_device(device)
+    check_name(out, inside=True)
     with output_errors(out):
         out.mkdir(exist_ok=True)
+        _check_ours(out / RESULT)
     if not options.resume:
         check_output(out / "adapted", overwrite)
     source = _source_model(
@@ -113,7 +120,9 @@ def reproduce(
         return record
 
     source_only = measure(source, "source only")
-    adapted = _adapted(source, folders, config, Job(out / "adapted", overwrite, device, options))
+    adapted = adapt_bundle(
+        source, folders, config, Job(out / "adapted", overwrite, device, options)
+    )
     measured = measure(adapted, "adapted")
     result = {
         "recipe": file.stem,
@@ -126,8 +135,23 @@ def reproduce(
         "measured": measured,
         "gain": measured["miou"] - source_only["miou"],
     }
-    write_atomically(out / "result.json", json.dumps(result, indent=2).encode())
+    write_atomically(out / RESULT, json.dumps(result, indent=2).encode())
     return result
+
+
+def _check_ours(file: Path) -> None:
+    """Refuse to replace a ``result.json`` that another program wrote."""
+    if not file.exists():
+        return
+    try:
+        found = read_json(file)
+    except JsonError:
+        found = None
+    if not (isinstance(found, dict) and {"recipe", "published"} <= set(found)):
+        raise OutputError(
+            f"{file}: exists and is no result of this command, so it is never overwritten; give "
+            "another --out."
+        )
 
 
 def _check_size(image_path: Path, recipe: Recipe) -> None:
@@ -162,7 +186,8 @@ def _source_model(
                 overwrite=overwrite,
             )
         bundle = open_bundle(out, allow_networks=allow_networks)
-        if bundle.manifest.provenance.configuration.get("weights") != checkpoint.name:
+        named = bundle.manifest.provenance.configuration.get("weights")
+        if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
             raise OutputError(
                 f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
                 "with --overwrite."
@@ -182,15 +207,13 @@ def _source_model(
     return bundle
 
 
-def _adapted(source: Bundle, frames: Sequence[Path], config: RunConfig, job: Job) -> Bundle:
-    """The adapted model; on resuming, the one that this very run has finished already."""
-    if job.options.resume and job.out.exists() and not job.workdir.exists():
-        done = open_bundle(job.out, allow_networks=source.allow_networks)
-        origin = done.manifest.provenance
-        settings = {key: value for key, value in origin.configuration.items() if key != "outcome"}
-        if (origin.parent, settings) == (source.hash, config.model_dump(mode="json")):
-            return done
-    return adapt_bundle(source, frames, config, job)
+def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
+    """Whether an imported bundle holds what ``checkpoint`` holds now."""
+    network = load_network(bundle, torch.device("cpu"))
+    load_weights_file(network, checkpoint, label_space=bundle.label_space.name)
+    artefact = bundle.artefact(kind="weights")
+    digest = hashlib.sha256(save_weights(network)).hexdigest()
+    return artefact is not None and artefact.sha256 == digest
 
 
 def _reporter(stage: str, options: RunOptions) -> Callable[[int, int], None]:

@@ -54,17 +54,18 @@ def check_job(job: Job) -> None:
 
 @contextmanager
 def run_folder(job: Job) -> Iterator[None]:
-    """Make the run's folder; a run that fails before its first step leaves none."""
+    """Make the run's folder; a new run that fails before its first step leaves none."""
     with output_errors(job.workdir):
         job.workdir.mkdir(exist_ok=True)
     with _alone_in(job.workdir):
+        resumed = (job.workdir / CHECKPOINT).exists()
         try:
             yield
         except BaseException as error:
             stopped = isinstance(error, RunInterrupted) and (job.workdir / CHECKPOINT).exists()
             history = job.workdir / HISTORY
             began = history.exists() and history.stat().st_size > 0
-            if job.workdir.exists() and not (stopped or began):
+            if job.workdir.exists() and not (stopped or began or resumed):
                 discard(job)
             raise
 

@@ -12,7 +12,7 @@ from .dataset import Batch
 from .labeller import Labeller
 from .mixing import IGNORED
 from .pseudo_labels import PseudoLabels, selected
-from .thresholds import ConfidenceHistograms, confidence_bins
+from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 Passes = Literal["predicted", "any_class"]
 
@@ -43,12 +43,19 @@ class Selection:
         self.share, self.image_share = min(share, 1.0), min(image_share, 1.0)
         self._stored: PseudoLabels | None = None
 
-    def labels(self, batch: Batch) -> Tensor:
-        """y of the batch's crops, int64 (B, H, W); 255 where none is selected."""
-        stored, context = self.labeller.current(), self.labeller.context
+    def prepare(self) -> None:
+        """Label and select, where that is due; `labels` does it too."""
+        twice = self.passes == "any_class"  # a second look takes as long as the first
+        with self.labeller.context.work.deadline.part(0.5 if twice else 1.0):
+            stored = self.labeller.current()
         if stored is not self._stored:
             self._find_thresholds(stored)
             self._stored = stored
+
+    def labels(self, batch: Batch) -> Tensor:
+        """y of the batch's crops, int64 (B, H, W); 255 where none is selected."""
+        self.prepare()
+        stored, context = self.labeller.current(), self.labeller.context
         predicted, bins = stored.crops(batch, context)
         if self.passes == "any_class":
             labels, _ = self._passed.crops(batch, context)
@@ -62,11 +69,13 @@ class Selection:
     def _find_thresholds(self, stored: PseudoLabels) -> None:
         num_classes = self.labeller.network.num_classes
         everything = ConfidenceHistograms(num_classes)
-        of_images = []
-        for frame in range(len(self.labeller.context.frames)):
+        context = self.labeller.context
+        frames = context.prepared.of(len(context.frames))
+        of_images = [torch.tensor(BINS)] * len(context.frames)
+        for frame in frames:
             histograms = stored.histograms(num_classes, [frame])
             everything.counts += histograms.counts
-            of_images.append(histograms.threshold_of_all(self.image_share))
+            of_images[frame] = histograms.threshold_of_all(self.image_share)
         self.thresholds = everything.thresholds(self.share)
         self.image_thresholds = torch.stack(of_images)
         if self.passes == "any_class":
@@ -80,13 +89,14 @@ class Selection:
         context, inside = self.labeller.context, stored.path(0).parent
         passed = PseudoLabels(inside / f"any_class-{self.share}")
         needed = self.thresholds.to(context.device)[:, None, None]
-        for frame in range(len(context.frames)):
-            if passed.read(frame) is None:
-                context.stop_if_requested()
-                p = self.labeller.probabilities(frame)
-                bins = confidence_bins(p)
-                passes = (bins >= needed).any(dim=0)
-                labels = p.max(dim=0).indices.where(passes, IGNORED).to(torch.uint8)
-                highest = bins.amax(dim=0).cpu().numpy().astype(np.uint16)
-                passed.write(frame, labels.cpu().numpy(), highest)
+
+        def look_again(frame: int) -> None:
+            p = self.labeller.probabilities(frame)
+            bins = confidence_bins(p)
+            passes = (bins >= needed).any(dim=0)
+            labels = p.max(dim=0).indices.where(passes, IGNORED).to(torch.uint8)
+            highest = bins.amax(dim=0).cpu().numpy().astype(np.uint16)
+            passed.write(frame, labels.cpu().numpy(), highest)
+
+        context.prepare("selecting labels", lambda i: passed.read(i) is not None, look_again)
         return passed

@@ -24,6 +24,7 @@ from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch, Crop, resize_window
 from .losses.kernels.spec import Map
+from .seals import DamagedError, sealed, unsealed
 
 Labels = NDArray[Any]
 
@@ -31,7 +32,8 @@ Labels = NDArray[Any]
 class SoftLabels:
     """Distributions over classes, or classes, for every pixel of all frames of ``context``.
 
-    What is there is taken up: a resumed run asks only for what it does not find.
+    What is there is taken up: a resumed run asks only for what it does not find. Where time runs
+    out there are fewer, see `Context.prepare`.
 
     Args:
         name: of the folder in the work folder; what the labels follow from should be part of it.
@@ -53,21 +55,24 @@ class SoftLabels:
     ) -> None:
         self.context, self.num_classes = context, num_classes
         self._folder = context.workdir / name
-        missing = [i for i in range(len(context.frames)) if self._read(i) is None]
+        missing = any(self._read(i) is None for i in context.prepared.of(len(context.frames)))
         if missing:
             with output_errors(self._folder):
                 self._folder.mkdir(exist_ok=True)
             label = source()
-            for i in missing:
-                context.stop_if_requested()
-                self._write(i, label(i))
+            context.prepare(
+                "labelling frames",
+                lambda i: self._read(i) is not None,
+                lambda i: self._write(i, label(i)),
+            )
 
     def class_mass(self) -> Tensor:
         """How much of the frames belongs to each class, float32 (K,), summing to at most 1."""
         total = torch.zeros(self.num_classes)
-        for frame in range(len(self.context.frames)):
+        frames = self.context.prepared.of(len(self.context.frames))
+        for frame in frames:
             total += self._whole(self._there(frame)).mean(dim=(1, 2))
-        return total / len(self.context.frames)
+        return total / len(frames)
 
     def crops(self, batch: Batch) -> Tensor:
         """Distributions q under the crops of ``batch``, float32 (B, K, H, W).
@@ -95,8 +100,8 @@ class SoftLabels:
         label = self._read(frame)
         if label is None:
             raise OutputError(
-                f"{self._path(frame)}: the label vanished during the run; start it again with "
-                "--resume and it is made again."
+                f"{self._path(frame)}: the label vanished or was damaged during the run; start it "
+                "again with --resume and it is made again."
             )
         return label
 
@@ -104,11 +109,16 @@ class SoftLabels:
         return self._folder / f"{frame:06d}.npz"
 
     def _read(self, frame: int) -> Labels | None:
+        path = self._path(frame)
         try:
-            with np.load(self._path(frame), allow_pickle=False) as arrays:
-                return np.asarray(arrays["answer"])
-        except Exception:  # missing, or damaged: numpy, zipfile and zlib have their own families
+            content = unsealed(path.read_bytes())
+        except FileNotFoundError:
             return None
+        except (OSError, DamagedError) as error:
+            self.context.note(f"{path}: damaged ({error}), so it is made again")
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            return np.asarray(arrays["answer"])
 
     def _write(self, frame: int, answer: Labels) -> None:
         frames = self.context.frames
@@ -118,7 +128,7 @@ class SoftLabels:
             stored = self._reduced(answer).astype(np.float16)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, answer=stored)
-        write_atomically(self._path(frame), buffer.getvalue())
+        write_atomically(self._path(frame), sealed(buffer.getvalue()))
 
     def _reduced(self, p: Labels) -> Labels:
         """At most a quarter of the frame's height and width, by area."""

@@ -7,7 +7,7 @@ judged by two scores that need no label, and kept only where both say that it he
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +20,10 @@ from .inputs import Normalise
 from .judging.scores import InputMoments, batch_norm_divergence, information_maximisation
 from .losses.common import at_least_float32
 from .networks import SegmentationNetwork
+from .work import Work
 
 GAMMAS = (0.35, 0.42, 0.5, 0.6, 0.72, 0.85, 1.0, 1.2, 1.45)
+LEAST_FRAMES = 4  # fewer say nothing about the others
 FRAMES = 16  # of the target set, evenly spaced; the scores are means over many pixels
 # How much more information a gamma must bring. On CamVid's dusk, where tone helps, the best brings
 # 1.3 to 2 times as much; on daylight, where every method hurts, 1.01 times.
@@ -49,6 +51,8 @@ def align_tone(
     spec: InputSpec,
     device: torch.device,
     note: Callable[[str], None] = lambda _: None,
+    work: Work | None = None,
+    stop: Callable[[], None] = lambda: None,
 ) -> InputSpec:
     """``spec`` with the gamma that suits the frames, or as it is.
 
@@ -59,19 +63,41 @@ def align_tone(
         network: the source model, with the statistics it was trained with; not changed.
         frames: target frames; at most 16 of them are looked at.
         spec: what the network is fed now; a gamma it has already is multiplied.
+        work: the deadline, and where the search is shown; with too little time there is none.
+        stop: called before each gamma is tried; may raise.
     """
+    work = work or Work()
     if not batch_norm_layers(network):
         note("no tone alignment: the network keeps no batch-norm statistics to judge by")
         return spec
-    chosen = evenly_spaced(len(frames), FRAMES)
-    scores = []
-    for gamma in GAMMAS:
+
+    def scored(gamma: float, chosen: Sequence[int]) -> ToneScore:
         candidate = spec.model_copy(update={"gamma": spec.gamma * gamma})
         normalise = Normalise(candidate).to(device)
-        images = (
-            normalise(torch.from_numpy(frames.image(i).copy())[None].to(device)) for i in chosen
+        return tone_score(
+            network,
+            [normalise(torch.from_numpy(frames.image(i).copy())[None].to(device)) for i in chosen],
+            gamma,
         )
-        scores.append(tone_score(network, list(images), gamma))
+
+    count = FRAMES
+    if work.deadline.bounded:
+        started = work.deadline.elapsed_s
+        scored(1.0, [0])
+        each_s = len(GAMMAS) * (work.deadline.elapsed_s - started)
+        count = (
+            FRAMES
+            if each_s * FRAMES <= work.deadline.left_s
+            else int(work.deadline.left_s / each_s)
+        )
+    if count < min(LEAST_FRAMES, len(frames)):
+        note("no tone alignment: the time budget leaves no time for it")
+        return spec
+    chosen = evenly_spaced(len(frames), count)
+    gammas = work.over(GAMMAS, "tone alignment", unit="gammas", in_order=True, stop=stop)
+    scores = [scored(gamma, chosen) for gamma in gammas]
+    if len(scores) < len(GAMMAS):
+        return spec
     before = next(score for score in scores if score.gamma == 1.0)
     nearer = [s for s in scores if s.divergence < before.divergence]
     best = max(nearer, key=lambda score: score.information, default=before)

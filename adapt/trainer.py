@@ -8,15 +8,14 @@ bit on a CPU: every random draw comes from (seed, step), and a checkpoint holds 
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
@@ -27,132 +26,60 @@ from .checkpoint import (
     RunState,
     load_checkpoint,
     load_optimizer_tensors,
-    optimizer_bytes,
     optimizer_tensors,
+    prefix_hash,
     read_tensors,
     save_checkpoint,
-    tensor_parts,
-    write_atomically,
+    take_back,
+    write_tensors,
 )
-from .config import TrainingConfig
+from .compiling import compiler_errors, to_memory_format
 from .context import Context
-from .dataset import Batch, CropSampler, Prefetcher
+from .dataset import CropSampler, Prefetcher
 from .ema import blend
+from .going_on import check_same_run
 from .judging.watch import Watch
+from .lone_values import lone_values_allowed
+from .memory_fit import (
+    changes_by_micro_batch,
+    fitting_micro_batch,
+    largest_micro_batch,
+    room_for_a_step,
+)
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
+from .optimisation import build_optimizer, learning_rate_factor
+from .pace import (
+    LEAST_PREPARED,
+    PRECISIONS,
+    PREPARATION,
+    STATISTICS,
+    WARM_START,
+    forward_seconds,
+    seconds_of_end,
+    seconds_of_step,
+)
 from .passes import Passes, is_finite, seed_of
 from .precision import Precision, PrecisionName, native_precisions
-from .rehearsal import (
-    MEASURED_FROM,
-    NO_ROOM,
-    choose_precision,
-    describe_choice,
-    largest_micro_batch,
-    measure_precisions,
-)
+from .rehearsal import MEASURED_FROM, find_precision
+from .run_options import Progress, RunOptions, RunSummary
+from .step import take_step
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 MAX_LOADERS = 8  # threads that make batches while a GPU takes steps
 
-
-@dataclass(frozen=True)
-class Progress:
-    """One step, as a progress display wants it."""
-
-    stage: str
-    step: int  # steps done in the whole run
-    steps: int
-    steps_per_s: float
-    eta_s: float
-    losses: dict[str, float]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run is carried out; none of it belongs to the method."""
-
-    fingerprint: str
-    resume: bool = False
-    checkpoint_every_s: float = 60.0
-    time_budget_s: float | None = None
-    memory_budget_bytes: int | None = None
-    report: Callable[[Progress], None] = lambda _: None
-    note: Callable[[str], None] = lambda _: None
-    stop_requested: Callable[[], bool] = lambda: False
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run did; goes into the bundle's manifest."""
-
-    steps: int
-    skipped_steps: int
-    seconds: float
-    peak_memory_mib: float
-    micro_batch: int
-    precision: str
-    precision_measured: Mapping[str, Mapping[str, float | None]] | None  # None: not by measuring
-    losses: str  # what computed them
-    batch_norm_layers: int
-    watch: Mapping[str, Any] | None = None  # what was seen of the frames set aside, if any were
-
-
-@contextmanager
-def _compiler_errors(compiled: bool) -> Iterator[None]:
-    """What torch.compile cannot do, in a sentence."""
-    if not compiled:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException  # takes seconds to import
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", error)
-        first = next(iter(str(cause).splitlines()), type(cause).__name__)
-        raise TrainingError(
-            f"torch.compile cannot compile this network here ({first}); set training.compile=false."
-        ) from error
-
-
-def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
-    """Share of the learning rate at ``step``: linear warm-up, then poly decay to the horizon.
-
-    (1 - step / horizon)^power,  horizon = schedule_steps or steps
-    """
-    horizon = training.schedule_steps or max(steps, 1)
-    decay = max(0.0, 1 - step / horizon) ** training.poly_power
-    if step < training.warmup_steps:
-        warm = training.warmup_factor
-        decay *= warm + (1 - warm) * step / training.warmup_steps
-    return float(decay)
-
-
-def build_optimizer(
-    stage: Stage, model: SegmentationNetwork, training: TrainingConfig
-) -> torch.optim.Optimizer:
-    """The optimiser over the stage's parameter groups; each keeps its ``factor``."""
-    groups = [
-        {"params": group.parameters, "factor": group.factor, "lr": training.lr * group.factor}
-        for group in stage.parameter_groups(model, training.classifier_lr_factor)
-    ]
-    if training.optimizer == "adamw":
-        return torch.optim.AdamW(
-            groups,
-            betas=(training.momentum, 0.999),
-            weight_decay=training.weight_decay,
-            fused=True,
-        )
-    return torch.optim.SGD(
-        groups,
-        lr=training.lr,
-        momentum=training.momentum,
-        nesterov=training.nesterov,
-        weight_decay=training.weight_decay,
-        foreach=True,  # the fused one fails where a parameter's first gradient comes late
-    )
+__all__ = [
+    "CHECKPOINT",
+    "HISTORY",
+    "Progress",
+    "RunOptions",
+    "RunSummary",
+    "Trainer",
+    "build_optimizer",
+    "learning_rate_factor",
+    "to_memory_format",
+]
 
 
 class Trainer:
@@ -172,7 +99,11 @@ class Trainer:
         context: Context,
         options: RunOptions,
     ) -> None:
+        if not context.work.deadline.bounded:
+            deadline = Deadline(options.time_budget_s)
+            context = replace(context, work=replace(context.work, deadline=deadline))
         self.model, self.stages, self.context, self.options = model, stages, context, options
+        self.deadline = context.work.deadline
         self.training = context.config.training
         self.sampler = CropSampler(
             context.frames, self.training, context.config.augment, context.config.seed
@@ -190,6 +121,7 @@ class Trainer:
         self.watch = Watch(model, context, self._start_file(0), self.state.planned_steps)
         self._last_checkpoint = time.monotonic()
         self._restored: dict[str, Tensor] | None = None
+        self._step_s = 0.0  # that the next step is likely to take
 
     def run(self) -> RunSummary:
         """Warm start, stages, the best step that was looked at, blend, clean statistics.
@@ -202,59 +134,89 @@ class Trainer:
             RunInterrupted: a signal came; a checkpoint was written.
             OutputError: a checkpoint cannot be written.
         """
-        deadline = Deadline(self.options.time_budget_s)
         with peak_memory(self.context.device) as peak:
-            if not self._resume(deadline):
-                self._begin(deadline)
+            if not self._resume():
+                self._begin()
+            self._keep_back_the_end()
             self.watch.begin()
-            weights, _ = read_tensors(self._start_file(self.state.stage))
-            self.model.load_state_dict(weights)
+            start = self._start_file(self.state.stage)
+            weights, _ = read_tensors(start)
+            with take_back(start):
+                self.model.load_state_dict(weights)
             for number in range(self.state.stage, len(self.stages)):
-                if self.watch.stopped:
+                if self.watch.stopped or not self._run_stage(number):
                     break
-                self._run_stage(number, deadline)
-            self.watch.finish(self.state.done, self.state.planned_steps)
-            if self.stages and self.context.config.blend < 1:
-                blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
-            layers = 0
-            if self.stages and self.context.config.final_bn and self._batch_norm_moves():
-                self.options.note("re-estimating batch-norm statistics on clean frames")
-                layers = self._reestimate()
+            layers = self._end()
         return RunSummary(
             steps=self.state.done,
             skipped_steps=self.state.skipped_steps,
-            seconds=deadline.elapsed_s,
+            seconds=self.deadline.elapsed_s,
             peak_memory_mib=peak.mib,
             micro_batch=self.state.micro_batch,
             precision=self.precision.name,
             precision_measured=self.state.precision_measured,
             losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
+            micro_batch_changes=self._micro_batch_changes(),
             watch=self.watch.record(),
         )
 
+    def _keep_back_the_end(self) -> None:
+        """Time for what follows the last step, by a forward pass that is timed."""
+        if not self.deadline.bounded:
+            return
+        with self.context.work.phase("timing a forward pass"):
+            forward_s = forward_seconds(self.model, self.context)
+        statistics = self.context.config.final_bn and self._batch_norm_moves()
+        self.deadline.keep_back(seconds_of_end(forward_s, self.context, statistics))
+        self._step_s = seconds_of_step(forward_s, self.context)
+
+    def _end(self) -> int:
+        """The best step looked at, blend, clean statistics; gives how many layers have new ones."""
+        self.deadline.begin_end()
+        self.watch.finish(self.state.done, self.state.planned_steps)
+        if not self.stages:
+            return 0
+        if self.deadline.bounded and self.state.planned_steps and not self.state.done:
+            self.options.note("the time budget was too short for a step: the result is the start")
+            return 0
+        if self.context.config.blend < 1:
+            blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
+        if not (self.context.config.final_bn and self._batch_norm_moves()):
+            return 0
+        self.options.note("re-estimating batch-norm statistics on clean frames")
+        with self.deadline.part(STATISTICS):
+            return self._reestimate("final batch-norm statistics")
+
     # --- start ----------------------------------------------------------------------------------
 
-    def _resume(self, deadline: Deadline) -> bool:
+    def _resume(self) -> bool:
         """Take up the run that was stopped, if there is one."""
         checkpoint, history = self.context.workdir / CHECKPOINT, self.context.workdir / HISTORY
         if not (self.options.resume and checkpoint.exists()):
             return False
         self._restored, state = load_checkpoint(checkpoint)
-        if state.fingerprint != self.options.fingerprint:
-            raise TrainingError(
-                f"{self.context.workdir}: this run was started with other frames, settings or "
-                "source model; repeat its command with --resume, or start anew with --overwrite."
-            )
-        self.state, deadline.before_s = state, state.elapsed_s
+        check_same_run(state, self.options.fingerprint, self.context.workdir)
+        self.state, self.deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)
-        self.watch.load_state(state.watch)
-        if history.exists():
-            with output_errors(history), history.open("r+b") as file:
-                file.truncate(state.history_bytes)  # lines written after the checkpoint
+        with take_back(checkpoint):
+            self.watch.load_state(state.watch)
+        self._cut_history(history, state)
         self.options.note(f"resuming after step {state.done}")
         return True
+
+    @staticmethod
+    def _cut_history(history: Path, state: RunState) -> None:
+        """Remove the lines that were written after the checkpoint; those before must be there."""
+        with output_errors(history):
+            if prefix_hash(history, state.history_bytes) != state.history_sha256:
+                raise TrainingError(
+                    f"{history}: the run's history is damaged; delete {history.parent} and start "
+                    "again."
+                )
+            if history.exists():
+                os.truncate(history, state.history_bytes)
 
     def _resumed_precision(self, name: PrecisionName) -> Precision:
         try:
@@ -265,32 +227,36 @@ class Trainer:
                 "continue it on one, or start anew with --overwrite."
             ) from error
 
-    def _begin(self, deadline: Deadline) -> None:
+    def _begin(self) -> None:
         """Warm start, and the first checkpoint."""
         with output_errors(self.context.workdir):
             (self.context.workdir / HISTORY).unlink(missing_ok=True)
+        for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
+            self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
         if self.context.config.warm_start == "bn":
             if self._batch_norm_moves():
                 count = len(self.context.frames)
                 self.options.note(f"warm start: batch-norm statistics over {count} frames")
-                self._reestimate()
+                with self.deadline.part(WARM_START):
+                    self._reestimate("warm start")
             else:
                 self.options.note("no warm start: the network keeps no batch-norm statistics")
         self._write_start(0)
-        self._checkpoint(deadline)
+        self._checkpoint()
 
     def _batch_norm_moves(self) -> bool:
         return bool(batch_norm_layers(self.model))
 
-    def _reestimate(self) -> int:
-        return reestimate_batch_norm(self.model, self.context.whole_frames())
+    def _reestimate(self, title: str) -> int:
+        frames = self.context.whole_frames(title)
+        return reestimate_batch_norm(self.model, frames, self.options.note)
 
     def _start_file(self, stage: int) -> Path:
         return self.context.workdir / f"stage-{stage}.safetensors"
 
     def _write_start(self, stage: int) -> None:
         """The model at the beginning of a stage: teachers are made from it, also after a resume."""
-        write_atomically(self._start_file(stage), tensor_parts(self.model.state_dict()))
+        write_tensors(self._start_file(stage), self.model.state_dict())
 
     # --- stages ---------------------------------------------------------------------------------
 
@@ -301,29 +267,71 @@ class Trainer:
         shares = [stage.share for stage in self.stages[state.stage :]]
         return state.stage_start + int(left * shares[0] // sum(shares))
 
-    def _run_stage(self, number: int, deadline: Deadline) -> None:
+    def _run_stage(self, number: int) -> bool:
+        """Prepare a stage and take its steps; whether there was time to begin it."""
+        with lone_values_allowed(self.model, self.options.note):
+            return self._carry_out(number)
+
+    def _carry_out(self, number: int) -> bool:
         stage = self.stages[number]
-        if self.state.done == self.state.stage_start:
+        if self.deadline.passed:
+            if self._restored:  # what was learnt before the run was stopped
+                self.model.load_state_dict(under("student", self._restored))
+            elif self._end_of_stage() > self.state.done:
+                self.options.note(f"the time budget is spent: {stage.name} is left out")
+            return False
+        at_start = self.state.done == self.state.stage_start
+        if at_start:
             self.watch.begin_stage()
         torch.manual_seed(seed_of(self.context.config.seed, number))
-        stage.begin(self.model, self.context)
-        optimizer = build_optimizer(stage, self.model, self.training)
-        if self._restored is not None:
-            self._restore(stage, optimizer, self._restored)
-            self._restored = None
-        passes = Passes(self.model, stage, optimizer, self.context.config.seed)
+        passes = self._prepare(number)
+        if passes is None:
+            return False
         if self._candidates and self.state.precision is None and self.state.done == 0:
             self._choose_precision(passes)
-            self._checkpoint(deadline)  # or a kill before the next one might change the choice
+            self._checkpoint()  # or a kill before the next one might change the choice
         if self.training.compile:
             self.model.compile()
-        if self.state.done == 0 and self.options.memory_budget_bytes is not None:
+        if at_start and self.options.memory_budget_bytes is not None:
             self._fit_memory(passes, self.options.memory_budget_bytes)
-        with _compiler_errors(self.training.compile):
-            self._steps(passes, deadline)
+        with compiler_errors(self.training.compile):
+            self._steps(passes)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
         self._write_start(number + 1)
-        self._checkpoint(deadline)
+        self._checkpoint()
+        return True
+
+    def _prepare(self, number: int) -> Passes | None:
+        """Begin a stage, for as many frames as its time allows; None if they are too few."""
+        stage, frames = self.stages[number], self.context.prepared
+        kept, count = self.context.workdir / f"stage-{number}.frames.json", len(self.context.frames)
+        frames.begin(kept, settled=bool(self._restored))
+        share = stage.share / sum(later.share for later in self.stages[number:])
+        with (
+            self.deadline.part(PREPARATION * share),
+            self.context.work.phase(f"preparing {stage.name}"),
+        ):
+            stage.begin(self.model, self.context)
+            optimizer = build_optimizer(stage, self.model, self.training)
+            if self._restored is not None:
+                self._restore(stage, optimizer, self._restored)
+                self._restored = None
+            stage.prepare()
+        chosen = frames.of(count)
+        if len(chosen) < min(LEAST_PREPARED, count):
+            self.options.note(
+                f"{stage.name} is left out: in its part of the time budget {len(chosen)} of "
+                f"{count} frames were prepared"
+            )
+            return None
+        if len(chosen) < count:
+            self.options.note(
+                f"{stage.name} learns from {len(chosen)} of {count} frames, evenly spread: for "
+                "more the time budget leaves no time to prepare"
+            )
+        frames.settle(kept)
+        self.sampler.draw_from(chosen)
+        return Passes(self.model, stage, optimizer, self.context.config.seed)
 
     def _restore(
         self, stage: Stage, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
@@ -332,38 +340,50 @@ class Trainer:
         if not tensors:
             return  # written between two stages
         device = self.context.device
-        self.model.load_state_dict(under("student", tensors))
-        load_optimizer_tensors(optimizer, under("optimizer", tensors))
-        stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
+        with take_back(self.context.workdir / CHECKPOINT):
+            self.model.load_state_dict(under("student", tensors))
+            load_optimizer_tensors(optimizer, under("optimizer", tensors))
+            stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
-    def _steps(self, passes: Passes, deadline: Deadline) -> None:
-        stage, optimizer = passes.stage, passes.optimizer
+    def _steps(self, passes: Passes) -> None:
+        stage, optimizer, deadline = passes.stage, passes.optimizer, self.deadline
         workers = min(MAX_LOADERS, max(1, available_cores() - 1))  # one core is for the steps
         depth = workers + 2 if self.context.device.type == "cuda" else 0
         prefetcher = Prefetcher(
             self.sampler.batch, self.state.done, self.training.steps, depth, workers
         )
         with closing(prefetcher) as batches:
+            started = deadline.elapsed_s
             for batch in batches:
-                if self.state.done >= self._end_of_stage() or deadline.passed:
+                late = deadline.passed or self._step_s > deadline.left_s
+                if late or self.state.done >= self._end_of_stage():
                     break
-                losses = self._step(passes, batch.to(self.context.device))
+                losses, self.state = take_step(
+                    passes,
+                    batch.to(self.context.device),
+                    self.state,
+                    self.training,
+                    self.precision,
+                    self.watch,
+                    self.options.note,
+                )
                 done = self.state.done + 1
-                planned = deadline.plan(done, self.state.planned_steps)
+                planned = self.deadline.plan(done, self.state.planned_steps)
                 self.state = replace(self.state, done=done, planned_steps=planned)
                 self._write_history(stage, optimizer, losses)
-                self._report(stage, losses, deadline)
+                self._report(stage, losses)
+                self._step_s, started = deadline.elapsed_s - started, deadline.elapsed_s
                 self.watch.look(done)
                 if self.watch.stopped:
                     break
                 if self.options.stop_requested():
-                    self._checkpoint(deadline, stage, optimizer)
+                    self._checkpoint(stage, optimizer)
                     raise RunInterrupted(
                         f"Stopped after step {done}; the same command with --resume goes on from "
                         "there."
                     )
                 if time.monotonic() - self._last_checkpoint >= self.options.checkpoint_every_s:
-                    self._checkpoint(deadline, stage, optimizer)
+                    self._checkpoint(stage, optimizer)
 
     def _write_history(
         self, stage: Stage, optimizer: torch.optim.Optimizer, losses: dict[str, float]
@@ -380,10 +400,7 @@ class Trainer:
             file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def _checkpoint(
-        self,
-        deadline: Deadline,
-        stage: Stage | None = None,
-        optimizer: torch.optim.Optimizer | None = None,
+        self, stage: Stage | None = None, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
         path, size = self.context.workdir / HISTORY, 0
         if path.exists():
@@ -392,8 +409,9 @@ class Trainer:
                 size = path.stat().st_size
         self.state = replace(
             self.state,
-            elapsed_s=deadline.elapsed_s,
+            elapsed_s=self.deadline.elapsed_s,
             history_bytes=size,
+            history_sha256=prefix_hash(path, size),
             scaler=self.precision.state(),
             watch=self.watch.state(),
         )
@@ -408,95 +426,53 @@ class Trainer:
         self.watch.tidy()
         self._last_checkpoint = time.monotonic()
 
-    def _report(self, stage: Stage, losses: dict[str, float], deadline: Deadline) -> None:
+    def _report(self, stage: Stage, losses: dict[str, float]) -> None:
         done, planned = self.state.done, self.state.planned_steps
-        rate = deadline.steps_per_s(done)
+        rate = self.deadline.steps_per_s(done)
         eta = (planned - done) / rate if rate else 0.0
         self.options.report(Progress(stage.name, done, planned, rate, eta, losses))
-
-    # --- one step -------------------------------------------------------------------------------
-
-    def _step(self, passes: Passes, batch: Batch) -> dict[str, float]:
-        """One optimiser step on ``batch``; skipped, with everything put back, if not finite."""
-        optimizer, state = passes.optimizer, self.state
-        factor = learning_rate_factor(state.done, state.planned_steps, self.training)
-        for group in optimizer.param_groups:
-            group["lr"] = self.training.lr * group["factor"] * factor
-        with passes.undo_forward() as undo:
-            losses, finite = passes.backward(batch, state.done, state.micro_batch, self.precision)
-            norm = self.precision.unscale_and_clip(
-                optimizer, passes.parameters, self.training.max_grad_norm
-            )
-            if finite and bool(torch.isfinite(norm)):
-                self.watch.add_norm(self.state.done + 1, float(norm))
-                self.precision.step(optimizer)
-                passes.stage.after_step()
-                self.state = replace(self.state, bad_streak=0)
-            else:
-                undo()
-                self.precision.skip()
-                self._count_bad_step(losses)
-        passes.zero_gradients()
-        return losses
-
-    def _count_bad_step(self, losses: dict[str, float]) -> None:
-        streak, skipped = self.state.bad_streak + 1, self.state.skipped_steps + 1
-        self.state = replace(self.state, bad_streak=streak, skipped_steps=skipped)
-        if not all(map(is_finite, losses.values())):
-            bad = ", ".join(n for n, value in losses.items() if not is_finite(value))
-            what = f"loss not finite ({bad})"
-        else:
-            what = "gradient not finite"
-        self.options.note(f"step {self.state.done + 1} skipped: {what}")
-        if streak >= self.training.max_bad_steps and not self.precision.still_searching:
-            raise TrainingError(
-                f"{streak} steps in a row were thrown away, the last because of: {what}; "
-                "lower training.lr, set training.amp=off, or look at the frames."
-            )
 
     # --- before the first step ------------------------------------------------------------------
 
     def _choose_precision(self, passes: Passes) -> None:
         """Float32, or what pays here; on the micro-batch that float32 has room for."""
-        device, micro = self.context.device, self.state.micro_batch
-        batch = self.sampler.batch(0).to(device)
-        if self.options.memory_budget_bytes is not None:
-            room = self._room(passes, self.options.memory_budget_bytes)
-            micro, _ = largest_micro_batch(passes, batch, micro, Precision("fp32", device), room)
-        measured = dict.fromkeys(("fp32", *self._candidates), NO_ROOM)
-        if micro:
+        options, work, device = self.options, self.context.work, self.context.device
+        batch, micro = self.sampler.batch(0).to(device), self.state.micro_batch
+        with self.deadline.part(PRECISIONS), work.phase("measuring precisions"):
+            if options.memory_budget_bytes is not None:
+                room = room_for_a_step(passes, options.memory_budget_bytes)
+                fp32 = Precision("fp32", device)
+                micro, _ = largest_micro_batch(passes, batch, micro, fp32, room)
             part = batch.part(0, micro)
-            measured = measure_precisions(passes, part, self._candidates, device)
-        chosen = choose_precision(measured)
-        self.options.note(describe_choice(measured, chosen))
+            chosen, measured = find_precision(
+                passes,
+                part,
+                self._candidates,
+                device,
+                options.note,
+                due=lambda: self.deadline.due,
+            )
         self.precision = Precision(chosen, device)
-        self.state = replace(
-            self.state,
-            precision=chosen,
-            precision_measured={name: asdict(found) for name, found in measured.items()},
-        )
+        self.state = replace(self.state, precision=chosen, precision_measured=measured)
 
     def _fit_memory(self, passes: Passes, budget: int) -> None:
         """Find the largest micro-batch whose step stays below ``budget`` bytes, by trying."""
-        device, room = self.context.device, self._room(passes, budget)
-        batch = self.sampler.batch(0).to(device)
-        precision = Precision(self.precision.name, device)
-        micro, peak = largest_micro_batch(passes, batch, self.state.micro_batch, precision, room)
-        if not micro:
-            raise TrainingError(
-                f"one frame at a time needs {peak.mib:.0f} MiB, and --memory-budget leaves "
-                f"{room / 2**20:.0f} MiB for it; lower training.crop_size or use a smaller "
-                "network."
+        device = self.context.device
+        with self.context.work.phase("fitting the micro-batch to the memory"):
+            micro = fitting_micro_batch(
+                passes,
+                self.sampler.batch(0).to(device),
+                self.state.micro_batch,
+                Precision(self.precision.name, device),
+                budget,
+                self.options.note,
             )
-        self.options.note(f"micro-batch {micro}: a step peaks at {peak.mib:.0f} MiB")
-        self.state = replace(self.state, micro_batch=micro)
+        if micro != self.state.micro_batch:
+            self.state = replace(self.state, micro_batch=micro)
+            for change in self._micro_batch_changes():
+                self.options.note(f"because of --memory-budget {change}")
+        self._checkpoint()  # or a kill before the next one might change the micro-batch
 
-    @staticmethod
-    def _room(passes: Passes, budget: int) -> int:
-        return budget - optimizer_bytes(passes.optimizer)
-
-
-def to_memory_format(model: nn.Module, training: TrainingConfig) -> None:
-    """Channels-last weights where the settings ask for it."""
-    if training.channels_last:
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def _micro_batch_changes(self) -> list[str]:
+        batch_size = self.training.batch_size
+        return changes_by_micro_batch(self.stages, self.model, self.state.micro_batch, batch_size)

@@ -160,6 +160,7 @@ def export_onnx(
     with tempfile.TemporaryDirectory(prefix="roadshift-export-") as scratch:
         folder = Path(scratch)
         with output_errors(bundle.path):
+            report(0, len(precisions), "tracing the graph, and comparing it with torch")
             traced = trace(
                 bundle,
                 folder / MODEL,

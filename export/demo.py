@@ -18,8 +18,10 @@ from ..runtime.bundle import NetworkSpec
 from ..runtime.engine import open_engine
 from ..runtime.errors import OutputError
 from ..runtime.evaluation import evaluate
+from ..runtime.file_names import check_name
 from ..runtime.images import labelled_pairs, read_image, write_image
 from ..runtime.labels import label_space, read_labels
+from ..runtime.manifest import MANIFEST_NAME
 from ..runtime.metrics import ConfusionMatrix, evaluation_record, label_agreement
 from ..runtime.overlay import qualitative
 from .artefacts import export_bundle
@@ -113,8 +115,9 @@ def run_demo(
 
 def _prepare(out: Path, overwrite: bool) -> None:
     """An empty ``out``; one that exists is cleared only if a demo made it and the user says so."""
+    check_name(out, inside=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        ours = (out / "scenes").is_dir() and {p.name for p in out.iterdir()} <= _LEFT
+        ours = out.is_dir() and _is_a_demo(out)
         if not (overwrite and ours):
             advice = "use --overwrite" if ours else "it is not a demo's, so choose another name"
             raise OutputError(f"{out}: already exists; {advice}, or give another --out.")
@@ -124,6 +127,18 @@ def _prepare(out: Path, overwrite: bool) -> None:
         out.mkdir(exist_ok=True)
 
 
+def _is_a_demo(folder: Path) -> bool:
+    """Whether everything in a folder is what a demo leaves there, finished or not."""
+    scenes, bundles = folder / "scenes", [folder / "source", folder / "adapted"]
+    return (
+        {path.name for path in folder.iterdir()} <= _LEFT
+        and scenes.is_dir()
+        and {path.name for path in scenes.iterdir()} <= _SCENES
+        and all((path / MANIFEST_NAME).is_file() for path in bundles if path.exists())
+    )
+
+
+_SCENES = {"source", "indomain", "target", "heldout"}
 _LEFT = {
     "scenes",
     "source",

@@ -84,7 +84,7 @@ def gather_evidence(
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
     if labels is not None and len(sources) != 1:
         raise ConfigError("--labels needs one --frames, the folder of the images they belong to.")
-    pairs = labelled_pairs(Path(sources[0]), labels) if labels is not None else []
+    pairs = labelled_pairs(Path(sources[0]), labels, note=_said_below) if labels is not None else []
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
         return Evidence(scenes, "built-in scenes")
@@ -94,6 +94,10 @@ def gather_evidence(
         if len(found) == PARITY_FRAMES:
             break
     return Evidence(found, "frames of " + ", ".join(sources), pairs)
+
+
+def _said_below(_: str) -> None:
+    """Drop what listing the pairs says: opening the same folder as frames says it."""
 
 
 def gather_calibration(

@@ -79,10 +79,12 @@ class Judge:
             frames: at most so many, spread over those of the evidence; None takes all.
         """
         every = len(self._expected)
-        shares = [
-            label_agreement(engine.segment(self._evidence.frames[i]), self._expected[i])
-            for i in evenly(every, frames or every)
-        ]
+        chosen = list(evenly(every, frames or every))
+        shares = []
+        for done, i in enumerate(chosen):
+            self._report(done, len(chosen), f"agreement of {engine.precision}")
+            labels = engine.segment(self._evidence.frames[i])
+            shares.append(label_agreement(labels, self._expected[i]))
         return sum(shares) / len(shares)  # all frames have one size
 
     def holds(self, engine: Engine) -> bool:

@@ -112,6 +112,26 @@ def _is_still(descriptor: int, folder: Path) -> bool:
         return False
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file: others see its old content or the new one, never a part of either.
+
+    A symbolic link stays, and the file that it leads to is replaced.
+
+    Raises:
+        OutputError: the disk is full or the folder cannot be written.
+    """
+    target = path.resolve()
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+    with output_errors(path):
+        try:
+            temporary.write_bytes(data)
+            flush(temporary)
+            os.replace(temporary, target)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from .atomic import flush, locked_folder, output_error, output_errors, publish, staging_folder
 from .bundle_reader import Bundle, check_artefact, sha256_of
 from .errors import BundleError, OutputError
+from .file_names import STAGED, check_name
 from .labels import LabelSpace
 from .manifest import (
     MANIFEST_NAME,
@@ -30,6 +31,7 @@ from .manifest import (
     Provenance,
     check_artefact_name,
 )
+from .printable import encodable
 from .regular_files import read_regular_file
 from .strict_json import LARGEST
 from .verdict import Verdict
@@ -39,10 +41,11 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
     """Whether a bundle may be written to ``path``, before hours are spent on making it.
 
     Raises:
-        OutputError: its parent is missing or unwritable; or it exists, unless ``overwrite`` and it
-            is a bundle or an empty folder.
+        OutputError: its parent is missing or unwritable, or its name is too long; or it exists,
+            unless ``overwrite`` and it is a bundle or an empty folder.
     """
     path = Path(path)
+    check_name(path, STAGED, inside=True, by_library=True)
     parent = path.resolve().parent
     if not parent.is_dir():
         code = errno.ENOTDIR if parent.exists() else errno.ENOENT
@@ -233,7 +236,8 @@ class BundleWriter:
             measured=tuple(figures.values()),
             verdict=verdict or (old.verdict if old else None),
         )
-        text = json.dumps(manifest.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
+        record = encodable(manifest.model_dump(mode="json"))
+        text = json.dumps(record, indent=2, allow_nan=False) + "\n"
         with output_errors(self.path):
             (self._folder / MANIFEST_NAME).write_text(text, encoding="utf-8")
             flush(self._folder / MANIFEST_NAME)

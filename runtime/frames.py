@@ -1,33 +1,26 @@
 """Frames from folders, image files and videos, in time order; a bad one is reported and skipped.
 
-Importing this module quiets FFmpeg's own messages about damaged videos (set
-``OPENCV_FFMPEG_LOGLEVEL`` to bring them back): what is lost is reported here by file and count.
+FFmpeg's own messages about damaged videos are quieted (set ``OPENCV_FFMPEG_LOGLEVEL`` to bring them
+back): what is lost is reported here by file and count.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from .addresses import is_live, without_password
 from .errors import FrameError
-from .images import (
-    IMAGE_SUFFIXES,
-    Image,
-    find_labels,
-    labelled_pairs,
-    list_files,
-    list_images,
-    read_image,
-    write_image,
-)
+from .folder_contents import folder_contents, list_images
+from .images import Image, log_remark, read_image, write_image
+from .label_pairs import find_labels, labelled_pairs
+from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from .video_file import Loss, count_frames, expected_frames, read_video
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -39,12 +32,11 @@ __all__ = [
     "list_images",
     "open_frames",
     "read_image",
+    "without_password",
     "write_image",
 ]
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
-
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v"})
+_LONGEST_NAME = 160  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,25 +56,21 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file of a source.
-
-    ``name`` is its frame's name, or the start of its frames' names; ``frames`` is the number
-    promised: 1 for an image, the header's count for a video, None where that does not say.
-    """
+    """One file of a source; ``name`` is its frame's name, or the start of its frames' names."""
 
     path: Path
     name: str
     is_video: bool
-    frames: int | None
 
 
 class FrameSource:
     """Frames of one or several sources, iterable again and again; made by `open_frames`.
 
     Attributes:
-        skipped: one sentence for each damaged file or cut video met so far, without repeats.
-        length: frames promised by file names and video headers, before damaged ones are skipped;
-            None where a video's header does not say.
+        skipped: one sentence for each damaged file or cut video met so far, once however often the
+            source is iterated over.
+        frames_skipped: frames met so far that are there and cannot be decoded: an image each, and
+            those of damaged videos; the missing end of a cut video is none.
     """
 
     def __init__(self, title: str, files: Sequence[_File], on_skip: Callable[[str], None]) -> None:
@@ -90,13 +78,48 @@ class FrameSource:
         self._files = files
         self._on_skip = on_skip
         self.skipped: list[str] = []
-        known = [file.frames for file in files if file.frames is not None]
-        self.length = sum(known) if len(known) == len(files) else None
+        self.frames_skipped = 0
+        self._reported: set[tuple[int, str]] = set()  # place of a file, sentence
+        self._remarked = False
+        self._videos = [file.path for file in files if file.is_video]
+        self._expected: dict[Path, int | None] = {}
+        self._counts: dict[Path, int] = {}
+
+    @property
+    def length(self) -> int | None:
+        """Frames to expect: one an image, and of each video the frames counted, if they were.
+
+        Else the compressed pictures in it; None where a video is too large to look that up. Never
+        what a header states, which is often wrong.
+        """
+        total = len(self._files) - len(self._videos)
+        for path in self._videos:
+            frames = self._frames_of(path)
+            if frames is None:
+                return None
+            total += frames
+        return total
+
+    def _frames_of(self, path: Path) -> int | None:
+        if path in self._counts:
+            return self._counts[path]
+        if path not in self._expected:
+            self._expected[path] = expected_frames(path)
+        return self._expected[path]
+
+    def count(self) -> int:
+        """Frames that an iteration will give, where no image is damaged: videos are decoded."""
+        for path in self._videos:
+            if path not in self._counts:
+                self._counts[path] = count_frames(path)
+        stills = len(self._files) - len(self._videos)
+        return stills + sum(self._counts[path] for path in self._videos)
 
     def __len__(self) -> int:
-        if self.length is None:
+        length = self.length
+        if length is None:
             raise TypeError(f"the number of frames in {self._title} is not known")
-        return self.length
+        return length
 
     @property
     def stills(self) -> tuple[tuple[Path, str], ...] | None:
@@ -117,16 +140,15 @@ class FrameSource:
         """
         good = 0
         losses = []
-        for file in self._files:
-            for read in _read_video(file) if file.is_video else _read_still(file):
+        for place, file in enumerate(self._files):
+            for read in self._read(file):
                 if isinstance(read, Frame):
                     good += 1
                     yield read
                     continue
-                losses.append(read)
-                if (good or len(self._files) > 1) and read not in self.skipped:
-                    self.skipped.append(read)
-                    self._on_skip(read)
+                losses.append(read.sentence)
+                if good or len(self._files) > 1:
+                    self._report(place, read)
         if len(self._files) == 1 and not good:
             raise FrameError(losses[0])
         if not good:
@@ -135,9 +157,40 @@ class FrameSource:
                 f"the first: {losses[0]}"
             )
 
+    def _read(self, file: _File) -> Iterator[Frame | Loss]:
+        """The frames of one file, and what is lost of it."""
+        if not file.is_video:
+            try:
+                yield Frame(read_image(file.path, remark=self._remark), file.name, 0)
+            except FrameError as error:
+                yield Loss(str(error), 1)
+            return
+        frames = 0
+        for read in read_video(file.path):
+            if isinstance(read, Loss):
+                yield read
+                continue
+            yield Frame(read.image, f"{file.name}_{frames:06d}", read.timestamp_ns)
+            frames += 1
+        self._counts[file.path] = frames
+
+    def _report(self, place: int, loss: Loss) -> None:
+        if (place, loss.sentence) in self._reported:
+            return
+        self._reported.add((place, loss.sentence))
+        self.skipped.append(loss.sentence)
+        self.frames_skipped += loss.frames
+        self._on_skip(loss.sentence)
+
+    def _remark(self, sentence: str) -> None:
+        """Pass on the first remark on a file that was read all the same."""
+        if not self._remarked:
+            self._remarked = True
+            (log_remark if self._on_skip is log_skip else self._on_skip)(sentence)
+
 
 def log_skip(sentence: str) -> None:
-    """What happens to the sentence of a frame that is left out, unless another place is given."""
+    """Log the sentence on files that are left out, unless another place is given."""
     logging.getLogger("roadshift").warning("Skipped: %s", sentence)
 
 
@@ -146,13 +199,16 @@ def open_frames(
 ) -> FrameSource:
     """Open a folder, a video, an image, or several of them one after the other.
 
-    A folder gives its images (see `list_images`) or, when it has none, its videos. A frame is named
-    after its image file, or after its video and its number; names that would collide are prefixed
-    with their source's name and folders.
+    A folder gives its images and videos, without label maps and previews (see `folder_contents`);
+    files given themselves are read whatever they hold. A frame is named after its image file, or
+    after its video and its number; names that would collide are prefixed with their source's name
+    and folders, and long ones are shortened.
 
     Args:
         source: what to read; several sources are chained.
-        on_skip: called with one sentence for each damaged file or cut video.
+        on_skip: called with one sentence for each damaged file or cut video, with one for the first
+            of its images that is odd and was read (see `read_image`), and at once with one for each
+            folder that holds more than its frames.
 
     Raises:
         FrameError: a source does not exist, holds no frames, or is of a kind not read here.
@@ -160,33 +216,47 @@ def open_frames(
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     if not sources:
         raise FrameError("No frames: give at least one folder, image or video file.")
-    found = [(path, root) for one in sources for path, root in _expand(one)]
-    return FrameSource(", ".join(str(one) for one in sources), _named(found), on_skip)
+    found = [(path, root) for one in sources for path, root in _expand(one, on_skip)]
+    first = ", ".join(str(one) for one in sources[:3])
+    more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
+    return FrameSource(first + more, _named(found), on_skip)
 
 
-def _expand(source: str | Path) -> list[tuple[Path, Path]]:
+def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, Path]]:
     """(file, root) for every file of one source; root is the source itself."""
     path = Path(source)
-    if re.match(r"camera:|[a-z]+://", str(source)):
+    shown = without_password(str(source))
+    if is_live(source):
         raise FrameError(
-            f"{without_password(str(source))} is a live stream, and this needs frames that can be "
+            f"{shown} is a live stream, and this needs frames that can be "
             "read again; record it first, for example with "
             "`ffmpeg -i URL_OR_DEVICE -t 60 clip.mp4`."
         )
-    is_bag = path.suffix.lower() in {".mcap", ".bag", ".db3"}
-    if is_bag or ((path / "metadata.yaml").is_file() and not list_images(path)):
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+        is_bag = is_folder and (path / "metadata.yaml").is_file()
+    except OSError as error:  # a name that is too long, a folder above that is closed
+        raise FrameError(f"{source} cannot be opened: {error.strerror or error}.") from error
+    contents = folder_contents(path) if is_folder else None
+    is_bag = is_bag and contents is not None and not contents.files
+    if is_bag or path.suffix.lower() in {".mcap", ".bag", ".db3"}:
         raise FrameError(
             f"{source} is a ROS bag, and this version reads folders, images and video files; "
             "export its camera topic to images first, for example with "
             "`ros2 run image_view image_saver` while the bag plays."
         )
-    if path.is_dir():
-        files = list_images(path) or list_files(path, VIDEO_SUFFIXES)
-        if not files:
-            raise FrameError(f"{source} is a folder without images or videos; give another.")
-        return [(file, path) for file in files]
-    if not path.is_file():
-        raise FrameError(f"{source} does not exist; give a folder, an image or a video file.")
+    if contents is not None:
+        if not contents.files:
+            holds = f" ({contents.sentence.rstrip('.')})" if contents.sentence else ""
+            raise FrameError(f"{source} is a folder without images or videos{holds}; give another.")
+        if contents.sentence:
+            note(contents.sentence)
+        return [(file, path) for file in contents.files]
+    if not is_file:
+        number = " (a camera of this machine is written camera:0)" if shown.isdecimal() else ""
+        raise FrameError(
+            f"{shown} does not exist; give a folder, an image or a video file{number}."
+        )
     if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise FrameError(
             f"{source} is of a kind that is not read here; give a folder, an image "
@@ -198,81 +268,34 @@ def _expand(source: str | Path) -> list[tuple[Path, Path]]:
 def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
     """Give each (file, root) a name: its stem, or a longer name wherever two would be equal."""
     stems = Counter(safe_name(path.stem) for path, _ in found)
+    # A frame of clip.mp4 would be named like a picture clip_000007.
+    numbered = {re.sub(r"_\d{6,}$", "", stem) for stem in stems if re.search(r"_\d{6,}$", stem)}
     taken: set[str] = set()
     files = []
     for path, root in found:
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES
         name = safe_name(path.stem)
         if stems[name] > 1:
             inner = path.relative_to(root).parts[:-1]
             source = root.resolve().parent.name if path == root else root.resolve().name
             name = safe_name("_".join((source, *inner, path.stem)))
         unique, number = name, 2
-        while unique in taken:
+        while unique in taken or (is_video and unique in numbered):
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES
-        files.append(_File(path, unique, is_video, _frame_count(path) if is_video else 1))
+        files.append(_File(path, unique, is_video))
     return files
 
 
 def safe_name(name: str) -> str:
-    """A name that is safe as a file name, as close to ``name`` as can be."""
-    return re.sub(r"[^\w.\-]+", "_", name)
+    """A name that is safe as a file name, as close to ``name`` as can be.
 
-
-def without_password(url: str) -> str:
-    """A URL as it may be shown and stored: no password, and no values in its query."""
-    shown = re.sub(r"^(\w[\w+.-]*://[^:/?#@]*)[^/?#]*@", r"\1@", url)
-    if "://" not in shown:
-        return shown
-    address, mark, query = shown.partition("?")
-    return address + mark + re.sub(r"=[^&]+", "=***", query)
-
-
-def _read_still(file: _File) -> Iterator[Frame | str]:
-    """The frame of an image file, or a sentence that says what is wrong with the file."""
-    try:
-        yield Frame(read_image(file.path), file.name, 0)
-    except FrameError as error:
-        yield str(error)
-
-
-def _read_video(file: _File) -> Iterator[Frame | str]:
-    """The frames of a video, then a sentence if it ended before its header's count."""
-    frames = 0
-    capture = cv2.VideoCapture(str(file.path))
-    try:
-        while True:
-            good, image = capture.read()
-            if not good:
-                break
-            timestamp_ns = max(round(capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6), 0)
-            rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-            yield Frame(rgb, f"{file.name}_{frames:06d}", timestamp_ns)
-            frames += 1
-    finally:
-        capture.release()
-    # A Matroska header gives a duration, from which the count is estimated: one frame of slack.
-    slack = 1 if file.path.suffix.lower() in {".mkv", ".webm"} else 0
-    if frames == 0:
-        yield (
-            f"{file.path} has no frame that can be decoded: it is damaged or its recording was not "
-            f"finished; try to repair it with `ffmpeg -i {file.path.name} -c copy repaired.mp4`."
-        )
-    elif file.frames is not None and frames + slack < file.frames:
-        yield (
-            f"{file.path} ends early: {frames} of {file.frames} frames were read, "
-            "the rest is missing or damaged."
-        )
-
-
-def _frame_count(path: Path) -> int | None:
-    """Frames promised by a video's header; None where it does not say, 0 where it cannot open."""
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            return 0
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        return count if count > 0 else None
-    finally:
-        capture.release()
+    At most 160 bytes of UTF-8: a frame's number, a suffix and the ending of an unfinished file are
+    still to come, and file systems end at 255. A longer one is cut, and ends in a hash of it all.
+    """
+    safe = re.sub(r"[^\w.\-]+", "_", name)
+    if len(safe.encode()) <= _LONGEST_NAME:
+        return safe
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
+    start = safe.encode()[: _LONGEST_NAME - len(digest) - 1].decode(errors="ignore")
+    return f"{start}_{digest}"

@@ -27,6 +27,20 @@ CITYSCAPES: tuple[tuple[str, Rgb, int, int], ...] = (
     ("bicycle", (119, 11, 32), 33, 11),
 )
 
+# Colours of Cityscapes' *_color.png that stand for no class: dynamic, ground, parking, rail track,
+# guard rail, bridge, tunnel, caravan, trailer (polegroup, license plate have those of pole, car).
+CITYSCAPES_VOID_COLOURS: tuple[Rgb, ...] = (
+    (111, 74, 0),
+    (81, 0, 81),
+    (250, 170, 160),
+    (230, 150, 140),
+    (180, 165, 180),
+    (150, 100, 100),
+    (150, 120, 90),
+    (0, 0, 90),
+    (0, 0, 110),
+)
+
 # CamVid (Brostow et al., Pattern Recognition Letters 2009); the 11 classes of the SegNet tutorial,
 # whose label maps hold 11 where nothing is labelled.
 CAMVID: tuple[tuple[str, Rgb], ...] = (

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LabelError, LabelSpaceError
+from .label_colours import has_colours_of, indices_of_colours, is_grey_picture
 from .label_tables import CAMVID, CITYSCAPES
 from .layouts import RAW_ENDING, LabelIds, label_ids
-from .png import decode_label_png, read_png
+from .png import decode_colour_png, decode_label_png, read_png
 from .strict_json import JsonError, read_json
 
 _ID_MAPS = ("raw_ids", "train_ids", "synthia_ids")
@@ -61,7 +62,12 @@ class LabelSpace:
         where = f"label space {self.name!r}"
         k = len(self.classes)
         _require(isinstance(self.name, str) and self.name != "", "a label space needs a name")
-        _require(1 <= k <= 255, f"{where}: needs 1 to 255 classes, has {k}")
+        _require(
+            k != 1,
+            f"{where}: of one class every pixel is that class; give it a second one for all the "
+            "rest, e.g. 'background', and let the network have an output for each",
+        )
+        _require(2 <= k <= 255, f"{where}: needs 2 to 255 classes, has {k}")
         _require(all(isinstance(c, str) and c for c in self.classes), f"{where}: empty class name")
         _require(len(set(self.classes)) == k, f"{where}: two classes have the same name")
         _require(len(self.colours) == k, f"{where}: {len(self.colours)} colours for {k} classes")
@@ -202,10 +208,16 @@ class LabelSpace:
     def _unknown_ids(self, ids: NDArray[Any], where: str) -> LabelError:
         found = np.unique(ids).tolist()
         shown = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
+        hint = ""
+        if found == [self.num_classes]:
+            hint = (
+                "; if 0 means unlabelled in it and classes count from 1, take 1 from each id and "
+                f"write {self.ignore_index} for 0"
+            )
         return LabelError(
             f"{where}: holds ids {shown}, and label space {self.name!r} has classes 0 to "
             f"{self.num_classes - 1} and {self.ignore_index} for unlabelled pixels; choose the "
-            f"matching label space, or name files of Cityscapes ids *{RAW_ENDING}."
+            f"matching label space, or name files of Cityscapes ids *{RAW_ENDING}{hint}."
         )
 
 
@@ -218,8 +230,9 @@ def read_labels(
     """Class indices of one label file.
 
     Args:
-        path: a PNG of one 8- or 16-bit channel or of palette indices; SYNTHIA's may have colour,
-            with the ids in the red channel.
+        path: a PNG of one 8- or 16-bit channel or of palette indices. One in colour may have three
+            equal channels, or exactly the colours of the label space's classes with black where
+            nothing is labelled; SYNTHIA's has the ids in the red channel.
         space: what to map the ids to.
         size: (width, height) that the labels must have.
         ids: what the file holds; None: as `layouts.label_ids` finds.
@@ -228,7 +241,7 @@ def read_labels(
         Class indices or ``space.ignore_index``, (H, W), uint8.
 
     Raises:
-        LabelError: unreadable, damaged, a colour picture, another size, or ids of another space.
+        LabelError: unreadable, damaged, another size, or ids or colours of another space.
         LabelSpaceError: raw or SYNTHIA ids, and the label space does not say what they mean.
     """
     path = Path(path)
@@ -238,13 +251,19 @@ def read_labels(
             f"{path}: labels are {png.width}x{png.height} and their frame is "
             f"{size[0]}x{size[1]}; labels must have the size of the frame."
         )
-    ids = ids or label_ids(path, png)
-    if png.is_colour and ids != "synthia":
-        raise LabelError(
-            f"{path}: is a colour picture; labels are PNGs of one channel that holds class ids, "
-            "so convert the colours to ids first."
-        )
-    label_map = decode_label_png(png, path, channel=0 if png.is_colour else None)
+    told, ids = ids, ids or label_ids(path, png)
+    if png.is_colour:
+        picture = decode_colour_png(png, path)
+        is_grey = is_grey_picture(picture)
+        if _is_coloured(picture, is_grey, ids, space):
+            return indices_of_colours(
+                picture, space.classes, space.colours, space.ignore_index, str(path)
+            )
+        if is_grey and told is None and ids == "synthia" and picture.any():
+            ids = "plain"  # SYNTHIA's red and green, class and object, are never equal throughout
+        label_map = picture[..., 0]
+    else:
+        label_map = decode_label_png(png, path)
     if ids == "synthia":
         if space.synthia_ids is None:
             raise LabelSpaceError(
@@ -255,6 +274,20 @@ def read_labels(
     if ids == "train" and space.train_ids is not None:
         return space._look_up(label_map, space.train_ids, str(path))
     return space.encode(label_map, raw=ids == "raw", where=str(path))
+
+
+def _is_coloured(picture: NDArray[Any], is_grey: bool, ids: LabelIds, space: LabelSpace) -> bool:
+    """True of a picture whose colours, not the values of one channel, are the classes."""
+    if ids == "synthia":
+        return False
+    if not is_grey:
+        return True
+    plain = {*range(space.num_classes), *space.void_ids, space.ignore_index}
+    return (
+        ids == "plain"
+        and not set(np.unique(picture).tolist()) <= plain
+        and has_colours_of(picture, space.classes, space.colours)
+    )
 
 
 def label_space(name_or_path: str | Path) -> LabelSpace:

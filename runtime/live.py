@@ -17,26 +17,22 @@ from urllib.parse import parse_qsl
 import cv2
 import numpy as np
 
+from .addresses import SCHEMES, is_live, normal_address, without_password
 from .errors import FrameError
-from .frames import Frame, FrameSource, log_skip, open_frames, safe_name, without_password
+from .file_names import is_utf8
+from .frames import Frame, FrameSource, log_skip, open_frames, safe_name
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
 GIVE_UP_AFTER_S = 60.0
 _ANSWER_WITHIN_MS = 5000  # a stream that says nothing for so long has failed
-_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "rtp", "srt")
-_LIVE = re.compile(r"camera:|[a-z][a-z0-9+.]*://")
-
-
-def is_live(source: object) -> bool:
-    """Whether a source's name is that of a camera or of a stream."""
-    return bool(_LIVE.match(str(source)))
+_MOST_CAMERAS = 99  # OpenCV reads the hundreds of a number as the library to open it with
 
 
 class LiveSource:
     """Frames of one camera or stream, for one iteration; made by `open_live`.
 
     Attributes:
-        title: what it is called in messages and frame names; a URL's password is left out.
+        title: what it is called in messages and frame names, see `without_password`.
         reconnects: how often it failed and was opened again with success.
         fps: frames a second as the source says, None where it does not.
         length: None: nobody knows how many frames there will be.
@@ -172,6 +168,11 @@ def open_live(
     Raises:
         FrameError: the source is written in another way; or from the iteration, see there.
     """
+    source = normal_address(source)
+    if not is_utf8(source):
+        raise FrameError(
+            f"{without_password(source)}: an address is UTF-8; write other bytes as %XX."
+        )
     if source.startswith("camera:"):
         camera = _parse_camera(source)
         return LiveSource(
@@ -181,10 +182,10 @@ def open_live(
             give_up_after_s=give_up_after_s,
         )
     scheme = source.split("://", 1)[0]
-    if scheme not in _SCHEMES or "://" not in source:
+    if scheme not in SCHEMES or "://" not in source:
         raise FrameError(
             f"{without_password(source)} is no live source; write camera:0, or a URL that begins "
-            f"with {', '.join(_SCHEMES)}."
+            f"with {', '.join(SCHEMES)}."
         )
     return LiveSource(
         without_password(source),
@@ -213,19 +214,28 @@ class _Camera:
         return capture
 
 
-_WRITTEN = {"size": r"[1-9]\d*x[1-9]\d*", "fps": r"\d*\.?\d+", "fourcc": r"[\w ]{4}"}
+_WRITTEN = {
+    "size": r"[1-9][0-9]{0,5}x[1-9][0-9]{0,5}",
+    "fps": r"[0-9]{0,5}\.?[0-9]{1,5}",
+    "fourcc": r"[A-Za-z0-9_ ]{4}",
+}
 
 
 def _parse_camera(source: str) -> _Camera:
     device, _, query = source.removeprefix("camera:").partition("?")
     asked = dict(parse_qsl(query, keep_blank_values=True))
-    if not re.fullmatch(r"\d+|/.+", device) or any(
+    if not re.fullmatch(r"[0-9]+|/.+", device) or any(
         key not in _WRITTEN or not re.fullmatch(_WRITTEN[key], value)
         for key, value in asked.items()
     ):
         raise FrameError(
-            f"{source}: write camera:0 or camera:/dev/video0, and if wanted "
+            f"{without_password(source)}: write camera:0 or camera:/dev/video0, and if wanted "
             "?size=1280x720&fps=30&fourcc=MJPG after it, or some of these three."
+        )
+    if device.isdecimal() and (len(device) > 9 or int(device) > _MOST_CAMERAS):
+        raise FrameError(
+            f"camera:{device[:20]}: cameras have numbers from 0 to {_MOST_CAMERAS}; "
+            "`ls /dev/video*` shows those of this machine."
         )
     settings: list[tuple[int, float]] = []
     if "fourcc" in asked:  # first: what sizes there are depends on it

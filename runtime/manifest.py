@@ -29,10 +29,15 @@ class _Model(BaseModel):
 
 
 class NetworkSpec(_Model):
-    """What builds the network: its registered name or ``package.module:factory``."""
+    """What builds the network: its registered name or ``package.module:factory``.
+
+    ``output`` is the path of the logits in what a user's network returns ("1", "main", "0.out"),
+    where a person had to choose.
+    """
 
     name: Annotated[str, Field(min_length=1)]
     arguments: dict[str, JsonValue] = {}
+    output: str | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -95,6 +100,8 @@ class Provenance(_Model):
         method: what made it, with the resolved ``configuration``, ``seed`` and count of ``frames``.
         versions: of the software, see ``library_versions``.
         device: what it was made on.
+        fingerprint: of the run that made it: of its settings, source model and the content of what
+            it learned from. The same run, asked for again, is found to have finished.
         created: UTC, ISO 8601.
     """
 
@@ -105,6 +112,7 @@ class Provenance(_Model):
     frames: int | None = None
     versions: dict[str, str] = {}
     device: str | None = None
+    fingerprint: str | None = None
     created: str = Field(
         default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds")
     )

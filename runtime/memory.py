@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+_MEMINFO = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 
 
 def give_back_unused() -> None:
@@ -45,3 +47,28 @@ def resident_memory_mib() -> float:
 
 def _status_mib(key: str) -> float:
     return int(_STATUS.read_text().split(f"{key}:")[1].split()[0]) / 1024
+
+
+def available_memory_bytes() -> int | None:
+    """Memory that this process may still take without swapping; None where no one says.
+
+    The least of what the system has and what the control group of the process leaves.
+    """
+    known = [_system_available(), _group_available()]
+    return min((room for room in known if room is not None), default=None)
+
+
+def _system_available() -> int | None:
+    try:
+        return int(_MEMINFO.read_text().split("MemAvailable:")[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _group_available() -> int | None:
+    """Of a control group of version 2 with a limit, as containers have one."""
+    try:
+        limit = int((_GROUP / "memory.max").read_text())
+        return max(0, limit - int((_GROUP / "memory.current").read_text()))
+    except (OSError, ValueError):  # no such group, or "max"
+        return None

@@ -12,14 +12,19 @@ from typing import Any
 from .atomic import output_errors
 from .engine import Engine
 from .errors import FrameError, OutputError
-from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, FrameSource
+from .file_names import check_name
+from .frames import Frame, FrameSource
+from .images import log_remark
 from .live import LiveSource
+from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_VIDEO_SUFFIXES
 from .pacing import STILLS_FPS, Paced
 from .pipeline import Pipeline, Result
 from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
-_NOT_WRITTEN = IMAGE_SUFFIXES | {".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".ogv"}
+_NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}).difference(WRITTEN_VIDEO_SUFFIXES)
+
+_MEANWHILE = ".{}.incomplete.mkv"  # the longest name that a video has before it is whole
 
 
 def run_frames(
@@ -35,6 +40,7 @@ def run_frames(
     max_frames: int | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda _, __: None,
+    note: Callable[[str], None] = log_remark,
     clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
     """Segment frames and write the results.
@@ -53,11 +59,13 @@ def run_frames(
         max_frames: stop after so many frames were read.
         stop_requested: asked all the time; stop once it is true.
         report: called with the frames done and dropped so far.
+        note: called with a sentence on what is odd about a video, or left of an unfinished one.
 
     Returns:
-        JSON values. "frames": done; "frames_read"; "dropped"; "skipped": a sentence for each file
-        that could not be read, or not to its end; "in_flight", which is 0.
-        ``frames_read == frames + dropped + len(skipped) + in_flight``. "reconnects": of a live
+        JSON values. "frames": done; "frames_read"; "dropped"; "frames_skipped": those that could
+        not be decoded; "in_flight", which is 0.
+        ``frames_read == frames + dropped + frames_skipped + in_flight``. "skipped": a sentence for
+        each file that could not be read, or not to its end. "reconnects": of a live
         source, else None. "ended_by": "end" of the frames, "signal", "duration", "max_frames", or
         "lost"; then "lost" is the sentence that says how. "seconds", "fps", "latency_ms" (see
         `Result`; p50, p90, p99, max), "stages_ms" (means), "out", "engine".
@@ -97,6 +105,8 @@ def run_frames(
             overlays=overlay,
             fps=fps or STILLS_FPS,
             rate=None if timed is None else lambda: fps or timed.fps,
+            replace=overwrite,
+            note=note,
         )
     )
     with (
@@ -123,10 +133,13 @@ def run_frames(
         summary = pipeline.summary()
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
         ended_by = "max_frames"
-    skipped = [] if isinstance(frames, LiveSource) else list(frames.skipped)
+    skipped, lost_frames = (
+        ([], 0) if isinstance(frames, LiveSource) else (list(frames.skipped), frames.frames_skipped)
+    )
     return {
         **summary,
-        "frames_read": pipeline.frames_read + len(skipped),
+        "frames_read": pipeline.frames_read + lost_frames,
+        "frames_skipped": lost_frames,
         "skipped": skipped,
         "reconnects": frames.reconnects if isinstance(frames, LiveSource) else None,
         "ended_by": ended_by,
@@ -137,6 +150,7 @@ def run_frames(
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
+    check_name(out, _MEANWHILE, inside=True, by_library=out.suffix.lower() in VIDEO_SUFFIXES)
     with output_errors(out):
         is_folder = out.is_dir()
         occupied = any(out.iterdir()) if is_folder else out.exists()
@@ -145,7 +159,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{out}: no {suffix} file is written; give a folder, or a video such as clip.mp4."
         )
-    if suffix in VIDEO_SUFFIXES and is_folder:
+    if suffix in WRITTEN_VIDEO_SUFFIXES and is_folder:
         raise OutputError(f"{out}: is a folder, and a video is a file; choose another name.")
     if occupied and not overwrite:
         raise OutputError(f"{out}: already exists; choose another name or use --overwrite.")

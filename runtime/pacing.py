@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
+import numpy as np
+
 from .frames import Frame
 
 STILLS_FPS = 10.0  # of frames that do not say when they were taken
+FASTEST_FPS = 240.0  # of a video that is written
 
 
 class Paced:
@@ -60,3 +63,17 @@ class Paced:
     def stop(self) -> None:
         """End the iteration, also while it waits."""
         self._stopped.set()
+
+
+def rate_of(times_ns: list[int]) -> float | None:
+    """Pictures a second at which pictures of these times can be shown; None where none is later.
+
+    The mean of the short intervals between them, those within a quarter of the shortest tenth:
+    where the times are uneven, pictures are then held longer rather than left out.
+    """
+    steps = np.diff(np.asarray(times_ns, np.int64))
+    steps = steps[steps > 0]
+    if not len(steps):
+        return None
+    short = steps[steps <= 1.25 * np.quantile(steps, 0.1, method="lower")]
+    return min(1e9 / float(short.mean()), FASTEST_FPS)

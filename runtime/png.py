@@ -1,4 +1,4 @@
-"""Label maps out of PNG files, sample for sample.
+"""PNG files: whether they are whole, and label maps out of them, sample for sample.
 
 OpenCV expands a palette to colours and stretches 1-, 2- and 4-bit samples to 0..255, which destroys
 class ids. So a palette PNG is handed to it as the greyscale PNG of its indices (the same compressed
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LabelError
+from .picture_size import PNG_SIGNATURE, picture_size, too_large
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _PALETTE = 0, 3
 
 
@@ -47,7 +47,8 @@ def read_png(path: Path) -> Png:
     """The header and data of a PNG file, palette indices turned into greyscale samples.
 
     Raises:
-        LabelError: the file is missing, not a PNG, truncated or damaged.
+        LabelError: the file is missing, not a PNG, truncated, damaged, or of more pixels than
+            `pixel_limit` allows.
     """
     try:
         data = path.read_bytes()
@@ -55,9 +56,13 @@ def read_png(path: Path) -> Png:
         raise LabelError(f"{path}: cannot read these labels ({error.strerror}).") from error
     if not data.startswith(PNG_SIGNATURE):
         raise LabelError(f"{path}: is not a PNG; labels are PNGs of one channel of class ids.")
+    size = picture_size(data)
+    if size is not None and (refusal := too_large(*size)):
+        raise LabelError(f"{path}: this label map {refusal}.")
     kept, header, palette = [PNG_SIGNATURE], b"", b""
     try:
-        for kind, body in png_chunks(data):
+        for kind, view in png_chunks(data):
+            body = bytes(view)
             if kind == b"IHDR" and len(body) == 13:
                 header = body
                 body = body[:9] + bytes([_GREY if body[9] == _PALETTE else body[9]]) + body[10:]
@@ -73,25 +78,62 @@ def read_png(path: Path) -> Png:
     return Png(width, height, bit_depth, colour_type, b"".join(kept), palette)
 
 
-def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+class PngCutError(ValueError):
+    """A PNG's data ends before its end chunk."""
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and body of each chunk of a PNG, up to and with IEND.
 
     Raises:
-        ValueError: the data ends before that, or a checksum is wrong; says which and where.
+        PngCutError: the data ends before that; says where.
+        ValueError: a checksum is wrong; says which.
     """
-    position, kind = len(PNG_SIGNATURE), b""
+    view = memoryview(data)
+    at, kind = len(PNG_SIGNATURE), b""
     while kind != b"IEND":
-        end = position + 12
-        if end <= len(data):
-            length, kind = struct.unpack_from(">I4s", data, position)
-            end += length
+        length, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (0, b"")
+        end = at + 12 + length
         if end > len(data):
-            raise ValueError(f"the PNG data ends early, after {len(data)} bytes")
-        body = data[position + 8 : end - 4]
-        if data[end - 4 : end] != struct.pack(">I", zlib.crc32(kind + body)):
-            raise ValueError(f"a PNG checksum is wrong at byte {position}")
-        yield kind, body
-        position = end
+            raise PngCutError(f"the PNG data ends early, after {len(data)} bytes")
+        (checksum,) = struct.unpack_from(">I", data, end - 4)
+        if zlib.crc32(view[at + 4 : end - 4]) != checksum:
+            raise ValueError(f"a PNG checksum is wrong at byte {at}")
+        yield kind, view[at + 8 : end - 4]
+        at = end
+
+
+def whole_png(data: bytes) -> bytes:
+    """The data of a PNG whose picture is whole, with a new end chunk where only the end is cut off.
+
+    Raises:
+        ValueError: the data ends early or a checksum is wrong; says where.
+    """
+    end, samples = len(PNG_SIGNATURE), []
+    try:
+        for kind, body in png_chunks(data):
+            end += 12 + len(body)
+            if kind == b"IDAT":
+                samples.append(body)
+    except PngCutError:
+        if not _ends(samples):
+            raise
+        return data[:end] + _chunk(b"IEND", b"")
+    return data
+
+
+def _ends(samples: Sequence[memoryview]) -> bool:
+    """Whether a zlib stream in parts comes to its own end; holds 64 KiB of it at a time."""
+    stream = zlib.decompressobj()
+    try:
+        for part in samples:
+            waiting: bytes | memoryview = part
+            while waiting and not stream.eof:
+                stream.decompress(waiting, 1 << 16)
+                waiting = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return stream.eof
 
 
 def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArray[Any]:
@@ -103,12 +145,7 @@ def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArra
     Raises:
         LabelError: the compressed samples are damaged.
     """
-    try:
-        samples = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        samples = None
-    if samples is None or samples.shape[:2] != (png.height, png.width):
-        raise LabelError(f"{path}: these labels are damaged and do not decode; copy them again.")
+    samples = _samples(png, path)
     if channel is not None:
         samples = np.ascontiguousarray(samples[..., 2 - channel])  # OpenCV: blue, green, red
     if png.bit_depth < 8:
@@ -116,5 +153,33 @@ def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArra
     return samples
 
 
+def _samples(png: Png, path: Path) -> NDArray[Any]:
+    """The PNG as OpenCV decodes it; LabelError if it does not."""
+    try:
+        samples = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        samples = None
+    if samples is None or samples.shape[:2] != (png.height, png.width):
+        raise LabelError(f"{path}: these labels are damaged and do not decode; copy them again.")
+    return samples
+
+
+def decode_colour_png(png: Png, path: Path) -> NDArray[Any]:
+    """Samples of a colour PNG, (H, W, 3) in RGB order, uint8 or uint16; grey with alpha as grey.
+
+    Raises:
+        LabelError: the compressed samples are damaged, or pixels are transparent.
+    """
+    samples = _samples(png, path)
+    if samples.ndim != 3 or samples.shape[2] not in (3, 4):
+        raise LabelError(f"{path}: is no PNG of three or four channels.")
+    if samples.shape[2] == 4 and (samples[..., 3] != np.iinfo(samples.dtype).max).any():
+        raise LabelError(
+            f"{path}: has transparent pixels, and labels have none; save it without transparency."
+        )
+    return np.ascontiguousarray(samples[..., 2::-1])  # OpenCV: blue, green, red, alpha
+
+
 def _chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    checksum = zlib.crc32(body, zlib.crc32(kind))
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)

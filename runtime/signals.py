@@ -1,33 +1,108 @@
-"""Stopping a run between two steps or frames when a signal asks for it."""
+"""Signals that ask a process to end: a run stops between two steps, anything else unwinds.
+
+SIGINT is Ctrl-C, SIGTERM a request to end, SIGHUP the terminal that went away; a SIGHUP that the
+process was started to ignore (``nohup``) stays ignored.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object]
+
+GRACE_S = 5.0  # for what a second SIGINT should end at once
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether SIGINT or SIGTERM came; a second SIGINT stops at once.
+    """Gives a function that tells whether SIGINT, SIGTERM or SIGHUP came.
 
-    Outside the main thread, where Python takes no handlers, signals do what they did before.
+    A second SIGINT stops at once, as the handler that was there before does, or by
+    KeyboardInterrupt. Outside the main thread, where Python takes no handlers, signals do what they
+    did before.
     """
     stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop.is_set
-        return
+    earlier = signal.getsignal(signal.SIGINT)
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set() and number == signal.SIGINT:
+            if callable(earlier):
+                earlier(number, frame)
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled_by(handle):
         yield stop.is_set
+
+
+@dataclass
+class Unwinding:
+    """The signal that ended the body of `unwind_on_signals`, None if none came."""
+
+    by: signal.Signals | None = None
+
+
+@contextmanager
+def unwind_on_signals() -> Iterator[Unwinding]:
+    """Let SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, so that what is half-done is removed.
+
+    An exception that comes after that is a consequence: ask `Unwinding.by` first.
+    """
+    unwinding = Unwinding()
+
+    def handle(number: int, _: FrameType | None) -> None:
+        unwinding.by = signal.Signals(number)
+        raise KeyboardInterrupt
+
+    with _handled_by(handle):
+        yield unwinding
+
+
+@contextmanager
+def _handled_by(handle: Handler) -> Iterator[None]:
+    """Handle the three signals in the body; the handlers that were there are put back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def end_at_second_interrupt(sentence: bytes) -> None:
+    """From now on end the process some seconds after a second SIGINT, whatever it is doing.
+
+    Python runs handlers between two of its instructions, so that a library's long call (a camera
+    that does not answer, a graph without an end) would hold them up; a thread looks instead.
+
+    Args:
+        sentence: to write to standard error then.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        interrupts = 0
+        while interrupts < 2:
+            interrupts += os.read(reading, 64).count(signal.SIGINT)
+        time.sleep(GRACE_S)
+        try:
+            os.write(2, sentence)
+        finally:
+            os._exit(130)
+
+    threading.Thread(target=watch, name="second interrupt", daemon=True).start()

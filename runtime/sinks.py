@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from .atomic import output_errors
 from .errors import OutputError
-from .frames import VIDEO_SUFFIXES, Frame, write_image
+from .file_names import check_name
+from .images import log_remark, write_image
 from .labels import LabelSpace
+from .media_kinds import WRITTEN_VIDEO_SUFFIXES
 from .overlay import overlay
-from .pacing import STILLS_FPS
+from .pacing import STILLS_FPS, rate_of
 from .pipeline import Result
+from .recording import Recording
 
-_CODECS = {".mp4": "mp4v", ".m4v": "mp4v", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-_LONGEST_HOLD_S = 10.0  # a longer gap is cut out of the video
+_LONGEST_HOLD_NS = 10 * 10**9  # a longer gap is cut out of the video
+_MOST_WAITING, _MOST_WAITING_BYTES = 25, 256 * 2**20  # pictures, before a rate is chosen
 
 
 class FolderSink:
     """Writes ``labels/NAME.png``, class indices, and on wish ``overlays/NAME.jpg``.
 
-    Each file appears whole or not at all; files of the same name are replaced, others stay.
+    Each file appears whole or not at all; files of the same name are replaced, others stay. The
+    folder is locked meanwhile, and unfinished files that a dead run left in it are removed.
 
     Raises:
-        OutputError: the folder's parent is missing, or it cannot be written, or the disk is full.
+        OutputError: the folder's parent is missing, or it cannot be written, or the disk is full,
+            or another run is writing into it.
     """
 
     def __init__(self, folder: Path, label_space: LabelSpace, *, overlays: bool) -> None:
@@ -42,6 +48,12 @@ class FolderSink:
             self._labels.mkdir(exist_ok=True)
             if self._overlays:
                 self._overlays.mkdir(exist_ok=True)
+            self._lock = _lock_folder(folder)
+            for unfinished in (p for place in self._places() for p in place.glob(".*.part")):
+                unfinished.unlink()
+
+    def _places(self) -> list[Path]:
+        return [place for place in (self._overlays, self._labels) if place is not None]
 
     def __call__(self, result: Result) -> None:
         name = result.frame.name
@@ -60,29 +72,54 @@ class FolderSink:
         trace: TracebackType | None,
     ) -> None:
         """Each file is complete; folders in which a failed run left nothing are removed."""
-        for folder in (self._overlays, self._labels, self._labels.parent):
-            if error is not None and folder is not None:
+        for folder in (*self._places(), self._labels.parent):
+            if error is not None:
                 with suppress(OSError):  # not empty
                     folder.rmdir()
+        os.close(self._lock)
+
+
+def _lock_folder(folder: Path) -> int:
+    """A descriptor of the folder, with a lock that ends when it is closed or its process dies.
+
+    Raises:
+        OutputError: another process holds the lock.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OutputError(
+            f"{folder}: another run is writing into this folder; wait for it, or choose another."
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return lock
 
 
 class VideoSink:
     """Writes one video, of overlays or of class colours, which appears complete on a good exit.
 
     Its size is that of the first frame (the codecs drop the last column or row of an odd size);
-    frames of another size are resized to it. Its rate is that of the first two frames' times, or
-    ``fps`` for images, which have none. Without a frame there is no video.
+    frames of another size are resized to it. Its rate is constant, and each picture is held until
+    the next one's time, so that the video keeps time with what it shows: pictures are repeated
+    where frames come slowly, and left out where they come faster than the rate. Gaps of more than
+    ten seconds are shortened to that. Images, which have no times, and the first frame of each
+    further video come one period after the frame before. Without a frame there is no video.
+
+    A run that fails, or a disk that fills up, leaves what was recorded (see `Recording`).
 
     Args:
         fps: of images.
-        rate: of frames that come in time and may be missing: asked at the second frame, the rate
-            of the video, or None for that of the first two frames. Each picture is then held until
-            the next one's time, so that the video keeps time with what it shows; gaps of more than
-            ten seconds are shortened to that.
+        rate: of frames that come in time and may be missing: asked once for the rate of the video;
+            where it is not given, or gives None, that of the times of the first frames.
+        replace: a video that has appeared meanwhile is replaced.
+        note: called with a sentence on what is odd about the video, or left of a failed one.
 
     Raises:
-        OutputError: the folder is missing or cannot be written, the disk is full, or OpenCV has no
-            encoder for the suffix.
+        OutputError: the folder is missing or cannot be written, another run is writing this video,
+            the disk is full, or OpenCV has no encoder for the suffix.
     """
 
     def __init__(
@@ -93,78 +130,74 @@ class VideoSink:
         overlays: bool,
         fps: float = STILLS_FPS,
         rate: Callable[[], float | None] | None = None,
+        replace: bool = True,
+        note: Callable[[str], None] = log_remark,
     ) -> None:
-        if path.suffix.lower() not in _CODECS:
-            raise OutputError(
-                f"{path}: videos of this kind are not written; use {' '.join(_CODECS)}."
-            )
+        check_name(path, by_library=True)
+        self._recording = Recording(path, replace=replace, note=note)
         self._path = path
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-        with output_errors(path):
-            self._temporary.touch()
         self._space = label_space
         self._overlays = overlays
         self._still_fps = fps
         self._rate = rate
-        self._fps = 0.0
-        self._held: NDArray[np.uint8] = np.zeros((0, 0, 3), np.uint8)  # the last picture
-        self._start_ns = 0  # of the video's first picture, moved by what was cut out
-        self._writer: cv2.VideoWriter | None = None
-        self._first: tuple[Frame, NDArray[np.uint8]] | None = None
-        self._size = (0, 0)
-        self._written = 0
+        self._note = note
+        self._fps = 0.0  # of the video, once it is open
+        self._waiting: list[_Picture] = []  # until the rate is known
+        self._held: _Picture | None = None  # the last picture
+        self._due_ns = 0  # of the last picture, since the video's first
+        self._left_out = 0
 
     def __call__(self, result: Result) -> None:
         if self._overlays:
-            picture = overlay(result.frame.image, result.labels, self._space)
+            pixels = overlay(result.frame.image, result.labels, self._space)
         else:
-            picture = self._space.colourise(result.labels)
-        if self._first is None:  # its duration is known with the second frame
-            self._first = (result.frame, picture)
-            self._start_ns = result.frame.timestamp_ns
-            self._held = picture
+            pixels = self._space.colourise(result.labels)
+        picture = _Picture(pixels, result.frame.timestamp_ns)
+        if self._fps:
+            self._show(picture)
             return
-        if self._writer is None:
-            between = result.frame.timestamp_ns - self._first[0].timestamp_ns
-            asked = self._rate() if self._rate is not None else None
-            self._fps = asked or (1e9 / between if between > 0 else self._still_fps)
-            self._writer = self._open(self._fps)
-        if self._rate is None or self._hold(self._writer, result.frame.timestamp_ns):
-            self._write(self._writer, picture)
-        self._held = picture
+        self._waiting.append(picture)
+        if len(self._waiting) > 1 and (
+            self._ask()
+            or len(self._waiting) * pixels.nbytes >= _MOST_WAITING_BYTES
+            or len(self._waiting) == _MOST_WAITING
+        ):
+            self._open()
 
-    def _hold(self, writer: cv2.VideoWriter, timestamp_ns: int) -> bool:
-        """Repeat the last picture until that of this time is due; whether there is room for it."""
-        place = round((timestamp_ns - self._start_ns) * 1e-9 * self._fps)
-        most = round(_LONGEST_HOLD_S * self._fps)
-        missing = place - self._written
-        if missing > most:
-            self._start_ns += round((missing - most) / self._fps * 1e9)
-        for _ in range(min(missing, most)):
-            self._write(writer, self._held)
-        return missing >= 0
+    def _ask(self) -> float | None:
+        return None if self._rate is None else self._rate()
 
-    def _open(self, fps: float) -> cv2.VideoWriter:
-        """The writer, with the first picture written."""
-        if self._first is None:
-            raise OutputError(f"{self._path}: there is no frame to write.")
-        picture = self._first[1]
-        self._size = (picture.shape[1], picture.shape[0])
-        codec = cv2.VideoWriter.fourcc(*_CODECS[self._path.suffix.lower()])
-        writer = cv2.VideoWriter(str(self._temporary), codec, fps, self._size)
-        if not writer.isOpened():
-            raise OutputError(
-                f"{self._path}: OpenCV cannot write this kind of video here; "
-                f"use another of {' '.join(_CODECS)}, or a folder."
+    def _open(self) -> None:
+        """Choose the rate and write what waits for it."""
+        times = [picture.timestamp_ns for picture in self._waiting]
+        rate = self._ask() or rate_of(times)
+        if rate is None and len(times) > 1:
+            self._note(
+                f"{self._path}: images have no times; they are shown at {self._still_fps:g} a "
+                "second (--fps)."
             )
-        self._write(writer, picture)
-        return writer
+        height, width = self._waiting[0].pixels.shape[:2]
+        self._fps = self._recording.open(rate or self._still_fps, (width, height))
+        for picture in self._waiting:
+            self._show(picture)
+        self._waiting = []
 
-    def _write(self, writer: cv2.VideoWriter, picture: NDArray[np.uint8]) -> None:
-        if (picture.shape[1], picture.shape[0]) != self._size:
-            picture = cv2.resize(picture, self._size, interpolation=cv2.INTER_AREA).astype(np.uint8)
-        writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        self._written += 1
+    def _show(self, picture: _Picture) -> None:
+        """Write a picture at its place in time, after repeating the one before it up to there."""
+        if self._held is not None:
+            period_ns = round(1e9 / self._fps)
+            step_ns = picture.timestamp_ns - self._held.timestamp_ns
+            longest_ns = _LONGEST_HOLD_NS + period_ns
+            self._due_ns += min(step_ns, longest_ns) if step_ns > 0 else period_ns
+            place = round(self._due_ns * 1e-9 * self._fps)
+            for _ in range(place - self._recording.written):
+                self._recording.write(self._held.pixels)
+            if place < self._recording.written:
+                self._left_out += 1
+                self._held = picture
+                return
+        self._recording.write(picture.pixels)
+        self._held = picture
 
     def __enter__(self) -> VideoSink:
         return self
@@ -176,27 +209,26 @@ class VideoSink:
         trace: TracebackType | None,
     ) -> None:
         try:
-            if self._writer is None and self._first is not None and error is None:
-                self._writer = self._open(self._still_fps)
-            if self._writer is not None:
-                self._writer.release()
-                if error is None:
-                    self._publish()
-        finally:
-            self._temporary.unlink(missing_ok=True)
-
-    def _publish(self) -> None:
-        """Give the video its name if it is whole: OpenCV's writer reports no failure itself."""
-        capture = cv2.VideoCapture(str(self._temporary))
-        readable = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        capture.release()
-        if readable < self._written:
-            raise OutputError(
-                f"{self._path}: only {readable} of {self._written} frames could be written; "
-                "the disk may be full."
+            if self._waiting:
+                self._open()
+        except OutputError:
+            self._recording.abandon()
+            raise
+        if error is not None:
+            self._recording.abandon()
+            return
+        self._recording.publish()
+        if self._left_out:
+            self._note(
+                f"{self._path}: {self._left_out} frames came faster than its {self._fps:g} a "
+                "second and are left out, so that the others are shown in time."
             )
-        with output_errors(self._path):
-            os.replace(self._temporary, self._path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    pixels: NDArray[np.uint8]
+    timestamp_ns: int
 
 
 def open_sink(
@@ -206,6 +238,8 @@ def open_sink(
     overlays: bool = False,
     fps: float = STILLS_FPS,
     rate: Callable[[], float | None] | None = None,
+    replace: bool = True,
+    note: Callable[[str], None] = log_remark,
 ) -> FolderSink | VideoSink:
     """A `VideoSink` if ``out`` has a video's suffix, a `FolderSink` otherwise.
 
@@ -214,12 +248,14 @@ def open_sink(
                 ...
 
     Args:
-        fps, rate: see `VideoSink`; a folder has no use for them.
+        fps, rate, replace, note: see `VideoSink`; a folder has no use for them.
 
     Raises:
         OutputError: it cannot be written to, or the suffix is that of a video not written here.
     """
     path = Path(out)
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return VideoSink(path, label_space, overlays=overlays, fps=fps, rate=rate)
+    if path.suffix.lower() in WRITTEN_VIDEO_SUFFIXES:
+        return VideoSink(
+            path, label_space, overlays=overlays, fps=fps, rate=rate, replace=replace, note=note
+        )
     return FolderSink(path, label_space, overlays=overlays)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 from rich.text import Text
+
+from .printable import one_line
 
 if TYPE_CHECKING:
     from .verdict import Verdict
@@ -25,13 +27,26 @@ def console(width: int = 120) -> Console:
 
 
 def note(text: str) -> None:
-    """A line on stderr, above the progress bar where there is one."""
-    _stderr.print(Text(text, "dim"), soft_wrap=True)
+    """A line on stderr, above the progress bar where there is one, as far as it can be shown."""
+    with suppress(OSError, ValueError):  # a closed pipe, a full disk, a closed file
+        _stderr.print(Text(one_line(text), "dim"), soft_wrap=True)
+
+
+def say(*lines: str) -> None:
+    """Lines on stdout, each as long as it is; what would break or colour them is shown escaped."""
+    for line in lines:
+        console().print(Text(one_line(line)), soft_wrap=True)
 
 
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else, on stdout."""
     sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def shows_bars() -> bool:
+    """Whether stderr is a terminal, on which a bar can move."""
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 @contextmanager
@@ -40,7 +55,7 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
 
     Where stderr is no terminal, one line every tenth of the work instead.
     """
-    if not sys.stderr.isatty():
+    if not shows_bars():
         shown = -1
 
         def line(done: int, total: int | None, text: str) -> None:
@@ -54,10 +69,10 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
         yield line
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn(unit),
+        TextColumn(unit, markup=False),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}", markup=False, table_column=Column()),  # this one wraps
     )
@@ -65,7 +80,7 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
         task = bar.add_task(title, total=None, text="")
 
         def update(done: int, total: int | None, text: str) -> None:
-            bar.update(task, completed=done, total=total, text=text)
+            bar.update(task, completed=done, total=total, text=one_line(text))
 
         yield update
 
@@ -78,8 +93,9 @@ def table(
     Args:
         width: columns where stdout is no terminal.
     """
+    heading = one_line(title)
     drawn = Table(
-        title=Text(title, "bold"),
+        title=Text(f"\n{heading}" if title.startswith("\n") else heading, "bold"),
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -87,9 +103,9 @@ def table(
     )
     for i, column in enumerate(columns):
         numeric = all(isinstance(row[i], (int, float, type(None))) for row in rows)
-        drawn.add_column(Text(column), justify="right" if numeric and rows else "left")
+        drawn.add_column(Text(one_line(column)), justify="right" if numeric and rows else "left")
     for row in rows:
-        drawn.add_row(*(Text(_cell(value)) for value in row))  # no markup: [x] stays [x]
+        drawn.add_row(*(Text(one_line(_cell(value))) for value in row))  # no markup: [x] stays [x]
     console(width).print(drawn)
 
 
@@ -131,7 +147,7 @@ def run_line(summary: Mapping[str, Any]) -> str:
     return (
         f"{summary['frames']} frames in {summary['seconds']:.1f} s "
         f"({summary['fps']:.1f} a second), {summary['frames_read']} read, "
-        f"{summary['dropped']} dropped, {len(summary['skipped'])} skipped"
+        f"{summary['dropped']} dropped, {summary['frames_skipped']} skipped"
         f"{f', {reconnects} times connected again' if reconnects else ''}; "
         f"from frame to labels p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms; "
         f"{'nothing written' if summary['out'] is None else 'to ' + summary['out']}.{ended}"
@@ -165,7 +181,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])
     for row, shown in zip(rows, cells, strict=True):
         if "error" in row:
-            console().print(Text(f"{shown['method']}: {row['error']}"), soft_wrap=True)
+            say(f"{shown['method']}: {row['error']}")
 
 
 def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) -> None:
@@ -203,14 +219,17 @@ def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) ->
     if adapting_s > 0:
         percent = 100 * (verdict.seconds + watch_s) / adapting_s
         share = f": {percent:.1f} % of the {adapting_s:.0f} s that adapting took"
-    console().print(
-        Text(
-            f"{DECISIONS[verdict.decision]}: {verdict.sentence}\n"
-            f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
-        ),
-        soft_wrap=True,
+    say(f"{DECISIONS[verdict.decision]}: {verdict.sentence}")
+    say(
+        f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
+        f"{CONDITIONS if verdict.frames else ''}"
     )
 
+
+CONDITIONS = (
+    " The verdict holds for conditions like theirs alone: judge again for another light, weather "
+    "or road."
+)
 
 DECISIONS = {
     "promote": "Promote the candidate",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import FrameError
+from .distinct import DistinctFrames
 from .resampling import Sums, Weights, interval
 from .scores import (
     CONFIDENT,
@@ -53,9 +54,10 @@ class Evidence:
     """What was seen of both models, without labels.
 
     Attributes:
-        frames: how many.
+        frames: how many, that are nearly the same picture counted once and looked at once.
         finite: whether all of the candidate's probabilities are numbers; if not, nothing else is.
         scores: by name, see `gather`.
+        copies: frames left out, for they are nearly the same picture as one before.
         lost: share of its area that each class lost, of those that the incumbent and its second
             opinion both see, by class index.
     """
@@ -64,6 +66,7 @@ class Evidence:
     finite: bool
     scores: dict[str, Score]
     lost: dict[int, float]
+    copies: int = 0
 
 
 @torch.no_grad()
@@ -74,6 +77,7 @@ def gather(
     device: torch.device,
     *,
     stop: Callable[[], None] = lambda: None,
+    due: Callable[[], bool] = lambda: False,
     seed: int = 0,
 ) -> Evidence:
     """Scores of both models on the same frames and pixels; memory does not grow with the frames.
@@ -87,25 +91,49 @@ def gather(
     Args:
         frames: uint8 RGB (H, W, 3), any size.
         stop: called before every batch; may raise.
+        due: whether the time is over; asked after every batch.
 
     Raises:
         FrameError: there is no frame.
     """
     viewers = Viewer(incumbent, device), Viewer(candidate, device)
     gathered = _Gathered(incumbent.network.num_classes, seed)
-    for batch in _batches(frames, BATCH):
+    distinct, zoom = _Distinct(), True
+    for batch in _batches(distinct.of(frames), BATCH):
         stop()
-        images = viewers[0].images(batch)
-        old = viewers[0].say(images)
+        inputs = [viewer.images(batch) for viewer in viewers]
+        if not gathered.frames:
+            pairs = zip(viewers, inputs, strict=True)
+            zoom = all(viewer.takes_zoom(images) for viewer, images in pairs)
+        images = inputs[0]
+        old = viewers[0].say(images, zoom=zoom)
         grid = old.plain.shape[1], old.plain.shape[2]
-        new = viewers[1].say(viewers[1].images(batch), grid)
+        new = viewers[1].say(inputs[1], grid, zoom=zoom)
         gathered.add(old, new, viewers[0].second_opinion(images, grid))
         if not new.finite:
             return Evidence(gathered.frames, False, {}, {})
+        if due():
+            break
     if not gathered.frames:
         raise FrameError("No frame could be read to judge the models on.")
     divergences = [viewer.divergence() for viewer in viewers]
-    return Evidence(gathered.frames, True, gathered.scores(divergences), gathered.lost())
+    scores, lost = gathered.scores(divergences), gathered.lost()
+    return Evidence(gathered.frames, True, scores, lost, distinct.copies)
+
+
+class _Distinct:
+    """Frames without those that are nearly the same picture as one before."""
+
+    def __init__(self) -> None:
+        self.copies = 0
+
+    def of(self, frames: Iterable[Image]) -> Iterator[Image]:
+        seen = DistinctFrames()
+        for frame in frames:
+            if seen.is_new(frame):
+                yield frame
+            else:
+                self.copies += 1
 
 
 def _batches(frames: Iterable[Image], size: int) -> Iterator[list[Image]]:
@@ -178,7 +206,7 @@ class _Gathered:
             ),
             "entropy": entropy,
             "flip": consistency(sums["flip_both"], sums["flip_either"]),
-            "zoom": consistency(sums["zoom_both"], sums["zoom_either"]),
+            "zoom": _zoom(sums),
             "opinion": sums["opinion"] / frames,
         }
 
@@ -191,6 +219,13 @@ class _Gathered:
 
 
 LEAST_AREA = 0.002  # share of all pixels of a class whose loss is looked at
+
+
+def _zoom(sums: Sums) -> Tensor:
+    """NaN where there was no smaller view."""
+    if "zoom_both" not in sums:
+        return torch.full_like(sums["entropy"], torch.nan)
+    return consistency(sums["zoom_both"], sums["zoom_either"])
 
 
 def _drop(divergences: Sequence[float]) -> float:

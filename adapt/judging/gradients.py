@@ -53,5 +53,5 @@ class GradientNorms:
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        self._norms = list(state["norms"])
-        self._exploded, self._small = state["exploded"], state["small"]
+        self._norms = [float(norm) for norm in state["norms"]]
+        self._exploded, self._small = bool(state["exploded"]), int(state["small"])

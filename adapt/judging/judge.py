@@ -9,12 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...runtime.bundle import Bundle
-from ...runtime.errors import BundleError, ConfigError, FrameError, LabelSpaceError
+from ...runtime.errors import (
+    BundleError,
+    ConfigError,
+    FrameError,
+    LabelSpaceError,
+    RoadshiftError,
+    RunInterrupted,
+)
 from ...runtime.frames import Frame, open_frames
 from ...runtime.verdict import Verdict
 from ..context import Context
 from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models import load_network, pick_device
+from ..work import spread
 from .evidence import Evidence, gather
 from .verdict import decide
 from .views import Image, Model
@@ -47,37 +55,74 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
 def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
     """The verdict on what a run has made, on at most 32 of the frames that it set aside.
 
-    A frame that cannot be read is left out with a note; without any, a person is asked, and so he
-    is where the incumbent's files are no longer those that the run started from.
+    A frame that cannot be read is left out with a note. Whatever goes wrong, a person is asked,
+    with the reason: steps that are done are not lost because judging fails. So he is where the
+    incumbent's files are no longer those that the run started from.
 
     Raises:
         RunInterrupted: a signal came.
     """
-    started = time.monotonic()
     held = context.held
     if held is None:
-        sentence = (
-            f"{len(context.frames)} frames are too few to set some aside and judge on them; give "
-            f"at least {LEAST_TO_JUDGE}."
-        )
-        return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
+        return _ask(incumbent, _why_none_is_held(len(context.frames)))
     context.note("judging the result against the incumbent, without labels")
-    frames = held.only(evenly_spaced(len(held), JUDGED_ON))
     try:
-        old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
+        return _judged(incumbent, candidate, context, held)
+    except RunInterrupted:
+        raise
+    except FrameError as error:
+        return _ask(incumbent, str(error))
+    except BundleError as error:
+        return _ask(
+            incumbent,
+            f"The incumbent changed while the run went on, and nothing was judged: {error}",
+        )
+    except Exception as error:  # a network of a user's own may raise anything; the run is not lost
+        first = next(iter(str(error).splitlines()), "")
+        reason = first if isinstance(error, RoadshiftError) else f"{type(error).__name__}: {first}"
+        return _ask(incumbent, f"The result could not be judged ({reason.rstrip(' .:')}).")
+
+
+def _judged(incumbent: Bundle, candidate: Model, context: Context, held: FrameSet) -> Verdict:
+    started, deadline = time.monotonic(), context.work.deadline
+    if deadline.due:
+        return _ask(incumbent, "The time budget left no time to judge the result.")
+    old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
+    chosen = evenly_spaced(len(held), JUDGED_ON)
+    if deadline.bounded:  # they may be cut short
+        chosen = [chosen[i] for i in spread(len(chosen))]
+    with context.work.phase("judging", len(chosen)) as done:
         evidence = gather(
             old,
             candidate,
-            _readable(frames, context.note),
+            _shown(_readable(held.only(chosen), context.note), done),
             context.device,
             stop=context.stop_if_requested,
+            due=lambda: deadline.due,
         )
-    except BundleError as error:
-        sentence = f"the incumbent changed while the run went on, and nothing was judged: {error}"
-        return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
-    except FrameError as error:
-        return Verdict("ask", str(error), (), 0, incumbent=incumbent.hash)
     return _decided(evidence, incumbent, started)
+
+
+def _ask(incumbent: Bundle, sentence: str) -> Verdict:
+    return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
+
+
+def _why_none_is_held(frames: int) -> str:
+    if frames < LEAST_TO_JUDGE:
+        return (
+            f"{frames} frames are too few to set some aside and judge on them; give at least "
+            f"{LEAST_TO_JUDGE}."
+        )
+    return (
+        f"This run began with --gate off and learned from all {frames} frames, so none is left to "
+        "judge it on; use roadshift judge with others."
+    )
+
+
+def _shown(frames: Iterable[Image], done: Callable[[int], None]) -> Iterator[Image]:
+    for count, frame in enumerate(frames, 1):
+        yield frame
+        done(count)
 
 
 def judge_bundles(
@@ -115,6 +160,7 @@ def judge_bundles(
         Model(load_network(bundle, run_on), bundle.manifest.input)
         for bundle in (incumbent, candidate)
     )
+    report(0, total)
     images = _counted(thinned(source, max_frames, note), total, report)
     evidence = gather(old, new, images, run_on, stop=stop)
     return _decided(evidence, incumbent, started)

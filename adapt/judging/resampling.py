@@ -44,6 +44,9 @@ class Sums:
             more = torch.einsum("rb,b...->r...", weights, value.double().cpu())
             self._sums[name] = self._sums[name] + more if name in self._sums else more
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._sums
+
     def __getitem__(self, name: str) -> Tensor:
         return self._sums[name]
 

@@ -24,12 +24,14 @@ MOST_DIVERGENCE = 0.05  # batch-norm divergence of the candidate above the incum
 # the candidate is better in every way that shows and no class loses much.
 LEAST_SHIFT = 0.075  # batch-norm divergence, nats
 MOST_LOST_WITHOUT_SHIFT = 0.5  # share of the area of any class
+LEAST_FRAMES = 8  # that differ; a bootstrap over fewer, or over copies of one, knows no doubt
 
 
 def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> Verdict:
     """The verdict on a candidate.
 
-    Any sign of harm keeps the incumbent. Where the shift is too small for much to be gained, the
+    With fewer than `LEAST_FRAMES` frames that differ, a person is asked. Otherwise any sign of harm
+    keeps the incumbent. Where the shift is too small for much to be gained, the
     candidate is promoted only if it is more informative and steadier both in a mirror and in a
     smaller view, and no class loses half of its area. Otherwise it is promoted if it is both more
     informative and steadier (in one mind with the second opinion, or with itself in a mirror), kept
@@ -55,6 +57,8 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         _gain(name, scores[name]) for name in ("information", "opinion", "flip", "zoom")
     )
     checks = [*harm, shift, information, opinion, flip, zoom]
+    if evidence.frames < LEAST_FRAMES:
+        return verdict("ask", _too_few(evidence), checks)
     if signs := [check.sentence for check in harm if not check.passed]:
         return verdict("keep", " ".join(signs), checks)
     if not shift.passed:
@@ -72,6 +76,17 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         return verdict("keep", f"Nothing speaks for the candidate. {information.sentence}", checks)
     doubt = steadier if information.passed else information
     return verdict("ask", f"The signs are mixed. {doubt.sentence}", checks)
+
+
+def _too_few(evidence: Evidence) -> str:
+    frames = "1 frame is" if evidence.frames == 1 else f"{evidence.frames} frames are"
+    copies = ""
+    if evidence.copies:
+        copies = f" ({evidence.copies} more are nearly the same picture as one of them)"
+    return (
+        f"{frames} too few to judge on{copies}: give at least {LEAST_FRAMES} that show different "
+        "scenes."
+    )
 
 
 def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
@@ -199,6 +214,9 @@ _GAINS = {
 def _gain(name: str, score: Score) -> Check:
     """Passed where the whole interval of the difference is above 0."""
     passed = score.low > 0
+    if math.isnan(score.candidate):
+        sentence = "The networks take images of their input size alone: nothing is said of others."
+        return Check(name, None, math.nan, None, None, 0.0, False, sentence)
     sentence = (
         f"The candidate is {'' if passed else 'not '}{_GAINS[name]}: {score.incumbent:.3f} to "
         f"{score.candidate:.3f}, difference {score.low:+.3f} to {score.high:+.3f}."

@@ -16,8 +16,10 @@ from ...runtime.bundle import InputSpec
 from ...runtime.preprocess import fit_frame
 from ..batch_norm import batch_norm_layers
 from ..inputs import Normalise
+from ..lone_values import lone_values_allowed
 from ..losses.common import at_least_float32, upsample
 from ..networks import SegmentationNetwork
+from ..view_sizes import scaled_size, takes
 from .scores import InputMoments, batch_norm_divergence, normalised_entropy
 
 ZOOM = 0.75  # of the smaller view, in each axis
@@ -39,7 +41,7 @@ class Said:
     p: Tensor
     plain: Tensor
     flipped: Tensor
-    zoomed: Tensor
+    zoomed: Tensor | None  # None where the network takes its own size alone
 
     @property
     def finite(self) -> bool:
@@ -67,9 +69,20 @@ class Viewer:
         images: Tensor = self._normalise(torch.from_numpy(fitted).to(self._device))
         return images
 
+    def takes_zoom(self, images: Tensor) -> bool:
+        """Whether the network answers the smaller view of images of its own size."""
+        with evaluating(self.model.network):
+            return takes(self.model.network, images, _zoomed_size(images))
+
     @torch.no_grad()
-    def say(self, images: Tensor, grid: tuple[int, int] | None = None) -> Said:
-        """What the model says in evaluation mode, with its own statistics."""
+    def say(
+        self, images: Tensor, grid: tuple[int, int] | None = None, *, zoom: bool = True
+    ) -> Said:
+        """What the model says in evaluation mode, with its own statistics.
+
+        Args:
+            zoom: ask about the smaller view, too.
+        """
         with evaluating(self.model.network):
             handles = [
                 layer.register_forward_pre_hook(self._moments[layer].add) for layer in self._layers
@@ -81,10 +94,12 @@ class Viewer:
                     handle.remove()
             size = logits.shape[2], logits.shape[3]
             flipped = self._logits(images.flip(3), size).flip(3)
-            small = [max(16, 8 * round(side * ZOOM / 8)) for side in images.shape[2:]]
-            zoomed = self._logits(F.interpolate(images, small, mode="area"), size)
+            zoomed = None
+            if zoom:
+                smaller = F.interpolate(images, _zoomed_size(images), mode="area")
+                zoomed = self._logits(smaller, size).argmax(dim=1)
         p = logits.softmax(dim=1)
-        return Said(p, logits.argmax(dim=1), flipped.argmax(dim=1), zoomed.argmax(dim=1))
+        return Said(p, logits.argmax(dim=1), flipped.argmax(dim=1), zoomed)
 
     @torch.no_grad()
     def second_opinion(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -93,11 +108,8 @@ class Viewer:
         What re-estimating them on these frames would give, in the same pass; the model stays as it
         is. Of a network without such layers it is the plain answer.
         """
-        count = len(images)
-        if count == 1:  # a pooled map of one pixel has no variance; twice the same changes nothing
-            images = images.repeat(2, 1, 1, 1)
         with evaluating(self.model.network, own_statistics=True):
-            return self._logits(images, grid).softmax(dim=1)[:count]
+            return self._logits(images, grid).softmax(dim=1)
 
     def divergence(self) -> float:
         """See `batch_norm_divergence`, over all frames so far; NaN without such layers."""
@@ -110,13 +122,18 @@ class Viewer:
         return upsample(logits, grid, self.model.network.align_corners)
 
 
+def _zoomed_size(images: Tensor) -> tuple[int, int]:
+    return scaled_size(images.shape[2], images.shape[3], ZOOM)
+
+
 @contextmanager
 def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) -> Iterator[None]:
     """Every module in evaluation mode, and back to its own mode afterwards.
 
     Args:
         own_statistics: batch norm normalises each batch with that batch's mean and variance, as
-            re-estimating would; the running ones stand still.
+            re-estimating would; the running ones stand still, and serve where a channel has one
+            value alone.
     """
     modes = {module: module.training for module in network.modules()}
     layers = batch_norm_layers(network) if own_statistics else []
@@ -125,7 +142,8 @@ def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) ->
         layer.train()
         layer.track_running_stats = False
     try:
-        yield
+        with lone_values_allowed(network):
+            yield
     finally:
         for layer in layers:
             layer.track_running_stats = True
@@ -143,6 +161,8 @@ def sums_of(said: Said) -> Mapping[str, Tensor]:
         "area": area(said.plain, classes),
     }
     for view, labels in (("flip", said.flipped), ("zoom", said.zoomed)):
+        if labels is None:
+            continue
         both, either = overlaps(said.plain, labels, classes)
         values |= {f"{view}_both": both, f"{view}_either": either}
     return values

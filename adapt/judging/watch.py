@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from ...runtime.errors import FrameError
 from ..batch_norm import batch_norm_layers
-from ..checkpoint import read_tensors, tensor_parts, write_atomically
+from ..checkpoint import read_tensors, write_tensors
 from ..context import Context
 from ..dataset import FrameSet, evenly_spaced
 from ..ema import blend, restore, snapshot
@@ -35,6 +36,9 @@ from .views import evaluating
 FRAMES = 8  # of those set aside, evenly spaced: enough to see a class vanish, and cheap
 BATCH = 4  # frames at most that are normalised together, and never one alone
 IN_A_ROW = 2  # looks with an alarm that stop a run: a single one may pass
+
+
+_LOOK = TypeAdapter(Look)
 
 
 class Watch:
@@ -99,7 +103,7 @@ class Watch:
             if self._best() is not best:
                 frames = {"p": seen.p, "entropy": seen.entropy}
                 tensors = prefixed("model", self._model.state_dict()) | prefixed("frames", frames)
-                write_atomically(self._snapshot(look), tensor_parts(tensors))
+                write_tensors(self._snapshot(look), tensors)
 
     def finish(self, step: int, planned: int) -> None:
         """Look at the model after the last step, and give it the best step's weights.
@@ -198,7 +202,8 @@ class Watch:
     @contextmanager
     def _timed(self) -> Iterator[None]:
         start = time.monotonic()
-        yield
+        with self._context.work.phase("looking at frames set aside"):
+            yield
         self._seconds += time.monotonic() - start
 
     # --- which step is kept ---------------------------------------------------------------------
@@ -256,10 +261,10 @@ class Watch:
         """Take back what `state` gave."""
         if state is None:
             return
-        self._looks = [Look(**look) for look in state["looks"]]
-        self._alarms = [(step, sentence) for step, sentence in state["alarms"]]
+        self._looks = [_LOOK.validate_python(look) for look in state["looks"]]
+        self._alarms = [(int(step), str(sentence)) for step, sentence in state["alarms"]]
         self._gradients.load_state(state["gradients"])
-        self._seconds = state["seconds"]
+        self._seconds = float(state["seconds"])
 
     def tidy(self) -> None:
         """Remove snapshots that the checkpoint just written does not need."""

@@ -1,4 +1,4 @@
-"""The methods: one file each. Adding one is its file and its line in `METHODS`."""
+"""The methods: one file each, known by name to `METHODS`; see `register_method`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError
-from ..config import RunConfig, merge, parse_assignments, read_toml, validate
+from ..config import RunConfig, merge, parse_assignments, read_toml, shown, validate
 from .atp import Atp
 from .base import Method, Stage
 from .black_box import AtpBlackBox, Das3BlackBox
@@ -18,32 +18,73 @@ from .iapc import Iapc
 from .ld import Ld
 from .nightshift import Nightshift
 from .pseudo import Pseudo, PseudoEntmin, PseudoSelected
+from .registry import METHODS, MethodRegistry, register_method
 from .shot_im import ShotIm
 from .supervised import Supervised
 from .tent import Tent
 from .tone_only import ToneOnly
 
-METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (
-        Nightshift,
-        Iapc,
-        Ld,
-        Atp,
-        Das3,
-        AtpBlackBox,
-        Das3BlackBox,
-        ToneOnly,
-        BnStats,
-        Tent,
-        Entmin,
-        Pseudo,
-        PseudoEntmin,
-        PseudoSelected,
-        ShotIm,
-    )
-}
-_ALL: dict[str, type[Method]] = {**METHODS, Supervised.name: Supervised}  # `train` runs the last
+for _method in (
+    Nightshift,
+    Iapc,
+    Ld,
+    Atp,
+    Das3,
+    AtpBlackBox,
+    Das3BlackBox,
+    ToneOnly,
+    BnStats,
+    Tent,
+    Entmin,
+    Pseudo,
+    PseudoEntmin,
+    PseudoSelected,
+    ShotIm,
+):
+    register_method(_method)
+
+DEFAULT = Nightshift.name  # what `roadshift adapt` runs unless told otherwise
+
+
+def find_method(name: str) -> type[Method]:
+    """The method of that name, to adapt with; or "supervised", which `train` runs.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if name == Supervised.name:
+        return Supervised
+    if not isinstance(name, str) or name not in METHODS:
+        raise ConfigError(f"method {shown(name)} is unknown; there are {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def adapting_method(name: str) -> type[Method]:
+    """The method of that name, to adapt with.
+
+    Raises:
+        ConfigError: there is no such method, or it learns from labels.
+    """
+    if name == Supervised.name:
+        raise ConfigError(
+            f"method {name!r} is unknown to adapt, for it learns from labels as `roadshift train` "
+            f"does; there are {', '.join(METHODS)}."
+        )
+    return find_method(name)
+
+
+def choose_method(method: str | None, file: Path | None) -> str:
+    """The method that was asked for, or else that of the settings file, or else `DEFAULT`.
+
+    Raises:
+        ConfigError: the file cannot be read, or its ``method`` is no name.
+    """
+    if method is not None or file is None:
+        return DEFAULT if method is None else method
+    named = read_toml(file).get("method", DEFAULT)
+    if not isinstance(named, str):
+        raise ConfigError(f"{file}: method is a name in quotes, not {shown(named)}.")
+    return named
 
 
 def resolve_config(
@@ -60,15 +101,22 @@ def resolve_config(
     Raises:
         ConfigError: an unknown method, variant or key, or a value out of range.
     """
-    if method not in _ALL:
-        raise ConfigError(f"method {method!r} is unknown; there are {', '.join(METHODS)}.")
-    chosen = _ALL[method]
+    chosen = find_method(method)
     read = read_toml(file) if file else {}
     read.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
-    given = merge(read, parse_assignments(assignments))
-    if file and given.get("method", method) != method:
-        raise ConfigError(f"{file} is written for method {given['method']!r}, not {method!r}.")
-    others = [name for name in given if name in _ALL and name != method]
+    if file and read.get("method", method) != method:
+        raise ConfigError(
+            f"{file} is written for method {shown(read['method'])}, not {method!r}; leave --method "
+            "out, or give another file."
+        )
+    assigned = parse_assignments(assignments)
+    if "method" in assigned:
+        raise ConfigError(
+            f"--set method={assigned['method']}: a setting cannot change the method; use --method "
+            f"{assigned['method']}."
+        )
+    given = merge(read, assigned)
+    others = [name for name in given if name != method and _is_method(name)]
     if others:
         raise ConfigError(
             f"settings of {others[0]} are for runs of it (--method {others[0]}); this one is of "
@@ -78,11 +126,13 @@ def resolve_config(
         raise ConfigError(f"method_config is for manifests; give these settings as [{method}].")
     own = given.get(method, {})
     if not isinstance(own, Mapping):
-        raise ConfigError(f"{method} is a section: write {method}.key=value, not {method}={own!r}.")
+        raise ConfigError(
+            f"{method} is a section: write {method}.key=value, not {method}={shown(own)}."
+        )
     variant = own.get("variant", "roadshift")
     if variant not in list(chosen.presets):
         raise ConfigError(
-            f"{method}.variant {variant!r} is unknown; there are {', '.join(chosen.presets)}."
+            f"{method}.variant {shown(variant)} is unknown; there are {', '.join(chosen.presets)}."
         )
     values = merge(chosen.presets[variant], given)
     values["method"] = method
@@ -102,10 +152,26 @@ def resolve_config(
     return config
 
 
+def _is_method(name: str) -> bool:
+    return name in METHODS or name == Supervised.name
+
+
 def build_stages(config: RunConfig) -> list[Stage]:
     """The stages that ``config`` describes, not yet begun."""
-    chosen = _ALL[config.method]
+    chosen = find_method(config.method)
     return list(chosen.stages(validate(chosen.Config, config.method_config, config.method)))
 
 
-__all__ = ["METHODS", "Method", "Stage", "build_stages", "resolve_config"]
+__all__ = [
+    "DEFAULT",
+    "METHODS",
+    "Method",
+    "MethodRegistry",
+    "Stage",
+    "adapting_method",
+    "build_stages",
+    "choose_method",
+    "find_method",
+    "register_method",
+    "resolve_config",
+]

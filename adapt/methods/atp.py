@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..config import Settings
+from ..config import Scales, Settings
 from ..context import Context
 from ..dataset import Batch
 from ..labeller import Labeller
@@ -32,7 +32,7 @@ class AtpConfig(Settings):
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
     stages: tuple[StageName, ...] = STAGES  # any of them, in this order
-    scales: tuple[float, ...] = (1.0,)  # that pseudo-labels are averaged over
+    scales: Scales = (1.0,)  # that pseudo-labels are averaged over
     mirror: bool = False  # and over the mirror image of each
     # Align
     align_entropy: float = Field(0.002, ge=0)  # alpha (eq. 2)
@@ -139,6 +139,9 @@ class TeachStage(Stage):
             model, context, settings.scales, settings.refresh_epochs, mirror=settings.mirror
         )
         self.selection = Selection(self.labeller, settings.share)
+
+    def prepare(self) -> None:
+        self.selection.prepare()
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings

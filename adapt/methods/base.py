@@ -25,13 +25,21 @@ class Stage(ABC):
 
     name: str  # in progress and history
     share: int = 1  # of the run's steps, beside those of the other stages
+    mixes: bool = False  # frames of one forward pass with one another: with one alone it cannot
 
     @abstractmethod
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         """Take ``model`` as the student and make what the stage needs around it.
 
         Called once before the first step and again when a run is resumed, both times with the same
-        weights in ``model``: it must do the same both times.
+        weights in ``model``: it must do the same both times. Work over all frames goes through the
+        context (`Context.whole_frames`, `Context.prepare`), which ends it where time runs out.
+        """
+
+    def prepare(self) -> None:  # noqa: B027 - most stages are prepared by `begin`
+        """Do what takes a pass over the frames and follows from the stage's state.
+
+        Called before the first step, and again when a run is resumed and the state is loaded.
         """
 
     @abstractmethod

@@ -16,7 +16,8 @@ from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import ema_update, frozen_copy
-from ..logit_cache import LogitCache
+from ..logit_cache import LogitCache, open_cache
+from ..lone_values import allow_lone_values
 from ..losses.common import Size
 from ..losses.iapc import IapcWeights, iapc_terms
 from ..losses.kernels.labels import argmax_on_grid, pixel_argmax
@@ -96,12 +97,13 @@ class IapcStage(Stage):
         self.teacher = fold_batch_norm(frozen_copy(model))
         self.cache: LogitCache | None = None
         if context.config.teacher_cache:
-            self.cache = LogitCache("teacher", self.teacher, context)
+            self.cache = open_cache("teacher", self.teacher, context)
         self.memory_model = frozen_copy(model)
         if settings.memory_mode == "train":
             for norm in batch_norm_layers(self.memory_model):
                 norm.train()
         watched = self.memory_model if layer is not None else folding_view(self.memory_model)
+        allow_lone_values(watched, context.note)
         self.memory = FeatureTap(watched, layer)
         self.balances: dict[str, ClassBalance] = {}
         if settings.class_balance != "none":
@@ -217,7 +219,7 @@ class IapcStage(Stage):
     def _prototypes_of_all_frames(self) -> Tensor:
         """(K, D): class means over all target frames, from the source model."""
         sums, counts = torch.zeros(()), torch.zeros(())
-        for clean in self.context.whole_frames():
+        for clean in self.context.whole_frames("class prototypes of all frames"):
             batch_sums, batch_counts = class_sums(*self._memory_features(clean))
             sums, counts = sums + batch_sums.sum(dim=0), counts + batch_counts.sum(dim=0)
         return sums / counts.clamp(min=1)[:, None]

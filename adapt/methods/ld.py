@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..class_balance import ClassBalance
-from ..config import Settings
+from ..config import Scales, Settings
 from ..context import Context
 from ..dataset import Batch
 from ..labeller import Labeller
@@ -36,7 +36,7 @@ class LdConfig(Settings):
     passes: Passes = "predicted"  # whose threshold a pixel must reach
     class_balance: Literal["none", "sqrt_inverse"] = "none"  # of L_sce, see `ClassBalance`
     # Labelling
-    scales: tuple[float, ...] = (1.0,)  # that pseudo-labels are averaged over
+    scales: Scales = (1.0,)  # that pseudo-labels are averaged over
     mirror: bool = False  # and over the mirror image of each
     batch_statistics: bool = False  # batch norm with each frame's own statistics
     refresh_epochs: int = Field(1, ge=0)  # passes between two labellings; 0: once a round
@@ -44,13 +44,13 @@ class LdConfig(Settings):
     rank_draw: Literal["pixel", "step"] = "pixel"  # a rank K for each pixel, or one a forward pass
     rank_spread: int = Field(3, ge=0)  # epsilon (Algorithm 1)
     # Rounds
-    rounds: int = Field(1, ge=1)
+    rounds: int = Field(1, ge=1, le=1000)
     round_lr_factor: float = Field(1.0, gt=0, le=1)  # of the learning rate, from round to round
     # Boundary stage (LDBE)
     boundary_stage: bool = False
     boundary_share: float = Field(1.0, gt=0, le=1)  # of each class's pixels that have a label there
     boundary_weight: float = Field(2.0, ge=1)  # of a pixel near a class boundary
-    boundary_width: int = Field(3, ge=1)  # how near, in pixels
+    boundary_width: int = Field(3, ge=1, le=1000)  # how near, in pixels
 
     @model_validator(mode="after")
     def _makes_sense(self) -> LdConfig:
@@ -81,6 +81,9 @@ class _SelfTraining(Stage):
             batch_statistics=settings.batch_statistics,
         )
         self.selection = self.new_selection()
+
+    def prepare(self) -> None:
+        self.selection.prepare()
 
     @abstractmethod
     def new_selection(self) -> Selection:
@@ -177,6 +180,7 @@ class BoundaryStage(_SelfTraining):
     """
 
     name = "boundary"
+    mixes = True
 
     def new_selection(self) -> Selection:
         return Selection(self.labeller, self.settings.boundary_share)

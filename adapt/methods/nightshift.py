@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..batch_norm import fold_batch_norm, reestimate_batch_norm
 from ..class_balance import sqrt_inverse_weights
-from ..config import Settings
+from ..config import Scales, Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
@@ -20,18 +20,20 @@ from ..losses.kernels.spec import Paste
 from ..losses.nightshift import nightshift_terms
 from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..pseudo_labels import frame_probabilities, label_identity
+from ..pseudo_labels import frame_probabilities, label_identity, usable_scales
 from ..soft_labels import Labels, SoftLabels
 from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
 from .base import Method, Stage
+
+STATISTICS = 0.2  # of the time to prepare a round, at most
 
 
 class NightshiftConfig(Settings):
     """Nightshift's settings, explained in docs/nightshift.md."""
 
     align: bool = True  # begin with ATP's Align, weighted for small data, in a third of the steps
-    rounds: int = Field(1, ge=1)  # each labels the frames anew, with the model that it starts from
-    scales: tuple[float, ...] = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
+    rounds: int = Field(1, ge=1, le=1000)  # each labels the frames with the model it starts from
+    scales: Scales = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
     mirror: bool = True  # and of the mirror image of each
     class_balance: Literal["sqrt_inverse", "none"] = "sqrt_inverse"  # see `sqrt_inverse_weights`
     mix: Literal["classmix", "none"] = "classmix"  # each frame of a batch over the one before it
@@ -63,6 +65,7 @@ class NightshiftStage(Stage):
     def __init__(self, settings: NightshiftConfig, number: int) -> None:
         self.settings = settings
         self.name = "nightshift" if settings.rounds == 1 else f"nightshift {number + 1}"
+        self.mixes = settings.mix == "classmix"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         settings, self.context = self.settings, context
@@ -78,12 +81,15 @@ class NightshiftStage(Stage):
     def _labeller(self) -> Callable[[int], Labels]:
         """M, which answers with probabilities (K, H, W)."""
         teacher = frozen_copy(self.model)
-        reestimate_batch_norm(teacher, self.context.whole_frames())
+        with self.context.work.deadline.part(STATISTICS):
+            frames = self.context.whole_frames("the teacher's batch-norm statistics")
+            reestimate_batch_norm(teacher, frames, self.context.note)
         fold_batch_norm(teacher)
+        scales = usable_scales(teacher, self.context, self.settings.scales)
 
         def label(frame: int) -> Labels:
             p = frame_probabilities(
-                teacher, self.context, frame, self.settings.scales, mirror=self.settings.mirror
+                teacher, self.context, frame, scales, mirror=self.settings.mirror
             )
             return p.float().cpu().numpy()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from ..batch_norm import fold_batch_norm
+from ..checkpoint import write_atomically
 from ..context import Context
-from ..dataset import Batch
+from ..dataset import Batch, stacked
 from ..ema import frozen_copy
 from ..losses.atp import regional_contrast, soft_cross_entropy
 from ..losses.baselines import entropy_terms, pseudo_label_terms
@@ -22,13 +25,14 @@ from ..losses.kernels.labels import pixel_argmax
 from ..losses.kernels.spec import Map, Paste
 from ..mixing import classmix_masks, cutmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..pseudo_labels import label_frames, selected
+from ..pseudo_labels import label_frames, label_identity, selected
 from .base import ParameterGroup, Stage
 
 if TYPE_CHECKING:
     from .atp import AtpConfig
 
 REPRESENTATION = 256  # channels of ReCo's projection
+ENTROPIES = 0.3  # of the time to prepare the stage, at most
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class PropagateStage(Stage):
 
     def __init__(self, settings: AtpConfig) -> None:
         self.settings = settings
+        self.mixes = settings.mix != "none"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         settings, self.context = self.settings, context
@@ -63,32 +68,48 @@ class PropagateStage(Stage):
         self.projection: nn.Sequential | None = None
         if settings.reco:
             self.projection = self._new_projection()
-        self.easy = self._easy_frames()
+        with context.work.deadline.part(ENTROPIES):
+            entropies = self._entropies()
         self.labels = label_frames(self.teacher, context, settings.scales, mirror=settings.mirror)
+        self.easy = self._easy_frames(entropies)
         histograms = self.labels.histograms(model.num_classes, sorted(self.easy))
         self.thresholds = histograms.thresholds(settings.easy_labels)
 
     @torch.no_grad()
-    def _easy_frames(self) -> set[int]:
+    def _entropies(self) -> dict[int, float]:
+        """Mean entropy of each frame under the teacher, nats; kept in the work folder."""
+        context = self.context
+        path = (
+            context.workdir / f"entropies-{label_identity(self.teacher, context.frames, [])}.json"
+        )
+        known: dict[int, float] = _read_entropies(path)
+        size = (context.frames.height, context.frames.width)
+
+        def measure(frame: int) -> None:
+            clean = context.normalise(stacked(context.frames, [frame]).to(context.device))
+            entropy = entropy_terms(
+                self.teacher(clean).logits,
+                size,
+                align_corners=self.teacher.align_corners,
+                kernel=context.losses,
+            )
+            known[frame] = float(entropy["entropy"])
+
+        context.prepare("finding easy frames", known.__contains__, measure)
+        write_atomically(path, json.dumps(known).encode())
+        return known
+
+    def _easy_frames(self, entropies: Mapping[int, float]) -> set[int]:
         """Numbers of the frames of lowest mean entropy, at least one (eq. 9)."""
-        entropies: list[float] = []
-        size = (self.context.frames.height, self.context.frames.width)
-        for clean in self.context.whole_frames():
-            for logits in self.teacher(clean).logits.split(1):
-                entropy = entropy_terms(
-                    logits,
-                    size,
-                    align_corners=self.teacher.align_corners,
-                    kernel=self.context.losses,
-                )
-                entropies.append(float(entropy["entropy"]))
-        count = max(1, math.floor(self.settings.easy_ratio * len(entropies)))
-        return set(sorted(range(len(entropies)), key=entropies.__getitem__)[:count])
+        frames = self.context.prepared.of(len(self.context.frames))
+        count = max(1, math.floor(self.settings.easy_ratio * len(frames)))
+        return set(sorted(frames, key=entropies.__getitem__)[:count])
 
     def _new_projection(self) -> nn.Sequential:
         """ReCo's head on the features; it serves this stage alone."""
         device = self.context.device
-        probe = self.context.normalise(torch.zeros(1, 64, 64, 3, dtype=torch.uint8, device=device))
+        size = (1, *self.context.crop_size, 3)  # one that the network takes
+        probe = self.context.normalise(torch.zeros(size, dtype=torch.uint8, device=device))
         channels = _features(self.teacher(probe).features).shape[1]
         head = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, REPRESENTATION, 1)
@@ -186,6 +207,16 @@ class PropagateStage(Stage):
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         if self.projection is not None:
             self.projection.load_state_dict(tensors)
+
+
+def _read_entropies(path: Path) -> dict[int, float]:
+    """Entropies by frame; none if the file is missing or damaged."""
+    try:
+        return {
+            int(frame): float(entropy) for frame, entropy in json.loads(path.read_text()).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def _features(features: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from ..config import Settings
 from ..context import Context
 from ..dataset import Batch
 from ..ema import frozen_copy
-from ..logit_cache import LogitCache
+from ..logit_cache import LogitCache, open_cache
 from ..losses.baselines import confident_labels, pseudo_label_terms
 from ..losses.kernels.spec import Map
 from ..networks import SegmentationNetwork
@@ -50,7 +50,7 @@ class PseudoStage(Stage):
         self.teacher = fold_batch_norm(frozen_copy(model))
         self.cache: LogitCache | None = None
         if context.config.teacher_cache:
-            self.cache = LogitCache("teacher", self.teacher, context)
+            self.cache = open_cache("teacher", self.teacher, context)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         normalise, size = self.context.normalise, self.context.crop_size

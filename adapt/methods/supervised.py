@@ -8,17 +8,19 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
 from ...runtime.errors import LabelError
 from ..config import Settings
 from ..context import Context
-from ..dataset import Batch, FrameSet, evenly_spaced
+from ..dataset import Batch, evenly_spaced
 from ..losses.common import upsample
 from ..losses.kernels.core import weighted_sums
 from ..losses.kernels.spec import Inputs, Terms
 from ..networks import SegmentationNetwork
+from ..seals import read_or_redo, write_sealed_json
 from .base import Method, Stage
 
 
@@ -32,13 +34,13 @@ class SupervisedConfig(Settings):
 CLASS_COUNT_FRAMES = 500  # class frequencies are counted on at most so many frames
 
 
-def class_weights(frames: FrameSet, num_classes: int) -> Tensor:
+def class_weights(counts: NDArray[np.int64]) -> Tensor:
     """Weights that make rare classes count more.
 
         a_c = clip( sqrt(median(n) / n_c), 0.5, 3 ),   n_c: pixels labelled c; 3 where n_c = 0
 
     Args:
-        frames: labelled; counted on at most 500 of them, evenly spaced.
+        counts: pixels of each class, (K,).
 
     Returns:
         (K,) float32.
@@ -46,11 +48,6 @@ def class_weights(frames: FrameSet, num_classes: int) -> Tensor:
     Raises:
         LabelError: no pixel is labelled.
     """
-    assert frames.labels is not None  # `train` opens labelled frames only
-    counts = np.zeros(256)
-    for i in evenly_spaced(len(frames), CLASS_COUNT_FRAMES):
-        counts += np.bincount(frames.labels(i).ravel(), minlength=256)
-    counts = counts[:num_classes]
     if not counts.any():
         raise LabelError(
             "No pixel of the labels belongs to a class of the label space; choose the right "
@@ -59,6 +56,24 @@ def class_weights(frames: FrameSet, num_classes: int) -> Tensor:
     median = np.median(counts[counts > 0])
     weights = np.sqrt(median / np.maximum(counts, 1)).clip(0.5, 3)
     return torch.from_numpy(weights.astype(np.float32))
+
+
+def class_counts(context: Context, num_classes: int) -> NDArray[np.int64]:
+    """Pixels of each class, (K,), on at most 500 frames, evenly spaced, or as time allows.
+
+    Kept in the work folder, so that a resumed run has the same.
+    """
+    labels, path = context.frames.labels, context.workdir / "class_counts.json"
+    assert labels is not None  # `train` opens labelled frames only
+    kept = read_or_redo(path, context.note)
+    if kept:
+        return np.array(kept["counts"], np.int64)
+    counts = np.zeros(256, np.int64)
+    chosen = evenly_spaced(len(context.frames), CLASS_COUNT_FRAMES)
+    for i in context.over(chosen, "counting the pixels of each class"):
+        counts += np.bincount(labels(i).ravel(), minlength=256)
+    write_sealed_json(path, {"counts": counts[:num_classes].tolist()})
+    return counts[:num_classes]
 
 
 class SupervisedStage(Stage):
@@ -76,7 +91,8 @@ class SupervisedStage(Stage):
         self.model, self.context = model.train(), context
         self.weights: Tensor | None = None
         if self.settings.class_balance == "sqrt_inverse":
-            self.weights = class_weights(context.frames, model.num_classes).to(context.device)
+            counts = class_counts(context, model.num_classes)
+            self.weights = class_weights(counts).to(context.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         assert batch.labels is not None  # `train` opens labelled frames only

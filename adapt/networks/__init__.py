@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from ...runtime.errors import NetworkError
-from .base import ForeignNetwork, Output, Preprocessing, SegmentationNetwork, adapt_foreign
+from .base import Output, Preprocessing, SegmentationNetwork
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
+from .factory import make_with
 from .fast_scnn import FastSCNN
+from .foreign import ForeignNetwork, adapt_foreign, settled
 from .trust import registered_factory, registered_names
 from .user_modules import import_callable, user_modules
 
@@ -51,20 +52,26 @@ class NetworkSummary(NamedTuple):
 
 
 def build_network(name: str, num_classes: int, **arguments: Any) -> SegmentationNetwork:
-    """Build a network with freshly initialised weights.
+    """Build a network with freshly initialised weights, which knows how to build itself anew.
 
     Args:
         name: a key of ``NETWORKS``, an entry point of the group ``roadshift.networks``, or
-            ``package.module:factory``, imported as `user_modules` says and called as
-            ``factory(num_classes=..., **arguments)``. A name that a file gives is to be asked about
+            ``package.module:factory``, imported as `user_modules` says and called with the number
+            of classes, see `factory.make_with`. A name that a file gives is to be asked about
             first, see `trust.check_allowed`.
-        num_classes: K.
-        **arguments: the network's own.
+        num_classes: K, at least 2.
+        **arguments: the network's own; one that means the number of classes must be K.
 
     Raises:
         NetworkError: no such network, module or factory; an argument that it does not take; the
-            factory raised, or did not return an ``nn.Module``.
+            factory raised, or did not return an ``nn.Module``; there is one class alone.
+        ConfigError: an argument says another number of classes.
     """
+    if num_classes < 2:
+        raise NetworkError(
+            f"network '{name}': of one class every pixel is that class, so there is nothing to "
+            "tell apart; use a label space of two classes, the second being all the rest."
+        )
     factory = name if ":" in name or name in NETWORKS else registered_factory(name)
     if factory is None:
         known = ", ".join([*NETWORKS, *registered_names()])
@@ -78,15 +85,21 @@ def build_network(name: str, num_classes: int, **arguments: Any) -> Segmentation
         inspect.signature(NETWORKS[name]).bind(num_classes=num_classes, **arguments)
     except TypeError as error:
         raise NetworkError(f"network '{name}': {error}; see its arguments.") from error
-    try:
-        return NETWORKS[name](num_classes=num_classes, **arguments)
-    except NetworkError:
-        raise
-    except Exception as error:  # of torch, of an argument that is no number, of memory
-        raise NetworkError(
-            f"network '{name}' cannot be built with its arguments ({type(error).__name__}: {error})"
-            "; see its arguments."
-        ) from error
+
+    def build() -> SegmentationNetwork:
+        try:
+            network = NETWORKS[name](num_classes=num_classes, **arguments)
+        except NetworkError:
+            raise
+        except Exception as error:  # of torch, of an argument that is no number, of memory
+            said = f"{type(error).__name__}: {error}"
+            raise NetworkError(
+                f"network '{name}' cannot be built with its arguments ({said}); see its arguments."
+            ) from error
+        network.rebuild = build
+        return network
+
+    return build()
 
 
 def network_summaries() -> list[NetworkSummary]:
@@ -103,18 +116,15 @@ def network_summaries() -> list[NetworkSummary]:
 
 
 def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
+    where = f"network '{name}'"
     wanted = "a function or class that takes num_classes and returns an nn.Module"
-    factory = import_callable(name, f"network '{name}'", wanted)
-    with user_modules(name.partition(":")[0]):
-        try:
-            network = factory(num_classes=num_classes, **arguments)
-        except Exception as error:
-            raise NetworkError(
-                f"network '{name}': the factory raised {type(error).__name__}: {error}"
-            ) from error
-    if not isinstance(network, nn.Module):
-        raise NetworkError(
-            f"network '{name}': the factory returned a {type(network).__name__}; it must return "
-            "an nn.Module."
-        )
-    return adapt_foreign(network, num_classes)
+    factory = import_callable(name, where, wanted)
+
+    def build() -> SegmentationNetwork:
+        with user_modules(name.partition(":")[0]):  # a factory may import only when it is called
+            module, called = make_with(factory, where, num_classes, arguments)
+        network = settled(adapt_foreign(module, num_classes, where), where)
+        network.rebuild, network.called = build, called
+        return network
+
+    return build()

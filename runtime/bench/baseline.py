@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
-from ..atomic import output_errors
 from ..cores import available_cores
 from ..errors import ConfigError, RegressionError
 from ..manifest import library_versions
-from .row import COLUMNS
+from .baseline_file import check_can_save, load_baseline, write_baseline
 
-SCHEMA = 1
+__all__ = [
+    "Change",
+    "Comparison",
+    "check_can_save",
+    "check_comparable",
+    "compare_baseline",
+    "load_baseline",
+    "machine",
+    "save_baseline",
+]
+
 # The figures that are compared. Of the first a higher one is worse and the tolerance is a share;
 # of the second a lower one is worse and the tolerance is in points.
 COSTS = ("p50_ms", "p99_ms", "peak_mib", "gpu_mib")
@@ -70,11 +77,16 @@ class Comparison:
     added: list[str]
     notes: list[str]
 
+    @property
+    def passed(self) -> bool:
+        """Whether no figure is worse and no row is missing."""
+        return not self.missing and not any(change.worse for change in self.changes)
+
     def check(self, path: Path) -> None:
         """Raise `RegressionError` where a figure is worse or a row is missing."""
-        worse = [f"{c.figure} of {c.row}" for c in self.changes if c.worse]
-        if not worse and not self.missing:
+        if self.passed:
             return
+        worse = [f"{c.figure} of {c.row}" for c in self.changes if c.worse]
         parts = [f"worse than {path}: {', '.join(worse)}"] if worse else []
         parts += [f"not measured any more: {', '.join(self.missing)}"] if self.missing else []
         raise RegressionError(
@@ -100,52 +112,13 @@ def _gpu_name() -> str | None:
     return gpu().name if driver_problem() is None else None
 
 
-def check_can_save(path: Path) -> None:
-    """Raise `OutputError` where a baseline could not be written; to ask before a long run."""
-    with output_errors(path), TemporaryFile(dir=path.parent):
-        pass
-
-
 def save_baseline(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the measured rows, the machine and the versions as JSON.
 
     Raises:
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or is something else than a baseline.
     """
-    document = {
-        "schema": SCHEMA,
-        "machine": machine(),
-        "versions": library_versions(),
-        "rows": [row for row in rows if row["error"] is None],
-    }
-    with output_errors(path):
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def load_baseline(path: Path) -> dict[str, Any]:
-    """A file of `save_baseline`.
-
-    Raises:
-        ConfigError: it is missing, or something else.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--compare {path}: cannot be read ({error}); make one with `roadshift bench --save`."
-        ) from error
-    rows = document.get("rows") if isinstance(document, dict) else None
-    whole = (
-        isinstance(rows, list)
-        and all(isinstance(row, dict) and set(COLUMNS) <= set(row) for row in rows)
-        and all(isinstance(document.get(key), dict) for key in ("machine", "versions"))
-    )
-    if not whole or document.get("schema") != SCHEMA:
-        raise ConfigError(
-            f"--compare {path}: is no baseline of this version; make one with "
-            "`roadshift bench --save`."
-        )
-    return dict(document)
+    write_baseline(path, rows, machine(), library_versions())
 
 
 def check_comparable(

@@ -8,28 +8,56 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic import output_errors
+from ..atomic import output_errors, write_whole
+from ..errors import OutputError
+from ..file_names import check_name
+from ..printable import printable
 from .chart import Axis, Chart
 from .run import Measured
 
 _STEPS = 400  # points of a curve at most
+_PICTURES = ("latency.svg", "accuracy.svg")
+_MARK = "<!-- drawn by roadshift bench -->"
+
+
+def check_can_plot(folder: Path) -> None:
+    """Refuse a folder for pictures before a long run.
+
+    Raises:
+        OutputError: it cannot be made or written, or holds another program's pictures.
+    """
+    check_name(folder, inside=True)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in _PICTURES:
+            _check_ours(folder / name)
+
+
+def _check_ours(picture: Path) -> None:
+    """Refuse to replace a picture that `write_plots` did not draw."""
+    if not picture.exists():
+        return
+    text = picture.read_text(encoding="utf-8", errors="replace") if picture.is_file() else ""
+    if not text.rstrip().endswith(_MARK):
+        raise OutputError(
+            f"{picture}: exists and was not drawn by this command, so it is never overwritten; "
+            "choose another folder."
+        )
 
 
 def write_plots(measured: Sequence[Measured], folder: Path) -> list[Path]:
     """Write ``latency.svg`` and, where accuracy was measured, ``accuracy.svg``.
 
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: see `check_can_plot`.
     """
     shown = [m for m in measured if m.row["error"] is None]
     pictures = {"latency.svg": latency_svg(shown)}
     if any(_score(m.row) is not None for m in shown):
         pictures["accuracy.svg"] = accuracy_svg([m.row for m in shown])
-    with output_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    check_can_plot(folder)
     for name, picture in pictures.items():
-        with output_errors(folder / name):
-            (folder / name).write_text(picture, encoding="utf-8")
+        write_whole(folder / name, f"{printable(picture)}\n{_MARK}\n".encode())
     return [folder / name for name in pictures]
 
 

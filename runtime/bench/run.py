@@ -44,7 +44,7 @@ class BundleRun:
     def __init__(self, bundle: Bundle, settings: BenchSettings, note: Note, report: Report) -> None:
         self._bundle, self._settings, self._note, self._report = bundle, settings, note, report
         self._pairs = (
-            labelled_pairs(str(settings.frames), settings.labels)
+            labelled_pairs(str(settings.frames), settings.labels, note=lambda _: None)
             if settings.labels is not None
             else None
         )

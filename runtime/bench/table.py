@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.text import Text
-
-from ..terminal import console, note, table
+from ..terminal import note, say, table
 from .baseline import Comparison
 
 Rows = Sequence[Mapping[str, Any]]
@@ -95,7 +93,7 @@ def bench_table(rows: Rows) -> None:
             width=_WIDTH,
         )
     for sentence in (*_warnings(measured), *_left_out(rows)):
-        console().print(Text(sentence), soft_wrap=True)
+        say(sentence)
 
 
 def print_comparison(comparison: Comparison, *, on_stdout: bool = True) -> None:
@@ -120,7 +118,7 @@ def print_comparison(comparison: Comparison, *, on_stdout: bool = True) -> None:
         width=_WIDTH,
     )
     for sentence in sentences:
-        console().print(Text(sentence), soft_wrap=True)
+        say(sentence)
 
 
 def _is_known(rows: Rows, key: str) -> bool:

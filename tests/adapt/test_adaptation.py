@@ -22,7 +22,7 @@ from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models import device_name, pick_device
 from roadshift.adapt.trainer import CHECKPOINT
-from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
+from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, open_bundle
 from roadshift.runtime.errors import (
     BundleError,
     ConfigError,
@@ -32,7 +32,7 @@ from roadshift.runtime.errors import (
     RunInterrupted,
     TrainingError,
 )
-from run_cases import adapted, history_of
+from run_cases import Killed, adapted, history_of, kill_at
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -371,7 +371,7 @@ def test_a_full_disk_at_any_write_loses_neither_run_nor_bundle(
             bundle = adapt("training.steps=2", resume=True, checkpoint_every_s=0.0)
             break
         except OutputError as error:
-            failures += "disk is full" in str(error)
+            failures += "disk is full" in str(error) or "cannot hold" in str(error)
             assert not (tmp_path / "out").exists()
     assert failures == limit - 1 > 3
     assert not changed(whole, weights(bundle))
@@ -527,3 +527,93 @@ def test_every_method_takes_the_same_steps_by_tiles(
     assert len(losses[0]) == 3
     for plain, tiled in zip(*losses, strict=True):
         assert tiled == pytest.approx(plain, rel=2e-3, abs=1e-5)
+
+
+# --- what a resumed run keeps of its beginning ----------------------------------------------------
+
+
+@pytest.fixture
+def aligned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tone alignment that finds a gamma at once; gives a number for each search."""
+    searches: list[int] = []
+
+    def align(_: object, __: object, spec: InputSpec, *___: object) -> InputSpec:
+        searches.append(len(searches))
+        return spec.model_copy(update={"gamma": 0.7 + 0.1 * len(searches)})
+
+    monkeypatch.setattr("roadshift.adapt.adaptation.align_tone", align)
+    return searches
+
+
+def _stopped_after(
+    step: int, source: Bundle, frames_dir: Path, out: Path, config: RunConfig
+) -> None:
+    with pytest.raises(Killed):
+        adapted(source, frames_dir, config, out, report=kill_at(step), checkpoint_every_s=0.0)
+
+
+def test_tone_is_searched_once_and_kept_for_a_resume(
+    aligned: list[int],
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Callable[..., RunConfig],
+) -> None:
+    config, out = settings("tone=auto"), tmp_path / "out"
+    _stopped_after(2, source, frames_dir, out, config)
+    job = Job(out, device="cpu", options=RunOptions(fingerprint="", resume=True))
+    bundle = adapt_bundle(source, [frames_dir], config, job)
+    assert aligned == [0]
+    assert bundle.manifest.input.gamma == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    "damage", ['{"run": "another", "gamma": 0.5}', "{", '{"gamma": NaN}', "[]"]
+)
+def test_a_kept_tone_of_another_run_or_damaged_is_not_believed(
+    damage: str,
+    aligned: list[int],
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Callable[..., RunConfig],
+) -> None:
+    config, out = settings("tone=auto"), tmp_path / "out"
+    _stopped_after(2, source, frames_dir, out, config)
+    (tmp_path / "out.run/tone.json").write_text(damage)
+    adapted(source, frames_dir, config, out, resume=True)
+    assert aligned == [0, 1]
+
+
+def test_another_run_is_refused_before_any_work(
+    aligned: list[int],
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Callable[..., RunConfig],
+) -> None:
+    out = tmp_path / "out"
+    _stopped_after(2, source, frames_dir, out, settings("tone=auto"))
+    with pytest.raises(TrainingError, match="started with other frames, settings"):
+        adapted(source, frames_dir, settings("tone=auto", "seed=5"), out, resume=True)
+    assert aligned == [0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("training.batch_size=1000000", "more than 4 times the 6 frames"),
+        ("training.frame_size=[10000000,10000000]", "a single frame takes"),
+    ],
+)
+def test_a_size_that_no_machine_holds_is_refused_before_decoding_or_learning(
+    setting: str,
+    sentence: str,
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Callable[..., RunConfig],
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        adapted(source, frames_dir, settings(setting), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

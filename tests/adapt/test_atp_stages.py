@@ -465,9 +465,7 @@ def test_without_reco_there_is_no_state_and_no_projection(tmp_path: Path) -> Non
 
 
 def test_reco_on_a_network_without_features_says_what_to_do(tmp_path: Path) -> None:
-    model = net()
-    forward = model.forward
-    model.forward = lambda images: Output(forward(images).logits, None)  # type: ignore[method-assign]
+    model = build_network("user_networks:Einsum", K)
     with pytest.raises(NetworkError, match=r"returns none: return \(logits, features\), or set"):
         begun(PropagateStage, tmp_path, model, reco=1.0)
     assert not list(tmp_path.iterdir())  # before anything was labelled
@@ -582,10 +580,13 @@ def test_a_run_stopped_while_it_prepares_a_stage_goes_on_exactly(
     polls = Polls()
     config = settings(*SMALL, 'atp.stages=["teach","propagate"]', "atp.scales=[1.0]", method="atp")
     whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=polls.stop_at(0))
+    decoded = 6  # frames
     warm = 2  # batches of three frames
     labelled = 6  # frames, by each of the stages
-    assert polls.count == warm + labelled + 1 + warm + labelled + 2 + warm  # one step, and then two
-    for number in (warm + 2, warm + labelled + 2, warm + labelled + 1 + warm + 3):
+    easy = 6  # frames whose entropy is measured
+    before = decoded + warm
+    assert polls.count == before + labelled + 1 + easy + labelled + 2 + warm  # one step, then two
+    for number in (4, before + 2, before + labelled + 2, before + labelled + 1 + easy + 3):
         out = tmp_path / f"out-{number}"
         with pytest.raises(RunInterrupted, match="--resume"):
             adapted(source, frames_dir, config, out, stop_requested=polls.stop_at(number))

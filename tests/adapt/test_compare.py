@@ -13,7 +13,7 @@ import pytest
 import torch
 from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
 from roadshift.adapt import compare as module
-from roadshift.adapt.compare import Comparison, compare, measured_pairs
+from roadshift.adapt.compare import Comparison, check_comparison, compare, measured_pairs
 from roadshift.adapt.compare_rows import comparison_rows
 from roadshift.adapt.contenders import choose_contenders
 from roadshift.adapt.methods import resolve_config
@@ -426,8 +426,30 @@ def test_what_concerns_all_methods_is_refused_before_the_first(
     pairs = measured_pairs([str(bench.frames)], None, bench.labels)
     with pytest.raises(FrameError, match="nowhere does not exist"):
         compare(source, ["nowhere"], pairs, choose_contenders("bn_stats"), Job(bench.out))
+    with pytest.raises(OutputError, match="the name is 1 bytes too long"):
+        bench(out=tmp_path / ("x" * 256))
     assert bench.adapted == []
     assert not bench.out.exists()
+
+
+@pytest.mark.parametrize("name", ["compare.md", "compare.json", "notes.txt", "runs/mine.json"])
+def test_a_folder_of_something_else_is_not_written_to(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    (tmp_path / "out" / "b.txt").touch()
+    with pytest.raises(OutputError, match=r"out: exists and holds no comparison"):
+        check_comparison(tmp_path / "out")
+    (tmp_path / "out/runs").mkdir(exist_ok=True)
+    (tmp_path / "out/runs/source-only.json").touch()
+    check_comparison(tmp_path / "out")  # one that was begun, with notes beside it
+
+
+def test_a_folder_for_a_comparison_may_be_missing_empty_or_just_begun(tmp_path: Path) -> None:
+    check_comparison(tmp_path / "out")
+    check_comparison(tmp_path)
+    (tmp_path / "runs").mkdir()
+    check_comparison(tmp_path)
 
 
 def bundle_of(like: Bundle, path: Path, tensors: dict[str, torch.Tensor]) -> Bundle:

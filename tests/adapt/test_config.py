@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from roadshift.adapt.config import (
     AugmentConfig,
     RunConfig,
     Settings,
     TrainingConfig,
+    WatchConfig,
+    check_given_once,
     merge,
     parse_assignments,
     read_toml,
     validate,
 )
-from roadshift.adapt.methods import METHODS, build_stages, resolve_config
+from roadshift.adapt.methods import METHODS, build_stages, find_method, resolve_config
+from roadshift.cli import app
+from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError
+from typer.testing import CliRunner
 
 # --- merging and parsing ------------------------------------------------------------------------
 
@@ -187,6 +194,14 @@ def test_a_file_for_another_method_is_refused(tmp_path: Path) -> None:
         (["training.lrr=1"], r"unknown key 'training\.lrr'"),
         (["warm_start=maybe"], "warm_start: "),
         (["method_config.weight_im=1"], r"give these settings as \[iapc\]"),
+        (["method=iapc"], "cannot change the method; use --method iapc"),
+        (["method=ld"], "cannot change the method; use --method ld"),
+        (["nosuch.x=1"], "unknown key 'nosuch'"),
+        (["recipe.row=1"], "unknown key 'recipe'"),
+        (["supervised.label_smoothing=0.1"], "settings of supervised are for runs of it"),
+        (["training.steps=3\nseed=4"], r"training\.steps: .*got '3\\nseed=4'"),
+        (["training=3"], "training: "),
+        (["iapc.weight_pe.x=3"], "weight_pe: "),
         ([f"iapc.weight_{name}=0" for name in ("ia", "pe", "ps", "im")], "must be above 0"),
     ],
 )
@@ -198,6 +213,121 @@ def test_a_bad_setting_of_a_run_is_one_sentence(assignments: list[str], message:
 def test_an_unknown_method_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=", ".join(METHODS)):
         resolve_config("tentt")
+
+
+@pytest.mark.parametrize(
+    ("given_entries", "options"),
+    [
+        (["training.lr=1", " training . lr =2"], {}),
+        (["a=1", "b=2", "a=1"], {}),
+        (["iapc=3", "iapc.weight_pe=1"], {}),
+        (["iapc.weight_pe=1", "iapc={weight_pe=2}"], {}),
+        (["losses=tiled"], {"losses": "reference"}),
+        (["losses=tiled"], {"losses": "tiled"}),
+        (["seed=1"], {"seed": 0}),
+    ],
+)
+def test_what_is_given_twice_is_refused(
+    given_entries: list[str], options: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match="are both given; leave one of them out"):
+        check_given_once(given_entries, **options)
+
+
+def test_what_is_given_once_is_not_refused() -> None:
+    check_given_once(["a.x=1", "a.y=2", "ax=3", "seed=1"], losses="tiled", seed=None)
+
+
+@pytest.mark.parametrize(
+    ("command", "settings_", "words"),
+    [
+        ("adapt", ["--seed", "1", "--set", "seed=2"], "--seed 1 and --set 'seed=2'"),
+        ("adapt", ["--losses", "tiled", "--set", "losses=reference"], "--losses 'tiled' and"),
+        ("adapt", ["--set", "seed=1", "--set", "seed=1"], "--set 'seed=1' and"),
+        ("adapt", ["--set", "method=iapc"], "use --method iapc"),
+        ("compare", ["--set", "method=iapc"], "takes its methods from --methods"),
+        ("compare", ["--steps", "3", "--set", "training.steps=4"], "--steps and --set training.s"),
+        (
+            "compare",
+            ["--methods", "iapc:paper", "--set", "iapc.variant=reference"],
+            "--methods iapc:paper and --set iapc.variant=reference",
+        ),
+    ],
+)
+def test_no_option_is_silently_ignored(
+    command: str, settings_: list[str], words: str, source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    words_of = [command, str(source.path), str(frames_dir), "--out", str(tmp_path / "o")]
+    labels = ["--labels", str(frames_dir)] if command == "compare" else []
+    ran = CliRunner().invoke(app, [*words_of, *labels, *settings_])
+    assert isinstance(ran.exception, ConfigError)
+    assert words in str(ran.exception)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- numbers beyond all sense ---------------------------------------------------------------------
+
+GIANTS = ["1e308", "-1e308", "1e-320", "inf", "nan", "0", "-1", str(10**30), "9" * 5000]
+GIANTS += ["0x" + "f" * 5000, "1" + "0" * 400, "[" * 3000, "{" * 3000, "true", '""', "[]", "{}"]
+
+
+def numeric_fields(config_type: type[BaseModel], where: str) -> list[str]:
+    """Every field of a section that is a number, or several."""
+    return [
+        f"{where}{name}"
+        for name, field in config_type.model_fields.items()
+        if any(part in str(field.annotation) for part in ("int", "float"))
+    ]
+
+
+SHARED = [
+    *numeric_fields(RunConfig, ""),
+    *numeric_fields(TrainingConfig, "training."),
+    *numeric_fields(AugmentConfig, "augment."),
+    *numeric_fields(WatchConfig, "watch."),
+]
+OWN = [
+    (name, field)
+    for name in (*METHODS, "supervised")
+    for field in numeric_fields(find_method(name).Config, f"{name}.")
+]
+
+
+def refusal(method: str, assignment: str) -> str | None:
+    """The sentence with which it is refused; None if it is a setting that a run can begin with."""
+    try:
+        config = resolve_config(method, assignments=[assignment])
+    except ConfigError as error:
+        return str(error)
+    build_stages(config)
+    json.dumps(config.model_dump(mode="json"), allow_nan=False)
+    return None
+
+
+@pytest.mark.parametrize(("method", "field"), [*[("iapc", field) for field in SHARED], *OWN])
+def test_a_number_beyond_all_sense_is_a_setting_or_a_sentence(method: str, field: str) -> None:
+    refusals = [refusal(method, f"{field}={number}") for number in GIANTS]
+    sentences = [sentence for sentence in refusals if sentence is not None]
+    assert len(sentences) >= 10
+    assert all(len(sentence) < 1200 and "\n" not in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    "content", [b"a = " + b"[" * 100_000, b"a = " + b"9" * 6000, b"#" * 2**21, b"\0"]
+)
+def test_a_file_that_is_no_settings_file_is_one_sentence(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"run\.toml: "):
+        read_toml(file)
+    with pytest.raises(ConfigError, match="run: cannot be read"):
+        read_toml(tmp_path / "run")
+
+
+def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_bytes(b"\xef\xbb\xbfseed = 3\n")
+    assert read_toml(file) == {"seed": 3}
 
 
 # --- presets ------------------------------------------------------------------------------------

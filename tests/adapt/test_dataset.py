@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import threading
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +177,7 @@ def test_a_run_killed_while_decoding_other_frames_leaves_no_index_of_the_old_one
         write_image(other / f"frame_{i}.png", picture(50 + i))
     target_frames([one], WIDTH, HEIGHT, tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(dataset.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             target_frames([other], WIDTH, HEIGHT, tmp_path)
     frames = target_frames([one], WIDTH, HEIGHT, tmp_path)
@@ -198,7 +201,10 @@ def test_the_cache_index_names_what_it_was_made_from(tmp_path: Path) -> None:
     target_frames([source], WIDTH, HEIGHT, tmp_path, limit=4)
     stored = json.loads((tmp_path / "frames.json").read_text(encoding="utf-8"))
     expected = {"sources": [str(source)], "size": [WIDTH, HEIGHT], "limit": 4}
-    assert stored == expected | {"names": ["frame_0"]}
+    content = hashlib.sha256((tmp_path / "frames.rgb").read_bytes()).hexdigest()
+    seal = stored.pop("sha256")
+    assert stored == expected | {"names": ["frame_0"], "content": content}
+    assert len(seal) == 64
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -418,12 +424,26 @@ def test_parts_of_a_batch_are_its_rows(tmp_path: Path) -> None:
     assert (part.frames, part.crops) == (batch.frames[2:4], batch.crops[2:4])
 
 
-def test_whole_frames_come_in_order_clean_and_the_last_batch_may_be_short() -> None:
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [
+        (5, 3, [3, 2]),
+        (5, 2, [2, 3]),
+        (9, 8, [9]),
+        (2, 1, [1, 1]),
+        (1, 8, [1]),
+        (4, 2, [2, 2]),
+        (0, 2, []),
+    ],
+)
+def test_whole_frames_come_in_order_and_clean_and_none_is_alone_in_the_last_batch(
+    count: int, batch_size: int, sizes: list[int]
+) -> None:
     frames = frame_set(5)
-    batches = list(whole_frames(frames, 2))
-    assert [len(images) for images in batches] == [2, 2, 1]
-    stacked = np.stack([frames.image(i) for i in range(5)])
-    assert np.array_equal(torch.cat(batches), stacked)
+    batches = list(whole_frames(frames.only([i % 5 for i in range(count)]), batch_size))
+    assert [len(images) for images in batches] == sizes
+    stacked = [frames.image(i % 5) for i in range(count)]
+    assert np.array_equal(torch.cat(batches) if batches else [], stacked)
 
 
 # --- prefetching --------------------------------------------------------------------------------
@@ -478,3 +498,29 @@ def test_closing_drops_what_was_not_drawn_and_ends_the_thread() -> None:
     items.close()
     assert len(made) <= 4
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("limit", [1, 7, 16, 39, 40, 100])
+def test_videos_whose_headers_lie_give_as_many_evenly_spaced_frames(
+    tmp_path: Path, limit: int
+) -> None:
+    """A Matroska header has no count; OpenCV computes one from a duration and a nominal rate."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.webm"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libvpx-vp9", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
+        for index in range(40):
+            pixels = np.full((HEIGHT, WIDTH, 3), 5 * index, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 33 * index, stream.time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) > 1000
+    (tmp_path / "work").mkdir()
+    frames = target_frames([path], WIDTH, HEIGHT, tmp_path / "work", limit=limit)
+    wanted = evenly_spaced(40, limit)
+    assert len(frames) == min(limit, 40)
+    found = [frames.image(i).mean() / 5 for i in range(len(frames))]
+    np.testing.assert_allclose(found, wanted, atol=0.9)

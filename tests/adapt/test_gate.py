@@ -27,6 +27,7 @@ from roadshift.runtime.errors import (
     ConfigError,
     FrameError,
     LabelSpaceError,
+    NetworkError,
     OutputError,
     RefusedError,
     RunInterrupted,
@@ -241,6 +242,73 @@ def test_a_signal_while_judging_leaves_a_run_that_resumes(
     assert verdict.decision == "promote"
 
 
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("Sizes of tensors must match\nbut do not"), "RuntimeError: Sizes of tensors"),
+        (AssertionError(), "could not be judged (AssertionError)"),
+        (ValueError("Expected more than 1 value per channel"), "ValueError: Expected more than 1"),
+        (NetworkError("The network cannot."), "(The network cannot)"),
+        (FrameError("No frame could be read."), "No frame could be read."),
+    ],
+    ids=["RuntimeError", "AssertionError", "ValueError", "NetworkError", "FrameError"],
+)
+def test_a_run_is_not_lost_when_judging_fails(
+    error: Exception,
+    sentence: str,
+    adapt: Adapt,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    source: Bundle,
+) -> None:
+    def fail(*_: Any, **__: Any) -> Evidence:
+        raise error
+
+    monkeypatch.setattr(judge, "gather", fail)
+    bundle = adapt()
+    verdict = open_bundle(tmp_path / "out").manifest.verdict
+    assert verdict is not None
+    assert (verdict.decision, verdict.frames, verdict.incumbent) == ("ask", 0, source.hash)
+    assert sentence in verdict.sentence
+    assert "\n" not in verdict.sentence
+    failure = verdict.error(bundle.path)
+    assert failure is not None
+    assert failure.exit_code == 6
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_that_was_killed_while_judged_goes_on_without_its_gate(
+    adapt: Adapt, decided: Decided, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the frames that it set aside still aside, so the weights are those of the gated run."""
+    decided("promote")
+    whole = adapt(out=tmp_path / "whole")
+
+    def die(*_: Any, **__: Any) -> Evidence:
+        raise Killed
+
+    monkeypatch.setattr(judge, "gather", die)
+    with pytest.raises(Killed):
+        adapt()
+    notes: list[str] = []
+    resumed = adapt(resume=True, gated=False, note=notes.append)
+    assert "they stay aside, as when the run began, and are not judged on" in notes
+    assert resumed.manifest.verdict is None
+    assert resumed.manifest.provenance.frames == 29
+    one, other = (load_file(b.path / "model.safetensors") for b in (whole, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_that_learned_from_all_frames_is_not_judged_on_them(adapt: Adapt) -> None:
+    with pytest.raises(Killed):
+        adapt(report=kill_at(2), checkpoint_every_s=0, gated=False)
+    verdict = adapt(resume=True).manifest.verdict
+    assert verdict is not None
+    assert (verdict.decision, verdict.frames) == ("ask", 0)
+    assert "began with --gate off and learned from all 40 frames" in verdict.sentence
+
+
 def test_too_few_frames_to_judge_on_ask_a_person(adapt: Adapt, frames_dir: Path) -> None:
     bundle = adapt(frames=frames_dir)
     verdict = bundle.manifest.verdict
@@ -357,7 +425,39 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
     )
     assert (verdict.frames, verdict.incumbent) == (6, source.hash)
     assert asked[0].scores["entropy"].difference < 0  # 1.5 times the logits: surer
-    assert done == [(i, 6) for i in range(1, 7)]
+    assert done == [(i, 6) for i in range(7)]
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("copies", [0, 20])
+def test_fewer_than_eight_different_frames_ask_a_person(
+    distinct: int,
+    copies: int,
+    source: Bundle,
+    changed: Callable[..., Bundle],
+    recording: Path,
+    tmp_path: Path,
+) -> None:
+    for i in range(distinct + copies):
+        image = recording / f"frame_{i % distinct}.png"
+        (tmp_path / f"{i:02d}.png").symlink_to(image)
+    verdict = judge_bundles(source, changed(louder), sorted(tmp_path.glob("*.png")), device="cpu")
+    assert (verdict.decision, verdict.frames) == ("ask", distinct)
+    assert "too few to judge on" in verdict.sentence
+    assert ("nearly the same picture" in verdict.sentence) == bool(copies)
+    assert verdict.checks  # what was seen is there to look at
+
+
+def test_copies_do_not_make_an_interval_narrower(
+    source: Bundle, changed: Callable[..., Bundle], recording: Path
+) -> None:
+    once, again = (
+        [recording / f"frame_{i}.png" for i in range(8) for _ in range(times)] for times in (1, 4)
+    )
+    candidate = changed(louder)
+    verdicts = [judge_bundles(source, candidate, frames, device="cpu") for frames in (once, again)]
+    assert verdicts[0].checks == verdicts[1].checks
+    assert verdicts[1].frames == 8
 
 
 def test_weights_that_are_no_numbers_are_refused(

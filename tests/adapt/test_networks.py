@@ -48,6 +48,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], object]] = {
     "mapping with features": lambda z, f: {"out": z, "features": f},
     "mapping with logits": lambda z, _: {"logits": z},
     "logits and something else": lambda z, _: (z, None),
+    "a mapping with another key": lambda z, _: {"prediction": z},
 }
 
 
@@ -83,8 +84,8 @@ def test_every_answer_becomes_logits_and_features(
 @pytest.mark.parametrize(
     ("form", "found"),
     [
-        (lambda z, _: {"prediction": z}, r"a mapping with \['prediction'\]"),
-        (lambda z, _: z.argmax(1), r"a tensor of shape \(2, 4, 6\)"),
+        (lambda z, _: {"prediction": z.argmax(1)}, r"a mapping with \['prediction'\]"),
+        (lambda z, _: z.argmax(1), r"a tensor of shape \(1, 4, 6\)"),
         (lambda *_: None, "a NoneType"),
         (lambda *_: (), "a tuple"),
     ],
@@ -174,16 +175,14 @@ def test_the_mode_goes_through_the_users_own_train() -> None:
     assert not module.stem[1].training
 
 
-def test_classifier_parameters_are_the_class_heads_or_the_users_choice() -> None:
+def test_classifier_parameters_are_those_that_make_the_logits_or_the_users_choice() -> None:
     class Choosing(Small):
         def classifier_parameters(self) -> Iterator[nn.Parameter]:
-            return self.classifier.parameters()
+            return self.aux_classifier.parameters()
 
-    module, choosing = Small(), Choosing()
-    heads = [*module.classifier.parameters(), *module.aux_classifier.parameters()]
-    found = list(adapt_foreign(module, K).classifier_parameters())
-    assert [id(p) for p in found] == [id(p) for p in heads]
-    assert len(list(adapt_foreign(choosing, K).classifier_parameters())) == 2
+    for module, head in ((Small(), "classifier"), (Choosing(), "aux_classifier")):
+        found = list(adapt_foreign(module, K).classifier_parameters())
+        assert [id(p) for p in found] == [id(p) for p in module.get_submodule(head).parameters()]
 
 
 def test_a_foreign_network_exports_with_its_features(images: Tensor) -> None:
@@ -238,7 +237,9 @@ def test_a_factory_in_the_current_directory_is_found(user_folder: Path, images: 
         ("nets:missing", "'missing' does not exist in .*nets.py"),
         ("nets:NUMBER", "'NUMBER' is not callable"),
         ("nets:raises", "the factory raised ValueError: no weights at hand"),
-        ("nets:takes_nothing", "the factory raised TypeError: .*num_classes"),
+        ("nets:takes_nothing", "the factory returned a NoneType"),
+        ("nets:takes_more", "the factory also needs depth; give --argument depth=VALUE"),
+        ("nets:takes_other", "also needs depth .*no parameter is called num_classes, classes"),
         ("nets:returns_text", "the factory returned a str"),
         (":make", "'' is no name of a module"),
     ],
@@ -252,10 +253,18 @@ def test_a_factory_that_fails_is_named_with_the_reason(
         "NUMBER = 3\n"
         "def raises(num_classes): raise ValueError('no weights at hand')\n"
         "def takes_nothing(): return None\n"
+        "def takes_more(num_classes, depth): return None\n"
+        "def takes_other(depth): return None\n"
         "def returns_text(num_classes): return 'network'\n"
     )
     with pytest.raises(NetworkError, match=sentence):
         build_network(name, K)
+
+
+@pytest.mark.parametrize("name", ["fast_scnn", "tiny_network:build"])
+def test_one_class_is_refused(name: str) -> None:
+    with pytest.raises(NetworkError, match=r"of one class every pixel is that class.*two classes"):
+        build_network(name, 1)
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

@@ -6,12 +6,12 @@ import importlib.util
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from roadshift.adapt import Job, adapt_bundle, methods
+from roadshift.adapt import Job, adapt_bundle, register_method
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.methods import METHODS, Method, resolve_config
 from roadshift.adapt.networks import SegmentationNetwork
@@ -35,8 +35,8 @@ def code() -> str:
 
 
 @pytest.fixture
-def example(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Method]:
-    """The example as a module beside the other methods, entered in the registry."""
+def example(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Method]]:
+    """The example as a module beside the other methods, registered."""
     file = tmp_path / "max_squares.py"
     file.write_text(code)
     spec = importlib.util.spec_from_file_location(MODULE, file)
@@ -46,9 +46,8 @@ def example(code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[
     monkeypatch.setitem(sys.modules, MODULE, module)
     spec.loader.exec_module(module)
     method: type[Method] = module.MaxSquares
-    monkeypatch.setitem(METHODS, method.name, method)
-    monkeypatch.setitem(methods._ALL, method.name, method)  # made of METHODS at import
-    return method
+    yield register_method(method)
+    del METHODS[method.name]
 
 
 def test_the_example_is_a_file_of_about_forty_lines(code: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import shutil
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from roadshift.adapt.methods.atp import AlignStage
 from roadshift.adapt.methods.nightshift import Nightshift, NightshiftConfig, NightshiftStage
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.view_sizes import scaled_size
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, RunInterrupted
 from run_cases import (
@@ -41,7 +43,7 @@ from torch import Tensor
 
 WIDTH, HEIGHT, FRAMES, K = 24, 16, 5, 4
 SIZE = (HEIGHT, WIDTH)
-BN_BATCH = 2  # frames a batch of batch-norm re-estimation: two, two and one
+BN_BATCH = 2  # frames a batch of batch-norm re-estimation: two, and three
 NORMALISE = Normalise(InputSpec(width=WIDTH, height=HEIGHT, mean=(120,) * 3, std=(60,) * 3))
 HALF_PRECISION = 2.0**-11  # what labels lose on disk
 Settings = Callable[..., RunConfig]
@@ -109,8 +111,9 @@ def reestimated(
     model = copy.deepcopy(model).eval()
     layers = [(model.get_submodule(n), model.get_submodule(f"{n}_norm")) for n in ARCHITECTURE]
     found: list[list[tuple[Tensor, Tensor]]] = [[], []]
-    for start in range(0, len(clean), batch_size):
-        x = normalise(clean[start : start + batch_size])
+    starts = range(0, len(clean) - 1, batch_size)  # a last frame is never alone
+    for start, stop in itertools.pairwise([*starts, len(clean)]):
+        x = normalise(clean[start:stop])
         for (convolution, norm), statistics in zip(layers, found, strict=True):
             x = convolution(x)
             mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
@@ -139,7 +142,7 @@ def expected_labels(
         views = []
         for scale in scales:
             x = normalise(image[None])
-            size = [round(side * scale) for side in x.shape[2:]]
+            size = scaled_size(*x.shape[2:], scale)
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             for turned in [False, True] if mirror else [False]:
                 logits = teacher(x.flip(3) if turned else x).logits
@@ -438,10 +441,10 @@ def test_a_run_stopped_between_rounds_or_while_it_labels_goes_on_exactly(
     polls = Polls()
     config = settings(*SMALL, "tone=none", "nightshift.rounds=2", method="nightshift")
     whole = adapted(source, frames_dir, config, tmp_path / "whole", stop_requested=polls.stop_at(0))
-    statistics, labels, steps = 2, 6, 2  # batches of three frames, frames, steps of a round
+    decoded, statistics, labels, steps = 6, 2, 6, 2  # frames, batches of three, frames, steps
     align, a_round = 1, statistics + labels + steps
-    assert polls.count == statistics + align + 2 * a_round + statistics
-    first = statistics + align
+    assert polls.count == decoded + statistics + align + 2 * a_round + statistics
+    first = decoded + statistics + align
     second = first + a_round
     for number in (
         first,  # after Align

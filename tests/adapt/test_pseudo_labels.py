@@ -220,7 +220,7 @@ def test_probabilities_are_the_mean_over_three_scales_and_their_mirror_images(
     net = Net(align_corners=align_corners).double().eval()
     images = torch.randn(2, 3, HEIGHT, WIDTH, dtype=torch.float64)
     total = torch.zeros(2, K, HEIGHT, WIDTH, dtype=torch.float64)
-    for height, width in ((16, 24), (20, 30), (12, 18)):
+    for height, width in ((16, 24), (20, 32), (12, 16)):  # multiples of 4 and 8
         scaled = F.interpolate(images, (height, width), mode="bilinear", align_corners=False)
         for axes in ((), (3,)):
             logits = F.interpolate(
@@ -280,7 +280,9 @@ def test_a_resumed_run_makes_only_what_is_missing_or_damaged(tmp_path: Path) -> 
     assert [again.path(i).read_bytes() for i in range(3)] == everything
     label_frames(third, context(tmp_path))
     views = 6  # of a frame: three scales, each also mirrored
-    assert (first.calls, second.calls, third.calls) == (3 * views, 2 * views, 0)
+    tried = 2  # once, the two other scales
+    expected = (tried + 3 * views, tried + 2 * views, 0)
+    assert (first.calls, second.calls, third.calls) == expected
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,18 @@ def test_both_models_are_measured_at_the_stated_size_and_put_beside_the_paper(
     assert any("source only: " in note and "mIoU at 96x64" in note for note in notes)
 
 
+@pytest.mark.parametrize("content", ["my notes", "{}", "[]", '{"miou": 1}'])
+def test_a_result_of_another_program_is_not_overwritten(
+    run: Reproduce, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/result.json").write_text(content)
+    with pytest.raises(OutputError, match=r"result\.json: exists and is no result of this command"):
+        run()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["result.json"]
+    assert (tmp_path / "out/result.json").read_text() == content
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_stopped_while_measuring_goes_on_without_adapting_again(
     run: Reproduce, tmp_path: Path

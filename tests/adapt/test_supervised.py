@@ -14,8 +14,14 @@ from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import Batch, Crop, FrameSet
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.losses.kernels.spec import Kernel
-from roadshift.adapt.methods.supervised import SupervisedConfig, SupervisedStage, class_weights
+from roadshift.adapt.methods.supervised import (
+    SupervisedConfig,
+    SupervisedStage,
+    class_counts,
+    class_weights,
+)
 from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.seals import write_sealed_json
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import LabelError
 
@@ -40,21 +46,48 @@ def frame_set() -> FrameSet:
     return FrameSet("abc", WIDTH, HEIGHT, lambda i: images[i], lambda i: maps[i])
 
 
-def test_class_weights_by_the_formula() -> None:
+def context_of(frames: FrameSet, folder: Path, kernel: Kernel = "reference") -> Context:
+    spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
+    return Context(
+        frames,
+        Normalise(spec),
+        torch.device("cpu"),
+        folder,
+        RunConfig(method="supervised"),
+        (HEIGHT, WIDTH),
+        losses=kernel,
+    )
+
+
+def test_class_weights_by_the_formula(tmp_path: Path) -> None:
     pixels = np.concatenate([labels.ravel() for labels in label_maps()])
     counts = [int((pixels == c).sum()) for c in range(K)]
     median = sorted(counts[:3])[1]  # of the classes that occur
     expected = [min(3.0, max(0.5, math.sqrt(median / max(n, 1)))) for n in counts]
-    assert class_weights(frame_set(), K).tolist() == pytest.approx(expected)
+    assert class_weights(
+        class_counts(context_of(frame_set(), tmp_path), K)
+    ).tolist() == pytest.approx(expected)
     assert expected[0] == 0.5
     assert expected[3] == 3.0
 
 
-def test_labels_of_no_class_at_all_are_refused() -> None:
+def test_labels_of_no_class_at_all_are_refused(tmp_path: Path) -> None:
     void = np.full((HEIGHT, WIDTH), 255, np.uint8)
     frames = FrameSet("ab", WIDTH, HEIGHT, lambda _: np.zeros_like(void), lambda _: void)
     with pytest.raises(LabelError, match=r"No pixel.*--label-space"):
-        class_weights(frames, K)
+        class_weights(class_counts(context_of(frames, tmp_path), K))
+
+
+def test_a_resumed_run_has_the_counts_of_its_beginning_unless_they_are_damaged(
+    tmp_path: Path,
+) -> None:
+    context = context_of(frame_set(), tmp_path)
+    counts = class_counts(context, K)
+    write_sealed_json(tmp_path / "class_counts.json", {"counts": [1, 2, 3, 4]})
+    assert class_counts(context, K).tolist() == [1, 2, 3, 4]
+    for damage in ("[1, 2]", "[", '{"a": 1}', "[1, 2, 3, null]"):
+        (tmp_path / "class_counts.json").write_text(damage)
+        assert class_counts(context, K).tolist() == counts.tolist()
 
 
 @pytest.mark.parametrize("kernel", ["reference", "tiled"])
@@ -86,7 +119,9 @@ def test_loss_is_the_weighted_mean_over_labelled_pixels(
         model(context.normalise(images)).logits, (HEIGHT, WIDTH), mode="bilinear"
     )
     p = logits.double().softmax(dim=1).detach().numpy()
-    weights = [1.0] * K if balance == "none" else class_weights(frames, K).tolist()
+    weights = [1.0] * K
+    if balance != "none":
+        weights = class_weights(class_counts(context, K)).tolist()
     total = share = 0.0
     for b, y, x in np.argwhere(labels.numpy() != 255):
         c = int(labels[b, y, x])

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 from roadshift.adapt import budget as budget_module
-from roadshift.adapt import rehearsal as rehearsal_module
+from roadshift.adapt import memory_fit as memory_fit_module
 from roadshift.adapt import trainer as trainer_module
 from roadshift.adapt.budget import RESERVE, Peak, peak_memory
 from roadshift.adapt.config import RunConfig, TrainingConfig
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import Batch
 from roadshift.adapt.losses.iapc import mean_entropy
+from roadshift.adapt.memory_fit import candidates
 from roadshift.adapt.methods import Stage, build_stages
 from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
 from roadshift.adapt.networks import SegmentationNetwork
@@ -604,7 +605,7 @@ def mib_a_frame(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             measured.append(max(in_losses, default=0))
 
     monkeypatch.setattr(Entropy, "losses", counted)
-    for module in (trainer_module, rehearsal_module):
+    for module in (trainer_module, memory_fit_module):
         monkeypatch.setattr(module, "peak_memory", fake)
     return measured
 
@@ -612,20 +613,88 @@ def mib_a_frame(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 SIX = ("training.steps=2", "training.batch_size=6")
 
 
-def test_a_memory_budget_halves_micro_batches_until_a_step_fits(
+def test_a_memory_budget_is_tried_from_one_frame_on_and_never_exceeded(
     mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
     budgeted = network()
     notes: list[str] = []
     options = {"memory_budget_bytes": 250 * MIB, "note": notes.append}
     summary = make_trainer(budgeted, [Entropy()], *SIX, "final_bn=false", **options).run()
-    assert mib_a_frame == [6, 3, 1, 1]  # three tries, then the run
-    assert summary.micro_batch == 1
-    assert "micro-batch 1: a step peaks at 100 MiB" in notes
+    assert mib_a_frame == [0, 1, 2, 2]  # before any, two tries, then the run; three take 300 MiB
+    assert summary.micro_batch == 2
+    assert "micro-batch 2: a step peaks at 200 MiB" in notes
     chosen = network()
-    make_trainer(chosen, [Entropy()], *SIX, "final_bn=false", "training.micro_batch=1").run()
+    make_trainer(chosen, [Entropy()], *SIX, "final_bn=false", "training.micro_batch=2").run()
     for name, tensor in chosen.state_dict().items():  # trying left no trace
         assert torch.equal(budgeted.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 6, 7, 16, 64])
+@pytest.mark.parametrize("frames_that_fit", [1, 2, 3, 5, 8, 100])
+def test_no_try_is_above_the_budget(
+    batch_size: int,
+    frames_that_fit: int,
+    mib_a_frame: list[int],
+    make_trainer: MakeTrainer,
+    network: MakeNetwork,
+) -> None:
+    budget = (100 * frames_that_fit + 50) * MIB
+    steps = ("training.steps=1", f"training.batch_size={batch_size}", "final_bn=false")
+    trainer = make_trainer(network(), [Entropy()], *steps, memory_budget_bytes=budget)
+    summary = trainer.run()
+    assert max(mib_a_frame) <= frames_that_fit
+    assert summary.micro_batch == max(n for n in candidates(batch_size) if n <= frames_that_fit)
+    assert summary.micro_batch >= min(2, batch_size, frames_that_fit)
+
+
+def test_a_micro_batch_lowered_by_the_budget_says_what_it_changes(
+    mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    class Mixing(Entropy):
+        name, mixes = "mixing", True
+
+    for fits, said in (
+        (1, ["one frame at a time, not from the 6", "mixing: frames are not mixed"]),
+        (3, ["from 3 frames at a time, not from the 6"]),
+        (6, []),
+    ):
+        notes: list[str] = []
+        options = {"memory_budget_bytes": (100 * fits + 50) * MIB, "note": notes.append}
+        summary = make_trainer(network(), [Mixing()], *SIX, **options).run()
+        assert summary.micro_batch == fits
+        assert len(summary.micro_batch_changes) == len(said)
+        for sentence, part in zip(summary.micro_batch_changes, said, strict=True):
+            assert part in sentence
+            assert f"because of --memory-budget {sentence}" in notes
+    assert mib_a_frame
+
+
+def test_a_micro_batch_that_a_user_sets_says_what_it_changes(
+    make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    notes: list[str] = []
+    make_trainer(network(), [Entropy()], *SIX, "training.micro_batch=2", note=notes.append).run()
+    said = "batch norm takes its statistics from 2 frames at a time, not from the 6 of a batch"
+    assert f"training.micro_batch=2: {said}" in notes
+    notes.clear()
+    plain = network(norm=False)
+    make_trainer(plain, [Entropy()], *SIX, "training.micro_batch=2", note=notes.append).run()
+    assert not any("micro_batch" in note for note in notes)
+
+
+def test_every_stage_is_fitted_for_it_may_need_more_than_the_last(
+    mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    class Larger(Entropy):
+        def losses(self, batch: Batch) -> dict[str, Tensor]:
+            if len(batch.frames) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().losses(batch)
+
+    options = {"memory_budget_bytes": 350 * MIB}
+    trainer = make_trainer(network(), [Entropy(), Larger()], *SIX, **options)
+    assert trainer.run().micro_batch == 1
+    assert mib_a_frame
 
 
 def test_a_budget_below_one_frame_is_an_error(
@@ -633,7 +702,7 @@ def test_a_budget_below_one_frame_is_an_error(
 ) -> None:
     with pytest.raises(TrainingError, match=r"one frame at a time needs 100 MiB.*--memory-budget"):
         make_trainer(network(), [Entropy()], *SIX, memory_budget_bytes=99 * MIB).run()
-    assert mib_a_frame == [6, 3, 1, 1]
+    assert mib_a_frame == [0, 1, 1]  # the last is the run's own measure
 
 
 def test_the_optimisers_moments_count(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from roadshift.runtime.bench import baseline as bench_baseline
 from roadshift.runtime.bench.baseline import (
     check_can_save,
@@ -185,6 +189,112 @@ def test_a_file_that_is_no_baseline_is_refused(tmp_path: Path, text: str) -> Non
         load_baseline(tmp_path / "x.json")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_baseline(tmp_path / "none.json")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+def places(document: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The ways to every value of a document, its own included."""
+    inner: Any = ()
+    if isinstance(document, dict):
+        inner = document.items()
+    elif isinstance(document, list):
+        inner = enumerate(document)
+    return [at, *(way for key, value in inner for way in places(value, (*at, key)))]
+
+
+def changed(document: Any, way: tuple[Any, ...], value: Any, remove: bool) -> Any:
+    """A copy of a document with another value at one place, or without it."""
+    if not way:
+        return value
+    copy = dict(document) if isinstance(document, dict) else list(document)
+    if len(way) == 1 and remove:
+        del copy[way[0]]
+    else:
+        copy[way[0]] = changed(copy[way[0]], way[1:], value, remove)
+    return copy
+
+
+@settings(
+    max_examples=120,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.data(), JSON, st.booleans())
+def test_a_malformed_baseline_is_refused_or_can_be_compared_with(
+    tmp_path: Path, data: st.DataObject, value: Any, remove: bool
+) -> None:
+    """Whatever a place of it holds: never a traceback, in reading, comparing and printing."""
+    file = tmp_path / "base.json"
+    file.unlink(missing_ok=True)
+    save_baseline(file, [row(bundle="a/b"), row(bundle="a/c", miou=None)])
+    document = json.loads(file.read_text())
+    way = data.draw(st.sampled_from(places(document)))
+    file.write_text(json.dumps(changed(document, way, value, remove)))
+    with suppress(ConfigError):
+        base = load_baseline(file)
+        with suppress(ConfigError):
+            check_comparable(base, CLOSED)
+        found = compared(base, row(bundle="a/b"), row(bundle="a/c"))
+        print_comparison(found)
+        with suppress(RegressionError):
+            found.check(file)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'{{"schema": 1, "machine": {{"cores": {"9" * 5000}}}, "versions": {{}}, "rows": []}}',
+        "[" * 100_000,
+        '{"schema": NaN}',
+        "\ufeff{}",
+        '{"schema": true, "machine": {}, "versions": {}, "rows": []}',
+    ],
+    ids=["huge", "deep", "nan", "bom", "bool"],
+)
+def test_a_document_that_no_program_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"^--compare .*x\.json: .*`roadshift bench --save`\.$"):
+        load_baseline(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"my notes", b"{}", b'{"rows": []}', b"[1]", b"\xff\xfe", b"[" * 100_000, b'"schema"'],
+)
+def test_a_file_that_is_no_baseline_is_never_overwritten(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(content)
+    for attempt in (check_can_save, lambda path: save_baseline(path, [row()])):
+        with pytest.raises(OutputError, match=r"notes\.txt: exists and is no baseline"):
+            attempt(file)
+    assert file.read_bytes() == content
+
+
+def test_a_folder_and_a_device_are_no_place_for_a_baseline(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists and is no baseline"):
+        check_can_save(tmp_path)
+    (tmp_path / "null").symlink_to(os.devnull)
+    with pytest.raises(OutputError, match="exists and is no baseline"):
+        check_can_save(tmp_path / "null")
+
+
+def test_an_older_baseline_and_an_empty_file_are_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "base.json"
+    file.touch()
+    for precision in ("fp32", "fp16"):
+        check_can_save(file)
+        save_baseline(file, [row(precision=precision)])
+        assert load_baseline(file)["rows"][0]["precision"] == precision
+    document = {**json.loads(file.read_text()), "schema": 7}  # of another version
+    file.write_text(json.dumps(document))
+    check_can_save(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["base.json"]
 
 
 def test_a_baseline_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

@@ -507,3 +507,14 @@ def test_two_extensions_at_once_do_not_lose_each_other(bundle: Bundle) -> None:
 def test_a_new_bundle_without_a_part_is_a_bug(tmp_path: Path) -> None:
     with BundleWriter(tmp_path / "out") as writer, pytest.raises(ValueError, match="'network'"):
         writer.commit(**{**PARTS, "network": None})
+
+
+def test_a_name_in_another_encoding_leaves_a_manifest_that_is_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"fr\xfcher.pth")
+    origin = Provenance(configuration={"weights": name})
+    with BundleWriter(tmp_path / "b") as writer:
+        writer.add_bytes("model.safetensors", b"w", kind="weights", details={"from": [name]})
+        writer.commit(**{**PARTS, "provenance": origin})
+    manifest = open_bundle(tmp_path / "b").manifest
+    assert manifest.provenance.configuration == {"weights": r"fr\xfcher.pth"}
+    assert manifest.artefacts[0].details == {"from": [r"fr\xfcher.pth"]}

@@ -142,7 +142,7 @@ def test_damaged_files_print_nothing_of_the_decoders(tmp_path: Path) -> None:
         "try:\n"
         "    list(open_frames([sys.argv[1], sys.argv[1] + '/cut.mp4'], on_skip=said.append))\n"
         "except Exception as error: said.append(error)\n"
-        "assert len(said) == 6, said\n"
+        "assert len(said) == 7, said\n"  # of the folder, of each file, and the error
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
@@ -307,6 +307,18 @@ def test_a_corrupt_image_among_good_ones_is_reported_once_and_skipped(tmp_path: 
     assert said == source.skipped
     assert len(said) == 1
     assert "2.png is damaged: the PNG data ends early, after 60 bytes" in said[0]
+
+
+def test_a_damaged_file_that_is_given_twice_counts_twice(tmp_path: Path) -> None:
+    touch_images(tmp_path, ["1.png"])
+    bad = tmp_path / "2.png"
+    bad.write_bytes(b"\x89PNG")
+    said: list[str] = []
+    source = open_frames([tmp_path / "1.png", bad, bad], on_skip=said.append)
+    for _ in range(2):
+        assert len(list(source)) == 1
+    assert said == source.skipped
+    assert (len(said), source.frames_skipped) == (2, 2)
 
 
 def test_skips_go_to_the_log_by_default(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

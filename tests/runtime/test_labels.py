@@ -150,8 +150,8 @@ def test_synthia_file_is_read_from_its_red_channel(tmp_path: Path) -> None:
 
 
 def test_colour_picture_is_refused(tmp_path: Path) -> None:
-    path = write_png(tmp_path / "a.png", np.zeros((2, 2, 3), np.uint8))
-    with pytest.raises(LabelError, match=r"a\.png: is a colour picture"):
+    path = write_png(tmp_path / "a.png", np.array([[[1, 2, 3], [70, 70, 70]]], np.uint8))
+    with pytest.raises(LabelError, match=r"a\.png: is a colour picture.*\(3, 2, 1\); convert"):
         read_labels(path, CITYSCAPES)
 
 
@@ -215,7 +215,8 @@ def test_unknown_name_lists_the_built_in_ones() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classes": []}, "1 to 255 classes"),
+        ({"classes": []}, "2 to 255 classes"),
+        ({"classes": ["a"], "colours": [[1, 2, 3]]}, "of one class every pixel is that class"),
         ({"classes": ["a", "a"]}, "same name"),
         ({"classes": "ab"}, "expected a list"),
         ({"colours": [[0, 0, 0]]}, "1 colours for 2 classes"),

@@ -269,13 +269,17 @@ def test_a_video_of_one_still_and_one_of_odd_size_are_whole(tmp_path: Path) -> N
     assert read.image[10, 55].max() < 50
 
 
-def test_a_run_that_fails_leaves_no_video(tmp_path: Path) -> None:
+def test_a_run_that_fails_keeps_its_video_beside_the_older_one(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     path.write_bytes(b"an older one")
-    with pytest.raises(FrameError), open_sink(path, TWO) as sink:
+    said: list[str] = []
+    with pytest.raises(FrameError), open_sink(path, TWO, note=said.append) as sink:
         list(Pipeline(failing_source(5), Threshold(), sink=sink))
-    assert os.listdir(tmp_path) == ["out.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["out.incomplete.mp4", "out.mp4"]
     assert path.read_bytes() == b"an older one"
+    assert len(list(open_frames(tmp_path / "out.incomplete.mp4"))) == 5
+    kept = f"what there is of it is kept as {tmp_path / 'out.incomplete.mp4'}"
+    assert said == [f"{path} was not finished; {kept}."]
 
 
 def test_a_run_whose_first_frame_fails_leaves_no_folder(tmp_path: Path) -> None:
@@ -338,11 +342,12 @@ def test_a_video_that_could_not_be_written_whole_is_refused(
     Lossy.fourcc = staticmethod(writer.fourcc)  # type: ignore[attr-defined]
     monkeypatch.setattr(cv2, "VideoWriter", Lossy)
     with (
-        pytest.raises(OutputError, match=r"only 5 of 9 frames could be written; the disk"),
+        pytest.raises(OutputError, match=r"only 5 of 9 frames could be written; .*out\.incomplete"),
         open_sink(tmp_path / "out.mp4", TWO) as sink,
     ):
         list(Pipeline([frame(i, 48, 64) for i in range(9)], Threshold(), sink=sink))
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) == ["out.incomplete.mp4"]
+    assert len(list(open_frames(tmp_path / "out.incomplete.mp4"))) == 5
 
 
 def test_outputs_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> None:

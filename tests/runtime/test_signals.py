@@ -7,18 +7,18 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from roadshift.runtime.signals import stop_on_signals
+from roadshift.runtime.signals import stop_on_signals, unwind_on_signals
 
 
 @pytest.fixture(autouse=True)
 def handlers_are_put_back() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
     yield
     assert [signal.getsignal(number) for number in numbers] == before
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_asks_to_stop_and_interrupts_nothing(number: signal.Signals) -> None:
     with stop_on_signals() as stop_requested:
         assert not stop_requested()
@@ -68,4 +68,35 @@ def test_a_handler_that_python_did_not_set_becomes_the_default(
     monkeypatch.setattr(signal, "signal", fake)
     with stop_on_signals():
         pass
-    assert installed == {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL}
+    assert installed == dict.fromkeys(
+        (signal.SIGINT, signal.SIGTERM, signal.SIGHUP), signal.SIG_DFL
+    )
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with unwind_on_signals() as unwinding, stop_on_signals() as stop_requested:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop_requested()
+        assert unwinding.by is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_takes_no_steps_unwinds_and_knows_why(number: signal.Signals) -> None:
+    with unwind_on_signals() as unwinding:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        assert unwinding.by == number
+
+
+def test_a_second_interrupt_of_a_run_unwinds() -> None:
+    with unwind_on_signals() as unwinding, stop_on_signals():
+        signal.raise_signal(signal.SIGINT)
+        assert unwinding.by is None
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert unwinding.by is signal.SIGINT

@@ -1,0 +1,74 @@
+"""How a run is carried out, how far it is, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..runtime.errors import RunInterrupted
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step, as a progress display wants it."""
+
+    stage: str
+    step: int  # steps done in the whole run
+    steps: int
+    steps_per_s: float
+    eta_s: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of work other than steps, as a progress display wants it."""
+
+    title: str
+    unit: str
+    done: int
+    total: int | None  # None where it is not known
+    rate: float  # units a second; 0 before anything is timed
+    left_s: float | None  # None where it is not known
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; none of it belongs to the method."""
+
+    fingerprint: str
+    resume: bool = False
+    checkpoint_every_s: float = 60.0
+    time_budget_s: float | None = None
+    memory_budget_bytes: int | None = None
+    report: Callable[[Progress], None] = lambda _: None
+    report_phase: Callable[[Phase], None] = lambda _: None
+    note: Callable[[str], None] = lambda _: None
+    stop_requested: Callable[[], bool] = lambda: False
+
+    def stop_if_requested(self) -> None:
+        """For work before the steps, which a resume does again.
+
+        Raises:
+            RunInterrupted: a signal came.
+        """
+        if self.stop_requested():
+            raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did; goes into the bundle's manifest."""
+
+    steps: int
+    skipped_steps: int
+    seconds: float
+    peak_memory_mib: float
+    micro_batch: int
+    precision: str
+    precision_measured: Mapping[str, Mapping[str, float | None]] | None  # None: not by measuring
+    losses: str  # what computed them
+    batch_norm_layers: int
+    micro_batch_changes: Sequence[str] = ()  # to the method, by so small a micro-batch; sentences
+    watch: Mapping[str, Any] | None = None  # what was seen of the frames set aside, if any were

@@ -1,0 +1,151 @@
+"""Pictures into the file of a video, by OpenCV's writer, which reports no failure itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .growing_file import GrowingFile
+from .matroska import MatroskaFile
+from .mp4 import Mp4File
+from .video_file import count_packets, read_packets
+
+_TOGETHER = 32  # pictures that are compressed before they are added to a file
+_LOOK_EVERY = 16  # pictures, after which the free space is looked at
+_LEAST_FREE_BYTES = 1 << 20  # OpenCV's writer holds back a quarter of that
+
+
+class EncoderError(Exception):
+    """OpenCV has no encoder for this kind of video here."""
+
+
+class VideoEncoding(Protocol):
+    """A video that grows by one picture, (H, W, 3) uint8 BGR, at a time."""
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        """Add a picture; an OSError says that the disk has no room for it."""
+
+    def close(self) -> int:
+        """Finish the file; the number of pictures in it. OSError: there is no room to do so."""
+
+
+class WholeVideo:
+    """An AVI file of motion JPEG that OpenCV writes; readable up to where it stops.
+
+    Up to a quarter of a mebibyte of it is in the process's memory and not yet in the file.
+    """
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        self._path = path
+        self._writer = _open_writer(path, "MJPG", rate, size)
+        self._written = 0
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        if self._written % _LOOK_EVERY == 0:
+            _check_room(self._path)
+        self._writer.write(picture)
+        self._written += 1
+
+    def close(self) -> int:
+        self._writer.release()
+        return count_packets(self._path)
+
+
+class FragmentedVideo:
+    """A file to which pictures are added in small groups; readable up to the last one.
+
+    OpenCV gives compressed pictures as a file only, so each group is written into one, read back,
+    and appended.
+
+    Args:
+        container: Matroska, or MP4, which is MOV as well.
+        path: an empty file.
+        scratch: a Matroska file for one group at a time; it is removed.
+    """
+
+    def __init__(
+        self,
+        container: type[Mp4File] | type[MatroskaFile],
+        path: Path,
+        scratch: Path,
+        rate: float,
+        size: tuple[int, int],
+    ) -> None:
+        if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+            raise EncoderError("without FFmpeg, OpenCV gives no compressed pictures")
+        self._container = container
+        self._scratch = scratch
+        self._rate, self._size = rate, size
+        self._file: Mp4File | MatroskaFile | None = None
+        self._pictures = 0  # in the file
+        self._waiting = 0
+        self._writer = _open_writer(scratch, "mp4v", rate, size)
+        self._descriptor = os.open(path, os.O_RDWR)
+
+    def write(self, picture: NDArray[np.uint8]) -> None:
+        if self._waiting == _TOGETHER:
+            if not self._append():
+                raise _no_room()
+            try:
+                self._writer = _open_writer(self._scratch, "mp4v", self._rate, self._size)
+            except EncoderError as error:  # it could before
+                raise _no_room() from error
+        self._writer.write(picture)
+        self._waiting += 1
+
+    def close(self) -> int:
+        try:
+            self._append()
+            if self._file is not None:
+                self._file.finish()
+        finally:
+            os.close(self._descriptor)
+        return self._pictures
+
+    def _append(self) -> bool:
+        """Move the group that waits into the file; whether all of it was there."""
+        if not self._waiting:
+            return True
+        self._writer.release()
+        try:
+            configuration, packets = read_packets(self._scratch)
+            pictures = list(packets)
+        finally:
+            self._scratch.unlink(missing_ok=True)
+        waiting, self._waiting = self._waiting, 0
+        if pictures and self._file is None:
+            self._file = self._container(
+                GrowingFile(self._descriptor),
+                configuration=configuration,
+                size=self._size,
+                rate=Fraction(self._rate).limit_denominator(1000),
+            )
+        if self._file is not None:
+            self._file.append(pictures)
+        self._pictures += len(pictures)
+        return len(pictures) == waiting
+
+
+def _no_room() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _open_writer(path: Path, codec: str, rate: float, size: tuple[int, int]) -> cv2.VideoWriter:
+    writer = cv2.VideoWriter(os.path.abspath(path), cv2.VideoWriter.fourcc(*codec), rate, size)
+    if not writer.isOpened():
+        raise EncoderError(f"no encoder for {codec}")
+    return writer
+
+
+def _check_room(path: Path) -> None:
+    disk = os.statvfs(path)
+    free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
+    if free < _LEAST_FREE_BYTES:
+        raise _no_room()

@@ -1,0 +1,520 @@
+"""Networks as users write them, named ``user_networks:CLASS``: many heads, odd attributes, faults.
+
+Each takes ``num_classes``, and images of stride 4 unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils.parametrizations import spectral_norm as new_spectral_norm
+from torch.nn.utils.parametrizations import weight_norm as new_weight_norm
+
+WIDTH = 8
+
+
+def trunk() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, WIDTH, 3, 2, 1),
+        nn.BatchNorm2d(WIDTH),
+        nn.ReLU(),
+        nn.Conv2d(WIDTH, WIDTH, 3, 2, 1),
+        nn.BatchNorm2d(WIDTH),
+        nn.ReLU(),
+    )
+
+
+class Base(nn.Module):
+    """A trunk and a head; ``forward`` gives logits."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk()
+        self.head: nn.Module = nn.Conv2d(WIDTH, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.trunk(x))
+
+
+# --- several heads --------------------------------------------------------------------------------
+
+
+class TwoHeads(nn.Module):
+    """An auxiliary head on the first map and a main one, each at its own scale of values."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.trunk = trunk()
+        self.aux = nn.Conv2d(WIDTH, num_classes, 1)
+        self.main = nn.Conv2d(WIDTH, num_classes, 1)
+
+    def maps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f = self.trunk(x)
+        return self.aux(f), self.main(f)
+
+
+class AuxFirst(TwoHeads):
+    def forward(self, x: Tensor) -> Any:
+        return list(self.maps(x))
+
+
+class MainFirst(TwoHeads):
+    def forward(self, x: Tensor) -> Any:
+        return self.maps(x)[::-1]
+
+
+class Keys(TwoHeads):
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        return {"aux": aux, "main": main}
+
+
+class Nested(TwoHeads):
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        return [{"side": aux, "end": main}, None]
+
+
+@dataclass
+class Fields:
+    side: Tensor
+    end: Tensor
+    extra: None = None
+
+
+class Dataclass(TwoHeads):
+    def forward(self, x: Tensor) -> Any:
+        return Fields(*self.maps(x))
+
+
+class Resized(TwoHeads):
+    """Both at the images' size, the heads only told apart by what was resized."""
+
+    def forward(self, x: Tensor) -> Any:
+        return tuple(F.interpolate(z, x.shape[2:], mode="bilinear") for z in self.maps(x))
+
+
+# --- one head that is clear -----------------------------------------------------------------------
+
+
+class OutAndAux(TwoHeads):
+    """torchvision's: ``aux`` while training alone, and in that order."""
+
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        answer = OrderedDict()
+        if self.training:
+            answer["aux"] = aux
+        answer["out"] = F.interpolate(main, x.shape[2:], mode="bilinear")
+        return answer
+
+
+class LikePidnet(TwoHeads):
+    """``[aux, main, boundary]`` while training, main alone while evaluating."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.boundary = nn.Conv2d(WIDTH, 1, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        if not self.training:
+            return main
+        return [aux, main, self.boundary(self.trunk(x))]
+
+
+class OtherOrder(TwoHeads):
+    """The main head first while training, a tuple of one while evaluating."""
+
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        size = (x.shape[2], x.shape[3])
+        if not self.training:
+            return (F.interpolate(main, size, mode="bilinear"),)
+        return [F.interpolate(z, size, mode="bilinear") for z in (main, aux)]
+
+
+class MeanOfHeads(TwoHeads):
+    """Every head while training, their mean while evaluating."""
+
+    def forward(self, x: Tensor) -> Any:
+        maps = self.maps(x)
+        return maps if self.training else torch.stack(maps).mean(dim=0)
+
+
+class WithoutGraph(TwoHeads):
+    """All while training; the main one while evaluating, without a graph."""
+
+    def forward(self, x: Tensor) -> Any:
+        if self.training:
+            return self.maps(x)
+        with torch.no_grad():
+            return self.maps(x)[1]
+
+
+class Numbered(TwoHeads):
+    """A dictionary with numbers for keys, and a list inside a tuple."""
+
+    def forward(self, x: Tensor) -> Any:
+        aux, main = self.maps(x)
+        return ({7: main, 9: None}, [aux, aux])
+
+
+class Synchronised(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.trunk = nn.SyncBatchNorm.convert_sync_batchnorm(self.trunk)
+
+
+@dataclass
+class ModelOutput:
+    """As transformers' outputs."""
+
+    loss: Tensor | None
+    logits: Tensor
+    hidden_states: tuple[Tensor, ...]
+
+
+class HuggingFace(Base):
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        return ModelOutput(None, self.head(f), (f,))
+
+
+class NamesFeatures(Base):
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        return {"out": self.head(f), "features": f}
+
+
+class Boundary(Base):
+    """Logits, and a map that is no features."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.edge = nn.Conv2d(WIDTH, WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        return self.head(f), self.edge(f)
+
+
+# --- heads of other kinds -------------------------------------------------------------------------
+
+
+class Transposed(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = nn.ConvTranspose2d(WIDTH, num_classes, 2, 2)
+
+
+class LinearTokens(Base):
+    """A linear layer on tokens (B, h w, D), as transformers have it."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = nn.Linear(WIDTH, num_classes)
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        z = self.head(f.flatten(2).transpose(1, 2))
+        return z.transpose(1, 2).reshape(len(f), -1, *f.shape[2:])
+
+
+class LinearLast(LinearTokens):
+    """A linear layer on maps with channels last."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.trunk(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Einsum(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        del self.head
+        self.classes = nn.Parameter(torch.randn(num_classes, WIDTH))
+
+    def forward(self, x: Tensor) -> Any:
+        return torch.einsum("kd,bdhw->bkhw", self.classes, self.trunk(x))
+
+
+class Summed(Base):
+    """DeepLab's: dilated convolutions of one map, added up."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        del self.head
+        self.branches = nn.ModuleList(
+            nn.Conv2d(WIDTH, num_classes, 3, 1, d, dilation=d) for d in (1, 2)
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        return sum(branch(f) for branch in self.branches)
+
+
+class Normed(Base):
+    """The head's scores go through batch norm and PReLU."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = nn.Sequential(
+            nn.Conv2d(WIDTH, num_classes, 1), nn.BatchNorm2d(num_classes), nn.PReLU()
+        )
+
+
+class UnusedHead(Base):
+    """A convolution with K outputs that nothing calls, and one that nothing uses."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.old_head = nn.Conv2d(WIDTH, num_classes, 1)
+        self.side = nn.Conv2d(WIDTH, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        self.side(f)
+        return self.head(f)
+
+
+class WideAsClasses(nn.Module):
+    """Every layer has as many channels as there are classes."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, num_classes, 3, 4, 1),
+            nn.ReLU(),
+            nn.Conv2d(num_classes, num_classes, 3, 1, 1),
+            nn.ReLU(),
+        )
+        self.head = nn.Conv2d(num_classes, num_classes, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.body(x))
+
+
+class MostlyDetached(Base):
+    """The trunk does not learn from the head."""
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.trunk(x).detach())
+
+
+# --- awkward to copy ------------------------------------------------------------------------------
+
+
+class OldWeightNorm(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = weight_norm(self.head)
+
+
+class NewWeightNorm(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = new_weight_norm(self.head)
+
+
+class OldSpectralNorm(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = spectral_norm(self.head)
+
+
+class NewSpectralNorm(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = new_spectral_norm(self.head)
+
+
+class KeepsFeatures(Base):
+    """A tensor that is no leaf stays on the module."""
+
+    def forward(self, x: Tensor) -> Any:
+        self.last = self.trunk(x)
+        return self.head(self.last)
+
+
+class HoldsThings(Base):
+    """What nothing can copy: a lock, a generator, a lambda, an open file, a module."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.lock = threading.Lock()
+        self.numbers = (i for i in range(3))
+        self.scale = lambda z: z * 1.0
+        self.log = open(__file__, encoding="utf-8")  # noqa: SIM115 - held open is the point
+        self.torch = torch
+
+    def forward(self, x: Tensor) -> Any:
+        with self.lock:
+            return self.scale(super().forward(x))
+
+
+class ListCalledModules(Base):
+    """ESPNet's: a list called ``modules``, and more of torch's names."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.modules = [self.trunk, self.head]  # type: ignore[assignment]
+        self.children = [self.trunk]  # type: ignore[assignment]
+        self.parameters = 3  # type: ignore[assignment]
+        self.float = "float"  # type: ignore[assignment]
+        self.type = "small"  # type: ignore[assignment]
+
+
+class FrozenTrunk(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        for parameter in self.trunk.parameters():
+            parameter.requires_grad = False
+
+    def train(self, mode: bool = True) -> FrozenTrunk:
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+
+class AllFrozen(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.requires_grad_(False)
+
+
+class HalfWeights(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.half()
+
+
+class DoubleWeights(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.double()
+
+
+class ChangesImages(Base):
+    def forward(self, x: Tensor) -> Any:
+        x -= 0.5
+        return super().forward(x)
+
+
+class HiddenBuffer(Base):
+    """A buffer that no state dict holds."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("gain", torch.ones(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) * self.gain
+
+
+class DataParallel(nn.DataParallel):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(Base(num_classes))
+
+
+class Pooled(Base):
+    """Batch norm behind global pooling."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.pool = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(WIDTH, WIDTH, 1), nn.BatchNorm2d(WIDTH)
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        return self.head(f + self.pool(f))
+
+
+# --- that cannot be used --------------------------------------------------------------------------
+
+
+class WantsSize(Base):
+    def forward(self, x: Tensor) -> Any:
+        assert x.shape[2:] == (512, 1024), "images must be 512x1024"
+        return super().forward(x)
+
+
+class FixedPositions(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.positions = nn.Parameter(torch.zeros(1, WIDTH, 5, 7))
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.trunk(x) + self.positions)
+
+
+class WantsTargets(Base):
+    def forward(self, x: Tensor, targets: Tensor) -> Any:  # type: ignore[override]
+        return F.cross_entropy(self.head(self.trunk(x)), targets)
+
+
+class LossWhileTraining(Base):
+    def forward(self, x: Tensor) -> Any:
+        z = super().forward(x)
+        return {"loss": z.mean()} if self.training else z
+
+
+class OnCuda(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.to("cuda")
+
+
+class ImagesToCuda(Base):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.to("cuda"))
+
+
+class CastsImages(Base):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x.half())
+
+
+class OneChannel(nn.Module):
+    def __init__(self, num_classes: int) -> None:  # noqa: ARG002 - as some are
+        super().__init__()
+        self.only = nn.Conv2d(3, 1, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.only(x)
+
+
+class GrowsWeights(Base):
+    def forward(self, x: Tensor) -> Any:
+        if not hasattr(self, "late"):
+            self.late = nn.Parameter(torch.zeros(1))
+        return super().forward(x) + self.late
+
+
+class Lazy(Base):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = nn.LazyConv2d(num_classes, 1)
+
+
+class NoForward(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, num_classes, 1)
+
+
+_ONLY: list[nn.Module] = []
+
+
+def the_same(num_classes: int) -> nn.Module:
+    """One network for all callers."""
+    if not _ONLY:
+        _ONLY.append(Base(num_classes))
+    return _ONLY[0]
