@@ -87,7 +87,7 @@ def adapt_bundle(
         )
     work = _work(job)
     record = record_of_adapting(job, frames, max_frames, config, source.hash)
-    done = record.finished(judged=gated)
+    done = record.finished(judged=gated, allow_networks=source.allow_networks)
     if done is not None:
         return done
     check_job(job)
@@ -157,7 +157,7 @@ def adapt_black_box(
     record = record_of_adapting(
         job, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
     )
-    done = record.finished()
+    done = record.finished(allow_networks=network_spec.modules)
     if done is not None:
         return done
     check_job(job)
@@ -225,7 +225,7 @@ def train_bundle(
         lambda: [*chain.from_iterable(pairs), *weights],
         kept=False,
     )
-    done = record.finished()
+    done = record.finished(allow_networks=network_spec.modules)
     if done is not None:
         return done
     check_job(job)

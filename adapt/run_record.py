@@ -8,7 +8,7 @@ that the same command with ``--resume`` finds that nothing is left to do.
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -70,17 +70,20 @@ class RunRecord:
         """What the finished bundle says that it was made from."""
         return hash_of([self._parts, self._read_content()])
 
-    def finished(self, *, judged: bool = False) -> Bundle | None:
+    def finished(
+        self, *, judged: bool = False, allow_networks: Collection[str] = ()
+    ) -> Bundle | None:
         """The bundle of this very run, where it is resumed and has finished already.
 
         Args:
             judged: a bundle that has no verdict is not finished.
+            allow_networks: modules that the run's network is built with, see `open_bundle`.
         """
         out, unfinished = self.job.out, (self.job.workdir / CHECKPOINT).exists()
         if not self.job.options.resume or unfinished or not out.exists():
             return None
         try:
-            bundle = open_bundle(out)
+            bundle = open_bundle(out, allow_networks=allow_networks)
         except BundleError:
             return None
         made = bundle.manifest.provenance.fingerprint

@@ -178,7 +178,7 @@ def test_an_incumbent_that_changes_during_a_run_means_ask_and_the_result_is_kept
     assert changed
     assert verdict is not None
     assert verdict.decision == "ask"
-    assert "the incumbent changed while the run went on, and nothing was judged" in verdict.sentence
+    assert "The incumbent changed while the run went on, and nothing was judged" in verdict.sentence
     assert verdict.incumbent == adapted.manifest.provenance.parent == bundle.hash
     load_network(open_bundle(adapted.path, allow_networks=OWN), CPU)
 

@@ -541,3 +541,17 @@ def plain_onnx(bundle: Bundle) -> bytes:
     graph = helper.make_graph(nodes, "plain", [image], [labels], [axes, zero])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return bytes(model.SerializeToString())
+
+
+def test_a_finished_run_that_is_resumed_gives_a_bundle_that_is_as_allowed(
+    naming: Callable[..., Path], here: Path, code: Callable[..., Path], frames_dir: Path
+) -> None:
+    from roadshift.adapt import Job, RunOptions, adapt_bundle, resolve_config
+
+    code(here / "theirs.py")
+    config = resolve_config("bn_stats", assignments=["bn_batch_size=3", "tone=none"])
+    source = open_bundle(naming("theirs:f"), allow_networks=["theirs"])
+    job = Job(here / "out", device="cpu", options=RunOptions(fingerprint="", resume=True))
+    first, again = (adapt_bundle(source, [frames_dir], config, job) for _ in range(2))
+    assert again == first
+    load_network(again, CPU)
