@@ -162,7 +162,10 @@ def _advice(error: Exception) -> str:
     if "CUDA" in said or "NVIDIA" in said or "same device" in said:
         return "leave .cuda() and fixed devices out of it: --device decides where it runs"
     if isinstance(error, AssertionError) or "size" in said or "shape" in said:
-        return "if it takes other sizes alone, choose --input-size so"
+        return (
+            "if it takes certain sizes alone, choose --input-size, and the method's scales and "
+            "crops, so"
+        )
     if "dtype" in said or "Half" in said or "type" in said:
         return "images and weights are float32, so leave casts to other types out of it"
     if isinstance(error, NotImplementedError):
