@@ -12,7 +12,8 @@ from torch.nn.parameter import is_lazy
 from ...runtime.errors import NetworkError
 from .answers import at, described, maps_in, shown
 from .base import Output, SegmentationNetwork
-from .trial import TRIAL_SIZE, Trial, Wiring, sentences, try_out
+from .one_pass import sentences
+from .trial import TRIAL_SIZE, Trial, Wiring, try_out
 
 
 class ForeignNetwork(SegmentationNetwork):

@@ -9,20 +9,17 @@ reaches; and it turns what a network cannot do into one sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import ConfigError, NetworkError, RoadshiftError
+from ...runtime.errors import ConfigError, NetworkError
 from .answers import ESTABLISHED, FEATURES, at, described, maps_in, shown
-from .graph import Graph, Mixing, Node
+from .one_pass import Candidate, Seen, left_as_it_was, see
 
 TRIAL_SIZE = (64, 128)  # (height, width), where nobody says what the network will see
 FEW = 0.5  # share of the weights that reach the logits below which a person should know
-_MODES = {False: "while evaluating", True: "while training"}
 
 
 @dataclass(frozen=True)
@@ -81,50 +78,6 @@ class Trial:
         return self.training if training else self.evaluating
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A map of K channels in an answer.
-
-    Attributes:
-        path, shape: where it is, and (B, K, h, w).
-        head: names of the weights that make it last.
-        makers: the operations that do, each with the layer that it is of.
-        reach: how many weights it depends on; ``None``: gradient checkpoints hide them.
-        graph: the one behind it.
-    """
-
-    path: str
-    shape: tuple[int, ...]
-    head: tuple[str, ...]
-    makers: tuple[tuple[str, Mixing], ...]
-    reach: int | None
-    graph: Graph
-
-    def __str__(self) -> str:
-        size = "x".join(map(str, self.shape))
-        maker = " + ".join(dict.fromkeys(layer for layer, _ in self.makers)) or "no layer"
-        reach = "" if self.reach is None else f", {self.reach:,} weights reach it"
-        return f"{shown(self.path)} ({size}, made by {maker}{reach})"
-
-
-@dataclass
-class Seen:
-    """What one forward pass in one mode gave."""
-
-    training: bool
-    answer: Any
-    candidates: dict[str, Candidate]
-    calls: dict[str, list[tuple[Any, Node]]]  # first input of every call of a layer, and its node
-    linear: frozenset[str]  # layers that take channels last
-
-    @property
-    def mode(self) -> str:
-        return _MODES[self.training]
-
-    def listed(self) -> str:
-        return ", ".join(map(str, self.candidates.values()))
-
-
 def try_out(
     network: nn.Module,
     run: Callable[[Tensor], Any],
@@ -148,144 +101,13 @@ def try_out(
         NetworkError: the network raises, or has no logits or several that may be them.
         ConfigError: ``output`` is no map of K channels.
     """
-    with _left_as_it_was(network):
-        evaluated = _see(network, run, num_classes, where, size, training=False)
-        trained = _see(network, run, num_classes, where, size, training=True)
+    with left_as_it_was(network):
+        evaluated = see(network, run, num_classes, where, size, training=False)
+        trained = see(network, run, num_classes, where, size, training=True)
         ships = _that_ships(evaluated, trained, output, where, num_classes)
         learns = _that_learns(ships, evaluated, trained, output, where)
         notes = [*_unlike(ships, learns), *_unreached(network, learns)]
         return Trial(_wiring(ships, evaluated), _wiring(learns, trained), tuple(notes))
-
-
-# --- one pass -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Everything learns for the duration; then buffers, weights, modes and draws are put back."""
-    modules = [module for _, module in network.named_modules()]
-    buffers = [(m, dict(m._buffers)) for m in modules]
-    tensors = [
-        *network.parameters(),
-        *(b for _, held in buffers for b in held.values() if b is not None),
-    ]
-    values = [tensor.detach().clone() for tensor in tensors]
-    learns = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    modes = [module.training for module in modules]
-    mode = network.training
-    try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            torch.manual_seed(0)
-            for parameter, _ in learns:
-                parameter.requires_grad_(parameter.is_floating_point())
-            yield
-    finally:
-        for module, held in buffers:
-            module._buffers.update(held)
-        with torch.no_grad():
-            for tensor, value in zip(tensors, values, strict=True):
-                tensor.copy_(value)
-        for parameter, learned in learns:
-            parameter.requires_grad_(learned)
-        network.train(mode)
-        for module, own in zip(modules, modes, strict=True):
-            module.training = own
-
-
-def _see(
-    network: nn.Module,
-    run: Callable[[Tensor], Any],
-    num_classes: int,
-    where: str,
-    size: tuple[int, int],
-    *,
-    training: bool,
-) -> Seen:
-    """One pass: of a frame while evaluating, of two while training, as batch norm wants it."""
-    first = next(network.parameters(), torch.zeros(()))
-    shape = (2 if training else 1, 3, *size)
-    images = torch.randn(shape, dtype=first.dtype, device=first.device).requires_grad_()
-    calls: dict[str, list[tuple[Any, Node]]] = {}
-
-    def note_call(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            x = inputs[0] if inputs else None
-            node = getattr(x, "grad_fn", None)
-            calls.setdefault(name, []).append((x, node))
-
-        return hook
-
-    handles = [m.register_forward_pre_hook(note_call(n)) for n, m in network.named_modules() if n]
-    try:
-        with sentences(where, f"for images {shape} {_MODES[training]}"):
-            network.train(training)
-            # What the graph would keep for a backward pass, which never comes, is let go.
-            with torch.autograd.graph.saved_tensors_hooks(lambda _: None, _never):
-                answer = run(images.clone())  # a copy: a user may change images in place
-    finally:
-        for handle in handles:
-            handle.remove()
-    candidates = {
-        path: _candidate(network, path, made, images)
-        for path, made in maps_in(answer).items()
-        if made.shape[1] == num_classes
-    }
-    linear = frozenset(n for n, m in network.named_modules() if isinstance(m, nn.Linear))
-    return Seen(training, answer, candidates, calls, linear)
-
-
-def _never(_: Any) -> Tensor:
-    raise NetworkError("a trial has no backward pass")
-
-
-@contextmanager
-def sentences(where: str, when: str) -> Iterator[None]:
-    """Turn what a user's code raises into a `NetworkError`; a lack of memory stays what it is."""
-    try:
-        yield
-    except (RoadshiftError, torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": .")
-        raise NetworkError(
-            f"{where}: its forward raised {said}, {when}; {_advice(error)}."
-        ) from error
-
-
-def _advice(error: Exception) -> str:
-    said = str(error)
-    if isinstance(error, TypeError) and "positional argument" in said:
-        return "it is given the images alone, so let its other parameters have defaults"
-    if "CUDA" in said or "NVIDIA" in said or "same device" in said:
-        return "leave .cuda() and fixed devices out of it: --device decides where it runs"
-    if isinstance(error, AssertionError) or "size" in said or "shape" in said:
-        return "if it takes other sizes alone, choose --input-size so"
-    if "dtype" in said or "Half" in said or "type" in said:
-        return "images and weights are float32, so leave casts to other types out of it"
-    if isinstance(error, NotImplementedError):
-        return "a network has a forward method that takes images"
-    return "it must take normalised images (B, 3, H, W), float32, and return a map of K channels"
-
-
-def _candidate(network: nn.Module, path: str, made: Tensor, images: Tensor) -> Candidate:
-    graph = Graph(made, images)
-    names = {id(p): n for n, p in network.named_parameters()}
-    mixing, behind = graph.last_mixing()
-    weights = [*(w for one in mixing for w in one.weights), *behind]
-    head = tuple(dict.fromkeys(names[id(w)] for w in weights if id(w) in names))
-    makers = tuple(
-        (_layer_of(next(names[id(w)] for w in one.weights if id(w) in names)), one)
-        for one in mixing
-    )
-    reach = None if graph.opaque else sum(w.numel() for w in graph.reached if id(w) in names)
-    return Candidate(path, tuple(made.shape), head, makers, reach, graph)
-
-
-def _layer_of(weight: str) -> str:
-    """The layer that a weight is of; its parametrization, a weight norm's say, is not another."""
-    layer, _, _ = weight.partition(".parametrizations.")
-    return layer if layer != weight else weight.rpartition(".")[0] or weight
 
 
 # --- which map is which ---------------------------------------------------------------------------

@@ -153,6 +153,10 @@ def test_the_classifier_is_what_makes_the_logits_and_features_are_its_input(name
     assert body <= {id(p) for p in groups["body"]}
 
 
+def test_a_head_that_is_no_parameter_is_no_classifier() -> None:
+    assert head_of(tried("Unregistered")) == set()
+
+
 def test_layers_as_wide_as_there_are_classes_are_no_classifier() -> None:
     assert head_of(tried("WideAsClasses")) == {"head.weight", "head.bias"}
 
@@ -198,6 +202,7 @@ UNUSABLE = {
     "ImagesToCuda": r"leave \.cuda\(\) and fixed devices out",
     "CastsImages": "images and weights are float32",
     "OneChannel": "returned one channel .*return two channels",
+    "ShadowsTrain": "'bool' object is not callable, for images",
     "NoForward": 'missing the required "forward"',
 }
 

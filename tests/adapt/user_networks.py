@@ -518,3 +518,23 @@ def the_same(num_classes: int) -> nn.Module:
     if not _ONLY:
         _ONLY.append(Base(num_classes))
     return _ONLY[0]
+
+
+class Unregistered(Base):
+    """The head's weight is a tensor with gradient that is no parameter."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        del self.head
+        self.classes = torch.randn(num_classes, WIDTH, 1, 1, requires_grad=True)
+
+    def forward(self, x: Tensor) -> Any:
+        return F.conv2d(self.trunk(x), self.classes)
+
+
+class ShadowsTrain(Base):
+    """Whose trunk's ``train`` is no method any more."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.trunk.train = True  # type: ignore[assignment]
