@@ -93,7 +93,7 @@ def reproduce(
         out.mkdir(exist_ok=True)
     if not options.resume:
         check_output(out / "adapted", overwrite)
-    source = _source_model(recipe, checkpoint, out / "source", options.resume, overwrite)
+    source = _source_model(recipe, checkpoint, out / "source", options, overwrite)
 
     def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
         engine = RecipeEngine(bundle, recipe, run_on)
@@ -136,12 +136,12 @@ def _check_size(image_path: Path, recipe: Recipe) -> None:
 
 
 def _source_model(
-    recipe: Recipe, checkpoint: Path, out: Path, resume: bool, overwrite: bool
+    recipe: Recipe, checkpoint: Path, out: Path, options: RunOptions, overwrite: bool
 ) -> Bundle:
     """The checkpoint as a bundle: itself if it is one, else imported to ``out``."""
     space = label_space(recipe.label_space)
     if not checkpoint.is_dir():
-        if not (resume and out.exists()):
+        if not (options.resume and out.exists()):
             width, height = recipe.input_size
             return import_bundle(
                 checkpoint,
@@ -150,6 +150,7 @@ def _source_model(
                 out,
                 input_size=f"{width}x{height}",
                 overwrite=overwrite,
+                note=options.note,
             )
         bundle = open_bundle(out)
         if bundle.manifest.provenance.configuration.get("weights") != checkpoint.name:

@@ -27,6 +27,7 @@ from roadshift.runtime.errors import (
     ConfigError,
     FrameError,
     LabelSpaceError,
+    NetworkError,
     OutputError,
     RefusedError,
     RunInterrupted,
@@ -360,10 +361,19 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
     assert done == [(i, 6) for i in range(1, 7)]
 
 
-def test_weights_that_are_no_numbers_are_refused(
+def test_weights_that_are_no_numbers_are_refused_before_they_are_judged(
     source: Bundle, changed: Callable[..., Bundle], recording: Path
 ) -> None:
     broken = changed(lambda network: network.get_parameter("classifier.bias").fill_(torch.nan))
+    with pytest.raises(NetworkError, match=r"not finite \(classifier\.bias"):
+        judge_bundles(source, broken, [recording], device="cpu")
+
+
+def test_logits_that_are_no_numbers_are_refused(
+    source: Bundle, changed: Callable[..., Bundle], recording: Path
+) -> None:
+    """The weights are finite, and what is computed with them is not."""
+    broken = changed(lambda network: network.get_parameter("classifier.weight").fill_(3e38))
     verdict = judge_bundles(source, broken, [recording], device="cpu")
     assert verdict.decision == "keep"
     assert "not numbers" in verdict.sentence
