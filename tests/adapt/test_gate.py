@@ -361,12 +361,17 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
     assert done == [(i, 6) for i in range(1, 7)]
 
 
-def test_weights_that_are_no_numbers_are_refused_before_they_are_judged(
+def test_weights_that_are_no_numbers_are_refused(
     source: Bundle, changed: Callable[..., Bundle], recording: Path
 ) -> None:
     broken = changed(lambda network: network.get_parameter("classifier.bias").fill_(torch.nan))
+    verdict = judge_bundles(source, broken, [recording], device="cpu")
+    assert verdict.decision == "keep"
+    assert "not numbers" in verdict.sentence
+    assert "classifier.bias: 4 of 4" in verdict.sentence
+    json.dumps(verdict.record(), allow_nan=False)
     with pytest.raises(NetworkError, match=r"not finite \(classifier\.bias"):
-        judge_bundles(source, broken, [recording], device="cpu")
+        judge_bundles(broken, source, [recording], device="cpu")
 
 
 def test_logits_that_are_no_numbers_are_refused(
