@@ -104,9 +104,7 @@ def reproduce(
         _check_ours(out / RESULT)
     if not options.resume:
         check_output(out / "adapted", overwrite)
-    source = _source_model(
-        recipe, checkpoint, out / "source", options.resume, overwrite, allow_networks
-    )
+    source = _source_model(recipe, checkpoint, out / "source", options, overwrite, allow_networks)
 
     def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
         engine = RecipeEngine(bundle, recipe, run_on)
@@ -169,14 +167,14 @@ def _source_model(
     recipe: Recipe,
     checkpoint: Path,
     out: Path,
-    resume: bool,
+    options: RunOptions,
     overwrite: bool,
     allow_networks: Collection[str],
 ) -> Bundle:
     """The checkpoint as a bundle: itself if it is one, else imported to ``out``."""
     space = label_space(recipe.label_space)
     if not checkpoint.is_dir():
-        if not (resume and out.exists()):
+        if not (options.resume and out.exists()):
             width, height = recipe.input_size
             return import_bundle(
                 checkpoint,
@@ -185,6 +183,7 @@ def _source_model(
                 out,
                 input_size=f"{width}x{height}",
                 overwrite=overwrite,
+                note=options.note,
             )
         bundle = open_bundle(out, allow_networks=allow_networks)
         named = bundle.manifest.provenance.configuration.get("weights")

@@ -13,6 +13,10 @@ from .weight_matching import counted, listed
 _QUANTISED_NAMES = ("_packed_params", "qweight", "qzeros", "SCB", "weight_scale")
 
 
+class BrokenWeightsError(NetworkError):
+    """Weights are NaN, infinite, negative variances, or beyond the range of the network's dtype."""
+
+
 def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str) -> None:
     """Refuse tensors that cannot become a network's.
 
@@ -23,8 +27,9 @@ def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
         where: the file, for messages.
 
     Raises:
-        NetworkError: values are quantised, not in memory, NaN, infinite, variances below 0, or
-            beyond the range of the network's dtype; the sentence counts and names the tensors.
+        BrokenWeightsError: values are NaN, infinite, variances below 0, or beyond the range of
+            the network's dtype; the sentence counts and names the tensors.
+        NetworkError: tensors are quantised, or no plain arrays of numbers in memory.
     """
     _check_kinds(own, state, where)
     refusals = (
@@ -49,7 +54,9 @@ def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
             named = listed(f"{name}: {text}" for name, text in found.items())
             tensors = counted(len(found), "tensor")
             verb = problem.replace("hold", "holds", 1) if len(found) == 1 else problem
-            raise NetworkError(f"{where}: {tensors} of the weights {verb} ({named}); {advice}.")
+            raise BrokenWeightsError(
+                f"{where}: {tensors} of the weights {verb} ({named}); {advice}."
+            )
 
 
 def check_not_quantised(tensors: Mapping[str, Tensor], where: str) -> None:

@@ -24,9 +24,10 @@ from ..context import Context
 from ..core_sharing import sharing_cores
 from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models import load_network, pick_device
+from ..weight_checks import BrokenWeightsError
 from ..work import spread
 from .evidence import BATCH, Evidence, gather
-from .verdict import decide
+from .verdict import broken, decide
 from .views import Image, Model
 
 PASSES_A_FRAME = 8  # of whole frames: three views of two models, and the second opinion
@@ -154,17 +155,20 @@ def judge_bundles(
         ConfigError: both are the same model, or there is no such device.
         LabelSpaceError: their classes differ.
         FrameError: a source does not exist or holds no readable frame.
-        NetworkError: a bundle holds no weights.
+        NetworkError: a bundle holds no weights, or the incumbent's are broken.
     """
     _check_pair(incumbent, candidate)
     run_on = pick_device(device)
     started = time.monotonic()
     source = open_frames([str(one) for one in sources], on_skip=note)
     total = None if source.length is None else min(source.length, max_frames)
-    old, new = (
-        Model(load_network(bundle, run_on), bundle.manifest.input)
-        for bundle in (incumbent, candidate)
-    )
+    old = Model(load_network(incumbent, run_on), incumbent.manifest.input)
+    try:
+        new = Model(load_network(candidate, run_on), candidate.manifest.input)
+    except BrokenWeightsError as error:
+        sentence = f"The candidate's weights are not numbers: {error}"
+        verdict = broken(sentence, 0, time.monotonic() - started)
+        return replace(verdict, incumbent=incumbent.hash)
     report(0, total)
     images = _counted(thinned(source, max_frames, note), total, report)
     evidence = gather(old, new, images, run_on, stop=stop)

@@ -27,6 +27,12 @@ MOST_LOST_WITHOUT_SHIFT = 0.5  # share of the area of any class
 LEAST_FRAMES = 8  # that differ; a bootstrap over fewer, or over copies of one, knows no doubt
 
 
+def broken(sentence: str, frames: int, seconds: float) -> Verdict:
+    """The verdict on a candidate that gives no numbers, for the reason in ``sentence``."""
+    check = Check("finite", None, None, None, None, 1.0, False, sentence)
+    return Verdict("keep", sentence, (check,), frames, seconds)
+
+
 def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> Verdict:
     """The verdict on a candidate.
 
@@ -48,8 +54,7 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         sentence = (
             "The candidate's outputs are not numbers (NaN or infinite), so its weights are broken."
         )
-        broken = Check("finite", None, None, None, None, 1.0, False, sentence)
-        return verdict("keep", sentence, [broken])
+        return broken(sentence, evidence.frames, seconds)
     scores = evidence.scores
     harm = _signs_of_harm(evidence, classes)
     shift = _shift(scores["divergence"])

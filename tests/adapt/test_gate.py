@@ -467,6 +467,20 @@ def test_weights_that_are_no_numbers_are_refused(
     verdict = judge_bundles(source, broken, [recording], device="cpu")
     assert verdict.decision == "keep"
     assert "not numbers" in verdict.sentence
+    assert "classifier.bias: 4 of 4" in verdict.sentence
+    json.dumps(verdict.record(), allow_nan=False)
+    with pytest.raises(NetworkError, match=r"not finite \(classifier\.bias"):
+        judge_bundles(broken, source, [recording], device="cpu")
+
+
+def test_logits_that_are_no_numbers_are_refused(
+    source: Bundle, changed: Callable[..., Bundle], recording: Path
+) -> None:
+    """The weights are finite, and what is computed with them is not."""
+    broken = changed(lambda network: network.get_parameter("classifier.weight").fill_(3e38))
+    verdict = judge_bundles(source, broken, [recording], device="cpu")
+    assert verdict.decision == "keep"
+    assert "not numbers" in verdict.sentence
     json.dumps(verdict.record(), allow_nan=False)
 
 
