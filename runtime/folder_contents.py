@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -93,7 +94,7 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
 
     Raises:
         FrameError: the folder does not exist or cannot be opened, or may hold label maps instead of
-            pictures.
+            pictures, or a video and its frames.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -110,6 +111,7 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
         separation.left_out += recordings.left_out
         if len(separation.pictures) == 1:
             separation.pictures, previews = [], previews + 1
+        _check_not_extracted(root, separation.pictures, listing.videos)
     taken = [*separation.pictures, *(listing.videos if videos else ())]
     taken.sort(key=natural_key)
     return FolderContents(
@@ -173,6 +175,27 @@ def _without_previews(pictures: Iterable[PurePath], videos: Iterable[PurePath]) 
         )
 
     return [picture for picture in pictures if not is_preview(picture)]
+
+
+def _check_not_extracted(
+    root: Path, pictures: Sequence[PurePath], videos: Sequence[PurePath]
+) -> None:
+    """Raise FrameError where pictures are numbered after a video: its frames would count twice."""
+    video_of = {video.with_suffix(""): video for video in videos}
+    found: list[tuple[PurePath, PurePath]] = []
+    for picture in pictures:
+        numbered = re.fullmatch(r"(.+?)[\s_.-]*\d+", picture.stem)
+        recording = picture.parent / numbered[1] if numbered else picture.parent
+        video = video_of.get(recording) or video_of.get(picture.parent)
+        if video is not None:
+            found.append((picture, video))
+    if len(found) > 1:
+        picture, video = found[0]
+        raise FrameError(
+            f"{root}: {len(found)} pictures such as {root / picture} are named after a video, "
+            f"{root / video}, and may be its frames, which would count twice; give the videos or "
+            "the pictures alone."
+        )
 
 
 def _recording(file: PurePath) -> tuple[PurePath, tuple[str, ...]]:

@@ -91,6 +91,8 @@ def _named_as_maps(kind: Kind, kinds: Sequence[Kind], root: Path, done: Separati
         return False
     derived = names.name_says_derived(kind.words) or names.name_says_either(kind.words)
     if kind.content is Content.CAMERA and not derived:
+        if not names.name_says_only_maps(kind.words):
+            return False  # the word means something else here
         raise _doubt(root, kind, "are named like label maps, and hold pictures")
     done.left_out[kind.title] += len(kind.files)
     return True
@@ -142,8 +144,8 @@ def _is_map(kind: Kind, clear: Sequence[Kind], root: Path) -> bool:
     if kind.share_with(clear) < 0.5:
         raise _doubt(root, kind, "look like label maps, and no picture has their names")
     folders = [(other, kind.beside(other) - {*kind.marks}) for other in clear]
-    named = [other for other, words in folders if names.name_says_picture(words)]
-    if kind.content is Content.IDS and kind.share_with(named) >= 0.5:
+    named = [other for other, words in folders if names.name_says_camera(words)]
+    if kind.share_with(named) >= 0.5:
         raise _doubt(root, kind, "are named like pictures, and look like label maps")
     return True
 
@@ -162,7 +164,12 @@ def _check_not_made_of(kind: Kind, cameras: Sequence[Kind], root: Path) -> None:
         and (kind.content is Content.UNCLEAR or kind.shows_flat_jpegs)
     ):
         raise _doubt(root, kind, "have the names of pictures elsewhere, and could be maps")
-    if names.name_says_either(kind.words) and same_names(names.name_says_either):
+    infrared = any(names.name_says_infrared(other.words) for other in cameras)
+    if (
+        names.name_says_either(kind.words)
+        and not infrared  # then "vis" is visible light
+        and same_names(names.name_says_either)
+    ):
         raise _doubt(root, kind, "have the names of pictures elsewhere, and could be made of them")
 
 

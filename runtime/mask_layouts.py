@@ -78,6 +78,6 @@ def _holds_maps(name: str, siblings: set[str]) -> bool:
         return name != "RGB"
     if any(name == _LABELS_BESIDE[sibling] for sibling in siblings & _LABELS_BESIDE.keys()):
         return True
-    return names.name_says_mask(names.words(name)) and any(
+    return names.name_says_only_maps(names.words(name)) and any(
         names.name_says_picture(names.words(sibling)) for sibling in siblings
     )

@@ -39,6 +39,13 @@ _DERIVED_WORDS = _set_of(
     "normals lidar edges pred preds prediction predictions predicted overlay overlays overlaid "
     "blend blends blended visualization visualizations visualisation visualisations"
 )
+# Of these, words that mean other things too: seg_3 may be a segment of a drive, GT86 a car.
+_WEAK_WORDS = _set_of(
+    "seg segs segm segms gt gts map maps pan cls alpha inst insts instance instances truth truths "
+    "parsing boundary boundaries edges drivable normals lidar flow flows"
+)
+_INFRARED = _set_of("thermal infrared ir nir lwir flir")
+_COLOUR = _set_of("color colour colors colours")
 # Made from pictures as often as taken by another camera: "vis" is also visible light.
 _EITHER_WORDS = _set_of(
     "vis viz visual visuals result results output outputs out processed generated fake "
@@ -109,6 +116,25 @@ def name_says_mask(found: Iterable[str]) -> bool:
     found = tuple(found)
     pictures = any(is_picture_word(word) for word in found)
     return any(is_mask_word(word) and not (pictures and word in _HAS_LABELS) for word in found)
+
+
+def name_says_only_maps(found: Iterable[str]) -> bool:
+    """Some word names label maps and nothing else, as `name_says_mask` allows it."""
+    found = tuple(found)
+    return name_says_mask(found) and any(
+        is_mask_word(word) and word not in _WEAK_WORDS for word in found
+    )
+
+
+def name_says_infrared(found: Iterable[str]) -> bool:
+    """Some word names a camera beside which pictures are visible light."""
+    return any(word in _INFRARED for word in found)
+
+
+def name_says_camera(found: Iterable[str]) -> bool:
+    """The words name pictures, a place or a time, beyond that they have colours."""
+    found = [word for word in found if word not in _COLOUR]
+    return name_says_picture(found) or (name_says_place(found) and not name_says_mask(found))
 
 
 def name_says_derived(found: Iterable[str]) -> bool:

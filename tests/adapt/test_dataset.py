@@ -111,6 +111,22 @@ def test_another_size_limit_or_source_is_decoded_anew(tmp_path: Path) -> None:
     assert len(target_frames([source, other], 16, 10, tmp_path, limit=9)) == 5
 
 
+@pytest.mark.parametrize("folder", ["road_mask", "x/y"])
+def test_label_maps_beside_the_frames_are_not_learned(tmp_path: Path, folder: str) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("road", folder):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for i in range(3):
+        small = rng.integers(0, 256, (5, 8, 3), dtype=np.uint8)
+        write_image(tmp_path / f"data/road/{i}.png", cv2.resize(small, (WIDTH, HEIGHT)))
+        ids = cv2.resize(small[..., 0] % 5, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
+        assert cv2.imwrite(str(tmp_path / f"data/{folder}/{i}.png"), ids)
+    said: list[str] = []
+    frames = target_frames([tmp_path / "data"], WIDTH, HEIGHT, tmp_path, note=said.append)
+    assert frames.names == ("0", "1", "2")
+    assert "taken 3 pictures of road/; left out 3 label maps and the like" in said[0]
+
+
 def test_a_damaged_frame_is_reported_before_the_first_step_and_left_out(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 3)
     (source / "frame_1.png").write_bytes(b"\x89PNG\r\n\x1a\n")

@@ -135,3 +135,30 @@ def test_frames_without_a_labelled_pixel_give_no_figure(pairs: list[tuple[Path, 
     confusion = evaluate(Threshold(), [(image, labels)])
     with pytest.raises(LabelError, match="no pixel of the 1 frames is labelled"):
         evaluation_record(confusion, THREE, "test")
+
+
+def test_labels_that_count_from_one_are_said(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    image = np.full((12, 16, 3), 100, np.uint8)  # class 1, and its label map holds 2
+    write_image(tmp_path / "images/0.png", image)
+    assert cv2.imwrite(str(tmp_path / "labels/0.png"), np.full((12, 16), 2, np.uint8))
+    said: list[str] = []
+    evaluate(
+        Threshold(), labelled_pairs(tmp_path / "images", tmp_path / "labels"), note=said.append
+    )
+    (sentence,) = said
+    assert "count classes from 1" in sentence
+
+
+def test_mostly_unlabelled_frames_are_said(pairs: list[tuple[Path, Path]]) -> None:
+    said: list[str] = []
+    evaluate(Threshold(), pairs, note=said.append)
+    assert said == []
+    for _, path in pairs:
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert labels is not None
+        labels[labels.shape[0] // 4 :] = 9
+        assert cv2.imwrite(str(path), labels)
+    evaluate(Threshold(), pairs, note=said.append)
+    assert "of the pixels of 4 label maps are not labelled in label space three." in said[0]

@@ -110,8 +110,19 @@ def test_frames_of_a_clip_and_pictures_never_share_a_name(tmp_path: Path) -> Non
     write_clip(tmp_path / "clip.mp4", 2)
     for i in range(2):
         write_image(tmp_path / f"clip_{i:06d}.png", camera(i))
-    names = [frame.name for frame in open_frames(tmp_path)]
+    names = [frame.name for frame in open_frames(sorted(tmp_path.iterdir()))]
     assert len({*names}) == len(names) == 4
+
+
+@pytest.mark.parametrize(
+    "picture", ["clip_{}.png", "clip{}.jpg", "clip-{}.png", "clip.{}.png", "clip/{}.png"]
+)
+def test_a_clip_beside_its_frames_is_refused(tmp_path: Path, picture: str) -> None:
+    write_clip(tmp_path / "clip.mp4", 2)
+    make(tmp_path, [(picture, "camera")])
+    with pytest.raises(FrameError, match=r"4 pictures such as .* after a video, .*clip\.mp4, and"):
+        open_frames(tmp_path)
+    assert len(list_images(tmp_path)) == 4
 
 
 # ---- kinds of files ---------------------------------------------------------------------------

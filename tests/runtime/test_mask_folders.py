@@ -370,6 +370,10 @@ def test_pictures_alone_are_pictures(tmp_path: Path, kind: str, folder: str) -> 
         ("drive", "drive2"),
         ("day", "night"),
         ("rgb", "thermal"),
+        ("vis", "ir"),
+        ("seg_3", "video1"),
+        ("GT86", "left"),
+        ("map_drive", "image_3"),
         ("x", "y"),
     ],
 )
@@ -412,6 +416,7 @@ def test_pictures_that_have_labels_are_pictures(tmp_path: Path, name: str) -> No
         ([("a/{}.jpg", "camera"), ("vis/{}.png", "camera")], "could be made of them"),
         ([("{}.png", "camera"), ("{}_vis.png", "camera")], "could be made of them"),
         ([("a/{}.jpg", "camera"), ("b/{}.jpg", "colours")], "could be maps"),
+        ([("front/{}.jpg", "camera"), ("rear/{}.png", "colours")], "named like pictures, and look"),
         ([("a/{}.jpg", "camera"), ("b/{}.png", "covered")], "could be maps"),
         ([("{}.jpg", "camera"), ("{}.png", "grey")], "pictures beside them"),
         ([("a/{}.png", "camera"), ("a/x{}.png", "ids")], "partly pictures and partly"),
