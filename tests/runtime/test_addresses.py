@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -76,7 +77,11 @@ def test_no_secret_is_said_by_what_opens_or_refuses_the_address(
 ) -> None:
     address = filled(template, host, user, password)
     said = []
-    for attempt in (lambda: open_source([address, "camera:0"]), lambda: open_frames(address)):
+    refused: tuple[Callable[[], object], ...] = (
+        lambda: open_source([address, "camera:0"]),
+        lambda: open_frames(address),
+    )
+    for attempt in refused:
         with pytest.raises(RoadshiftError) as error:
             attempt()
         said.append(str(error.value))
