@@ -38,6 +38,11 @@ def is_live(source: object) -> bool:
     return bool(_CAMERA.match(text) or _DEVICE.fullmatch(text) or _URL.match(text))
 
 
+def is_url(name: object) -> bool:
+    """Whether a name is a URL, also as `Path` spells it, and so no file or folder."""
+    return bool(_URL.match(str(name)) or _PATH_OF_URL.match(str(name)))
+
+
 def normal_address(source: str) -> str:
     """``source`` as `open_live` and FFmpeg take it: scheme in lower case, a device as a camera."""
     if _DEVICE.fullmatch(source):
@@ -121,14 +126,10 @@ def hiding(arguments: Iterable[str]) -> Callable[[str], str]:
     """
     replaced: dict[str, str] = {}
     for argument in arguments:
-        _, _, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
-        shown = without_password(value)
-        if shown != value:
-            whole = (value, value.strip(), normal_address(value))
-            for spelt in (*whole, str(PurePath(value)), os.path.abspath(value)):
-                replaced[spelt] = shown
-                replaced[json.dumps(spelt)[1:-1]] = shown
-                replaced[repr(spelt)[1:-1]] = shown
+        for value in _values(argument):
+            for text, shown in _repeated(value).items():
+                for spelt in (text, json.dumps(text)[1:-1], repr(text)[1:-1]):
+                    replaced[spelt] = shown
     ordered = sorted(replaced, key=len, reverse=True)
 
     def hide(text: str) -> str:
@@ -137,3 +138,43 @@ def hiding(arguments: Iterable[str]) -> Callable[[str], str]:
         return text
 
     return hide
+
+
+def _values(argument: str) -> set[str]:
+    """What an argument may be, or have as the value of an option: `-ox`, `--frames=x`."""
+    bare = argument.lstrip("-")
+    attached = {bare, bare[1:]} if bare != argument else set()
+    return {argument, *attached, bare.partition("=")[2]}
+
+
+def _repeated(value: str) -> dict[str, str]:
+    """Texts by which an address is repeated, each with what is shown instead; none if harmless.
+
+    Whatever takes it for a path repeats its folders, and what takes it for module:function what
+    follows the colon.
+    """
+    whole = without_password(value)
+    if whole == value:
+        return {}
+    found = dict.fromkeys(_pieces(value), MASK)
+    half = value.partition(":")[2]
+    found |= dict.fromkeys({half, str(PurePath(half))}, MASK)
+    for path in map(str, (PurePath(value), *PurePath(value).parents)):
+        if ":" in path.rstrip(":"):
+            shown = without_password(path)
+            shown = MASK if shown == path else shown  # a scheme that is not known
+            found |= {path: shown, os.path.abspath(path): shown}
+    found |= dict.fromkeys((value, value.strip(), normal_address(value)), whole)
+    return {text: shown for text, shown in found.items() if len(text) > 3}
+
+
+def _pieces(value: str) -> list[str]:
+    """The parts of an address that are not shown, where they tell themselves from other text."""
+    url = _URL.match(value) or _PATH_OF_URL.match(value)
+    rest = value[url.end() :] if url else value
+    machine = _machine(rest)
+    found = [rest] if machine is None else [machine.before, machine.after.rstrip("/")]
+    spelt = {text for piece in found for text in (piece, str(PurePath(piece)))}
+    return [
+        text for text in spelt if len(text) >= 12 or re.search(r"[^/]{2}[=@:?&;#]|[=?#].", text)
+    ]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .addresses import is_url, without_password
 from .errors import OutputError
 
 STAGED = ".{}.tmp-xxxxxxxx"  # the longest name that a folder has while it is being written
@@ -30,9 +31,14 @@ def check_name(
         by_library: it is written by a library that takes UTF-8 alone, wherever it lies.
 
     Raises:
-        OutputError: by how many bytes it is too long, or that it is no UTF-8.
+        OutputError: by how many bytes it is too long, that it is no UTF-8, or that it is a URL.
     """
     path = Path(path)
+    if is_url(path):
+        raise OutputError(
+            f"{without_password(str(path))}: is an address, and results are written to files; give "
+            "a file or a folder."
+        )
     if by_library and not is_utf8(os.path.abspath(path)):
         raise OutputError(
             f"{path}: a name in the path to it holds bytes that are no UTF-8, which libraries that "

@@ -68,11 +68,12 @@ def without_reader() -> int:
 @pytest.fixture(params=["full", "closed pipe", "closed"])
 def broken(request: pytest.FixtureRequest) -> Iterator[int]:
     """A descriptor that cannot be written to."""
-    descriptor = {
+    kinds: dict[str, Callable[[], int]] = {
         "full": lambda: os.open("/dev/full", os.O_WRONLY),
         "closed pipe": without_reader,
         "closed": lambda: os.open(os.devnull, os.O_RDONLY),
-    }[request.param]()
+    }
+    descriptor = kinds[request.param]()
     yield descriptor
     os.close(descriptor)
 

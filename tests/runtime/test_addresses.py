@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -75,7 +77,11 @@ def test_no_secret_is_said_by_what_opens_or_refuses_the_address(
 ) -> None:
     address = filled(template, host, user, password)
     said = []
-    for attempt in (lambda: open_source([address, "camera:0"]), lambda: open_frames(address)):
+    refused: tuple[Callable[[], object], ...] = (
+        lambda: open_source([address, "camera:0"]),
+        lambda: open_frames(address),
+    )
+    for attempt in refused:
         with pytest.raises(RoadshiftError) as error:
             attempt()
         said.append(str(error.value))
@@ -95,6 +101,21 @@ def test_an_argument_is_hidden_in_whatever_repeats_it(
     hide = hiding(["run", "bundle", f"--frames={address}" if option else address])
     for repeated in (address, json.dumps({"lost": address}), repr(address)):
         assert not set("QXZJ") & set(hide(f"error: {repeated} cannot be opened"))
+
+
+@pytest.mark.parametrize("template", [*IN_FRONT, *BEHIND])
+@pytest.mark.parametrize("password", ["s3cr3t", "s3#cr3t", "s3/cr3t", "s3 cr3t", "s3=cr3t@"])
+@pytest.mark.parametrize("option", ["", "--frames=", "--", "-o"])
+def test_what_takes_an_address_for_something_else_does_not_show_it(
+    template: str, password: str, option: str, tmp_path: Path
+) -> None:
+    """A path, its folder, its absolute form, and the two halves of module:function."""
+    address = filled(template, "10.0.0.7", "me", password)
+    hide = hiding([option + address])
+    path = Path(address)
+    halves = (address.partition(":")[2], Path(address.partition(":")[2]))
+    for repeated in (path, path.parent, path.absolute(), tmp_path / path, *halves, [path.parent]):
+        assert "cr3t" not in hide(f"{repeated} is not there.")
 
 
 @pytest.mark.parametrize("template", [IN_FRONT[i] for i in (0, 1, 2, 4, 6)])

@@ -74,6 +74,18 @@ def test_a_path_has_a_limit_of_its_own(tmp_path: Path, monkeypatch: pytest.Monke
         check_name(tmp_path / ("x" * 144))
 
 
+@pytest.mark.parametrize("check", [check_name, check_output, check_can_plot])
+@pytest.mark.parametrize("url", ["rtsp://me:s3cret@10.0.0.7/x", "HTTP://10.0.0.7/user=s3cret"])
+def test_an_address_is_no_place_for_results(
+    check: Callable[[Path], object], url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"10\.0\.0\.7/\*\*\*: is an address") as error:
+        check(Path(url))
+    assert "s3cret" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_picture_with_the_longest_name_is_written(tmp_path: Path) -> None:
     path = tmp_path / f"{'x' * (LONGEST - 4)}.png"
     write_image(path, np.zeros((2, 3), np.uint8))
