@@ -110,6 +110,38 @@ def test_no_method_takes_longer_than_the_budget(
 
 
 @pytest.mark.usefixtures("slow_network")
+@pytest.mark.parametrize("budget", [0.4, 4.0, 24.0])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "iapc.prototypes=static",
+        "iapc.pseudo_labels=offline",
+        "pseudo.min_confidence=0.5",
+        "ld.passes=any_class",
+        "ld.refresh_epochs=1",
+        "atp.consistency=probabilities",
+    ],
+)
+def test_no_setting_takes_longer_than_the_budget(
+    setting: str,
+    budget: float,
+    clock: Clock,
+    source: Bundle,
+    recording: Path,
+    tmp_path: Path,
+    settings: Settings,
+) -> None:
+    method = setting.partition(".")[0]
+    cached = ["teacher_cache=true"] if METHODS[method].asks_frozen_teacher else []
+    config = settings(setting, *cached, "training.steps=300", "tone=none", method=method)
+    began = clock.now
+    bundle = run(source, recording, config, tmp_path / "out", time_budget_s=budget)
+    assert clock.now - began <= 1.2 * budget + 2 * A_FRAME_S
+    outcome: Any = bundle.manifest.provenance.configuration["outcome"]
+    assert outcome["steps"] < 300
+
+
+@pytest.mark.usefixtures("slow_network")
 def test_a_budget_with_room_is_the_run_without_one_but_for_rounding(
     source: Bundle, recording: Path, tmp_path: Path, settings: Settings
 ) -> None:
