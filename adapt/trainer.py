@@ -53,6 +53,7 @@ from .networks import SegmentationNetwork
 from .optimisation import build_optimizer, learning_rate_factor
 from .pace import (
     LEAST_PREPARED,
+    LONG,
     PRECISIONS,
     PREPARATION,
     STATISTICS,
@@ -170,10 +171,16 @@ class Trainer:
         )
 
     def _time_the_network(self) -> None:
-        """A forward pass, from which it is foreseen what fits; unless one was timed before."""
-        if self.deadline.bounded and not self.deadline.forward_s:
-            with self.context.work.phase("timing a forward pass"):
-                self.deadline.forward_s = forward_seconds(self.model, self.context)
+        """A forward pass, from which it is foreseen what fits.
+
+        A first one that took long is believed; a short one may have had caches to fill.
+        """
+        deadline = self.deadline
+        if not deadline.bounded or deadline.forward_s > LONG * deadline.left_s:
+            return
+        with self.context.work.phase("timing a forward pass"):
+            seconds = forward_seconds(self.model, self.context)
+        deadline.forward_s = min(seconds, deadline.forward_s or seconds)
 
     def _keep_back_the_end(self) -> None:
         """Time for what follows the last step, by a forward pass that is timed."""

@@ -135,6 +135,39 @@ def test_without_batch_norm_the_size_of_the_shift_is_unknown_and_nothing_is_prom
     assert "no batch-norm statistics" in verdict.sentence
 
 
+def test_a_network_of_one_size_is_judged_without_a_smaller_view() -> None:
+    class OneSize(type(trained())):  # type: ignore[misc]
+        def forward(self, images: torch.Tensor) -> object:
+            assert images.shape[2:] == (HEIGHT, WIDTH)
+            return super().forward(images)
+
+    fixed = OneSize().eval()
+    fixed.load_state_dict(trained().state_dict())
+    candidate = Model(fixed, SPEC)
+    night = np.stack(frames("night", 24, 300))
+    reestimate_batch_norm(fixed, [Normalise(SPEC)(torch.from_numpy(night))])
+    verdict = decide(gather(model(), candidate, frames("night", 16, 500), CPU), NAMES)
+    zoom = next(check for check in verdict.checks if check.name == "zoom")
+    assert not zoom.passed
+    assert "input size alone" in zoom.sentence
+    assert verdict.decision == "promote"  # the other signs suffice where the shift is large
+
+
+def test_a_network_of_multiples_is_judged_in_a_smaller_view_of_a_multiple() -> None:
+    class Multiples(type(trained())):  # type: ignore[misc]
+        def forward(self, images: torch.Tensor) -> object:
+            sizes.append(tuple(images.shape[2:]))
+            assert all(side % 16 == 0 for side in images.shape[2:])
+            return super().forward(images)
+
+    sizes: list[tuple[int, ...]] = []
+    network = Multiples().eval()
+    network.load_state_dict(trained().state_dict())
+    evidence = gather(Model(network, SPEC), model(), frames("night", 8, 500), CPU)
+    assert evidence.scores["zoom"].candidate > 0
+    assert set(sizes) == {(HEIGHT, WIDTH), (48, 96)}
+
+
 def test_two_networks_of_unlike_strides_are_compared_pixel_by_pixel() -> None:
     class Coarse(type(trained())):  # type: ignore[misc]
         def forward(self, images: torch.Tensor) -> object:

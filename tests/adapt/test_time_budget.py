@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
 from roadshift.adapt import budget as budget_module
-from roadshift.adapt.budget import MOST_KEPT_BACK, RESERVE, Deadline
+from roadshift.adapt.budget import MOST_KEPT_BACK, RESERVE, Deadline, Repeated
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import Batch
@@ -107,6 +107,38 @@ def test_no_method_takes_longer_than_the_budget(
     if steps and budget == 60:
         assert outcome["steps"] > 3, notes
     assert bundle.manifest.verdict is not None
+
+
+@pytest.mark.usefixtures("slow_network")
+@pytest.mark.parametrize("budget", [0.4, 4.0, 24.0])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "iapc.prototypes=static",
+        "iapc.pseudo_labels=offline",
+        "pseudo.min_confidence=0.5",
+        "ld.passes=any_class",
+        "ld.refresh_epochs=1",
+        "atp.consistency=probabilities",
+    ],
+)
+def test_no_setting_takes_longer_than_the_budget(
+    setting: str,
+    budget: float,
+    clock: Clock,
+    source: Bundle,
+    recording: Path,
+    tmp_path: Path,
+    settings: Settings,
+) -> None:
+    method = setting.partition(".")[0]
+    cached = ["teacher_cache=true"] if METHODS[method].asks_frozen_teacher else []
+    config = settings(setting, *cached, "training.steps=300", "tone=none", method=method)
+    began = clock.now
+    bundle = run(source, recording, config, tmp_path / "out", time_budget_s=budget)
+    assert clock.now - began <= 1.2 * budget + 2 * A_FRAME_S
+    outcome: Any = bundle.manifest.provenance.configuration["outcome"]
+    assert outcome["steps"] < 300
 
 
 @pytest.mark.usefixtures("slow_network")
@@ -336,6 +368,42 @@ def test_without_a_budget_nothing_is_ever_due(clock: Clock) -> None:
         clock.now += 1e9
         assert not deadline.due
     assert not deadline.passed
+
+
+def test_what_is_repeated_is_expected_to_take_as_long_as_the_longest_before(clock: Clock) -> None:
+    deadline = Deadline(100.0)
+    deadline.begin_end()
+    deadline.forward_s = 10.0
+    assert not Repeated(deadline, passes=11).fits()
+    repeated = Repeated(deadline, passes=9)
+    times = []
+    for seconds in (20.0, 40.0, 5.0, 5.0):
+        times.append(repeated.fits())
+        clock.now += seconds
+    assert times == [True, True, True, False]  # 40 s may come again, and 35 are left
+
+
+def test_a_first_pass_that_fills_caches_is_not_believed(
+    clock: Clock,
+    make_trainer: Callable[..., Trainer],
+    network: Callable[..., SegmentationNetwork],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, seconds = network(), iter([3.0, 0.5])
+    forward = model.forward
+
+    def slow(images: Tensor) -> Any:
+        clock.now += next(seconds)
+        return forward(images)
+
+    monkeypatch.setattr(model, "forward", slow)
+    trainer = make_trainer(model, [], time_budget_s=1000.0)
+    trainer.deadline.forward_s = 4.0  # by the search for a tone
+    trainer._time_the_network()
+    assert trainer.deadline.forward_s == 0.5
+    trainer.deadline.forward_s = 40.0  # it is more than a hundredth of the time: not asked again
+    trainer._time_the_network()
+    assert trainer.deadline.forward_s == 40.0
 
 
 @given(st.integers(1, 300), st.data())
