@@ -147,7 +147,7 @@ def _said(
     for name in said:
         if arguments[name] != num_classes:
             raise ConfigError(
-                f"--argument {name}={arguments[name]}: --label-space decides that, and has "
+                f"--argument '{name}={arguments[name]}': --label-space decides that, and has "
                 f"{num_classes} classes; leave the argument out or choose another label space."
             )
     return said

@@ -80,7 +80,7 @@ def test_every_form_of_factory_is_given_the_classes_under_its_own_name(name: str
 def test_an_argument_of_the_same_meaning_must_agree(name: str) -> None:
     for form, factory in forms(name).items():
         assert made(factory, **{name: K})[0] == K, form
-        with pytest.raises(ConfigError, match=rf"--argument {name}=9: .*has 7 classes"):
+        with pytest.raises(ConfigError, match=rf"--argument '{name}=9': .*has 7 classes"):
             made(factory, **{name: 9})
 
 
@@ -88,7 +88,7 @@ def test_an_argument_of_the_same_meaning_must_agree(name: str) -> None:
 def test_the_users_word_for_it_may_be_another(other: str) -> None:
     assert made(lambda classes: net(classes), **{other: K})[0] == K
     assert made(lambda: net(K), **{other: K})[0] == K
-    with pytest.raises(ConfigError, match=f"--argument {other}=9"):
+    with pytest.raises(ConfigError, match=f"--argument '{other}=9'"):
         made(lambda: net(9), **{other: 9})
 
 
