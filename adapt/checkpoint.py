@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -167,7 +168,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A regular file to read; a pipe in its place would wait for ever.
 
     Raises:
