@@ -6,6 +6,7 @@ SHA-256 of the file, computed with zeros in place of that hash itself.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -166,9 +168,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from error
 
 
+def open_file(path: Path) -> BufferedReader:
+    """A regular file to read; a pipe in its place would wait for ever.
+
+    Raises:
+        OSError: it cannot be opened, or is something else.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return path.open("rb")
+
+
 def _seal_problem(path: Path) -> str | None:
     """What is wrong with the file's SHA-256; ``None``: it is what was written."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > _LARGEST_HEADER:
@@ -242,7 +255,7 @@ def prefix_hash(path: Path, size: int) -> str:
     """SHA-256 of the first ``size`` bytes of a file, in hexadecimal; a missing one is empty."""
     content = b""
     if path.exists():
-        with path.open("rb") as file:
+        with open_file(path) as file:
             content = file.read(size)
     return hashlib.sha256(content).hexdigest()
 

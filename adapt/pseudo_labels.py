@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..runtime.errors import OutputError
 from .batch_norm import batch_norm_layers
+from .checkpoint import open_file
 from .context import Context
 from .dataset import Batch, FrameSet, Image, resize_window
 from .lone_values import lone_values_allowed
@@ -58,7 +59,8 @@ class PseudoLabels:
 
     def _read(self, frame: int) -> Image | None:
         try:
-            content = unsealed(self.path(frame).read_bytes())
+            with open_file(self.path(frame)) as file:
+                content = unsealed(file.read())
         except FileNotFoundError:
             return None
         except (OSError, DamagedError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..runtime.regular_files import read_regular_file
 from ..runtime.strict_json import JsonError, parse_json
-from .checkpoint import write_atomically
+from .checkpoint import open_file, write_atomically
 
 SEAL = "sha256"  # key of a JSON file's seal
 LARGEST_JSON = 256 << 20  # bytes: names of a million frames
@@ -105,7 +105,7 @@ def file_hash(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..runtime.atomic import output_errors
 from ..runtime.errors import OutputError
 from ..runtime.preprocess import restore_labels
-from .checkpoint import write_atomically
+from .checkpoint import open_file, write_atomically
 from .context import Context
 from .dataset import Batch, Crop, resize_window
 from .losses.kernels.spec import Map
@@ -116,7 +116,8 @@ class SoftLabels:
     def _read(self, frame: int) -> Labels | None:
         path = self._path(frame)
         try:
-            content = unsealed(path.read_bytes())
+            with open_file(path) as file:
+                content = unsealed(file.read())
         except FileNotFoundError:
             return None
         except (OSError, DamagedError) as error:

@@ -148,6 +148,22 @@ def test_a_file_that_is_cut_or_missing_is_named_or_made_again(stopped: Stopped) 
             assert sentence is None or name in sentence
 
 
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_file_in_a_files_place_is_named(
+    make: Callable[[Path], None], stopped: Stopped
+) -> None:
+    for name in (CHECKPOINT, HISTORY, RECORD, CACHE_INDEX, "frames.rgb", "stage-0.safetensors"):
+
+        def damage(run: Path, name: str = name) -> None:
+            (run / name).unlink()
+            make(run / name)
+
+        sentence, _ = stopped.resume(damage)
+        assert sentence is not None
+        assert name in sentence
+
+
 # --- records -------------------------------------------------------------------------------------
 
 ODD: list[Any] = [None, -1, 10**30, 1.5, "x", "", [], {}, [[]], {"a": {}}, True]
