@@ -211,16 +211,16 @@ def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) ->
     console().print(
         Text(
             f"{DECISIONS[verdict.decision]}: {verdict.sentence}\n"
-            f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
             f"{CONDITIONS if verdict.frames else ''}"
+            f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
         ),
         soft_wrap=True,
     )
 
 
 CONDITIONS = (
-    " The verdict holds for conditions like theirs alone: judge again for another light, weather "
-    "or road."
+    "The verdict holds for conditions like those of its frames alone: judge again for another "
+    "light, weather or road.\n"
 )
 
 DECISIONS = {
