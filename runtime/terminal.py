@@ -220,15 +220,14 @@ def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) ->
         percent = 100 * (verdict.seconds + watch_s) / adapting_s
         share = f": {percent:.1f} % of the {adapting_s:.0f} s that adapting took"
     say(f"{DECISIONS[verdict.decision]}: {verdict.sentence}")
-    say(
-        f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}."
-        f"{CONDITIONS if verdict.frames else ''}"
-    )
+    if verdict.frames:
+        say(CONDITIONS)
+    say(f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}.")
 
 
 CONDITIONS = (
-    " The verdict holds for conditions like theirs alone: judge again for another light, weather "
-    "or road."
+    "The verdict holds for conditions like those of its frames alone: judge again for another "
+    "light, weather or road."
 )
 
 DECISIONS = {

@@ -113,6 +113,7 @@ def test_a_warning_gate_says_the_same_and_exits_with_0(adapt: Command, decided: 
     row = lines[lines.index(head) + 1].split()
     assert row[:8] == ["flip", "0.610", "0.480", "-0.160", "to", "-0.100", "0.000", "no"]
     assert "Keep the incumbent: It contradicts itself." in lines
+    assert lines[-2].startswith("The verdict holds for conditions like those of its frames alone")
     assert lines[-1].startswith("Judged on 5 frames in ")
     assert lines[-1].endswith(" s that adapting took.")
 
