@@ -319,9 +319,8 @@ def test_labels_are_kept_where_labelling_anew_takes_too_long(
     trainer = make_trainer(network(), [], time_budget_s=20.0)
     context = trainer.context
     object.__setattr__(context, "note", notes.append)
-    labeller = Labeller(network(), context, (1.0,), 1)
+    labeller: Any = Labeller(network(), context, (1.0,), 1)
     assert labeller.current() == 0
-    labeller._labels = None if labeller._labels is None else labeller._labels
     for _ in range(3):
         labeller.after_step()
     clock.now += 2  # 12 s are left, less the reserve
