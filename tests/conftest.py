@@ -1,0 +1,24 @@
+"""What tests of all rooms share: the cores of the machine, and a terminal's Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from roadshift.adapt.core_sharing import sharing_cores
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cores() -> Iterator[None]:
+    """Beside other programs the suite takes twice its time, not twelve times."""
+    with sharing_cores():
+        yield
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """SIGINT as a person's terminal gives it: a program started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
