@@ -38,7 +38,7 @@ class Graph:
     """
 
     def __init__(self, made: Tensor, images: Tensor) -> None:
-        self._root, self._images = made.grad_fn, images
+        self._root = made.grad_fn
         order = list(_from_the_leaves(self._root))
         self._depends: dict[Node, bool] = {}
         self._weights: dict[Node, tuple[Tensor, ...]] = {}  # of branches without the images
