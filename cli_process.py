@@ -17,7 +17,7 @@ from .runtime.addresses import hiding
 from .runtime.errors import RoadshiftError, RunInterrupted
 from .runtime.file_names import is_utf8
 from .runtime.printable import one_line, printable
-from .runtime.signals import Unwinding, end_at_second_interrupt, unwind_on_signals
+from .runtime.signals import Unwinding, ending_at_second_interrupt, unwind_on_signals
 from .runtime.streams import guard_streams
 
 # A command line that cannot be parsed; the name of its class is not public in every version.
@@ -51,9 +51,10 @@ def exit_code(app: Callable[..., object]) -> int:
     logger.addHandler(handler)
     try:
         with unwind_on_signals() as unwinding:
-            if is_the_command():
-                end_at_second_interrupt(b"error: Interrupted twice; stopped at once.\n")
-            return _run(app, unwinding)
+            if not is_the_command():
+                return _run(app, unwinding)
+            with ending_at_second_interrupt(b"error: Interrupted twice; stopped at once.\n"):
+                return _run(app, unwinding)
     finally:
         logger.removeHandler(handler)
         if is_the_command():  # nothing is left to clean up

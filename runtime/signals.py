@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,8 +81,9 @@ def _handled_by(handle: Handler) -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def end_at_second_interrupt(sentence: bytes) -> None:
-    """From now on end the process some seconds after a second SIGINT, whatever it is doing.
+@contextmanager
+def ending_at_second_interrupt(sentence: bytes) -> Iterator[None]:
+    """In the body end the process some seconds after a second SIGINT, whatever it is doing.
 
     Python runs handlers between two of its instructions, so that a library's long call (a camera
     that does not answer, a graph without an end) would hold them up; a thread looks instead.
@@ -93,16 +93,30 @@ def end_at_second_interrupt(sentence: bytes) -> None:
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    left = threading.Event()
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
 
     def watch() -> None:
         interrupts = 0
         while interrupts < 2:
-            interrupts += os.read(reading, 64).count(signal.SIGINT)
-        time.sleep(GRACE_S)
+            numbers = os.read(reading, 64)
+            if not numbers:  # the body has ended
+                return
+            interrupts += numbers.count(signal.SIGINT)
+        if left.wait(GRACE_S):
+            return
         try:
             os.write(2, sentence)
         finally:
             os._exit(130)
 
-    threading.Thread(target=watch, name="second interrupt", daemon=True).start()
+    watcher = threading.Thread(target=watch, name="second interrupt", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        left.set()
+        os.close(writing)
+        watcher.join()
+        os.close(reading)

@@ -18,7 +18,7 @@ from .errors import OutputError
 from .file_names import check_name
 from .images import log_remark, write_image
 from .labels import LabelSpace
-from .media_kinds import WRITTEN_VIDEO_SUFFIXES
+from .media_kinds import VIDEO_SUFFIXES
 from .overlay import overlay
 from .pacing import STILLS_FPS, rate_of
 from .pipeline import Result
@@ -255,7 +255,7 @@ def open_sink(
         OutputError: it cannot be written to, or the suffix is that of a video not written here.
     """
     path = Path(out)
-    if path.suffix.lower() in WRITTEN_VIDEO_SUFFIXES:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         return VideoSink(
             path, label_space, overlays=overlays, fps=fps, rate=rate, replace=replace, note=note
         )

@@ -90,7 +90,7 @@ def test_a_key_chooses_among_the_weights_and_is_recorded(tmp_path: Path) -> None
     bundle = import_own(path, key="a.teacher", note=said.append)
     assert_same_weights(bundle, second)
     assert bundle.manifest.provenance.configuration == {"weights": "own.pth", "key": "a.teacher"}
-    assert said == [f"{path}: took 16 tensors from 'a.teacher'."]
+    assert said[-1] == f"{path}: took 16 tensors from 'a.teacher'."
 
 
 # ---- what is found out ---------------------------------------------------------------------------

@@ -80,6 +80,7 @@ def test_a_registered_method_is_known_to_the_command_line(
     assert rows[-1]["name"] == "own"
     command = ["adapt", str(source.path), str(frames_dir), "--method", "own", "--gate", "off"]
     out = ["--out", str(tmp_path / "out"), "--set", "tone=none", "--device", "cpu"]
+    out += ["--allow-network", "tiny_network"]
     ran = CliRunner().invoke(app, [*command, *out])
     assert ran.exit_code == 0, ran.output
 
@@ -237,6 +238,7 @@ def test_adapt_takes_a_file_without_naming_its_method_again(
     file = tmp_path / "run.toml"
     file.write_text('method = "bn_stats"\ntone = "none"\n')
     command = ["adapt", str(source.path), str(frames_dir), "--config", str(file), "--json", *own]
+    command += ["--allow-network", "tiny_network"]
     ran = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out"), "--gate", "off"])
     assert ran.exit_code == 0, ran.output
     assert json.loads(ran.stdout)["method"] == "bn_stats"

@@ -391,6 +391,7 @@ def test_on_the_command_line_a_finished_run_exits_with_0(
 ) -> None:
     command = ["adapt", str(source.path), str(frames), "--out", str(tmp_path / "out")]
     command += ["--method", "bn_stats", "--gate", "off", "--device", "cpu"]
+    command += ["--allow-network", "tiny_network"]
     for _ in range(2):
         ran = CliRunner().invoke(app, [*command, "--resume"])
         assert ran.exit_code == 0, ran.output

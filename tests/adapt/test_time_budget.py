@@ -136,7 +136,8 @@ def test_no_setting_takes_longer_than_the_budget(
     config = settings(setting, *cached, "training.steps=300", "tone=none", method=method)
     began = clock.now
     bundle = run(source, recording, config, tmp_path / "out", time_budget_s=budget)
-    assert clock.now - began <= 1.2 * budget + 2 * A_FRAME_S
+    loading = 10 * A_FRAME_S  # a network of a user's own is tried out in both modes
+    assert clock.now - began <= 1.2 * budget + loading
     outcome: Any = bundle.manifest.provenance.configuration["outcome"]
     assert outcome["steps"] < 300
 
@@ -182,7 +183,7 @@ def test_a_run_cut_short_in_its_preparation_resumes_bit_for_bit(
             **options,
         )
     kept = sorted((tmp_path / "out.run").glob("stage-*.frames.json"))[-1]
-    assert 4 <= len(json.loads(kept.read_text())) < 40
+    assert 4 <= len(json.loads(kept.read_text())["frames"]) < 40
     resumed = run(source, recording, config, tmp_path / "out", resume=True, **options)
     one, other = (load_file(b.path / "model.safetensors") for b in (whole, resumed))
     assert_same(one, other)

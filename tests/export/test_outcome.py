@@ -115,7 +115,7 @@ def test_an_older_artefact_stays_where_its_successor_is_refused(
     bundle: Bundle, failing: Callable[..., None]
 ) -> None:
     export_bundle(bundle, "onnx", precisions="fp16")
-    before = open_bundle(bundle.path)
+    before = open_bundle(bundle.path, allow_networks=["tiny_network"])
     failing(("fp16",), ParityError("below its floor."))
     with pytest.raises(PartialExportError):
         export_bundle(before, "onnx", precisions="fp32,fp16")
@@ -128,6 +128,7 @@ def test_the_command_prints_what_was_written_and_ends_with_what_was_not(
 ) -> None:
     failing(("bf16",), ParityError("below its floor."))
     command = ["export", str(bundle.path), "--precision", "fp32,bf16"]
+    command += ["--allow-network", "tiny_network"]
     said = CliRunner().invoke(app, [*command, "--json"])
     assert isinstance(said.exception, PartialExportError)
     assert said.exception.exit_code == 1
@@ -176,7 +177,8 @@ def test_no_plan_is_built_of_a_refused_model_nor_of_an_older_one_in_its_place(
 
     monkeypatch.setattr(artefacts, "prepare_plans", lambda *_: object())
     monkeypatch.setattr(artefacts, "export_plans", plans)
+    again = open_bundle(bundle.path, allow_networks=["tiny_network"])
     with pytest.raises(PartialExportError, match=r"model-fp16\.plan \(its ONNX model, .* refused"):
-        export_bundle(open_bundle(bundle.path), "onnx,tensorrt", precisions="fp32,fp16")
+        export_bundle(again, "onnx,tensorrt", precisions="fp32,fp16")
     assert asked == [["fp32"]]
     assert np.all([a.kind != "tensorrt" for a in open_bundle(bundle.path).manifest.artefacts])

@@ -16,6 +16,7 @@ from roadshift.runtime.errors import BundleError, EngineError, MissingDependency
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.preprocess import fit_frame, restore_labels
 from roadshift.runtime.upsample import upsample_argmax
+from roadshift.runtime.waiting import may_spin
 
 MakeBundle = Callable[..., Bundle]
 
@@ -130,6 +131,7 @@ def test_an_engine_describes_itself_in_json_types(make_bundle: MakeBundle) -> No
             "input_size": [32, 16],
             "label_space": "four",
             "threads": 1,
+            "waiting": "spinning" if may_spin() else "asleep",
             "reason": engine.reason,
         }
         assert "model.onnx (fp32) on the CPU with 1 threads: as asked" in engine.reason
