@@ -87,15 +87,14 @@ def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iter
 
     Args:
         threads: of torch on a CPU; None: as many as the process may use cores.
-        nice: lowers the priority of this process.
+        nice: priority of this process, at most; 0 leaves it as it is.
     """
     try:
         import_module("torch")  # first: where several are missing, it is the one to name
         from .adapt.core_sharing import use_threads
 
         use_threads(threads)
-        if nice:
-            os.nice(nice)
+        _give_way(nice)
         yield
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
@@ -104,6 +103,12 @@ def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iter
             f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]' "
             "(Python 3.11 or newer)."
         ) from error
+
+
+def _give_way(nice: int) -> None:
+    """Lower this process's priority to ``nice``; one that is lower already stays."""
+    if os.getpriority(os.PRIO_PROCESS, 0) < nice:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
 def made_how(row: Mapping[str, Any]) -> str:

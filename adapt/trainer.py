@@ -103,7 +103,7 @@ class Trainer:
         context: Context,
         options: RunOptions,
     ) -> None:
-        if not context.work.deadline.bounded:
+        if options.time_budget_s is not None and not context.work.deadline.bounded:
             deadline = Deadline(options.time_budget_s)
             context = replace(context, work=replace(context.work, deadline=deadline))
         self.model, self.stages, self.context, self.options = model, stages, context, options

@@ -55,6 +55,7 @@ def test_an_answer_that_is_none_is_a_sentence(
         asked.answer("drive", IMAGE)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_a_black_box_that_never_answers(tmp_path: Path) -> None:
     asked = black_box(tmp_path / "box.onnx", odd_graphs.endless())
     press = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))

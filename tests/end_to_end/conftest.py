@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -54,13 +55,14 @@ class World:
 def run_command(*arguments: object) -> Done:
     """``roadshift ARGUMENTS`` in this process; an exception would be a traceback and passes."""
     out, err = io.StringIO(), io.StringIO()
-    before = sys.argv
+    before, interrupt = sys.argv, signal.getsignal(signal.SIGINT)
     sys.argv = ["roadshift", *map(str, arguments)]
     try:
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as stopped:
             cli.main()
     finally:
         sys.argv = before
+        signal.signal(signal.SIGINT, interrupt)
     code = stopped.value.code
     return Done(code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
 

@@ -186,6 +186,7 @@ def test_an_endless_graph_is_interrupted_from_another_thread(make_bundle: MakeBu
             helper.join()
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_ends_an_endless_graph_in_the_main_thread(make_bundle: MakeBundle) -> None:
     with opened(make_bundle, odd_graphs.endless()) as engine:
         press = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
