@@ -245,8 +245,11 @@ def adapt(
     init: Annotated[
         Path | None, typer.Option(help="Black box: weights that the student starts from.")
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Black box: of what the student returns, its logits."),
+    ] = None,
     allow_network: AllowNetwork = None,
-    output: Output = None,
     threads: Threads = None,
     nice: Nice = BACKGROUND,
     as_json: Json = False,
