@@ -170,7 +170,7 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def _seal_problem(path: Path) -> str | None:
-    """What is wrong with the file's SHA-256; ``None``: it is what was written."""
+    """The fault of the file's SHA-256, a phrase; ``None``: it is what was written."""
     with open_file(path) as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")

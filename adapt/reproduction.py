@@ -207,7 +207,7 @@ def _source_model(
 
 
 def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
-    """Whether an imported bundle holds what ``checkpoint`` holds now."""
+    """Tell whether an imported bundle holds what ``checkpoint`` holds now."""
     network = load_network(bundle, torch.device("cpu"))
     load_weights_file(network, checkpoint, label_space=bundle.label_space.name)
     artefact = bundle.artefact(kind="weights")

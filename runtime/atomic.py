@@ -106,7 +106,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _is_still(descriptor: int, folder: Path) -> bool:
-    """Whether an open folder still has its name."""
+    """Tell whether an open folder still has its name."""
     try:
         return os.path.samestat(os.fstat(descriptor), folder.stat())
     except FileNotFoundError:

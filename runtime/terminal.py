@@ -47,7 +47,7 @@ def print_json(document: Any) -> None:
 
 
 def shows_bars() -> bool:
-    """Whether stderr is a terminal, on which a bar can move."""
+    """Tell whether stderr is a terminal, on which a bar can move."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
