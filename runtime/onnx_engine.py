@@ -40,7 +40,7 @@ from .onnx_session import (
 )
 from .upsample import upsample_argmax
 from .upsample_cuda import UpsampleKernel
-from .waiting import may_spin
+from .waiting import waiting
 
 _WARM_UP = 3  # runs: the first allocates, the second is captured as a graph, the third launches it
 
@@ -122,7 +122,12 @@ class OnnxEngine(Engine):
                 "use --device cpu, or see `roadshift doctor` for what is missing."
             )
         if self._memory is None:
-            self._session = cpu_session(model, self._threads, fp8=artefact.precision == "fp8")
+            self._session = cpu_session(
+                model,
+                self._threads,
+                fp8=artefact.precision == "fp8",
+                again=lambda: read_model(bundle, artefact),
+            )
             self._batch = _check_contract(self._session, self._file, bundle, self._output)
             how = f"the CPU with {self._threads} threads"
         why = "as asked" if device != "auto" else problem or "a CUDA driver and device were found"
@@ -305,7 +310,7 @@ class OnnxEngine(Engine):
         return {
             **super().describe(),
             "threads": self._threads,
-            "waiting": "asleep" if not may_spin() else "spinning",
+            "waiting": waiting(),
         }
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
@@ -20,9 +20,12 @@ from typing import Any
 
 import onnxruntime
 
+from . import core_watch
 from .atomic import output_errors
+from .core_watch import may_watch
 from .driver import driver_problem
 from .errors import EngineError
+from .onnx_cpu import SharedCpuSession
 from .onnx_graph import OnnxModel
 from .waiting import may_spin
 
@@ -45,9 +48,33 @@ def tensorrt_problem() -> str | None:
     return cuda_problem()
 
 
-def cpu_session(model: OnnxModel, threads: int, *, fp8: bool = False) -> Any:
-    """A session on the CPU; ``fp8`` where the model holds such values."""
-    options = session_options(threads)
+def cpu_session(
+    model: OnnxModel,
+    threads: int,
+    *,
+    fp8: bool = False,
+    again: Callable[[], OnnxModel] | None = None,
+) -> Any:
+    """A session on the CPU whose waiting threads spin only while nobody else wants the cores.
+
+    Args:
+        fp8: the model holds such values.
+        again: reads the model once more where a second session is made of it; unless it is given,
+            the model is kept in memory.
+    """
+    if threads == 1 or not may_watch():
+        return _cpu_session(model, threads, fp8, may_spin())
+    first = [model]
+
+    def make(spin: bool) -> Any:
+        chosen = first[0] if again is None else first.pop() if first else again()
+        return _cpu_session(chosen, threads, fp8, spin)
+
+    return SharedCpuSession(make)
+
+
+def _cpu_session(model: OnnxModel, threads: int, fp8: bool, spin: bool) -> Any:
+    options = session_options(threads, spin=spin)
     if fp8:  # the optimiser would make integer operators of it that do not exist
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return _session(model, options, [_CPU])
@@ -151,8 +178,13 @@ def _captured_stderr() -> Iterator[Any]:
             text = file.read().decode(errors="replace")
 
 
-def session_options(threads: int) -> Any:
-    """Options of a session on ``threads`` threads, which sleep while they wait (see `waiting`)."""
+def session_options(threads: int, *, spin: bool | None = None) -> Any:
+    """Options of a session on ``threads`` threads, which ``spin`` while they wait, or sleep.
+
+    Unless it is given, as the user says, or else as the cores are now.
+    """
+    if spin is None:
+        spin = not core_watch.WATCH.scarce if may_watch() else may_spin()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -160,7 +192,7 @@ def session_options(threads: int) -> Any:
     # ONNX Runtime's own format has its own way to name other files, and may look like ONNX's.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     for pool in ("intra_op", "inter_op"):
-        options.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(may_spin())))
+        options.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(spin)))
     return options
 
 

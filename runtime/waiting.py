@@ -24,8 +24,8 @@ def users_choice() -> str | None:
 
 
 def may_spin() -> bool:
-    """Tell whether the user lets waiting threads spin; ONNX Runtime's then do so too."""
-    return users_choice() not in (None, "OMP_WAIT_POLICY=PASSIVE")
+    """Tell whether the user lets waiting threads spin: by OpenMP's settings, for all of them."""
+    return users_choice() != "OMP_WAIT_POLICY=PASSIVE"
 
 
 def waited_for_core_s(tasks: Path = _TASKS) -> float | None:

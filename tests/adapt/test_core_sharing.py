@@ -1,4 +1,4 @@
-"""sharing_cores: when threads are made to sleep, one watch for all, and not a bit changed."""
+"""sharing_cores: an idle team while cores are scarce, one for all, and not a bit changed."""
 
 from __future__ import annotations
 
@@ -8,120 +8,71 @@ from collections.abc import Callable
 import pytest
 import torch
 from roadshift.adapt import core_sharing
-from roadshift.adapt.core_sharing import (
-    QUIET_LOOKS,
-    CoreWatch,
-    crowded_s,
-    idle_team,
-    loaded_openmp,
-    sharing_cores,
-)
+from roadshift.adapt.core_sharing import crowded_s, idle_team, loaded_openmp, sharing_cores
+from roadshift.runtime import core_watch
+from roadshift.runtime.core_watch import CoreWatch
 
 needs_gnu = pytest.mark.skipif(loaded_openmp() is None, reason="torch's OpenMP is not GNU's")
 
 
-class Machine:
-    """A kernel's account that a test writes, and a record of what was held."""
-
-    def __init__(self) -> None:
-        self.waited, self.held = 100.0, 0
-
-    def hold(self) -> Callable[[], None]:
-        self.held += 1
-
-        def release() -> None:
-            self.held -= 1
-
-        return release
-
-    def watch(self) -> CoreWatch:
-        return CoreWatch(self.hold, lambda: self.waited)
-
-
-def test_threads_sleep_from_the_first_look_that_finds_cores_scarce() -> None:
-    machine = Machine()
-    watch = machine.watch()
-    watch.look(0.25)
-    assert machine.held == 0
-    machine.waited += 0.5 * 0.25  # half a core's worth of waiting
-    watch.look(0.25)
-    assert machine.held == 1
-    machine.waited += 0.5 * 0.25
-    watch.look(0.25)
-    assert machine.held == 1, "held once, however often it is found"
-    assert watch.crowded_s > 0
-
-
-def test_threads_spin_again_after_a_quiet_while_and_not_before() -> None:
-    machine = Machine()
-    watch = machine.watch()
-    machine.waited += 1
-    watch.look(0.25)
-    for _ in range(QUIET_LOOKS - 1):
-        watch.look(0.25)
-    assert machine.held == 1
-    machine.waited += 0.1 * 0.25  # neither scarce nor free: the count begins again
-    watch.look(0.25)
-    for _ in range(QUIET_LOOKS - 1):
-        watch.look(0.25)
-    assert machine.held == 1
-    watch.look(0.25)
-    assert machine.held == 0
-
-
-def test_a_thread_that_ended_with_its_time_is_no_negative_wait() -> None:
-    machine = Machine()
-    watch = machine.watch()
-    machine.waited -= 50
-    watch.look(0.25)
-    machine.waited += 0.25
-    watch.look(0.25)
-    assert machine.held == 1
-
-
-def test_closing_lets_go() -> None:
-    machine = Machine()
-    watch = machine.watch()
-    watch.start()
-    machine.waited += 1000
-    watch.look(0.25)
-    watch.close()
-    assert machine.held == 0
-    assert watch.crowded_s > 0
-
-
 @pytest.fixture
-def watches(monkeypatch: pytest.MonkeyPatch) -> list[CoreWatch]:
-    made: list[CoreWatch] = []
+def teams(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What became of idle teams, in order; none is really started."""
+    happened: list[str] = []
 
-    def started() -> CoreWatch:
-        made.append(Machine().watch())
-        return made[-1]
+    def team(_: object) -> Callable[[], None]:
+        happened.append("began")
+        return lambda: happened.append("ended")
 
-    monkeypatch.setattr(core_sharing, "_started", started)
+    monkeypatch.setattr(core_sharing, "idle_team", team)
+    monkeypatch.setattr(core_sharing, "loaded_openmp", object)
+    monkeypatch.setattr(core_sharing, "may_watch", lambda: True)
     monkeypatch.setattr(core_sharing, "_sharing", 0)
-    monkeypatch.setattr(core_sharing, "_watch", None)
-    return made
+    monkeypatch.setattr(core_sharing, "_team", None)
+    monkeypatch.setattr(core_watch, "WATCH", CoreWatch(lambda: 0.0, lambda: None))
+    return happened
 
 
-def test_nested_blocks_share_one_watch(watches: list[CoreWatch]) -> None:
+def scarce(now: bool) -> None:
+    with core_watch.WATCH._lock:
+        core_watch.WATCH._tell(now)
+
+
+def test_a_team_is_there_while_cores_are_scarce(teams: list[str]) -> None:
     with sharing_cores():
+        assert teams == []
+        scarce(True)
+        assert teams == ["began"]
+        assert crowded_s() > 0
+        scarce(False)
+        assert teams == ["began", "ended"]
+        scarce(True)
+    assert teams == ["began", "ended", "began", "ended"]
+    scarce(False)
+    scarce(True)
+    assert len(teams) == 4, "nobody shares any more"
+    assert crowded_s() == 0
+
+
+def test_nested_blocks_share_one_team(teams: list[str]) -> None:
+    with sharing_cores():
+        scarce(True)
         with sharing_cores():
             pass
-        assert not watches[0]._ended.is_set()
-        assert crowded_s() == 0
-    assert len(watches) == 1
-    assert watches[0]._ended.is_set()
+        assert teams == ["began"]
+    assert teams == ["began", "ended"]
     with pytest.raises(RuntimeError, match="fails"), sharing_cores():
         raise RuntimeError("fails")
-    assert len(watches) == 2
-    assert watches[1]._ended.is_set()
+    assert teams == ["began", "ended", "began", "ended"], "scarce already when it began"
 
 
-@pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
-def test_a_users_own_setting_is_left_alone(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name, "1")
-    assert core_sharing._started() is None
+def test_a_users_own_setting_is_left_alone(
+    teams: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_sharing, "may_watch", lambda: False)
+    with sharing_cores():
+        scarce(True)
+    assert teams == []
 
 
 @needs_gnu

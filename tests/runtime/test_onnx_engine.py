@@ -8,15 +8,16 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnx import TensorProto
-from roadshift.runtime import driver, onnx_engine
+from roadshift.runtime import core_watch, driver, onnx_engine
 from roadshift.runtime import engine as engine_module
 from roadshift.runtime.bundle import Artefact, Bundle
+from roadshift.runtime.core_watch import CoreWatch
 from roadshift.runtime.engine import Engine, open_engine, register_backend
 from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError, ShapeError
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.preprocess import fit_frame, restore_labels
 from roadshift.runtime.upsample import upsample_argmax
-from roadshift.runtime.waiting import may_spin
+from roadshift.runtime.waiting import waiting
 
 MakeBundle = Callable[..., Bundle]
 
@@ -131,7 +132,7 @@ def test_an_engine_describes_itself_in_json_types(make_bundle: MakeBundle) -> No
             "input_size": [32, 16],
             "label_space": "four",
             "threads": 1,
-            "waiting": "spinning" if may_spin() else "asleep",
+            "waiting": waiting(),
             "reason": engine.reason,
         }
         assert "model.onnx (fp32) on the CPU with 1 threads: as asked" in engine.reason
@@ -368,3 +369,41 @@ def test_cuda_gives_the_labels_of_the_cpu(make_bundle: MakeBundle, tiny: Any) ->
     with open_engine(make_bundle(), device="cuda") as engine:
         assert engine.device == "cuda"
         np.testing.assert_array_equal(engine.infer(batch), tiny.labels(tiny.weight(), batch))
+
+
+def test_a_session_is_exchanged_while_cores_are_scarce_and_gives_the_same_labels(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_watch, "WATCH", CoreWatch(lambda: 0.0, lambda: None))
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    frame = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+    bundle = make_bundle()
+    with open_engine(bundle, device="cpu", threads=2) as engine:
+        session = engine._session  # type: ignore[attr-defined]
+        expected, spinning = engine.segment(frame), session._current
+        with core_watch.WATCH._lock:
+            core_watch.WATCH._tell(True)
+        assert session._current is not spinning
+        np.testing.assert_array_equal(engine.segment(frame), expected)
+        with core_watch.WATCH._lock:
+            core_watch.WATCH._tell(False)
+        assert session._current is spinning
+        np.testing.assert_array_equal(engine.segment(frame), expected)
+
+
+def test_an_engine_whose_file_was_exchanged_goes_on_with_the_session_it_has(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_watch, "WATCH", CoreWatch(lambda: 0.0, lambda: None))
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    frame = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+    bundle = make_bundle()
+    with open_engine(bundle, device="cpu", threads=2) as engine:
+        expected = engine.segment(frame)
+        path = bundle.path / "model.onnx"
+        path.write_bytes(path.read_bytes()[::-1])
+        with core_watch.WATCH._lock:
+            core_watch.WATCH._tell(True)
+        np.testing.assert_array_equal(engine.segment(frame), expected)

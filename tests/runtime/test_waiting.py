@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from roadshift.runtime import core_watch
 from roadshift.runtime import waiting as waiting_module
 from roadshift.runtime.onnx_session import session_options
 from roadshift.runtime.waiting import may_spin, users_choice, waited_for_core_s, waiting
@@ -37,11 +38,15 @@ def test_the_users_choice_counts_for_onnx_runtime_too(
     assert entry == str(int(spins))
 
 
-def test_onnx_runtimes_threads_do_not_spin_unless_a_user_says_so() -> None:
+@pytest.mark.parametrize("scarce", [False, True])
+def test_without_a_choice_sessions_spin_unless_cores_are_scarce(
+    monkeypatch: pytest.MonkeyPatch, scarce: bool
+) -> None:
     assert users_choice() is None
+    monkeypatch.setattr(core_watch.WATCH, "scarce", scarce)
     for pool in ("intra_op", "inter_op"):
         key = f"session.{pool}.allow_spinning"
-        assert session_options(2).get_session_config_entry(key) == "0"
+        assert session_options(2).get_session_config_entry(key) == str(int(not scarce))
 
 
 def test_time_without_a_core_is_summed_over_threads(tmp_path: Path) -> None:
