@@ -42,7 +42,7 @@ def nan_weights(content: bytes) -> list[str]:
 
 
 def scores_are_finite(content: bytes, image: NDArray[np.uint8], threads: int) -> bool | None:
-    """Tell whether the last ArgMax of a graph reads finite values for ``image``, uint8 (B, H, W, 3).
+    """Tell whether a graph's last ArgMax reads finite values for ``image``, uint8 (B, H, W, 3).
 
     Runs the graph on the CPU with those scores as a further output; None where that cannot be done.
     """
