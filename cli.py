@@ -245,8 +245,11 @@ def adapt(
     init: Annotated[
         Path | None, typer.Option(help="Black box: weights that the student starts from.")
     ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="Black box: of what the student returns, its logits."),
+    ] = None,
     allow_network: AllowNetwork = None,
-    output: Output = None,
     threads: Threads = None,
     nice: Nice = BACKGROUND,
     as_json: Json = False,
@@ -311,8 +314,9 @@ def judge(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Whether an adapted model should replace the one in the car, judged without labels.
+    """Judge a model against the one in the car.
 
+    Needs no labels, but frames that neither learned from.
     Exit code 0: promote the candidate. 5: keep the incumbent. 6: ask a person.
     """
     from .runtime.bundle import open_bundle
@@ -442,7 +446,10 @@ def reproduce(
     nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
-    """Adapt and measure as a published row says, and put both figures side by side."""
+    """Adapt and measure as a published row says.
+
+    Puts both figures side by side.
+    """
     from .runtime.terminal import evaluation_table, print_json, table
 
     with needs_torch("reproduce", threads, nice):
@@ -565,7 +572,8 @@ def export(
 ) -> None:
     """Export a bundle's model and verify the result against it."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import note, print_json, progress, say
+    from .runtime.phases import PhaseDisplay
+    from .runtime.terminal import note, print_json, say
     from .runtime.units import parse_memory
 
     with needs_torch("export", threads):
@@ -580,7 +588,7 @@ def export(
             parse_memory("--workspace", workspace) if workspace else None,
         )
         refused = None
-        with progress("export", "steps") as update:
+        with PhaseDisplay() as display:  # its stretches are short and many
             try:
                 record = export_bundle(
                     opened_bundle(bundle, allow_network),
@@ -595,7 +603,9 @@ def export(
                     floors=Floors(min_agreement, max_miou_drop),
                     plans=plans,
                     note=note,
-                    report=update,
+                    report=lambda done, total, text: display.show(
+                        "export", "steps", done, total, text
+                    ),
                 )
             except PartialExportError as error:
                 record, refused = error.record, error
@@ -659,7 +669,10 @@ def run(
     allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
-    """Segment frames into label maps, overlays or a video, as a camera gives them or from files."""
+    """Segment a recording, a camera or a stream.
+
+    Writes label maps, overlays or a video.
+    """
     from .runtime.live import open_source
     from .runtime.output import run_frames
     from .runtime.signals import stop_on_signals
@@ -749,7 +762,10 @@ def bench(
     allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
-    """Latency, memory, energy, label agreement and mIoU of every artefact on every backend."""
+    """Measure every artefact on every backend.
+
+    Latency, memory, energy, label agreement and mIoU.
+    """
     from .runtime.bench import BenchSettings, Measured, measure_bundle
     from .runtime.bench.baseline import (
         check_can_save,

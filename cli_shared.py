@@ -13,13 +13,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .runtime.errors import MissingDependencyError
+from .runtime.streams import reserved_stdout
 
 if TYPE_CHECKING:
     from .adapt.trainer import RunOptions
     from .runtime.bundle import Bundle
     from .runtime.engine import Engine
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+
+def _one_document(context: typer.Context, wanted: bool) -> bool:
+    """Leave standard output to the command's JSON document until the command ends."""
+    if wanted and not context.resilient_parsing:
+        context.with_resource(reserved_stdout())
+    return wanted
+
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=_one_document, help="One JSON document on stdout, nothing else."
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Backend = Annotated[

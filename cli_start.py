@@ -12,7 +12,7 @@ from types import FrameType
 
 
 def is_the_command() -> bool:
-    """Whether this process was started as ``roadshift`` or ``python -m roadshift.cli``."""
+    """Tell whether this process was started as ``roadshift`` or ``python -m roadshift.cli``."""
     return os.path.basename(sys.argv[0] if sys.argv else "") in ("roadshift", "cli.py")
 
 

@@ -39,7 +39,7 @@ class Deadline:
 
     @property
     def bounded(self) -> bool:
-        """Whether there is a budget."""
+        """Tell whether there is a budget."""
         return self._budget_s is not None
 
     @property
@@ -49,12 +49,12 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether what the budget gives to all but the end of the run is spent."""
+        """Tell whether what the budget gives to all but the end of the run is spent."""
         return self.elapsed_s >= self._end_s
 
     @property
     def due(self) -> bool:
-        """Whether the part that has begun last is to end now."""
+        """Tell whether the part that has begun last is to end now."""
         return self.elapsed_s >= (self._parts[-1] if self._parts else self._end_s)
 
     @property
@@ -88,7 +88,7 @@ class Deadline:
             self._parts.pop()
 
     def has_time_for(self, passes: float) -> bool:
-        """Whether so many passes of a whole frame fit what is left; yes where none is timed."""
+        """Tell whether so many passes of a whole frame fit the rest; yes where none is timed."""
         return passes * self.forward_s <= self.left_s
 
     def steps_per_s(self, done: int) -> float:
@@ -122,7 +122,7 @@ class Repeated:
         self._began_s: float | None = None
 
     def fits(self) -> bool:
-        """Whether to do it once more; to be asked before each time, the first one too."""
+        """Tell whether to do it once more; to be asked before each time, the first one too."""
         now = self._deadline.elapsed_s
         if self._began_s is None:
             fits = self._longest_s <= self._deadline.left_s

@@ -9,10 +9,9 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from io import BufferedReader
 from itertools import chain
@@ -24,7 +23,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..runtime.atomic import output_error
+from ..runtime.atomic import output_errors, replacing
 from ..runtime.errors import TrainingError
 from ..runtime.strict_json import JsonError, parse_json
 from .precision import PrecisionName
@@ -64,7 +63,7 @@ _RUN_STATE = TypeAdapter(RunState)
 
 
 def write_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
-    """Write ``data`` to ``path``: the old file or the new one, never a part of either.
+    """Write a file of a run's own folder: the old one or the new one, never a part of either.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
@@ -76,18 +75,9 @@ def write_atomically(path: Path, data: bytes | Iterable[Buffer]) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes the place of ``path`` when the block ends, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise output_error(error, path) from error
+    """`replacing` in a folder that this run alone writes to."""
+    with output_errors(path), replacing(path, f"{path.name}.tmp") as file:
+        yield file
 
 
 def tensor_parts(
@@ -180,7 +170,7 @@ def open_file(path: Path) -> BufferedReader:
 
 
 def _seal_problem(path: Path) -> str | None:
-    """What is wrong with the file's SHA-256; ``None``: it is what was written."""
+    """The fault of the file's SHA-256, a phrase; ``None``: it is what was written."""
     with open_file(path) as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")

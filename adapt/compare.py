@@ -368,7 +368,7 @@ def _bundle_of(
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What was written there; nothing if there is no such file.
+    """The document that was written there; empty if there is no such file.
 
     Raises:
         DamagedError: it was changed since.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.atomic import write_whole
 from ..runtime.bundle import open_bundle
 from ..runtime.engine import open_engine
 from ..runtime.images import Image, read_image, write_image
@@ -19,7 +20,6 @@ from ..runtime.overlay import qualitative
 from ..runtime.printable import printable
 from ..runtime.terminal import comparison_cells
 from .bar_chart import Bar, bar_chart
-from .checkpoint import write_atomically
 from .compare import RUNS, Comparison
 from .dataset import evenly_spaced
 
@@ -62,9 +62,9 @@ def write_report(
         (image, {name: maps[i] for name, maps in columns.items()}) for i, image in enumerate(images)
     ]
     write_image(out / "strips.png", qualitative(frames, own, height=HEIGHT))
-    write_atomically(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
+    write_whole(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
     page = _page(comparison, rows, command, images)
-    write_atomically(out / "compare.md", printable(page).encode())
+    write_whole(out / "compare.md", printable(page).encode())
 
 
 def _chart(rows: Rows) -> NDArray[np.uint8]:

@@ -183,7 +183,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def _toml_value(entry: str, text: str) -> Any:
-    """What the right side of ``entry`` says; a bare word is a string."""
+    """The value on the right side of ``entry``; a bare word is a string."""
     try:
         table = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

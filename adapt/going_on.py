@@ -1,4 +1,4 @@
-"""What a run that is resumed keeps of its beginning, besides its checkpoint."""
+"""The beginning of a run, as far as a resumed one keeps it besides its checkpoint."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def kept_tone(
     align: Callable[[], InputSpec],
     note: Callable[[str], None] = lambda _: None,
 ) -> InputSpec:
-    """What ``align`` gives, or gave when this very run began.
+    """The result of ``align``, now or when this very run began.
 
     Args:
         spec: what the network is fed without it.
@@ -65,7 +65,7 @@ def kept_tone(
 
 
 def frames_were_held(workdir: Path, wanted: bool) -> bool:
-    """Whether the run set frames aside when it began; a run that begins now does as is wanted.
+    """Tell whether the run set frames aside when it began; a run that begins now does as is wanted.
 
     Raises:
         TrainingError: what is kept is damaged.

@@ -119,7 +119,7 @@ def load_weights_file(
 
 
 def _taken(found: Match, own: Mapping[str, Tensor], start: str, where: str) -> str:
-    """What was read from where, in one sentence."""
+    """One sentence on which weights were read from where."""
     prefix = start + found.prefix
     parts = [
         f"{where}: took {counted(len(found.tensors), 'tensor')}"

@@ -68,7 +68,7 @@ class Labeller:
         return self._labels
 
     def _has_time(self) -> bool:
-        """Whether half of what is left is enough to label all frames once more."""
+        """Tell whether half of what is left is enough to label all frames once more."""
         left_s = self.context.work.deadline.left_s
         if self._took_s <= MOST_OF_THE_REST * left_s:
             return True

@@ -1,4 +1,4 @@
-"""How many frames of a batch go through the network at a time, within a memory budget."""
+"""The micro-batch, frames that go through the network at a time, within a memory budget."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _expected(peaks: Sequence[tuple[int, int]], size: int) -> float:
 
 
 def _peak_of(passes: Passes, batch: Batch, size: int, precision: Precision) -> Peak:
-    """Of a step in micro-batches of ``size``; beside the second lies the first one's gradient."""
+    """Memory of a step in micro-batches of ``size``, the first one's gradient included."""
     part = batch.part(0, min(2 * size, len(batch.frames)))
     give_back_unused()  # what the last try freed is no part of this one's
     with peak_memory(batch.augmented.device) as peak:
@@ -84,7 +84,7 @@ def _peak_of(passes: Passes, batch: Batch, size: int, precision: Precision) -> P
 def changes_by_micro_batch(
     stages: Sequence[Stage], model: nn.Module, micro_batch: int, batch_size: int
 ) -> list[str]:
-    """What a micro-batch smaller than the batch makes of the method, a sentence each.
+    """Changes to the method by a micro-batch smaller than the batch, a sentence each.
 
     Losses are means over pixels, whose gradient adds up over micro-batches; what frames do
     together does not.

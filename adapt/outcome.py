@@ -28,7 +28,7 @@ def check_finite(network: nn.Module) -> None:
 
 
 def measurements(summary: RunSummary, device: str) -> list[Measurement]:
-    """What a run took, on the device of that name."""
+    """Time and memory that a run took, on the device of that name."""
     how = f"the run itself, on {device}"
     watch = summary.watch
     return [

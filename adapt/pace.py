@@ -1,4 +1,4 @@
-"""What a time budget gives to each part of a run, and how long the next one will take."""
+"""Shares of a time budget for the parts of a run, and estimates of how long each will take."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PASSES_A_STEP = 6  # forward passes that a frame's share of a step takes about a
 
 @torch.no_grad()
 def forward_seconds(model: SegmentationNetwork, context: Context) -> float:
-    """How long the network takes for a whole frame, in seconds.
+    """Seconds that the network takes for a whole frame.
 
     The shorter of two tries; one alone where it took long, for the first is slow by little then.
     """
@@ -47,7 +47,7 @@ def forward_seconds(model: SegmentationNetwork, context: Context) -> float:
 
 
 def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> float:
-    """How long a run's end takes: the last look, final statistics, judging.
+    """Seconds that a run's end takes: the last look, final statistics, judging.
 
     Args:
         forward_s: see `forward_seconds`.
@@ -60,5 +60,5 @@ def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> floa
 
 
 def seconds_of_step(forward_s: float, context: Context) -> float:
-    """How long a step will take, before one was taken."""
+    """Seconds that a step will take, estimated before one was taken."""
     return forward_s * PASSES_A_STEP * context.config.training.batch_size

@@ -223,7 +223,7 @@ def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
 
 
 def passes_of(scales: Sequence[float], *, mirror: bool) -> float:
-    """How many forward passes of a whole frame its views take about as long as."""
+    """The number of forward passes of a whole frame that take about as long as its views."""
     return sum(scale**2 for scale in scales) * (2 if mirror else 1)
 
 

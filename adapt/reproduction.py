@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..runtime.atomic import output_errors
+from ..runtime.atomic import output_errors, write_whole
 from ..runtime.bundle import Bundle, check_output, open_bundle
 from ..runtime.errors import FrameError, LabelSpaceError, NetworkError, OutputError, RunInterrupted
 from ..runtime.evaluation import evaluate
@@ -23,7 +23,6 @@ from ..runtime.metrics import evaluation_record
 from ..runtime.printable import encodable
 from ..runtime.strict_json import JsonError, read_json
 from .adaptation import adapt_bundle
-from .checkpoint import write_atomically
 from .import_bundle import import_bundle
 from .importing import load_weights_file, save_weights
 from .methods import resolve_config
@@ -134,7 +133,7 @@ def reproduce(
         "measured": measured,
         "gain": measured["miou"] - source_only["miou"],
     }
-    write_atomically(out / RESULT, json.dumps(result, indent=2).encode())
+    write_whole(out / RESULT, json.dumps(result, indent=2).encode())
     return result
 
 
@@ -208,7 +207,7 @@ def _source_model(
 
 
 def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
-    """Whether an imported bundle holds what ``checkpoint`` holds now."""
+    """Tell whether an imported bundle holds what ``checkpoint`` holds now."""
     network = load_network(bundle, torch.device("cpu"))
     load_weights_file(network, checkpoint, label_space=bundle.label_space.name)
     artefact = bundle.artefact(kind="weights")

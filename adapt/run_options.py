@@ -1,4 +1,4 @@
-"""How a run is carried out, how far it is, and what it did."""
+"""A run's options, its progress, and the summary of what it did."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out; none of it belongs to the method."""
+    """The circumstances in which a run is carried out; none of them belongs to the method."""
 
     fingerprint: str
     resume: bool = False
@@ -59,7 +59,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did; goes into the bundle's manifest."""
+    """The summary of a run; goes into the bundle's manifest."""
 
     steps: int
     skipped_steps: int

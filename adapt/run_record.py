@@ -29,7 +29,7 @@ RECORD = "run.json"
 
 
 class _Beginning(BaseModel):
-    """What ``run.json`` holds."""
+    """The content of ``run.json``."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -67,7 +67,7 @@ class RunRecord:
 
     @property
     def fingerprint(self) -> str:
-        """What the finished bundle says that it was made from."""
+        """The entries by which the finished bundle says what it was made from."""
         return hash_of([self._parts, self._read_content()])
 
     def finished(
@@ -226,14 +226,14 @@ def _read(path: Path) -> _Beginning:
 
 
 def _machine(device: torch.device) -> str:
-    """What the last bits of a result depend on, besides threads and versions."""
+    """Circumstances on which a result's last bits depend, besides threads and versions."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _differences(began: _Beginning, device: torch.device) -> str:
-    """What of machine and versions is another than when the run began; empty: nothing."""
+    """Changes of machine and versions since the run began; empty: none."""
     now = library_versions()
     found = [f"on {began.machine}, now {_machine(device)}"] * (began.machine != _machine(device))
     found += [

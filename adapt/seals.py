@@ -41,7 +41,7 @@ def write_sealed_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_sealed_json(path: Path) -> dict[str, Any]:
-    """What `write_sealed_json` wrote, without the seal.
+    """The record that `write_sealed_json` wrote, without the seal.
 
     Raises:
         OSError: it cannot be read.
@@ -60,7 +60,7 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
 
 
 def read_or_redo(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """What `write_sealed_json` wrote; nothing where it is missing, or damaged, which is noted.
+    """The record that `write_sealed_json` wrote; empty if missing, or damaged, which is noted.
 
     For what can be found out anew from the rest of the run.
     """

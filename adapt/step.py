@@ -68,6 +68,6 @@ def take_step(
 
 
 def _bad(losses: dict[str, float]) -> str:
-    """What is not finite."""
+    """A phrase that names what is not finite."""
     bad = [name for name, value in losses.items() if not is_finite(value)]
     return f"loss not finite ({', '.join(bad)})" if bad else "gradient not finite"

@@ -41,7 +41,7 @@ def scaled_size(height: int, width: int, scale: float) -> tuple[int, int]:
 
 
 def takes(network: SegmentationNetwork, images: Tensor, size: tuple[int, int]) -> bool:
-    """Whether ``network`` answers images of that size, tried on zeros in its mode of the moment.
+    """Tell whether ``network``, in its mode of the moment, answers zeros of that size.
 
     Args:
         images: of a size that it does take, (B, 3, H, W).

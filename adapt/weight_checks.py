@@ -71,7 +71,7 @@ def check_not_quantised(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def converted(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, str]:
-    """What the dtypes of ``state`` become: ``{"float16": "float32"}``."""
+    """The dtypes of ``state`` and what they become: ``{"float16": "float32"}``."""
     return {
         _dtype(value): _dtype(own[name])
         for name, value in state.items()
@@ -119,7 +119,7 @@ def _finite(value: Tensor, own: Tensor) -> bool:
 
 
 def _is_narrow(value: Tensor) -> bool:
-    """Whether these are integers or floats of eight bits, which stand for weights with a scale."""
+    """Tell whether these are integers or 8-bit floats, which stand for weights with a scale."""
     return not value.is_complex() and (not value.is_floating_point() or value.element_size() == 1)
 
 

@@ -105,7 +105,7 @@ _ONNX_FIELDS = frozenset((b"\x12", b"\x1a", b"\x22", b"\x28", b"\x3a", b"\x42", 
 
 
 def foreign_kind(path: Path, head: bytes) -> str | None:
-    """What a file that is neither safetensors nor a PyTorch checkpoint is, and what to do.
+    """The kind of a file that is neither safetensors nor a PyTorch checkpoint, and what to do.
 
     Args:
         path: of the file; its suffix decides where the bytes leave doubt.
@@ -160,7 +160,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def _zip_kind(path: Path) -> str | None:
-    """What a zip archive is, unless it is one that torch.save writes."""
+    """The kind of a zip archive, unless it is one that torch.save writes."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if not name.endswith("/")]

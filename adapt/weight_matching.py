@@ -207,7 +207,7 @@ def _shared_prefix(names: Iterable[str]) -> str:
 
 
 def _belongs(name: str, prefix: str, ends: Mapping[str, str]) -> bool:
-    """Whether a tensor that the network lacks is of a part that it has, as of a deeper network.
+    """Tell whether a tensor that the network lacks is of a part that it has, only deeper.
 
     A part is a first word behind the prefix; parts that differ in digits alone are of a kind, so
     ``layer5`` belongs to what has a ``layer4``. What lies in other parts (a loss, an auxiliary
@@ -237,7 +237,7 @@ def _missing(
     counts: Counter[str],
     where: str,
 ) -> NetworkError:
-    """What is missing behind the prefix that comes closest."""
+    """A phrase on what is missing behind the prefix that comes closest."""
     closest = [prefix for prefix, _ in counts.most_common(5)] or [""]
     prefix = closest[0]
     missing = [name for end, name in ends.items() if end in needed and prefix + end not in tensors]

@@ -22,7 +22,7 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """What every long stretch of a run's work shares.
+    """The deadline, display and signals that every long stretch of a run's work shares.
 
     Attributes:
         deadline: the run's.
@@ -130,7 +130,7 @@ class PreparedFrames:
 
 
 def _read(kept: Path) -> list[int]:
-    """What `PreparedFrames.settle` wrote.
+    """The record that `PreparedFrames.settle` wrote.
 
     Raises:
         TrainingError: it was changed since.

@@ -158,7 +158,7 @@ def _machine(
     refused: list[Refusal],
     note: Callable[[str], None],
 ) -> Machine | None:
-    """What builds plans, as `prepare_plans`; without it other formats are made all the same."""
+    """The builder of plans, as `prepare_plans`; without it other formats are made all the same."""
     try:
         return prepare_plans(precisions, formats, plans)
     except (EngineError, MissingDependencyError) as error:

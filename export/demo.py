@@ -128,7 +128,7 @@ def _prepare(out: Path, overwrite: bool) -> None:
 
 
 def _is_a_demo(folder: Path) -> bool:
-    """Whether everything in a folder is what a demo leaves there, finished or not."""
+    """Tell whether everything in a folder is what a demo leaves there, finished or not."""
     scenes, bundles = folder / "scenes", [folder / "source", folder / "adapted"]
     return (
         {path.name for path in folder.iterdir()} <= _LEFT

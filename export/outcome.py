@@ -1,4 +1,4 @@
-"""What an export made and what it refused: each artefact stands alone."""
+"""The outcome of an export, made and refused: each artefact stands alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Refusal:
     error: RoadshiftError
 
     def row(self) -> dict[str, str]:
-        """What ``export --json`` says about it."""
+        """The export as ``export --json`` prints it."""
         return {
             "path": self.path,
             "format": self.format,
@@ -34,7 +34,7 @@ class Refusal:
 def alone(
     make: Callable[[], _T], path: str, format: str, precision: str, note: Callable[[str], None]
 ) -> _T | Refusal:
-    """What ``make`` gives, or why the artefact ``path`` is refused, which is noted at once."""
+    """The result of ``make``, or why the artefact ``path`` is refused, which is noted at once."""
     try:
         return make()
     except RoadshiftError as error:
@@ -82,7 +82,7 @@ def finished(
 
 
 def export_row(artefact: Artefact) -> dict[str, Any]:
-    """What ``export --json`` says about an artefact."""
+    """An artefact as ``export --json`` prints it."""
     details = {key: value for key, value in artefact.details.items() if key != "folds"}
     parity = details.pop("parity", None)
     return {

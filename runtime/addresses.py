@@ -33,13 +33,13 @@ _IP = re.compile(r"\[[0-9a-f:.]+\]|(?:[0-9]{1,3}\.){3}[0-9]{1,3}", re.IGNORECASE
 
 
 def is_live(source: object) -> bool:
-    """Whether a source's name is that of a camera or of a stream: `camera:0`, `rtsp://host/x`."""
+    """Tell whether a source's name is that of a camera or of a stream: `camera:0`, `rtsp://host/x`."""
     text = str(source)
     return bool(_CAMERA.match(text) or _DEVICE.fullmatch(text) or _URL.match(text))
 
 
 def is_url(name: object) -> bool:
-    """Whether a name is a URL, also as `Path` spells it, and so no file or folder."""
+    """Tell whether a name is a URL, also as `Path` spells it, and so no file or folder."""
     return bool(_URL.match(str(name)) or _PATH_OF_URL.match(str(name)))
 
 
@@ -141,7 +141,7 @@ def hiding(arguments: Iterable[str]) -> Callable[[str], str]:
 
 
 def _values(argument: str) -> set[str]:
-    """What an argument may be, or have as the value of an option: `-ox`, `--frames=x`."""
+    """The argument, and the value that it may hold as an option: `-ox`, `--frames=x`."""
     bare = argument.lstrip("-")
     attached = {bare, bare[1:]} if bare != argument else set()
     return {argument, *attached, bare.partition("=")[2]}

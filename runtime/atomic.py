@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all: staged in a hidden sibling, flushed, then renamed."""
+"""Folders and files that appear whole or not at all: staged beside, flushed, then renamed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import OutputError
 
@@ -105,7 +106,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _is_still(descriptor: int, folder: Path) -> bool:
-    """Whether an open folder still has its name."""
+    """Tell whether an open folder still has its name."""
     try:
         return os.path.samestat(os.fstat(descriptor), folder.stat())
     except FileNotFoundError:
@@ -115,21 +116,39 @@ def _is_still(descriptor: int, folder: Path) -> bool:
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file: others see its old content or the new one, never a part of either.
 
-    A symbolic link stays, and the file that it leads to is replaced.
+    A symbolic link stays, and the file that it leads to is replaced. Two programs may write one.
 
     Raises:
         OutputError: the disk is full or the folder cannot be written.
     """
-    target = path.resolve()
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     with output_errors(path):
-        try:
-            temporary.write_bytes(data)
-            flush(temporary)
-            os.replace(temporary, target)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        target = path.resolve()
+        with replacing(target, f".{secrets.token_hex(8)}.part") as file:
+            file.write(data)
+
+
+@contextmanager
+def replacing(path: Path, temporary: str) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of ``path`` when the block ends, whole or not at all.
+
+    Args:
+        temporary: its name until then, in the same folder. Where one program alone writes there,
+            a name that is always the same, so that what a kill leaves is overwritten.
+
+    Raises:
+        OSError: it cannot be written, and ``path`` is what it was.
+    """
+    beside = path.with_name(temporary)
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
 
 
 def flush(path: Path) -> None:

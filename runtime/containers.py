@@ -28,7 +28,7 @@ _Bytes = mmap.mmap
 
 @dataclass(frozen=True)
 class Damage:
-    """What a container's structure proves: it is cut, or damaged inside.
+    """The damage that a container's structure proves: it is cut, or damaged inside.
 
     ``reason`` is a clause without a full stop.
     """

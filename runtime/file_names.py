@@ -63,7 +63,7 @@ def check_name(
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name from the file system or the command line was UTF-8 there."""
+    """Tell whether a name from the file system or the command line was UTF-8 there."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 

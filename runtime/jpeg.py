@@ -46,7 +46,7 @@ class JpegError(ValueError):
 
 @dataclass
 class _Structure:
-    """What the markers of a JPEG's first picture tell.
+    """The facts that the markers of a JPEG's first picture tell.
 
     ``remaining`` holds for each component the bit of each of its 64 coefficients that is to come
     next: 0 where the coefficient is complete, 14 before the first scan.
@@ -94,7 +94,7 @@ def decode_jpeg(data: bytes) -> Image:
 
 
 def is_cut_or_out_of_step(data: bytes) -> bool:
-    """Whether a JPEG's data ends before its picture, or holds what is no code; quicker to tell.
+    """Tell quickly whether a JPEG's data ends before its picture, or holds what is no code.
 
     Less strict than `decode_jpeg`, for the frames of cameras that leave data over in every one.
     """
@@ -122,12 +122,12 @@ def _decode(data: bytes, structure: _Structure, colours: str) -> Image | None:
 
 
 def _is_usual(sampling: tuple[int, ...]) -> bool:
-    """Whether libjpeg-turbo has a name for how the colours are sampled: 4:4:4 to 4:1:1."""
+    """Tell whether libjpeg-turbo has a name for how the colours are sampled: 4:4:4 to 4:1:1."""
     return sampling[0] in _USUAL_SAMPLING and all(other == 0x11 for other in sampling[1:3])
 
 
 def _is_harmless(said: str, data: bytes, structure: _Structure) -> bool:
-    """Whether a decoder's first warning concerns nothing that is seen in the picture."""
+    """Tell whether a decoder's first warning concerns nothing that is seen in the picture."""
     if found := _LEFT_OVER.search(said):
         count = int(found[1])
         end = len(data) - len(END) if structure.end is None else structure.end

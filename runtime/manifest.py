@@ -29,7 +29,7 @@ class _Model(BaseModel):
 
 
 class NetworkSpec(_Model):
-    """What builds the network: its registered name or ``package.module:factory``.
+    """The builder of the network: its registered name or ``package.module:factory``.
 
     ``output`` is the path of the logits in what a user's network returns ("1", "main", "0.out"),
     where a person had to choose.

@@ -183,7 +183,7 @@ def marks(stem: str) -> tuple[str, ...]:
 
 
 def name_keys(file: PurePath) -> StemKeys:
-    """What a file's name says without the words of its kind; its folder's where that is nothing."""
+    """A file's name without the words of its kind; its folder's where that is nothing."""
     keys = stem_keys(file.stem)
     if keys.plain and all(keys.loose):
         return keys
@@ -193,7 +193,7 @@ def name_keys(file: PurePath) -> StemKeys:
 
 @lru_cache(maxsize=1 << 17)
 def stem_keys(stem: str) -> StemKeys:
-    """What remains of a file's name without the words of its kind."""
+    """The rest of a file's name without the words of its kind."""
     found = words(stem)
     kinds = set(marks(stem))
     plain = tuple(word for word in found if word not in kinds)

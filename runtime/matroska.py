@@ -72,12 +72,7 @@ class MatroskaFile:
 
     def finish(self) -> None:
         """Add the index, and state the length, the duration and where the index is."""
-        points = b"".join(
-            _element(
-                "bb", _number("b3", time) + _element("b7", _number("f7", 1) + _number("f1", at))
-            )
-            for time, at in self._cues
-        )
+        points = b"".join(_cue(time_ms, at) for time_ms, at in self._cues)
         cues_at = self._file.append(_element(_CUES_ID.hex(), points)) - self._start
         self._file.overwrite(self._seek_at, _seek_head(cues_at))
         self._file.overwrite(

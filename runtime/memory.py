@@ -66,7 +66,7 @@ def _system_available() -> int | None:
 
 
 def _group_available() -> int | None:
-    """Of a control group of version 2 with a limit, as containers have one."""
+    """Free bytes of a control group (version 2) with a limit, as containers have one."""
     try:
         limit = int((_GROUP / "memory.max").read_text())
         return max(0, limit - int((_GROUP / "memory.current").read_text()))

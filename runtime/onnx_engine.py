@@ -269,7 +269,7 @@ class OnnxEngine(Engine):
 
     @contextmanager
     def _named_failures(self) -> Iterator[None]:
-        """What ONNX Runtime raises while it runs, as `BadAnswerError`."""
+        """Raise what ONNX Runtime raises while it runs as `BadAnswerError`."""
         try:
             yield
         except EngineError:

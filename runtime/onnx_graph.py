@@ -51,7 +51,7 @@ def read_model(bundle: Bundle, artefact: Artefact) -> OnnxModel:
 
 
 def model_problem(content: bytes) -> str | None:
-    """Why a model is refused before ONNX Runtime sees it, a phrase; None where it is not.
+    """The reason to refuse a model before ONNX Runtime sees it, a phrase; None if there is none.
 
     It is no protobuf; or a tensor of it lies in another file; or a node of it is a compiled engine
     (EPContext), which is native code.

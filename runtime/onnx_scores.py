@@ -42,7 +42,7 @@ def nan_weights(content: bytes) -> list[str]:
 
 
 def scores_are_finite(content: bytes, image: NDArray[np.uint8], threads: int) -> bool | None:
-    """Whether what the last ArgMax of a graph reads is finite for ``image``, (B, H, W, 3) uint8.
+    """Tell whether a graph's last ArgMax reads finite values for ``image``, uint8 (B, H, W, 3).
 
     Runs the graph on the CPU with those scores as a further output; None where that cannot be done.
     """
@@ -66,7 +66,7 @@ def scores_are_finite(content: bytes, image: NDArray[np.uint8], threads: int) ->
 
 
 def _one_output_more(name: str) -> bytes:
-    """What, appended to a model, gives the value ``name`` as an output: messages are merged."""
+    """Bytes that, appended to a model, make the value ``name`` an output: messages are merged."""
     node = _text(_INPUT, name) + _text(_MADE, _SCORES) + _text(_OPERATOR, "Identity")
     graph = _message(_NODE, node) + _message(_OUTPUT, _text(1, _SCORES))
     return _message(_GRAPH, graph)

@@ -162,7 +162,7 @@ def run_frames(
 
 
 def _failure(error: BaseException, frames: int, out: Path | None) -> RoadshiftError:
-    """What ended a run before its time, as `run_frames` raises it."""
+    """The error that ended a run before its time, as `run_frames` raises it."""
     if isinstance(error, RoadshiftError):
         return error
     done = f"{frames} frame{' is' if frames == 1 else 's are'} finished"

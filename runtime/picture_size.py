@@ -57,7 +57,8 @@ def too_large(width: int, height: int) -> str | None:
 def picture_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that the header of a picture states; None where it is not understood.
 
-    Understood are JPEG, PNG, WebP, BMP, TIFF, PBM to PPM, GIF, JPEG 2000 and AVIF, by content.
+    Understood are JPEG, PNG, WebP, BMP, TIFF, PBM to PPM, Sun raster, GIF, JPEG 2000 and AVIF,
+    by content.
     """
     try:
         return _size(data)
@@ -91,6 +92,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
         return _bmp(data)
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return _tiff(data)
+    if data[:4] == b"\x59\xa6\x6a\x95":  # Sun raster
+        return _pair(">II", data, 4)
     if data[:4] == b"GIF8":
         return _pair("<HH", data, 6)
     if found := _PNM.match(data):

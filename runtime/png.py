@@ -123,7 +123,7 @@ def whole_png(data: bytes) -> bytes:
 
 
 def _ends(samples: Sequence[memoryview]) -> bool:
-    """Whether a zlib stream in parts comes to its own end; holds 64 KiB of it at a time."""
+    """Tell whether a zlib stream in parts comes to its own end; holds 64 KiB of it at a time."""
     stream = zlib.decompressobj()
     try:
         for part in samples:

@@ -11,7 +11,8 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, TextIO
 
 from .errors import OutputError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 Hide = Callable[[str], str]
+_reserved: TextIO | None = None  # standard output, while one document alone may be written to it
 
 
 def guard_streams(hide: Hide = str) -> None:
@@ -38,6 +40,26 @@ def guard_streams(hide: Hide = str) -> None:
         sys.stdout = guarded(1, sys.__stdout__, hide, lossy=False)
     if sys.stderr is sys.__stderr__:
         sys.stderr = guarded(2, sys.__stderr__, hide, lossy=True)
+
+
+@contextmanager
+def reserved_stdout() -> Iterator[None]:
+    """Keep standard output for `results`; what anything else prints goes to stderr meanwhile.
+
+    A network of a user's own may print while it is imported, built or run.
+    """
+    global _reserved
+    before, _reserved = _reserved, results()
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _reserved = before
+
+
+def results() -> TextIO:
+    """Standard output, for what a command was asked for."""
+    return _reserved or sys.stdout
 
 
 def guarded(descriptor: int, like: TextIO | None, hide: Hide, *, lossy: bool) -> TextIO:

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from .printable import one_line
+from .streams import results
 
 if TYPE_CHECKING:
     from .verdict import Verdict
@@ -40,12 +41,13 @@ def say(*lines: str) -> None:
 
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else, on stdout."""
-    sys.stdout.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
-    sys.stdout.flush()
+    out = results()
+    out.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    out.flush()
 
 
 def shows_bars() -> bool:
-    """Whether stderr is a terminal, on which a bar can move."""
+    """Tell whether stderr is a terminal, on which a bar can move."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 

@@ -83,7 +83,7 @@ def read_video(path: Path) -> Iterator[VideoFrame | Loss]:
 
 @dataclass
 class _Account:
-    """What was read of a video, against what its header states, to say at the end what is lost."""
+    """The frames read of a video, against its header, to say at the end what is lost."""
 
     path: Path
     codec: str  # four letters
@@ -254,7 +254,7 @@ class _MotionJpegCheck:
         self._has_seen_whole = False
 
     def is_damaged(self, time_ms: float) -> bool:
-        """Whether the picture of this time is; times are asked for in order."""
+        """Tell whether the picture of this time is; times are asked for in order."""
         while self._time_ms < time_ms - 0.5:
             if not self._packets.isOpened() or _grab(self._packets) is None:
                 return False

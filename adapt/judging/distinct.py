@@ -23,7 +23,7 @@ class DistinctFrames:
         self._seen: list[NDArray[np.float32]] = []
 
     def is_new(self, image: NDArray[np.uint8]) -> bool:
-        """Whether the picture, uint8 RGB (H, W, 3), differs from all that were new before."""
+        """Tell whether the picture, uint8 RGB (H, W, 3), differs from all that were new before."""
         thumbnail = _thumbnail(image)
         new = all(_difference(thumbnail, other) >= LEAST_DIFFERENCE for other in self._seen)
         if new:

@@ -70,7 +70,7 @@ class Viewer:
         return images
 
     def takes_zoom(self, images: Tensor) -> bool:
-        """Whether the network answers the smaller view of images of its own size."""
+        """Tell whether the network answers the smaller view of images of its own size."""
         with evaluating(self.model.network):
             return takes(self.model.network, images, _zoomed_size(images))
 
@@ -78,7 +78,7 @@ class Viewer:
     def say(
         self, images: Tensor, grid: tuple[int, int] | None = None, *, zoom: bool = True
     ) -> Said:
-        """What the model says in evaluation mode, with its own statistics.
+        """The model's answer in evaluation mode, with its own statistics.
 
         Args:
             zoom: ask about the smaller view, too.

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,7 +12,6 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from ..batch_norm import fold_batch_norm
-from ..checkpoint import write_atomically
 from ..context import Context
 from ..dataset import Batch, stacked
 from ..ema import frozen_copy
@@ -26,6 +23,7 @@ from ..losses.kernels.spec import Map, Paste
 from ..mixing import classmix_masks, cutmix_masks, paste
 from ..networks import SegmentationNetwork
 from ..pseudo_labels import label_frames, label_identity, selected
+from ..seals import read_or_redo, write_sealed_json
 from .base import ParameterGroup, Stage
 
 if TYPE_CHECKING:
@@ -82,7 +80,7 @@ class PropagateStage(Stage):
         path = (
             context.workdir / f"entropies-{label_identity(self.teacher, context.frames, [])}.json"
         )
-        known: dict[int, float] = _read_entropies(path)
+        known = {int(frame): value for frame, value in read_or_redo(path, context.note).items()}
         size = (context.frames.height, context.frames.width)
 
         def measure(frame: int) -> None:
@@ -96,7 +94,8 @@ class PropagateStage(Stage):
             known[frame] = float(entropy["entropy"])
 
         context.prepare("finding easy frames", known.__contains__, measure)
-        write_atomically(path, json.dumps(known).encode())
+        finite = {str(frame): value for frame, value in known.items() if math.isfinite(value)}
+        write_sealed_json(path, finite)
         return known
 
     def _easy_frames(self, entropies: Mapping[int, float]) -> set[int]:
@@ -207,16 +206,6 @@ class PropagateStage(Stage):
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         if self.projection is not None:
             self.projection.load_state_dict(tensors)
-
-
-def _read_entropies(path: Path) -> dict[int, float]:
-    """Entropies by frame; none if the file is missing or damaged."""
-    try:
-        return {
-            int(frame): float(entropy) for frame, entropy in json.loads(path.read_text()).items()
-        }
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
 
 
 def _features(features: Tensor | None) -> Tensor:

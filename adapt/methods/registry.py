@@ -76,7 +76,7 @@ def register_method(method: MethodType) -> MethodType:
 
 
 def _problem(method: Any) -> str | None:
-    """What keeps ``method`` from being used; ``None``: nothing."""
+    """The reason why ``method`` cannot be used; ``None``: it can."""
     if not (isinstance(method, type) and issubclass(method, Method)):
         return "it is no subclass of roadshift.adapt.methods.Method"
     missing = [

@@ -31,7 +31,7 @@ def maps_in(answer: Any) -> dict[str, Tensor]:
 
 
 def at(answer: Any, path: str) -> Any:
-    """What lies at ``path``, or ``None``."""
+    """The value that lies at ``path``, or ``None``."""
     if path == "":
         return answer
     parts = path.split(".")

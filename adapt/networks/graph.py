@@ -1,4 +1,4 @@
-"""Which weights make a map, and which layer makes it last: read off autograd's graph.
+"""The weights that make a map, and the layer that makes it last: read off autograd's graph.
 
 The graph says what happened, whatever the modules are called: a head may be a convolution, a
 transposed one, a linear layer on tokens, an einsum, or several of these that are added up.
@@ -38,7 +38,7 @@ class Graph:
     """
 
     def __init__(self, made: Tensor, images: Tensor) -> None:
-        self._root, self._images = made.grad_fn, images
+        self._root = made.grad_fn
         order = list(_from_the_leaves(self._root))
         self._depends: dict[Node, bool] = {}
         self._weights: dict[Node, tuple[Tensor, ...]] = {}  # of branches without the images

@@ -46,7 +46,7 @@ class Candidate:
 
 @dataclass
 class Seen:
-    """What one forward pass in one mode gave."""
+    """The result of one forward pass in one mode."""
 
     training: bool
     answer: Any

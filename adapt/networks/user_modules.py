@@ -24,7 +24,7 @@ from ...runtime.strict_json import JsonError, read_json
 
 
 def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
-    """What ``package.module:attribute`` names, with `user_modules` in force.
+    """The object that ``package.module:attribute`` names, with `user_modules` in force.
 
     Raises:
         NetworkError: there is no such module or attribute, it lies in a bundle, importing it
@@ -56,7 +56,7 @@ def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
 
 
 def _is_missing(error: Exception, module_name: str) -> bool:
-    """Whether the module itself, or a package that it lies in, was not found."""
+    """Tell whether the module itself, or a package that it lies in, was not found."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return False
     return f"{module_name}.".startswith(f"{error.name}.")
@@ -104,7 +104,7 @@ def _installed_file(module_name: str) -> str | None:
 def _specs(
     name: str, path: Sequence[str] | None, target: ModuleType | None
 ) -> Iterator[ModuleSpec]:
-    """What the finders other than ours find, the first first."""
+    """Specs that the finders other than ours find, the first first."""
     for finder in list(sys.meta_path):
         find = getattr(finder, "find_spec", None)  # very old finders have none
         if find is not None and not isinstance(finder, _BundleGuard):
@@ -160,7 +160,7 @@ def bundle_around(path: Path) -> Path | None:
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Whether a folder's manifest is one that `open_bundle` would begin to read."""
+    """Tell whether a folder's manifest is one that `open_bundle` would begin to read."""
     try:
         manifest = read_json(folder / MANIFEST_NAME)
     except (OSError, JsonError):

@@ -79,7 +79,7 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """Whether no figure is worse and no row is missing."""
+        """Tell whether no figure is worse and no row is missing."""
         return not self.missing and not any(change.worse for change in self.changes)
 
     def check(self, path: Path) -> None:

@@ -121,12 +121,12 @@ def _check_ours(path: Path) -> None:
 
 
 def _looks_like_one(document: Any) -> bool:
-    """Whether a document was written as a baseline, by this version or another."""
+    """Tell whether a document was written as a baseline, by this version or another."""
     return isinstance(document, dict) and {"schema", "machine", "versions", "rows"} <= set(document)
 
 
 def _problem(document: Any) -> str | None:
-    """What is wrong with a document as a baseline, a phrase; None for one."""
+    """The fault of a document as a baseline, a phrase; None where it is one."""
     if not isinstance(document, dict):
         return "it is no JSON object"
     if document.get("schema") != SCHEMA or isinstance(document.get("schema"), bool):

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,24 @@ def test_the_easy_frames_are_those_of_lowest_mean_entropy(
     entropies = mean_entropies()
     assert stage.easy == set(np.argsort(entropies)[:count].tolist())
     assert stage.easy != set(range(count)) or count == FRAMES
+
+
+@pytest.mark.parametrize("bit", [0, 3])
+def test_kept_entropies_that_were_changed_are_noted_and_measured_again(
+    tmp_path: Path, bit: int
+) -> None:
+    easy = begun(PropagateStage, tmp_path, net(), easy_ratio=0.5).easy
+    (kept,) = tmp_path.glob("entropies-*.json")
+    whole = kept.read_bytes()
+    changed = bytearray(whole)
+    changed[whole.rindex(b".", 0, whole.index(b"sha256")) + 1] ^= 1 << bit  # another figure
+    kept.write_bytes(changed)
+    notes: list[str] = []
+    stage = PropagateStage(validate(AtpConfig, {"easy_ratio": 0.5}, "atp"))
+    stage.begin(net(), replace(context(tmp_path), note=notes.append))
+    assert stage.easy == easy
+    assert any(kept.name in note and "damaged" in note for note in notes)
+    assert kept.read_bytes() == whole
 
 
 # --- propagate: the terms -----------------------------------------------------------------------

@@ -124,8 +124,9 @@ def test_an_older_artefact_stays_where_its_successor_is_refused(
 
 
 def test_the_command_prints_what_was_written_and_ends_with_what_was_not(
-    bundle: Bundle, failing: Callable[..., None]
+    bundle: Bundle, failing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("roadshift.runtime.phases.EVERY_S", float("inf"))
     failing(("bf16",), ParityError("below its floor."))
     command = ["export", str(bundle.path), "--precision", "fp32,bf16"]
     command += ["--allow-network", "tiny_network"]
@@ -141,6 +142,7 @@ def test_the_command_prints_what_was_written_and_ends_with_what_was_not(
     said = CliRunner().invoke(app, command)
     assert isinstance(said.exception, PartialExportError)
     assert "model.onnx: fp32, opset" in said.stdout
+    assert said.stderr.count("export: ") == 1  # in a log not a line for each of its short stretches
 
 
 # ---- plans ---------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ def encoded(suffix: str, width: int, height: int, *settings: int) -> bytes:
         (".tiff", ()),
         (".ppm", ()),
         (".ppm", (cv2.IMWRITE_PXM_BINARY, 0)),
+        (".ras", ()),
         (".gif", ()),
         (".jp2", ()),
         (".avif", ()),

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from roadshift.cli_shared import Json
 from roadshift.runtime import terminal
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.streams import guarded
+from typer.testing import CliRunner
 
 
 def full() -> int:
@@ -128,3 +131,18 @@ def test_a_pipe_that_does_not_block_is_waited_for() -> None:
     os.close(writing)
     os.close(reading)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_what_a_users_code_prints_stays_out_of_the_one_document() -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def command(as_json: Json = False) -> None:
+        print("building the network")
+        terminal.print_json({"json": as_json})
+
+    result = CliRunner().invoke(app, ["--json"])
+    assert json.loads(result.stdout) == {"json": True}
+    assert result.stderr == "building the network\n"
+    result = CliRunner().invoke(app, [])  # standard output is everybody's again
+    assert result.stdout.startswith("building the network\n")
