@@ -14,10 +14,15 @@ from pathlib import Path
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, open_bundle
 from ..runtime.errors import BundleError, OutputError, RunInterrupted
+from .frame_cache import CACHE_INDEX, CACHE_PIXELS
 from .trainer import CHECKPOINT, HISTORY, RunOptions
 
 WEIGHTS = "model.safetensors"
 PUBLISHED = "published.sha256"  # of the weights, when a run is about to publish them
+RECORD = "run.json"  # of the run's beginning, the first file of all
+
+# A folder that holds one of these is a run's, also one of an earlier version.
+_OURS = frozenset({RECORD, CHECKPOINT, PUBLISHED, CACHE_INDEX, CACHE_PIXELS})
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,7 @@ def check_job(job: Job) -> None:
     """Refuse what cannot be written; clear away a run that is not to be resumed, or cannot be."""
     if not (job.options.resume and published(job)):
         check_output(job.out, job.overwrite)
+    _check_ours(job.workdir)
     if job.workdir.exists():
         with _alone_in(job.workdir):
             pass
@@ -50,6 +56,25 @@ def check_job(job: Job) -> None:
         )
     if job.workdir.exists() and not (unfinished and job.options.resume):
         discard(job)
+
+
+def _check_ours(workdir: Path) -> None:
+    """Refuse what somebody else put where the run would work, and remove at its end.
+
+    Raises:
+        OutputError: it is no folder, or holds files and none that a run begins with.
+    """
+    with output_errors(workdir):
+        if not workdir.exists() and not workdir.is_symlink():
+            return
+        folder = workdir.is_dir() and not workdir.is_symlink()
+        names = {path.name.removesuffix(".tmp") for path in workdir.iterdir()} if folder else set()
+    if not folder or (names and not names & _OURS):
+        problem = "holds files that are no run's" if folder else "is no folder"
+        raise OutputError(
+            f"{workdir}: the run would work there, and it {problem}; move it away, or give another "
+            "--out."
+        )
 
 
 @contextmanager

@@ -21,11 +21,9 @@ from ..runtime.errors import BundleError, FrameError, RunInterrupted, TrainingEr
 from .config import RunConfig
 from .fingerprints import hash_of, identity_of, learned_from
 from .frame_cache import CACHE_INDEX
-from .run_folder import Job
+from .run_folder import RECORD, Job
 from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .trainer import CHECKPOINT
-
-RECORD = "run.json"
 
 
 class _Beginning(BaseModel):

@@ -58,6 +58,12 @@ def described(answer: Any) -> str:
     return f"a {type(answer).__name__}"
 
 
+def listed(answer: Any) -> str:
+    """The maps in an answer with their shapes, or a few words on one without."""
+    found = [f"{shown(path)} {tuple(made.shape)}" for path, made in maps_in(answer).items()]
+    return ", ".join(found) or described(answer)
+
+
 def _walk(
     answer: Any, path: tuple[str, ...], above: set[int]
 ) -> Iterator[tuple[tuple[str, ...], Tensor]]:

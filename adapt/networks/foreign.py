@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ...runtime.errors import NetworkError
-from .answers import at, described, maps_in, shown
+from .answers import at, listed, shown
 from .base import Output, SegmentationNetwork
 from .one_pass import sentences
 from .trial import TRIAL_SIZE, Trial, Wiring, try_out
@@ -79,7 +79,7 @@ class ForeignNetwork(SegmentationNetwork):
         trial = self.trial or self.try_out((height, width))
         wiring = trial.of(self.training)
         if wiring.tap is None or wiring.features is not None:
-            return self._read(self._answer(images), wiring, [])
+            return self._read(self._answer(images), wiring, [], len(images))
         inputs: list[Any] = []
         # The hook lives for this call only: nothing outlasts the graph or is shared with a copy.
         handle = self.get_submodule(wiring.tap.layer).register_forward_pre_hook(
@@ -89,7 +89,7 @@ class ForeignNetwork(SegmentationNetwork):
             answer = self._answer(images)
         finally:
             handle.remove()
-        return self._read(answer, wiring, inputs)
+        return self._read(answer, wiring, inputs, len(images))
 
     def _answer(self, images: Tensor) -> Any:
         if torch.compiler.is_compiling():
@@ -98,18 +98,17 @@ class ForeignNetwork(SegmentationNetwork):
         with sentences(self.where, f"for images {tuple(images.shape)} while {mode}"):
             return self._foreign(images)
 
-    def _read(self, answer: Any, wiring: Wiring, inputs: list[Any]) -> Output:
+    def _read(self, answer: Any, wiring: Wiring, inputs: list[Any], batch: int) -> Output:
         logits = at(answer, wiring.output)
         if (
             not isinstance(logits, Tensor)
             or logits.ndim != 4
-            or logits.shape[1] != self.num_classes
+            or logits.shape[:2] != (batch, self.num_classes)
         ):
-            found = ", ".join(map(shown, maps_in(answer))) or described(answer)
             raise NetworkError(
-                f"{self.where} returned no logits of {self.num_classes} channels at "
-                f"{shown(wiring.output)} as before, but {found}; let it return the same things for "
-                "all images."
+                f"{self.where} returned no logits ({batch}, {self.num_classes}, h, w) at "
+                f"{shown(wiring.output)} as before, but {listed(answer)}; let it return the same "
+                "things for all images."
             )
         features = None if wiring.features is None else at(answer, wiring.features)
         if wiring.features is None and wiring.tap is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...runtime.errors import ConfigError, NetworkError
-from .answers import ESTABLISHED, FEATURES, at, described, maps_in, shown
+from .answers import ESTABLISHED, FEATURES, at, described, listed, maps_in, shown
 from .one_pass import Candidate, Seen, left_as_it_was, see
 
 TRIAL_SIZE = (64, 128)  # (height, width), where nobody says what the network will see
@@ -159,7 +159,7 @@ def _that_learns(
     if not candidates:
         raise NetworkError(
             f"{where} returns {shown(ships.path)} while evaluating, and no map of as many "
-            f"channels while training ({_maps(trained.answer)}); let forward return its logits in "
+            f"channels while training ({listed(trained.answer)}); let forward return its logits in "
             "both modes."
         )
     same = {p: c for p, c in candidates.items() if c.head and c.head == ships.head}
@@ -207,19 +207,14 @@ def _without_logits(answer: Any, num_classes: int) -> str:
         )
     if counts == [1]:
         return (
-            f"returned one channel ({_maps(answer)}), the label space has {num_classes} classes; "
+            f"returned one channel ({listed(answer)}), the label space has {num_classes} classes; "
             "return two channels, of the class and of all the rest, for a label space of two."
         )
     return (
         f"returned {' and '.join(map(str, counts))} channels, the label space has {num_classes} "
-        f"classes ({_maps(answer)}); choose the label space that the network was trained with, or "
+        f"classes ({listed(answer)}); choose the label space that the network was trained with, or "
         "use the num_classes the factory is given."
     )
-
-
-def _maps(answer: Any) -> str:
-    found = [f"{shown(path)} {tuple(made.shape)}" for path, made in maps_in(answer).items()]
-    return ", ".join(found) or described(answer)
 
 
 # --- what the logits are made of ------------------------------------------------------------------

@@ -617,3 +617,44 @@ def test_a_size_that_no_machine_holds_is_refused_before_decoding_or_learning(
     with pytest.raises(ConfigError, match=sentence):
         adapted(source, frames_dir, settings(setting), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "thesis.tex").write_text("years of work")
+
+
+def make_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir()
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (make_folder, "holds files that are no run's"),
+        (lambda path: path.write_text("years of work"), "is no folder"),
+        (os.mkfifo, "is no folder"),
+        (make_link, "is no folder"),
+    ],
+)
+def test_what_is_no_run_s_is_never_removed_from_where_a_run_works(
+    adapt: Adapt, tmp_path: Path, make: Callable[[Path], Any], problem: str, overwrite: bool
+) -> None:
+    make(tmp_path / "out.run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(OutputError, match=problem):
+        adapt("training.steps=1", overwrite=overwrite)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("left", ["run.json.tmp", "run.json", None])
+def test_what_a_kill_leaves_before_the_first_checkpoint_is_cleared_away(
+    adapt: Adapt, tmp_path: Path, left: str | None
+) -> None:
+    (tmp_path / "out.run").mkdir()
+    if left is not None:
+        (tmp_path / "out.run" / left).write_bytes(b'{"parts')
+    assert adapt("training.steps=1").path == tmp_path / "out"
+    assert not (tmp_path / "out.run").exists()

@@ -227,5 +227,16 @@ def test_another_answer_than_in_the_trial_is_refused() -> None:
     network: Any = tried("OutAndAux")
     module = network._foreign
     module.forward = lambda x: {"out": x}
-    with pytest.raises(NetworkError, match="no logits of 5 channels at out as before"):
+    with pytest.raises(NetworkError, match=r"at out as before, but out \(1, 3, 32, 64\)"):
         network(torch.zeros(1, 3, 32, 64))
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x[:1], lambda x: x[:, :-1], lambda _: None])
+def test_other_logits_than_one_map_a_frame_are_refused_at_any_moment(wrong: Any) -> None:
+    network: Any = tried("OutAndAux")
+    module = network._foreign
+    honest = module.forward
+    module.forward = lambda x: {"out": wrong(honest(x)["out"])}
+    with pytest.raises(NetworkError, match=r"no logits \(2, 5, h, w\) at out as before, but") as e:
+        network(torch.zeros(2, 3, 32, 64))
+    assert "but the answer itself;" not in str(e.value)
