@@ -90,7 +90,7 @@ def make_with(
             if not any(_refuses(name, error) for name in call.named if name not in arguments):
                 raise _raised(where, error) from error
             refusal = refusal or error
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # sys.exit() where there is no GPU, say
             raise _raised(where, error) from error
     assert refusal is not None  # every call but the last was refused, and so was that one
     raise _raised(where, refusal) from refusal
@@ -208,9 +208,11 @@ def _bound(
 
 
 def _network(made: Any, where: str) -> nn.Module:
-    """A factory's network, less a wrapper for several GPUs; NetworkError if it is none."""
-    if isinstance(made, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        made = made.module
+    """A factory's network, less what wraps it for several GPUs or compiled it; or NetworkError."""
+    while isinstance(made, (nn.DataParallel, nn.parallel.DistributedDataParallel)) or (
+        type(made).__name__ == "OptimizedModule"
+    ):
+        made = made.module if hasattr(made, "device_ids") else made._orig_mod
     if not isinstance(made, nn.Module):
         raise NetworkError(
             f"{where}: the factory returned a {type(made).__name__}; it must return an nn.Module."

@@ -6,6 +6,7 @@ transposed one, a linear layer on tokens, an einsum, or several of these that ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 Node = Any  # torch.autograd.graph.Node: its subclasses, one for each operation, have no stubs
-_ELEMENTWISE = ("Add", "Sub", "Mul", "Div")
+_ELEMENTWISE = re.compile(r"(Add|Sub|Rsub|Mul|Div)Backward")  # not AddmmBackward, a linear layer's
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ class Graph:
 
 def _mixes(node: Node, weights: tuple[Tensor, ...]) -> bool:
     name = node.name()
-    if name.startswith(_ELEMENTWISE):
+    if _ELEMENTWISE.match(name):
         return False
-    depthwise = "Convolution" in name and getattr(node, "_saved_groups", 1) > 1
-    return any(
-        sum(side > 1 for side in weight.shape) > 1 and not (depthwise and weight.shape[1] == 1)
-        for weight in weights
-    )
+    if "Convolution" in name:  # to one channel too, as one head for each class has it
+        kernels = [weight for weight in weights if weight.ndim > 1]
+        depthwise = getattr(node, "_saved_groups", 1) > 1
+        return any(max(k.shape[:2]) > 1 and not (depthwise and k.shape[1] == 1) for k in kernels)
+    return any(sum(side > 1 for side in weight.shape) > 1 for weight in weights)
 
 
 def _parents(node: Node) -> list[Node]:

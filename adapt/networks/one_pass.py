@@ -27,6 +27,7 @@ class Candidate:
         head: names of the weights that make it last.
         makers: the operations that do, each with the layer that it is of.
         reach: how many weights it depends on; ``None``: gradient checkpoints hide them.
+        sums_to_one: the channels of each pixel are probabilities.
         graph: the one behind it.
     """
 
@@ -35,6 +36,7 @@ class Candidate:
     head: tuple[str, ...]
     makers: tuple[tuple[str, Mixing], ...]
     reach: int | None
+    sums_to_one: bool
     graph: Graph
 
     def __str__(self) -> str:
@@ -147,7 +149,7 @@ def sentences(where: str, when: str) -> Iterator[None]:
         yield
     except (RoadshiftError, torch.OutOfMemoryError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": .")
         raise NetworkError(
@@ -178,13 +180,22 @@ def _candidate(network: nn.Module, path: str, made: Tensor, images: Tensor) -> C
     names = {id(p): n for n, p in network.named_parameters()}
     mixing, behind = graph.last_mixing()
     weights = [*(w for one in mixing for w in one.weights), *behind]
-    head = tuple(dict.fromkeys(names[id(w)] for w in weights if id(w) in names))
+    last = {id(w) for w in weights}
+    head = tuple(name for made_by, name in names.items() if made_by in last)
     makers = tuple(
         (_layer_of(next((names[id(w)] for w in one.weights if id(w) in names), UNREGISTERED)), one)
         for one in mixing
     )
     reach = None if graph.opaque else sum(w.numel() for w in graph.reached if id(w) in names)
-    return Candidate(path, tuple(made.shape), head, makers, reach, graph)
+    return Candidate(path, tuple(made.shape), head, makers, reach, _sums_to_one(made), graph)
+
+
+def _sums_to_one(made: Tensor) -> bool:
+    """True of what a softmax made: no channel below 0, and 1 is the sum of each pixel's."""
+    if torch.compiler.is_compiling():  # then there are no values to look at
+        return False
+    total = made.detach().sum(dim=1)
+    return bool((made >= 0).all() and torch.allclose(total, torch.ones_like(total), atol=1e-3))
 
 
 def _layer_of(weight: str) -> str:

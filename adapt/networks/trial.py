@@ -106,6 +106,8 @@ def try_out(
         trained = see(network, run, num_classes, where, size, training=True)
         ships = _that_ships(evaluated, trained, output, where, num_classes)
         learns = _that_learns(ships, evaluated, trained, output, where)
+        _check_logits(ships, evaluated, where)
+        _check_logits(learns, trained, where)
         notes = [*_unlike(ships, learns), *_unreached(network, learns)]
         return Trial(_wiring(ships, evaluated), _wiring(learns, trained), tuple(notes))
 
@@ -180,6 +182,16 @@ def _that_learns(
         f"{where} returns {ships} {evaluated.mode}, which is none of its maps {trained.mode}: "
         f"{trained.listed()}; choose one of these with --output."
     )
+
+
+def _check_logits(chosen: Candidate, seen: Seen, where: str) -> None:
+    """Raise NetworkError for probabilities: losses and confidences take the softmax themselves."""
+    if chosen.sums_to_one:
+        raise NetworkError(
+            f"{where} returns probabilities {seen.mode} ({shown(chosen.path)}: each pixel's "
+            "channels add up to 1), of which a second softmax would be taken; leave the softmax "
+            "out of its forward, or return its logarithm."
+        )
 
 
 def _ambiguous(seen: Seen, where: str, num_classes: int) -> NetworkError:

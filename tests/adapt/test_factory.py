@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from roadshift.adapt.networks.factory import CLASS_PARAMETERS, make_with
 from roadshift.runtime.errors import ConfigError, NetworkError
 from torch import nn
@@ -146,3 +147,16 @@ def test_a_factory_that_cannot_be_called_so_is_a_sentence(
 
 def test_a_wrapper_for_several_gpus_is_taken_off() -> None:
     assert made(lambda nc: nn.DataParallel(net(nc)))[0] == K
+
+
+def test_what_compiles_a_network_is_taken_off() -> None:
+    network, _ = make_with(lambda nc: torch.compile(nn.Conv2d(3, nc, 1)), "network 'f'", K, {})
+    assert type(network) is nn.Conv2d
+
+
+def test_a_factory_that_exits_is_a_sentence() -> None:
+    def no_gpu(num_classes: int) -> nn.Module:  # noqa: ARG001 - as some are
+        raise SystemExit(0)
+
+    with pytest.raises(NetworkError, match="raised SystemExit: 0"):
+        made(no_gpu)

@@ -122,6 +122,8 @@ HEADS: dict[str, tuple[set[str], bool]] = {
     "Transposed": ({"head.weight", "head.bias"}, True),
     "LinearTokens": ({"head.weight", "head.bias"}, True),
     "LinearLast": ({"head.weight", "head.bias"}, True),
+    "LogSoftmax": ({"head.weight", "head.bias"}, True),
+    "OneHeadEach": ({f"head.{i}.{n}" for i in range(K) for n in ("weight", "bias")}, True),
     "Einsum": ({"classes"}, False),
     "Summed": ({f"branches.{i}.{n}" for i in (0, 1) for n in ("weight", "bias")}, True),
     "Normed": (
@@ -151,6 +153,22 @@ def test_the_classifier_is_what_makes_the_logits_and_features_are_its_input(name
     groups = {group.name: group.parameters for group in split_classifier(network, 10.0)}
     body = {id(p) for p in network.get_submodule("trunk").parameters()}
     assert body <= {id(p) for p in groups["body"]}
+
+
+def test_a_linear_head_on_normed_tokens_is_the_classifier_and_nothing_before_it() -> None:
+    network = tried("NormedTokens")
+    assert head_of(network) == {"head.weight", "head.bias"}
+    images = torch.randn(2, 3, 32, 64)
+    features = network.eval()(images).features
+    tokens = network.get_submodule("trunk")(images).permute(0, 2, 3, 1)
+    normed = network.get_submodule("norm")(tokens)
+    torch.testing.assert_close(features, normed.permute(0, 3, 1, 2))
+
+
+def test_the_same_head_is_the_same_in_both_modes_in_whichever_order_it_is_met() -> None:
+    trial = tried("Queries").trial
+    assert trial.evaluating.head == trial.training.head
+    assert trial.notes == ()
 
 
 def test_a_head_that_is_no_parameter_is_no_classifier() -> None:
@@ -203,6 +221,9 @@ UNUSABLE = {
     "CastsImages": "images and weights are float32",
     "OneChannel": "returned one channel .*return two channels",
     "ShadowsTrain": "'bool' object is not callable, for images",
+    "Softmax": "returns probabilities while evaluating .*leave the softmax out",
+    "SoftmaxWhenEvaluating": "returns probabilities while evaluating .*leave the softmax out",
+    "NeedsGpu": "raised SystemExit: no GPU for 1 images, for images",
     "NoForward": 'missing the required "forward"',
 }
 

@@ -235,6 +235,75 @@ class LinearLast(LinearTokens):
         return self.head(self.trunk(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class NormedTokens(LinearTokens):
+    """As SegFormer and SETR end: a layer norm, whose tokens lie one after the other in memory."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.norm = nn.LayerNorm(WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.trunk(x)
+        y = self.head(self.norm(f.flatten(2).transpose(1, 2).contiguous()))
+        return y.transpose(1, 2).reshape(len(x), -1, *f.shape[2:])
+
+
+class OneHeadEach(Base):
+    """A convolution to one channel for each class."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.head = nn.ModuleList(nn.Conv2d(WIDTH, 1, 1) for _ in range(num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.trunk(x)
+        return torch.cat([head(f) for head in self.head], dim=1)
+
+
+class Queries(Base):
+    """As MaskFormer ends: classes of queries times masks of queries."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.queries = nn.Embedding(6, WIDTH)
+        self.head = nn.Linear(WIDTH, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.trunk(x)
+        queries = self.queries.weight.expand(len(x), -1, -1)
+        masks = torch.einsum("bqc,bchw->bqhw", queries, f).sigmoid()
+        return torch.einsum("bqk,bqhw->bkhw", self.head(queries), masks)
+
+
+class Softmax(Base):
+    """Probabilities, as a demo wants them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x)).softmax(dim=1)
+
+
+class SoftmaxWhenEvaluating(Base):
+    """Logits for the loss, probabilities for whoever looks."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.trunk(x))
+        return y if self.training else y.softmax(dim=1)
+
+
+class LogSoftmax(Base):
+    """The logarithm of probabilities, whose softmax they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x)).log_softmax(dim=1)
+
+
+class NeedsGpu(Base):
+    """A script's way to give up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise SystemExit(f"no GPU for {len(x)} images")
+
+
 class Einsum(Base):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
