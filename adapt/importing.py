@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .weight_matching import (
     match,
     prefixes_of,
     shown,
+    without_inner_wrappers,
 )
 
 Note = Callable[[str], None]
@@ -77,11 +79,7 @@ def load_weights(
     """
     own = network.state_dict()
     inside, start = below_key(state, key, where)
-    try:
-        found = match(inside, own, where)
-    except NetworkError:
-        check_not_quantised(inside, where)  # then names differ too, and this is what to say
-        raise
+    found, wrappers = _found(inside, own, where)
     _check_class_count(network, found.tensors, where, label_space)
     unexpected = found.unexpected if note else (*found.unexpected, *found.left_out)
     if unexpected:
@@ -104,7 +102,22 @@ def load_weights(
     counters = {name: own[name] for name in own.keys() - found.tensors.keys()}
     network.load_state_dict({**found.tensors, **counters})
     if note:
-        note(_taken(found, own, start, where))
+        note(_taken(found, own, start, wrappers, where))
+
+
+def _found(
+    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str
+) -> tuple[Match, str]:
+    """The network in a checkpoint, and the wrappers of its parts that stood in the names."""
+    try:
+        return match(tensors, own, where), ""
+    except NetworkError:
+        check_not_quantised(tensors, where)  # then names differ too, and this is what to say
+        plain, wrappers = without_inner_wrappers(tensors, own)
+        with suppress(NetworkError):
+            if wrappers:
+                return match(plain, own, where), wrappers
+        raise
 
 
 def load_weights_file(
@@ -118,7 +131,7 @@ def load_weights_file(
     load_weights(network, read_checkpoint(path), str(path), label_space=label_space, note=note)
 
 
-def _taken(found: Match, own: Mapping[str, Tensor], start: str, where: str) -> str:
+def _taken(found: Match, own: Mapping[str, Tensor], start: str, wrappers: str, where: str) -> str:
     """One sentence on which weights were read from where."""
     prefix = start + found.prefix
     parts = [
@@ -126,6 +139,8 @@ def _taken(found: Match, own: Mapping[str, Tensor], start: str, where: str) -> s
         + (f" from {shown(prefix)}" if prefix else ", named as the network names them")
     ]
     parts += [f"{old} became {new}" for old, new in converted(own, found.tensors).items()]
+    if wrappers:
+        parts.append(f"of its names, what wraps parts of a network ({wrappers}) was left out")
     missing = len(own) - len(found.tensors)
     if missing:
         parts.append(f"{counted(missing, 'counter')} ({COUNTER}) not there and left at 0")

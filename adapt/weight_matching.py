@@ -24,6 +24,9 @@ _ON_THE_SIDE = (COUNTER, "total_ops", "total_params")  # counted by tools, not u
 _PLAIN = {"state_dict", "model_state_dict", "model_state", "params", "weights"} | {
     *("model", "net", "network", "module", "_orig_mod", "backbone")
 }  # usual wrappers and prefixes of the model itself
+_INNER_WRAPPERS = frozenset(
+    {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+)  # of a part of a network: on several GPUs, compiled, checkpointed
 _AVERAGED = re.compile(
     r"(?<![a-z])(ema|swa)(?![a-z])|averag|moving|optim|exp_avg|momentum", re.IGNORECASE
 )
@@ -135,6 +138,26 @@ def match(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) 
         tuple(name for name in others if name not in set(unexpected)),
         tuple(p for p in alike if p != prefix),
     )
+
+
+def without_inner_wrappers(
+    tensors: Mapping[str, Tensor], own: Iterable[str]
+) -> tuple[dict[str, Tensor], str]:
+    """The tensors without the names of what wraps a part: ``trunk.module.0`` becomes ``trunk.0``.
+
+    Returns:
+        Them, and those names for a sentence: "" where nothing changes, because there are none, two
+        tensors would get one name, or the network's own names have such a word.
+    """
+    found = _INNER_WRAPPERS.intersection(part for name in tensors for part in name.split("."))
+    plain = {
+        ".".join(part for part in name.split(".") if part not in found): tensor
+        for name, tensor in tensors.items()
+    }
+    is_own = any(not _INNER_WRAPPERS.isdisjoint(name.split(".")) for name in own)
+    if is_own or len(plain) < len(tensors):
+        return dict(tensors), ""
+    return plain, ", ".join(sorted(found))
 
 
 def prefixes_of(names: Iterable[str]) -> list[str]:

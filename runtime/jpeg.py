@@ -113,7 +113,14 @@ def _decode(data: bytes, structure: _Structure, colours: str) -> Image | None:
         return pixels
     except ValueError as error:
         said = str(error)
-    if _is_harmless(said, data, structure):
+    if trimmed := _without_left_over(said, data, structure):
+        # Again, for zeros may stand for the rest of a picture: its next restart marker then lacks.
+        try:
+            pixels = simplejpeg.decode_jpeg(trimmed, colours, strict=True)
+            return pixels
+        except ValueError as error:
+            said = str(error)
+    elif _is_harmless(said):
         pixels = simplejpeg.decode_jpeg(data, colours, strict=False)
         return pixels
     if "subsampling" in said and structure.sampling[1:] and not _is_usual(structure.sampling):
@@ -126,12 +133,19 @@ def _is_usual(sampling: tuple[int, ...]) -> bool:
     return sampling[0] in _USUAL_SAMPLING and all(other == 0x11 for other in sampling[1:3])
 
 
-def _is_harmless(said: str, data: bytes, structure: _Structure) -> bool:
+def _without_left_over(said: str, data: bytes, structure: _Structure) -> bytes | None:
+    """The data without what cameras leave before the end marker, if that is the first warning."""
+    found = _LEFT_OVER.search(said)
+    if found is None:
+        return None
+    count = int(found[1])
+    end = len(data) - len(END) if structure.end is None else structure.end
+    is_padding = count <= _PADDING or not data[end - count : end].strip(b"\0")
+    return data[: end - count] + END if is_padding else None
+
+
+def _is_harmless(said: str) -> bool:
     """Tell whether a decoder's first warning concerns nothing that is seen in the picture."""
-    if found := _LEFT_OVER.search(said):
-        count = int(found[1])
-        end = len(data) - len(END) if structure.end is None else structure.end
-        return count <= _PADDING or not data[end - count : end].strip(b"\0")
     is_warning = said.startswith(("Warning", "Unknown Adobe", "Inconsistent progression"))
     return is_warning and not _CORRUPT.search(said)
 

@@ -111,6 +111,23 @@ def test_any_prefix_is_found_beside_any_other_key(
     assert outside in said[0]
 
 
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod", "_checkpoint_wrapped_module"])
+@pytest.mark.parametrize("prefix", ["", "state_dict.model."])
+def test_parts_that_were_wrapped_when_saved_are_found(wrapper: str, prefix: str) -> None:
+    state, built, said = weights(), network(), []
+    saved = {prefix + n.replace("layer1.", f"layer1.{wrapper}."): t for n, t in state.items()}
+    load_weights(built, saved, "x.pth", note=said.append)
+    assert_holds(built, state)
+    assert f"of its names, what wraps parts of a network ({wrapper}) was left out" in said[0]
+
+
+def test_a_missing_name_is_told_as_before_where_no_wrapper_explains_it() -> None:
+    saved = {n.replace("layer1.", "layer1.module."): t for n, t in weights().items()}
+    del saved["head.bias"]
+    with pytest.raises(NetworkError, match=r"names are missing \("):
+        load_weights(network(), saved, "x.pth", note=lambda _: None)
+
+
 def test_pidnets_own_save_is_taken_and_its_losses_are_named(tmp_path: Path) -> None:
     """A wrapper of model and losses, trained in parallel, saved with its optimiser."""
     state = weights()

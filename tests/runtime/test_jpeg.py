@@ -191,6 +191,18 @@ def test_a_byte_or_two_before_the_end_marker_are_a_cameras_padding(count: int) -
         decode_jpeg(data[:-2] + b"\x5a" * 20 + END)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "restarts" in kind])
+@pytest.mark.parametrize("marked", [False, True])
+def test_zeros_in_place_of_a_pictures_end_are_no_padding(kind: str, marked: bool) -> None:
+    data = KINDS[kind]()
+    start = scan_start(data)
+    for share in (0.2, 0.5, 0.8):
+        at = start + int(share * (len(data) - start))
+        rest = bytes(len(data) - at)
+        with pytest.raises(JpegError):
+            decode_jpeg(data[:at] + rest + (END if marked else b""))
+
+
 def test_cmyk_is_converted_as_by_opencv_and_checked_as_strictly() -> None:
     data = saved("CMYK")
     np.testing.assert_array_equal(decode_jpeg(data), by_opencv(data))
