@@ -138,6 +138,7 @@ class Trainer:
             RunInterrupted: a signal came; a checkpoint was written.
             OutputError: a checkpoint cannot be written.
         """
+        crowded_before_s = crowded_s()
         with peak_memory(self.context.device) as peak:
             began = self._resume()
             self._time_the_network()
@@ -166,7 +167,7 @@ class Trainer:
             micro_batch_changes=self._micro_batch_changes(),
             threads=torch.get_num_threads(),
             waiting=waiting(),
-            crowded_s=round(crowded_s(), 3),
+            crowded_s=round(max(0.0, crowded_s() - crowded_before_s), 3),
             watch=self.watch.record(),
         )
 

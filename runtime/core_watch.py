@@ -1,8 +1,8 @@
 """A watch over the cores: while other programs want them, threads are told to sleep as they wait.
 
 Why they should is said in `waiting`. Sleeping always would not do: on a machine with nothing else
-to do a small network then takes up to 1.7 times as long, since waking a thread takes longer than
-the operation that it waits for.
+to do a small network then takes markedly longer, since waking a thread takes longer than the
+operation that it waits for.
 """
 
 from __future__ import annotations
