@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle
 from roadshift.adapt.checkpoint import load_checkpoint, read_tensors, write_tensors
 from roadshift.adapt.config import RunConfig
@@ -86,11 +87,16 @@ def stopped(
     settings: Settings,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Stopped:
-    """With every kind of file that a run of a gated method keeps."""
+    """With every kind of file that a run of a gated method keeps; on one thread, as the tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     config = settings(
         "iapc.pseudo_labels=offline", "teacher_cache=true", "watch.every=1", "training.steps=3"
     )
-    return Stopped(source, recording, config, tmp_path_factory.mktemp("damage"))
+    try:
+        return Stopped(source, recording, config, tmp_path_factory.mktemp("damage"))
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- flipped bits --------------------------------------------------------------------------------
