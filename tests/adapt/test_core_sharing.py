@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -77,18 +79,25 @@ def test_a_users_own_setting_is_left_alone(
 
 @needs_gnu
 def test_an_idle_team_is_larger_than_the_machine_and_goes_whole() -> None:
-    openmp = loaded_openmp()
-    assert openmp is not None
-
-    def threads() -> int:
-        return len(os.listdir("/proc/self/task"))
-
-    before = threads()
-    end = idle_team(openmp)
-    assert threads() >= before + (os.cpu_count() or 1) + 1
-    end()
-    idle_team(openmp)()  # the first team's threads have gone by the time that a second one has
-    assert threads() <= before + (os.cpu_count() or 1) + 1
+    program = (  # in a process of its own, where no other thread comes or goes
+        "import os\n"
+        "from roadshift.adapt.core_sharing import idle_team, loaded_openmp\n"
+        "def threads(): return len(os.listdir('/proc/self/task'))\n"
+        "openmp = loaded_openmp()\n"
+        "before = threads()\n"
+        "for _ in range(5):\n"
+        "    end = idle_team(openmp)\n"
+        "    print(threads() - before)\n"
+        "    end()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    more = (os.cpu_count() or 1) + 1  # the leader is one of them
+    counts = list(map(int, ran.stdout.split()))
+    assert counts[0] == more
+    # Threads of a team that has ended may take a moment to go, and none stays for good.
+    assert more <= max(counts) <= 2 * more
 
 
 @needs_gnu
