@@ -241,7 +241,7 @@ def _refuses(name: str, error: TypeError) -> bool:
     return re.search(rf"unexpected keyword argument '{name}'", str(error)) is not None
 
 
-def _raised(where: str, error: Exception) -> NetworkError:
+def _raised(where: str, error: BaseException) -> NetworkError:
     hint = ""
     if "CUDA" in str(error) or "NVIDIA" in str(error):
         hint = "; leave .cuda() out of it: --device decides where a network runs"

@@ -157,7 +157,7 @@ def sentences(where: str, when: str) -> Iterator[None]:
         ) from error
 
 
-def _advice(error: Exception) -> str:
+def _advice(error: BaseException) -> str:
     said = str(error)
     if isinstance(error, TypeError) and "positional argument" in said:
         return "it is given the images alone, so let its other parameters have defaults"
