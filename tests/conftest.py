@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from roadshift.adapt.core_sharing import sharing_cores
+from roadshift.runtime import core_watch
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,6 +15,12 @@ def _cores() -> Iterator[None]:
     """Beside other programs the suite takes twice its time, not twelve times."""
     with sharing_cores():
         yield
+
+
+@pytest.fixture
+def same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No idle team (see `core_sharing`) begins or ends because of what other programs do."""
+    monkeypatch.setattr(core_watch.WATCH, "look", lambda _: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

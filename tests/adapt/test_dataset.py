@@ -37,6 +37,8 @@ from roadshift.runtime.frames import write_image
 from roadshift.runtime.labels import LabelSpace
 from roadshift.runtime.preprocess import fit_frame
 
+pytestmark = pytest.mark.usefixtures("same_threads")
+
 WIDTH, HEIGHT = 32, 20
 SPACE = LabelSpace(name="two", classes=("road", "sky"), colours=((1, 2, 3), (4, 5, 6)))
 PLAIN = AugmentConfig(policy="none")

@@ -11,7 +11,7 @@ import torch
 from roadshift.adapt.losses.kernels.workers import in_parallel
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "same_threads")
 
 
 def test_parts_come_in_order_and_cover_everything() -> None:

@@ -21,6 +21,8 @@ from roadshift.runtime.overlay import overlay
 from roadshift.runtime.pipeline import STAGES, Pipeline, Result
 from roadshift.runtime.sinks import open_sink
 
+pytestmark = pytest.mark.usefixtures("same_threads")
+
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 TIMEOUT_S = 20.0
 
