@@ -1,4 +1,4 @@
-"""What tests of all rooms share: the cores of the machine, and a terminal's Ctrl-C."""
+"""What tests of all rooms share: the cores of the machine, and a terminal's signals."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def same_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _terminal() -> None:
-    """SIGINT as a person's terminal gives it: what is started in the background ignores it."""
+    """Signals as a person's terminal gives them: what is started by nohup or "&" ignores some."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
