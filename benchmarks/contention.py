@@ -1,12 +1,13 @@
 """Commands alone and beside busy programs, by how their threads wait. Writes docs/contention.md.
 
-    python benchmarks/contention.py [--work DIR] [--repeats 3] [--tasks steps,run,demo]
+    python benchmarks/contention.py [--work DIR] [--repeats 3] [--tasks steps,run,demo] [--limit 120]
 
 Whole commands in turns, each a process of its own: a training of ten steps, a judgement, an
 export compared with torch, `roadshift run` over a clip, and the demo; with no, one and two programs
 beside them that do nothing but count. "as torch comes" is libgomp's default (300,000 turns), and
 ONNX Runtime's; "always asleep" is OMP_WAIT_POLICY=PASSIVE. Without --work a demo is made first.
-"As torch comes" is left out where it would take an hour: beside two, and the demo beside any.
+"As torch comes" beside others is stopped after --limit seconds, tried once, and left out for the
+demo, where it would take an hour.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--beside", default=",".join(map(str, BESIDE)))
+    parser.add_argument("--limit", type=float, default=120.0, help="Of a command as torch comes.")
     arguments = parser.parse_args()
     tasks, policies = arguments.tasks.split(","), arguments.policies.split(",")
     counts = list(map(int, arguments.beside.split(",")))
@@ -56,9 +58,9 @@ def main() -> None:
         folder = Path(name)
         demo = arguments.work or folder / "demo"
         if not demo.exists():
-            command("roadshift", {})("demo", "--out", str(demo))
+            command("roadshift", {}, None)("demo", "--out", str(demo))
         make_clip(demo, folder / "clip.mp4")
-        rows = measure(folder, demo, tasks, policies, counts, arguments.repeats)
+        rows = measure(folder, demo, tasks, policies, counts, arguments.repeats, arguments.limit)
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     page = TEMPLATE.read_text(encoding="utf-8")
@@ -77,8 +79,11 @@ def make_clip(demo: Path, path: Path) -> None:
     writer.release()
 
 
-def command(policy: str, environment: dict[str, str]) -> Any:
-    """A function that runs `roadshift` with that policy and returns its JSON document."""
+def command(policy: str, environment: dict[str, str], limit_s: float | None) -> Any:
+    """A function that runs `roadshift` with that policy and returns its JSON document.
+
+    It raises `subprocess.TimeoutExpired` after ``limit_s``.
+    """
     clean = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
 
     def run(*words: str) -> Any:
@@ -87,6 +92,7 @@ def command(policy: str, environment: dict[str, str]) -> Any:
             env={**clean, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            timeout=limit_s,
             check=False,
         )
         if done.returncode not in (0, 5, 6):  # 5 and 6 are a verdict
@@ -141,6 +147,7 @@ def measure(
     policies: Sequence[str],
     counts: Sequence[int],
     repeats: int,
+    limit_s: float,
 ) -> list[dict[str, Any]]:
     """A row for each task, policy and number of programs beside it: the median of ``repeats``."""
     found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
@@ -150,11 +157,15 @@ def measure(
                 continue  # minutes long: once
             for count in counts:
                 for policy in policies:
-                    if policy == HOURS and (count > 1 or (task == "demo" and count > 0)):
+                    slow = policy == HOURS and count > 0
+                    if slow and (repeat > 0 or task == "demo"):
                         continue
-                    with beside(count):
-                        run = command(policy, POLICIES[policy])
-                        figures = perform(task, run, folder, demo)
+                    run = command(policy, POLICIES[policy], limit_s if slow else None)
+                    try:
+                        with beside(count):
+                            figures = perform(task, run, folder, demo)
+                    except subprocess.TimeoutExpired:
+                        figures = {"over_s": limit_s}
                     found.setdefault((task, policy, count), []).append(figures)
                     shown = ", ".join(f"{k} {v:.1f}" for k, v in figures.items())
                     print(f"{repeat} {task}, {policy}, beside {count}: {shown}", flush=True)
@@ -188,14 +199,21 @@ def table(rows: Sequence[dict[str, Any]]) -> list[str]:
         if base is None:
             continue
         cells = [
-            f"{by_key[task, policy, count][key] / base[key]:.2f}"
-            if (task, policy, count) in by_key
-            else "-"
+            cell(by_key.get((task, policy, count)), key, base)
             for policy in policies
             for count in counts
         ]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return lines
+
+
+def cell(row: dict[str, Any] | None, key: str, base: dict[str, Any]) -> str:
+    """``row``'s figure over that of ``base``; the least that it can be where it was stopped."""
+    if row is None:
+        return "-"
+    if "over_s" in row:
+        return "-" if key.endswith("_ms") else f"over {row['over_s'] / base['command_s']:.0f}"
+    return f"{row[key] / base[key]:.2f}"
 
 
 if __name__ == "__main__":

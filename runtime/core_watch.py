@@ -22,6 +22,7 @@ SCARCE = 0.15  # threads that wait for a core, on average: another program wants
 FREE = 0.05
 QUIET_LOOKS = 8  # in a row, before threads may spin again
 BUSY = 0.5  # cores that other programs use before the first look, from which they are scarce
+ALONE = 0.2  # cores that others use, below which this process's threads wait for one another
 
 
 class Waiter(Protocol):
@@ -34,7 +35,8 @@ class Waiter(Protocol):
 class CoreWatch:
     """A thread that looks a few times a second how long this process's threads wait for cores.
 
-    It runs as long as there are waiters, to which it holds no more than weak references.
+    They wait for one another, too, where they are more than the cores: so it looks at what other
+    programs use as well. It runs as long as there are waiters, to which it holds no more than weak references.
 
     Args:
         waited_s: as `waited_for_core_s`.
@@ -54,6 +56,7 @@ class CoreWatch:
         self.scarce = False
         self._quiet = 0
         self._since, self._scarce_s, self._waited = 0.0, 0.0, 0.0
+        self._others: float | None = None  # at the last look
 
     def add(self, waiter: Waiter) -> bool:
         """Tell ``waiter`` from now on; gives whether cores are scarce now, which it is not told."""
@@ -80,7 +83,8 @@ class CoreWatch:
         """Look for the first time: at what other programs did since this object was made."""
         self._waited = self._waited_s() or 0.0
         born, before = self._born
-        now, seconds = self._others_s(), time.monotonic() - born
+        self._others = now = self._others_s()
+        seconds = time.monotonic() - born
         known = now is not None and before is not None and seconds > LOOK_EVERY_S
         if known and not self.scarce and (now - before) / seconds > BUSY:  # type: ignore[operator]
             self._tell(True)
@@ -93,11 +97,23 @@ class CoreWatch:
                 return
             share = max(0.0, waited - self._waited) / seconds  # a thread's end takes its time along
             self._waited = waited
+            if self._is_alone(seconds):
+                share = 0.0
             self._quiet = self._quiet + 1 if share < FREE else 0
             if not self.scarce and share > SCARCE:
                 self._tell(True)
             elif self.scarce and self._quiet >= QUIET_LOOKS:
                 self._tell(False)
+
+    def _is_alone(self, seconds: float) -> bool:
+        """Tell whether other programs have used next to nothing since the last look.
+
+        Where the machine's account leaves out what this process used, nothing is known.
+        """
+        before, self._others = self._others, self._others_s()
+        if before is None or self._others is None:
+            return False
+        return -ALONE < (self._others - before) / seconds < ALONE
 
     def _tell(self, scarce: bool) -> None:
         self.scarce, self._quiet = scarce, 0

@@ -102,6 +102,32 @@ def test_what_others_did_before_counts_at_the_beginning() -> None:
         assert watch.scarce is scarce
 
 
+def test_threads_that_wait_for_one_another_are_not_told_to_sleep() -> None:
+    for others_use, said in ((0.0, []), (1.0, [True]), (-2.0, [True])):  # -2: it does not count us
+        machine, told = Machine(others=10.0), Told()
+        watch = machine.watch()
+        watch._others = 10.0
+        watch.add(told)
+        for _ in range(2):
+            machine.waited += 0.5 * 0.25
+            machine.others += others_use * 0.25
+            watch.look(0.25)
+        assert told.said == said
+
+
+def test_who_is_alone_again_spins_although_its_own_threads_wait() -> None:
+    machine, told = Machine(others=10.0), Told()
+    watch = machine.watch()
+    watch._others = 10.0
+    watch.add(told)
+    machine.waited, machine.others = machine.waited + 1, 11.0
+    watch.look(0.25)
+    for _ in range(QUIET_LOOKS):
+        machine.waited += 1
+        watch.look(0.25)
+    assert told.said == [True, False]
+
+
 def test_a_kernel_that_stops_telling_changes_nothing() -> None:
     machine, told = Machine(), Told()
     watch = machine.watch()
