@@ -1,6 +1,6 @@
 """Commands alone and beside busy programs, by how their threads wait. Writes docs/contention.md.
 
-    python benchmarks/contention.py [--work DIR] [--repeats 3] [--tasks steps,run,demo] [--limit 120]
+    python benchmarks/contention.py [--work DIR] [--repeats 3] [--tasks steps,run] [--limit 120]
 
 Whole commands in turns, each a process of its own: a training of ten steps, a judgement, an
 export compared with torch, `roadshift run` over a clip, and the demo; with no, one and two programs

@@ -36,7 +36,8 @@ class CoreWatch:
     """A thread that looks a few times a second how long this process's threads wait for cores.
 
     They wait for one another, too, where they are more than the cores: so it looks at what other
-    programs use as well. It runs as long as there are waiters, to which it holds no more than weak references.
+    programs use as well. It runs as long as there are waiters, to which it holds no more than weak
+    references.
 
     Args:
         waited_s: as `waited_for_core_s`.
