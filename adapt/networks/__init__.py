@@ -15,6 +15,7 @@ from ...runtime.errors import NetworkError
 from .base import Output, Preprocessing, SegmentationNetwork
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
+from .espnetv2 import ESPNetv2
 from .factory import make_with
 from .fast_scnn import FastSCNN
 from .foreign import ForeignNetwork, adapt_foreign, settled
@@ -38,6 +39,7 @@ NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_v2_resnet101": DeepLabV2,
     "deeplab_v2_vgg16": DeepLabV2VGG16,
     "fast_scnn": FastSCNN,
+    "espnetv2": ESPNetv2,
 }
 
 

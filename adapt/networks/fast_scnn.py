@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Output, SegmentationNetwork
+from .pooling import cell_means
 
 _BINS = (1, 2, 3, 6)
 
@@ -112,23 +113,9 @@ class InvertedResidual(nn.Module):
 
 
 def average_pool(x: Tensor, bins: int) -> Tensor:
-    """``F.adaptive_avg_pool2d(x, bins)`` as two matrix products.
-
-    ONNX has no adaptive pooling, and its average pooling covers only grids that divide the input;
-    products with (bins, size) matrices of cell means cover every size.
-    """
-    rows, columns = (_cell_means(size, bins, x) for size in x.shape[-2:])
+    """``F.adaptive_avg_pool2d(x, bins)`` as two matrix products, at every size."""
+    rows, columns = (cell_means(size, bins, x) for size in x.shape[-2:])
     return rows @ x @ columns.transpose(0, 1)
-
-
-def _cell_means(size: int, bins: int, like: Tensor) -> Tensor:
-    """(bins, size) matrix whose row i averages positions floor(i s/n) to ceil((i+1) s/n) - 1."""
-    cell = torch.arange(bins, device=like.device)[:, None]
-    position = torch.arange(size, device=like.device)
-    first = cell * size // bins
-    stop = ((cell + 1) * size + bins - 1) // bins
-    inside = ((position >= first) & (position < stop)).to(like.dtype)
-    return inside / (stop - first).to(like.dtype)
 
 
 def _resize(x: Tensor, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from roadshift.adapt.config import RunConfig
@@ -23,6 +25,7 @@ from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.trainer import Progress, RunOptions, Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
+from torch import Tensor, nn
 
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
@@ -152,3 +155,18 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
         return Trainer(model, list(stages), context, RunOptions(fingerprint="run", **options))
 
     return make
+
+
+@pytest.fixture
+def onnx_outputs() -> Callable[[nn.Module, Tensor], list[np.ndarray]]:
+    """What ONNX Runtime on the CPU computes for an exported module."""
+
+    def outputs(module: nn.Module, x: Tensor) -> list[np.ndarray]:
+        buffer = io.BytesIO()
+        torch.onnx.export(module, (x,), dynamo=True, verbose=False).save(buffer)
+        session = onnxruntime.InferenceSession(
+            buffer.getvalue(), providers=["CPUExecutionProvider"]
+        )
+        return list(session.run(None, {session.get_inputs()[0].name: x.numpy()}))
+
+    return outputs

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,13 +12,7 @@ from roadshift.adapt.networks import build_network
 from roadshift.adapt.networks.fast_scnn import FastSCNN, PyramidPooling, average_pool
 from torch import Tensor, nn
 
-
-def onnx_outputs(module: nn.Module, x: Tensor) -> list[np.ndarray]:
-    """What ONNX Runtime on the CPU computes for the exported module."""
-    buffer = io.BytesIO()
-    torch.onnx.export(module, (x,), dynamo=True, verbose=False).save(buffer)
-    session = onnxruntime.InferenceSession(buffer.getvalue(), providers=["CPUExecutionProvider"])
-    return list(session.run(None, {session.get_inputs()[0].name: x.numpy()}))
+OnnxOutputs = Callable[[nn.Module, Tensor], list[np.ndarray]]
 
 
 @pytest.fixture
@@ -92,7 +85,9 @@ def test_average_pool_is_adaptive_average_pooling(size: tuple[int, int], bins: i
     )
 
 
-def test_pyramid_pooling_exports_at_a_grid_smaller_than_its_cells() -> None:
+def test_pyramid_pooling_exports_at_a_grid_smaller_than_its_cells(
+    onnx_outputs: OnnxOutputs,
+) -> None:
     torch.manual_seed(0)
     pooling = PyramidPooling(16).eval()
     x = torch.randn(1, 16, 3, 5)
@@ -100,7 +95,9 @@ def test_pyramid_pooling_exports_at_a_grid_smaller_than_its_cells() -> None:
     np.testing.assert_allclose(exported, pooling(x).detach(), atol=1e-5)
 
 
-def test_onnx_runtime_gives_the_same_logits_at_480x360(network: FastSCNN) -> None:
+def test_onnx_runtime_gives_the_same_logits_at_480x360(
+    network: FastSCNN, onnx_outputs: OnnxOutputs
+) -> None:
     images = torch.randn(1, 3, 360, 480)
     with torch.no_grad():
         expected = network(images)
