@@ -8,7 +8,7 @@ are labels, never an ignored one and never class 0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ class LabelMap:
         source: the network's label space, of K classes.
         target: the labels' space, and how label files encode it.
         indices: of each class of ``source``, K: its class index in ``target``, or None.
+        built_in: the map was found, not given.
 
     Raises:
         LabelSpaceError: ``indices`` do not fit the two spaces, or every one is None.
@@ -54,6 +55,7 @@ class LabelMap:
     source: LabelSpace
     target: LabelSpace
     indices: tuple[int | None, ...]
+    built_in: bool = False
 
     def __post_init__(self) -> None:
         k, known = self.source.num_classes, range(self.target.num_classes)
@@ -140,7 +142,7 @@ class LabelMap:
         source, target = self.source.name, self.target.name
         said = [
             f"The model's classes are those of {source} and the labels' those of {target}: "
-            f"measuring through the label map {self.name}."
+            f"measuring through the {'built-in ' * self.built_in}label map {self.name}."
         ]
         if self.unmapped:
             said.append(
@@ -168,7 +170,7 @@ def map_between(
                 f"the model is in {source.name} and the labels in {target.name}; give one between "
                 "these two."
             )
-        return LabelMap(given.name, source, target, given.indices)
+        return replace(given, source=source, target=target)
     if isinstance(given, str | Path):
         return _of_names(str(given), source, target, _read_names(given))
     return _of_names("given", source, target, given)
@@ -179,7 +181,7 @@ def _identity(source: LabelSpace, target: LabelSpace) -> LabelMap | None:
         return None
     never = target.never_labelled
     indices = (None if name in never else i for i, name in enumerate(source.classes))
-    return LabelMap("identity", source, target, tuple(indices))
+    return LabelMap("identity", source, target, tuple(indices), built_in=True)
 
 
 def _built_in(source: LabelSpace, target: LabelSpace) -> LabelMap:
@@ -191,7 +193,8 @@ def _built_in(source: LabelSpace, target: LabelSpace) -> LabelMap:
             "write one, a JSON file of {class of the model: class of the labels or null}, and give "
             "it with --label-map, or measure with labels of its own classes, in the same order."
         )
-    return _of_names(f"{source.name}-to-{target.name}", source, target, names)
+    found = _of_names(f"{source.name}-to-{target.name}", source, target, names)
+    return replace(found, built_in=True)
 
 
 _NAMES: Classes = tuple(row[0] for row in CITYSCAPES)

@@ -63,7 +63,7 @@ def test_eval_finds_the_built_in_map_and_says_so(
     arguments = ("eval", world.adapted, "--images", images, "--labels", coarse)
     done = command(*arguments, "--label-space", "camvid11", "--json")
     assert done.code == 0, done.err
-    assert "measuring through the label map cityscapes19-to-camvid11." in done.err
+    assert "measuring through the built-in label map cityscapes19-to-camvid11." in done.err
     assert list(done.json["iou"]) == list(CAMVID.classes)
     assert done.json["label_map"] == {
         "name": "cityscapes19-to-camvid11",

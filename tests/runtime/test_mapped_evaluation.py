@@ -116,7 +116,7 @@ def test_the_built_in_map_is_found_said_and_counted(tmp_path: Path) -> None:
     np.testing.assert_array_equal(confusion.matrix, expected)
     np.testing.assert_array_equal(confusion.unmapped, unmapped)
     assert unmapped.sum() > 0
-    assert "label map cityscapes20-to-camvid11" in said[0]
+    assert "built-in label map cityscapes20-to-camvid11" in said[0]
     assert "'background'" in said[1]
 
 
