@@ -23,6 +23,8 @@ from .cli_shared import (
     Config,
     Device,
     Json,
+    LabelMapFile,
+    LabelSpaceOfFiles,
     Losses,
     Nice,
     Out,
@@ -32,8 +34,10 @@ from .cli_shared import (
     Seed,
     Set,
     Threads,
+    check_label_options,
     engine_of,
     import_torch_backend,
+    labels_through,
     listing,
     made_how,
     needs_torch,
@@ -359,9 +363,8 @@ def compare(
     images: Annotated[
         Path | None, typer.Option(help="Folder of their images; FRAMES unless given.")
     ] = None,
-    label_space: Annotated[
-        str | None, typer.Option(help="Encoding of the label files; the bundle's unless given.")
-    ] = None,
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
     methods: Annotated[
         str, typer.Option(help="all, or names with commas; name:variant for a variant.")
     ] = "all",
@@ -392,7 +395,6 @@ def compare(
     """
     from .runtime.addresses import without_password
     from .runtime.bundle import open_bundle
-    from .runtime.labels import label_space as find_label_space
     from .runtime.terminal import comparison_table, note, print_json
 
     with needs_torch("compare", threads, nice):
@@ -406,20 +408,21 @@ def compare(
         chosen = with_losses(settings, losses)
         contenders = choose_contenders(methods, chosen, seeds=seeds, steps=steps)
         pairs = measured_pairs(frames, images, labels)
-        space = find_label_space(label_space) if label_space else None
+        source = open_bundle(bundle, allow_networks=allow_network or ())
+        mapping = labels_through(source.label_space, label_space, label_map)
         with run_options(False, "60s", time_budget, None, "compare", "done") as options:
             comparison = compare_methods(
-                open_bundle(bundle, allow_networks=allow_network or ()),
+                source,
                 frames,
                 pairs,
                 contenders,
                 Job(out, overwrite, device, options),
-                space=space,
+                label_map=mapping,
                 max_frames=max_frames,
             )
         rows = comparison_rows(comparison)
         command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
-        write_report(comparison, rows, out, command, space=space, device=device)
+        write_report(comparison, rows, out, command, device=device)
     note(f"wrote {out / 'compare.md'}")
     if as_json:
         print_json(rows)
@@ -491,9 +494,8 @@ def eval_(
     bundle: BundleIn,
     images: Annotated[Path, typer.Option(help="Folder of images.")],
     labels: Annotated[Path, typer.Option(help="Folder of their label maps.")],
-    label_space: Annotated[
-        str | None, typer.Option(help="Encoding of the label files; the bundle's unless given.")
-    ] = None,
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
     backend: Backend = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
     device: Device = "auto",
@@ -504,19 +506,24 @@ def eval_(
     """Measure mIoU and per-class IoU against labels."""
     from .runtime.evaluation import evaluate
     from .runtime.images import labelled_pairs
-    from .runtime.labels import label_space as find_label_space
     from .runtime.metrics import evaluation_record
     from .runtime.terminal import evaluation_table, note, print_json, progress
 
+    check_label_options(label_space, label_map)
     pairs = labelled_pairs(images, labels, note=note)
-    space = find_label_space(label_space) if label_space else None
     with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
         note(engine.reason)
+        mapping = labels_through(engine.label_space, label_space, label_map)
         with progress("eval", "frames") as update:
             confusion = evaluate(
-                engine, pairs, space, lambda done, n: update(done, n, ""), note=note
+                engine,
+                pairs,
+                mapping,
+                lambda done, n: update(done, n, ""),
+                note=note,
             )
-        record = evaluation_record(confusion, engine.label_space, engine.backend)
+        space = mapping.target if mapping else engine.label_space
+        record = evaluation_record(confusion, space, engine.backend, mapping)
     if as_json:
         print_json(record)
     else:
@@ -543,6 +550,8 @@ def export(
     labels: Annotated[
         Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
     ] = None,
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
     opset: Annotated[
         int | None, typer.Option(help="Version of ONNX's operators; the exporter's unless given.")
     ] = None,
@@ -587,15 +596,18 @@ def export(
             open_bundle(refit) if refit else None,
             parse_memory("--workspace", workspace) if workspace else None,
         )
+        opened = opened_bundle(bundle, allow_network)
+        mapping = labels_through(opened.label_space, label_space, label_map)
         refused = None
         with PhaseDisplay() as display:  # its stretches are short and many
             try:
                 record = export_bundle(
-                    opened_bundle(bundle, allow_network),
+                    opened,
                     to,
                     precisions=precision,
                     frames=frames or (),
                     labels=labels,
+                    label_map=mapping,
                     calibration=calibration or (),
                     with_logits=logits,
                     argmax=argmax,
@@ -722,6 +734,8 @@ def bench(
     labels: Annotated[
         Path | None, typer.Option(help="Their label maps, to measure mIoU as well.")
     ] = None,
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
     queries: Annotated[
         int | None, typer.Option(min=1, help="Timed frames of a row; 200 unless given.")
     ] = None,
@@ -777,13 +791,17 @@ def bench(
     from .runtime.bench.plots import check_can_plot, write_plots
     from .runtime.bench.row import scenario
     from .runtime.bench.table import bench_table, print_comparison
+    from .runtime.labels import label_space as find_label_space
     from .runtime.printable import printable
     from .runtime.terminal import note, print_json, progress
     from .runtime.units import parse_duration
 
+    check_label_options(label_space, label_map)
     settings = BenchSettings(
         frames=frames,
         labels=labels,
+        label_space=find_label_space(label_space) if label_space else None,
+        label_map=label_map,
         queries=queries,
         duration_s=parse_duration("--duration", duration) if duration else None,
         warmup=warmup,

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .runtime.errors import MissingDependencyError
+from .runtime.errors import ConfigError, MissingDependencyError
 from .runtime.streams import reserved_stdout
 
 if TYPE_CHECKING:
     from .adapt.trainer import RunOptions
     from .runtime.bundle import Bundle
     from .runtime.engine import Engine
+    from .runtime.label_maps import LabelMap
+    from .runtime.labels import LabelSpace
 
 
 def _one_document(context: typer.Context, wanted: bool) -> bool:
@@ -72,6 +74,21 @@ AllowNetwork = Annotated[
         metavar="PACKAGE.MODULE",
         help="Let a bundle's network run this module's code, in this command alone; may be given "
         "several times.",
+    ),
+]
+LabelSpaceOfFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--label-space", help="Label space of the label files; the bundle's own unless given."
+    ),
+]
+LabelMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--label-map",
+        metavar="FILE",
+        help="JSON: the model's classes as those of --label-space; built in for Cityscapes' "
+        "classes, see docs/label-maps.md.",
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
@@ -184,6 +201,39 @@ def opened_bundle(bundle: Path, allow: Sequence[str] | None = None) -> Bundle:
     if opened.manifest.verdict and opened.manifest.verdict.warning:
         note(f"{bundle}: {opened.manifest.verdict.warning}")
     return opened
+
+
+def labels_through(
+    own: LabelSpace, label_space: str | None, label_map: Path | None
+) -> LabelMap | None:
+    """The label map of ``--label-space`` and ``--label-map``, said on stderr; None without either.
+
+    Args:
+        own: the bundle's label space.
+
+    Raises:
+        ConfigError: a map without the label space that it leads to.
+        LabelSpaceError: one of the two cannot be read, or no map leads there.
+    """
+    from .runtime.labels import label_space as find_label_space
+    from .runtime.terminal import note
+
+    check_label_options(label_space, label_map)
+    if label_space is None:
+        return None
+    found = own.map_to(find_label_space(label_space), label_map)
+    for sentence in found.notes():
+        note(sentence)
+    return found
+
+
+def check_label_options(label_space: str | None, label_map: Path | None) -> None:
+    """ConfigError for a label map without the label space that it leads to."""
+    if label_map is not None and label_space is None:
+        raise ConfigError(
+            f"--label-map {label_map}: leads from the bundle's classes to those of the labels; say "
+            "which these are with --label-space."
+        )
 
 
 def import_torch_backend() -> None:

@@ -31,7 +31,7 @@ from ..runtime.errors import (
 from ..runtime.evaluation import evaluate
 from ..runtime.file_names import check_name
 from ..runtime.frames import labelled_pairs, open_frames
-from ..runtime.labels import LabelSpace
+from ..runtime.label_maps import LabelMap
 from ..runtime.metrics import evaluation_record
 from .adaptation import adapt_bundle
 from .config import RunConfig
@@ -71,6 +71,8 @@ class Comparison:
         frames: target frames: folders, images, videos; no label of theirs is read by a run.
         pairs: labelled images that every model is measured on.
         before: what the source model measures, of the `eval` shape.
+        label_map: from the models' classes to those of the labels, which are the models' own
+            without one.
     """
 
     source: Bundle
@@ -78,6 +80,7 @@ class Comparison:
     pairs: Pairs
     before: dict[str, Any]
     results: dict[Contender, list[Result]]
+    label_map: LabelMap | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -113,7 +116,7 @@ def compare(
     contenders: Sequence[Contender],
     job: Job,
     *,
-    space: LabelSpace | None = None,
+    label_map: LabelMap | None = None,
     max_frames: int | None = None,
 ) -> Comparison:
     """Run every contender with every seed, one at a time, and measure what each gives.
@@ -124,7 +127,8 @@ def compare(
 
     Args:
         job: its ``out`` is the folder of the comparison.
-        space: how the label files are encoded; the bundle's label space unless given.
+        label_map: from the models' classes to those of the labels, and how label files encode
+            these; they are in the bundle's label space unless given, see `LabelSpace.map_to`.
         max_frames: use at most so many target frames, evenly spaced.
 
     Raises:
@@ -147,7 +151,7 @@ def compare(
             tuple(frames),
             pairs,
             job,
-            space,
+            label_map,
             max_frames,
             device,
             _content_of(learned_from(frames, max_frames), job),
@@ -166,7 +170,7 @@ def compare(
             f"Stopped at {now}, with {done} of {total} runs done; the same command {how}goes on "
             "from there."
         ) from error
-    return Comparison(source, tuple(frames), pairs, before, results)
+    return Comparison(source, tuple(frames), pairs, before, results, label_map)
 
 
 def check_comparison(out: Path) -> None:
@@ -196,7 +200,7 @@ class _Runner:
     frames: tuple[str, ...]
     pairs: Pairs
     job: Job
-    space: LabelSpace | None
+    label_map: LabelMap | None
     max_frames: int | None
     device: torch.device
     frames_identity: str
@@ -296,8 +300,10 @@ class _Runner:
         self, path: Path, record: dict[str, Any], bundle: Bundle, title: str
     ) -> dict[str, Any]:
         """The bundle's record of the `eval` shape, kept at ``path`` from then on."""
-        space = self.space.to_dict() if self.space else None
-        fingerprint = hash_of([bundle.hash, self.pairs_identity, space])
+        through = self.label_map
+        space = through.target.to_dict() if through else None
+        names = [] if through is None or through.is_identity else [through.name, through.to_dict()]
+        fingerprint = hash_of([bundle.hash, self.pairs_identity, space, *names])
         if record.get("measured") != fingerprint:
             evaluation = self._evaluate(bundle, title)
             record = {**record, "measured": fingerprint, "evaluation": evaluation}
@@ -315,8 +321,10 @@ class _Runner:
             self.job.options.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
 
         with open_engine(bundle, backend="torch", device=self.device.type) as engine:
-            confusion = evaluate(engine, self.pairs, self.space, report)
-            return evaluation_record(confusion, engine.label_space, engine.backend)
+            through = self.label_map
+            confusion = evaluate(engine, self.pairs, through, report)
+            space = through.target if through else engine.label_space
+            return evaluation_record(confusion, space, engine.backend, through)
 
     def _check_stop(self) -> None:
         if self.job.options.stop_requested():

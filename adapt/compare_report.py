@@ -15,7 +15,8 @@ from ..runtime.atomic import write_whole
 from ..runtime.bundle import open_bundle
 from ..runtime.engine import open_engine
 from ..runtime.images import Image, read_image, write_image
-from ..runtime.labels import LabelSpace, read_labels
+from ..runtime.label_maps import LabelMap
+from ..runtime.labels import read_labels
 from ..runtime.overlay import qualitative
 from ..runtime.printable import printable
 from ..runtime.terminal import comparison_cells
@@ -34,7 +35,6 @@ def write_report(
     out: Path,
     command: str,
     *,
-    space: LabelSpace | None = None,
     device: str = "auto",
 ) -> None:
     """Write ``compare.md`` with ``compare.png`` and ``strips.png``, and ``compare.json``, the rows.
@@ -43,7 +43,6 @@ def write_report(
         rows: see `comparison_rows`.
         out: the folder of the comparison.
         command: what was typed.
-        space: how the label files are encoded; the bundle's label space unless given.
         device: what the pictures are made on.
 
     Raises:
@@ -52,16 +51,17 @@ def write_report(
     chosen = [comparison.pairs[i] for i in evenly_spaced(len(comparison.pairs), PICTURES)]
     images = [read_image(image) for image, _ in chosen]
     write_image(out / "compare.png", _chart(rows))
-    own = comparison.source.label_space
+    through = comparison.label_map
+    space = through.target if through else comparison.source.label_space
     truths = [
-        read_labels(path, space or own, size=(image.shape[1], image.shape[0]))
+        read_labels(path, space, size=(image.shape[1], image.shape[0]))
         for (_, path), image in zip(chosen, images, strict=True)
     ]
     columns = {"ground truth": truths, **_predictions(comparison, images, device)}
     frames = [
         (image, {name: maps[i] for name, maps in columns.items()}) for i, image in enumerate(images)
     ]
-    write_image(out / "strips.png", qualitative(frames, own, height=HEIGHT))
+    write_image(out / "strips.png", qualitative(frames, space, height=HEIGHT))
     write_whole(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
     page = _page(comparison, rows, command, images)
     write_whole(out / "compare.md", printable(page).encode())
@@ -89,7 +89,9 @@ def _predictions(
     for title, path in bundles.items():
         bundle = open_bundle(path, allow_networks=comparison.source.allow_networks)
         with open_engine(bundle, backend="torch", device=device) as engine:
-            columns[title] = [engine.segment(image) for image in images]
+            maps = [engine.segment(image) for image in images]
+            through = comparison.label_map
+            columns[title] = [through.apply(one) for one in maps] if through else maps
     return columns
 
 
@@ -144,11 +146,24 @@ def _facts(comparison: Comparison, images: Sequence[Image]) -> list[list[object]
         ["source model", f"`{source.path}`, {source.manifest.network.name}, `{source.hash}`"],
         ["target frames", f"{' or '.join(counts)} of `{'`, `'.join(comparison.frames)}`"],
         ["measured on", f"{len(comparison.pairs)} labelled images, `{folder}`"],
+        *_mapping(comparison.label_map),
         ["resolution", f"predicted at {seen.width}x{seen.height}, measured at {', '.join(sizes)}"],
         ["seeds", ", ".join(dict.fromkeys(str(run.seed) for run in runs))],
         ["device", "; ".join(dict.fromkeys(run.device for run in done))],
         ["versions", "; ".join(dict.fromkeys(versions))],
     ]
+
+
+def _mapping(label_map: LabelMap | None) -> list[list[object]]:
+    """The label map as a row of facts, with what it lacks; none where classes stay themselves."""
+    if label_map is None or label_map.is_identity:
+        return []
+    parts = [f"{label_map.name}, {label_map.source.name} to {label_map.target.name}"]
+    if label_map.unmapped:
+        parts.append(f"always wrong: {', '.join(label_map.unmapped)}")
+    if label_map.unreached:
+        parts.append(f"never predicted: {', '.join(label_map.unreached)}")
+    return [["label map", "; ".join(parts)]]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..runtime.metrics import mapped_through
 from .compare import Comparison, Result
 from .contenders import Contender
 
@@ -30,7 +31,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     seeds these are means (``iou`` over the seeds in which the class occurs, ``classes_lost`` in any
     of them), "miou_std" and "gain_std" are sample standard deviations, and "seeds" has the same
     keys for each seed. A method that failed has "error"; its figures are those of the seeds that
-    did not, or None.
+    did not, or None. Each row has the "label_map" that it was measured through, if there is one.
 
     Classes are lost against BN statistics of the same seed if they are compared and the row is not
     theirs, since that is what every method has for nothing; else against source only.
@@ -40,7 +41,8 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     source = _figures(before, before, before, seconds=0.0)
     if several:
         source |= {"miou_std": None, "gain_std": None, "seeds": []}
-    rows = [{"method": "source only", "variant": None, **source}]
+    through = mapped_through(comparison.label_map)
+    rows = [{"method": "source only", "variant": None, **source, **through}]
     for contender, runs in comparison.results.items():
         each = [
             _figures(
@@ -64,7 +66,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
             }
         if errors := _errors(runs):
             row["error"] = errors
-        rows.append(row)
+        rows.append(row | through)
     return rows
 
 

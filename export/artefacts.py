@@ -16,6 +16,7 @@ from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, EngineError, MissingDependencyError
+from ..runtime.label_maps import LabelMap
 from .argmax import PLACES, Where, settle_argmax
 from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
 from .graph import opset as opset_of
@@ -45,6 +46,7 @@ def export_bundle(
     precisions: str = "fp32",
     frames: Sequence[str] = (),
     labels: Path | None = None,
+    label_map: LabelMap | None = None,
     calibration: Sequence[str] = (),
     with_logits: bool = False,
     argmax: str = "auto",
@@ -64,6 +66,8 @@ def export_bundle(
         frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
         labels: label maps of ``frames``, which is then one folder of images: mIoU is measured as
             well, on all of them.
+        label_map: from the bundle's classes to those of the labels, see `LabelSpace.map_to`; None:
+            labels are in the bundle's label space.
         calibration: sources of frames that quantised precisions are made from, without those that
             are compared on; built-in scenes otherwise.
         with_logits: give the network's logits as a second output.
@@ -104,7 +108,7 @@ def export_bundle(
         check_opset(opset, wanted)
     refused: list[Refusal] = []
     machine = _machine(wanted, formats, plans, refused, note)
-    evidence = gather_evidence(bundle, frames, labels, note)
+    evidence = gather_evidence(bundle, frames, labels, note, label_map)
     graphs = {onnx_name(precision): precision for precision in wanted}
     if plans is not None and plans.refit is not None:
         traced = []  # refitting writes the new weights into the old graphs
@@ -316,7 +320,9 @@ class _Maker:
         with self._open(MODEL, "fp32") as engine:
             self._fp32 = {"parity": asdict(traced.parity), **self._judge.measure_fp32(engine)}
             if calibration is not None:
-                held_out = Evidence(calibration.choice, calibration.source, evidence.pairs)
+                held_out = replace(
+                    evidence, frames=calibration.choice, compared_on=calibration.source
+                )
                 expected = [engine.segment(frame) for frame in calibration.choice]
                 choice = Judge(bundle, held_out, expected, floors, report)
                 self._tuner = Tuner(traced.model, calibration, choice, self._try, report)

@@ -15,6 +15,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.errors import ConfigError
 from ..runtime.frames import open_frames
 from ..runtime.images import labelled_pairs, read_image
+from ..runtime.label_maps import LabelMap
 from ..runtime.preprocess import fit_frame
 
 PARITY_FRAMES = 16
@@ -34,11 +35,13 @@ class Evidence:
         frames: at the bundle's input size, uint8 (H, W, 3) RGB; at least one.
         compared_on: what they are, for the manifest.
         pairs: image and label files to measure mIoU on; none where there are no labels.
+        label_map: from the bundle's classes to those of the labels; None: these are its own.
     """
 
     frames: Sequence[Image]
     compared_on: str
     pairs: Sequence[tuple[Path, Path]] = ()
+    label_map: LabelMap | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,24 @@ class Calibration:
 
 
 def gather_evidence(
-    bundle: Bundle, sources: Sequence[str], labels: Path | None, note: Note
+    bundle: Bundle,
+    sources: Sequence[str],
+    labels: Path | None,
+    note: Note,
+    label_map: LabelMap | None = None,
 ) -> Evidence:
     """The first 16 frames of ``sources``, or built-in scenes; with ``labels``, the pairs too.
 
     Raises:
-        ConfigError: labels without the one folder of images that they belong to.
+        ConfigError: labels without the one folder of images that they belong to, or a label map
+            without labels.
         FrameError, LabelError: as `open_frames` and `labelled_pairs`.
     """
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
     if labels is not None and len(sources) != 1:
         raise ConfigError("--labels needs one --frames, the folder of the images they belong to.")
+    if label_map is not None and labels is None:
+        raise ConfigError("--label-space and --label-map are of labels; give --labels as well.")
     pairs = labelled_pairs(Path(sources[0]), labels, note=_said_below) if labels is not None else []
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
@@ -93,7 +103,7 @@ def gather_evidence(
         found.append(fit_frame(frame.image, width, height))
         if len(found) == PARITY_FRAMES:
             break
-    return Evidence(found, "frames of " + ", ".join(sources), pairs)
+    return Evidence(found, "frames of " + ", ".join(sources), pairs, label_map)
 
 
 def _said_below(_: str) -> None:

@@ -13,7 +13,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, ParityError
 from ..runtime.evaluation import evaluate
-from ..runtime.metrics import label_agreement
+from ..runtime.metrics import label_agreement, mapped_through
 from .evidence import Evidence, evenly
 
 MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 97.0}
@@ -52,7 +52,7 @@ class Judge:
     """Measures engines against torch's labels and, where there are labels, against fp32's mIoU.
 
     Args:
-        bundle: whose labels the pairs of ``evidence`` hold.
+        bundle: whose labels the pairs of ``evidence`` hold, unless it has a label map.
         evidence: frames, and pairs where there are labels.
         expected: labels of the frames by the model in float32, uint8 (H, W).
         floors: for `check`.
@@ -98,6 +98,7 @@ class Judge:
         confusion = evaluate(
             engine,
             self._evidence.pairs,
+            self._evidence.label_map,
             report=lambda done, n: self._report(done, n, f"mIoU of {engine.precision}"),
         )
         return confusion.miou()
@@ -105,7 +106,9 @@ class Judge:
     def measure_fp32(self, engine: Engine) -> dict[str, Any]:
         """Details of the float32 artefact; what other precisions lose is counted from here."""
         self._fp32_miou = self.miou(engine)
-        return {} if self._fp32_miou is None else {"miou": self._fp32_miou}
+        if self._fp32_miou is None:
+            return {}
+        return {"miou": self._fp32_miou, **mapped_through(self._evidence.label_map)}
 
     def measure(self, engine: Engine, compared_by: str) -> dict[str, Any]:
         """Details of an artefact in another precision, after `measure_fp32`."""
@@ -121,6 +124,7 @@ class Judge:
         miou = self.miou(engine)
         if miou is not None and self._fp32_miou is not None:
             details |= {"miou": miou, "miou_fp32": self._fp32_miou}
+            details |= mapped_through(self._evidence.label_map)
         return details
 
     def check(self, name: str, precision: str, details: dict[str, Any]) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .engine import Engine
-from .errors import LabelSpaceError
+from .errors import LabelError
 from .frames import Frame
 from .images import read_image
 from .label_census import label_notes
+from .label_maps import UNMAPPED, LabelMap
 from .label_pairs import log_note
 from .labels import LabelSpace, read_labels
 from .layouts import LabelIds
@@ -19,7 +20,7 @@ from .metrics import ConfusionMatrix
 def evaluate(
     engine: Engine,
     pairs: Sequence[tuple[Path, Path]],
-    space: LabelSpace | None = None,
+    space: LabelSpace | LabelMap | None = None,
     report: Callable[[int, int], None] = lambda *_: None,
     ids: LabelIds | None = None,
     *,
@@ -30,31 +31,64 @@ def evaluate(
     Args:
         engine: what is measured.
         pairs: image and label files, see `labelled_pairs`.
-        space: how the label files are encoded; the engine's own label space unless given.
+        space: how the label files are encoded; the engine's own label space unless given. The
+            result has its classes. Of other classes than the engine's, it is reached by the label
+            map that `LabelSpace.map_to` finds, which is noted. A label map in its place leads from
+            the engine's classes to the label space that the label files are in.
         report: called with images done and images in all.
         ids: what the label files hold; None: they say so themselves, see `read_labels`.
         note: called with a sentence where the labels seem to hold other ids, see `label_notes`.
 
     Raises:
-        LabelSpaceError: ``space`` has other classes than the engine.
+        LabelSpaceError: ``space`` has other classes than the engine, and no label map leads there.
+        LabelError: label maps hold a class that no labels of ``space`` do.
         FrameError, LabelError: a file is damaged, or a label map has another size than its image.
     """
-    space = space or engine.label_space
-    if space.classes != engine.label_space.classes:
-        raise LabelSpaceError(
-            f"the labels are in {space.name} ({space.num_classes} classes) and the model in "
-            f"{engine.label_space.name} ({engine.label_space.num_classes} classes): measure it "
-            "with labels of its own classes, in the same order."
-        )
-    confusion = ConfusionMatrix(space.num_classes, space.ignore_index)
+    own = engine.label_space
+    if isinstance(space, LabelMap):
+        mapping = own.map_to(space.target, space)
+    else:
+        mapping = own.map_to(space or own)
+        for sentence in mapping.notes():
+            note(sentence)
+    space = mapping.target
+    confusion = confusion_through(mapping)
     pixels = 0
     for done, (image_path, label_path) in enumerate(pairs):
         image = read_image(image_path)
         labels = read_labels(label_path, space, (image.shape[1], image.shape[0]), ids)
-        confusion.update(engine.segment(Frame(image, image_path.name, 0)), labels)
+        prediction = engine.segment(Frame(image, image_path.name, 0))
+        confusion.update(mapping.apply(prediction), labels)
         pixels += labels.size
         report(done + 1, len(pairs))
-    void_share = 1 - int(confusion.matrix.sum()) / max(pixels, 1)
+    check_truths(confusion, space)
+    void_share = 1 - confusion.labelled / max(pixels, 1)
     for sentence in label_notes([path for _, path in pairs], space, void_share, confusion.matrix):
         note(sentence)
     return confusion
+
+
+def confusion_through(label_map: LabelMap) -> ConfusionMatrix:
+    """An empty confusion matrix for what `LabelMap.apply` gives, and labels of its target."""
+    target = label_map.target
+    return ConfusionMatrix(target.num_classes, target.ignore_index, UNMAPPED)
+
+
+def check_truths(confusion: ConfusionMatrix, space: LabelSpace) -> None:
+    """Refuse labels of a class that ``space`` says no labels hold.
+
+    Raises:
+        LabelError: there are some.
+    """
+    truths = confusion.matrix.sum(axis=1) + confusion.unmapped
+    found = [
+        name
+        for name, count in zip(space.classes, truths, strict=True)
+        if count and name in space.never_labelled
+    ]
+    if found:
+        raise LabelError(
+            f"label maps hold {', '.join(found)}, which label space {space.name} says that no "
+            f"labels hold; write {space.ignore_index} where nothing is labelled, or give a label "
+            "space without never_labelled."
+        )

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LabelError
-from .label_tables import CITYSCAPES, CITYSCAPES_VOID_COLOURS, Rgb
+from .label_tables import BACKGROUND, CITYSCAPES, CITYSCAPES_VOID_COLOURS, Rgb
 
 _BLACK: Rgb = (0, 0, 0)
 
@@ -27,7 +27,8 @@ def void_colours(classes: Sequence[str], colours: Sequence[Rgb]) -> tuple[Rgb, .
     """
     table = {name: colour for name, colour, *_ in CITYSCAPES}
     void = {_BLACK}
-    if all(table.get(name) == colour for name, colour in zip(classes, colours, strict=True)):
+    named = set(zip(classes, colours, strict=True))
+    if named <= {*table.items(), BACKGROUND}:
         void |= {*CITYSCAPES_VOID_COLOURS, *table.values()}
     return tuple(sorted(void - set(colours)))
 

@@ -27,6 +27,14 @@ CITYSCAPES: tuple[tuple[str, Rgb, int, int], ...] = (
     ("bicycle", (119, 11, 32), 33, 11),
 )
 
+# The last output of networks with 20 (ESPNet, ESPNetv2), for pixels that Cityscapes does not label;
+# its colour is ours, since black means "not labelled" in label pictures.
+BACKGROUND: tuple[str, Rgb] = ("background", (64, 64, 64))
+
+# Cityscapes classes that SYNTHIA does not label, and those that mIoU* leaves out as well.
+NOT_IN_SYNTHIA = ("terrain", "truck", "train")
+NOT_IN_13 = (*NOT_IN_SYNTHIA, "wall", "fence", "pole")
+
 # Colours of Cityscapes' *_color.png that stand for no class: dynamic, ground, parking, rail track,
 # guard rail, bridge, tunnel, caravan, trailer (polegroup, license plate have those of pole, car).
 CITYSCAPES_VOID_COLOURS: tuple[Rgb, ...] = (
@@ -56,3 +64,39 @@ CAMVID: tuple[tuple[str, Rgb], ...] = (
     ("pedestrian", (64, 64, 0)),
     ("bicyclist", (0, 128, 192)),
 )
+
+# IDD-Lite (Mishra et al., NCVPRIPG 2019): level 1 of the classes of IDD (Varma et al., WACV 2019),
+# in the colours of the data set's own example code.
+IDD: tuple[tuple[str, Rgb], ...] = (
+    ("drivable", (128, 64, 18)),
+    ("non-drivable", (244, 35, 232)),
+    ("living things", (220, 20, 60)),
+    ("vehicles", (0, 0, 230)),
+    ("roadside objects", (220, 190, 40)),
+    ("far objects", (70, 70, 70)),
+    ("sky", (70, 130, 180)),
+)
+
+# Which Cityscapes classes make up each class of a coarser label space; each is in one at most.
+CAMVID_OF_CITYSCAPES: dict[str, tuple[str, ...]] = {
+    "sky": ("sky",),
+    "building": ("building",),
+    "pole": ("pole",),
+    "road": ("road",),
+    "pavement": ("sidewalk",),
+    "tree": ("vegetation", "terrain"),
+    "signsymbol": ("traffic light", "traffic sign"),
+    "fence": ("wall", "fence"),
+    "car": ("car", "truck", "bus", "train"),
+    "pedestrian": ("person",),
+    "bicyclist": ("rider", "motorcycle", "bicycle"),
+}
+IDD_OF_CITYSCAPES: dict[str, tuple[str, ...]] = {
+    "drivable": ("road",),
+    "non-drivable": ("sidewalk", "terrain"),
+    "living things": ("person", "rider"),
+    "vehicles": ("car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    "roadside objects": ("wall", "fence", "pole", "traffic light", "traffic sign"),
+    "far objects": ("building", "vegetation"),
+    "sky": ("sky",),
+}

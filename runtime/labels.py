@@ -13,8 +13,8 @@ A raw or SYNTHIA id that its map lacks is not labelled; it never becomes class 0
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from .errors import LabelError, LabelSpaceError
 from .label_colours import has_colours_of, indices_of_colours, is_grey_picture
-from .label_tables import CAMVID, CITYSCAPES
+from .label_maps import ClassNames, LabelMap, map_between
+from .label_tables import BACKGROUND, CAMVID, CITYSCAPES, IDD, NOT_IN_13, NOT_IN_SYNTHIA, Rgb
 from .layouts import RAW_ENDING, LabelIds, label_ids
 from .png import decode_colour_png, decode_label_png, read_png
 from .strict_json import JsonError, read_json
@@ -44,6 +45,9 @@ class LabelSpace:
         raw_ids: id of a ``*_labelIds.png`` file -> class index or ``ignore_index``.
         train_ids: id of a ``*_labelTrainIds.png`` file -> the same; ``None``: already indices.
         synthia_ids: id of a SYNTHIA file -> the same.
+        never_labelled: classes that a network gives and no ground truth holds, such as the
+            "background" of `cityscapes20`: predicting one is wrong wherever there are labels, and
+            none of them counts as a class in mIoU.
 
     Raises:
         LabelSpaceError: a field contradicts another one or is of the wrong type.
@@ -57,6 +61,7 @@ class LabelSpace:
     raw_ids: Mapping[int, int] | None = field(default=None, hash=False)
     train_ids: Mapping[int, int] | None = field(default=None, hash=False)
     synthia_ids: Mapping[int, int] | None = field(default=None, hash=False)
+    never_labelled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"label space {self.name!r}"
@@ -83,6 +88,11 @@ class LabelSpace:
             for raw, index in (getattr(self, key) or {}).items():
                 ok = _is_id(raw) and _is_id(index) and (index < k or index == self.ignore_index)
                 _require(ok, f"{where}: {key} maps {raw!r} to {index!r}, which is no class index")
+        for name in self.never_labelled:
+            ok = isinstance(name, str) and name in self.classes
+            _require(ok, f"{where}: never_labelled names {name!r}, which is no class of it")
+        ok = not self.never_labelled or len(set(self.never_labelled)) < k
+        _require(ok, f"{where}: never_labelled names all classes, so nothing could be measured")
 
     @property
     def num_classes(self) -> int:
@@ -101,6 +111,8 @@ class LabelSpace:
             ids: Mapping[int, int] | None = getattr(self, key)
             if ids is not None:
                 data[key] = {str(raw): index for raw, index in ids.items()}
+        if self.never_labelled:
+            data["never_labelled"] = list(self.never_labelled)
         return data
 
     @classmethod
@@ -121,6 +133,7 @@ class LabelSpace:
             values["classes"] = tuple(_a_list(data["classes"]))
             values["colours"] = tuple(tuple(_a_list(c)) for c in _a_list(data["colours"]))
             values["void_ids"] = tuple(_a_list(data.get("void_ids", [])))
+            values["never_labelled"] = tuple(_a_list(data.get("never_labelled", [])))
             for key in _ID_MAPS:
                 if data.get(key) is not None:
                     values[key] = {int(raw): index for raw, index in dict(data[key]).items()}
@@ -170,6 +183,24 @@ class LabelSpace:
                 "add them to its JSON file or use label maps of class indices."
             )
         return self._look_up(label_map, self.raw_ids, where, unknown_is_ignored=True)
+
+    def map_to(
+        self, other: LabelSpace, map: ClassNames | str | Path | LabelMap | None = None
+    ) -> LabelMap:
+        """The map that a network with these classes is measured through on labels in ``other``.
+
+        Args:
+            other: the labels' space.
+            map: name of a class here -> name of a class of ``other``, or None, as a mapping or as
+                pairs; a JSON file of such; or a map that was made before. Unless given, each class
+                stays itself where both spaces have the same classes in the same order, and a
+                built-in map is found where there is one.
+
+        Raises:
+            LabelSpaceError: the map is malformed or of other classes, or none was given and there
+                is no built-in one.
+        """
+        return map_between(self, other, map)
 
     def colourise(self, label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB picture, (H, W, 3) uint8, of class indices, (H, W) uint8; all else is black."""
@@ -338,21 +369,34 @@ def _cityscapes_without(name: str, *absent: str) -> LabelSpace:
     )
 
 
-_NOT_IN_SYNTHIA = ("terrain", "truck", "train")
-_NOT_IN_13 = (*_NOT_IN_SYNTHIA, "wall", "fence", "pole")
+def _with_background(name: str, space: LabelSpace) -> LabelSpace:
+    """The classes of ``space`` and, last, one that networks give and no label map holds."""
+    return replace(
+        space,
+        name=name,
+        classes=(*space.classes, BACKGROUND[0]),
+        colours=(*space.colours, BACKGROUND[1]),
+        never_labelled=(BACKGROUND[0],),
+    )
+
+
+def _plain(name: str, table: Sequence[tuple[str, Rgb]], *void_ids: int) -> LabelSpace:
+    """The classes of a table, whose label maps hold their indices."""
+    classes, colours = tuple(row[0] for row in table), tuple(row[1] for row in table)
+    return LabelSpace(name=name, classes=classes, colours=colours, void_ids=void_ids)
+
+
+_CITYSCAPES19 = _cityscapes_without("cityscapes19")
 _BUILT_IN = {
     space.name: space
     for space in (
-        _cityscapes_without("cityscapes19"),
-        _cityscapes_without("synthia16", *_NOT_IN_SYNTHIA),
-        _cityscapes_without("synthia13", *_NOT_IN_13),
-        _cityscapes_without("crosscity13", *_NOT_IN_13),
-        LabelSpace(
-            name="camvid11",
-            classes=tuple(row[0] for row in CAMVID),
-            colours=tuple(row[1] for row in CAMVID),
-            void_ids=(11,),
-        ),
+        _CITYSCAPES19,
+        _with_background("cityscapes20", _CITYSCAPES19),
+        _cityscapes_without("synthia16", *NOT_IN_SYNTHIA),
+        _cityscapes_without("synthia13", *NOT_IN_13),
+        _cityscapes_without("crosscity13", *NOT_IN_13),
+        _plain("camvid11", CAMVID, 11),
+        _plain("idd7", IDD),
     )
 }
 LABEL_SPACES: tuple[str, ...] = tuple(_BUILT_IN)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LabelError, LabelSpaceError, ShapeError
+from .label_maps import LabelMap
 from .labels import LabelSpace
 
 
@@ -17,34 +18,52 @@ class ConfusionMatrix:
         IoU_c = TP_c / (TP_c + FP_c + FN_c),    mIoU = mean of IoU_c over the classes that occur
 
     over all labelled pixels of all frames together (Everingham et al., IJCV 2010, Sec. 4.1), as
-    Cityscapes' own script computes them.
+    Cityscapes' own script computes them. A prediction of none of the K classes (`UNMAPPED`, see
+    `label_maps`) is a false negative of the true class and a false positive of no class.
 
     Attributes:
         matrix: pixels of truth ``i`` predicted as ``j``, (K, K), int64.
+        unmapped: pixels of truth ``i`` predicted as none of the K classes, (K,), int64.
         frames: how many frames were added.
+
+    Args:
+        num_classes: K.
+        ignore_index: the index of a pixel that is not labelled.
+        unmapped_index: the index, outside [0, K), of a prediction of none of the K classes; None:
+            there are no such predictions, and one is an error.
     """
 
-    def __init__(self, num_classes: int, ignore_index: int = 255) -> None:
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, unmapped_index: int | None = None
+    ) -> None:
         self.num_classes = num_classes
         self.ignore_index = ignore_index
+        self.unmapped_index = unmapped_index
         self.matrix: NDArray[np.int64] = np.zeros((num_classes, num_classes), np.int64)
+        self.unmapped: NDArray[np.int64] = np.zeros(num_classes, np.int64)
         self._frame_counts: list[NDArray[np.int64]] = []  # (3, K) each, see _counts
 
     @property
     def frames(self) -> int:
         return len(self._frame_counts)
 
+    @property
+    def labelled(self) -> int:
+        """Labelled pixels of all frames."""
+        return int(self.matrix.sum() + self.unmapped.sum())
+
     def update(self, prediction: NDArray[Any], labels: NDArray[Any]) -> None:
         """Adds one frame.
 
         Args:
-            prediction: class indices, (H, W), uint8, in [0, K) wherever ``labels`` are.
+            prediction: class indices, (H, W), uint8, in [0, K) or ``unmapped_index`` wherever
+                ``labels`` are in [0, K).
             labels: class indices or ``ignore_index``, (H, W), uint8.
 
         Raises:
             ShapeError: the two are not uint8 maps of one size.
             LabelError: ``labels`` hold an index outside [0, K) that is not ``ignore_index``.
-            LabelSpaceError: ``prediction`` holds an index outside [0, K) where there are labels.
+            LabelSpaceError: ``prediction`` holds another index where there are labels.
         """
         _check_pair(prediction, labels)
         k = self.num_classes
@@ -57,6 +76,10 @@ class ConfusionMatrix:
                 f"labels hold class indices {unknown}, and there are {k} classes; "
                 "encode them with the label space of the model first."
             )
+        unmapped = np.zeros(k, np.int64)
+        if self.unmapped_index is not None:
+            unmapped = counts[:k, self.unmapped_index].copy()
+            counts[:k, self.unmapped_index] = 0
         if counts[:k, k:].any():
             found = (np.flatnonzero(counts[:k, k:].any(axis=0)) + k).tolist()
             raise LabelSpaceError(
@@ -65,7 +88,8 @@ class ConfusionMatrix:
             )
         frame = counts[:k, :k]
         self.matrix += frame
-        self._frame_counts.append(_counts(frame))
+        self.unmapped += unmapped
+        self._frame_counts.append(_counts(frame, unmapped))
 
     def iou(self) -> NDArray[np.float64]:
         """IoU of each class, (K,), percent; nan for a class in neither truth nor prediction.
@@ -74,7 +98,7 @@ class ConfusionMatrix:
             LabelError: no pixel of any frame was labelled.
         """
         self._require_labels()
-        return _iou(_counts(self.matrix).astype(np.float64))
+        return _iou(_counts(self.matrix, self.unmapped).astype(np.float64))
 
     def miou(self) -> float:
         """Mean IoU over the classes that occur, percent; LabelError as ``iou``."""
@@ -83,7 +107,7 @@ class ConfusionMatrix:
     def pixel_accuracy(self) -> float:
         """Share of labelled pixels with the right class, percent; LabelError as ``iou``."""
         self._require_labels()
-        return float(100.0 * np.trace(self.matrix) / self.matrix.sum())
+        return float(100.0 * np.trace(self.matrix) / self.labelled)
 
     def confidence_interval(self, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
         """95 % percentile interval of mIoU, bootstrapped over frames.
@@ -105,7 +129,7 @@ class ConfusionMatrix:
         return float(low), float(high)
 
     def _require_labels(self) -> None:
-        if not self.matrix.any():
+        if not self.labelled:
             raise LabelError(
                 f"no pixel of the {self.frames} frames is labelled, so there is nothing to measure;"
                 " check that the labels belong to this label space."
@@ -123,13 +147,17 @@ def label_agreement(a: NDArray[Any], b: NDArray[Any]) -> float:
     return float(100.0 * np.count_nonzero(a == b) / a.size)
 
 
-def evaluation_record(confusion: ConfusionMatrix, space: LabelSpace, engine: str) -> dict[str, Any]:
+def evaluation_record(
+    confusion: ConfusionMatrix, space: LabelSpace, engine: str, label_map: LabelMap | None = None
+) -> dict[str, Any]:
     """What ``eval`` reports, as JSON values: percent, and None for a class that does not occur.
 
     Args:
         confusion: of at least one labelled pixel.
         space: names the classes of ``confusion``.
         engine: what made the predictions.
+        label_map: what the predictions went through; "label_map" in the record says so, unless
+            each class stayed itself.
 
     Raises:
         LabelError: no pixel was labelled.
@@ -149,12 +177,20 @@ def evaluation_record(confusion: ConfusionMatrix, space: LabelSpace, engine: str
         "frames": confusion.frames,
         "ci95": [low, high],
         "engine": engine,
+        **mapped_through(label_map),
     }
 
 
-def _counts(matrix: NDArray[np.int64]) -> NDArray[np.int64]:
+def mapped_through(label_map: LabelMap | None) -> dict[str, Any]:
+    """The part "label_map" of a record or row; empty where each class stays itself."""
+    if label_map is None or label_map.is_identity:
+        return {}
+    return {"label_map": label_map.record()}
+
+
+def _counts(matrix: NDArray[np.int64], unmapped: NDArray[np.int64]) -> NDArray[np.int64]:
     """All that IoU needs of a confusion matrix: true positives, truths, predictions, (3, K)."""
-    return np.stack([matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)])
+    return np.stack([matrix.diagonal(), matrix.sum(axis=1) + unmapped, matrix.sum(axis=0)])
 
 
 def _iou(counts: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -24,8 +24,11 @@ class JsonError(ValueError):
     """A document that is not JSON as this module reads it; the message is the reason, a phrase."""
 
 
-def parse_json(content: bytes | str) -> Any:
+def parse_json(content: bytes | str, *, unique_keys: bool = False) -> Any:
     """The value of a JSON document.
+
+    Args:
+        unique_keys: refuse an object with one key twice; otherwise its last value counts.
 
     Raises:
         JsonError: it is not JSON, or breaks one of the rules at the top of this module.
@@ -41,6 +44,7 @@ def parse_json(content: bytes | str) -> Any:
             parse_int=_whole,
             parse_float=_finite,
             parse_constant=_refuse_constant,
+            object_pairs_hook=_unique if unique_keys else None,
         )
     except RecursionError as error:
         raise JsonError(_too_deep()) from error
@@ -50,14 +54,23 @@ def parse_json(content: bytes | str) -> Any:
     return value
 
 
-def read_json(path: str | Path, *, limit: int = LARGEST) -> Any:
-    """The value of a JSON file of at most ``limit`` bytes.
+def read_json(path: str | Path, *, limit: int = LARGEST, unique_keys: bool = False) -> Any:
+    """The value of a JSON file of at most ``limit`` bytes; ``unique_keys`` as in `parse_json`.
 
     Raises:
         OSError: it cannot be read, or is no regular file, see `read_regular_file`.
         JsonError: see `parse_json`.
     """
-    return parse_json(read_regular_file(path, limit))
+    return parse_json(read_regular_file(path, limit), unique_keys=unique_keys)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise JsonError(f"{_shortened(ascii(twice))} is given twice")
+    return found
 
 
 def _whole(text: str) -> int:

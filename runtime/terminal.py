@@ -133,6 +133,12 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> None:
         rows.append([bound, *(record["ci95"][index] for record in records.values())])
     rows.append(["frames", *(record["frames"] for record in records.values())])
     table("IoU in percent", ["class", *records], rows)
+    for label_map in (record["label_map"] for record in records.values() if "label_map" in record):
+        wrong = ", ".join(label_map["unmapped"]) or "none"
+        say(
+            f"Through the label map {label_map['name']}, from {label_map['from']} to "
+            f"{label_map['to']}; unmapped classes, always wrong: {wrong}."
+        )
 
 
 def run_line(summary: Mapping[str, Any]) -> str:

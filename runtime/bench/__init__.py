@@ -89,6 +89,7 @@ def bench_engine(
         - "label_agreement" and "miou": percent over the frames, each once.
         - "warnings": sentences on what makes the figures hard to believe.
         - "size_mib", "error": None here, see `bench_bundle`.
+        - "label_map": there if "miou" of a bundle was measured through one.
 
     Raises:
         ConfigError: ``queries`` is below 1, or another number is out of range.

@@ -221,6 +221,11 @@ def _notes(
         for title in shared
         if before[title][what] != after[title][what]
     ]
+    notes += [
+        f"{title}: mIoU was measured through another label map then."
+        for title in shared
+        if before[title].get("label_map") != after[title].get("label_map")
+    ]
     return notes
 
 

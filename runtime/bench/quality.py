@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from ..engine import Engine
 from ..errors import LabelError
+from ..evaluation import check_truths, confusion_through
 from ..frames import Frame
-from ..metrics import ConfusionMatrix, label_agreement
+from ..metrics import label_agreement
 
 
 def quality(
@@ -36,14 +37,15 @@ def quality(
         percents = [label_agreement(p, r) for p, r in zip(predictions, reference, strict=True)]
         agreement = float(np.average(percents, weights=[p.size for p in predictions]))
     if labels is not None:
-        space = engine.label_space
-        confusion = ConfusionMatrix(space.num_classes, space.ignore_index)
+        own = engine.label_space.map_to(engine.label_space)
+        confusion = confusion_through(own)
         for frame, prediction, truth in zip(frames, predictions, labels, strict=False):
             if truth.shape != prediction.shape:
                 raise LabelError(
                     f"The labels of {frame.name} are {truth.shape[1]}x{truth.shape[0]} and the "
                     f"frame is {prediction.shape[1]}x{prediction.shape[0]}; they must be equal."
                 )
-            confusion.update(prediction, truth)
+            confusion.update(own.apply(prediction), truth)
+        check_truths(confusion, engine.label_space)
         miou = confusion.miou()
     return {"label_agreement": agreement, "miou": miou}

@@ -15,8 +15,10 @@ from ..engine import Engine, open_engine
 from ..errors import EngineError, MissingDependencyError, NetworkError
 from ..evaluation import evaluate
 from ..frames import labelled_pairs, open_frames
+from ..label_maps import LabelMap
 from ..machine_state import Probe, open_probe
 from ..memory import resident_memory_mib
+from ..metrics import mapped_through
 from .backends import Contender, contenders
 from .frames import BenchFrames, random_bench_frames, read_frames
 from .lane import Lane
@@ -48,6 +50,7 @@ class BundleRun:
             if settings.labels is not None
             else None
         )
+        self._label_map = _label_map(bundle, settings, note)
         self._probes: dict[str, Probe] = {}
         self._lanes: dict[Contender, Lane] = {}
         self._rows: dict[Contender, Measured] = {}
@@ -117,7 +120,7 @@ class BundleRun:
         lane.open(lambda: self._open(contender), self._settings.warmup, None, reference)
         self._note(lane.engine.reason)
         if self._pairs is not None:
-            lane.quality["miou"] = evaluate(lane.engine, self._pairs).miou()
+            lane.quality["miou"] = evaluate(lane.engine, self._pairs, self._label_map).miou()
 
     def _take_turns(self) -> None:
         """Rounds A B C, B C A, ...: nobody is always first, nor always after the same one."""
@@ -142,9 +145,20 @@ class BundleRun:
 
     def _finish(self, contender: Contender) -> None:
         lane = self._lanes.pop(contender)
-        row = lane.row(size_mib=contender.artefact.bytes / 2**20)
+        size_mib = contender.artefact.bytes / 2**20
+        row = lane.row(size_mib=size_mib, **mapped_through(self._label_map))
         lane.close()
         self._rows[contender] = Measured(row, 1e3 * np.array(lane.series.latencies))
+
+
+def _label_map(bundle: Bundle, settings: BenchSettings, note: Note) -> LabelMap | None:
+    """From the bundle's classes to those of the labels, and said; None: labels are in its own."""
+    if settings.label_space is None:
+        return None
+    found = bundle.label_space.map_to(settings.label_space, settings.label_map)
+    for sentence in found.notes():
+        note(sentence)
+    return found
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
+from ..labels import LabelSpace
 from .backends import parse_backends
 from .loop import Limit
 
@@ -19,6 +20,9 @@ class BenchSettings:
     Attributes:
         frames: a folder, an image or a video; random textures unless given.
         labels: the folder of the frames' label maps.
+        label_space: of the label maps; each bundle's own unless given.
+        label_map: a JSON file, from the bundles' classes to those of ``label_space``; a built-in
+            one unless given, see `LabelSpace.map_to`.
         queries: timed frames of a row, at least; 200 if ``duration_s`` is not given either.
         duration_s: seconds of a row, at least.
         warmup: queries of a row that are not counted; None: until they get no faster.
@@ -30,11 +34,14 @@ class BenchSettings:
         threads: CPU threads of each engine; None takes the cores of this process.
 
     Raises:
-        ConfigError: a value is out of range, or there are labels without frames.
+        ConfigError: a value is out of range, or there are labels without frames, a label space
+            without labels or a label map without a label space.
     """
 
     frames: str | Path | None = None
     labels: str | Path | None = None
+    label_space: LabelSpace | None = None
+    label_map: str | Path | None = None
     queries: int | None = None
     duration_s: float | None = None
     warmup: int | None = None
@@ -48,6 +55,13 @@ class BenchSettings:
         check_limits(self.queries, self.warmup, self.duration_s, self.camera_fps)
         if self.labels is not None and self.frames is None:
             raise ConfigError("Labels need the frames that they belong to; give --frames as well.")
+        if self.label_space is not None and self.labels is None:
+            raise ConfigError("A label space is that of label maps; give --labels as well.")
+        if self.label_map is not None and self.label_space is None:
+            raise ConfigError(
+                f"The label map {self.label_map} leads to classes of labels; say which these are "
+                "with --label-space."
+            )
         if self.rounds < 1:
             raise ConfigError(f"A bench needs at least 1 round, not {self.rounds}.")
         parse_backends(self.backends)

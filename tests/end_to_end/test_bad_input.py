@@ -205,10 +205,23 @@ def test_labels_that_do_not_fit_are_refused_by_eval_and_train(
     refused("eval", world.adapted, *pairs, says=["1 of 4 images", first.name, "no label map"])
 
 
-def test_labels_of_other_classes_are_refused(world: Any, refused: Refused) -> None:
+def test_labels_of_classes_that_no_label_map_reaches_are_refused(
+    world: Any, refused: Refused, tmp_path: Path
+) -> None:
+    few = {"name": "few", "classes": ["a", "b"], "colours": [[0, 0, 1], [0, 0, 2]]}
+    (tmp_path / "few.json").write_text(json.dumps(few))
+    refused(
+        "eval", world.adapted, *world.labelled, "--label-space", tmp_path / "few.json",
+        says=["few (2 classes)", "cityscapes19 (19 classes)", "--label-map"],
+    )  # fmt: skip
+
+
+def test_label_files_of_another_space_than_was_named_are_refused(
+    world: Any, refused: Refused
+) -> None:
     refused(
         "eval", world.adapted, *world.labelled, "--label-space", "camvid11",
-        says=["camvid11 (11 classes)", "cityscapes19 (19 classes)"],
+        says=["dusk_000100.png: holds ids ", "label space 'camvid11' has classes 0 to 10"],
     )  # fmt: skip
 
 

@@ -171,6 +171,13 @@ def test_other_versions_frames_and_threads_are_noted(saved: Any) -> None:
     assert compared(saved(row()), row()).notes == []
 
 
+def test_a_baseline_through_another_label_map_is_noted(saved: Any) -> None:
+    mapped = row(label_map={"name": "own.json", "from": "a", "to": "b", "unmapped": ["c"]})
+    assert compared(saved(mapped), mapped).notes == []
+    (note,) = compared(saved(row()), mapped).notes
+    assert note.endswith("cpu: mIoU was measured through another label map then.")
+
+
 def test_what_did_not_run_is_not_saved(saved: Any) -> None:
     base = saved(row(), left_out_row("torch", "cuda", "no GPU."))
     assert [r["backend"] for r in base["rows"]] == ["onnxruntime"]
