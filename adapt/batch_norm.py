@@ -1,14 +1,9 @@
-"""Batch-norm statistics re-estimated on target frames: no gradient, no label.
-
-Source: Li et al., "Revisiting batch normalization for practical domain adaptation"
-(arXiv:1603.04779).
-"""
+"""Batch-norm layers of a network, and their folding into the convolutions before them."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -16,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from .lone_values import Note, lone_values_allowed
 from .networks.copies import view_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -110,59 +104,3 @@ def _foldable(model: nn.Module) -> list[tuple[nn.Sequential, int, nn.Conv2d, nn.
             if norm.track_running_stats and not norm.training:
                 found.append((parent, i, conv, norm))
     return found
-
-
-@torch.no_grad()
-def reestimate_batch_norm(
-    model: nn.Module, batches: Iterable[Tensor], note: Note = lambda _: None
-) -> int:
-    """Replace every running mean and variance by their mean over ``batches``.
-
-    Each batch is normalised with its own statistics while it passes, every other layer is in
-    evaluation mode, and the statistics of all batches count alike (a cumulative average, so the
-    order of the frames does not matter). A layer that no batch reaches keeps what it had; so does
-    one that sees one value a channel, behind global pooling in a batch of one frame, for that batch
-    (see `lone_values`).
-
-    Args:
-        model: changed in place: only batch-norm buffers. Its training mode is restored.
-        batches: network inputs, (B, 3, H, W).
-        note: told which layer saw a lone value.
-
-    Returns:
-        How many layers were re-estimated; 0 leaves the model as it was.
-    """
-    layers = batch_norm_layers(model)
-    if not layers:
-        return 0
-    modes = {module: module.training for module in model.modules()}
-    momenta = [layer.momentum for layer in layers]
-    kept = [[buffer.clone() for buffer in layer.buffers()] for layer in layers]
-    model.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
-    before = {layer: _statistics(layer, held) for layer, held in zip(layers, kept, strict=True)}
-    try:
-        with lone_values_allowed(model, note, before):
-            for images in batches:
-                model.forward(images)  # not model(): torch.compile would compile a pass of its own
-    finally:
-        unreached = 0
-        for layer, momentum, buffers in zip(layers, momenta, kept, strict=True):
-            layer.momentum = momentum
-            if layer.num_batches_tracked == 0:
-                unreached += 1
-                for buffer, old in zip(layer.buffers(), buffers, strict=True):
-                    buffer.copy_(old)
-        model.train(modes[model])
-        for module, training in modes.items():
-            module.training = training
-    return len(layers) - unreached
-
-
-def _statistics(layer: _BatchNorm, held: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Running mean and variance among copies of the layer's buffers, in their order."""
-    named = dict(zip((name for name, _ in layer.named_buffers()), held, strict=True))
-    return named["running_mean"], named["running_var"]

@@ -50,6 +50,8 @@ class RunState:
     micro_batch: Count = 0
     precision: PrecisionName | None = None  # chosen by measuring
     precision_measured: Mapping[str, Mapping[str, float | None]] | None = None
+    statistics_share: float | None = None  # the target's in batch norm's, see `RunStatistics`
+    statistics_why: str = ""
     elapsed_s: Seconds = 0.0
     skipped_steps: Count = 0  # steps thrown away because a loss or gradient was not finite
     bad_streak: Count = 0  # the last of them in a row

@@ -117,9 +117,12 @@ class RunConfig(Settings):
     method: str
     seed: int = Field(default=0, ge=0, lt=2**32)  # any that numpy takes
     tone: Literal["auto", "none"] = "auto"  # one gamma for the frames where it helps, see `tone`
-    warm_start: Literal["bn", "none"] = "bn"  # re-estimate BN statistics on the frames first
+    warm_start: Literal["mixed", "target", "source"] = "mixed"  # whose BN statistics to start from
+    statistics_share: float | None = Field(default=None, ge=0, le=1)  # mixed: the target's; None:
+    # found on the frames, see `statistics_share`
+    freeze_bn: bool | None = None  # its statistics, while learning; None: where some are mixed
     blend: float = Field(default=1.0, gt=0, le=1)  # of the way from the start, see `Trainer.run`
-    final_bn: bool = True  # and once more, on clean whole frames, after the last step
+    final_bn: bool = True  # after the last step, BN statistics of the clean frames, unless frozen
     bn_batch_size: int = Field(default=8, ge=1)  # frames a batch of BN re-estimation
     losses: Literal["auto", "reference", "tiled", "triton"] = "auto"  # what computes them
     teacher_cache: bool = False  # iapc, pseudo: the frozen teacher's logits are kept on disk
@@ -127,6 +130,15 @@ class RunConfig(Settings):
     augment: AugmentConfig = AugmentConfig()
     watch: WatchConfig = WatchConfig()
     method_config: dict[str, Any] = {}  # the method's own section, resolved and validated
+
+    @model_validator(mode="after")
+    def _shares_make_sense(self) -> Self:
+        if self.statistics_share is not None and self.warm_start != "mixed":
+            raise ValueError(
+                f"statistics_share is for warm_start=mixed, not for {self.warm_start}; leave one "
+                "of the two out"
+            )
+        return self
 
     @classmethod
     def largest(cls, name: str) -> int:

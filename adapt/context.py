@@ -33,6 +33,7 @@ class Context:
     crop_size: tuple[int, int]  # (height, width) of the batches' images
     losses: Kernel = "reference"  # what computes them
     held: FrameSet | None = None  # set aside to judge on: nothing may learn from them
+    statistics_share: float | None = None  # the target's in the start's; None: not re-estimated
     classes: tuple[str, ...] = ()  # their names, where someone is to read them
     stop_requested: Callable[[], bool] = lambda: False
     note: Callable[[str], None] = lambda _: None

@@ -82,18 +82,26 @@ def _peak_of(passes: Passes, batch: Batch, size: int, precision: Precision) -> P
 
 
 def changes_by_micro_batch(
-    stages: Sequence[Stage], model: nn.Module, micro_batch: int, batch_size: int
+    stages: Sequence[Stage],
+    model: nn.Module,
+    micro_batch: int,
+    batch_size: int,
+    *,
+    frozen: bool = False,
 ) -> list[str]:
     """Changes to the method by a micro-batch smaller than the batch, a sentence each.
 
     Losses are means over pixels, whose gradient adds up over micro-batches; what frames do
     together does not.
+
+    Args:
+        frozen: batch norm's statistics stand still.
     """
     if micro_batch >= batch_size:
         return []
     frames = "one frame" if micro_batch == 1 else f"{micro_batch} frames"
     changes = []
-    if any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+    if not frozen and any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         changes.append(
             f"batch norm takes its statistics from {frames} at a time, not from the {batch_size} "
             "of a batch"

@@ -70,6 +70,8 @@ class RunSummary:
     precision_measured: Mapping[str, Mapping[str, float | None]] | None  # None: not by measuring
     losses: str  # what computed them
     batch_norm_layers: int
+    statistics_share: float | None = None  # the target's in batch norm's; None: not re-estimated
+    statistics_why: str = ""
     micro_batch_changes: Sequence[str] = ()  # to the method, by so small a micro-batch; sentences
     threads: int = 0  # torch's, on a CPU
     waiting: str = ""  # how they wait for one another, see `waiting`

@@ -21,7 +21,7 @@ from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
 from ..runtime.errors import ConfigError, RunInterrupted, TrainingError
 from ..runtime.waiting import waiting
-from .batch_norm import batch_norm_layers, reestimate_batch_norm
+from .batch_norm import batch_norm_layers
 from .budget import Deadline, peak_memory
 from .checkpoint import (
     RunState,
@@ -66,6 +66,8 @@ from .passes import Passes, is_finite, seed_of
 from .precision import Precision, PrecisionName, native_precisions
 from .rehearsal import MEASURED_FROM, find_precision
 from .run_options import Progress, RunOptions, RunSummary
+from .run_statistics import RunStatistics
+from .statistics_share import Share
 from .step import take_step
 from .work import OutOfTimeError
 
@@ -122,7 +124,14 @@ class Trainer:
             planned_steps=steps,
             micro_batch=self.training.micro_batch or self.training.batch_size,
         )
-        self.watch = Watch(model, context, self._start_file(0), self.state.planned_steps)
+        self.statistics = RunStatistics(model, context)
+        self.watch = Watch(
+            model,
+            context,
+            self._start_file(0),
+            self.state.planned_steps,
+            own_statistics=lambda: self.statistics.at_the_end,
+        )
         self._last_checkpoint = time.monotonic()
         self._restored: dict[str, Tensor] | None = None
         self._step_s = 0.0  # that the next step is likely to take
@@ -164,6 +173,8 @@ class Trainer:
             precision_measured=self.state.precision_measured,
             losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
+            statistics_share=self.state.statistics_share,
+            statistics_why=self.state.statistics_why,
             micro_batch_changes=self._micro_batch_changes(),
             threads=torch.get_num_threads(),
             waiting=waiting(),
@@ -187,7 +198,7 @@ class Trainer:
         """Time for what follows the last step, by a forward pass that is timed."""
         if not self.deadline.bounded:
             return
-        statistics = self.context.config.final_bn and self._batch_norm_moves()
+        statistics = self.statistics.at_the_end
         forward_s = self.deadline.forward_s
         self.deadline.keep_back(seconds_of_end(forward_s, self.context, statistics))
         self._step_s = seconds_of_step(forward_s, self.context)
@@ -203,11 +214,10 @@ class Trainer:
             return 0
         if self.context.config.blend < 1:
             blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
-        if not (self.context.config.final_bn and self._batch_norm_moves()):
+        if not self.statistics.at_the_end:
             return 0
-        self.options.note("re-estimating batch-norm statistics on clean frames")
         with self.deadline.part(STATISTICS):
-            return self._reestimate("final batch-norm statistics")
+            return self.statistics.finish()
 
     # --- start ----------------------------------------------------------------------------------
 
@@ -221,6 +231,8 @@ class Trainer:
         self.state, self.deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)
+        if state.statistics_share is not None:
+            self._share_is(Share(state.statistics_share, state.statistics_why))
         with take_back(checkpoint):
             self.watch.load_state(state.watch)
         self._cut_history(history, state)
@@ -252,25 +264,20 @@ class Trainer:
         """Warm start, and the first checkpoint."""
         with output_errors(self.context.workdir):
             (self.context.workdir / HISTORY).unlink(missing_ok=True)
+        with self.deadline.part(WARM_START):
+            self.statistics.warm_start()
+        self._share_is(self.statistics.share)
         for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
             self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
-        if self.context.config.warm_start == "bn":
-            if self._batch_norm_moves():
-                count = len(self.context.frames)
-                self.options.note(f"warm start: batch-norm statistics over {count} frames")
-                with self.deadline.part(WARM_START):
-                    self._reestimate("warm start")
-            else:
-                self.options.note("no warm start: the network keeps no batch-norm statistics")
         self._write_start(0)
         self._checkpoint()
 
-    def _batch_norm_moves(self) -> bool:
-        return bool(batch_norm_layers(self.model))
-
-    def _reestimate(self, title: str) -> int:
-        frames = self.context.whole_frames(title)
-        return reestimate_batch_norm(self.model, frames, self.options.note)
+    def _share_is(self, share: Share | None) -> None:
+        """Tell all who ask what the start took of the target's statistics."""
+        self.statistics.share = share
+        if share is not None:
+            self.state = replace(self.state, statistics_share=share.value, statistics_why=share.why)
+            self.context = replace(self.context, statistics_share=share.value)
 
     def _start_file(self, stage: int) -> Path:
         return self.context.workdir / f"stage-{stage}.safetensors"
@@ -334,6 +341,7 @@ class Trainer:
         ):
             try:
                 stage.begin(self.model, self.context)
+                self.statistics.freeze()
                 optimizer = build_optimizer(stage, self.model, self.training)
                 if self._restored is not None:
                     self._restore(stage, optimizer, self._restored)
@@ -499,4 +507,10 @@ class Trainer:
 
     def _micro_batch_changes(self) -> list[str]:
         batch_size = self.training.batch_size
-        return changes_by_micro_batch(self.stages, self.model, self.state.micro_batch, batch_size)
+        return changes_by_micro_batch(
+            self.stages,
+            self.model,
+            self.state.micro_batch,
+            batch_size,
+            frozen=self.statistics.frozen,
+        )

@@ -58,7 +58,7 @@ SHIFTS_OF = (  # of even seeds, of odd ones
     ("none", "rain-0.4", "fog-0.5", "dusk", "rain", "night", "night_fog"),
 )
 QUICK = ("training.batch_size=4", "training.amp=off")
-COLD = ("tone=none", "warm_start=none", "blend=1.0")
+COLD = ("tone=none", "warm_start=source", "freeze_bn=false", "blend=1.0")
 PUBLISHED_IAPC = (
     "iapc.weight_ia=0.2",
     "iapc.weight_pe=0.5",

@@ -199,7 +199,7 @@ def settings(method: str, kernel: str, arguments: Any) -> Any:
         "training.crop_share": 1.0,
         "training.amp": arguments.amp,
         "tone": "none",
-        "warm_start": "none",
+        "warm_start": "source",
         "final_bn": "false",
         "blend": 1.0,
         "losses": kernel,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ...runtime.errors import FrameError
-from ..batch_norm import batch_norm_layers
 from ..checkpoint import read_tensors, write_tensors
 from ..context import Context
 from ..dataset import FrameSet, evenly_spaced
@@ -50,11 +49,18 @@ class Watch:
         context: the run's.
         start: file of the model after the warm start.
         steps: of the whole run; 0 if nothing is learnt.
+        own_statistics: whether the run ends with batch norm's statistics of its frames.
     """
 
     def __init__(
-        self, model: SegmentationNetwork, context: Context, start: Path, steps: int
+        self,
+        model: SegmentationNetwork,
+        context: Context,
+        start: Path,
+        steps: int,
+        own_statistics: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._own_statistics = own_statistics
         self._model, self._context, self._start = model, context, start
         self._every = context.config.watch.steps_between(steps) if steps else 0
         self._frames: FrameSet | None = None
@@ -168,7 +174,7 @@ class Watch:
         """What the model says that the run would publish now."""
         assert self._frames is not None
         config, count = self._context.config, len(self._frames)
-        own = config.final_bn and bool(batch_norm_layers(self._model))
+        own = self._own_statistics()
         parts = []
         with self._blended(config.blend), evaluating(self._model, own_statistics=own):
             for indices in np.array_split(np.arange(count), math.ceil(count / BATCH)):

@@ -181,7 +181,7 @@ def stages_of(settings: AtpConfig) -> Sequence[Stage]:
 # these, Teach's third is 9.9 passes over Cityscapes' 2,975 frames: the papers make at most 10.
 RECIPE: Mapping[str, Any] = {
     "tone": "none",
-    "warm_start": "none",
+    "warm_start": "source",
     "final_bn": False,
     "training": {
         "steps": 22_000,

@@ -109,7 +109,7 @@ _AUGMENT = {"augment": {"policy": "jitter", "brightness": 0.4, "contrast": 0.4, 
 _SMALL_DATA: Mapping[str, Any] = {
     "augment": {"policy": "none"},
     "tone": "none",
-    "warm_start": "none",
+    "warm_start": "source",
     "training": {
         "steps": 1000,
         "batch_size": 4,

@@ -1,27 +1,39 @@
-"""BN statistics re-estimated on the target frames, and nothing else: the bar to beat."""
+"""BN statistics of the target frames mixed into the model's, and nothing else: the bar to beat."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ..config import Settings
 from .base import Method, Stage
 
 
 class BnStatsConfig(Settings):
-    """It has no settings of its own."""
+    """It has no settings of its own but the variant."""
+
+    variant: Literal["roadshift", "paper"] = "roadshift"
 
 
 class BnStats(Method):
-    """The warm start by itself: `reestimate_batch_norm` over all frames, no step."""
+    """The warm start by itself, see `RunStatistics`: no step.
+
+    Its "paper" variant replaces the source's statistics with those of the frames, whatever they are
+    worth.
+    """
 
     name = "bn_stats"
-    summary = "batch-norm statistics re-estimated on the target frames; no gradient"
+    summary = "batch-norm statistics mixed with those of the target frames; no gradient"
     source = "Li et al., 2016 (arXiv:1603.04779)"
     Config = BnStatsConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "roadshift": {"tone": "none", "final_bn": False, "training": {"steps": 0}}
+        "roadshift": {"tone": "none", "final_bn": False, "training": {"steps": 0}},
+        "paper": {
+            "tone": "none",
+            "warm_start": "target",
+            "final_bn": False,
+            "training": {"steps": 0},
+        },
     }
 
     @staticmethod

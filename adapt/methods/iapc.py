@@ -283,7 +283,7 @@ class Iapc(Method):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {
             "tone": "none",
-            "warm_start": "none",
+            "warm_start": "source",
             "final_bn": False,
             "training": {
                 "steps": 9000,
@@ -297,7 +297,7 @@ class Iapc(Method):
         },
         "reference": {
             "tone": "none",
-            "warm_start": "none",
+            "warm_start": "source",
             "final_bn": False,
             "training": {
                 "steps": 9000,

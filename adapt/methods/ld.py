@@ -210,7 +210,7 @@ RECIPE: Mapping[str, Any] = {
 }
 SOURCE_AS_IT_IS: Mapping[str, Any] = {
     "tone": "none",
-    "warm_start": "none",
+    "warm_start": "source",
     "final_bn": False,
     "augment": {"policy": "none"},
 }

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..batch_norm import fold_batch_norm, reestimate_batch_norm
+from ..batch_norm import fold_batch_norm
 from ..class_balance import sqrt_inverse_weights
 from ..config import Scales, Settings
 from ..context import Context
@@ -18,6 +18,7 @@ from ..ema import frozen_copy
 from ..losses.kernels.labels import pixel_argmax
 from ..losses.kernels.spec import Paste
 from ..losses.nightshift import nightshift_terms
+from ..mixed_statistics import reestimate_batch_norm
 from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
 from ..pseudo_labels import frame_probabilities, label_identity, passes_of, usable_scales
@@ -49,13 +50,13 @@ class NightshiftConfig(Settings):
 class NightshiftStage(Stage):
     """One round of distilling what the model says over scales and mirror images into the model.
 
-    before: tone aligned, batch norm re-estimated on the frames (`tone`, `warm_start`), Align
-    M <- a copy of f, its batch norm re-estimated on the clean frames
+    before: tone aligned, batch norm's statistics mixed (`tone`, `warm_start`), Align
+    M <- a copy of f; its statistics re-estimated on the clean frames, if none are the source's
     q <- mean of softmax M over scales and mirror images, for every whole frame
     a <- class weights from q
     for each batch of whole frames x~ and their q, each pasted by ClassMix over the one before it:
         f <- f - lr d/df  sum_v w_v CE(q_v, softmax f(x~)_v) / sum_v w_v,   w_v = sum_c a_c q_vc
-    after: batch norm re-estimated on the clean frames (`final_bn`)
+    after: the same of f (`final_bn`)
 
     A forward pass of one frame (``micro_batch`` 1) has nothing to paste it over.
     """
@@ -82,9 +83,10 @@ class NightshiftStage(Stage):
     def _labeller(self) -> Callable[[int], Labels]:
         """M, which answers with probabilities (K, H, W)."""
         teacher = frozen_copy(self.model)
-        with self.context.work.deadline.part(STATISTICS):
-            frames = self.context.whole_frames("the teacher's batch-norm statistics")
-            reestimate_batch_norm(teacher, frames, self.context.note)
+        if self.context.statistics_share == 1:  # else they stood still, and fit
+            with self.context.work.deadline.part(STATISTICS):
+                frames = self.context.whole_frames("the teacher's batch-norm statistics")
+                reestimate_batch_norm(teacher, frames, 1.0, self.context.note)
         fold_batch_norm(teacher)
         scales = usable_scales(teacher, self.context, self.settings.scales)
 

@@ -15,6 +15,7 @@ from ..batch_norm import fold_batch_norm
 from ..context import Context
 from ..dataset import Batch, stacked
 from ..ema import frozen_copy
+from ..judging.views import evaluating
 from ..losses.atp import regional_contrast, soft_cross_entropy
 from ..losses.baselines import entropy_terms, pseudo_label_terms
 from ..losses.common import upsample
@@ -182,9 +183,8 @@ class PropagateStage(Stage):
             augmented = paste(masks, augmented, augmented[under])
             target = _Target(target.logits, Paste(masks, under))
         if self.settings.target == "mixed":
-            self.model.eval()  # its statistics are the student's own business
-            target = _Target(self._predict(self.model, clean))
-            self.model.train()
+            with evaluating(self.model):  # its statistics are the student's own business
+                target = _Target(self._predict(self.model, clean))
         images = batch.augmented.clone()
         images[is_hard] = augmented
         return images, target

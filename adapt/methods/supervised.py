@@ -130,7 +130,7 @@ class Supervised(Method):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "roadshift": {
             "tone": "none",
-            "warm_start": "none",
+            "warm_start": "source",
             "final_bn": False,
             "training": {
                 "steps": 1000,

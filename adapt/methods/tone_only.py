@@ -26,7 +26,7 @@ class ToneOnly(Method):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "roadshift": {
             "tone": "auto",
-            "warm_start": "none",
+            "warm_start": "source",
             "final_bn": False,
             "training": {"steps": 0},
         }

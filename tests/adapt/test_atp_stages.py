@@ -672,7 +672,9 @@ def test_the_variants_are_the_papers_the_authors_codes_and_ours(method: str, var
     assert (own["detach_sharpness"], own["detach_focus"]) == (authors, False)
     published = variant != "roadshift"
     training = config.training
-    assert (config.tone, config.warm_start) == (("none",) * 2 if published else ("auto", "bn"))
+    assert (config.tone, config.warm_start) == (
+        ("none", "source") if published else ("auto", "mixed")
+    )
     assert (config.final_bn, config.blend) == ((False, 1.0) if published else (True, 0.5))
     assert (own["easy_labels"], own["mirror"]) == ((1.0, False) if published else (0.65, True))
     if published:

@@ -131,7 +131,14 @@ def test_the_papers_baselines_are_one_setting_apart(adapt: Adapt) -> None:
 
 # --- the stages ----------------------------------------------------------------------------------
 
-NO_TONE = ("training.steps=30", "training.lr=0.02", "blend=1.0", "warm_start=none")
+NO_TONE = (
+    "training.steps=30",
+    "training.lr=0.02",
+    "blend=1.0",
+    "warm_start=source",
+    "freeze_bn=false",
+    "final_bn=false",
+)
 
 
 @pytest.mark.parametrize("method", ["entmin", "tent", "shot_im", "pseudo_entmin"])
@@ -248,7 +255,7 @@ def test_tone_that_does_not_help_gives_the_source_model(
 
 def test_tone_is_tone_alignment_without_a_step() -> None:
     config = resolve_config("tone_only")
-    assert (config.tone, config.warm_start, config.final_bn) == ("auto", "none", False)
+    assert (config.tone, config.warm_start, config.final_bn) == ("auto", "source", False)
     assert config.training.steps == 0
     assert build_stages(config) == []
 

@@ -10,9 +10,9 @@ from roadshift.adapt.batch_norm import (
     batch_norm_layers,
     fold_batch_norm,
     folding_view,
-    reestimate_batch_norm,
 )
 from roadshift.adapt.ema import ema_update, frozen_copy, restore, snapshot
+from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.networks import ForeignNetwork, build_network
 from torch import Tensor, nn
 
@@ -65,7 +65,7 @@ def test_statistics_are_the_mean_over_batches_each_normalised_with_its_own() -> 
         biased = x.transpose(0, 1).flatten(1).double().var(dim=1, unbiased=False)
         x = (x - mean[:, None, None]) / (biased[:, None, None] + net.norm1.eps).sqrt()
         second.append(statistics(net.second(x.float().relu())))
-    assert reestimate_batch_norm(net, batches()) == 2
+    assert reestimate_batch_norm(net, batches(), 1.0) == 2
     for norm, expected in ((net.norm1, first), (net.norm2, second)):
         mean = torch.stack([m for m, _ in expected]).mean(dim=0)
         variance = torch.stack([v for _, v in expected]).mean(dim=0)
@@ -76,8 +76,8 @@ def test_statistics_are_the_mean_over_batches_each_normalised_with_its_own() -> 
 def test_the_order_of_the_batches_and_what_was_there_before_do_not_matter() -> None:
     one, other = Net(), Net()
     other.norm1.running_mean.fill_(100)
-    reestimate_batch_norm(one, batches())
-    reestimate_batch_norm(other, reversed(batches()))
+    reestimate_batch_norm(one, batches(), 1.0)
+    reestimate_batch_norm(other, reversed(batches()), 1.0)
     torch.testing.assert_close(one.norm1.running_mean, other.norm1.running_mean)
     torch.testing.assert_close(one.norm2.running_var, other.norm2.running_var)
 
@@ -86,7 +86,7 @@ def test_weights_gradients_modes_and_momenta_stay() -> None:
     net = Net().train()
     net.norm2.eval()
     weights = snapshot(list(net.parameters()))
-    reestimate_batch_norm(net, batches())
+    reestimate_batch_norm(net, batches(), 1.0)
     assert all(map(torch.equal, net.parameters(), weights))
     assert all(parameter.grad is None for parameter in net.parameters())
     assert net.training
@@ -103,7 +103,7 @@ def test_modes_and_momenta_come_back_when_a_batch_cannot_be_read() -> None:
 
     net = Net().train()
     with pytest.raises(OSError, match="no more"):
-        reestimate_batch_norm(net, damaged())
+        reestimate_batch_norm(net, damaged(), 1.0)
     assert net.training
     assert net.dropout.training
     assert net.norm1.momentum == 0.3
@@ -112,17 +112,17 @@ def test_modes_and_momenta_come_back_when_a_batch_cannot_be_read() -> None:
 def test_a_layer_that_no_batch_reaches_keeps_its_statistics() -> None:
     net = Net().train()
     before = snapshot(list(net.auxiliary.buffers()))
-    assert reestimate_batch_norm(net, batches()) == 2
+    assert reestimate_batch_norm(net, batches(), 1.0) == 2
     assert all(map(torch.equal, net.auxiliary.buffers(), before))
     everything = snapshot(list(net.buffers()))
-    assert reestimate_batch_norm(net, []) == 0
+    assert reestimate_batch_norm(net, [], 1.0) == 0
     assert all(map(torch.equal, net.buffers(), everything))
 
 
 def test_a_network_without_running_statistics_is_left_alone() -> None:
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False))
     assert batch_norm_layers(net) == []
-    assert reestimate_batch_norm(net, iter(())) == 0
+    assert reestimate_batch_norm(net, iter(()), 1.0) == 0
 
 
 def test_the_statistics_pass_is_not_compiled() -> None:
@@ -140,16 +140,16 @@ def test_the_statistics_pass_is_not_compiled() -> None:
 
     model = Network()
     model.compile(backend=compiler)
-    assert reestimate_batch_norm(model, [torch.randn(2, 3, 8, 8)]) == 1
+    assert reestimate_batch_norm(model, [torch.randn(2, 3, 8, 8)], 1.0) == 1
 
 
 def test_a_foreign_network_gets_its_own_mode_back() -> None:
     user_net = Net()
     net = ForeignNetwork(user_net, num_classes=5).train()
-    assert reestimate_batch_norm(net, batches()) == 2
+    assert reestimate_batch_norm(net, batches(), 1.0) == 2
     assert user_net.training
     net.eval()
-    reestimate_batch_norm(net, batches())
+    reestimate_batch_norm(net, batches(), 1.0)
     assert not user_net.training
 
 

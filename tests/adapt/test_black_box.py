@@ -484,7 +484,7 @@ def test_das3_differs_from_atp_in_its_propagation_alone() -> None:
         assert (of_atp["easy_ratio"], of_atp["target"]) == (0.5, "frames")
         same = {"method": "", "method_config": {}}
         assert atp.model_copy(update=same) == das3.model_copy(update=same)
-        assert (atp.tone, atp.warm_start) == ("none", "none")
+        assert (atp.tone, atp.warm_start) == ("none", "source")
         stages, noise = [stage.name for stage in build_stages(atp)], atp.augment
         if variant == "paper":
             assert stages == ["distil", "teach", "propagate"]

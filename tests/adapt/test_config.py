@@ -360,7 +360,7 @@ PUBLISHED = {  # METHODS: Tables III-V and Sec. IV of the paper
     "training.batch_size": 6,
     "augment.policy": "autoaugment",
     "tone": "none",
-    "warm_start": "none",
+    "warm_start": "source",
     "final_bn": False,
 }
 PAPER = PUBLISHED | {
@@ -407,13 +407,13 @@ def test_a_variant_resolves_to_the_published_numbers(variant: str, numbers: dict
 def test_iapc_for_small_data_starts_from_target_statistics_and_ends_on_clean_ones() -> None:
     config = resolve_config("iapc")
     assert at(config, "method_config.variant") == "roadshift"
-    assert (config.tone, config.warm_start, config.final_bn) == ("auto", "bn", True)
+    assert (config.tone, config.warm_start, config.final_bn) == ("auto", "mixed", True)
     assert config.blend == 0.5
 
 
 def test_bn_stats_is_the_warm_start_alone() -> None:
     config = resolve_config("bn_stats")
-    assert (config.tone, config.warm_start, config.final_bn) == ("none", "bn", False)
+    assert (config.tone, config.warm_start, config.final_bn) == ("none", "mixed", False)
     assert config.training.steps == 0
     assert build_stages(config) == []
 

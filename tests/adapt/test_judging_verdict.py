@@ -23,11 +23,11 @@ from judging_cases import (
     uniform,
     without,
 )
-from roadshift.adapt.batch_norm import reestimate_batch_norm
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.judging.evidence import BATCH, Evidence, Score, gather
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.judging.views import Model, Viewer
+from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.networks import build_network
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Verdict
@@ -75,7 +75,7 @@ def test_nothing_changes_where_nothing_is_to_be_gained() -> None:
 def test_statistics_of_the_night_are_promoted_in_the_night() -> None:
     candidate = model()
     night = np.stack(frames("night", 24, 300))
-    reestimate_batch_norm(candidate.network, [Normalise(SPEC)(torch.from_numpy(night))])
+    reestimate_batch_norm(candidate.network, [Normalise(SPEC)(torch.from_numpy(night))], 1.0)
     verdict = judged(candidate, "night")
     assert verdict.decision == "promote", verdict
     assert judged(candidate, "daylight").decision == "keep"
@@ -119,7 +119,7 @@ def test_a_second_opinion_is_batch_norm_with_the_frames_own_statistics() -> None
     images = viewer.images(frames("night", 4, 0))
     opinion = viewer.second_opinion(images, (HEIGHT // 4, WIDTH // 4))
     other = model()
-    reestimate_batch_norm(other.network, [images])
+    reestimate_batch_norm(other.network, [images], 1.0)
     with torch.no_grad():
         p = other.network.eval()(images).logits.softmax(dim=1)
     # Running variances are unbiased, those of the batch are not: equal but for that.
@@ -145,7 +145,7 @@ def test_a_network_of_one_size_is_judged_without_a_smaller_view() -> None:
     fixed.load_state_dict(trained().state_dict())
     candidate = Model(fixed, SPEC)
     night = np.stack(frames("night", 24, 300))
-    reestimate_batch_norm(fixed, [Normalise(SPEC)(torch.from_numpy(night))])
+    reestimate_batch_norm(fixed, [Normalise(SPEC)(torch.from_numpy(night))], 1.0)
     verdict = decide(gather(model(), candidate, frames("night", 16, 500), CPU), NAMES)
     zoom = next(check for check in verdict.checks if check.name == "zoom")
     assert not zoom.passed

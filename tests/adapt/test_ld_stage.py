@@ -387,14 +387,14 @@ def test_presets_are_the_recipes_of_the_paper_and_of_the_authors_code() -> None:
     assert settings.round_lr_factor == pytest.approx(1 / math.sqrt(2))
     assert (paper.training.lr, reference.training.lr) == (1e-3, 1e-4)
     for config in (paper, reference):
-        assert (config.tone, config.warm_start, config.final_bn) == ("none", "none", False)
+        assert (config.tone, config.warm_start, config.final_bn) == ("none", "source", False)
         assert (config.training.batch_size, config.training.crop_size) == (3, (600, 600))
         assert config.training.scale == (0.5, 1.5)
         assert config.augment.policy == "none"
     assert len(build_stages(reference)) == 2
     ours = resolve_config("ld", assignments=["ld.boundary_stage=true"])
     assert [stage.name for stage in build_stages(ours)] == ["ld", "boundary"]
-    assert (ours.warm_start, ours.training.steps) == ("bn", 100)
+    assert (ours.warm_start, ours.training.steps) == ("mixed", 100)
 
 
 # --- the boundary stage -------------------------------------------------------------------------

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 import user_networks
 from roadshift.adapt.adaptation import adapt_bundle
-from roadshift.adapt.batch_norm import reestimate_batch_norm
 from roadshift.adapt.importing import save_weights
 from roadshift.adapt.lone_values import allow_lone_values, lone_values_allowed
 from roadshift.adapt.methods import resolve_config
+from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.models import load_network
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.run_folder import Job
@@ -80,7 +80,7 @@ def batches(*sizes: int) -> list[Tensor]:
 def pooled() -> nn.Module:
     torch.manual_seed(2)
     network = user_networks.Pooled(5)
-    reestimate_batch_norm(network, batches(4))
+    reestimate_batch_norm(network, batches(4), 1.0)
     return network
 
 
@@ -88,18 +88,18 @@ def test_reestimation_leaves_a_layer_of_lone_values_and_does_the_others() -> Non
     one, plain = pooled(), user_networks.Base(5)
     plain.load_state_dict({k: v for k, v in one.state_dict().items() if "pool" not in k})
     kept = [buffer.clone() for buffer in one.pool[2].buffers()]
-    assert reestimate_batch_norm(one, batches(1, 1, 1)) == 2
+    assert reestimate_batch_norm(one, batches(1, 1, 1), 1.0) == 2
     assert all(map(torch.equal, one.pool[2].buffers(), kept))
-    reestimate_batch_norm(plain, batches(1, 1, 1))
+    reestimate_batch_norm(plain, batches(1, 1, 1), 1.0)
     torch.testing.assert_close(one.trunk[4].running_var, plain.trunk[4].running_var)
 
 
 def test_reestimation_counts_only_batches_that_have_a_variance_in_any_order() -> None:
     large, small = batches(4), batches(1)
     expected, first, last = pooled(), pooled(), pooled()
-    reestimate_batch_norm(expected, large)
-    assert reestimate_batch_norm(first, [*small, *large]) == 3
-    reestimate_batch_norm(last, [*large, *small])
+    reestimate_batch_norm(expected, large, 1.0)
+    assert reestimate_batch_norm(first, [*small, *large], 1.0) == 3
+    reestimate_batch_norm(last, [*large, *small], 1.0)
     for network in (first, last):
         found = network.pool[2].running_var
         torch.testing.assert_close(found, expected.pool[2].running_var)
@@ -149,7 +149,7 @@ def test_runs_over_single_frames_end_well(
     method = run.partition(",")[0]
     steps = [] if method == "bn_stats" else ["training.steps=2", "training.amp=off"]
     size = [] if "batch_size=1" in " ".join(RUNS[run]) else ["training.batch_size=2"]
-    assignments = [*steps, *(size if steps else []), "tone=none", *RUNS[run]]
+    assignments = [*steps, *(size if steps else []), "tone=none", "warm_start=target", *RUNS[run]]
     said: list[str] = []
     options = RunOptions("", note=said.append)
     config = resolve_config(method, assignments=assignments)

@@ -7,6 +7,7 @@ import itertools
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def begun(folder: Path, model: SegmentationNetwork, **settings: Any) -> Nightshi
     )
     (stage,) = Nightshift.stages(chosen)
     assert isinstance(stage, NightshiftStage)
-    stage.begin(model, context(folder))
+    stage.begin(model, replace(context(folder), statistics_share=1.0))
     return stage
 
 

@@ -116,7 +116,7 @@ def test_a_recipe_holds_its_whole_schedule_and_asks_for_no_extras_of_ours(name: 
     told = {"steps", "batch_size", "frame_size", "crop_size", "lr", "momentum", "weight_decay"}
     assert told <= set(values["training"])
     config = resolve_config(method, file=file)
-    assert (config.tone, config.warm_start, config.final_bn) == ("none", "none", False)
+    assert (config.tone, config.warm_start, config.final_bn) == ("none", "source", False)
     assert config.training.steps == values["training"]["steps"]
     assert config.method_config["variant"] == values[method]["variant"]
 

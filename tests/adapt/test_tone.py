@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from roadshift.adapt import tone
-from roadshift.adapt.batch_norm import batch_norm_layers, reestimate_batch_norm
+from roadshift.adapt.batch_norm import batch_norm_layers
 from roadshift.adapt.dataset import FrameSet
 from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.scenes import render_scene
 from roadshift.adapt.tone import (
@@ -54,7 +55,7 @@ def trained_on(frames: FrameSet, seed: int = 0) -> Tiny:
     network = Tiny().eval()
     normalise = Normalise(SPEC)
     batch = torch.from_numpy(np.stack([frames.image(i) for i in range(len(frames))]))
-    reestimate_batch_norm(network, [normalise(batch)])
+    reestimate_batch_norm(network, [normalise(batch)], 1.0)
     optimizer = torch.optim.Adam(network.head.parameters(), lr=0.05)
     target = batch.float().mean(dim=3)[:, ::2, ::2].div(52).long().clamp(max=K - 1)
     for _ in range(30):

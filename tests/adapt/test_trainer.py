@@ -16,6 +16,7 @@ import pytest
 import torch
 from roadshift.adapt import budget as budget_module
 from roadshift.adapt import memory_fit as memory_fit_module
+from roadshift.adapt import mixed_statistics, run_statistics
 from roadshift.adapt import trainer as trainer_module
 from roadshift.adapt.budget import RESERVE, Peak, peak_memory
 from roadshift.adapt.config import RunConfig, TrainingConfig
@@ -529,13 +530,14 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     network: MakeNetwork,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reestimate = trainer_module.reestimate_batch_norm
+    reestimate = run_statistics.target_statistics
 
-    def slowly(*arguments: Any) -> int:
+    def slowly(*arguments: Any) -> Any:
         clock.now += 7
         return reestimate(*arguments)
 
-    monkeypatch.setattr(trainer_module, "reestimate_batch_norm", slowly)
+    for module in (run_statistics, mixed_statistics):
+        monkeypatch.setattr(module, "target_statistics", slowly)
     options = {"time_budget_s": 20.0, "resume": True, "checkpoint_every_s": 0.0}
     stop = make_trainer(
         network(), [slow(clock)], "training.steps=99", stop_requested=lambda: True, **options
