@@ -60,6 +60,7 @@ class TrainingConfig(Settings):
     flip: bool = True  # mirror half of the crops
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=1e-3, gt=0)
+    frozen_lr: float | None = Field(default=None, gt=0)  # with no or still BN statistics; None: lr
     classifier_lr_factor: float = Field(default=10.0, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum; AdamW's first-moment decay
     nesterov: bool = False

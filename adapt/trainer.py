@@ -231,8 +231,8 @@ class Trainer:
         self.state, self.deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)
-        if state.statistics_share is not None:
-            self._share_is(Share(state.statistics_share, state.statistics_why))
+        known = state.statistics_share
+        self._share_is(None if known is None else Share(known, state.statistics_why))
         with take_back(checkpoint):
             self.watch.load_state(state.watch)
         self._cut_history(history, state)
@@ -266,7 +266,12 @@ class Trainer:
             (self.context.workdir / HISTORY).unlink(missing_ok=True)
         with self.deadline.part(WARM_START):
             self.statistics.warm_start()
+        shares = sum(stage.share for stage in self.stages)
         self._share_is(self.statistics.share)
+        left = sum(stage.share for stage in self.stages)
+        if left < shares:  # a stage that is left out takes its steps along
+            steps = self.state.planned_steps * left // shares
+            self.state = replace(self.state, planned_steps=steps)
         for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
             self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
         self._write_start(0)
@@ -275,6 +280,11 @@ class Trainer:
     def _share_is(self, share: Share | None) -> None:
         """Tell all who ask what the start took of the target's statistics."""
         self.statistics.share = share
+        if self.statistics.frozen:
+            self.stages = [stage for stage in self.stages if stage.when_frozen]
+        if self.statistics.frozen or not self.statistics.moves:
+            lr = self.training.frozen_lr or self.training.lr
+            self.training = self.training.model_copy(update={"lr": lr})
         if share is not None:
             self.state = replace(self.state, statistics_share=share.value, statistics_why=share.why)
             self.context = replace(self.context, statistics_share=share.value)

@@ -25,6 +25,7 @@ class Stage(ABC):
 
     name: str  # in progress and history
     share: int = 1  # of the run's steps, beside those of the other stages
+    when_frozen: bool = True  # it serves too where batch norm's statistics stand still
     mixes: bool = False  # frames of one forward pass with one another: with one alone it cannot
 
     @abstractmethod
@@ -100,13 +101,14 @@ class Method(ABC):
 
 # What hundreds of frames bear, for every method's "roadshift" variant: few steps on whole frames
 # (networks that pool the whole image see another one in a crop), and half of the way that the steps
-# lead.
+# lead. Where batch norm stands still nothing takes the scale out of a step: it is to be smaller.
 SMALL_DATA: Mapping[str, Any] = {
     "blend": 0.5,
     "training": {
         "steps": 100,
         "batch_size": 4,
         "lr": 1e-3,
+        "frozen_lr": 3e-4,
         "classifier_lr_factor": 5.0,
     },
 }

@@ -32,7 +32,9 @@ STATISTICS = 0.2  # of the time to prepare a round, at most
 class NightshiftConfig(Settings):
     """Nightshift's settings, explained in docs/nightshift.md."""
 
-    align: bool = True  # begin with ATP's Align, weighted for small data, in a third of the steps
+    # Begin with ATP's Align, weighted for small data, in a third of the steps; None: unless some of
+    # the statistics are the source's, of which it makes winners take all.
+    align: bool | None = None
     rounds: int = Field(1, ge=1, le=1000)  # each labels the frames with the model it starts from
     scales: Scales = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
     mirror: bool = True  # and of the mirror image of each
@@ -132,6 +134,7 @@ class Nightshift(Method):
                 "steps": 300,
                 "batch_size": 4,
                 "lr": 3e-3,
+                "frozen_lr": 3e-4,
                 "classifier_lr_factor": 5.0,
             },
         },
@@ -139,5 +142,8 @@ class Nightshift(Method):
 
     @staticmethod
     def stages(settings: NightshiftConfig) -> Sequence[Stage]:
-        align = [AlignStage(AtpConfig(**SMALL_DATA_ALIGN))] if settings.align else []
-        return [*align, *(NightshiftStage(settings, number) for number in range(settings.rounds))]
+        stages: list[Stage] = []
+        if settings.align is not False:
+            stages.append(AlignStage(AtpConfig(**SMALL_DATA_ALIGN)))
+            stages[0].when_frozen = settings.align is True
+        return [*stages, *(NightshiftStage(settings, number) for number in range(settings.rounds))]

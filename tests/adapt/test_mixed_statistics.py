@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ from roadshift.adapt.statistics_share import (
     weighted_mean,
 )
 from roadshift.runtime.bundle import Bundle, InputSpec
-from roadshift.runtime.errors import ConfigError
+from roadshift.runtime.errors import ConfigError, RunInterrupted
 from torch import Tensor, nn
 
 shares = st.floats(0, 1)
@@ -270,3 +271,44 @@ def test_the_manifest_says_how_much_was_found_and_why(run: Run) -> None:
 def test_a_share_beside_another_warm_start_is_refused() -> None:
     with pytest.raises(ConfigError, match="statistics_share is for warm_start=mixed"):
         resolve_config("entmin", assignments=["warm_start=target", "statistics_share=0.5"])
+
+
+def test_nightshift_learns_gently_and_without_align_where_statistics_stand_still(
+    run: Run, tmp_path: Path
+) -> None:
+    for asked, stages, lr in (
+        (["statistics_share=0.5"], {"nightshift"}, 3e-4),
+        (["warm_start=target"], {"align", "nightshift"}, 3e-3),
+        (["statistics_share=0.5", "nightshift.align=true"], {"align", "nightshift"}, 3e-4),
+        (["statistics_share=0.5", "training.frozen_lr=1e-3"], {"nightshift"}, 1e-3),
+    ):
+        _, outcome = run("nightshift", "training.steps=6", *asked)
+        lines = (tmp_path / "out" / "history.jsonl").read_text().splitlines()
+        history = [json.loads(line) for line in lines]
+        assert {line["stage"] for line in history} == stages
+        assert history[0]["lr"] == pytest.approx(lr)
+        assert outcome["steps"] == len(history) == (6 if len(stages) == 2 else 4)
+
+
+def test_a_run_with_mixed_statistics_goes_on_exactly(
+    source: Bundle, frames_dir: Path, tmp_path: Path, after_one_step: dict[str, Any]
+) -> None:
+    config = resolve_config(
+        "nightshift",
+        assignments=["training.steps=6", "training.batch_size=2", "training.amp=off"],
+    )
+
+    def adapt(folder: str, **options: Any) -> Bundle:
+        job = Job(tmp_path / folder, False, "cpu", RunOptions("", **options))
+        return adapt_bundle(source, [frames_dir], config, job)
+
+    whole = adapt("whole")
+    with pytest.raises(RunInterrupted):
+        adapt("stopped", **after_one_step)
+    resumed = adapt("stopped", resume=True)
+    first, second = (load_network(bundle, torch.device("cpu")) for bundle in (whole, resumed))
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    outcomes = [b.manifest.provenance.configuration["outcome"] for b in (whole, resumed)]
+    assert outcomes[0]["statistics_share"] == outcomes[1]["statistics_share"] < 1
+    assert outcomes[0]["statistics_why"] == outcomes[1]["statistics_why"] != ""
