@@ -1,0 +1,266 @@
+"""Published checkpoints on real roads: statistics mixed or replaced, and the default recipe.
+
+    python benchmarks/real.py --data DIR --camvid DIR [--work DIR] [--espnet Model.py]
+                              [--networks espnetv2-2.0] [--roads dusk,kitti] [--ways source,mixed]
+
+Writes docs/results/real.md, which says where checkpoints and frames come from and how to lay them
+out. Everything runs through the command line, as a user would: import, adapt with the gate on, eval
+in the road's own classes. What is in the work folder is kept, so that an interrupted run goes on;
+rows that have not been measured are left out of the page. All of it takes about a day on two cores,
+the ways without a step two hours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from machine_line import machine_line
+
+PAGE = Path("docs/results/real.md")
+TEMPLATE = Path(__file__).with_name("real_page.md")
+SIZE = ("--input-size", "512x256")
+FEW = ("--max-frames", "62")  # of IDD-Lite's 281
+
+
+@dataclass(frozen=True)
+class Network:
+    """A published checkpoint and how it is imported."""
+
+    file: str
+    options: tuple[str, ...]
+    module: str = ""  # of a user's own, to be allowed
+
+
+@dataclass(frozen=True)
+class Road:
+    """Frames to adapt to, and labelled ones to measure on: the same unless ``adapt`` says other."""
+
+    folder: str
+    space: str
+    adapt: str = "images"
+    camvid: bool = False
+
+
+NETWORKS = {
+    "espnetv2-2.0": Network(
+        "espnetv2_s_2.0_city_512x256.pth", ("--network", "espnetv2", "--argument", "scale=2.0")
+    ),
+    "espnetv2-0.5": Network(
+        "espnetv2_s_0.5_city_1024x512.pth", ("--network", "espnetv2", "--argument", "scale=0.5")
+    ),
+    "espnet": Network(
+        "espnet_p_2_q_8.pth",
+        (
+            *("--network", "{module}:ESPNet", "--argument", "p=2", "--argument", "q=8"),
+            *("--colour", "bgr", "--mean", "72.3923111,82.90893555,73.15840149"),
+            *("--std", "11530.931325,11768.989350,11453.302785"),
+        ),
+        "Model",
+    ),
+}
+ROADS = {
+    "dusk": Road("dusk", "camvid11", camvid=True),
+    "day": Road("day", "camvid11", camvid=True),
+    "kitti": Road("kitti", "cityscapes19"),
+    "idd": Road("idd", "idd7", adapt="adapt"),
+    "bdd": Road("bdd", "cityscapes19"),
+    "fog": Road("acdc/fog", "cityscapes19"),
+    "snow": Road("acdc/snow", "cityscapes19"),
+    "normal": Road("acdc/normal", "cityscapes19"),
+    "cityscapes": Road("cityscapes", "cityscapes19"),
+}
+WAYS: dict[str, tuple[str, ...] | None] = {  # options of adapt; None: the source as it is
+    "source": None,
+    "mixed": ("--method", "bn_stats"),
+    "replaced": ("--method", "bn_stats", "--set", "bn_stats.variant=paper"),
+    "default": (),
+    "iapc": ("--method", "iapc"),
+    "ld": ("--method", "ld"),
+    "atp": ("--method", "atp"),
+    "das3": ("--method", "das3"),
+    "tent": ("--method", "tent"),
+    "entmin": ("--method", "entmin"),
+    "pseudo_selected": ("--method", "pseudo_selected"),
+}
+TITLES = {
+    "source": "source only",
+    "mixed": "mixed statistics",
+    "replaced": "replaced statistics",
+    "default": "default recipe",
+}
+PUBLISHED = ("source", "mixed", "replaced", "default")  # unless --ways says more
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--camvid", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path("real-work"))
+    parser.add_argument("--espnet", type=Path, help="test/Model.py of sacmehta/ESPNet.")
+    parser.add_argument("--networks", default="espnetv2-2.0,espnetv2-0.5")
+    parser.add_argument("--roads", default=",".join(ROADS))
+    parser.add_argument("--ways", default=",".join(PUBLISHED))
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for way in arguments.ways.split(","):  # the quick ones first, everywhere
+        for network in arguments.networks.split(","):
+            for road in arguments.roads.split(","):
+                measure(arguments, network, road, way)
+    rows = read_rows(arguments.work)
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
+    PAGE.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    PAGE.write_text(render(rows))
+    print(PAGE.read_text())
+
+
+# --- measuring ------------------------------------------------------------------------------------
+
+
+def roadshift(*words: object, module: Path | None = None) -> dict[str, Any]:
+    """One command with ``--json``; its document. A verdict's exit code is no failure."""
+    command = [sys.executable, "-m", "roadshift.cli", *map(str, words), "--json"]
+    print("+ roadshift", *words, flush=True)
+    path = os.pathsep.join(filter(None, [str(module or ""), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, check=False
+    )
+    if done.returncode not in (0, 5, 6):
+        sys.exit(f"roadshift {words[0]} failed with {done.returncode}; run it by hand")
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str) -> None:
+    """One cell of the table, into a file of its own, unless it is there."""
+    kept: Path = arguments.work / f"{name}.{road_name}.{way}.json"
+    network, road = NETWORKS[name], ROADS[road_name]
+    if kept.exists() or (network.module and arguments.espnet is None):
+        return
+    module = arguments.espnet.parent if network.module else None
+    allow = ("--allow-network", network.module) if network.module else ()
+    source = arguments.work / name
+    if not (source / "manifest.json").exists():
+        options = (word.format(module=network.module) for word in network.options)
+        file = arguments.data / "checkpoints" / network.file
+        words = ("import", file, *options, *SIZE, "--label-space", "cityscapes20", "--out", source)
+        roadshift(*words, module=module)
+    folder = (arguments.camvid if road.camvid else arguments.data) / road.folder
+    bundle, found = source, {}
+    if WAYS[way] is not None:
+        bundle = arguments.work / f"{name}.{road_name}.{way}"
+        options = (*WAYS[way], *FEW, *allow, "--out", bundle, "--overwrite")
+        said = roadshift("adapt", source, folder / road.adapt, *options, module=module)
+        outcome, verdict = said["outcome"], said.get("verdict") or {}
+        found = {
+            "share": outcome.get("statistics_share"),
+            "seconds": outcome["seconds"],
+            "verdict": verdict.get("decision"),
+            "sentence": verdict.get("sentence"),
+        }
+    pair = ("--images", folder / "images", "--labels", folder / "labels")
+    record = roadshift("eval", bundle, *pair, "--label-space", road.space, *allow, module=module)
+    cell = {"network": name, "road": road_name, "way": way, **found}
+    cell |= {key: record[key] for key in ("miou", "pixel_accuracy", "frames", "iou")}
+    kept.write_text(json.dumps(cell) + "\n")
+
+
+def read_rows(work: Path) -> list[dict[str, Any]]:
+    """Every cell that has been measured."""
+    return [json.loads(path.read_text()) for path in sorted(work.glob("*.*.*.json"))]
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+Cells = Mapping[tuple[str, str, str], Mapping[str, Any]]
+
+
+def render(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = {(row["network"], row["road"], row["way"]): row for row in rows}
+    parts = {
+        "{machine}": machine_line(),
+        "{tables}": "\n\n".join(table(cells, name) for name in NETWORKS if known(cells, name)),
+        "{means}": "\n".join(mean_lines(cells)),
+        "{verdicts}": "\n".join(verdict_lines(cells)),
+    }
+    page = TEMPLATE.read_text()
+    for mark, text in parts.items():
+        page = page.replace(mark, text)
+    return page
+
+
+def known(cells: Cells, network: str) -> bool:
+    return any(key[0] == network for key in cells)
+
+
+def table(cells: Cells, network: str) -> str:
+    """Roads down, ways across: mIoU, and the share in brackets."""
+    ways = [way for way in WAYS if any((network, road, way) in cells for road in ROADS)]
+    lines = [
+        f"**{network}**",
+        "",
+        f"| mIoU, percent | frames | {' | '.join(TITLES.get(way, way) for way in ways)} |",
+        "|---" * (len(ways) + 2) + "|",
+    ]
+    for road in ROADS:
+        row = [cells.get((network, road, way)) for way in ways]
+        if any(row):
+            frames = next(cell["frames"] for cell in row if cell)
+            lines.append(f"| {road} | {frames} | {' | '.join(map(shown, row))} |")
+    return "\n".join(lines)
+
+
+def shown(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return "-"
+    share = cell.get("share")
+    mixed = cell["way"] == "mixed" and share is not None
+    return f"{cell['miou']:.1f}" + (f" ({share:g})" if mixed else "")
+
+
+def mean_lines(cells: Cells) -> list[str]:
+    """Mean and worst change against source only over all roads but the source's own."""
+    lines = []
+    for network in NETWORKS:
+        for way in WAYS:
+            gains = {
+                road: cells[network, road, way]["miou"] - cells[network, road, "source"]["miou"]
+                for road in ROADS
+                if road != "cityscapes"
+                and (network, road, way) in cells
+                and (network, road, "source") in cells
+            }
+            if way == "source" or not gains:
+                continue
+            worst = min(gains, key=lambda road: gains[road])
+            lines.append(
+                f"| {network} | {TITLES.get(way, way)} | {len(gains)} | "
+                f"{statistics.mean(gains.values()):+.1f} | {gains[worst]:+.1f} ({worst}) |"
+            )
+    return lines
+
+
+def verdict_lines(cells: Cells) -> list[str]:
+    """Each verdict beside the truth."""
+    lines = []
+    for (network, road, way), cell in cells.items():
+        before = cells.get((network, road, "source"))
+        if cell.get("verdict") is None or before is None:
+            continue
+        gain = cell["miou"] - before["miou"]
+        title = TITLES.get(way, way)
+        lines.append(f"| {network} | {road} | {title} | {gain:+.1f} | {cell['verdict']} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
