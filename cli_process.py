@@ -6,6 +6,7 @@ import errno
 import io
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -85,7 +86,7 @@ def _ended_by(error: BaseException) -> int:
     if isinstance(error, _BadCommandLine):
         told = io.StringIO()
         error.show(told)  # type: ignore[attr-defined]
-        _write(printable(told.getvalue()))
+        _write(printable(re.sub("^Error: ", "error: ", told.getvalue(), count=1, flags=re.M)))
         return int(error.exit_code)  # type: ignore[attr-defined]
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1

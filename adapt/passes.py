@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..runtime.errors import NetworkError
 from .dataset import Batch
 from .ema import restore, snapshot
 from .methods.base import Stage
@@ -50,6 +51,9 @@ class Passes:
 
         Returns:
             The terms and their total by name, and whether all are finite.
+
+        Raises:
+            NetworkError: no loss depends on a weight that learns.
         """
         size = len(batch.frames)
         sums: dict[str, Tensor] = {}
@@ -61,12 +65,21 @@ class Passes:
                 terms = self.stage.losses(piece)
             share = len(piece.frames) / size
             total = torch.stack([term.float() for term in terms.values()]).sum() * share
+            self._check_gradient(total)
             precision.backward(total)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros(())) + term.detach().float().cpu() * share
         values = {name: float(value) for name, value in sums.items()}
         values["total"] = float(torch.stack(list(sums.values())).sum())
         return values, all(map(is_finite, values.values()))
+
+    def _check_gradient(self, total: Tensor) -> None:
+        if not total.requires_grad:
+            raise NetworkError(
+                f"{self.stage.name}: no loss has a gradient, so nothing can learn; leave "
+                "torch.no_grad(), torch.inference_mode() and .detach() out of the network's "
+                "forward and of the method's losses."
+            )
 
     @contextmanager
     def undo_forward(self) -> Iterator[Callable[[], None]]:

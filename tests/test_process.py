@@ -49,6 +49,13 @@ def test_a_result_that_cannot_be_printed_is_one_sentence(command: str, where: st
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["info", "info x --colour", "nothing", "--nothing"])
+def test_a_command_line_that_cannot_be_parsed_is_an_error_like_any_other(command: str) -> None:
+    done = shell(f"roadshift {command}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
 @pytest.mark.parametrize("where", ["2>/dev/full", "2>&-", "2> >(true)"])
 def test_an_error_that_cannot_be_printed_keeps_its_exit_code(where: str) -> None:
     done = shell(f"roadshift info nothing {where}")

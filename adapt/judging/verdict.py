@@ -83,6 +83,18 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
     return verdict("ask", f"The signs are mixed. {doubt.sentence}", checks)
 
 
+def percent(share: float) -> str:
+    """A share of 1 in whole percent; only 0 is "0%" and only 1 is "100%".
+
+    What lies nearer to either than whole percent can say is "below 1%" or "above 99%".
+    """
+    if 0 < share < 0.005:
+        return "below 1%"
+    if 0.995 <= share < 1:
+        return "above 99%"
+    return f"{share:.0%}"
+
+
 def _too_few(evidence: Evidence) -> str:
     frames = "1 frame is" if evidence.frames == 1 else f"{evidence.frames} frames are"
     copies = ""
@@ -112,7 +124,7 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
             largest,
             MOST_OF_ONE_CLASS,
             largest.candidate <= MOST_OF_ONE_CLASS,
-            f"The candidate gives its largest class {largest.candidate:.0%} of all pixels",
+            f"The candidate gives its largest class {percent(largest.candidate)} of all pixels",
             "no class swallows the others",
             f"above {MOST_OF_ONE_CLASS:.0%} it has collapsed into one class",
         ),
@@ -146,7 +158,7 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
                 agreement,
                 LEAST_AGREEMENT,
                 agreement.candidate >= LEAST_AGREEMENT,
-                f"The candidate agrees on {agreement.candidate:.0%} of the pixels that the "
+                f"The candidate agrees on {percent(agreement.candidate)} of the pixels that the "
                 "incumbent is sure of",
                 "it keeps what was known",
                 f"below {LEAST_AGREEMENT:.0%} it has forgotten, or its classes have changed places",
@@ -178,7 +190,7 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
                 None,
                 MOST_LOST,
                 lost <= MOST_LOST,
-                f"Of all classes {classes[worst]} loses most, {lost:.0%} of its area; "
+                f"Of all classes {classes[worst]} loses most, {percent(lost)} of its area; "
                 + (
                     "no class vanishes."
                     if lost <= MOST_LOST

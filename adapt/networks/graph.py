@@ -57,6 +57,11 @@ class Graph:
         self.reached = tuple(reached.values())
         self.opaque = any("Checkpoint" in node.name() for node in order)
 
+    @property
+    def empty(self) -> bool:
+        """True where no gradient leads from the map to anything, as under ``torch.no_grad()``."""
+        return self._root is None
+
     def last_mixing(self) -> tuple[list[Mixing], list[Tensor]]:
         """The operations that make the map last, and the weights behind them.
 

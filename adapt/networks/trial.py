@@ -108,6 +108,7 @@ def try_out(
         learns = _that_learns(ships, evaluated, trained, output, where)
         _check_logits(ships, evaluated, where)
         _check_logits(learns, trained, where)
+        _check_graph(learns, where)
         notes = [*_unlike(ships, learns), *_unreached(network, learns)]
         return Trial(_wiring(ships, evaluated), _wiring(learns, trained), tuple(notes))
 
@@ -191,6 +192,16 @@ def _check_logits(chosen: Candidate, seen: Seen, where: str) -> None:
             f"{where} returns probabilities {seen.mode} ({shown(chosen.path)}: each pixel's "
             "channels add up to 1), of which a second softmax would be taken; leave the softmax "
             "out of its forward, or return its logarithm."
+        )
+
+
+def _check_graph(learns: Candidate, where: str) -> None:
+    """Raise NetworkError for logits that no weight can learn from."""
+    if learns.graph.empty:
+        raise NetworkError(
+            f"{where} returns {shown(learns.path)} without a gradient while training, so none of "
+            "its weights can learn; leave torch.no_grad(), torch.inference_mode() and .detach() "
+            "out of its forward."
         )
 
 

@@ -224,6 +224,8 @@ UNUSABLE = {
     "Softmax": "returns probabilities while evaluating .*leave the softmax out",
     "SoftmaxWhenEvaluating": "returns probabilities while evaluating .*leave the softmax out",
     "NeedsGpu": "raised SystemExit: no GPU for 1 images, for images",
+    "NeverAGraph": r"without a gradient while training, so none .* torch\.no_grad\(\)",
+    "Detached": r"without a gradient while training, so none .* \.detach\(\)",
     "NoForward": 'missing the required "forward"',
 }
 
