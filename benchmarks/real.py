@@ -109,6 +109,7 @@ def main() -> None:
     parser.add_argument("--networks", default="espnetv2-2.0,espnetv2-0.5")
     parser.add_argument("--roads", default=",".join(ROADS))
     parser.add_argument("--ways", default=",".join(PUBLISHED))
+    parser.add_argument("--gate", default="refuse", help="off: quicker, without verdicts.")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for way in arguments.ways.split(","):  # the quick ones first, everywhere
@@ -158,7 +159,8 @@ def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str) 
     bundle, found = source, {}
     if WAYS[way] is not None:
         bundle = arguments.work / f"{name}.{road_name}.{way}"
-        options = (*WAYS[way], *FEW, *allow, "--out", bundle, "--overwrite")
+        gate = ("--gate", arguments.gate, "--out", bundle, "--overwrite")
+        options = (*WAYS[way], *FEW, *allow, *gate)
         said = roadshift("adapt", source, folder / road.adapt, *options, module=module)
         outcome, verdict = said["outcome"], said.get("verdict") or {}
         found = {

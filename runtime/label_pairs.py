@@ -35,8 +35,9 @@ def find_labels(
 
     Its name, train ids before raw ids: ``X_leftImg8bit``, with or without a fog's ending, ->
     ``X_gtFine_labelTrainIds.png`` or ``X_gtFine_labelIds.png``, then the same of gtCoarse;
-    ``X_rgb_anon`` -> ``X_gt_labelTrainIds.png`` or ``X_gt_labelIds.png``; any other ``X`` ->
-    ``X.png``, ``X_eval.png``, ``X_labelTrainIds.png`` or ``X_labelIds.png``. ``.PNG`` will do.
+    ``X_rgb_anon`` -> ``X_gt_labelTrainIds.png`` or ``X_gt_labelIds.png``; where a data set's own is
+    not there, the image's name and ``.png``; any other ``X`` -> ``X.png``, ``X_eval.png``,
+    ``X_labelTrainIds.png`` or ``X_labelIds.png``. ``.PNG`` will do.
 
     Its folder under ``labels_root``: the image's own relative to ``images_root``, then ever shorter
     ends of the image's path; each also with the data set's folder of images read as its folder of
@@ -85,10 +86,11 @@ def _label_names(stem: str) -> list[list[str]]:
     """Names that a label map may have; in each list the first that exists counts."""
     kinds = ("labelTrainIds", "labelIds")
     if match := _CITYSCAPES_STEM.fullmatch(stem):
-        return [[f"{match[1]}_{gt}_{kind}.png" for gt in ("gtFine", "gtCoarse") for kind in kinds]]
+        names = [f"{match[1]}_{gt}_{kind}.png" for gt in ("gtFine", "gtCoarse") for kind in kinds]
+        return [[*names, f"{stem}.png"]]
     if stem.endswith("_rgb_anon"):
         base = stem.removesuffix("_rgb_anon")
-        return [[f"{base}_gt_{kind}.png" for kind in kinds]]
+        return [[*(f"{base}_gt_{kind}.png" for kind in kinds), f"{stem}.png"]]
     return [[f"{stem}.png"], [f"{stem}_eval.png"], [f"{stem}_{kind}.png" for kind in kinds]]
 
 

@@ -139,10 +139,13 @@ def adapt_foreign(
     Raises:
         NetworkError: it has another class count, or is TorchScript, which cannot be trained here.
     """
-    if isinstance(module, torch.jit.ScriptModule):
-        raise NetworkError(
-            f"{type(module).__name__} is a TorchScript module; return the nn.Module it came from."
-        )
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            whose = f"its part {name}" if name else type(module).__name__
+            raise NetworkError(
+                f"{where or type(module).__name__}: {whose} is a TorchScript module, which cannot "
+                "be adapted; use the nn.Module that it was made from."
+            )
     if not isinstance(module, SegmentationNetwork):
         return ForeignNetwork(module, num_classes, where)
     if module.num_classes != num_classes:

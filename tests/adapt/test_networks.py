@@ -195,6 +195,9 @@ def test_a_foreign_network_exports_with_its_features(images: Tensor) -> None:
 def test_torchscript_is_refused() -> None:
     with pytest.raises(NetworkError, match="TorchScript"):
         adapt_foreign(torch.jit.trace(nn.Conv2d(3, K, 1), torch.zeros(1, 3, 4, 4)), K)
+    traced = torch.jit.trace(nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 4, 4))
+    with pytest.raises(NetworkError, match="its part 0 is a TorchScript module"):
+        adapt_foreign(nn.Sequential(traced, nn.Conv2d(3, K, 1)), K)
 
 
 def test_a_network_of_ours_is_returned_as_it_is_unless_its_classes_differ() -> None:

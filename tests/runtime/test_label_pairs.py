@@ -46,6 +46,24 @@ def test_folders_that_mirror_each_other_pair(tmp_path: Path) -> None:
     assert [(i.parent.name, m.parent.name) for i, m in pairs] == [(t, t) for t in times]
 
 
+@pytest.mark.parametrize(
+    ("image", "of_the_data_set"),
+    [
+        ("fog_GP01_frame_000120_rgb_anon", "fog_GP01_frame_000120_gt_labelTrainIds"),
+        ("lindau_1_leftImg8bit", "lindau_1_gtFine_labelIds"),
+    ],
+)
+def test_a_data_set_s_images_may_have_label_maps_of_their_own_names(
+    tmp_path: Path, image: str, of_the_data_set: str
+) -> None:
+    write(tmp_path, [f"images/{image}.jpg"], [f"labels/{image}.png"])
+    ((_, labels),) = labelled_pairs(tmp_path / "images", tmp_path / "labels")
+    assert labels.stem == image
+    write(tmp_path, [], [f"labels/{of_the_data_set}.png"])
+    ((_, labels),) = labelled_pairs(tmp_path / "images", tmp_path / "labels")
+    assert labels.stem == of_the_data_set, "the data set's own name counts first"
+
+
 def test_one_scene_under_several_fogs_keeps_its_label_map(tmp_path: Path) -> None:
     stem = "leftImg8bit_foggy/val/lindau/lindau_1_leftImg8bit_foggy_beta"
     fogs = [f"{stem}_0.005.png", f"{stem}_0.01.png"]
