@@ -134,7 +134,7 @@ def resolve_config(
         raise ConfigError(
             f"{method}.variant {shown(variant)} is unknown; there are {', '.join(chosen.presets)}."
         )
-    values = merge(chosen.presets[variant], given)
+    values = merge(chosen.presets[variant], _one_rate(given))
     values["method"] = method
     if seed is not None:
         values["seed"] = seed
@@ -150,6 +150,14 @@ def resolve_config(
             f"teacher_cache: {method} asks no frozen teacher at every step; {those} do."
         )
     return config
+
+
+def _one_rate(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings in which a learning rate of the user's own holds with frozen statistics, too."""
+    training = given.get("training")
+    if isinstance(training, Mapping) and "lr" in training and "frozen_lr" not in training:
+        return merge(given, {"training": {"frozen_lr": training["lr"]}})
+    return given
 
 
 def _is_method(name: str) -> bool:

@@ -115,6 +115,8 @@ def test_nothing_reads_a_target_label_while_adapting(
     small = ["training.batch_size=2", "training.amp=off", "bn_batch_size=3"]
     stages = build_stages(resolve_config(method))
     steps = max(2, 2 * sum(stage.share for stage in stages))  # each stage takes one or more
+    if resolve_config(method).warm_start == "mixed":
+        small.append("warm_start=target")  # with which every stage takes part
     config = resolve_config(method, assignments=[*small, f"training.steps={steps}"])
     job = Job(tmp_path / "out", device="cpu")
     if METHODS[method].black_box:

@@ -88,7 +88,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     adapt = run_command(
         *("adapt", root / "source", root / "dusk/images", "--out", root / "adapted"),
-        *("--set", "training.steps=2", "--set", "training.batch_size=2", "--gate", "off", "--json"),
+        *("--set", "training.steps=3", "--set", "training.batch_size=2", "--gate", "off", "--json"),
     )
     export = run_command("export", root / "adapted", "--json")
     assert (train.code, adapt.code, export.code) == (0, 0, 0), (train, adapt, export)
