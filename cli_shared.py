@@ -153,7 +153,7 @@ def listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> Non
 
 
 def print_made(bundle: Bundle, as_json: bool) -> None:
-    """What a run has made, with the verdict on it where there is one."""
+    """What a run has made, now or before it was resumed, with the verdict where there is one."""
     from .runtime.terminal import print_json, say, verdict_table
 
     origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
@@ -171,7 +171,7 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
             }
         )
         return
-    say(f"Wrote {bundle.path} ({origin.method}).")
+    say(f"The bundle is {bundle.path} ({origin.method}).")
     if isinstance(outcome, dict) and outcome:
         say(
             f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "

@@ -14,6 +14,7 @@ from ..runtime.errors import ConfigError
 from ..runtime.labels import label_space
 from ..runtime.layouts import layout
 from .config import Settings, read_toml, validate
+from .methods import adapting_method
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 
@@ -47,7 +48,8 @@ def read_recipe(file: Path) -> Recipe:
     """The row that a recipe file describes; its settings are left to `resolve_config`.
 
     Raises:
-        ConfigError: not a recipe, or a key of its section is missing, unknown or out of range.
+        ConfigError: not a recipe, or a key of its section is missing, unknown or out of range, or
+            its method does not start from a source model.
         LabelSpaceError: there is no such label space.
     """
     values = read_toml(file)
@@ -58,6 +60,11 @@ def read_recipe(file: Path) -> Recipe:
             f"those that come with roadshift are {', '.join(recipe_names())}."
         )
     recipe = validate(Recipe, {"method": method, **section}, f"{file}, section recipe")
+    if adapting_method(recipe.method).black_box:
+        raise ConfigError(
+            f"{file}: its method {recipe.method} learns from a black box's answers, and a recipe "
+            "starts from a source model; give one of another method, or use `roadshift adapt`."
+        )
     layout(recipe.data)
     space = label_space(recipe.label_space)
     missing = set(label_space("synthia13").classes) - set(space.classes)

@@ -17,6 +17,7 @@ _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _IN_SEGMENT = frozenset(  # seek head, info, tracks, cues, attachments, chapters, tags
     {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, _CLUSTER}
 )
+_INFO, _TIME_SCALE, _CLUSTER_TIME = 0x1549A966, 0x2AD7B1, 0xE7
 _ANYWHERE = frozenset({0xEC, 0xBF})  # void, checksum
 _IN_CLUSTER = frozenset(  # time, silent tracks, position, size before, blocks of three kinds
     {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xAF}
@@ -59,6 +60,37 @@ def is_matroska(path: Path) -> bool:
     """A Matroska or WebM file, by content."""
     with path.open("rb") as file:
         return file.read(4) == b"\x1aE\xdf\xa3"
+
+
+def matroska_start_ns(path: Path) -> int | None:
+    """Time of a Matroska file's first cluster, from which its duration does not count.
+
+    None where the file is cut before it.
+    """
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        scale_ns = 1_000_000
+        for _, kind, start, end in _elements(data, 0, len(data)):
+            if kind != _SEGMENT:
+                continue
+            for _, inner, body, stop in _elements(data, start, min(end or len(data), len(data))):
+                stop = min(stop or len(data), len(data))
+                if inner == _INFO:
+                    scale_ns = _number(data, body, stop, _TIME_SCALE) or scale_ns
+                elif inner == _CLUSTER:
+                    time = _number(data, body, stop, _CLUSTER_TIME)
+                    return None if time is None else time * scale_ns
+    return None
+
+
+def _number(data: _Bytes, start: int, stop: int, wanted: int) -> int | None:
+    """The unsigned number that the first element of this kind in a range holds."""
+    for _, kind, body, end in _elements(data, start, stop):
+        if kind == wanted and end is not None and end <= stop:
+            return int.from_bytes(data[body:end], "big")
+    return None
 
 
 def _missing(count: int) -> Damage:

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .containers import Damage, container_damage, is_matroska
+from .containers import Damage, container_damage, is_matroska, matroska_start_ns
 from .file_names import library_path
 from .jpeg import is_cut_or_out_of_step
 from .picture_size import too_large
@@ -28,6 +28,7 @@ from .picture_size import too_large
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
 
 _TRIES = 32  # reads that may fail, one after the other, before a video has ended
+_EVEN = 1.25  # the longest interval between evenly spaced frames, in mean ones
 _COUNTED_AHEAD_BYTES = 2**30  # of larger files the length is not looked up
 
 
@@ -95,9 +96,12 @@ class _Account:
     good_before_damage: int = 0
     first_ns: int = 0
     last_ns: int = 0
+    longest_ns: int = 0  # between two good frames
 
     def add_good(self, timestamp_ns: int) -> None:
         self.first_ns = self.first_ns if self.frames else timestamp_ns
+        if self.frames:
+            self.longest_ns = max(self.longest_ns, timestamp_ns - self.last_ns)
         self.last_ns = timestamp_ns
         self.frames += 1
         self.damaged_at_end = 0
@@ -155,15 +159,22 @@ class _Account:
         )
 
     def _expected(self) -> int | None:
-        """Frames that a cut file's header tells of; that of Matroska states a duration alone."""
+        """Frames that a cut file's header tells of.
+
+        That of Matroska states a duration alone, which tells of frames where those read were
+        evenly spaced; None otherwise.
+        """
         if self.stated_frames <= 0:
             return None
         if not is_matroska(self.path):
             return int(self.stated_frames)
-        if self.stated_fps <= 0 or self.frames < 2 or self.last_ns <= self.first_ns:
+        start_ns = matroska_start_ns(self.path)
+        if start_ns is None or self.stated_fps <= 0 or self.frames < 2:
             return None
-        interval_s = (self.last_ns - self.first_ns) * 1e-9 / (self.frames - 1)
-        return round(self.stated_frames / self.stated_fps / interval_s)
+        interval_ns = (self.last_ns - self.first_ns) / (self.frames - 1)
+        if interval_ns <= 0 or self.longest_ns > _EVEN * interval_ns:
+            return None
+        return round((self.stated_frames / self.stated_fps * 1e9 - start_ns) / interval_ns)
 
 
 def count_frames(path: Path) -> int:

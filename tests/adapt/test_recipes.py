@@ -155,6 +155,8 @@ def test_a_recipe_is_found_by_name_or_by_file(tiny: Path) -> None:
     [
         ('method = "iapc"', "", r"tiny\.toml: is no recipe, .* gta5-cityscapes-iapc"),
         (TINY, 'method = "iapc"', r"tiny\.toml: is no recipe"),
+        ('method = "iapc"', 'method = "atp_black_box"', r"tiny\.toml: .* black box's answers"),
+        ('method = "iapc"', 'method = "supervised"', "learns from labels"),
         ("row =", "rows =", r"tiny\.toml, section recipe: missing key 'row'; unknown key 'rows'"),
         ("miou = 10.0", "miou = 110.0", "published.miou: .*110"),
         ('"cityscapes"', '"city"', "no layout 'city'; choose one of gta5"),

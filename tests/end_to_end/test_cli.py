@@ -37,7 +37,9 @@ def test_training_writes_a_source_bundle_and_shows_its_losses(world: Any) -> Non
     assert (origin.method, origin.frames, origin.parent) == ("train", 4, None)
     assert bundle.manifest.network.name == "fast_scnn"
     assert (bundle.manifest.input.width, bundle.manifest.input.height) == (96, 64)
-    assert world.train.out.startswith(f"Wrote {world.source} (train).\n3 steps on 4 frames in ")
+    first, second = world.train.out.splitlines()[:2]
+    assert first == f"The bundle is {world.source} (train)."
+    assert second.startswith("3 steps on 4 frames in ")
     assert "step: 3/3 steps supervised" in world.train.err
     assert "cross_entropy" in world.train.err
 

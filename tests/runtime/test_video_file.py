@@ -165,6 +165,20 @@ def test_a_cut_video_with_its_index_in_front_says_so(tmp_path: Path) -> None:
     assert f"{frames} of {FRAMES} frames were read, the file's last 400 bytes" in source.skipped[-1]
 
 
+@pytest.mark.parametrize("times", ["offset", "constant", "variable", "gap inside", "first gap"])
+@pytest.mark.parametrize("percent", [60, 80])
+def test_a_cut_matroska_file_states_its_frames_or_none(
+    tmp_path: Path, times: str, percent: int
+) -> None:
+    path = write_av(tmp_path / "clip.mkv", TIMES[times], "mjpeg")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * percent // 100])
+    frames, said = read(path)
+    assert 10 < frames < FRAMES
+    of = f" of {FRAMES}" if times in ("offset", "constant") else ""
+    assert f"clip.mkv ends early: {frames}{of} frames were read, the file's last" in said[-1]
+
+
 def test_what_is_cut_off_was_not_read(tmp_path: Path) -> None:
     path = write_cv(tmp_path / "clip.avi", "MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
