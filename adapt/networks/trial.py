@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import ConfigError, NetworkError
@@ -197,6 +198,8 @@ def _check_logits(chosen: Candidate, seen: Seen, where: str) -> None:
 
 def _check_graph(learns: Candidate, where: str) -> None:
     """Raise NetworkError for logits that no weight can learn from."""
+    if torch.is_inference_mode_enabled() or torch.compiler.is_exporting():
+        return  # no pass has one
     if learns.graph.empty:
         raise NetworkError(
             f"{where} returns {shown(learns.path)} without a gradient while training, so none of "

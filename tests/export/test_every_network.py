@@ -5,6 +5,7 @@ TensorRT for RTX is what parses and builds without a GPU or a driver.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,24 @@ from roadshift.export.folds import read_folds, write_weights
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import Form, layers_of, quantise, quantised_values
 from roadshift.export.tensorrt_build import build_plan
+from roadshift.runtime.bundle import NetworkSpec
 from roadshift.runtime.errors import EngineError
 from roadshift.runtime.tensorrt_library import load_tensorrt
-from traced_cases import IMAGE, NETWORKS, SIZE, Traced, logits_of, traced_network
+from traced_cases import (
+    IMAGE,
+    NETWORKS,
+    SIZE,
+    Segmenter,
+    Traced,
+    bundle_of,
+    logits_of,
+    traced_network,
+    write_graph,
+)
 
 OWN = "tiny_network:build"
+# Batch norm over joined branches is no part of one convolution, so their weights are not mapped.
+NOT_REFITTABLE = {"espnetv2"}
 only_own = pytest.mark.parametrize("traced", [OWN], indirect=True)
 
 
@@ -31,7 +45,16 @@ def traced(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Traced:
 
 
 def test_every_network_in_the_repository_is_asked_about() -> None:
-    assert set(KNOWN) == set(NETWORKS) - {OWN}
+    assert set(KNOWN) == (set(NETWORKS) - {OWN}) | NOT_REFITTABLE
+
+
+@pytest.mark.parametrize("name", sorted(NOT_REFITTABLE))
+def test_a_graph_that_cannot_be_refitted_says_so(name: str, tmp_path: Path) -> None:
+    bundle, network = bundle_of(tmp_path / "bundle", NetworkSpec(name=name))
+    segmenter = Segmenter(network, SIZE).eval()
+    model = write_graph(segmenter, bundle, tmp_path / "model.onnx", with_logits=True)
+    assert read_folds(model) is None
+    assert "roadshift.not_refittable" in {entry.key for entry in model.metadata_props}
 
 
 # ---- its weights ---------------------------------------------------------------------------------

@@ -24,7 +24,6 @@ IMAGE = render_scene(0, "dusk", SIZE.width, SIZE.height).image[None]
 NETWORKS = {
     "tiny_network:build": {},
     "fast_scnn": {},
-    "espnetv2": {"scale": 0.5},
     "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1], "multi_level": True},
     "deeplab_v2_vgg16": {},
 }
