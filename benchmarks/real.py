@@ -192,7 +192,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         "{machine}": machine_line(),
         "{tables}": "\n\n".join(table(cells, name) for name in NETWORKS if known(cells, name)),
         "{means}": "\n".join(mean_lines(cells)),
-        "{verdicts}": "\n".join(verdict_lines(cells)),
+        "{verdicts}": "\n".join(verdict_lines(cells)) or "| - | - | - | - | not measured yet |",
     }
     page = TEMPLATE.read_text()
     for mark, text in parts.items():
