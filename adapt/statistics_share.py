@@ -9,7 +9,7 @@ frames, and about their mirror images, and
 
 says how informative and how steady it is. The share is the mean of the values, each weighing
 exp((score(a) / max score - 1) / T), since scores that hardly differ say nothing of which is better.
-How often that was right, on networks and roads of others: docs/results/real.md.
+What that gives with networks and roads of others: docs/results/real.md.
 """
 
 from __future__ import annotations

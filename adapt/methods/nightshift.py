@@ -33,7 +33,7 @@ class NightshiftConfig(Settings):
     """Nightshift's settings, explained in docs/nightshift.md."""
 
     # Begin with ATP's Align, weighted for small data, in a third of the steps; None: unless some of
-    # the statistics are the source's, of which it makes winners take all.
+    # the statistics are the source's, for which its settings have not been tuned.
     align: bool | None = None
     rounds: int = Field(1, ge=1, le=1000)  # each labels the frames with the model it starts from
     scales: Scales = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
