@@ -7,6 +7,7 @@ from . import cli_start  # noqa: F401 - first: what follows takes a while, and m
 # isort: split
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -269,6 +270,8 @@ def adapt(
         from .adapt import Job, Student, adapt_black_box, adapt_bundle, resolve_config
         from .adapt.judging.judge import choose_gate
         from .adapt.methods import adapting_method, choose_method
+        from .adapt.models import pick_device
+        from .adapt.pace import default_patience_s
         from .runtime.errors import ConfigError
 
         method = choose_method(method, config)
@@ -283,8 +286,9 @@ def adapt(
                 f"{method} starts from the bundle's own network."
             )
         gate = choose_gate(gate, method, black_box, note)
+        patience_s = default_patience_s(method, pick_device(device), config, chosen)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
-            job = Job(out, overwrite, device, options)
+            job = Job(out, overwrite, device, replace(options, patience_s=patience_s))
             if black_box:
                 adapted = adapt_black_box(
                     str(bundle), frames, resolved, job, learner, max_frames=max_frames
@@ -780,7 +784,7 @@ def bench(
 
     Latency, memory, energy, label agreement and mIoU.
     """
-    from .runtime.bench import BenchSettings, Measured, measure_bundle
+    from .runtime.bench import BenchSettings, check_none_failed, measure_bundle
     from .runtime.bench.baseline import (
         check_can_save,
         check_comparable,
@@ -825,9 +829,7 @@ def bench(
             found = measure_bundle(
                 opened_bundle(bundle, allow_network), settings, note=note, report=update
             )
-        measured += [
-            Measured({"bundle": printable(str(bundle)), **m.row}, m.latencies_ms) for m in found
-        ]
+        measured += [replace(m, row={"bundle": printable(str(bundle)), **m.row}) for m in found]
     rows = [m.row for m in measured]
     comparison = None
     if baseline is not None:
@@ -845,6 +847,7 @@ def bench(
     if comparison is not None and compare_with is not None:
         print_comparison(comparison, on_stdout=not as_json)
         comparison.check(compare_with)
+    check_none_failed(measured)
 
 
 @app.command()

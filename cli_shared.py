@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_start import STARTED
 from .runtime.errors import ConfigError, MissingDependencyError
 from .runtime.streams import reserved_stdout
 
@@ -106,7 +107,11 @@ def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iter
         threads: of torch on a CPU; None: as many as the process may use cores.
         nice: priority of this process, at most; 0 leaves it as it is.
     """
+    from .runtime.terminal import note
+
     try:
+        if "torch" not in sys.modules:
+            note("loading torch")  # seconds, on a busy machine many
         import_module("torch")  # first: where several are missing, it is the one to name
         from .adapt.core_sharing import use_threads
 
@@ -320,6 +325,7 @@ def run_options(
             resume=resume,
             checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
             time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
+            began=STARTED,
             memory_budget_bytes=(
                 parse_memory("--memory-budget", memory_budget) if memory_budget else None
             ),

@@ -8,12 +8,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from types import FrameType
 
 
 def is_the_command() -> bool:
     """Tell whether this process was started as ``roadshift`` or ``python -m roadshift.cli``."""
     return os.path.basename(sys.argv[0] if sys.argv else "") in ("roadshift", "cli.py")
+
+
+# `time.monotonic` when the command began, from which on its time budget counts; None elsewhere.
+STARTED = time.monotonic() if is_the_command() else None
 
 
 def _leave(_: int, __: FrameType | None) -> None:

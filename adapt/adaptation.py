@@ -284,7 +284,7 @@ def _frame_size(config: RunConfig, spec: InputSpec) -> tuple[int, int]:
 def _work(job: Job) -> Work:
     """The run's clock, which goes from here on, and how its phases are shown."""
     options = job.options
-    return Work(Deadline(options.time_budget_s), options.report_phase, options.note)
+    return Work(Deadline(options.time_budget_s, options.began), options.report_phase, options.note)
 
 
 def _target_frames(

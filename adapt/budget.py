@@ -25,12 +25,13 @@ class Deadline:
 
     Args:
         budget_s: seconds for the whole run, or None.
+        began: `time.monotonic` when the run began; None: now.
     """
 
-    def __init__(self, budget_s: float | None) -> None:
+    def __init__(self, budget_s: float | None, began: float | None = None) -> None:
         self._budget_s = budget_s
         self.before_s = 0.0  # spent before a resume
-        self._start = time.monotonic()
+        self._start = time.monotonic() if began is None else began
         self.forward_s = 0.0  # that the network takes for a whole frame; 0 until it is timed
         self._kept_back_s = 0.0
         self._ending = False
@@ -99,12 +100,17 @@ class Deadline:
         first_done, first = self._marks[0]
         return (done - first_done) / (now - first) if now > first else 0.0
 
-    def plan(self, done: int, planned: int) -> int:
-        """``planned`` steps, or the fewer that fit; decided once, after a few steps are timed."""
-        if self._budget_s is None or len(self._marks) != CALIBRATION_STEPS:
+    def plan(self, done: int, planned: int, patience_s: float | None = None) -> int:
+        """``planned`` steps, or the fewer that fit; decided once, after a few steps are timed.
+
+        Args:
+            patience_s: without a budget, seconds since the run began at which the steps are to end.
+        """
+        end_s = patience_s if self._budget_s is None else self._end_s
+        if end_s is None or len(self._marks) != CALIBRATION_STEPS:
             return planned
         rate = self.steps_per_s(done)
-        return min(planned, done + max(1, int(max(0.0, self._end_s - self.elapsed_s) * rate)))
+        return min(planned, done + max(1, int(max(0.0, end_s - self.elapsed_s) * rate)))
 
 
 class Repeated:

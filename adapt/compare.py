@@ -282,7 +282,12 @@ class _Runner:
             self.source,
             self.frames,
             config,
-            Job(folder, True, self.device.type, replace(options, resume=resume, report=report)),
+            Job(
+                folder,
+                True,
+                self.device.type,
+                replace(options, resume=resume, report=report, began=None),
+            ),
             max_frames=self.max_frames,
         )
         outcome: Any = bundle.manifest.provenance.configuration["outcome"]

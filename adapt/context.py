@@ -10,11 +10,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..runtime.errors import RunInterrupted
 from .config import RunConfig
 from .dataset import Crop, FrameSet, in_batches, stacked
 from .inputs import Normalise
 from .losses.kernels.spec import Kernel, Window
+from .run_options import stop_if
 from .work import PreparedFrames, Work
 
 Item = TypeVar("Item")
@@ -147,10 +147,5 @@ class Context:
         return windows
 
     def stop_if_requested(self) -> None:
-        """For work over all frames before or after the steps, which a resume does again.
-
-        Raises:
-            RunInterrupted: a signal came.
-        """
-        if self.stop_requested():
-            raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
+        """See `stop_if`."""
+        stop_if(self.stop_requested)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..runtime.errors import NetworkError
+from ..runtime.words import counted
 from .networks.base import SegmentationNetwork
 from .networks.deeplab_v2 import DILATIONS, INITIAL_STD
 from .weight_checks import check_not_quantised, check_values, converted
@@ -24,7 +25,6 @@ from .weight_matching import (
     as_key,
     below_key,
     choose,
-    counted,
     flatten,
     listed,
     match,

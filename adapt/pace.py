@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
 
+from .config import read_toml
 from .context import Context
 from .dataset import stacked
 from .judging.judge import JUDGED_ON, PASSES_A_FRAME
 from .judging.views import evaluating
 from .judging.watch import FRAMES
+from .methods import DEFAULT
 from .networks import SegmentationNetwork
 
 # Shares of the time that is left, at most.
@@ -19,10 +24,28 @@ PREPARATION = 0.5  # of a stage's own time; its steps have the rest
 PRECISIONS = 0.1
 STATISTICS = 0.5  # of the end; judging has the rest
 
+# Seconds from a run's start to its last step, where nobody said how many there should be: on two
+# cores and with the larger networks for embedded use, a run with the gate then ends in ten minutes.
+PATIENCE_S = 420.0
+
 LONG = 0.01  # of the time that is left: a pass that takes longer is timed once
 LEAST_PREPARED = 4  # frames; a stage that is prepared for fewer has nothing to learn from
 
 PASSES_A_STEP = 6  # forward passes that a frame's share of a step takes about as long as
+
+
+def default_patience_s(
+    method: str, device: torch.device, file: Path | None, assignments: Sequence[str]
+) -> float | None:
+    """`PATIENCE_S` for the default recipe on a CPU with its own number of steps; else None.
+
+    Args:
+        file, assignments: the settings; one that says how many steps there are is obeyed.
+    """
+    given = [entry.partition("=")[0].strip() for entry in assignments]
+    in_file = {} if file is None else read_toml(file).get("training", {})
+    said = {"training", "training.steps"} & set(given) or "steps" in in_file
+    return None if said or method != DEFAULT or device.type != "cpu" else PATIENCE_S
 
 
 @torch.no_grad()

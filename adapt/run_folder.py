@@ -54,7 +54,7 @@ def check_job(job: Job) -> None:
             f"{job.workdir}: holds a run that was not finished; continue it with --resume, or "
             "discard it with --overwrite."
         )
-    if job.workdir.exists() and not (unfinished and job.options.resume):
+    if job.workdir.exists() and not (job.options.resume and has_begun(job.workdir)):
         discard(job)
 
 
@@ -79,20 +79,28 @@ def _check_ours(workdir: Path) -> None:
 
 @contextmanager
 def run_folder(job: Job) -> Iterator[None]:
-    """Make the run's folder; a new run that fails before its first step leaves none."""
+    """Make the run's folder; a new run that fails before its first step leaves none.
+
+    One that is stopped leaves what it prepared, for a resume.
+    """
     with output_errors(job.workdir):
         job.workdir.mkdir(exist_ok=True)
     with _alone_in(job.workdir):
-        resumed = (job.workdir / CHECKPOINT).exists()
+        resumed = has_begun(job.workdir)
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, RunInterrupted) and (job.workdir / CHECKPOINT).exists()
+            stopped = isinstance(error, RunInterrupted) and has_begun(job.workdir)
             history = job.workdir / HISTORY
             began = history.exists() and history.stat().st_size > 0
             if job.workdir.exists() and not (stopped or began or resumed):
                 discard(job)
             raise
+
+
+def has_begun(workdir: Path) -> bool:
+    """Tell whether the folder holds a run that a resume goes on with."""
+    return any((workdir / name).exists() for name in (CHECKPOINT, RECORD))
 
 
 @contextmanager

@@ -33,6 +33,16 @@ class Phase:
     left_s: float | None  # None where it is not known
 
 
+def stop_if(requested: Callable[[], bool]) -> None:
+    """For work before or after the steps, which a resume does again, or goes on with.
+
+    Raises:
+        RunInterrupted: a stop was requested.
+    """
+    if requested():
+        raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """The circumstances in which a run is carried out; none of them belongs to the method."""
@@ -41,6 +51,8 @@ class RunOptions:
     resume: bool = False
     checkpoint_every_s: float = 60.0
     time_budget_s: float | None = None
+    began: float | None = None  # `time.monotonic` since when it counts; None: since the run's call
+    patience_s: float | None = None  # without a budget: fewer steps where all would end later
     memory_budget_bytes: int | None = None
     report: Callable[[Progress], None] = lambda _: None
     report_phase: Callable[[Phase], None] = lambda _: None
@@ -48,13 +60,8 @@ class RunOptions:
     stop_requested: Callable[[], bool] = lambda: False
 
     def stop_if_requested(self) -> None:
-        """For work before the steps, which a resume does again.
-
-        Raises:
-            RunInterrupted: a signal came.
-        """
-        if self.stop_requested():
-            raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
+        """See `stop_if`."""
+        stop_if(self.stop_requested)
 
 
 @dataclass(frozen=True)

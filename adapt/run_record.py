@@ -17,11 +17,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..runtime.bundle import Bundle, library_versions, open_bundle
-from ..runtime.errors import BundleError, FrameError, RunInterrupted, TrainingError
+from ..runtime.errors import BundleError, FrameError, TrainingError
+from ..runtime.words import counted
 from .config import RunConfig
 from .fingerprints import hash_of, identity_of, learned_from
 from .frame_cache import CACHE_INDEX
-from .run_folder import RECORD, Job
+from .run_folder import RECORD, Job, has_begun
 from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .trainer import CHECKPOINT
 
@@ -102,7 +103,7 @@ class RunRecord:
         """
         path, before = self.job.workdir / RECORD, torch.get_num_threads()
         try:
-            if self.job.options.resume and (self.job.workdir / CHECKPOINT).exists():
+            if self.job.options.resume and has_begun(self.job.workdir):
                 self._go_on(path, device)
             else:
                 self._begin(path, device)
@@ -139,7 +140,7 @@ class RunRecord:
             raise self._another("the content of its files: not as it began")
         if device.type == "cpu" and torch.get_num_threads() != began.threads:
             note(
-                f"the run began with {_count(began.threads, 'thread')} and goes on with as many, "
+                f"the run began with {counted(began.threads, 'thread')} and goes on with as many, "
                 f"not with {torch.get_num_threads()}"
             )
             torch.set_num_threads(began.threads)
@@ -155,7 +156,7 @@ class RunRecord:
         if self._content is None:
             options = self.job.options
             try:
-                self._content = content_hash(self._files(), options.note, self._stop)
+                self._content = content_hash(self._files(), options.note, options.stop_if_requested)
             except OSError as error:
                 raise FrameError(
                     f"{error.filename}: cannot be read ({error.strerror or error})."
@@ -168,10 +169,6 @@ class RunRecord:
             return identity_of(self._files())
         except (OSError, FrameError):
             return None
-
-    def _stop(self) -> None:
-        if self.job.options.stop_requested():
-            raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
 
     def _another(self, what: str) -> TrainingError:
         return TrainingError(
@@ -240,7 +237,3 @@ def _differences(began: _Beginning, device: torch.device) -> str:
         if began.versions.get(name) != now.get(name)
     ]
     return ", ".join(found)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -106,7 +106,7 @@ class Trainer:
         options: RunOptions,
     ) -> None:
         if options.time_budget_s is not None and not context.work.deadline.bounded:
-            deadline = Deadline(options.time_budget_s)
+            deadline = Deadline(options.time_budget_s, options.began)
             context = replace(context, work=replace(context.work, deadline=deadline))
         self.model, self.stages, self.context, self.options = model, stages, context, options
         self.deadline = context.work.deadline
@@ -410,8 +410,7 @@ class Trainer:
                     self.options.note,
                 )
                 done = self.state.done + 1
-                planned = self.deadline.plan(done, self.state.planned_steps)
-                self.state = replace(self.state, done=done, planned_steps=planned)
+                self.state = replace(self.state, done=done, planned_steps=self._planned(done))
                 self._write_history(stage, optimizer, losses)
                 self._report(stage, losses)
                 self._step_s, started = deadline.elapsed_s - started, deadline.elapsed_s
@@ -426,6 +425,18 @@ class Trainer:
                     )
                 if time.monotonic() - self._last_checkpoint >= self.options.checkpoint_every_s:
                     self._checkpoint(stage, optimizer)
+
+    def _planned(self, done: int) -> int:
+        """Steps of the run, now that so many are timed."""
+        before, patience_s = self.state.planned_steps, self.options.patience_s
+        planned = self.deadline.plan(done, before, patience_s)
+        if planned < before and not self.deadline.bounded:
+            assert patience_s is not None
+            self.options.note(
+                f"{planned} of {before} steps, which is what fits {patience_s / 60:.0f} minutes on "
+                f"this machine; for all of them --set training.steps={before}"
+            )
+        return planned
 
     def _write_history(
         self, stage: Stage, optimizer: torch.optim.Optimizer, losses: dict[str, float]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import NetworkError
-from .weight_matching import counted, listed
+from ..runtime.words import counted
+from .weight_matching import listed
 
 _QUANTISED_NAMES = ("_packed_params", "qweight", "qzeros", "SCB", "weight_scale")
 

@@ -202,11 +202,6 @@ def listed(names: Iterable[str], most: int = 5) -> str:
     return ", ".join(every[:most]) + (", ..." if len(every) > most else "") or "none"
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 tensor", "2 tensors"."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def _splits(name: str) -> Iterator[tuple[str, str]]:
     """The name as prefix and end, at its start and at each dot."""
     yield "", name

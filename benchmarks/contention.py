@@ -7,7 +7,8 @@ export compared with torch, `roadshift run` over a clip, and the demo; with no, 
 beside them that do nothing but count. "as torch comes" is libgomp's default (300,000 turns), and
 ONNX Runtime's; "always asleep" is OMP_WAIT_POLICY=PASSIVE. Without --work a demo is made first.
 "As torch comes" beside others is stopped after --limit seconds, tried once, and left out for the
-demo, where it would take an hour.
+demo, where it would take an hour. With --add the rows of tasks that are not measured now stay as
+the result file has them: the ratios of a task are always of one run.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--policies", default=",".join(POLICIES))
     parser.add_argument("--beside", default=",".join(map(str, BESIDE)))
     parser.add_argument("--limit", type=float, default=120.0, help="Of a command as torch comes.")
+    parser.add_argument("--add", action="store_true", help="Keep what other tasks measured.")
     arguments = parser.parse_args()
     tasks, policies = arguments.tasks.split(","), arguments.policies.split(",")
     counts = list(map(int, arguments.beside.split(",")))
@@ -61,6 +63,9 @@ def main() -> None:
             command("roadshift", {}, None)("demo", "--out", str(demo))
         make_clip(demo, folder / "clip.mp4")
         rows = measure(folder, demo, tasks, policies, counts, arguments.repeats, arguments.limit)
+    if arguments.add:
+        known = json.loads(RESULT.read_text(encoding="utf-8"))
+        rows = [row for row in known if row["task"] not in tasks] + rows
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     page = TEMPLATE.read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ from .frames import Frame
 from .images import read_image
 from .label_census import label_notes
 from .label_maps import UNMAPPED, LabelMap
-from .label_pairs import log_note
 from .labels import LabelSpace, read_labels
 from .layouts import LabelIds
 from .metrics import ConfusionMatrix
+from .notes import log_note
 
 
 def evaluate(

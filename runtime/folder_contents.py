@@ -20,6 +20,7 @@ from .media_kinds import (
     VIDEO_SUFFIXES,
 )
 from .natural_order import natural_key
+from .words import counted
 
 _SHOWN = 4  # folders or suffixes named in a list before "and n more"
 _OF_SYSTEMS = frozenset(
@@ -216,34 +217,34 @@ def _sentence(
     if separation.left_out:
         count = sum(separation.left_out.values())
         left.append(
-            f"{_count(count, 'label map')} and the like ({_listed_out(separation.left_out)})"
+            f"{counted(count, 'label map')} and the like ({_listed_out(separation.left_out)})"
         )
     if previews:
-        left.append(f"{_count(previews, 'picture')} beside the videos")
+        left.append(f"{counted(previews, 'picture')} beside the videos")
     if listing.videos and not videos:
-        left.append(_count(len(listing.videos), "video"))
+        left.append(counted(len(listing.videos), "video"))
     for kind, unread in (("picture", listing.unread_pictures), ("video", listing.unread_videos)):
         if unread:
             count = sum(unread.values())
-            left.append(f"{_count(count, kind)} of a kind not read here ({_listed_out(unread)})")
+            left.append(f"{counted(count, kind)} of a kind not read here ({_listed_out(unread)})")
     if listing.others:
         count = sum(listing.others.values())
-        left.append(f"{_count(count, 'other file')} ({_listed_out(listing.others)})")
+        left.append(f"{counted(count, 'other file')} ({_listed_out(listing.others)})")
     if listing.unreadable:
         shown = [f"{folder}: {reason}" for folder, reason in listing.unreadable.items()]
         more = f", and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         count = len(listing.unreadable)
         left.append(
-            f"{_count(count, 'folder')} that cannot be opened ({', '.join(shown[:_SHOWN])}{more})"
+            f"{counted(count, 'folder')} that cannot be opened ({', '.join(shown[:_SHOWN])}{more})"
         )
     taken = []
     if separation.pictures:
         where = _folders(separation.pictures)
         taken.append(
-            _count(len(separation.pictures), "picture") + (f" of {where}" if where else "")
+            counted(len(separation.pictures), "picture") + (f" of {where}" if where else "")
         )
     if videos and listing.videos:
-        taken.append(_count(len(listing.videos), "video"))
+        taken.append(counted(len(listing.videos), "video"))
     both = len(taken) == 2
     if not left and not separation.remark and not both:
         return None
@@ -265,7 +266,3 @@ def _listed_out(counts: Mapping[str, int]) -> str:
     if len(ordered) > _SHOWN:
         shown.append(f"more kinds {sum(count for _, count in ordered[_SHOWN:])}")
     return ", ".join(shown)
-
-
-def _count(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

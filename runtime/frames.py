@@ -17,9 +17,10 @@ from pathlib import Path
 from .addresses import is_live, without_password
 from .errors import FrameError
 from .folder_contents import folder_contents, list_images
-from .images import Image, log_remark, read_image, write_image
+from .images import Image, read_image, write_image
 from .label_pairs import find_labels, labelled_pairs
 from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from .notes import log_note
 from .video_file import Loss, count_frames, expected_frames, read_video
 
 __all__ = [
@@ -186,7 +187,7 @@ class FrameSource:
         """Pass on the first remark on a file that was read all the same."""
         if not self._remarked:
             self._remarked = True
-            (log_remark if self._on_skip is log_skip else self._on_skip)(sentence)
+            (log_note if self._on_skip is log_skip else self._on_skip)(sentence)
 
 
 def log_skip(sentence: str) -> None:

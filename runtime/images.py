@@ -4,7 +4,6 @@ Importing this module quiets OpenCV's own messages about damaged files (set ``OP
 bring them back), since every damaged file is reported once, by name and reason, by its reader.
 """
 
-import logging
 import os
 import secrets
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from .folder_contents import list_images
 from .jpeg import JPEG_SIGNATURE, decode_jpeg
 from .label_pairs import find_labels, labelled_pairs
 from .media_kinds import IMAGE_SUFFIXES
+from .notes import log_note
 from .picture_size import PNG_SIGNATURE, picture_size, pnm_largest, too_large
 from .png import whole_png
 
@@ -31,7 +31,6 @@ __all__ = [
     "find_labels",
     "labelled_pairs",
     "list_images",
-    "log_remark",
     "read_image",
     "write_image",
 ]
@@ -47,15 +46,10 @@ _REMARKED: set[Path] = set()  # folders of which an odd file was logged by this 
 Image = NDArray[np.uint8]
 
 
-def log_remark(sentence: str) -> None:
-    """Where a remark on a file that was read goes, unless another place is given."""
-    logging.getLogger("roadshift").warning("%s", sentence)
-
-
 def _log_once(folder: Path, sentence: str) -> None:
     if folder not in _REMARKED:
         _REMARKED.add(folder)
-        log_remark(sentence)
+        log_note(sentence)
 
 
 def read_image(path: str | Path, *, remark: Callable[[str], None] | None = None) -> Image:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import FrameError, LabelError
 from .folder_contents import folder_contents
+from .notes import log_note
 
 _CITYSCAPES_STEM = re.compile(r"(.+)_leftImg8bit(_foggy_beta_[\d.]+)?")
 _LABEL_FOLDER_OF = {
@@ -21,11 +21,6 @@ _LABEL_FOLDER_OF = {
     "images": "labels",  # GTA5, plain
 }
 _IMAGE_FOLDER = re.compile(rf"(?<![^/])({'|'.join(_LABEL_FOLDER_OF)})(?![^/])")
-
-
-def log_note(sentence: str) -> None:
-    """Log what a caller should know, where it gives no other place for that."""
-    logging.getLogger("roadshift").warning("%s", sentence)
 
 
 def find_labels(

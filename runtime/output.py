@@ -14,9 +14,9 @@ from .engine import Engine
 from .errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted
 from .file_names import check_name
 from .frames import Frame, FrameSource
-from .images import log_remark
 from .live import LiveSource
 from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_VIDEO_SUFFIXES
+from .notes import log_note
 from .pacing import STILLS_FPS, Paced
 from .pipeline import Pipeline, Result
 from .sinks import open_sink
@@ -40,7 +40,7 @@ def run_frames(
     max_frames: int | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda _, __: None,
-    note: Callable[[str], None] = log_remark,
+    note: Callable[[str], None] = log_note,
     clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
     """Segment frames and write the results.

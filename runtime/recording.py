@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from .atomic import flush, output_errors
 from .errors import OutputError
-from .images import log_remark
 from .matroska import MatroskaFile
 from .media_kinds import WRITTEN_VIDEO_SUFFIXES
 from .mp4 import Mp4File
+from .notes import log_note
 from .video_encoding import EncoderError, FragmentedVideo, VideoEncoding, WholeVideo
 from .video_file import count_packets
 
@@ -44,7 +44,7 @@ class Recording:
     """
 
     def __init__(
-        self, path: Path, *, replace: bool = True, note: Callable[[str], None] = log_remark
+        self, path: Path, *, replace: bool = True, note: Callable[[str], None] = log_note
     ) -> None:
         suffix = path.suffix.lower()
         if suffix not in WRITTEN_VIDEO_SUFFIXES:

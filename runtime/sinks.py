@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from .atomic import output_errors
 from .errors import OutputError
 from .file_names import check_name
-from .images import log_remark, write_image
+from .images import write_image
 from .labels import LabelSpace
 from .media_kinds import VIDEO_SUFFIXES
+from .notes import log_note
 from .overlay import overlay
 from .pacing import STILLS_FPS, rate_of
 from .pipeline import Result
@@ -132,7 +133,7 @@ class VideoSink:
         fps: float = STILLS_FPS,
         rate: Callable[[], float | None] | None = None,
         replace: bool = True,
-        note: Callable[[str], None] = log_remark,
+        note: Callable[[str], None] = log_note,
     ) -> None:
         check_name(path, by_library=True)
         self._recording = Recording(path, replace=replace, note=note)
@@ -240,7 +241,7 @@ def open_sink(
     fps: float = STILLS_FPS,
     rate: Callable[[], float | None] | None = None,
     replace: bool = True,
-    note: Callable[[str], None] = log_remark,
+    note: Callable[[str], None] = log_note,
 ) -> FolderSink | VideoSink:
     """A `VideoSink` if ``out`` has a video's suffix, a `FolderSink` otherwise.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...runtime.words import percent
 from .resampling import Weights, interval
 from .scores import CONFIDENT, area_lost, information_maximisation, normalised_entropy
 from .views import area
@@ -103,11 +104,11 @@ def judged(step: int, seen: Seen, reference: Seen, names: Sequence[str]) -> Look
 def _alarms(scores: Mapping[str, float], lost: Mapping[str, float], least: float) -> Iterator[str]:
     for name, share in lost.items():
         if share >= MOST_LOST:
-            yield f"{name} lost {share:.0%} of its area"
+            yield f"{name} lost {percent(share)} of its area"
     if scores["information"] < least:
         yield f"information is {scores['information']:.2f} nats, below {least:.2f}"
     if scores.get("agreement", 1.0) < LEAST_AGREEMENT:
-        yield f"{scores['agreement']:.0%} agreement on pixels that the start was sure of"
+        yield f"{percent(scores['agreement'])} agreement on pixels that the start was sure of"
 
 
 def information(p: Tensor, entropy: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:

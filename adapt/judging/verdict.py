@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from ...runtime.verdict import Check, Decision, Verdict
+from ...runtime.words import percent
 from .evidence import Evidence, Score
 
 # Harm: any of these keeps the incumbent, whatever else speaks for the candidate.
@@ -81,18 +82,6 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         return verdict("keep", f"Nothing speaks for the candidate. {information.sentence}", checks)
     doubt = steadier if information.passed else information
     return verdict("ask", f"The signs are mixed. {doubt.sentence}", checks)
-
-
-def percent(share: float) -> str:
-    """A share of 1 in whole percent; only 0 is "0%" and only 1 is "100%".
-
-    What lies nearer to either than whole percent can say is "below 1%" or "above 99%".
-    """
-    if 0 < share < 0.005:
-        return "below 1%"
-    if 0.995 <= share < 1:
-        return "above 99%"
-    return f"{share:.0%}"
 
 
 def _too_few(evidence: Evidence) -> str:

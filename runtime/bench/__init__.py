@@ -30,6 +30,7 @@ __all__ = [
     "Measured",
     "bench_bundle",
     "bench_engine",
+    "check_none_failed",
     "measure_bundle",
     "random_frames",
 ]
@@ -162,6 +163,23 @@ def measure_bundle(
     if not done:
         raise _nothing_runs(opened, settings, [m.row for m in failed])
     return [*done, *failed]
+
+
+def check_none_failed(measured: Sequence[Measured]) -> None:
+    """Refuse figures that lack an artefact because its engines failed; what runs nowhere here may.
+
+    Raises:
+        EngineError: they do.
+    """
+    done = {_artefact(m.row) for m in measured if m.row["error"] is None}
+    for m in measured:
+        if m.failed and _artefact(m.row) not in done:
+            where = "/".join(filter(None, _artefact(m.row)))
+            raise EngineError(f"{where}: could not be measured: {m.row['error']}")
+
+
+def _artefact(row: dict[str, Any]) -> tuple[str, str]:
+    return row.get("bundle", ""), row["artefact"]
 
 
 def _nothing_runs(

@@ -34,10 +34,14 @@ Report = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class Measured:
-    """A row, and the milliseconds of each of its queries; none if it did not run."""
+    """A row, and the milliseconds of each of its queries; none if it did not run.
+
+    ``failed``: its engine was there and failed.
+    """
 
     row: dict[str, Any]
     latencies_ms: NDArray[np.float64]
+    failed: bool = False
 
 
 class BundleRun:
@@ -88,7 +92,7 @@ class BundleRun:
         except _FAILURES as error:
             self._lanes.pop(contender).close()
             reason = _first_line(error)
-            self._rows[contender] = Measured(contender.left_out(reason), np.empty(0))
+            self._rows[contender] = Measured(contender.left_out(reason), np.empty(0), failed=True)
 
     def close(self) -> None:
         """Close the engines that are still open, and the probes."""

@@ -567,6 +567,45 @@ def test_tone_is_searched_once_and_kept_for_a_resume(
     assert bundle.manifest.input.gamma == pytest.approx(0.8)
 
 
+def test_what_was_prepared_before_the_first_checkpoint_is_kept_for_a_resume(
+    aligned: list[int],
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Callable[..., RunConfig],
+) -> None:
+    config, out = settings("tone=auto"), tmp_path / "out"
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames_dir, config, out, stop_requested=lambda: bool(aligned))
+    assert not (tmp_path / "out.run/checkpoint.safetensors").exists()
+    pixels = tmp_path / "out.run/frames.rgb"
+    decoded = pixels.stat().st_mtime_ns
+    with pytest.raises(TrainingError, match="started with other frames, settings"):
+        adapted(source, frames_dir, settings("tone=auto", "seed=5"), out, resume=True)
+    with pytest.raises(Killed):
+        adapted(source, frames_dir, config, out, resume=True, report=kill_at(1))
+    assert aligned == [0]
+    assert pixels.stat().st_mtime_ns == decoded
+    adapted(source, frames_dir, config, out, resume=True)
+    assert aligned == [0]
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_begun_anew_without_resume(
+    aligned: list[int],
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    settings: Callable[..., RunConfig],
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(RunInterrupted):
+        adapted(
+            source, frames_dir, settings("tone=auto"), out, stop_requested=lambda: bool(aligned)
+        )
+    adapted(source, frames_dir, settings("tone=auto", "seed=5"), out)
+    assert aligned == [0, 1]
+
+
 @pytest.mark.parametrize(
     "damage", ['{"run": "another", "gamma": 0.5}', "{", '{"gamma": NaN}', "[]"]
 )

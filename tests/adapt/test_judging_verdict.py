@@ -25,7 +25,7 @@ from judging_cases import (
 )
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.judging.evidence import BATCH, Evidence, Score, gather
-from roadshift.adapt.judging.verdict import decide, percent
+from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.judging.views import Model, Viewer
 from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.networks import build_network
@@ -253,19 +253,3 @@ def test_without_a_shift_a_class_that_loses_half_its_area_is_too_much() -> None:
     lost = decide(replace(evidence_of(), lost={2: 0.81}), NAMES)
     assert lost.decision == "keep"
     assert f"{NAMES[2]} loses most, 81% of its area" in lost.sentence
-
-
-@pytest.mark.parametrize(
-    ("share", "said"),
-    [
-        (0.0, "0%"),
-        (1e-6, "below 1%"),
-        (0.006, "1%"),
-        (0.5, "50%"),
-        (0.994, "99%"),
-        (0.997, "above 99%"),
-        (1.0, "100%"),
-    ],
-)
-def test_only_all_is_told_as_all_and_only_none_as_none(share: float, said: str) -> None:
-    assert percent(share) == said

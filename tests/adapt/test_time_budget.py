@@ -370,6 +370,12 @@ def test_without_a_budget_nothing_is_ever_due(clock: Clock) -> None:
     assert not deadline.passed
 
 
+def test_a_budget_counts_from_where_the_command_began(clock: Clock) -> None:
+    deadline = Deadline(100.0, began=clock.now - 30)
+    assert deadline.elapsed_s == 30
+    assert deadline.left_s == RESERVE * 100 - 30
+
+
 def test_what_is_repeated_is_expected_to_take_as_long_as_the_longest_before(clock: Clock) -> None:
     deadline = Deadline(100.0)
     deadline.begin_end()

@@ -461,6 +461,32 @@ def test_a_time_budget_lowers_the_steps_and_the_schedule_ends_with_them(
     assert lines[-1]["lr"] == pytest.approx(trainer.training.lr * expected)
 
 
+def test_patience_lowers_the_steps_of_a_run_without_a_budget_and_says_so(
+    clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    notes: list[str] = []
+    trainer = make_trainer(
+        network(), [slow(clock)], "training.steps=100", patience_s=40.0, note=notes.append
+    )
+    assert trainer.run().steps == 40
+    assert any("40 of 100 steps" in note and "training.steps=100" in note for note in notes)
+
+
+def test_patience_is_no_budget_where_there_is_one_and_says_nothing_where_all_steps_fit(
+    clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    notes: list[str] = []
+    trainer = make_trainer(
+        network(), [slow(clock)], "training.steps=30", patience_s=40.0, note=notes.append
+    )
+    assert trainer.run().steps == 30
+    assert not any("steps" in note for note in notes)
+    bounded = make_trainer(
+        network(), [slow(clock)], "training.steps=30", time_budget_s=20.0, patience_s=40.0
+    )
+    assert bounded.run().steps == 19
+
+
 def test_a_budget_with_room_changes_nothing(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:

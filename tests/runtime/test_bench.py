@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from roadshift.runtime.bench import (
     BenchSettings,
     bench_bundle,
     bench_engine,
+    check_none_failed,
     measure_bundle,
     random_frames,
 )
@@ -370,6 +372,21 @@ def test_an_artefact_that_fails_is_a_row_with_its_reason_and_the_others_are_meas
     assert broken["p50_ms"] is None
     with pytest.raises(EngineError, match="cannot be loaded"):
         bench_bundle(make_bundle("other", models={"broken.onnx": b"no model"}), settings)
+
+
+def test_an_artefact_that_was_not_measured_anywhere_is_refused_after_the_others(
+    make_bundle: Callable[..., Bundle], tiny: Any
+) -> None:
+    models = {"broken.onnx": b"no model", "good.onnx": tiny.onnx(32, 16, tiny.weight(0))}
+    settings = BenchSettings(queries=2, warmup=0, backends="onnxruntime", device="cpu")
+    measured = measure_bundle(make_bundle(models=models), settings)
+    with pytest.raises(EngineError, match=r"^broken\.onnx: could not be measured: .*be loaded"):
+        check_none_failed(measured)
+    check_none_failed([m for m in measured if not m.failed])
+    elsewhere = replace(measured[0], row={**measured[0].row, "artefact": "broken.onnx"})
+    check_none_failed([*measured, elsewhere])  # on another backend it did run
+    not_here = replace(measured[1], failed=False)
+    check_none_failed([measured[0], not_here])
 
 
 @pytest.mark.parametrize("rounds", [1, 3])

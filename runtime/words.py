@@ -1,0 +1,20 @@
+"""Numbers in sentences."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 tensor", "2 tensors"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 in whole percent; only 0 is "0%" and only 1 is "100%".
+
+    What lies nearer to either than whole percent can say is "below 1%" or "above 99%".
+    """
+    if 0 < share < 0.005:
+        return "below 1%"
+    if 0.995 <= share < 1:
+        return "above 99%"
+    return f"{share:.0%}"

@@ -1,0 +1,29 @@
+"""Numbers in sentences."""
+
+from __future__ import annotations
+
+import pytest
+from roadshift.runtime.words import counted, percent
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0 tensors"), (1, "1 tensor"), (2, "2 tensors"), (30, "30 tensors")]
+)
+def test_a_noun_has_its_plural(number: int, text: str) -> None:
+    assert counted(number, "tensor") == text
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0.0, "0%"),
+        (1e-6, "below 1%"),
+        (0.006, "1%"),
+        (0.5, "50%"),
+        (0.994, "99%"),
+        (0.997, "above 99%"),
+        (1.0, "100%"),
+    ],
+)
+def test_only_all_is_told_as_all_and_only_none_as_none(share: float, said: str) -> None:
+    assert percent(share) == said
