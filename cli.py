@@ -28,6 +28,7 @@ from .cli_shared import (
     LabelSpaceOfFiles,
     Losses,
     Nice,
+    Older,
     Out,
     Output,
     Overwrite,
@@ -235,6 +236,7 @@ def adapt(
             "where it is not promoted; the default), warn, or off."
         ),
     ] = None,
+    older: Older = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
@@ -286,6 +288,8 @@ def adapt(
                 f"{method} starts from the bundle's own network."
             )
         gate = choose_gate(gate, method, black_box, note)
+        if black_box and older:
+            raise ConfigError("--older: a student of a black box is not judged; leave it out.")
         patience_s = default_patience_s(method, pick_device(device), config, chosen)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             job = Job(out, overwrite, device, replace(options, patience_s=patience_s))
@@ -301,6 +305,7 @@ def adapt(
                     job,
                     max_frames=max_frames,
                     gated=gate != "off",
+                    older=older or (),
                 )
     print_made(adapted, as_json)
     verdict = adapted.manifest.verdict
@@ -318,6 +323,7 @@ def judge(
     ],
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
+    older: Older = None,
     allow_network: AllowNetwork = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -346,6 +352,7 @@ def judge(
                 frames,
                 device=device,
                 max_frames=max_frames,
+                older=older or (),
                 note=note,
                 report=lambda done, total: update(done, total, ""),
                 stop=stop,

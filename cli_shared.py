@@ -92,6 +92,15 @@ LabelMapFile = Annotated[
         "classes, see docs/label-maps.md.",
     ),
 ]
+Older = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--older",
+        metavar="FRAMES",
+        help="Frames of conditions that the incumbent serves: measure what is forgotten of them; "
+        "may be given several times.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 Nice = Annotated[
     int, typer.Option(min=0, max=19, help="Lower priority than other programs by so much.")

@@ -19,7 +19,7 @@ from ..runtime.bundle import (
     library_versions,
 )
 from ..runtime.errors import ConfigError, OutputError
-from ..runtime.frames import labelled_pairs
+from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
@@ -58,6 +58,7 @@ def adapt_bundle(
     *,
     max_frames: int | None = None,
     gated: bool = False,
+    older: Sequence[str | Path] = (),
 ) -> Bundle:
     """Adapt a source model to unlabelled frames and write the result to ``job.out``.
 
@@ -72,6 +73,8 @@ def adapt_bundle(
         job: where the result goes. A run that stopped is continued with ``options.resume``.
         max_frames: use at most so many, evenly spaced.
         gated: judge the result.
+        older: frames of conditions that ``source`` serves, on which a gated run measures what was
+            forgotten; nothing is learned from them.
 
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
@@ -80,6 +83,10 @@ def adapt_bundle(
         raise ConfigError(
             f"{config.method} learns from a black box's answers; give it a black box and a student."
         )
+    if older and not gated:
+        raise ConfigError("--older: nothing is judged with --gate off; leave one of the two out.")
+    if older:
+        open_frames([str(path) for path in older])  # what is not there is said before the run
     if gated and job.out.resolve() == source.path.resolve():
         raise OutputError(
             f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
@@ -116,6 +123,7 @@ def adapt_bundle(
             align=True,
             held=held,
             incumbent=source if gated else None,
+            older=older,
         )
 
 
@@ -325,6 +333,7 @@ def _run(
     align: bool = False,
     held: FrameSet | None = None,
     incumbent: Bundle | None = None,
+    older: Sequence[str | Path] = (),
 ) -> Bundle:
     """Align the tone, run the method's stages, write the bundle, remove the run's folder.
 
@@ -378,7 +387,7 @@ def _run(
     if bundle is None:
         verdict = None
         if incumbent is not None:
-            verdict = judge_run(incumbent, Model(network, input_spec), context)
+            verdict = judge_run(incumbent, Model(network, input_spec), context, older)
         weights, history = save_weights(network), job.workdir / HISTORY
         with BundleWriter(job.out, overwrite=job.overwrite) as writer:
             writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")

@@ -9,12 +9,9 @@ import torch
 
 from .config import read_toml
 from .context import Context
-from .dataset import stacked
-from .judging.judge import JUDGED_ON, PASSES_A_FRAME
-from .judging.views import evaluating
+from .judging.judge import JUDGED_ON, passes_of
 from .judging.watch import FRAMES
 from .methods import DEFAULT
-from .networks import SegmentationNetwork
 
 # Shares of the time that is left, at most.
 DECODING = 0.25
@@ -28,7 +25,6 @@ STATISTICS = 0.5  # of the end; judging has the rest
 # cores and with the larger networks for embedded use, a run with the gate then ends in ten minutes.
 PATIENCE_S = 420.0
 
-LONG = 0.01  # of the time that is left: a pass that takes longer is timed once
 LEAST_PREPARED = 4  # frames; a stage that is prepared for fewer has nothing to learn from
 
 PASSES_A_STEP = 6  # forward passes that a frame's share of a step takes about as long as
@@ -48,27 +44,6 @@ def default_patience_s(
     return None if said or method != DEFAULT or device.type != "cpu" else PATIENCE_S
 
 
-@torch.no_grad()
-def forward_seconds(model: SegmentationNetwork, context: Context) -> float:
-    """Seconds that the network takes for a whole frame.
-
-    The shorter of two tries; one alone where it took long, for the first is slow by little then.
-    """
-    deadline = context.work.deadline
-    images = context.normalise(stacked(context.frames, [0]).to(context.device))
-    took = []
-    with evaluating(model):
-        for _ in range(2):
-            started = deadline.elapsed_s
-            model.forward(images)
-            if context.device.type == "cuda":
-                torch.cuda.synchronize(context.device)
-            took.append(deadline.elapsed_s - started)
-            if took[-1] > LONG * deadline.left_s:
-                break
-    return min(took)
-
-
 def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> float:
     """Seconds that a run's end takes: the last look, final statistics, judging.
 
@@ -78,7 +53,7 @@ def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> floa
     """
     passes = len(context.frames) if statistics else 0
     if context.held is not None:
-        passes += FRAMES + PASSES_A_FRAME * min(JUDGED_ON, len(context.held))
+        passes += FRAMES + passes_of(min(JUDGED_ON, len(context.held)))
     return forward_s * passes
 
 

@@ -53,12 +53,10 @@ from .networks import SegmentationNetwork
 from .optimisation import build_optimizer, learning_rate_factor
 from .pace import (
     LEAST_PREPARED,
-    LONG,
     PRECISIONS,
     PREPARATION,
     STATISTICS,
     WARM_START,
-    forward_seconds,
     seconds_of_end,
     seconds_of_step,
 )
@@ -69,6 +67,7 @@ from .run_options import Progress, RunOptions, RunSummary
 from .run_statistics import RunStatistics
 from .statistics_share import Share
 from .step import take_step
+from .timing import LONG, forward_seconds
 from .work import OutOfTimeError
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -14,7 +14,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from typing import Any
 import judging_camvid
 import judging_pairs
 import torch
+from evidence_file import from_json, to_json
 from roadshift.adapt import load_network
-from roadshift.adapt.judging.evidence import Evidence, Score, gather
+from roadshift.adapt.judging.evidence import Evidence, gather
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.judging.views import Model
 from roadshift.runtime.bench.chart import Axis, Chart
@@ -151,14 +152,8 @@ def gathered(kept: Path, incumbent: Path, candidate: Path, frames: Path) -> Evid
         images = (read_image(path) for path in judging_pairs.judged_on(frames))
         evidence = gather(model_of(incumbent), model_of(candidate), images, torch.device("cpu"))
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(asdict(evidence)))
-    values = json.loads(kept.read_text())
-    return Evidence(
-        values["frames"],
-        values["finite"],
-        {name: Score(**score) for name, score in values["scores"].items()},
-        {int(index): share for index, share in values["lost"].items()},
-    )
+        kept.write_text(json.dumps(to_json(evidence)))
+    return from_json(json.loads(kept.read_text()))
 
 
 @cache
@@ -400,6 +395,8 @@ def failure_table(pairs: Sequence[Pair]) -> str:
 
 
 def camvid_table(pairs: Sequence[Pair]) -> str:
+    if not pairs:
+        return "Not measured with this version of the gate."
     lines = [
         "| drive | seed | incumbent | candidate | true mIoU | verdict | because |",
         "|---|---|---|---|---|---|---|",

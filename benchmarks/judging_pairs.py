@@ -78,7 +78,8 @@ class Way:
 
 WAYS: dict[str, Way] = {
     # that work, more or less
-    "bn_stats": Way("bn_stats"),
+    "bn_stats": Way("bn_stats"),  # mixed
+    "replaced": Way("bn_stats", ("bn_stats.variant=paper",)),
     "nightshift": Way("nightshift", ("training.steps=60", *QUICK)),
     "iapc": Way("iapc", ("training.steps=40", *QUICK)),
     "tent": Way("tent", ("training.steps=40", *QUICK)),
@@ -98,7 +99,7 @@ WAYS: dict[str, Way] = {
     "wrong-fog": Way("shot_im", ("training.steps=30", *QUICK), "fog"),
     "wrong-none": Way("nightshift", ("training.steps=30", *QUICK), "none"),
 }
-EVERYWHERE = ("bn_stats",)
+EVERYWHERE = ("bn_stats", "replaced")
 OTHERS = tuple(way for way in WAYS if way not in EVERYWHERE)
 OTHERS_EACH = 3  # of the other ways in every cell of seed and shift, in turn
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,21 +17,29 @@ from ...runtime.errors import (
     RoadshiftError,
     RunInterrupted,
 )
-from ...runtime.frames import Frame, open_frames
+from ...runtime.frames import open_frames
 from ...runtime.verdict import Verdict
+from ...runtime.words import counted
 from ..budget import Repeated
 from ..context import Context
 from ..core_sharing import sharing_cores
 from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models import load_network, pick_device
+from ..networks import SegmentationNetwork
+from ..timing import forward_seconds
 from ..weight_checks import BrokenWeightsError
 from ..work import spread
 from .evidence import BATCH, Evidence, gather
+from .forgetting import OLDER, remembered, with_older
+from .references import passes_of_share
 from .verdict import broken, decide
 from .views import Image, Model
 
-PASSES_A_FRAME = 8  # of whole frames: three views of two models, and the second opinion
+# Of whole frames: three views of two models, statistics, and two references (`References`).
+PASSES_A_FRAME = 9
 JUDGED_ON = 32  # frames at most, unless a user says otherwise
+SHARE_OF_RUN = 0.1  # that judging may take of a run's time, unless that leaves too few frames
+ENOUGH = 16  # frames, on which a verdict does not wait for a cheaper one
 Note = Callable[[str], None]
 GATES = ("refuse", "warn", "off")
 
@@ -56,12 +64,17 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
     return "off"
 
 
-def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
+def judge_run(
+    incumbent: Bundle, candidate: Model, context: Context, older: Sequence[str | Path] = ()
+) -> Verdict:
     """The verdict on what a run has made, on at most 32 of the frames that it set aside.
 
     A frame that cannot be read is left out with a note. Whatever goes wrong, a person is asked,
     with the reason: steps that are done are not lost because judging fails. So he is where the
     incumbent's files are no longer those that the run started from.
+
+    Args:
+        older: sources of frames of other conditions, on which what was forgotten is measured.
 
     Raises:
         RunInterrupted: a signal came.
@@ -71,7 +84,7 @@ def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
         return _ask(incumbent, _why_none_is_held(len(context.frames)))
     context.note("judging the result against the incumbent, without labels")
     try:
-        return _judged(incumbent, candidate, context, held)
+        return _judged(incumbent, candidate, context, held, older)
     except RunInterrupted:
         raise
     except FrameError as error:
@@ -87,25 +100,76 @@ def judge_run(incumbent: Bundle, candidate: Model, context: Context) -> Verdict:
         return _ask(incumbent, f"The result could not be judged ({reason.rstrip(' .:')}).")
 
 
-def _judged(incumbent: Bundle, candidate: Model, context: Context, held: FrameSet) -> Verdict:
+def _judged(
+    incumbent: Bundle,
+    candidate: Model,
+    context: Context,
+    held: FrameSet,
+    older: Sequence[str | Path],
+) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
-    batches = Repeated(deadline, PASSES_A_FRAME * BATCH)
-    if not batches.fits():
-        return _ask(incumbent, "The time budget left no time to judge the result.")
     old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
     chosen = evenly_spaced(len(held), JUDGED_ON)
-    if deadline.bounded:  # they may be cut short
-        chosen = [chosen[i] for i in spread(len(chosen))]
     with context.work.phase("judging", len(chosen)) as done:
+        count = affordable(len(chosen), old.network, context)
+        if count == 0:
+            return _ask(incumbent, "The time budget left no time to judge the result.")
+        if count < len(chosen):
+            chosen = evenly_spaced(len(held), count)
+        if deadline.bounded:  # they may be cut short
+            chosen = [chosen[i] for i in spread(len(chosen))]
+        batches = Repeated(deadline, PASSES_A_FRAME * BATCH)
         evidence = gather(
             old,
             candidate,
-            _shown(_readable(held.only(chosen), context.note), done),
+            _readable(held.only(chosen), context.note),
             context.device,
             stop=context.stop_if_requested,
             due=lambda: not batches.fits(),
+            report=done,
         )
-    return _decided(evidence, incumbent, started)
+    verdict = _decided(evidence, incumbent, started)
+    if not older or deadline.due:
+        return verdict
+    with context.work.phase("judging on older frames"):
+        frames = _older(older, context.note)
+        stop = context.stop_if_requested
+        classes = incumbent.label_space.classes
+        return with_older(
+            verdict, remembered(old, candidate, frames, context.device, classes, stop)
+        )
+
+
+def _older(sources: Sequence[str | Path], note: Note) -> Iterator[Image]:
+    source = open_frames([str(one) for one in sources], on_skip=note)
+    return (frame.image for frame in thinned(source, OLDER))
+
+
+def passes_of(frames: int) -> int:
+    """How many passes of one frame judging on so many takes."""
+    return PASSES_A_FRAME * frames + passes_of_share(frames)
+
+
+def affordable(frames: int, network: SegmentationNetwork, context: Context) -> int:
+    """As many of the frames as fit the time budget, or a tenth of the run; said beforehand.
+
+    Without a budget, `ENOUGH` are judged on whatever that takes.
+    """
+    deadline = context.work.deadline
+    if not deadline.forward_s:
+        deadline.forward_s = forward_seconds(network, context)
+    left_s = deadline.left_s if deadline.bounded else SHARE_OF_RUN * deadline.elapsed_s
+    least = BATCH if deadline.bounded else min(ENOUGH, frames)
+    count = frames
+    while count > least and passes_of(count) * deadline.forward_s > left_s:
+        count -= BATCH
+    count = max(count, least)
+    expected_s = passes_of(count) * deadline.forward_s
+    if deadline.bounded and expected_s > left_s:
+        return 0
+    of = f" of {frames}" if count < frames else ""
+    context.note(f"judging on {counted(count, 'frame')}{of}, about {expected_s:.0f} s")
+    return count
 
 
 def _ask(incumbent: Bundle, sentence: str) -> Verdict:
@@ -124,12 +188,6 @@ def _why_none_is_held(frames: int) -> str:
     )
 
 
-def _shown(frames: Iterable[Image], done: Callable[[int], None]) -> Iterator[Image]:
-    for count, frame in enumerate(frames, 1):
-        yield frame
-        done(count)
-
-
 @sharing_cores()
 def judge_bundles(
     incumbent: Bundle,
@@ -138,6 +196,7 @@ def judge_bundles(
     *,
     device: str = "auto",
     max_frames: int = JUDGED_ON,
+    older: Sequence[str | Path] = (),
     note: Note = lambda _: None,
     report: Callable[[int, int | None], None] = lambda *_: None,
     stop: Callable[[], None] = lambda: None,
@@ -147,6 +206,8 @@ def judge_bundles(
     Args:
         sources: folders, images and videos.
         max_frames: look at no more, evenly spaced.
+        older: sources of frames of other conditions, which the incumbent serves: a candidate that
+            has forgotten them is not promoted, a person is asked.
         note: called with a sentence for every frame that cannot be read.
         report: called with the frames done and, where that is known, those in all.
         stop: called before every batch of frames; may raise.
@@ -170,9 +231,15 @@ def judge_bundles(
         verdict = broken(sentence, 0, time.monotonic() - started)
         return replace(verdict, incumbent=incumbent.hash)
     report(0, total)
-    images = _counted(thinned(source, max_frames, note), total, report)
-    evidence = gather(old, new, images, run_on, stop=stop)
-    return _decided(evidence, incumbent, started)
+    images = (frame.image for frame in thinned(source, max_frames, note))
+    evidence = gather(
+        old, new, images, run_on, stop=stop, report=lambda judged: report(judged, total)
+    )
+    verdict = _decided(evidence, incumbent, started)
+    if older:
+        frames, classes = _older(older, note), incumbent.label_space.classes
+        verdict = with_older(verdict, remembered(old, new, frames, run_on, classes, stop))
+    return verdict
 
 
 def _decided(evidence: Evidence, incumbent: Bundle, started: float) -> Verdict:
@@ -219,11 +286,3 @@ def _readable(frames: FrameSet, note: Note) -> Iterator[Image]:
             yield frames.image(i)
         except FrameError as error:  # noqa: PERF203 - the others are judged on
             note(f"left out: {error}")
-
-
-def _counted(
-    frames: Iterable[Frame], total: int | None, report: Callable[[int, int | None], None]
-) -> Iterator[Image]:
-    for done, frame in enumerate(frames, 1):
-        yield frame.image
-        report(done, total)

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 from ...runtime.verdict import Check, Decision, Verdict
 from ...runtime.words import percent
-from .evidence import Evidence, Score
+from .evidence import Evidence
+from .gatherer import Score
+from .identity import identity_checks
 
 # Harm: any of these keeps the incumbent, whatever else speaks for the candidate.
 MOST_ENTROPY = 0.7  # of the largest possible; a model that knows nothing has 1
@@ -21,10 +23,17 @@ MOST_HISTOGRAM = 0.45  # divergence of the classes' areas from the incumbent's, 
 MOST_DENSITY = 4.2  # nats; 4.6 is the most, where all pixels are predicted alike
 LEAST_AGREEMENT = 0.9  # with what the incumbent is sure of
 MOST_DIVERGENCE = 0.05  # batch-norm divergence of the candidate above the incumbent's, nats
-# Gain: below this shift of the incumbent's there is too little to be gained for the risk, unless
-# the candidate is better in every way that shows and no class loses much.
-LEAST_SHIFT = 0.075  # batch-norm divergence, nats
+# Gain: where these frames' statistics change the incumbent's mind about fewer pixels, there is too
+# little to be gained for the risk, unless the candidate is better in every way that shows and no
+# class loses much. The divergence in nats is of another size in every network, so a small one is
+# believed only where few pixels change.
+LEAST_SHIFT = 0.06  # share of the pixels
+LEAST_DIVERGENCE = 0.075  # batch-norm divergence of the incumbent, nats
+LARGE_SHIFT = 0.2  # share of the pixels, from which on the divergence does not count
 MOST_LOST_WITHOUT_SHIFT = 0.5  # share of the area of any class
+# An incumbent that has collapsed is steady: beside so much more agreement with the second opinion a
+# candidate may be less so.
+LARGE_GAIN = 0.3  # share of the pixels
 LEAST_FRAMES = 8  # that differ; a bootstrap over fewer, or over copies of one, knows no doubt
 
 
@@ -40,9 +49,11 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
     With fewer than `LEAST_FRAMES` frames that differ, a person is asked. Otherwise any sign of harm
     keeps the incumbent. Where the shift is too small for much to be gained, the
     candidate is promoted only if it is more informative and steadier both in a mirror and in a
-    smaller view, and no class loses half of its area. Otherwise it is promoted if it is both more
-    informative and steadier (in one mind with the second opinion, or with itself in a mirror), kept
-    out if it is neither, and a person is asked if it is one of them.
+    smaller view, and no class loses half of its area; so, too, where the network has no batch norm
+    to tell the shift by. Otherwise it is promoted if it is nearer to the second opinion, or both
+    more informative and steadier in a mirror, and surely less steady in no view (which does not
+    count where it is nearer by `LARGE_GAIN`); kept out if it is neither informative nor steady; and
+    a person is asked about all others.
 
     Args:
         classes: the label space's names.
@@ -57,8 +68,8 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         )
         return broken(sentence, evidence.frames, seconds)
     scores = evidence.scores
-    harm = _signs_of_harm(evidence, classes)
-    shift = _shift(scores["divergence"])
+    harm = [*_signs_of_harm(evidence, classes), *identity_checks(evidence, classes)]
+    shift = _shift(evidence)
     information, opinion, flip, zoom = (
         _gain(name, scores[name]) for name in ("information", "opinion", "flip", "zoom")
     )
@@ -72,16 +83,24 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         if every and max(evidence.lost.values(), default=1.0) <= MOST_LOST_WITHOUT_SHIFT:
             reasons = " ".join(check.sentence for check in (information, flip, zoom))
             return verdict(
-                "promote", f"The shift is small, and yet all speaks for it. {reasons}", checks
+                "promote", f"{shift.sentence} And yet all speaks for it. {reasons}", checks
             )
         return verdict("keep", shift.sentence, checks)
     steadier = opinion if opinion.passed else flip
-    if information.passed and steadier.passed:
-        return verdict("promote", f"{information.sentence} {steadier.sentence}", checks)
+    clear = scores["opinion"].low >= LARGE_GAIN
+    against = [] if clear else [check for check in (flip, zoom) if _against(check)]
+    if (opinion.passed or (information.passed and flip.passed)) and not against:
+        speaking = [check for check in (information, steadier) if check.passed]
+        return verdict("promote", " ".join(check.sentence for check in speaking), checks)
     if not (information.passed or steadier.passed):
         return verdict("keep", f"Nothing speaks for the candidate. {information.sentence}", checks)
-    doubt = steadier if information.passed else information
+    doubt = next(iter(against), steadier if information.passed else information)
     return verdict("ask", f"The signs are mixed. {doubt.sentence}", checks)
+
+
+def _against(check: Check) -> bool:
+    """Tell whether the whole interval of a sign of gain lies below 0."""
+    return check.high is not None and check.high < 0
 
 
 def _too_few(evidence: Evidence) -> str:
@@ -190,23 +209,28 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
     return checks
 
 
-def _shift(divergence: Score) -> Check:
-    size = divergence.incumbent
-    assert size is not None
-    passed = size >= LEAST_SHIFT
-    if math.isnan(size):
+def _shift(evidence: Evidence) -> Check:
+    """The share of the pixels on which incumbent and second opinion differ."""
+    if evidence.share is None:
         sentence = (
-            "The network keeps no batch-norm statistics, so the size of the shift is unknown and "
-            "nothing is promoted."
+            "The network keeps no batch-norm statistics, so neither the size of the shift nor a "
+            "second opinion is known, and the other signs must all be there."
         )
-    elif passed:
-        sentence = f"These frames are {size:.2f} nats from what the incumbent was trained on."
-    else:
-        sentence = (
-            f"These frames are only {size:.2f} nats from what the incumbent was trained on; below "
-            f"{LEAST_SHIFT:g} adapting gains too little for the risk."
-        )
-    return Check("shift", size, None, None, None, LEAST_SHIFT, passed, sentence)
+        return Check("shift", None, None, None, None, LEAST_SHIFT, False, sentence)
+    agreed = evidence.scores["opinion"].incumbent
+    assert agreed is not None
+    size, nats = 1 - agreed, evidence.scores["divergence"].incumbent
+    assert nats is not None
+    least = LEAST_SHIFT if nats >= LEAST_DIVERGENCE else LARGE_SHIFT
+    passed = size >= least
+    sentence = (
+        f"With these frames' statistics ({nats:.2f} nats from its own) the incumbent changes its "
+        f"mind about {'' if passed else 'only '}{percent(size)} of the pixels"
+    )
+    if not passed:
+        sentence += f"; below {percent(least)} adapting gains too little for the risk"
+    sentence += "."
+    return Check("shift", size, None, None, None, least, passed, sentence)
 
 
 _GAINS = {

@@ -43,6 +43,16 @@ class Said:
     flipped: Tensor
     zoomed: Tensor | None  # None where the network takes its own size alone
 
+    @classmethod
+    def of(cls, logits: Tensor, flipped: Tensor, zoomed: Tensor | None) -> Said:
+        """From the logits of the views, each (B, K, h, w)."""
+        return cls(
+            logits.softmax(dim=1),
+            logits.argmax(dim=1),
+            flipped.argmax(dim=1),
+            None if zoomed is None else zoomed.argmax(dim=1),
+        )
+
     @property
     def finite(self) -> bool:
         """Whether every probability is a number."""
@@ -62,10 +72,13 @@ class Viewer:
         self._layers = batch_norm_layers(model.network)
         self._moments = {layer: InputMoments() for layer in self._layers}
 
+    def fitted(self, frame: Image) -> Image:
+        """A frame of any size at the size of the network's input."""
+        return fit_frame(frame, self.model.spec.width, self.model.spec.height)
+
     def images(self, frames: list[Image]) -> Tensor:
         """Network inputs of frames of any size, (B, 3, H, W)."""
-        spec = self.model.spec
-        fitted = np.stack([fit_frame(frame, spec.width, spec.height) for frame in frames])
+        fitted = np.stack([self.fitted(frame) for frame in frames])
         images: Tensor = self._normalise(torch.from_numpy(fitted).to(self._device))
         return images
 
@@ -74,7 +87,6 @@ class Viewer:
         with evaluating(self.model.network):
             return takes(self.model.network, images, _zoomed_size(images))
 
-    @torch.no_grad()
     def say(
         self, images: Tensor, grid: tuple[int, int] | None = None, *, zoom: bool = True
     ) -> Said:
@@ -82,6 +94,16 @@ class Viewer:
 
         Args:
             zoom: ask about the smaller view, too.
+        """
+        return Said.of(*self.views(images, grid, zoom=zoom))
+
+    @torch.no_grad()
+    def views(
+        self, images: Tensor, grid: tuple[int, int] | None = None, *, zoom: bool = True
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits of the images, of their mirror images (mirrored back) and of the smaller view.
+
+        The moments of the first are kept.
         """
         with evaluating(self.model.network):
             handles = [
@@ -97,18 +119,13 @@ class Viewer:
             zoomed = None
             if zoom:
                 smaller = F.interpolate(images, _zoomed_size(images), mode="area")
-                zoomed = self._logits(smaller, size).argmax(dim=1)
-        p = logits.softmax(dim=1)
-        return Said(p, logits.argmax(dim=1), flipped.argmax(dim=1), zoomed)
+                zoomed = self._logits(smaller, size)
+        return logits, flipped, zoomed
 
     @torch.no_grad()
-    def second_opinion(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Probabilities with the batch's own batch-norm statistics, (B, K, h, w).
-
-        What re-estimating them on these frames would give, in the same pass; the model stays as it
-        is. Of a network without such layers it is the plain answer.
-        """
-        with evaluating(self.model.network, own_statistics=True):
+    def probabilities(self, images: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """The plain answer in evaluation mode, (B, K, h, w), at the grid given or its own."""
+        with evaluating(self.model.network):
             return self._logits(images, grid).softmax(dim=1)
 
     def divergence(self) -> float:

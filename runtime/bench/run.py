@@ -28,6 +28,7 @@ from .settings import BenchSettings
 REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
 # Of one engine; torch's are RuntimeErrors.
 _FAILURES = (EngineError, NetworkError, MissingDependencyError, RuntimeError, MemoryError)
+_NOT_HERE = (NetworkError, MissingDependencyError)  # what a user did not allow, or install
 Note = Callable[[str], None]
 Report = Callable[[int, int, str], None]
 
@@ -92,7 +93,9 @@ class BundleRun:
         except _FAILURES as error:
             self._lanes.pop(contender).close()
             reason = _first_line(error)
-            self._rows[contender] = Measured(contender.left_out(reason), np.empty(0), failed=True)
+            row = contender.left_out(reason)
+            failed = not isinstance(error, _NOT_HERE)
+            self._rows[contender] = Measured(row, np.empty(0), failed)
 
     def close(self) -> None:
         """Close the engines that are still open, and the probes."""

@@ -96,8 +96,8 @@ def test_an_idle_team_is_larger_than_the_machine_and_goes_whole() -> None:
     more = (os.cpu_count() or 1) + 1  # the leader is one of them
     counts = list(map(int, ran.stdout.split()))
     assert counts[0] == more
-    # Threads of a team that has ended may take a moment to go, and none stays for good.
-    assert more <= max(counts) <= 2 * more
+    # Threads of a team that has ended may take a while to go on a busy machine, but do go.
+    assert more <= max(counts) < len(counts) * more
 
 
 @needs_gnu

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt.budget import Deadline
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.dataset import FrameSet, set_aside
 from roadshift.adapt.importing import save_weights
 from roadshift.adapt.judging import judge
-from roadshift.adapt.judging.evidence import Evidence
+from roadshift.adapt.judging.evidence import BATCH, Evidence
 from roadshift.adapt.judging.judge import choose_gate, judge_bundles
 from roadshift.adapt.models import load_network
+from roadshift.adapt.work import Work
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
@@ -83,11 +86,14 @@ def adapt(source: Bundle, recording: Path, tmp_path: Path, settings: Settings) -
         gated: bool = True,
         overwrite: bool = False,
         max_frames: int | None = None,
+        older: Sequence[Path] = (),
         **options: Any,
     ) -> Bundle:
         config = settings(*assignments, method=method)
         job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
-        return adapt_bundle(source, [frames], config, job, max_frames=max_frames, gated=gated)
+        return adapt_bundle(
+            source, [frames], config, job, max_frames=max_frames, gated=gated, older=older
+        )
 
     return run
 
@@ -407,6 +413,66 @@ def test_a_gate_that_cannot_be() -> None:
         choose_gate("warn", "atp_black_box", True, print)
 
 
+# --- older frames ---------------------------------------------------------------------------------
+
+
+def test_what_is_forgotten_of_older_frames_is_in_the_verdict(
+    adapt: Adapt, decided: Decided, recording: Path
+) -> None:
+    decided("promote")
+    verdict = adapt(older=[recording]).manifest.verdict
+    assert verdict is not None
+    check = next(check for check in verdict.checks if check.name == "older")
+    assert check.sentence.startswith("On 16 older frames the candidate says the same")
+    assert verdict.decision == ("promote" if check.passed else "ask")
+
+
+def test_older_frames_that_are_not_there_or_not_judged_are_said_before_the_run(
+    adapt: Adapt, tmp_path: Path, recording: Path
+) -> None:
+    with pytest.raises(FrameError, match="nowhere"):
+        adapt(older=[tmp_path / "nowhere"])
+    with pytest.raises(ConfigError, match="--older: nothing is judged with --gate off"):
+        adapt(older=[recording], gated=False)
+    assert not (tmp_path / "out.run").exists()
+
+
+# --- what judging costs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run_s", "forward_s", "frames"),
+    [
+        (1000.0, 0.1, 32),  # 320 passes fit 100 s
+        (200.0, 0.1, 16),  # a tenth would be 20 s: 16 are judged on all the same
+        (300.0, 0.1, 28),
+    ],
+)
+def test_judging_takes_fewer_frames_where_it_would_cost_more_than_a_tenth_and_says_so(
+    run_s: float, forward_s: float, frames: int
+) -> None:
+    notes: list[str] = []
+    deadline = Deadline(None)
+    deadline.before_s, deadline.forward_s = run_s, forward_s
+    context = SimpleNamespace(work=Work(deadline), note=notes.append)
+    assert judge.affordable(32, torch.nn.Identity(), context) == frames  # type: ignore[arg-type]
+    seconds = judge.passes_of(frames) * forward_s
+    of = " of 32" if frames < 32 else ""
+    assert notes == [f"judging on {frames} frames{of}, about {seconds:.0f} s"]
+
+
+def test_judging_takes_what_a_time_budget_leaves_and_nothing_where_that_is_too_little() -> None:
+    deadline = Deadline(100.0)
+    deadline.forward_s = 1.0
+    context = SimpleNamespace(work=Work(deadline), note=lambda _: None)
+    left_s = deadline.left_s
+    count = judge.affordable(32, torch.nn.Identity(), context)  # type: ignore[arg-type]
+    assert 0 < count < 32
+    assert judge.passes_of(count) <= left_s < judge.passes_of(count + BATCH)
+    deadline.forward_s = 10.0
+    assert judge.affordable(32, torch.nn.Identity(), context) == 0  # type: ignore[arg-type]
+
+
 # --- two bundles ----------------------------------------------------------------------------------
 
 
@@ -425,7 +491,7 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
     )
     assert (verdict.frames, verdict.incumbent) == (6, source.hash)
     assert asked[0].scores["entropy"].difference < 0  # 1.5 times the logits: surer
-    assert done == [(i, 6) for i in range(7)]
+    assert done == [(0, 6), (4, 6), (6, 6)]  # by batches
 
 
 @pytest.mark.parametrize("distinct", [1, 2, 3, 4, 7])
