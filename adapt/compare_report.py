@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..runtime.atomic import write_whole
 from ..runtime.bundle import open_bundle
 from ..runtime.engine import open_engine
-from ..runtime.images import Image, read_image, write_image
+from ..runtime.images import Image, read_frame_image, write_image
 from ..runtime.label_maps import LabelMap
 from ..runtime.labels import read_labels
 from ..runtime.overlay import qualitative
@@ -49,7 +49,7 @@ def write_report(
         OutputError: the folder cannot be written.
     """
     chosen = [comparison.pairs[i] for i in evenly_spaced(len(comparison.pairs), PICTURES)]
-    images = [read_image(image) for image, _ in chosen]
+    images = [read_frame_image(image) for image, _ in chosen]
     write_image(out / "compare.png", _chart(rows))
     through = comparison.label_map
     space = through.target if through else comparison.source.label_space

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.errors import FrameError
-from ..runtime.frames import Frame, FrameSource, open_frames, read_image
+from ..runtime.frames import Frame, FrameSource, open_frames, read_frame_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
 from ..runtime.printable import encodable
@@ -217,7 +217,7 @@ def thinned(
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
     def image(i: int) -> Image:
-        return fit_frame(read_image(stills[i][0]), width, height)
+        return fit_frame(read_frame_image(stills[i][0]), width, height)
 
     return FrameSet([name for _, name in stills], width, height, image)
 
@@ -239,7 +239,7 @@ def labelled_frames(
     def load(i: int) -> tuple[Image, Image]:
         if i in kept:
             return kept[i]
-        image = read_image(pairs[i][0])
+        image = read_frame_image(pairs[i][0])
         labels = read_labels(pairs[i][1], space, size=(image.shape[1], image.shape[0]))
         loaded = fit_frame(image, width, height), restore_labels(labels, width, height)
         if len(kept) < room:

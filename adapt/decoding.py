@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..runtime.errors import FrameError
-from ..runtime.frames import Frame, FrameSource, read_image
+from ..runtime.frames import Frame, FrameSource, read_frame_image
 from ..runtime.preprocess import fit_frame
 from .work import Work
 
@@ -27,7 +27,7 @@ def images_in_time(
     started = work.deadline.elapsed_s
     for path, _ in stills[:: max(1, len(stills) // TRIED)][:TRIED]:
         try:
-            fit_frame(read_image(path), width, height)
+            fit_frame(read_frame_image(path), width, height)
         except FrameError:  # noqa: PERF203 - it is reported where it is read in earnest
             continue
     each_s = (work.deadline.elapsed_s - started) / TRIED

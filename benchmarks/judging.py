@@ -29,7 +29,7 @@ from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.judging.views import Model
 from roadshift.runtime.bench.chart import Axis, Chart
 from roadshift.runtime.bundle import open_bundle
-from roadshift.runtime.images import read_image
+from roadshift.runtime.images import read_frame_image
 from roadshift.runtime.verdict import Verdict
 
 TESTED_SEEDS = (2, 3)  # source models of the pairs that test; the others set the thresholds
@@ -149,7 +149,7 @@ def pairs_of(
 def gathered(kept: Path, incumbent: Path, candidate: Path, frames: Path) -> Evidence:
     """Evidence on the frames set aside, kept at ``kept``."""
     if not kept.exists():
-        images = (read_image(path) for path in judging_pairs.judged_on(frames))
+        images = (read_frame_image(path) for path in judging_pairs.judged_on(frames))
         evidence = gather(model_of(incumbent), model_of(candidate), images, torch.device("cpu"))
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_text(json.dumps(to_json(evidence)))

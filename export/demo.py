@@ -19,7 +19,7 @@ from ..runtime.engine import open_engine
 from ..runtime.errors import OutputError
 from ..runtime.evaluation import evaluate
 from ..runtime.file_names import check_name
-from ..runtime.images import labelled_pairs, read_image, write_image
+from ..runtime.images import labelled_pairs, read_frame_image, write_image
 from ..runtime.labels import label_space, read_labels
 from ..runtime.manifest import MANIFEST_NAME
 from ..runtime.metrics import ConfusionMatrix, evaluation_record, label_agreement
@@ -175,7 +175,7 @@ def _agreement(bundle: Path, pairs: Sequence[tuple[Path, Path]]) -> float:
         open_engine(bundle, backend="torch") as torch_engine,
         open_engine(bundle, backend="onnxruntime") as onnx_engine,
     ):
-        images = [read_image(path) for path, _ in pairs]
+        images = [read_frame_image(path) for path, _ in pairs]
         shares = [
             label_agreement(torch_engine.segment(image), onnx_engine.segment(image))
             for image in images
@@ -191,7 +191,7 @@ def _picture(out: Path, pairs: Sequence[tuple[Path, Path]]) -> None:
     ):
         frames = []
         for image_path, label_path in pairs[:: max(1, len(pairs) // PICTURES)][:PICTURES]:
-            image = read_image(image_path)
+            image = read_frame_image(image_path)
             maps = {
                 "ground truth": read_labels(label_path, source.label_space),
                 "source only": source.segment(image),

@@ -14,7 +14,7 @@ from ..adapt.scenes import render_scene
 from ..runtime.bundle import Bundle
 from ..runtime.errors import ConfigError
 from ..runtime.frames import open_frames
-from ..runtime.images import labelled_pairs, read_image
+from ..runtime.images import labelled_pairs, read_frame_image
 from ..runtime.label_maps import LabelMap
 from ..runtime.preprocess import fit_frame
 
@@ -129,7 +129,7 @@ def gather_calibration(
         scenes = (render_scene(seed, "daylight", width, height).image for seed in _SCENES)
         return Calibration.of(list(scenes), "built-in scenes")
     judged = {_digest(frame) for frame in evidence.frames} | {
-        _digest(fit_frame(read_image(image), width, height)) for image, _ in evidence.pairs
+        _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evidence.pairs
     }
     fitted = (
         fit_frame(frame.image, width, height) for frame in open_frames(list(sources), on_skip=note)

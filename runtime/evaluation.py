@@ -8,7 +8,7 @@ from pathlib import Path
 from .engine import Engine
 from .errors import LabelError
 from .frames import Frame
-from .images import read_image
+from .images import read_frame_image
 from .label_census import label_notes
 from .label_maps import UNMAPPED, LabelMap
 from .labels import LabelSpace, read_labels
@@ -55,7 +55,7 @@ def evaluate(
     confusion = confusion_through(mapping)
     pixels = 0
     for done, (image_path, label_path) in enumerate(pairs):
-        image = read_image(image_path)
+        image = read_frame_image(image_path)
         labels = read_labels(label_path, space, (image.shape[1], image.shape[0]), ids)
         prediction = engine.segment(Frame(image, image_path.name, 0))
         confusion.update(mapping.apply(prediction), labels)

@@ -17,7 +17,7 @@ from pathlib import Path
 from .addresses import is_live, without_password
 from .errors import FrameError
 from .folder_contents import folder_contents, list_images
-from .images import Image, read_image, write_image
+from .images import Image, read_frame_image, read_image, write_image
 from .label_pairs import find_labels, labelled_pairs
 from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .notes import log_note
@@ -32,6 +32,7 @@ __all__ = [
     "labelled_pairs",
     "list_images",
     "open_frames",
+    "read_frame_image",
     "read_image",
     "without_password",
     "write_image",
@@ -162,7 +163,7 @@ class FrameSource:
         """The frames of one file, and what is lost of it."""
         if not file.is_video:
             try:
-                yield Frame(read_image(file.path, remark=self._remark), file.name, 0)
+                yield Frame(read_frame_image(file.path, remark=self._remark), file.name, 0)
             except FrameError as error:
                 yield Loss(str(error), 1)
             return

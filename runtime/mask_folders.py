@@ -90,7 +90,9 @@ def _named_as_maps(kind: Kind, kinds: Sequence[Kind], root: Path, done: Separati
     if not kind.says_maps or kind.share_with(_without_words(kind, kinds)) < 0.5:
         return False
     derived = names.name_says_derived(kind.words) or names.name_says_either(kind.words)
-    if kind.content is Content.CAMERA and not derived:
+    if kind.content in (Content.CAMERA, Content.BLURRED) and not derived:
+        if kind.content is Content.BLURRED:
+            raise _doubt(root, kind, "are named like label maps, and could be blurred pictures")
         if not names.name_says_only_maps(kind.words):
             return False  # the word means something else here
         raise _doubt(root, kind, "are named like label maps, and hold pictures")
@@ -105,7 +107,8 @@ def _unmixed(kinds: Sequence[Kind], root: Path) -> list[Kind]:
     """The kinds, those of several folders with different content split into their folders."""
     split: list[Kind] = []
     for kind in kinds:
-        split += kind.by_folder() if kind.content is Content.MIXED else [kind]
+        is_mixed = kind.content in (Content.MIXED, Content.BLURRED)
+        split += kind.by_folder() if is_mixed else [kind]
     for kind in split:
         if kind.content is Content.MIXED:
             raise _doubt(root, kind, "are partly pictures and partly look like label maps")
@@ -159,9 +162,9 @@ def _check_not_made_of(kind: Kind, cameras: Sequence[Kind], root: Path) -> None:
 
     is_jpeg = kind.suffix.lower().startswith(".j") and len(cameras) <= _FEW_KINDS
     if (
-        (kind.content is Content.UNCLEAR or is_jpeg)
+        (kind.content.is_doubtful or is_jpeg)
         and same_names(lambda words: not names.name_says_place(words))
-        and (kind.content is Content.UNCLEAR or kind.shows_flat_jpegs)
+        and (kind.content.is_doubtful or kind.shows_map_jpegs)
     ):
         raise _doubt(root, kind, "have the names of pictures elsewhere, and could be maps")
     infrared = any(names.name_says_infrared(other.words) for other in cameras)
@@ -198,6 +201,10 @@ def _only_unclear(kinds: Sequence[Kind], root: Path, done: Separation) -> list[K
     is_maps = names.name_says_mask(own_words(root)) or not pictures
     if kinds and (is_maps or any(kind.content is Content.IDS for kind in pictures)):
         raise _only_maps(root, total)
+    for kind in pictures:
+        others = [other for other in pictures if other.content is not Content.SOFT]
+        if kind.content is Content.SOFT and kind.share_with(others) >= 0.5:
+            raise _doubt(root, kind, "have the names of pictures elsewhere, and could be maps")
     for kind in kinds:
         if kind not in pictures:
             done.left_out[kind.title] += len(kind.files)

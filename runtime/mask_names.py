@@ -31,13 +31,16 @@ _MASK_WORDS = _set_of(
     "boundary boundaries drivable lanemask pred preds prediction predictions predicted "
     "pseudolabel pseudolabels overlay overlays overlaid blend blends blended visualization "
     "visualizations visualisation visualisations invids scribble scribbles map maps basemap "
-    "stuffthingmaps"
+    "stuffthingmaps uncertainty uncertainties confidence confidences entropy entropies heatmap "
+    "heatmaps prob probs probability probabilities softmax logits saliency"
 )
 # Of these, pictures that a camera did not take although they may look like it.
 _DERIVED_WORDS = _set_of(
     "depth depths depthmap depthmaps disparity disparities disp disps flow flows opticalflow "
     "normals lidar edges pred preds prediction predictions predicted overlay overlays overlaid "
-    "blend blends blended visualization visualizations visualisation visualisations"
+    "blend blends blended visualization visualizations visualisation visualisations uncertainty "
+    "uncertainties confidence confidences entropy entropies heatmap heatmaps prob probs "
+    "probability probabilities softmax logits saliency"
 )
 # Of these, words that mean other things too: seg_3 may be a segment of a drive, GT86 a car.
 _WEAK_WORDS = _set_of(
@@ -138,7 +141,7 @@ def name_says_camera(found: Iterable[str]) -> bool:
 
 
 def name_says_derived(found: Iterable[str]) -> bool:
-    """Some word names predictions, overlays, depth or their like, which may look like pictures."""
+    """Some word names predictions, scores, overlays or depth, which may look like pictures."""
     return any(word in _DERIVED_WORDS for word in found)
 
 

@@ -71,10 +71,13 @@ class Kind:
         return f"{start}*{'*'.join(own)}*{self.suffix}"
 
     @cached_property
-    def shows_flat_jpegs(self) -> bool:
-        """True of JPEGs that look like label maps; they are decoded for this."""
+    def shows_map_jpegs(self) -> bool:
+        """True of JPEGs that look like label maps or soft maps; they are decoded for this."""
         files = [self.root / file for file in self.files]
-        return self.content is Content.CAMERA and content_of(files, suspected=True).is_map
+        if self.content is not Content.CAMERA:
+            return False
+        found = content_of(files, suspected=True)
+        return found.is_map or found is Content.BLURRED
 
     def beside(self, other: Kind) -> frozenset[str]:
         """The words that tell this kind from another."""

@@ -254,6 +254,17 @@ def labelled_files(folder: Path, count: int = 3) -> list[tuple[Path, Path]]:
     return pairs
 
 
+def test_a_dark_frame_of_sixteen_bits_is_adapted_on_dark(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for i, value in enumerate((60_000, 2470, 50_000)):
+        picture = np.full((HEIGHT, WIDTH), value, np.uint16)
+        assert cv2.imwrite(str(tmp_path / f"images/{i}.png"), picture)
+    label = tmp_path / "label.png"
+    write_image(label, np.zeros((HEIGHT, WIDTH), np.uint8))
+    pairs = [(tmp_path / "images/1.png", label)]
+    assert labelled_frames(pairs, SPACE, WIDTH, HEIGHT).image(0).max() == 10
+
+
 def test_labels_are_fitted_by_nearest_neighbour_and_stay_with_their_image(tmp_path: Path) -> None:
     frames = labelled_frames(labelled_files(tmp_path), SPACE, 2 * WIDTH, 2 * HEIGHT)
     assert frames.labels is not None

@@ -152,6 +152,7 @@ WAYS: dict[str, Callable[[Path], Any]] = {
     "labelled_pairs": lambda label: images.labelled_pairs(*image_and_folders(label)[1:]),
     "a set with labels": lambda _: FrameSet(["a"], 48, 32, lambda _: truth(), lambda _: truth()),
     "read_image": images.read_image,
+    "read_frame_image": images.read_frame_image,
     "open": lambda label: open(label, "rb"),  # noqa: SIM115 - it raises
     "Path.open": lambda label: label.open("rb"),
     "Path.read_bytes": lambda label: label.read_bytes(),

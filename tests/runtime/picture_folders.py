@@ -31,6 +31,24 @@ def depth(seed: int) -> np.ndarray:
     return cv2.cvtColor(camera(seed), cv2.COLOR_BGR2GRAY).astype(np.uint16) * 200
 
 
+def soft(seed: int, blur: float = 10.0, contrast: float = 1.0) -> np.ndarray:
+    """Noise blurred by ``blur`` pixels, as of an uncertainty's map, (H, W) uint8."""
+    field = np.random.default_rng(seed).normal(size=SIZE).astype(np.float32)
+    field = cv2.GaussianBlur(field, (0, 0), blur)
+    field = (field - field.min()) / (field.max() - field.min())
+    return (field * 255 * contrast).astype(np.uint8)
+
+
+def infrared(seed: int, gain: float = 1.0) -> np.ndarray:
+    """Warm shapes with hard edges before a gradient, under a sensor's noise, (H, W) uint8."""
+    rng = np.random.default_rng(seed)
+    scene = np.linspace(60, 120, SIZE[0])[:, None] + np.zeros(SIZE)
+    for _ in range(8):
+        x, y = int(rng.integers(SIZE[1] - 12)), int(rng.integers(SIZE[0] - 16))
+        scene[y : y + 16, x : x + 12] = rng.integers(40, 250)
+    return np.clip((scene + rng.normal(0, 3, SIZE)) * gain, 0, 255).astype(np.uint8)
+
+
 KINDS = {
     "camera": camera,
     "grey": lambda seed: camera(seed)[..., 1],
@@ -41,6 +59,11 @@ KINDS = {
     "binary": lambda seed: (regions(seed) > 4).astype(np.uint8) * 255,
     "colours": lambda seed: PALETTE[regions(seed)],
     "depth": depth,
+    "soft": soft,
+    "soft colours": lambda seed: cv2.applyColorMap(soft(seed, 14), cv2.COLORMAP_BONE),
+    "blurred": lambda seed: soft(seed, 3),
+    "infrared": infrared,
+    "dark infrared": lambda seed: infrared(seed, 1 / 4),
     "instances": lambda seed: regions(seed).astype(np.uint16) * 256 + 3,
 }
 

@@ -71,6 +71,17 @@ def test_it_counts_every_labelled_pixel_at_the_size_of_the_frame(
     assert record["miou"] == pytest.approx(iou.mean())
 
 
+def test_a_dark_image_of_sixteen_bits_is_measured_dark(tmp_path: Path) -> None:
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for i, value in enumerate((60_000, 2470)):
+        cv2.imwrite(str(tmp_path / f"images/{i}.png"), np.full((12, 16), value, np.uint16))
+        cv2.imwrite(str(tmp_path / f"labels/{i}.png"), np.full((12, 16), 2 - 2 * i, np.uint8))
+    pairs = labelled_pairs(tmp_path / "images", tmp_path / "labels")
+    dark = evaluate(Threshold(), pairs[1:])
+    assert dark.matrix[0].tolist() == [16 * 12, 0, 0]
+
+
 def test_it_reports_after_every_image(pairs: list[tuple[Path, Path]]) -> None:
     said: list[tuple[int, int]] = []
     evaluate(Threshold(), pairs, report=lambda done, total: said.append((done, total)))

@@ -18,7 +18,7 @@ from roadshift.runtime.frames import open_frames
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from picture_folders import camera, make, regions
+from picture_folders import camera, make, regions, soft
 
 Files = list[tuple[str, str]]
 
@@ -266,6 +266,21 @@ LAYOUTS: dict[str, tuple[Files, Files]] = {
         ],
     ),
     "masks as JPEG": ([("road/{}.jpg", "camera")], [("road_mask/{}.jpg", "ids")]),
+    "soft maps beside": (
+        [("x/{}.png", "camera")],
+        [
+            ("uncertainty/{}.png", "soft"),
+            ("heatmap/{}.png", "soft colours"),
+            ("probs/{}.png", "blurred"),
+            ("events/{}.png", "soft"),
+            ("confidence/{}.png", "grey"),
+        ],
+    ),
+    "soft maps whose names say nothing": (
+        [("x/{}.png", "camera"), ("z/{}.png", "infrared")],
+        [("y/{}.png", "soft"), ("w/{}.png", "soft colours")],
+    ),
+    "soft maps among their pictures": ([("0/{}.png", "grey")], [("1/{}.png", "soft")]),
     "kind in front": (
         [("rgb_{}.png", "camera")],
         [("seg_{}.png", "ids"), ("depth_{}.png", "depth")],
@@ -350,11 +365,11 @@ def test_masks_among_their_pictures_are_left_out(
         assert taken(root) == named(camera_files, count=3)
 
 
-PICTURES = ("camera", "grey", "night", "night grey", "covered")
+PICTURES = ("camera", "grey", "night", "night grey", "covered", "infrared", "dark infrared")
 
 
-@pytest.mark.parametrize("kind", [*PICTURES, "depth"])
-@pytest.mark.parametrize("folder", ["", "images", "drive_7", "cam_front/rain", "thermal"])
+@pytest.mark.parametrize("kind", [*PICTURES, "depth", "soft", "blurred"])
+@pytest.mark.parametrize("folder", ["", "images", "drive_7", "cam_front/rain", "thermal", "events"])
 def test_pictures_alone_are_pictures(tmp_path: Path, kind: str, folder: str) -> None:
     make(tmp_path / "data" / folder, [("{}.png", kind)])
     assert len(taken(tmp_path / "data")) == 4
@@ -375,9 +390,18 @@ def test_pictures_alone_are_pictures(tmp_path: Path, kind: str, folder: str) -> 
         ("GT86", "left"),
         ("map_drive", "image_3"),
         ("x", "y"),
+        ("rgb", "ir"),
+        ("left", "right"),
     ],
 )
-@pytest.mark.parametrize(("first", "second"), [*itertools.product(("camera", "grey"), repeat=2)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *itertools.product(("camera", "grey"), repeat=2),
+        ("camera", "infrared"),
+        ("infrared", "dark infrared"),
+    ],
+)
 def test_cameras_whose_pictures_have_the_same_names_are_all_read(
     tmp_path: Path, folders: tuple[str, str], first: str, second: str
 ) -> None:
@@ -400,6 +424,15 @@ def test_drawn_pictures_are_read_and_it_is_said(tmp_path: Path) -> None:
     assert "4 of them have few flat colours" in str(contents.sentence)
 
 
+@pytest.mark.parametrize("folder", ["labels_2024", "masks/img", "labels_2024/ir"])
+@pytest.mark.parametrize("kind", [kind for kind in PICTURES if kind != "covered"])
+def test_pictures_in_a_folder_named_like_label_maps_are_read(
+    tmp_path: Path, folder: str, kind: str
+) -> None:
+    make(tmp_path / folder, [("{}.png", kind)])
+    assert len(taken(tmp_path / folder)) == 4
+
+
 @pytest.mark.parametrize("name", ["images", "labelled_images", "annotated_frames"])
 def test_pictures_that_have_labels_are_pictures(tmp_path: Path, name: str) -> None:
     make(tmp_path, [(f"{name}/{{}}.jpg", "camera"), ("unlabeled_images/{}x.jpg", "camera")])
@@ -419,6 +452,13 @@ def test_pictures_that_have_labels_are_pictures(tmp_path: Path, name: str) -> No
         ([("front/{}.jpg", "camera"), ("rear/{}.png", "colours")], "named like pictures, and look"),
         ([("a/{}.jpg", "camera"), ("b/{}.png", "covered")], "could be maps"),
         ([("{}.jpg", "camera"), ("{}.png", "grey")], "pictures beside them"),
+        ([("a/{}.jpg", "camera"), ("b/{}.jpg", "soft")], "could be maps"),
+        ([("a/{}.jpg", "camera"), ("b/{}.png", "blurred")], "could be maps"),
+        ([("a/{}.jpg", "camera"), ("b/{}.jpg", "blurred")], "could be maps"),
+        ([("a/{}.png", "blurred"), ("b/{}.png", "soft")], "could be maps"),
+        ([("a/{}.jpg", "camera"), ("labels_2024/{}.png", "blurred")], "could be blurred pictures"),
+        ([("rgb/{}.jpg", "camera"), ("ir/{}.png", "soft")], "named like pictures, and look"),
+        ([("a/{}.jpg", "camera"), ("b/k{}q8.png", "soft")], "no picture has their names"),
         ([("a/{}.png", "camera"), ("a/x{}.png", "ids")], "partly pictures and partly"),
         ([("q/{}.jpg", "camera"), ("images/{}.png", "ids")], "named like pictures, and look"),
     ],
@@ -431,7 +471,34 @@ def test_doubt_is_refused_with_what_to_give(tmp_path: Path, files: Files, why: s
     assert len(open_frames(each)) == 8  # the way out: files are read whatever they hold
 
 
-@pytest.mark.parametrize("kind", ["ids", "binary", "colours", "covered"])
+@settings(max_examples=40, deadline=None)
+@given(
+    blur=st.floats(1.5, 40),
+    contrast=st.sampled_from((1.0, 0.5, 0.25)),
+    name=st.sampled_from(("y", "out", "events", "uncertainty", "scores_2", "heatmaps/val")),
+    suffix=st.sampled_from((".png", ".bmp", ".jpg")),
+)
+def test_soft_maps_beside_pictures_are_never_taken(
+    blur: float, contrast: float, name: str, suffix: str
+) -> None:
+    pictures: Files = [("x/{}.png", "camera")]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "data"
+        make(root, pictures)
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            path = root / name / f"{i:04d}{suffix}"
+            of_suffix = 1.0 if suffix == ".jpg" else contrast  # a flat JPEG's noise is a camera's
+            assert cv2.imwrite(str(path), soft(i, blur, of_suffix))
+        try:
+            found = taken(root)
+        except FrameError as refusal:
+            assert "give the folder of the frames alone" in str(refusal)  # noqa: PT017
+        else:
+            assert found == named(pictures)
+
+
+@pytest.mark.parametrize("kind", ["ids", "binary", "colours", "covered", "soft"])
 @pytest.mark.parametrize("name", ["masks", "SegmentationClass/val", "trainannot", "data/ann"])
 def test_a_folder_of_label_maps_alone_is_refused(tmp_path: Path, name: str, kind: str) -> None:
     make(tmp_path / name, [("{}.png", kind)])
