@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import cli_start  # noqa: F401 - first: what follows takes a while, and may be interrupted
+from .runtime.words import counted
 
 # isort: split
 import shlex
@@ -638,7 +639,7 @@ def export(
         say(
             f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
             f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
-            f"{row['label_agreement']:.3f} % of the pixels of {row['frames']} frames "
+            f"{row['label_agreement']:.3f} % of the pixels of {counted(row['frames'], 'frame')} "
             f"({row['compared_on']})"
             + (
                 f", logits differ by at most {row['max_difference']:.1e}"

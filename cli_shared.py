@@ -15,6 +15,7 @@ import typer
 from .cli_start import STARTED
 from .runtime.errors import ConfigError, MissingDependencyError
 from .runtime.streams import reserved_stdout
+from .runtime.words import counted
 
 if TYPE_CHECKING:
     from .adapt.trainer import RunOptions
@@ -171,7 +172,7 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
     from .runtime.terminal import print_json, say, verdict_table
 
     origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
-    outcome = origin.configuration.get("outcome", {})
+    outcome: Any = origin.configuration.get("outcome", {})
     if as_json:
         print_json(
             {
@@ -188,9 +189,10 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
     say(f"The bundle is {bundle.path} ({origin.method}).")
     if isinstance(outcome, dict) and outcome:
         say(
-            f"{outcome['steps']} steps on {origin.frames} frames in {outcome['seconds']:.0f} s, "
-            f"{outcome['precision']}, peak {outcome['peak_memory_mib']:.0f} MiB, "
-            f"{outcome['skipped_steps']} steps skipped."
+            f"{counted(outcome['steps'], 'step')} on {counted(origin.frames or 0, 'frame')} in "
+            f"{outcome['seconds']:.0f} s, {outcome['precision']}, peak "
+            f"{outcome['peak_memory_mib']:.0f} MiB, "
+            f"{counted(outcome['skipped_steps'], 'step')} skipped."
         )
     if verdict is not None:
         verdict_table(verdict, **run_seconds(bundle))

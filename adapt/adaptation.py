@@ -39,8 +39,9 @@ from .judging.views import Model
 from .losses.kernels.choice import choose_kernel
 from .methods import adapting_method, build_stages
 from .methods.supervised import Supervised
-from .models import device_name, load_network, new_network, pick_device
+from .models import check_learning, device_name, load_network, new_network, pick_device
 from .networks import SegmentationNetwork
+from .optimisation import nothing_learns
 from .outcome import check_finite, measurements
 from .pace import DECODING, TONE
 from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
@@ -100,6 +101,7 @@ def adapt_bundle(
     check_job(job)
     device = _device(job, config)
     network = load_network(source, device)
+    _check_learning(network, source.manifest.network, source.manifest.input, config)
     width, height = _frame_size(config, source.manifest.input)
     with run_folder(job), record.under_way(device):
         target = _target_frames(frames, width, height, job, work, max_frames)
@@ -173,6 +175,7 @@ def adapt_black_box(
     network = _new_network(
         network_spec, space, input_spec, config.seed, student.initial, job.options.note
     ).to(device)
+    _check_learning(network, network_spec, input_spec, config)
     width, height = _frame_size(config, input_spec)
     with run_folder(job), record.under_way(device):
         target = _target_frames(frames, width, height, job, work, max_frames)
@@ -241,6 +244,7 @@ def train_bundle(
     width, height = _frame_size(config, input_spec)
     frames = labelled_frames(pairs, space, width, height)
     network = _new_network(network_spec, space, input_spec, config.seed, initial, job.options.note)
+    _check_learning(network, network_spec, input_spec, config)
     check_label_maps([path for _, path in pairs], space, job.options.note)
     with run_folder(job), record.under_way(device):
         return _run(
@@ -272,6 +276,14 @@ def _new_network(
     if initial is not None:
         load_weights_file(network, initial, label_space=space.name, note=note)
     return network
+
+
+def _check_learning(
+    network: SegmentationNetwork, spec: NetworkSpec, seen: InputSpec, config: RunConfig
+) -> None:
+    """Refuse, before any frame is decoded, what cannot take the steps that the method has."""
+    if build_stages(config) and not check_learning(network, spec, (seen.width, seen.height)):
+        raise nothing_learns(config.method)
 
 
 def _device(job: Job, config: RunConfig) -> torch.device:

@@ -25,6 +25,7 @@ from ..runtime.frames import Frame, FrameSource, open_frames, read_frame_image
 from ..runtime.labels import LabelSpace, read_labels
 from ..runtime.preprocess import fit_frame, restore_labels
 from ..runtime.printable import encodable
+from ..runtime.words import counted
 from .augment import photometric
 from .config import AugmentConfig, TrainingConfig
 from .decoding import decoded, images_in_time
@@ -128,7 +129,10 @@ def set_aside(
     if count < LEAST_TO_JUDGE:
         return frames, None
     held = max(count // 10, min(16, count // 4))
-    note(f"the last {held} of {count} frames are set aside to judge the result on (see --gate)")
+    note(
+        f"the last {held} of {counted(count, 'frame')} are set aside to judge the result "
+        "on (see --gate)"
+    )
     return (
         frames.only(range(count - held - held // 8)),
         frames.only(range(count - held, count)),
@@ -189,7 +193,10 @@ def target_frames(
         fewer = images_in_time(stills, width, height, work)
         if fewer is not None:
             total = min(fewer, total)
-            note(f"decoding {total} of {len(stills)} frames, evenly spaced, for lack of time")
+            note(
+                f"decoding {total} of {counted(len(stills), 'frame')}, evenly spaced, for "
+                "lack of time"
+            )
             frames = frames.only(evenly_spaced(len(stills), fewer))
     names = write_cache(workdir, wanted, decoded(frames, total, work, stop), width, height)
     return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
@@ -203,7 +210,10 @@ def thinned(
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
         if len(chosen) < len(stills):
-            note(f"using {len(chosen)} of {len(stills)} frames, evenly spaced (--max-frames)")
+            note(
+                f"using {len(chosen)} of {counted(len(stills), 'frame')}, evenly spaced "
+                "(--max-frames)"
+            )
         return source.only(chosen)
     if limit is None:
         return iter(source)
@@ -211,7 +221,7 @@ def thinned(
     count = source.count()
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
-        note(f"using {len(keep)} of {count} frames, evenly spaced (--max-frames)")
+        note(f"using {len(keep)} of {counted(count, 'frame')}, evenly spaced (--max-frames)")
     return (frame for i, frame in enumerate(source) if i in keep)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..runtime.errors import FrameError
 from ..runtime.frames import Frame, FrameSource, read_frame_image
 from ..runtime.preprocess import fit_frame
+from ..runtime.words import counted
 from .work import Work
 
 TRIED = 4  # images that are decoded to see how long one takes
@@ -55,6 +56,7 @@ def decoded(
             done(count)
             if work.deadline.due and count != total:
                 work.note(
-                    f"decoding: the first {count} frames, for more the time budget leaves no time"
+                    f"decoding: the first {counted(count, 'frame')}, for more the time "
+                    "budget leaves no time"
                 )
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..runtime.errors import ConfigError
 from ..runtime.memory import available_memory_bytes
+from ..runtime.words import counted
 from .config import TrainingConfig
 
 BYTES_A_PIXEL = 15  # of a frame: its uint8 RGB, and the float32 that the network is fed
@@ -45,8 +46,9 @@ def check_batch_size(training: TrainingConfig, frames: int, width: int, height: 
     size = training.batch_size
     if size > LARGE_BATCH and size > MOST_PASSES * frames:
         raise ConfigError(
-            f"training.batch_size={size}: is more than {MOST_PASSES} times the {frames} frames "
-            f"there are to learn from; give at most {max(LARGE_BATCH, MOST_PASSES * frames)}."
+            f"training.batch_size={size}: is more than {MOST_PASSES} times the "
+            f"{counted(frames, 'frame')} there are to learn from; give at most "
+            f"{max(LARGE_BATCH, MOST_PASSES * frames)}."
         )
     needed, there = BYTES_IN_BATCH * size * width * height, available_memory_bytes()
     if there is not None and needed > there:

@@ -23,7 +23,14 @@ from .importing import (
     read_checkpoint,
     save_weights,
 )
-from .models import IMAGENET_INPUT, network_spec, new_network, parse_size, parse_triple
+from .models import (
+    IMAGENET_INPUT,
+    check_learning,
+    network_spec,
+    new_network,
+    parse_size,
+    parse_triple,
+)
 
 
 def import_bundle(
@@ -60,7 +67,7 @@ def import_bundle(
 
     Raises:
         NetworkError: the file is no checkpoint or does not fit the network and label space; the
-            network fails in its trial.
+            network fails in its trials, `try_out` and `try_learning`.
         ConfigError: an argument of the network, the size, colour, mean or std is malformed.
         OutputError: the bundle cannot be written.
     """
@@ -76,6 +83,7 @@ def import_bundle(
     load_weights(
         built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
     )
+    check_learning(built, spec, (width, height), note)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
     if chosen not in ("rgb", "bgr"):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..runtime.atomic import output_errors
 from ..runtime.errors import OutputError
+from ..runtime.words import counted
 from .checkpoint import write_atomically
 from .context import Context
 from .dataset import Batch
@@ -75,7 +76,7 @@ class LogitCache:
         shape = (frames, *first.shape[1:])
         size = 2 * math.prod(shape)
         self.context.note(
-            f"teacher cache: {size / 2**20:,.0f} MiB on disk, {frames} frames of "
+            f"teacher cache: {size / 2**20:,.0f} MiB on disk, {counted(frames, 'frame')} of "
             f"{shape[1]}x{shape[2]}x{shape[3]} logits in float16"
         )
         with output_errors(self._path):

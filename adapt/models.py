@@ -19,6 +19,7 @@ from .importing import load_weights, read_weights
 from .networks import NETWORKS, ForeignNetwork, SegmentationNetwork, build_network
 from .networks.copies import check_rebuilds
 from .networks.factory import without_class_count
+from .networks.learning_trial import try_learning
 from .networks.trial import try_out
 from .networks.trust import check_allowed
 
@@ -45,7 +46,7 @@ def network_spec(
     """
     for argument in arguments:
         key, equals, _ = argument.partition("=")
-        if not equals or not key.strip().isidentifier() or key.strip() == "name":
+        if not equals or not key.strip().isidentifier():
             raise ConfigError(f"--argument {argument!r}: write it as key=value.")
     try:
         return NetworkSpec(name=name, arguments=parse_assignments(arguments), output=output)
@@ -147,6 +148,36 @@ def new_network(
         for said in trial.notes:
             note(f"{where}: {said}")
     return network
+
+
+def check_learning(
+    network: SegmentationNetwork,
+    spec: NetworkSpec,
+    size: tuple[int, int],
+    note: Callable[[str], None] | None = None,
+) -> bool:
+    """Try a user's network, with its weights, as training uses it; one of ours needs no trial.
+
+    Args:
+        size: (width, height) of its input.
+        note: told where no weight learns.
+
+    Returns:
+        False where no weight learns.
+
+    Raises:
+        NetworkError: see `try_learning`.
+    """
+    if spec.name in NETWORKS:
+        return True
+    where, (width, height) = f"network '{spec.name}'", size
+    learns = try_learning(network, where, (height, width))
+    if not learns and note is not None:
+        note(
+            f"{where}: no weight of it learns (requires_grad is off, or what has it does not "
+            "reach the logits), so bn_stats and tone_only alone, which take no step, can adapt it"
+        )
+    return learns
 
 
 def load_network(bundle: Bundle, device: torch.device) -> SegmentationNetwork:

@@ -23,6 +23,14 @@ def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> flo
     return float(decay)
 
 
+def nothing_learns(what: str) -> TrainingError:
+    """The error for a method or stage, named ``what``, of a network whose weights are frozen."""
+    return TrainingError(
+        f"{what}: no weight of this network learns (requires_grad is off, or what has it does not "
+        "reach the logits); let its factory return it with weights that learn, or choose bn_stats."
+    )
+
+
 def build_optimizer(
     stage: Stage, model: SegmentationNetwork, training: TrainingConfig
 ) -> torch.optim.Optimizer:
@@ -36,10 +44,7 @@ def build_optimizer(
         for group in stage.parameter_groups(model, training.classifier_lr_factor)
     ]
     if not groups:
-        raise TrainingError(
-            f"{stage.name}: every weight of this network is frozen (requires_grad is off), so none "
-            "can learn; let its factory return it with weights that learn, or choose bn_stats."
-        )
+        raise nothing_learns(stage.name)
     if training.optimizer == "adamw":
         return torch.optim.AdamW(
             groups,

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..runtime.bundle import Measurement
 from ..runtime.errors import TrainingError
+from ..runtime.words import counted
 from .trainer import RunSummary
 
 
@@ -41,5 +42,6 @@ def measurements(summary: RunSummary, device: str) -> list[Measurement]:
 
 
 def _watch_measurement(watch: Mapping[str, Any]) -> Measurement:
-    how = f"part of the run: {len(watch['looks'])} looks at {watch['frames']} frames set aside"
+    looks, frames = counted(len(watch["looks"]), "look"), counted(watch["frames"], "frame")
+    how = f"part of the run: {looks} at {frames} set aside"
     return Measurement(name="watch_seconds", value=watch["seconds"], unit="s", how=how)

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import NetworkError
+from ..runtime.errors import NetworkError, RoadshiftError
 from .dataset import Batch
 from .ema import restore, snapshot
 from .methods.base import Stage
 from .networks import SegmentationNetwork
+from .networks.learning_trial import check_backward, whose
+from .networks.one_pass import says_no_memory
 from .precision import Precision
 
 
@@ -53,7 +55,7 @@ class Passes:
             The terms and their total by name, and whether all are finite.
 
         Raises:
-            NetworkError: no loss depends on a weight that learns.
+            NetworkError: no loss depends on a weight that learns, or a user's network fails.
         """
         size = len(batch.frames)
         sums: dict[str, Tensor] = {}
@@ -66,12 +68,31 @@ class Passes:
             share = len(piece.frames) / size
             total = torch.stack([term.float() for term in terms.values()]).sum() * share
             self._check_gradient(total)
-            precision.backward(total)
+            self._go_back(total, piece, precision)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros(())) + term.detach().float().cpu() * share
         values = {name: float(value) for name, value in sums.items()}
         values["total"] = float(torch.stack(list(sums.values())).sum())
         return values, all(map(is_finite, values.values()))
+
+    def _go_back(self, total: Tensor, piece: Batch, precision: Precision) -> None:
+        """Go backward; what a user's network does not bear is told from what our losses do not.
+
+        Raises:
+            NetworkError: a user's network fails by itself, too, for images of that shape.
+        """
+        try:
+            precision.backward(total)
+        except (RoadshiftError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:
+            # After a fault on the GPU nothing works there, so that a trial would say nothing.
+            lost = says_no_memory(error) or "CUDA error" in str(error)
+            if not lost and (where := whose(self.model)) is not None:
+                frames, height, width, _ = piece.augmented.shape
+                shape = (frames, 3, height, width)
+                check_backward(self.model, where, shape, precision.autocast())
+            raise
 
     def _check_gradient(self, total: Tensor) -> None:
         if not total.requires_grad:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..runtime.words import counted
 from .batch_norm import batch_norm_layers
 from .context import Context
 from .mixed_statistics import (
@@ -67,7 +68,9 @@ class RunStatistics:
         if config.warm_start == "mixed" and config.statistics_share == 0:
             self.share = Share(0.0, "as the settings say")
             return
-        context.note(f"warm start: batch-norm statistics over {len(context.frames)} frames")
+        context.note(
+            f"warm start: batch-norm statistics over {counted(len(context.frames), 'frame')}"
+        )
         with context.work.deadline.part(STATISTICS):
             target = target_statistics(self.model, context.whole_frames("warm start"), context.note)
         if not target:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..runtime.words import counted
 from .context import Context
 from .dataset import evenly_spaced
 from .judging.distinct import DistinctFrames
@@ -141,7 +142,8 @@ def capped(value: float, different: int, why: str) -> Share:
     """``value``, rounded to hundredths, with what few different frames allow at most."""
     most = 1.0 if different >= FRAMES else different / (different + PRIOR)
     if value > most:
-        return Share(round(most, 2), f"{why}; {different} different frames allow no more")
+        few = f"{counted(different, 'different frame')} allow{'s' if different == 1 else ''}"
+        return Share(round(most, 2), f"{why}; {few} no more")
     return Share(1.0 if value >= ALL else round(value, 2), why)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from ..runtime.errors import TrainingError
+from ..runtime.words import counted
 from .checkpoint import RunState
 from .config import TrainingConfig
 from .dataset import Batch
@@ -60,7 +61,8 @@ def take_step(
             note(f"step {state.done + 1} skipped: {what}")
             if streak >= training.max_bad_steps and not precision.still_searching:
                 raise TrainingError(
-                    f"{streak} steps in a row were thrown away, the last because of: {what}; "
+                    f"{counted(streak, 'step')} in a row {'was' if streak == 1 else 'were'} thrown "
+                    f"away, the last because of: {what}; "
                     "lower training.lr, set training.amp=off, or look at the frames."
                 )
     passes.zero_gradients()

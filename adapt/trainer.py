@@ -21,6 +21,7 @@ from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
 from ..runtime.errors import ConfigError, RunInterrupted, TrainingError
 from ..runtime.waiting import waiting
+from ..runtime.words import counted
 from .batch_norm import batch_norm_layers
 from .budget import Deadline, peak_memory
 from .checkpoint import (
@@ -142,7 +143,8 @@ class Trainer:
         the last stage (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
 
         Raises:
-            TrainingError: losses stay non-finite, or the memory budget cannot be met.
+            TrainingError: losses stay non-finite, no step of all could be kept, or the memory
+                budget cannot be met.
             RunInterrupted: a signal came; a checkpoint was written.
             OutputError: a checkpoint cannot be written.
         """
@@ -161,6 +163,7 @@ class Trainer:
             for number in range(self.state.stage, len(self.stages)):
                 if self.watch.stopped or not self._run_stage(number):
                     break
+            self._check_learned()
             layers = self._end()
         return RunSummary(
             steps=self.state.done,
@@ -201,6 +204,17 @@ class Trainer:
         forward_s = self.deadline.forward_s
         self.deadline.keep_back(seconds_of_end(forward_s, self.context, statistics))
         self._step_s = seconds_of_step(forward_s, self.context)
+
+    def _check_learned(self) -> None:
+        """Refuse a result of steps that were all thrown away, however few: nothing was learned."""
+        done = self.state.done
+        if done and self.state.skipped_steps == done:
+            which = "the only step was" if done == 1 else f"all {done} steps were"
+            raise TrainingError(
+                f"{which} thrown away, for losses or gradients were not finite, so nothing was "
+                "learned and nothing is published; lower training.lr, set training.amp=off, or "
+                "look at the frames."
+            )
 
     def _end(self) -> int:
         """The best step looked at, blend, clean statistics; gives how many layers have new ones."""
@@ -265,16 +279,27 @@ class Trainer:
             (self.context.workdir / HISTORY).unlink(missing_ok=True)
         with self.deadline.part(WARM_START):
             self.statistics.warm_start()
-        shares = sum(stage.share for stage in self.stages)
+        stages = self.stages
         self._share_is(self.statistics.share)
-        left = sum(stage.share for stage in self.stages)
-        if left < shares:  # a stage that is left out takes its steps along
-            steps = self.state.planned_steps * left // shares
-            self.state = replace(self.state, planned_steps=steps)
+        self._leave_steps_out(stages)
         for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
             self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
         self._write_start(0)
         self._checkpoint()
+
+    def _leave_steps_out(self, before: list[Stage]) -> None:
+        """A stage of those ``before`` that is left out takes its steps along."""
+        left_out = [stage.name for stage in before if stage not in self.stages]
+        planned = self.state.planned_steps
+        if not (left_out and planned):
+            return
+        share = sum(stage.share for stage in self.stages)
+        steps = planned * share // sum(stage.share for stage in before)
+        self.state = replace(self.state, planned_steps=steps)
+        self.options.note(
+            f"{', '.join(left_out)} is left out, for batch norm's statistics stand still, and so "
+            f"are its steps: {steps} of {planned} are taken"
+        )
 
     def _share_is(self, share: Share | None) -> None:
         """Tell all who ask what the start took of the target's statistics."""
@@ -362,13 +387,13 @@ class Trainer:
         if len(chosen) < min(LEAST_PREPARED, count):
             self.options.note(
                 f"{stage.name} is left out: in its part of the time budget {len(chosen)} of "
-                f"{count} frames were prepared"
+                f"{counted(count, 'frame')} were prepared"
             )
             return None
         if len(chosen) < count:
             self.options.note(
-                f"{stage.name} learns from {len(chosen)} of {count} frames, evenly spread: for "
-                "more the time budget leaves no time to prepare"
+                f"{stage.name} learns from {len(chosen)} of {counted(count, 'frame')}, evenly "
+                "spread: for more the time budget leaves no time to prepare"
             )
         frames.settle(kept)
         self.sampler.draw_from(chosen)

@@ -168,7 +168,7 @@ def _machine(
     except (EngineError, MissingDependencyError) as error:
         if formats == ["tensorrt"]:
             raise
-        note(f"no plan will be written: {error}")
+        note("no plan will be written, as the end of the export explains")
         refused += [Refusal(plan_name(p), "tensorrt", p, error) for p in precisions]
     return None
 

@@ -14,6 +14,7 @@ from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, ParityError
 from ..runtime.evaluation import evaluate
 from ..runtime.metrics import label_agreement, mapped_through
+from ..runtime.words import counted
 from .evidence import Evidence, evenly
 
 MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 97.0}
@@ -134,7 +135,8 @@ class Judge:
         if not found >= floor:
             raise ParityError(
                 f"{what} agrees with its torch model on {found:.3f} % of the pixels of "
-                f"{details['parity']['frames']} frames, less than {floor} %, and was not written; "
+                f"{counted(details['parity']['frames'], 'frame')}, less than {floor} %, "
+                "and was not written; "
                 "choose another precision, or set --min-agreement."
             )
         limit = self._floors.max_miou_drop

@@ -25,6 +25,7 @@ from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
+from ..runtime.words import counted
 from .evidence import Evidence
 from .folds import (
     FOLDS,
@@ -250,7 +251,8 @@ def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
     if not parity.label_agreement >= min_agreement:
         raise ParityError(
             f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "
-            f"of {parity.frames} frames, less than {min_agreement} %, and was not written; check "
+            f"of {counted(parity.frames, 'frame')}, less than {min_agreement} %, and was "
+            "not written; check "
             "that the network computes the same in every run, or set --min-agreement."
         )
     allowed = MAX_RELATIVE_DIFFERENCE * max(parity.max_logit, 1.0)

@@ -34,11 +34,14 @@ class Refusal:
 def alone(
     make: Callable[[], _T], path: str, format: str, precision: str, note: Callable[[str], None]
 ) -> _T | Refusal:
-    """The result of ``make``, or why the artefact ``path`` is refused, which is noted at once."""
+    """The result of ``make``, or why the artefact ``path`` is refused.
+
+    That it is refused is noted at once; the reason is for `finished`, which gives it once.
+    """
     try:
         return make()
     except RoadshiftError as error:
-        note(f"{path} will not be written: {error}")
+        note(f"{path} will not be written, as the end of the export explains")
         return Refusal(path, format, precision, error)
 
 
@@ -75,9 +78,11 @@ def finished(
         raise refused[0].error
     written = ", ".join(artefact.path for artefact in made) or "nothing"
     where = f"{bundle.path}: "
-    reasons = " and ".join(
-        f"{r.path} ({str(r.error).removeprefix(where).rstrip('.')})" for r in refused
-    )
+    lost: dict[str, list[str]] = {}  # by the reason, which several may share
+    for refusal in refused:
+        reason = str(refusal.error).removeprefix(where).rstrip(".")
+        lost.setdefault(reason, []).append(refusal.path)
+    reasons = " and ".join(f"{', '.join(paths)} ({reason})" for reason, paths in lost.items())
     raise PartialExportError(f"{where}wrote {written}, and not {reasons}.", record)
 
 

@@ -21,6 +21,7 @@ from .addresses import SCHEMES, is_live, normal_address, without_password
 from .errors import FrameError
 from .file_names import is_utf8
 from .frames import Frame, FrameSource, log_skip, open_frames, safe_name
+from .words import counted
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
 GIVE_UP_AFTER_S = 60.0
@@ -93,7 +94,9 @@ class LiveSource:
                     f"{self.title} has given no frame for {silent_s:.0f} s, after {count} before."
                 )
             if not failed:
-                self._note(f"{self.title} stopped after {count} frames; opening it again.")
+                self._note(
+                    f"{self.title} stopped after {counted(count, 'frame')}; opening it again."
+                )
             self._wait(wait_s)
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 
@@ -123,7 +126,8 @@ class LiveSource:
         frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         if self.title.startswith("http") and frames > 0:
             raise FrameError(
-                f"{self.title} is a recording of {frames:.0f} frames and no live stream; download "
+                f"{self.title} is a recording of {counted(round(frames), 'frame')} and no "
+                "live stream; download "
                 "it and give the file."
             )
 

@@ -45,13 +45,6 @@ class NetworkSpec(_Model):
         module, colon, _ = self.name.partition(":")
         return (module,) if colon else ()
 
-    @field_validator("arguments")
-    @classmethod
-    def _leave_the_name_alone(cls, arguments: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if "name" in arguments:
-            raise ValueError("name is no argument, it is the network's own")
-        return arguments
-
 
 class InputSpec(_Model):
     """What the network is fed: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.

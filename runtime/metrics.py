@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .errors import LabelError, LabelSpaceError, ShapeError
 from .label_maps import LabelMap
 from .labels import LabelSpace
+from .words import counted
 
 
 class ConfusionMatrix:
@@ -131,8 +132,8 @@ class ConfusionMatrix:
     def _require_labels(self) -> None:
         if not self.labelled:
             raise LabelError(
-                f"no pixel of the {self.frames} frames is labelled, so there is nothing to measure;"
-                " check that the labels belong to this label space."
+                f"no pixel of the {counted(self.frames, 'frame')} is labelled, so there is "
+                "nothing to measure; check that the labels belong to this label space."
             )
 
 

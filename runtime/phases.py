@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from . import terminal
+from .words import progressed
 
 EVERY_S = 10.0  # between two lines about one phase, where stderr is no terminal
 Update = Callable[[int, int | None, str], None]
@@ -50,7 +51,7 @@ class PhaseDisplay:
 
         Args:
             title: of the phase.
-            unit: of what is counted.
+            unit: of what is counted, several of it.
             text: what else there is to say, such as `pace`.
             by_tenths: where stderr is no terminal, a line a tenth of the work, as `progress` has.
         """
@@ -69,9 +70,8 @@ class PhaseDisplay:
             self._tenths[title](done, total, text)
         elif new or self._clock() - self._last_line >= EVERY_S:
             self._last_line = self._clock()
-            of = "" if total is None else f"/{total}"
-            counted = f"{done}{of} {unit}" if done or total is not None else ""
-            terminal.note(f"{title}: {' '.join(filter(None, [counted, text])) or '...'}")
+            far = progressed(done, total, unit) if done or total is not None else ""
+            terminal.note(f"{title}: {' '.join(filter(None, [far, text])) or '...'}")
 
     def close(self) -> None:
         """Take the last phase's bar away."""

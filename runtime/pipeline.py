@@ -27,6 +27,7 @@ from .frames import Frame
 from .handoff import Handoff
 from .latency import Latencies
 from .preprocess import fit_frame, restore_labels
+from .words import counted
 
 POLL_S = 0.1  # how often a caller that waits asks whether to stop
 LEAVE_AFTER_S = 1.0  # a source that is stuck in a read is left behind
@@ -317,7 +318,7 @@ class Pipeline(Closing):
             raise EngineError(
                 f"{self._engine.artefact or self._engine.backend} was still at frame "
                 f"{job.frame.name} after {perf_counter() - started:.0f} s when a stop was asked "
-                f"for, and was interrupted; {self.frames} frames before it were finished."
+                f"for, and was interrupted; finished before it: {counted(self.frames, 'frame')}."
             ) from error
         self._at_work = None
         seconds = perf_counter() - started

@@ -26,6 +26,7 @@ from .mp4 import Mp4File
 from .notes import log_note
 from .video_encoding import EncoderError, FragmentedVideo, VideoEncoding, WholeVideo
 from .video_file import count_packets
+from .words import counted
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -139,7 +140,8 @@ class Recording:
             pictures = encoding.close()
         if pictures < self.written:
             raise OutputError(
-                f"{self._path}: only {pictures} of {self.written} frames could be written; "
+                f"{self._path}: only {pictures} of {counted(self.written, 'frame')} could "
+                "be written; "
                 "the disk may be full."
             )
         with output_errors(self._path):

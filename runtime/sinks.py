@@ -24,6 +24,7 @@ from .overlay import overlay
 from .pacing import STILLS_FPS, rate_of
 from .pipeline import Result
 from .recording import Recording
+from .words import counted
 
 _LONGEST_HOLD_NS = 10 * 10**9  # a longer gap is cut out of the video
 _MOST_WAITING, _MOST_WAITING_BYTES = 25, 256 * 2**20  # pictures, before a rate is chosen
@@ -222,7 +223,8 @@ class VideoSink:
         self._recording.publish()
         if self._left_out:
             self._note(
-                f"{self._path}: {self._left_out} frames came faster than its {self._fps:g} a "
+                f"{self._path}: {counted(self._left_out, 'frame')} came faster than its "
+                f"{self._fps:g} a "
                 "second and are left out, so that the others are shown in time."
             )
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from .printable import one_line
 from .streams import results
+from .words import counted, progressed
 
 if TYPE_CHECKING:
     from .verdict import Verdict
@@ -65,8 +66,7 @@ def progress(title: str, unit: str) -> Iterator[Callable[[int, int | None, str],
             tenth = 10 * done // total if total else done // 100
             if tenth != shown:
                 shown = tenth
-                of = f"/{total}" if total else ""
-                note(f"{title}: {done}{of} {unit} {text}".rstrip())
+                note(f"{title}: {progressed(done, total or None, unit)} {text}".rstrip())
 
         yield line
         return
@@ -153,7 +153,7 @@ def run_line(summary: Mapping[str, Any]) -> str:
     reconnects = summary["reconnects"]
     latency = summary["latency_ms"]
     return (
-        f"{summary['frames']} frames in {summary['seconds']:.1f} s "
+        f"{counted(summary['frames'], 'frame')} in {summary['seconds']:.1f} s "
         f"({summary['fps']:.1f} a second), {summary['frames_read']} read, "
         f"{summary['dropped']} dropped, {summary['frames_skipped']} skipped"
         f"{f', {reconnects} times connected again' if reconnects else ''}; "
@@ -230,7 +230,7 @@ def verdict_table(verdict: Verdict, run_s: float = 0.0, watch_s: float = 0.0) ->
     say(f"{DECISIONS[verdict.decision]}: {verdict.sentence}")
     if verdict.frames:
         say(CONDITIONS)
-    say(f"Judged on {verdict.frames} frames in {verdict.seconds:.1f} s{looks}{share}.")
+    say(f"Judged on {counted(verdict.frames, 'frame')} in {verdict.seconds:.1f} s{looks}{share}.")
 
 
 CONDITIONS = (

@@ -23,6 +23,7 @@ from .containers import Damage, container_damage, is_matroska, matroska_start_ns
 from .file_names import library_path
 from .jpeg import is_cut_or_out_of_step
 from .picture_size import too_large
+from .words import counted
 
 # Where FFmpeg was not silenced, it writes its own messages to the standard error.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
@@ -125,7 +126,8 @@ class _Account:
             self.damaged -= self.damaged_at_end
         if self.damaged:
             yield Loss(
-                f"{self.path} is damaged: {self.damaged} of {self.frames + self.damaged} frames "
+                f"{self.path} is damaged: {self.damaged} of "
+                f"{counted(self.frames + self.damaged, 'frame')} "
                 "cannot be decoded and are left out, the first of them after "
                 f"{self.good_before_damage} good ones.",
                 self.damaged,
@@ -150,11 +152,13 @@ class _Account:
 
     def _container_sentence(self, damage: Damage) -> str:
         expected = self._expected()
-        of = f" of {expected}" if expected is not None and expected > self.frames else ""
+        were = f"{counted(self.frames, 'frame')} {'was' if self.frames == 1 else 'were'}"
+        if expected is not None and expected > self.frames:
+            were = f"{self.frames} of {expected} frames were"
         if damage.is_cut:
-            return f"{self.path} ends early: {self.frames}{of} frames were read, {damage.reason}."
+            return f"{self.path} ends early: {were} read, {damage.reason}."
         return (
-            f"{self.path} is damaged: {damage.reason}; {self.frames}{of} frames were read, and "
+            f"{self.path} is damaged: {damage.reason}; {were} read, and "
             "what lies behind it may be missing."
         )
 

@@ -8,6 +8,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def progressed(done: int, total: int | None, unit: str) -> str:
+    """ "3/8 frames"; without a total "3 frames", or "1 frame" where ``unit`` ends in s."""
+    return f"{done}/{total} {unit}" if total is not None else counted(done, unit.removesuffix("s"))
+
+
 def percent(share: float) -> str:
     """A share of 1 in whole percent; only 0 is "0%" and only 1 is "100%".
 

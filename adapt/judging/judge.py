@@ -179,7 +179,8 @@ def _ask(incumbent: Bundle, sentence: str) -> Verdict:
 def _why_none_is_held(frames: int) -> str:
     if frames < LEAST_TO_JUDGE:
         return (
-            f"{frames} frames are too few to set some aside and judge on them; give at least "
+            f"{counted(frames, 'frame')} {'is' if frames == 1 else 'are'} too few to set some "
+            "aside and judge on them; give at least "
             f"{LEAST_TO_JUDGE}."
         )
     return (

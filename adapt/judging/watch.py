@@ -21,6 +21,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ...runtime.errors import FrameError
+from ...runtime.words import counted
 from ..checkpoint import read_tensors, write_tensors
 from ..context import Context
 from ..dataset import FrameSet, evenly_spaced
@@ -136,7 +137,8 @@ class Watch:
         if kept is not last:
             self._context.note(self._reason(kept, last))
         self._context.note(
-            f"looked {len(self._looks)} times at {len(self._frames)} frames set aside, in "
+            f"looked {counted(len(self._looks), 'time')} at "
+            f"{counted(len(self._frames), 'frame')} set aside, in "
             f"{self._seconds:.1f} s"
         )
 

@@ -53,7 +53,7 @@ class NetworkSummary(NamedTuple):
     paper: str
 
 
-def build_network(name: str, num_classes: int, **arguments: Any) -> SegmentationNetwork:
+def build_network(name: str, num_classes: int, /, **arguments: Any) -> SegmentationNetwork:
     """Build a network with freshly initialised weights, which knows how to build itself anew.
 
     Args:
@@ -62,7 +62,7 @@ def build_network(name: str, num_classes: int, **arguments: Any) -> Segmentation
             of classes, see `factory.make_with`. A name that a file gives is to be asked about
             first, see `trust.check_allowed`.
         num_classes: K, at least 2.
-        **arguments: the network's own; one that means the number of classes must be K.
+        **arguments: the network's own, of any name; one that means the number of classes must be K.
 
     Raises:
         NetworkError: no such network, module or factory; an argument that it does not take; the

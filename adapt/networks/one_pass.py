@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +65,15 @@ class Seen:
 
 
 @contextmanager
-def left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Everything learns for the duration; then buffers, weights, modes and draws are put back."""
+def left_as_it_was(network: nn.Module, *, all_learn: bool = True) -> Iterator[None]:
+    """Put back buffers, weights, gradients, modes, draws and what modules keep in attributes.
+
+    Args:
+        all_learn: every weight has a gradient for the duration, whatever its factory says.
+    """
     modules = [module for _, module in network.named_modules()]
+    keepers = [*modules, getattr(network, "_foreign", network)]  # the user's own, see `foreign`
+    attributes = [(module, dict(module.__dict__)) for module in keepers]
     buffers = [(m, dict(m._buffers)) for m in modules]
     tensors = [
         *network.parameters(),
@@ -75,16 +81,22 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
     ]
     values = [tensor.detach().clone() for tensor in tensors]
     learns = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    gradients = [(parameter, parameter.grad) for parameter, _ in learns]
+    devices = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     modes = [module.training for module in modules]
     mode = network.training
     try:
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with torch.random.fork_rng(devices=devices), torch.enable_grad():
             torch.manual_seed(0)
-            for parameter, _ in learns:
-                parameter.requires_grad_(parameter.is_floating_point())
+            for parameter, learned in learns:
+                parameter.requires_grad_(parameter.is_floating_point() if all_learn else learned)
+                parameter.grad = None
             yield
         network.train(mode)
     finally:
+        for module, kept in attributes:
+            module.__dict__.clear()
+            module.__dict__.update(kept)
         for module, held in buffers:
             module._buffers.update(held)
         with torch.no_grad():
@@ -92,6 +104,8 @@ def left_as_it_was(network: nn.Module) -> Iterator[None]:
                 tensor.copy_(value)
         for parameter, learned in learns:
             parameter.requires_grad_(learned)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
         for module, own in zip(modules, modes, strict=True):
             module.training = own
 
@@ -139,22 +153,45 @@ def see(
 
 
 def _never(_: Any) -> Tensor:
-    raise NetworkError("a trial has no backward pass")
+    raise RuntimeError("the graph of an earlier forward pass is gone")
 
 
 @contextmanager
-def sentences(where: str, when: str) -> Iterator[None]:
+def sentences(
+    where: str, when: str, part: Literal["forward", "backward"] = "forward"
+) -> Iterator[None]:
     """Turn what a user's code raises into a `NetworkError`; a lack of memory stays what it is."""
     try:
         yield
     except (RoadshiftError, torch.OutOfMemoryError, MemoryError):
         raise
     except (Exception, SystemExit) as error:
+        if says_no_memory(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        said = f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": .")
-        raise NetworkError(
-            f"{where}: its forward raised {said}, {when}; {_advice(error)}."
-        ) from error
+        first = lines[0].partition(" Hint: ")[0] if lines else ""  # torch's own, of debugging it
+        said = f"{type(error).__name__}: {first}".rstrip(": .")
+        advice = _advice(error) if part == "forward" else _advice_on_backward(error)
+        raise NetworkError(f"{where}: its {part} raised {said}, {when}; {advice}.") from error
+
+
+def says_no_memory(error: BaseException) -> bool:
+    """True of what torch raises where a CPU's memory is exhausted, which has no type of its own."""
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _advice_on_backward(error: BaseException) -> str:
+    said = str(error)
+    if "inplace" in said:
+        return (
+            "what it changed in place was still needed for a gradient, so write x = x + y where "
+            "its forward has x += y, and ReLU(inplace=False)"
+        )
+    if "second time" in said or "earlier forward pass" in said:
+        return "what it keeps from one forward to the next has to be kept with .detach()"
+    if isinstance(error, NotImplementedError):
+        return "give each of its torch.autograd.Function classes a backward"
+    return "every operation between its weights and its logits must have a gradient"
 
 
 def _advice(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from ..errors import LabelError
 from ..evaluation import check_truths, confusion_through
 from ..frames import Frame
 from ..metrics import label_agreement
+from ..words import counted
 
 
 def quality(
@@ -27,7 +28,8 @@ def quality(
     """
     if labels is not None and len(labels) < len(frames):
         raise LabelError(
-            f"There are {len(labels)} label maps for {len(frames)} frames; give one for each."
+            f"There are {counted(len(labels), 'label map')} for "
+            f"{counted(len(frames), 'frame')}; give one for each."
         )
     predictions = [engine.segment(frame) for frame in frames]
     agreement = miou = None

@@ -81,6 +81,11 @@ REFUSED = (
     "NoForward",
     "the_same",
     "AuxFirst",
+    "InPlace",
+    "KeepsGraph",
+    "NoBackward",
+    "NotFinite",
+    "NotFiniteWhileTraining",
 )
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*weight_norm")
 
@@ -97,7 +102,7 @@ def imported(tmp_path: Path) -> Callable[..., Bundle]:
             state = build_network(f"user_networks:{name}", K).state_dict()
         torch.save(state or {"a": torch.zeros(1)}, weights)
         where = (weights, f"user_networks:{name}", CAMVID, tmp_path / "source")
-        return import_bundle(*where, input_size="48x32", output=output, **how)
+        return import_bundle(*where, output=output, **{"input_size": "48x32", **how})
 
     return make
 
@@ -177,7 +182,7 @@ def test_what_cannot_be_used_is_refused_at_import_and_nothing_is_written(
     assert not (tmp_path / "source").exists()
 
 
-@pytest.mark.parametrize("name", ["WantsTargets", "AuxFirst", "GrowsWeights"])
+@pytest.mark.parametrize("name", ["WantsTargets", "AuxFirst", "GrowsWeights", "NoBackward"])
 def test_training_refuses_before_its_first_step(
     name: str, frames_dir: Path, tmp_path: Path
 ) -> None:
@@ -198,13 +203,26 @@ def grey_png() -> bytes:
     return cv2.imencode(".png", np.zeros((32, 48), np.uint8))[1].tobytes()
 
 
-def test_a_network_that_is_all_frozen_is_refused_by_what_learns(
-    imported: Callable[..., Bundle], frames_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["AllFrozen", "LearnsElsewhere"])
+def test_a_network_that_does_not_learn_is_noted_and_refused_before_frames_are_decoded(
+    name: str,
+    imported: Callable[..., Bundle],
+    frames_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = imported("AllFrozen")
+    said: list[str] = []
+    source = imported(name, note=said.append)
+    assert any("no weight of it learns" in note and "bn_stats" in note for note in said)
     adapted(source, frames_dir, tmp_path / "bn", "bn_stats")
-    with pytest.raises(RoadshiftError, match="every weight of this network is frozen"):
-        adapted(source, frames_dir, tmp_path / "pseudo", "entmin")
+
+    def decode(*_: object, **__: object) -> None:
+        raise AssertionError("a frame was decoded")
+
+    monkeypatch.setattr("roadshift.adapt.adaptation.target_frames", decode)
+    with pytest.raises(RoadshiftError, match="entmin: no weight of this network learns"):
+        adapted(source, frames_dir, tmp_path / "entmin", "entmin")
+    assert not list(tmp_path.glob("*entmin*"))
 
 
 def test_the_import_says_how_it_called_the_factory_and_what_does_not_learn(
@@ -214,6 +232,29 @@ def test_the_import_says_how_it_called_the_factory_and_what_does_not_learn(
     imported("MostlyDetached", note=said.append)
     assert said[0] == f"network 'user_networks:MostlyDetached' is built with num_classes={K}"
     assert "weights reach the output" in said[1]
+
+
+def test_a_backward_that_fails_for_other_images_than_the_trials_is_a_sentence_in_training(
+    imported: Callable[..., Bundle], frames_dir: Path, tmp_path: Path
+) -> None:
+    source = imported("NoBackwardWhenWide", input_size="64x32")
+    narrow = adapted(source, frames_dir, tmp_path / "narrow", "entmin")
+    assert narrow.manifest.provenance.method == "entmin"
+    wide = "training.frame_size=[48,32]"
+    with pytest.raises(NetworkError, match=r"'user_networks:NoBackwardWhenWide': its backward"):
+        adapted(source, frames_dir, tmp_path / "wide", "entmin", wide)
+    assert not (tmp_path / "wide").exists()
+
+
+def test_an_argument_that_is_called_name_reaches_the_factory(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    torch.save(build_network("user_networks:Transposed", K).state_dict(), tmp_path / "t.pth")
+    where = (tmp_path / "t.pth", "user_networks:named", CAMVID, tmp_path / "named")
+    source = import_bundle(*where, input_size="48x32", arguments=["name=transposed"])
+    assert source.manifest.network.arguments == {"name": "transposed"}
+    again = open_bundle(source.path, allow_networks=["user_networks"])
+    network = load_network(again, torch.device("cpu"))
+    assert network(torch.zeros(1, 3, 32, 48)).logits.shape == (1, K, 16, 24)
 
 
 def test_an_output_of_a_network_that_has_one_is_refused(tmp_path: Path) -> None:

@@ -145,6 +145,7 @@ def test_without_any_information_the_source_s_own_statistics_stay() -> None:
 def test_few_different_frames_are_not_worth_more_than_the_source_s_own() -> None:
     assert capped(1.0, 1, "w").value == pytest.approx(0.33)
     assert capped(1.0, 2, "w") == Share(0.5, "w; 2 different frames allow no more")
+    assert capped(1.0, 1, "w").why == "w; 1 different frame allows no more"
     assert capped(0.2, 2, "w") == Share(0.2, "w")
     assert capped(0.95, FRAMES, "w").value == 1.0
     assert capped(0.89, FRAMES, "w").value == 0.89
@@ -288,6 +289,20 @@ def test_nightshift_learns_gently_and_without_align_where_statistics_stand_still
         assert {line["stage"] for line in history} == stages
         assert history[0]["lr"] == pytest.approx(lr)
         assert outcome["steps"] == len(history) == (6 if len(stages) == 2 else 4)
+
+
+@pytest.mark.parametrize(("asked", "told"), [("0.5", 1), ("1", 0)])
+def test_steps_that_go_with_a_stage_left_out_are_told_once(
+    asked: str, told: int, source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    few = ["training.steps=4", "training.batch_size=2", "training.amp=off"]
+    config = resolve_config("nightshift", assignments=[*few, f"statistics_share={asked}"])
+    notes: list[str] = []
+    job = Job(tmp_path / "out", False, "cpu", RunOptions("", note=notes.append))
+    adapt_bundle(source, [frames_dir], config, job)
+    sentences = [note for note in notes if note.startswith("align is left out")]
+    assert len(sentences) == told
+    assert all("2 of 4 are taken" in sentence for sentence in sentences)
 
 
 def test_a_run_with_mixed_statistics_goes_on_exactly(

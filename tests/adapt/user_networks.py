@@ -506,7 +506,105 @@ class Pooled(Base):
         return self.head(f + self.pool(f))
 
 
+class FrozenInPlace(Base):
+    """Changes in place what the gradient of ``gain`` would need, were it not frozen."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.gain = nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk[:-1](x)
+        g = self.gain * f
+        f += g
+        return self.head(f)
+
+
+class RemembersDetached(Base):
+    """Adds the last images' features, which it keeps without their graph."""
+
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        before = self.last if self.last is not None and self.last.shape == f.shape else 0 * f
+        self.last = f.detach()
+        return self.head(f + 0.5 * before)
+
+
+def named(num_classes: int, name: str) -> nn.Module:
+    """A factory as zoos have it, which is told the network's name."""
+    return {"base": Base, "transposed": Transposed}[name](num_classes)
+
+
 # --- that cannot be used --------------------------------------------------------------------------
+
+
+class InPlace(Base):
+    """Changes in place what the gradient of ``side`` needs."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.side = nn.Conv2d(WIDTH, WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        g = self.side(f)
+        f += g
+        return self.head(f)
+
+
+class KeepsGraph(Base):
+    """Adds the last images' features, graph and all."""
+
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Any:
+        f = self.trunk(x)
+        before = self.last if self.last is not None and self.last.shape == f.shape else 0 * f
+        self.last = f + 0.5 * before
+        return self.head(self.last)
+
+
+class _Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004 - torch's signature
+        return x * 2
+
+
+class NoBackward(Base):
+    """Ends in a function without a backward."""
+
+    def forward(self, x: Tensor) -> Any:
+        return _Doubled.apply(super().forward(x))
+
+
+class NoBackwardWhenWide(Base):
+    """The same for images of another width than 64."""
+
+    def forward(self, x: Tensor) -> Any:
+        z = super().forward(x)
+        return z if x.shape[3] == 64 else _Doubled.apply(z)
+
+
+class NotFinite(Base):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x) / 0
+
+
+class NotFiniteWhileTraining(Base):
+    def forward(self, x: Tensor) -> Any:
+        z = super().forward(x)
+        return (z - z.amax()).log() if self.training else z
+
+
+class LearnsElsewhere(Base):
+    """The one weight that learns makes nothing of the logits."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.requires_grad_(False)
+        self.unused = nn.Parameter(torch.zeros(3))
 
 
 class WantsSize(Base):

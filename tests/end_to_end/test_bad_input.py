@@ -547,7 +547,7 @@ def test_adapt_names_the_argument_that_it_cannot_use(
         (["--argument", "width"], ["--argument 'width'", "key=value"]),
         (["--argument", "width=2"], ["'fast_scnn'", "'width'"]),
         (["--argument", "num_classes=2"], ["--argument 'num_classes=2'", "--label-space"]),
-        (["--argument", "name=x"], ["--argument 'name=x'"]),
+        (["--argument", "name=x"], ["'fast_scnn'", "argument 'name'"]),
         (["--argument", "when=2024-01-01"], ["--argument when=2024-01-01"]),
     ],
     ids=lambda value: " ".join(value) if value[0].startswith("--") else "",

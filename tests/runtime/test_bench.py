@@ -445,7 +445,7 @@ def test_bad_requests_are_refused() -> None:
         BenchSettings(backends="onnx")
     with pytest.raises(FrameError, match="No frames"):
         bench_engine(Timed(), [])
-    with pytest.raises(LabelError, match="1 label maps for 2 frames"):
+    with pytest.raises(LabelError, match="1 label map for 2 frames"):
         bench_engine(Timed(), frames(2), labels=[np.zeros((4, 8), np.uint8)])
     with pytest.raises(LabelError, match=r"labels of 0 are 3x3 and the frame is 8x4"):
         bench_engine(Timed(), frames(1), labels=[np.zeros((3, 3), np.uint8)])

@@ -144,7 +144,7 @@ def test_frames_without_a_labelled_pixel_give_no_figure(pairs: list[tuple[Path, 
     image, labels = pairs[0]
     assert cv2.imwrite(str(labels), np.full((12, 16), 255, np.uint8))
     confusion = evaluate(Threshold(), [(image, labels)])
-    with pytest.raises(LabelError, match="no pixel of the 1 frames is labelled"):
+    with pytest.raises(LabelError, match="no pixel of the 1 frame is labelled"):
         evaluation_record(confusion, THREE, "test")
 
 

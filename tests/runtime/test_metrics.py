@@ -150,7 +150,7 @@ def test_interval_survives_resamples_without_any_label() -> None:
 def test_nothing_labelled_is_an_error_not_a_number(figure: str) -> None:
     confusion = ConfusionMatrix(3)
     confusion.update(np.zeros((2, 2), np.uint8), np.full((2, 2), 255, np.uint8))
-    with pytest.raises(LabelError, match="no pixel of the 1 frames is labelled"):
+    with pytest.raises(LabelError, match="no pixel of the 1 frame is labelled"):
         getattr(confusion, figure)()
 
 

@@ -11,6 +11,7 @@ from roadshift.runtime.terminal import (
     note,
     print_json,
     progress,
+    run_line,
     table,
 )
 
@@ -90,7 +91,7 @@ def test_progress_without_a_total_is_a_line_a_hundred(capsys: Capture) -> None:
     with progress("run", "frames") as update:
         for done in range(1, 251):
             update(done, None, "")
-    assert capsys.readouterr().err == "run: 1 frames\nrun: 100 frames\nrun: 200 frames\n"
+    assert capsys.readouterr().err == "run: 1 frame\nrun: 100 frames\nrun: 200 frames\n"
 
 
 def record(**changes: object) -> dict[str, object]:
@@ -146,3 +147,20 @@ def test_a_method_that_failed_has_its_sentence_below_the_table(capsys: Capture) 
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].rstrip() == f"tent: {sentence}".rstrip()
     assert lines[-2].split() == ["tent", "-", "-", "-", "-", "-", "failed"]
+
+
+@pytest.mark.parametrize(("frames", "told"), [(1, "1 frame in 2.0 s"), (2, "2 frames in 2.0 s")])
+def test_one_frame_is_not_said_to_be_several(frames: int, told: str) -> None:
+    summary = {
+        "ended_by": "end",
+        "reconnects": 0,
+        "latency_ms": {"p50": 1.0, "p99": 2.0},
+        "frames": frames,
+        "seconds": 2.0,
+        "fps": 0.5,
+        "frames_read": frames,
+        "dropped": 0,
+        "frames_skipped": 0,
+        "out": None,
+    }
+    assert run_line(summary).startswith(told)

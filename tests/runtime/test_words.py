@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from roadshift.runtime.words import counted, percent
+from roadshift.runtime.words import counted, percent, progressed
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,11 @@ def test_a_noun_has_its_plural(number: int, text: str) -> None:
 )
 def test_only_all_is_told_as_all_and_only_none_as_none(share: float, said: str) -> None:
     assert percent(share) == said
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "said"),
+    [(1, None, "1 frame"), (2, None, "2 frames"), (1, 8, "1/8 frames"), (0, 0, "0/0 frames")],
+)
+def test_how_far_something_is(done: int, total: int | None, said: str) -> None:
+    assert progressed(done, total, "frames") == said
