@@ -18,6 +18,8 @@ from .methods.base import Stage
 from .passes import Passes
 from .precision import Precision
 
+SPARE = 0.02  # of a budget: later steps peak a little higher than the one that is tried
+
 
 def candidates(micro_batch: int) -> list[int]:
     """``micro_batch``, its half, that half's half and so on, rounded up, the least first."""
@@ -118,8 +120,8 @@ def changes_by_micro_batch(
 
 
 def room_for_a_step(passes: Passes, budget: int) -> int:
-    """Bytes of ``budget`` that the optimiser's moments leave."""
-    return budget - optimizer_bytes(passes.optimizer)
+    """Bytes of ``budget`` that the optimiser's moments and `SPARE` leave."""
+    return int(budget * (1 - SPARE)) - optimizer_bytes(passes.optimizer)
 
 
 def fitting_micro_batch(
