@@ -165,7 +165,7 @@ def test_a_published_layout_is_recognised_and_gives_its_logits(
         "layers": list(SMALL),
         **arguments,
     }
-    network = build_network("deeplab_v2_resnet101", **found).eval()
+    network = build_network("deeplab_v2_resnet101", found.pop("num_classes"), **found).eval()
     load_weights(network, state, path.name)
     images = torch.randn(1, 3, 40, 56)
     assert torch.equal(network(images).logits, source(images).logits)

@@ -200,7 +200,7 @@ def test_a_stop_ends_a_pipeline_whose_engine_never_answers(make_bundle: MakeBund
     with opened(make_bundle, odd_graphs.endless()) as engine:
         frames = [FRAME, FRAME]
         with (
-            pytest.raises(EngineError, match=r"still at frame drive_0001 .* was interrupted; 0 fr"),
+            pytest.raises(EngineError, match=r"still at frame drive_0001 .* before it: 0 fr"),
             Pipeline(frames, engine, stop_when=lambda: True, patience_s=0.1) as pipeline,
         ):
             list(pipeline)
