@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +121,7 @@ def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iter
     from .runtime.terminal import note
 
     try:
-        if "torch" not in sys.modules:
+        if "torch" not in sys.modules and find_spec("torch") is not None:
             note("loading torch")  # seconds, on a busy machine many
         import_module("torch")  # first: where several are missing, it is the one to name
         from .adapt.core_sharing import use_threads
@@ -254,8 +255,6 @@ def check_label_options(label_space: str | None, label_map: Path | None) -> None
 
 def import_torch_backend() -> None:
     """Make the torch engine known where the ``adapt`` extra is; exported bundles need none."""
-    from importlib.util import find_spec
-
     if sys.version_info >= (3, 11) and find_spec("torch") is not None:
         from . import adapt as _  # noqa: F401
 
