@@ -1,4 +1,4 @@
-"""How long a network takes for a frame, from which it is foreseen what fits a run's time."""
+"""Time that a network takes for a frame, from which it is foreseen what fits a run's time."""
 
 from __future__ import annotations
 

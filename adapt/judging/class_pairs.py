@@ -20,7 +20,7 @@ Matrix = NDArray[np.float64]
 
 
 def is_vulnerable(name: str) -> bool:
-    """Whether a class is of people on the road or what they ride, by its name.
+    """Tell whether a class is of people on the road or what they ride, by its name.
 
     Case, plurals and what joins words do not count: ``Motor_Cycles``, ``bicyclist``, ``person``.
     """
@@ -51,8 +51,10 @@ class ClassPairs:
         return float(self.counts[:, index].sum() / max(self.counts[index].sum(), least * total))
 
     def renamed(self, index: int) -> int:
-        """The class that the candidate gives most pixels of another one."""
-        return int(self.counts[index].argmax())
+        """The other class that the candidate gives most pixels of this one."""
+        row = self.counts[index].copy()
+        row[index] = -1
+        return int(row.argmax())
 
     def matched(self) -> float:
         """Share of all pixels that agree when classes are renamed so that most do, 0 to 1."""
@@ -60,7 +62,7 @@ class ClassPairs:
         return float(self.counts[range(len(order)), order].sum() / max(self.counts.sum(), 1))
 
     def iou(self) -> Matrix:
-        """Of each class of the reference with each of the candidate, (K, K)."""
+        """IoU of each class of the reference with each of the candidate, (K, K)."""
         rows, columns = self.counts.sum(axis=1), self.counts.sum(axis=0)
         union = rows[:, None] + columns[None] - self.counts
         return np.asarray(self.counts / np.maximum(union, 1), np.float64)

@@ -1,4 +1,4 @@
-"""What a candidate has forgotten of conditions that the incumbent knows, measured on older frames.
+"""Forgetting of conditions that the incumbent knows, measured on older frames.
 
 A verdict holds for conditions like those of its frames; a model that adapted to the night may have
 lost the day. On frames of such conditions the incumbent is the best that there is to hold a

@@ -43,7 +43,7 @@ _NAMES = {
 
 
 def identity_checks(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
-    """Whether each class is still itself, keeps its pixels, and lies where it lay."""
+    """Check that each class is still itself, keeps its pixels, and lies where it lay."""
     if not evidence.pairs:
         return []
     name = closest(evidence.pairs)

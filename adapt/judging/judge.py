@@ -129,15 +129,20 @@ def _judged(
             report=done,
         )
     verdict = _decided(evidence, incumbent, started)
-    if not older or deadline.due:
+    if not older:
+        return verdict
+    if deadline.due:
+        context.note("the time budget left no time for the older frames")
         return verdict
     with context.work.phase("judging on older frames"):
-        frames = _older(older, context.note)
-        stop = context.stop_if_requested
-        classes = incumbent.label_space.classes
-        return with_older(
-            verdict, remembered(old, candidate, frames, context.device, classes, stop)
-        )
+        classes, stop = incumbent.label_space.classes, context.stop_if_requested
+        try:
+            frames = _older(older, context.note)
+            check = remembered(old, candidate, frames, context.device, classes, stop)
+        except FrameError as error:  # they were there when the run began
+            context.note(f"what was forgotten was not measured: {error}")
+            return verdict
+    return with_older(verdict, check)
 
 
 def _older(sources: Sequence[str | Path], note: Note) -> Iterator[Image]:
@@ -146,7 +151,7 @@ def _older(sources: Sequence[str | Path], note: Note) -> Iterator[Image]:
 
 
 def passes_of(frames: int) -> int:
-    """How many passes of one frame judging on so many takes."""
+    """Passes of one frame that judging on so many takes."""
     return PASSES_A_FRAME * frames + passes_of_share(frames)
 
 

@@ -113,5 +113,5 @@ def _transferred(own: Statistics, others: Statistics) -> Statistics:
 
 
 def passes_of_share(frames: int) -> int:
-    """How many passes of one frame it takes to find the share, given so many frames."""
+    """Passes of one frame that it takes to find the share, given so many frames."""
     return PASSES * len(SHARES) * min(FRAMES, frames)

@@ -163,3 +163,12 @@ def test_a_move_back_agrees_fully(down: int, right: int) -> None:
     best = tried[int(agreed[1:].argmax())]
     assert best.cells == (down, right)
     assert agreed.max() == 1
+
+
+def test_a_class_that_is_lost_to_many_others_is_not_said_to_be_called_itself() -> None:
+    counts = [[700.0, 0, 0, 0], [0, 100, 0, 0], [0, 0, 100, 0], [7, 1, 1, 2]]
+    more = [row.copy() for row in counts]
+    more[3] = [3, 3, 3, 2]
+    for table in (counts, more):
+        sentence = checks_of(table)["kept_vulnerable"].sentence
+        assert "it calls road what was person" in sentence
