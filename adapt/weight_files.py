@@ -195,7 +195,8 @@ def _is_safetensors(path: Path, head: bytes) -> bool:
     """A header's length and the start of its JSON; or the suffix, where nothing else is known."""
     if len(head) > 8 and head[8:9] == b"{":
         (length,) = struct.unpack("<Q", head[:8])
-        return bool(2 <= length < 1 << 32)
+        if 2 <= length < 1 << 32:
+            return True
     known = head.startswith((b"PK", b"\x80")) or foreign_kind(path, head) is not None
     return path.suffix.lower() == ".safetensors" and not known
 
