@@ -64,9 +64,11 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     Raises:
         ConfigError: something else, or a side below 32 pixels.
     """
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
     if not match or min(int(match[1]), int(match[2])) < 32:
-        raise ConfigError(f"{option} {text!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512.")
+        raise ConfigError(
+            f"{option} {text[:60]!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512."
+        )
     return int(match[1]), int(match[2])
 
 

@@ -228,6 +228,8 @@ def judge_bundles(
     run_on = pick_device(device)
     started = time.monotonic()
     source = open_frames([str(one) for one in sources], on_skip=note)
+    if older:
+        open_frames([str(one) for one in older])  # what is not there is said at once
     total = None if source.length is None else min(source.length, max_frames)
     old = Model(load_network(incumbent, run_on), incumbent.manifest.input)
     try:

@@ -55,3 +55,11 @@ def test_sizes_are_decimal_and_with_an_i_binary(text: str, size: int) -> None:
 def test_anything_else_is_no_size(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^--memory-budget '.*': write a size such as 6GB"):
         parse_memory("--memory-budget", text)
+
+
+@pytest.mark.parametrize("digits", [13, 400, 5000])
+def test_numbers_beyond_all_sense_are_refused_in_short(digits: int) -> None:
+    for parse, text in ((parse_memory, "9" * digits + "GB"), (parse_duration, "9" * digits + "s")):
+        with pytest.raises(ConfigError, match="--option '9999") as caught:
+            parse("--option", text)
+        assert len(str(caught.value)) < 150
