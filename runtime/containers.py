@@ -62,6 +62,45 @@ def is_matroska(path: Path) -> bool:
         return file.read(4) == b"\x1aE\xdf\xa3"
 
 
+def matroska_is_finished(path: Path) -> bool:
+    """A Matroska file whose writer ended it: it states the size of its segment."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return any(
+            kind == _SEGMENT and end is not None
+            for _, kind, _, end in _elements(data, 0, len(data))
+        )
+
+
+def end_of_whole_groups(path: Path) -> int:
+    """The byte behind the last whole group of pictures in an MP4 or Matroska file that grows.
+
+    A group is a fragment (its index and its pictures), or a cluster.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        is_mp4 = data[4:8] in _MP4_STARTS
+        ends = _ends_of_boxes(data) if is_mp4 else _ends_in_segments(data)
+        return max((end for end in ends if end <= len(data)), default=0)
+
+
+def _ends_of_boxes(data: _Bytes) -> Iterator[int]:
+    """Where each outermost box ends, but for the index of a fragment."""
+    at = 0
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if size < 8:
+            return
+        at += size
+        if kind != b"moof":
+            yield at
+
+
+def _ends_in_segments(data: _Bytes) -> Iterator[int]:
+    for _, kind, start, _ in _elements(data, 0, len(data)):
+        if kind == _SEGMENT:
+            yield from (end for _, _, _, end in _elements(data, start, len(data)) if end)
+            return
+
+
 def matroska_start_ns(path: Path) -> int | None:
     """Time of a Matroska file's first cluster, from which its duration does not count.
 

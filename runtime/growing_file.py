@@ -9,15 +9,16 @@ class GrowingFile:
     """A file that is written at its end, part by part.
 
     Args:
-        descriptor: of an empty file that can be written; stays the caller's.
+        descriptor: of a file that can be written; stays the caller's.
+        end: its length in bytes.
 
     Attributes:
         end: its length in bytes.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, end: int = 0) -> None:
         self._descriptor = descriptor
-        self.end = 0
+        self.end = end
 
     def append(self, data: bytes) -> int:
         """Add a part and return where it lies.

@@ -56,19 +56,25 @@ class MatroskaFile:
         """Add compressed pictures, with whether each is a key picture; the first must be one."""
         if not pictures:
             return
+        clusters = self.group(pictures, before=self._pictures, rate=self._rate)
+        first_ms = _time_ms(self._pictures, self._rate)
+        self._cues.append((first_ms, self._file.append(clusters) - self._start))
+        self._pictures += len(pictures)
+
+    @staticmethod
+    def group(pictures: Sequence[tuple[bytes, bool]], *, before: int, rate: Fraction) -> bytes:
+        """The clusters that add pictures to a file of ``rate`` that has ``before`` of them."""
         clusters: list[bytes] = []
         start_ms = body = None
-        for number, (picture, is_key) in enumerate(pictures, self._pictures):
-            time_ms = round(Fraction(1000 * number) / self._rate)
+        for number, (picture, is_key) in enumerate(pictures, before):
+            time_ms = _time_ms(number, rate)
             if body is None or start_ms is None or time_ms - start_ms > _LONGEST_CLUSTER_MS:
                 start_ms, body = time_ms, bytearray(_number("e7", time_ms))
                 clusters.append(b"")
             head = struct.pack(">BhB", 0x81, time_ms - start_ms, 0x80 if is_key else 0)
             body += _element("a3", head + picture)
             clusters[-1] = _element("1f43b675", bytes(body))
-        first_ms = round(Fraction(1000 * self._pictures) / self._rate)
-        self._cues.append((first_ms, self._file.append(b"".join(clusters)) - self._start))
-        self._pictures += len(pictures)
+        return b"".join(clusters)
 
     def finish(self) -> None:
         """Add the index, and state the length, the duration and where the index is."""
@@ -80,6 +86,10 @@ class MatroskaFile:
         )
         length = self._file.end - self._start
         self._file.overwrite(self._start - 8, (1 << 56 | length).to_bytes(8, "big"))
+
+
+def _time_ms(number: int, rate: Fraction) -> int:
+    return round(Fraction(1000 * number) / rate)
 
 
 def _element(kind: str, body: bytes) -> bytes:

@@ -60,10 +60,10 @@ class Mp4File:
         if not pictures:
             return
         before = len(self._sizes)
-        index = self._fragment(pictures, before)
         bodies = [picture for picture, _ in pictures]
-        at = self._file.append(index + _box(b"mdat", *bodies))
-        self._chunks.append((at + len(index) + 8, len(pictures)))
+        fragment = self.group(pictures, before=before, rate=self._rate)
+        end = self._file.append(fragment) + len(fragment)
+        self._chunks.append((end - sum(map(len, bodies)), len(pictures)))
         self._sizes.extend(map(len, bodies))
         self._keys.extend(before + n for n, (_, is_key) in enumerate(pictures, 1) if is_key)
 
@@ -73,7 +73,10 @@ class Mp4File:
         span = index_at - self._free_at
         self._file.overwrite(self._free_at, struct.pack(">I4sQ", 1, b"mdat", span))
 
-    def _fragment(self, pictures: Sequence[tuple[bytes, bool]], before: int) -> bytes:
+    @staticmethod
+    def group(pictures: Sequence[tuple[bytes, bool]], *, before: int, rate: Fraction) -> bytes:
+        """The fragment that adds pictures to a file of ``rate`` that has ``before`` of them."""
+
         def index(data_at: int) -> bytes:
             entries = [
                 struct.pack(">II", len(body), _KEY if is_key else _NOT_KEY)
@@ -81,16 +84,16 @@ class Mp4File:
             ]
             return _box(
                 b"moof",
-                _full(b"mfhd", 0, struct.pack(">I", len(self._chunks) + 1)),
+                _full(b"mfhd", 0, struct.pack(">I", before + 1)),  # numbers that rise
                 _box(
                     b"traf",
                     _full(b"tfhd", 0x020000, struct.pack(">I", 1)),  # places count from here
-                    _full(b"tfdt", 1 << 24, struct.pack(">Q", before * self._rate.denominator)),
+                    _full(b"tfdt", 1 << 24, struct.pack(">Q", before * rate.denominator)),
                     _full(b"trun", 0x601, struct.pack(">Ii", len(entries), data_at), *entries),
                 ),
             )
 
-        return index(len(index(0)) + 8)
+        return index(len(index(0)) + 8) + _box(b"mdat", *(body for body, _ in pictures))
 
     def _movie(self, extension: bytes = b"") -> bytes:
         """The index of all pictures so far, times in units of 1 / ``rate.numerator`` seconds.

@@ -2,7 +2,8 @@
 
 While it grows it is ``.NAME.part`` with its suffix again, a file that players read up to where it
 stops. Its owner holds a lock on it, so two runs cannot write one video, and what a dead run left is
-told apart from what lives. That is kept, as ``NAME.incomplete`` with its suffix, never removed.
+told apart from what lives. That is kept, as ``NAME.incomplete`` with its suffix, never removed, and
+with it the pictures that were compressed and not yet added to it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -24,6 +26,7 @@ from .matroska import MatroskaFile
 from .media_kinds import WRITTEN_VIDEO_SUFFIXES
 from .mp4 import Mp4File
 from .notes import log_note
+from .salvage import Container, add_group, make_readable, rounded_rate
 from .video_encoding import EncoderError, FragmentedVideo, VideoEncoding, WholeVideo
 from .video_file import count_packets
 from .words import counted
@@ -60,6 +63,9 @@ class Recording:
         self._note = note
         self._part = path.with_name(f".{path.name}.part{suffix}")
         self._scratch = path.with_name(f".{path.name}.group.mkv")
+        self._container: Container | None = None if suffix == ".avi" else Mp4File
+        if suffix == ".mkv":
+            self._container = MatroskaFile
         self._encoding: VideoEncoding | None = None
         self._size = (0, 0)
         with output_errors(path):
@@ -75,15 +81,15 @@ class Recording:
         Raises:
             OutputError: OpenCV has no encoder for this kind of video.
         """
-        # MPEG-4 states a rate as a fraction with at most 16 bits.
-        rate = round(rate, 3 if rate < 65 else 2 if rate < 650 else 1)
+        rate = rounded_rate(rate)
         self._size = size
         try:
-            if self._suffix == ".avi":
+            if self._container is None:
                 self._encoding = WholeVideo(self._part, rate, size)
             else:
-                container = MatroskaFile if self._suffix == ".mkv" else Mp4File
-                self._encoding = FragmentedVideo(container, self._part, self._scratch, rate, size)
+                self._encoding = FragmentedVideo(
+                    self._container, self._part, self._scratch, rate, size
+                )
         except EncoderError as error:
             raise OutputError(
                 f"{self._path}: OpenCV cannot write this kind of video here; "
@@ -171,19 +177,44 @@ class Recording:
             return error
         return OutputError(f"{error} What was recorded is kept as {kept}.")
 
-    def _keep(self) -> Path | None:
-        """Give what was recorded a visible name; None, and no file, where it has no picture."""
+    def _keep(self) -> str | None:
+        """Give what was recorded a visible name, which is returned; two where it is two files.
+
+        None, and no file, where it has no picture.
+        """
+        if self._container is not None:
+            make_readable(self._part)
+        end = self._keep_group()
         if not count_packets(self._part):
             self._part.unlink(missing_ok=True)
+            return end
+        kept = self._free_name("incomplete", self._suffix)
+        self._part.rename(kept)
+        return str(kept) if end is None else f"{kept}, and its end as {end}"
+
+    def _keep_group(self) -> str | None:
+        """Add what a writer compressed last to what it recorded, or name the file it is kept as."""
+        if self._container is None or not self._scratch.exists():
             return None
-        number = 1
-        while True:
-            ending = "incomplete" if number == 1 else f"incomplete-{number}"
-            kept = self._path.with_name(f"{self._path.stem}.{ending}{self._suffix}")
-            if not kept.exists():
-                self._part.rename(kept)
-                return kept
-            number += 1
+        try:
+            added = add_group(self._container, self._part, self._scratch)
+        except OSError:  # the disk is full: a name needs no room
+            added = None
+        if added is not None:
+            self._scratch.unlink()
+            return None
+        kept = self._free_name("incomplete-end", self._scratch.suffix)
+        self._scratch.rename(kept)
+        return str(kept)
+
+    def _free_name(self, ending: str, suffix: str) -> Path:
+        """The first name with this ending that no file has."""
+        for number in count(1):
+            numbered = ending if number == 1 else f"{ending}-{number}"
+            path = self._path.with_name(f"{self._path.stem}.{numbered}{suffix}")
+            if not path.exists():
+                break
+        return path
 
     def _claim(self) -> int:
         """The descriptor of the part file, made, empty, and locked.
@@ -218,8 +249,7 @@ class Recording:
                 return False
         except FileNotFoundError:
             return False
-        self._scratch.unlink(missing_ok=True)
-        if os.fstat(lock).st_size == 0:
+        if os.fstat(lock).st_size == 0 and not self._scratch.exists():
             return True
         kept = self._keep()
         if kept is not None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-from fractions import Fraction
+from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Protocol
 
 import cv2
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from .growing_file import GrowingFile
 from .matroska import MatroskaFile
 from .mp4 import Mp4File
+from .salvage import as_fraction
 from .video_file import count_packets, read_packets
 
-_TOGETHER = 32  # pictures that are compressed before they are added to a file
+_TOGETHER = 32  # pictures that are compressed, at most, before they are added to a file
+_TOGETHER_S = 1.0  # and seconds: FFmpeg holds a group back in memory until it is finished
 _LOOK_EVERY = 16  # pictures, after which the free space is looked at
 _LEAST_FREE_BYTES = 1 << 20  # OpenCV's writer holds back a quarter of that
 
@@ -62,12 +65,12 @@ class FragmentedVideo:
     """A file to which pictures are added in small groups; readable up to the last one.
 
     OpenCV gives compressed pictures as a file only, so each group is written into one, read back,
-    and appended.
+    and appended. The first picture is a group, and so is what comes within a second.
 
     Args:
         container: Matroska, or MP4, which is MOV as well.
         path: an empty file.
-        scratch: a Matroska file for one group at a time; it is removed.
+        scratch: a Matroska file for one group at a time; it is removed once the group is appended.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class FragmentedVideo:
         scratch: Path,
         rate: float,
         size: tuple[int, int],
+        *,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
             raise EncoderError("without FFmpeg, OpenCV gives no compressed pictures")
@@ -86,24 +91,27 @@ class FragmentedVideo:
         self._file: Mp4File | MatroskaFile | None = None
         self._pictures = 0  # in the file
         self._waiting = 0
-        self._writer = _open_writer(scratch, "mp4v", rate, size)
+        self._left_out = False  # a group that could not be appended, which stays in its file
+        self._clock = clock
+        self._due_s = clock()  # when what waits is to be appended
+        self._writer: cv2.VideoWriter | None = _open_writer(scratch, "mp4v", rate, size)
         self._descriptor = os.open(path, os.O_RDWR)
 
     def write(self, picture: NDArray[np.uint8]) -> None:
-        if self._waiting == _TOGETHER:
-            if not self._append():
-                raise _no_room()
+        if self._writer is None:
             try:
                 self._writer = _open_writer(self._scratch, "mp4v", self._rate, self._size)
             except EncoderError as error:  # it could before
                 raise _no_room() from error
         self._writer.write(picture)
         self._waiting += 1
+        if (self._waiting == _TOGETHER or self._clock() >= self._due_s) and not self._append():
+            raise _no_room()
 
     def close(self) -> int:
         try:
             self._append()
-            if self._file is not None:
+            if self._file is not None and not self._left_out:
                 self._file.finish()
         finally:
             os.close(self._descriptor)
@@ -111,25 +119,27 @@ class FragmentedVideo:
 
     def _append(self) -> bool:
         """Move the group that waits into the file; whether all of it was there."""
-        if not self._waiting:
+        if self._writer is None:
             return True
         self._writer.release()
-        try:
-            configuration, packets = read_packets(self._scratch)
-            pictures = list(packets)
-        finally:
-            self._scratch.unlink(missing_ok=True)
+        self._writer = None
+        self._due_s = self._clock() + _TOGETHER_S
         waiting, self._waiting = self._waiting, 0
-        if pictures and self._file is None:
+        group = read_packets(self._scratch)
+        pictures = [] if group is None else list(group.pictures)
+        self._left_out = True
+        if group is not None and pictures and self._file is None:
             self._file = self._container(
                 GrowingFile(self._descriptor),
-                configuration=configuration,
+                configuration=group.configuration,
                 size=self._size,
-                rate=Fraction(self._rate).limit_denominator(1000),
+                rate=as_fraction(self._rate),
             )
         if self._file is not None:
             self._file.append(pictures)
         self._pictures += len(pictures)
+        self._scratch.unlink(missing_ok=True)
+        self._left_out = False
         return len(pictures) == waiting
 
 

@@ -28,6 +28,7 @@ from .words import counted
 # Where FFmpeg was not silenced, it writes its own messages to the standard error.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at the first video
 
+_SIDES = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
 _TRIES = 32  # reads that may fail, one after the other, before a video has ended
 _EVEN = 1.25  # the longest interval between evenly spaced frames, in mean ones
 _COUNTED_AHEAD_BYTES = 2**30  # of larger files the length is not looked up
@@ -223,9 +224,29 @@ def count_packets(path: Path) -> int:
     return packets
 
 
-def read_packets(path: Path) -> tuple[bytes, Iterator[tuple[bytes, bool]]]:
-    """The decoder's configuration of a video, and its compressed pictures with their key flags."""
+@dataclass(frozen=True)
+class Packets:
+    """A video that is read without decoding it.
+
+    Attributes:
+        configuration: the decoder's.
+        size: width and height.
+        rate: pictures a second.
+        pictures: compressed, each with whether it is a key picture; to be iterated once.
+    """
+
+    configuration: bytes
+    size: tuple[int, int]
+    rate: float
+    pictures: Iterator[tuple[bytes, bool]]
+
+
+def read_packets(path: Path) -> Packets | None:
+    """The compressed pictures of a video; None where it cannot be opened."""
     capture = _open_packets(path)
+    if not capture.isOpened():
+        capture.release()
+        return None
     _, configuration = capture.retrieve(flag=int(capture.get(cv2.CAP_PROP_CODEC_EXTRADATA_INDEX)))
 
     def pictures() -> Iterator[tuple[bytes, bool]]:
@@ -236,7 +257,13 @@ def read_packets(path: Path) -> tuple[bytes, Iterator[tuple[bytes, bool]]]:
         finally:
             capture.release()
 
-    return b"" if configuration is None else configuration.tobytes(), pictures()
+    width, height = (int(capture.get(side)) for side in _SIDES)
+    return Packets(
+        b"" if configuration is None else configuration.tobytes(),
+        (width, height),
+        capture.get(cv2.CAP_PROP_FPS),
+        pictures(),
+    )
 
 
 def _open_packets(path: Path) -> Any:
@@ -283,8 +310,7 @@ class _MotionJpegCheck:
 
 
 def _refusal(capture: Any) -> str | None:
-    sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-    return too_large(*(max(int(capture.get(side)), 0) for side in sides))
+    return too_large(*(max(int(capture.get(side)), 0) for side in _SIDES))
 
 
 def _grab(capture: Any) -> int | None:

@@ -79,7 +79,7 @@ def test_another_library_reads_the_same_before_and_after_a_video_is_finished(
     av = pytest.importorskip("av")
     path = tmp_path / f"clip{suffix}"
     recording = record(path, 70, rate=25)
-    for part, count in ((tmp_path / f".clip{suffix}.part{suffix}", 64), (path, 70)):
+    for part, count in ((tmp_path / f".clip{suffix}.part{suffix}", 65), (path, 70)):
         with av.open(str(part)) as container:
             stream = container.streams.video[0]
             frames = [
@@ -189,6 +189,13 @@ def test_a_killed_run_that_recorded_nothing_leaves_nothing(tmp_path: Path) -> No
     assert (os.listdir(tmp_path), said) == ([], [])
 
 
+def kept_frames(folder: Path, said: str) -> int:
+    """Frames in all files of a folder, each of which is named in what was said."""
+    paths = list(folder.iterdir())
+    assert [str(path) in said for path in paths] == [True] * len(paths)
+    return sum(len(list(open_frames(path, on_skip=lambda _: None))) for path in paths)
+
+
 @suffixes
 def test_a_file_that_may_not_grow_is_one_sentence_and_what_is_valid_is_kept(
     tmp_path: Path, suffix: str
@@ -202,8 +209,7 @@ def test_a_file_that_may_not_grow_is_one_sentence_and_what_is_valid_is_kept(
     assert "OutputError" in ran.stderr
     kept = tmp_path / f"clip.incomplete{suffix}"
     assert str(kept) in ran.stderr
-    assert os.listdir(tmp_path) == [kept.name]
-    assert len(list(open_frames(kept, on_skip=lambda _: None))) >= 30
+    assert kept_frames(tmp_path, ran.stderr) >= 30
 
 
 @pytest.fixture
@@ -241,10 +247,8 @@ def test_a_disk_that_fills_up_is_noticed_and_what_is_valid_is_kept(
     with pytest.raises(OutputError, match="the disk is full"):
         fill()
     kept = small_disk / f"clip.incomplete{suffix}"
-    assert os.listdir(small_disk) == [kept.name]
-    assert f"kept as {kept}." in said[-1]
-    frames = len(list(open_frames(kept, on_skip=lambda _: None)))
-    assert written - 70 <= frames <= written + 1
+    assert f"kept as {kept}" in said[-1]
+    assert written - 70 <= kept_frames(small_disk, said[-1]) <= written + 1
 
 
 # ---- two at once ------------------------------------------------------------------------------
