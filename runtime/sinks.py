@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 
 import numpy as np
@@ -28,6 +29,7 @@ from .words import counted
 
 _LONGEST_HOLD_NS = 10 * 10**9  # a longer gap is cut out of the video
 _MOST_WAITING, _MOST_WAITING_BYTES = 25, 256 * 2**20  # pictures, before a rate is chosen
+_LONGEST_WAITING_S, _LEAST_WAITING = 2.0, 3  # or so many, where they come slowly
 
 
 class FolderSink:
@@ -115,8 +117,8 @@ class VideoSink:
     Args:
         fps: of images.
         rate: of frames that come in time and may be missing: asked for the rate of the video from
-            the second frame on; where it is not given, or gives None for the first 25 frames, that
-            of their times.
+            the second frame on; where it is not given, or gives None for the first 25 frames, or
+            for those of two seconds, that of their times.
         replace: a video that has appeared meanwhile is replaced.
         note: called with a sentence on what is odd about the video, or left of a failed one.
 
@@ -135,6 +137,7 @@ class VideoSink:
         rate: Callable[[], float | None] | None = None,
         replace: bool = True,
         note: Callable[[str], None] = log_note,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         check_name(path, by_library=True)
         self._recording = Recording(path, replace=replace, note=note)
@@ -146,6 +149,8 @@ class VideoSink:
         self._note = note
         self._fps = 0.0  # of the video, once it is open
         self._waiting: list[_Picture] = []  # until the rate is known
+        self._clock = clock
+        self._began_s = 0.0  # when the first of them came
         self._held: _Picture | None = None  # the last picture
         self._due_ns = 0  # of the last picture, since the video's first
         self._left_out = 0
@@ -159,13 +164,24 @@ class VideoSink:
         if self._fps:
             self._show(picture)
             return
+        if not self._waiting:
+            self._began_s = self._clock()
         self._waiting.append(picture)
-        if len(self._waiting) > 1 and (
-            self._ask()
-            or len(self._waiting) * pixels.nbytes >= _MOST_WAITING_BYTES
-            or len(self._waiting) == _MOST_WAITING
-        ):
+        if self._has_seen_enough():
             self._open()
+
+    def _has_seen_enough(self) -> bool:
+        """Tell whether a rate can be chosen, or has to be."""
+        number = len(self._waiting)
+        if number < 2:
+            return False
+        waited_long = self._clock() - self._began_s >= _LONGEST_WAITING_S
+        return (
+            bool(self._ask())
+            or number * self._waiting[0].pixels.nbytes >= _MOST_WAITING_BYTES
+            or number == _MOST_WAITING
+            or (waited_long and number >= _LEAST_WAITING)
+        )
 
     def _ask(self) -> float | None:
         return None if self._rate is None else self._rate()

@@ -17,12 +17,14 @@ from roadshift.runtime.errors import OutputError
 from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.growing_file import GrowingFile
 from roadshift.runtime.labels import LabelSpace
+from roadshift.runtime.matroska import MatroskaFile
 from roadshift.runtime.media_kinds import WRITTEN_VIDEO_SUFFIXES
 from roadshift.runtime.mp4 import Mp4File
 from roadshift.runtime.pacing import rate_of
 from roadshift.runtime.pipeline import Result
 from roadshift.runtime.recording import Recording
-from roadshift.runtime.sinks import open_sink
+from roadshift.runtime.sinks import VideoSink, open_sink
+from roadshift.runtime.video_encoding import FragmentedVideo
 from roadshift.runtime.video_file import count_packets
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
@@ -169,6 +171,38 @@ def test_a_killed_run_leaves_a_video_that_the_next_one_keeps(tmp_path: Path, suf
     frames = len(list(open_frames(kept, on_skip=lambda _: None)))
     assert 140 <= frames <= 200
     assert len(list(open_frames(path))) == 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_picture_is_in_the_file_within_a_second(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    path.touch()
+    now = 0.0
+    container = MatroskaFile if suffix == ".mkv" else Mp4File
+    encoding = FragmentedVideo(
+        container, path, tmp_path / "group.mkv", 10, (WIDTH, HEIGHT), clock=lambda: now
+    )
+    in_file = []
+    for index, time_s in enumerate([0.0, 0.4, 0.9, 1.1, 1.5, 5.0, 9.0]):
+        now = time_s
+        encoding.write(picture(index).copy())
+        in_file.append(count_packets(path))
+    assert in_file == [1, 1, 1, 4, 4, 6, 7]
+    assert encoding.close() == 7
+
+
+def test_a_slow_engine_s_video_begins_after_two_seconds(tmp_path: Path) -> None:
+    now = 0.0
+    with VideoSink(tmp_path / "a.mp4", TWO, overlays=True, clock=lambda: now) as sink:
+        in_file = []
+        for index in range(5):
+            now = 0.9 * index
+            frame = Frame(picture(index), f"{index}", index * 40_000_000)
+            sink(Result(frame, np.zeros((HEIGHT, WIDTH), np.uint8), {}, 0.0))
+            in_file.append(count_packets(tmp_path / ".a.mp4.part.mp4"))
+    assert in_file[:3] == [0, 0, 0]
+    assert in_file[3] > 0
+    assert len(list(open_frames(tmp_path / "a.mp4"))) == 5
 
 
 def test_what_several_killed_runs_left_is_all_kept(tmp_path: Path) -> None:
