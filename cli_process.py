@@ -51,15 +51,25 @@ def exit_code(app: Callable[..., object]) -> int:
     logger = logging.getLogger("roadshift")
     logger.addHandler(handler)
     try:
-        with unwind_on_signals() as unwinding:
-            if not is_the_command():
-                return _run(app, unwinding)
-            with ending_at_second_interrupt(b"error: Interrupted twice; stopped at once.\n"):
-                return _run(app, unwinding)
+        return _signalled(app)
+    except KeyboardInterrupt:  # between the handlers' coming and the command's, or at its end
+        if not is_the_command():
+            raise
+        _complain("Stopped by SIGINT before its end.")
+        return 130
     finally:
         logger.removeHandler(handler)
         if is_the_command():  # nothing is left to clean up
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _signalled(app: Callable[..., object]) -> int:
+    """Run the application with handlers for signals."""
+    with unwind_on_signals() as unwinding:
+        if not is_the_command():
+            return _run(app, unwinding)
+        with ending_at_second_interrupt(b"error: Interrupted twice; stopped at once.\n"):
+            return _run(app, unwinding)
 
 
 def _run(app: Callable[..., object], unwinding: Unwinding) -> int:

@@ -1,15 +1,14 @@
 """The first instants of the command: an interrupt while the rest loads is one line, exit code 130.
 
-Imported by ``cli`` before anything else; in a process that is not the command nothing happens.
+Where the command starts, and imported by ``cli`` before anything else; in a process that is not the
+command nothing happens. It imports what every interpreter holds already: not even ``signal``, which
+takes a hundred times as long as its handler.
 """
 
-from __future__ import annotations
-
+import _signal
 import os
-import signal
 import sys
 import time
-from types import FrameType
 
 
 def is_the_command() -> bool:
@@ -17,11 +16,7 @@ def is_the_command() -> bool:
     return os.path.basename(sys.argv[0] if sys.argv else "") in ("roadshift", "cli.py")
 
 
-# `time.monotonic` when the command began, from which on its time budget counts; None elsewhere.
-STARTED = time.monotonic() if is_the_command() else None
-
-
-def _leave(_: int, __: FrameType | None) -> None:
+def _leave(_: int, __: object) -> None:
     """End the process: nothing is made yet, and a half-done import cannot be cleaned up."""
     try:
         os.write(2, b"error: Interrupted before it began.\n")
@@ -29,5 +24,15 @@ def _leave(_: int, __: FrameType | None) -> None:
         os._exit(130)
 
 
-if is_the_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _leave)
+if is_the_command() and _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+    _signal.signal(_signal.SIGINT, _leave)
+
+# `time.monotonic` when the command began, from which on its time budget counts; None elsewhere.
+STARTED = time.monotonic() if is_the_command() else None
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    from .cli import main
+
+    main()

@@ -145,6 +145,41 @@ def test_an_interrupt_while_it_loads_is_one_line(tmp_path: Path) -> None:
     assert (code, said) == (130, "error: Interrupted before it began.\n")
 
 
+def test_the_command_starts_by_taking_interrupts_and_loads_nothing_before() -> None:
+    """What an import takes is time in which an interrupt would be a traceback."""
+    code = """
+import sys
+sys.argv = ["roadshift"]
+before = set(sys.modules)
+import roadshift.cli_start
+print(*sorted(set(sys.modules) - before))
+import signal
+assert signal.getsignal(signal.SIGINT) is roadshift.cli_start._leave
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["roadshift", "roadshift.cli_start"]
+
+
+@pytest.mark.parametrize("when", ["__enter__", "__exit__"])
+def test_an_interrupt_as_the_command_comes_or_goes_is_one_line(when: str, tmp_path: Path) -> None:
+    code = f"""
+import os, signal, sys
+sys.argv = ["roadshift"]
+from roadshift import cli_process
+class Moment:
+    def __init__(self, _):
+        pass
+    def __enter__(self):
+        "__enter__" == "{when}" and os.kill(os.getpid(), signal.SIGINT)
+    def __exit__(self, *_):
+        "__exit__" == "{when}" and os.kill(os.getpid(), signal.SIGINT)
+cli_process.ending_at_second_interrupt = Moment
+sys.exit(cli_process.exit_code(lambda standalone_mode: 0))
+"""
+    code_, said = signalled([sys.executable, "-c", code], tmp_path)
+    assert (code_, said) == (130, "error: Stopped by SIGINT before its end.\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_without_steps_cleans_up_and_says_why(
     tmp_path: Path, number: signal.Signals
