@@ -792,7 +792,12 @@ def bench(
 
     Latency, memory, energy, label agreement and mIoU.
     """
-    from .runtime.bench import BenchSettings, check_none_failed, measure_bundle
+    from .runtime.bench import (
+        BenchSettings,
+        check_bundle,
+        check_none_failed,
+        measure_bundle,
+    )
     from .runtime.bench.baseline import (
         check_can_save,
         check_comparable,
@@ -831,12 +836,13 @@ def bench(
     if plots is not None:
         check_can_plot(plots)
     import_torch_backend()
+    opened = {bundle: opened_bundle(bundle, allow_network) for bundle in bundles}
+    for one in opened.values():  # before the first is timed, which takes minutes
+        check_bundle(one, settings)
     measured = []
     for bundle in bundles:
         with progress("bench", "steps") as update:
-            found = measure_bundle(
-                opened_bundle(bundle, allow_network), settings, note=note, report=update
-            )
+            found = measure_bundle(opened[bundle], settings, note=note, report=update)
         measured += [replace(m, row={"bundle": printable(str(bundle)), **m.row}) for m in found]
     rows = [m.row for m in measured]
     comparison = None
@@ -862,9 +868,12 @@ def bench(
 def info(bundle: BundleIn, as_json: Json = False) -> None:
     """What a bundle holds and comes from; checks every hash."""
     from .runtime.bundle import open_bundle
-    from .runtime.terminal import print_json, table, verdict_table
+    from .runtime.onnx_graph import refused_models
+    from .runtime.terminal import note, print_json, table, verdict_table
 
     opened = open_bundle(bundle)
+    for sentence in refused_models(opened):
+        note(sentence)
     if as_json:
         print_json(
             {"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")}

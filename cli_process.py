@@ -20,6 +20,9 @@ from .runtime.file_names import is_utf8
 from .runtime.printable import one_line, printable
 from .runtime.signals import Unwinding, ending_at_second_interrupt, unwind_on_signals
 from .runtime.streams import guard_streams
+from .runtime.words import shortened
+
+_LONG_WORD = re.compile(r"\S{1000,}")
 
 # A command line that cannot be parsed; the name of its class is not public in every version.
 _BadCommandLine: type[Exception] = typer.BadParameter.__mro__[2]
@@ -136,9 +139,9 @@ def _complain(sentence: str) -> None:
 
 
 def _write(text: str) -> None:
-    """Text on stderr, where there is one."""
+    """Text on stderr, where there is one, with words of a thousand characters shortened."""
     if sys.stderr is not None:
-        sys.stderr.write(text)
+        sys.stderr.write(_LONG_WORD.sub(lambda found: shortened(found[0]), text))
         sys.stderr.flush()
 
 

@@ -173,8 +173,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except RecursionError as error:
         raise ConfigError(f"{path}: not a TOML file of settings: nested too deep.") from error
-    except ValueError as error:  # of tomllib, of the encoding, of a number of 5,000 digits
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a TOML file: {error}.") from error
+    except ValueError as error:  # Python turns no text of more than 4,300 digits into a number
+        raise ConfigError(
+            f"{path}: not a TOML file of settings: a whole number in it has thousands of digits."
+        ) from error
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for entry in assignments:
         key, equals, text = entry.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
-            raise ConfigError(f"--set {entry!r}: write it as section.key=value.")
+            raise ConfigError(f"--set {shown(entry)}: write it as section.key=value.")
         value = _toml_value(entry, text)
         for part in reversed(key.split(".")):
             value = {part.strip(): value}

@@ -16,6 +16,7 @@ from ..runtime.bundle import (
 )
 from ..runtime.errors import ConfigError
 from ..runtime.labels import LabelSpace
+from ..runtime.words import shortened
 from .importing import (
     ARGUMENTS_OF,
     detect_arguments,
@@ -87,7 +88,7 @@ def import_bundle(
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
     if chosen not in ("rgb", "bgr"):
-        raise ConfigError(f"--colour {chosen!r}: write rgb or bgr.")
+        raise ConfigError(f"--colour {shortened(chosen)!r}: write rgb or bgr.")
     input_spec = InputSpec(
         width=width,
         height=height,

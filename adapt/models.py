@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
 from ..runtime.errors import ConfigError, NetworkError
 from ..runtime.labels import LabelSpace
+from ..runtime.words import shortened
 from .config import parse_assignments
 from .importing import load_weights, read_weights
 from .networks import NETWORKS, ForeignNetwork, SegmentationNetwork, build_network
@@ -47,14 +48,14 @@ def network_spec(
     for argument in arguments:
         key, equals, _ = argument.partition("=")
         if not equals or not key.strip().isidentifier():
-            raise ConfigError(f"--argument {argument!r}: write it as key=value.")
+            raise ConfigError(f"--argument {shortened(argument)!r}: write it as key=value.")
     try:
         return NetworkSpec(name=name, arguments=parse_assignments(arguments), output=output)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(
-            f"--argument {problem['loc'][1]}={problem['input']}: {problem['msg']}; a value is a "
-            "number, a text, a truth value or a list of these."
+            f"--argument {problem['loc'][1]}={shortened(str(problem['input']))}: "
+            f"{problem['msg']}; a value is a number, a text, a truth value or a list of these."
         ) from error
 
 
@@ -67,7 +68,7 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
     if not match or min(int(match[1]), int(match[2])) < 32:
         raise ConfigError(
-            f"{option} {text[:60]!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512."
+            f"{option} {shortened(text)!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512."
         )
     return int(match[1]), int(match[2])
 
@@ -81,10 +82,10 @@ def parse_triple(option: str, text: str) -> tuple[float, float, float]:
     try:
         a, b, c = (float(part) for part in text.split(","))
     except ValueError as error:
-        raise ConfigError(f"{option} {text!r}: write three numbers, a,b,c.") from error
+        raise ConfigError(f"{option} {shortened(text)!r}: write three numbers, a,b,c.") from error
     if not all(map(math.isfinite, (a, b, c))) or (option == "--std" and min(a, b, c) <= 0):
         kind = "positive" if option == "--std" else "finite"
-        raise ConfigError(f"{option} {text!r}: write three {kind} numbers, a,b,c.")
+        raise ConfigError(f"{option} {shortened(text)!r}: write three {kind} numbers, a,b,c.")
     return a, b, c
 
 
@@ -95,7 +96,7 @@ def pick_device(device: str) -> torch.device:
         ConfigError: another word, or CUDA asked for and not there.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"There is no device {device!r}; use auto, cpu or cuda.")
+        raise ConfigError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "--device cuda: torch finds no CUDA GPU here; `roadshift doctor` says what is missing."

@@ -13,6 +13,7 @@ from pydantic import Field
 from ..runtime.errors import ConfigError
 from ..runtime.labels import label_space
 from ..runtime.layouts import layout
+from ..runtime.words import shortened
 from .config import Settings, read_toml, validate
 from .methods import adapting_method
 
@@ -88,7 +89,8 @@ def find_recipe(name_or_path: str) -> Path:
     if name_or_path in recipe_names():
         return built_in
     raise ConfigError(
-        f"there is no recipe {name_or_path!r}; give a file, or one of {', '.join(recipe_names())}."
+        f"there is no recipe {shortened(name_or_path)!r}; give a file, or one of "
+        f"{', '.join(recipe_names())}."
     )
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.errors import NetworkError
+from ..runtime.words import shortened
 
 COUNTER = "num_batches_tracked"  # checkpoints older than PyTorch 0.4.1 lack it
 _ON_THE_SIDE = (COUNTER, "total_ops", "total_params")  # counted by tools, not used by a network
@@ -89,8 +90,8 @@ def below_key(
         counts = Counter(name.partition(".")[0] for name in tensors)
         known = listed(f"{name} ({count})" for name, count in counts.most_common())
         raise NetworkError(
-            f"{where}: nothing lies below --key {key!r}; with the number of tensors below each, "
-            f"its keys are {known}."
+            f"{where}: nothing lies below --key {shortened(key)!r}; with the number of tensors "
+            f"below each, its keys are {known}."
         )
     return inside, start
 

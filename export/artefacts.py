@@ -17,6 +17,7 @@ from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
 from ..runtime.errors import ConfigError, EngineError, MissingDependencyError
 from ..runtime.label_maps import LabelMap
+from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
 from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
 from .graph import opset as opset_of
@@ -96,7 +97,7 @@ def export_bundle(
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError("--max-miou-drop needs --frames and --labels to measure mIoU with.")
     if argmax not in PLACES:
-        raise ConfigError(f"--argmax {argmax!r}: use {', '.join(PLACES)}.")
+        raise ConfigError(f"--argmax {shortened(argmax)!r}: use {', '.join(PLACES)}.")
     if with_logits and argmax == "runtime":
         raise ConfigError(
             "--logits adds raw scores to the labels, and --argmax runtime gives no labels but raw "
@@ -387,5 +388,7 @@ def _listed(option: str, text: str, known: Sequence[str]) -> list[str]:
     """The words of a list with commas, each once; ConfigError for one that is not known."""
     words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words or not set(words) <= set(known):
-        raise ConfigError(f"{option} {text!r}: this version exports to {', '.join(known)}.")
+        raise ConfigError(
+            f"{option} {shortened(text)!r}: this version exports to {', '.join(known)}."
+        )
     return words

@@ -24,6 +24,7 @@ from .. import __version__
 from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
+from ..runtime.engine_checks import GO_BACK
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
 from ..runtime.words import counted
 from .evidence import Evidence
@@ -246,7 +247,7 @@ def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
     if not math.isfinite(parity.max_logit):
         raise ParityError(
             f"{what} was not written: its torch model gives logits that are not finite on "
-            f"{parity.compared_on}; check the model with `roadshift eval`."
+            f"{parity.compared_on}; {GO_BACK}."
         )
     if not parity.label_agreement >= min_agreement:
         raise ParityError(

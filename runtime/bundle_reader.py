@@ -14,8 +14,9 @@ from .. import __version__
 from .errors import BundleError, ConfigError
 from .labels import LabelSpace
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Artefact, Kind, Manifest
-from .regular_files import read_regular_file
+from .regular_files import check_regular, read_regular_file
 from .strict_json import LARGEST, JsonError, parse_json
+from .words import shortened
 
 _REMEDY = "restore the bundle from a copy or make it again"
 
@@ -115,7 +116,7 @@ def _module_names(names: Collection[str]) -> frozenset[str]:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(
-                f"--allow-network (allow_networks) {name!r}: name a module of Python, "
+                f"--allow-network (allow_networks) {shortened(name)!r}: name a module of Python, "
                 "package.module, without its path and without its factory."
             )
     return frozenset(names)
@@ -142,7 +143,9 @@ def _parse_manifest(content: bytes, where: Path) -> Manifest:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-        raise BundleError(f"{where}: invalid at {key!r}: {first['msg']}{more}.") from error
+        raise BundleError(
+            f"{where}: invalid at {shortened(key)!r}: {first['msg']}{more}."
+        ) from error
 
 
 def check_artefact(path: Path, artefact: Artefact, verify: bool) -> None:
@@ -150,17 +153,20 @@ def check_artefact(path: Path, artefact: Artefact, verify: bool) -> None:
 
     With ``verify`` its content is hashed, not only its size looked at.
     """
-    if not path.is_file():
-        raise BundleError(f"{path}: is listed in {MANIFEST_NAME} and missing; {_REMEDY}.")
     try:
+        check_regular(path)
         size = path.stat().st_size
         if size != artefact.bytes:
             raise BundleError(
                 f"{path}: has {size} bytes and {MANIFEST_NAME} says {artefact.bytes}; {_REMEDY}."
             )
         actual = sha256_of(path) if verify else artefact.sha256
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{path}: is listed in {MANIFEST_NAME} and missing; {_REMEDY}."
+        ) from error
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise BundleError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}.") from error
     _check_hash(path, artefact, actual)
 
 

@@ -20,6 +20,7 @@ from .frames import Frame
 from .labels import LabelSpace
 from .machine_state import device_name
 from .preprocess import fit_frame, restore_labels
+from .words import shortened
 
 
 class Engine(Closing):
@@ -223,11 +224,13 @@ def open_engine(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if device not in ("auto", "cpu", "cuda"):
-        raise EngineError(f"There is no device {device!r}; use auto, cpu or cuda.")
+        raise EngineError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
     if threads is not None and threads < 1:
         raise EngineError(f"An engine needs at least 1 thread, not {threads}.")
     if backend not in ("auto", *_KIND_OF):
-        raise EngineError(f"There is no backend {backend!r}; use auto, {' or '.join(_KIND_OF)}.")
+        raise EngineError(
+            f"There is no backend {shortened(backend)!r}; use auto, {' or '.join(_KIND_OF)}."
+        )
     choices = _choices(opened, backend, artefact, device)
     name, chosen = choices[0]
     try:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .errors import EngineError
 
 EXPORT_AGAIN = "export the bundle again, or restore it from a copy"
-CHECK_WEIGHTS = "check the weights with `roadshift eval`, and go back to a bundle that works"
+GO_BACK = "restore the bundle from a copy, or go back to one that works"
 
 
 class BadAnswerError(EngineError):
@@ -69,7 +69,7 @@ def check_logits(logits: Any, shape: tuple[int, ...]) -> None:
 def not_finite(frame: int, count: int | None = None, of: int | None = None) -> BadAnswerError:
     """The refusal of scores that are NaN or infinite, ``count`` of ``of`` where that is known."""
     some = "logits" if count is None else f"{count} of {of} logits"
-    return BadAnswerError(f"gives {some} that are not finite", frame, CHECK_WEIGHTS)
+    return BadAnswerError(f"gives {some} that are not finite", frame, GO_BACK)
 
 
 def check_array(found: Any, what: str, dtype: type[np.generic], shape: tuple[int, ...]) -> None:

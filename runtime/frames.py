@@ -21,6 +21,7 @@ from .images import Image, read_frame_image, read_image, write_image
 from .label_pairs import find_labels, labelled_pairs
 from .media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from .notes import log_note
+from .regular_files import check_regular
 from .video_file import Loss, count_frames, expected_frames, read_video
 
 __all__ = [
@@ -224,6 +225,17 @@ def open_frames(
     return FrameSource(first + more, _named(found), on_skip)
 
 
+def _why_no_file(path: Path) -> str:
+    """The predicate of a sentence about what is no regular file."""
+    try:
+        check_regular(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return str(error.strerror)
+    return "cannot be read"  # it was exchanged meanwhile
+
+
 def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path, Path]]:
     """(file, root) for every file of one source; root is the source itself."""
     path = Path(source)
@@ -257,7 +269,7 @@ def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path,
     if not is_file:
         number = " (a camera of this machine is written camera:0)" if shown.isdecimal() else ""
         raise FrameError(
-            f"{shown} does not exist; give a folder, an image or a video file{number}."
+            f"{shown} {_why_no_file(path)}; give a folder, an image or a video file{number}."
         )
     if path.suffix.lower() not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise FrameError(

@@ -28,8 +28,10 @@ from .label_tables import BACKGROUND, CAMVID, CITYSCAPES, IDD, NOT_IN_13, NOT_IN
 from .layouts import RAW_ENDING, LabelIds, label_ids
 from .png import decode_colour_png, decode_label_png, read_png
 from .strict_json import JsonError, read_json
+from .words import shortened
 
 _ID_MAPS = ("raw_ids", "train_ids", "synthia_ids")
+_LONGEST_ID = 20  # digits
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class LabelSpace:
             values["never_labelled"] = tuple(_a_list(data.get("never_labelled", [])))
             for key in _ID_MAPS:
                 if data.get(key) is not None:
-                    values[key] = {int(raw): index for raw, index in dict(data[key]).items()}
+                    values[key] = {_id(raw): index for raw, index in dict(data[key]).items()}
             return cls(**values)
         except (TypeError, ValueError) as error:
             raise LabelSpaceError(f"label space {data['name']!r}: malformed ({error}).") from error
@@ -334,8 +336,8 @@ def label_space(name_or_path: str | Path) -> LabelSpace:
     if path.suffix == ".json" or path.is_file():
         return LabelSpace.from_json(path)
     raise LabelSpaceError(
-        f"{str(name_or_path)!r}: no such label space; choose one of {', '.join(LABEL_SPACES)}, "
-        "or give a JSON file."
+        f"{shortened(str(name_or_path))!r}: no such label space; choose one of "
+        f"{', '.join(LABEL_SPACES)}, or give a JSON file."
     )
 
 
@@ -346,6 +348,13 @@ def _require(condition: bool, message: str) -> None:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _id(text: str | int) -> int:
+    """The id that the key of a JSON object spells."""
+    if isinstance(text, str) and len(text) > _LONGEST_ID:  # Python refuses more than 4,300 digits
+        raise ValueError(f"{shortened(text, _LONGEST_ID)} is no id of label files")
+    return int(text)
 
 
 def _a_list(value: object) -> Iterable[Any]:

@@ -16,6 +16,7 @@ from .errors import ConfigError, FrameError
 from .images import labelled_pairs
 from .label_tables import CITYSCAPES
 from .png import Png
+from .words import shortened
 
 LabelIds = Literal["plain", "raw", "train", "synthia"]
 """What a label file holds: class indices, Cityscapes' ids, its 19 train ids, or SYNTHIA's ids."""
@@ -107,7 +108,9 @@ def layout(name: str) -> Layout:
         ConfigError: there is none of that name.
     """
     if name not in LAYOUTS:
-        raise ConfigError(f"there is no layout {name!r}; choose one of {', '.join(LAYOUTS)}.")
+        raise ConfigError(
+            f"there is no layout {shortened(name)!r}; choose one of {', '.join(LAYOUTS)}."
+        )
     return LAYOUTS[name]
 
 

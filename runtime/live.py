@@ -21,7 +21,7 @@ from .addresses import SCHEMES, is_live, normal_address, without_password
 from .errors import FrameError
 from .file_names import is_utf8
 from .frames import Frame, FrameSource, log_skip, open_frames, safe_name
-from .words import counted
+from .words import counted, shortened
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
 GIVE_UP_AFTER_S = 60.0
@@ -144,7 +144,7 @@ def open_source(
         return open_frames(sources, on_skip=note)
     if len(sources) > 1:
         raise FrameError(
-            f"{', '.join(map(without_password, sources))}: a live source has no end after which "
+            f"{', '.join(map(_shown, sources))}: a live source has no end after which "
             "another could begin; give it alone, and start one run for each."
         )
     return open_live(sources[0], note=note)
@@ -174,9 +174,7 @@ def open_live(
     """
     source = normal_address(source)
     if not is_utf8(source):
-        raise FrameError(
-            f"{without_password(source)}: an address is UTF-8; write other bytes as %XX."
-        )
+        raise FrameError(f"{_shown(source)}: an address is UTF-8; write other bytes as %XX.")
     if source.startswith("camera:"):
         camera = _parse_camera(source)
         return LiveSource(
@@ -188,7 +186,7 @@ def open_live(
     scheme = source.split("://", 1)[0]
     if scheme not in SCHEMES or "://" not in source:
         raise FrameError(
-            f"{without_password(source)} is no live source; write camera:0, or a URL that begins "
+            f"{_shown(source)} is no live source; write camera:0, or a URL that begins "
             f"with {', '.join(SCHEMES)}."
         )
     return LiveSource(
@@ -204,6 +202,11 @@ def open_live(
         note=note,
         give_up_after_s=give_up_after_s,
     )
+
+
+def _shown(source: str) -> str:
+    """An address as a sentence may repeat it."""
+    return shortened(without_password(source))
 
 
 @dataclass(frozen=True)
@@ -233,12 +236,12 @@ def _parse_camera(source: str) -> _Camera:
         for key, value in asked.items()
     ):
         raise FrameError(
-            f"{without_password(source)}: write camera:0 or camera:/dev/video0, and if wanted "
+            f"{_shown(source)}: write camera:0 or camera:/dev/video0, and if wanted "
             "?size=1280x720&fps=30&fourcc=MJPG after it, or some of these three."
         )
     if device.isdecimal() and (len(device) > 9 or int(device) > _MOST_CAMERAS):
         raise FrameError(
-            f"camera:{device[:20]}: cameras have numbers from 0 to {_MOST_CAMERAS}; "
+            f"camera:{shortened(device)}: cameras have numbers from 0 to {_MOST_CAMERAS}; "
             "`ls /dev/video*` shows those of this machine."
         )
     settings: list[tuple[int, float]] = []

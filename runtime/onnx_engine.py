@@ -24,7 +24,7 @@ from .bundle import Artefact, Bundle
 from .cores import available_cores
 from .cuda import Cuda
 from .engine import Engine
-from .engine_checks import CHECK_WEIGHTS, BadAnswerError, check_array, check_logits, not_finite
+from .engine_checks import GO_BACK, BadAnswerError, check_array, check_logits, not_finite
 from .errors import EngineError, MissingDependencyError
 from .onnx_graph import OnnxModel, read_model
 from .onnx_memory import DeviceMemory, PinnedMemory, PlainMemory
@@ -325,9 +325,7 @@ def _check_weights(model: OnnxModel) -> None:
     if bad := nan_weights(model.content):
         more = ", ..." if len(bad) > 3 else ""
         are = "1 weight that is" if len(bad) == 1 else f"{len(bad)} weights that are"
-        raise EngineError(
-            f"{model.file} has {are} NaN ({', '.join(bad[:3])}{more}); {CHECK_WEIGHTS}."
-        )
+        raise EngineError(f"{model.file} has {are} NaN ({', '.join(bad[:3])}{more}); {GO_BACK}.")
 
 
 def _cache_folder() -> Path:

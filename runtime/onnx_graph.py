@@ -46,8 +46,26 @@ def read_model(bundle: Bundle, artefact: Artefact) -> OnnxModel:
     """
     content, file = bundle.content(artefact), bundle.file(artefact)
     if problem := model_problem(content):
-        raise EngineError(f"{file} cannot be loaded by ONNX Runtime ({problem}); export it again.")
+        raise EngineError(_refusal(file, problem))
     return OnnxModel(content, file)
+
+
+def refused_models(bundle: Bundle) -> list[str]:
+    """A sentence for each ONNX artefact of a bundle that `read_model` refuses.
+
+    Raises:
+        BundleError: a file was changed after the bundle was opened.
+    """
+    models = [a for a in bundle.manifest.artefacts if a.kind == "onnx"]
+    return [
+        _refusal(bundle.file(model), problem)
+        for model in models
+        if (problem := model_problem(bundle.content(model)))
+    ]
+
+
+def _refusal(file: Path, problem: str) -> str:
+    return f"{file} cannot be loaded by ONNX Runtime ({problem}); export it again."
 
 
 def model_problem(content: bytes) -> str | None:

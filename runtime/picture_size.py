@@ -10,6 +10,8 @@ import os
 import re
 import struct
 
+from .words import shortened
+
 DEFAULT_MEGAPIXELS = 100.0  # five times the largest frames of driving data sets
 LIMIT_VARIABLE = "ROADSHIFT_MAX_MEGAPIXELS"
 
@@ -41,8 +43,9 @@ def too_large(width: int, height: int) -> str | None:
     try:
         limit = pixel_limit()
     except ValueError:
+        found = shortened(os.environ[LIMIT_VARIABLE])
         return (
-            f"cannot be measured against {LIMIT_VARIABLE}={os.environ[LIMIT_VARIABLE]!r}, which is "
+            f"cannot be measured against {LIMIT_VARIABLE}={found!r}, which is "
             "not a positive number; set it to one, or unset it"
         )
     if width * height <= limit:

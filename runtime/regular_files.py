@@ -25,7 +25,7 @@ def read_regular_file(path: str | Path, limit: int) -> bytes:
         OSError: there is no such file or it cannot be read; or it is of another kind, or too large,
             with a ``strerror`` that says so ("is a named pipe, not a regular file").
     """
-    _check_regular(os.stat(path).st_mode, path)
+    check_regular(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         found = os.fstat(descriptor)
@@ -36,6 +36,15 @@ def read_regular_file(path: str | Path, limit: int) -> bytes:
         problem = f"has {size:,} bytes, and at most {limit:,} are read"
         raise OSError(errno.EFBIG, problem, str(path))
     return content
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse what is no regular file, without opening it; a symbolic link is followed.
+
+    Raises:
+        OSError: there is none, or it is of another kind, with a ``strerror`` that says which.
+    """
+    _check_regular(os.stat(path).st_mode, path)
 
 
 def _check_regular(mode: int, path: str | Path) -> None:

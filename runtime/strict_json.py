@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .regular_files import read_regular_file
+from .words import shortened
 
 DEEPEST = 100  # arrays and objects inside each other
 LARGEST = 16 << 20  # bytes of a file
@@ -69,7 +70,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise JsonError(f"{_shortened(ascii(twice))} is given twice")
+        raise JsonError(f"{shortened(ascii(twice), 24)} is given twice")
     return found
 
 
@@ -78,22 +79,18 @@ def _whole(text: str) -> int:
         value = int(text)
         if -(1 << 63) <= value < 1 << 64:
             return value
-    raise JsonError(f"the whole number {_shortened(text)} does not fit in 64 bits")
+    raise JsonError(f"the whole number {shortened(text, 24)} does not fit in 64 bits")
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise JsonError(f"the number {_shortened(text)} is too large")
+        raise JsonError(f"the number {shortened(text, 24)} is too large")
     return value
 
 
 def _refuse_constant(text: str) -> NoReturn:
     raise JsonError(f"{text} is no number of JSON")
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= 24 else f"{text[:12]}... of {len(text):,} characters"
 
 
 def _too_deep() -> str:

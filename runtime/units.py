@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from .errors import ConfigError
+from .words import shortened
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
 _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
@@ -22,7 +23,9 @@ def parse_duration(option: str, text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
     total = hours * 3600 + minutes * 60 + seconds
     if not 0 < total <= MOST:
-        raise ConfigError(f"{option} {text[:60]!r}: write a duration such as 90s, 20m or 1h30m.")
+        raise ConfigError(
+            f"{option} {shortened(text)!r}: write a duration such as 90s, 20m or 1h30m."
+        )
     return total
 
 
@@ -34,6 +37,6 @@ def parse_memory(option: str, text: str) -> int:
     """
     match = _MEMORY.fullmatch(text.strip())
     if not match or not 0 < float(match[1]) <= MOST:
-        raise ConfigError(f"{option} {text[:60]!r}: write a size such as 6GB or 512MiB.")
+        raise ConfigError(f"{option} {shortened(text)!r}: write a size such as 6GB or 512MiB.")
     power = " KMGT".index(match[2].upper() or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

@@ -8,6 +8,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """``text`` as a sentence may repeat it: of more than ``most`` characters its start."""
+    return text if len(text) <= most else f"{text[: most // 2]}... of {len(text):,} characters"
+
+
 def progressed(done: int, total: int | None, unit: str) -> str:
     """ "3/8 frames"; without a total "3 frames", or "1 frame" where ``unit`` ends in s."""
     return f"{done}/{total} {unit}" if total is not None else counted(done, unit.removesuffix("s"))

@@ -88,6 +88,16 @@ def test_an_argument_that_cannot_be_parsed_does_not_show_its_password() -> None:
     assert "s3cret" not in done.stderr + done.stdout
 
 
+@pytest.mark.parametrize(
+    "line", ["bench a --rounds N", "label-spaces N", "info N", "run N --out x", "export a --to N"]
+)
+def test_an_argument_of_any_length_is_not_repeated_whole(line: str) -> None:
+    done = shell("roadshift " + line.replace("N", "9" * 5000))
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr) < 1000
+
+
 # ---- signals ------------------------------------------------------------------------------------
 
 SLOW_IMPORT = "import time, pathlib; pathlib.Path('began').touch(); time.sleep(60)"

@@ -19,7 +19,7 @@ from ...runtime.errors import (
 )
 from ...runtime.frames import open_frames
 from ...runtime.verdict import Verdict
-from ...runtime.words import counted
+from ...runtime.words import counted, shortened
 from ..budget import Repeated
 from ..context import Context
 from ..core_sharing import sharing_cores
@@ -51,7 +51,7 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
         ConfigError: it is none of `GATES`, or a black-box method cannot have it.
     """
     if asked is not None and asked not in GATES:
-        raise ConfigError(f"--gate {asked!r}: is one of {', '.join(GATES)}.")
+        raise ConfigError(f"--gate {shortened(asked)!r}: is one of {', '.join(GATES)}.")
     if not black_box:
         return asked or "refuse"
     if asked not in (None, "off"):

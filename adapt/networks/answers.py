@@ -97,6 +97,7 @@ def _child(answer: Any, name: str) -> Any:
         if name in answer:
             return answer[name]
         return next((value for key, value in answer.items() if str(key) == name), None)
-    if isinstance(answer, (list, tuple)) and name.isdigit():
-        return answer[int(name)] if int(name) < len(answer) else None
+    if isinstance(answer, (list, tuple)) and name.isdecimal():
+        places = {str(place): place for place in range(len(answer))}
+        return answer[places[name]] if name in places else None
     return getattr(answer, name, None)

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 
 from ...runtime.errors import NetworkError
+from ...runtime.words import shortened
 
 ENTRY_POINTS = "roadshift.networks"
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -34,7 +35,7 @@ def check_allowed(name: str, allowed: Collection[str], where: str) -> None:
         return
     if not (_MODULE.fullmatch(module) and attribute.isidentifier()):
         raise NetworkError(
-            f"{where} is {name!r}, which is no network and no package.module:factory."
+            f"{where} is {shortened(name)!r}, which is no network and no package.module:factory."
         )
     raise NetworkError(
         f"{where} is {name}, code of the module {module} that would run with your rights; if you "

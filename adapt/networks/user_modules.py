@@ -21,6 +21,7 @@ from typing import Any
 from ...runtime.bundle import MANIFEST_NAME
 from ...runtime.errors import NetworkError, RoadshiftError
 from ...runtime.strict_json import JsonError, read_json
+from ...runtime.words import shortened
 
 
 def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
@@ -33,7 +34,9 @@ def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
     """
     module_name, _, attribute = name.partition(":")
     if not all(part.isidentifier() for part in module_name.split(".")):
-        raise NetworkError(f"{where}: {module_name!r} is no name of a module; name {wanted}.")
+        raise NetworkError(
+            f"{where}: {shortened(module_name)!r} is no name of a module; name {wanted}."
+        )
     with user_modules(module_name):
         try:
             module = importlib.import_module(module_name)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import ConfigError, OutputError
+from ...runtime.words import shortened
 from .canvas import Camera, Canvas
 from .domains import DOMAINS, Domain
 from .shading import photograph
@@ -39,7 +40,9 @@ def domain_named(name: str) -> Domain:
     """
     if name not in DOMAINS:
         known = ", ".join(DOMAINS)
-        raise ConfigError(f"There is no built-in domain {name!r}; choose one of {known}.")
+        raise ConfigError(
+            f"There is no built-in domain {shortened(name)!r}; choose one of {known}."
+        )
     return DOMAINS[name]
 
 

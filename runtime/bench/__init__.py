@@ -18,11 +18,11 @@ from ..engine import Engine, open_engine
 from ..errors import EngineError
 from ..frames import Frame
 from ..machine_state import Probe, open_probe
-from .backends import contenders, not_by_default, parse_backends
+from .backends import Contender, contenders, not_by_default, parse_backends
 from .frames import random_bench_frames, random_frames, read_frames
 from .lane import Lane
 from .loop import Clock, Limit, SystemClock
-from .run import BundleRun, Measured, Note, Report
+from .run import BundleRun, Measured, Note, Report, label_map_of
 from .settings import BenchSettings, check_limits
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Measured",
     "bench_bundle",
     "bench_engine",
+    "check_bundle",
     "check_none_failed",
     "measure_bundle",
     "random_frames",
@@ -147,22 +148,31 @@ def measure_bundle(
     """As `bench_bundle`, with the time of every query."""
     settings = settings or BenchSettings()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    found, left_out = contenders(opened, parse_backends(settings.backends), settings.device)
-    if not found:
-        raise _nothing_runs(opened, settings, left_out)
+    found, left_out = _contenders(opened, settings)
     run = BundleRun(opened, settings, note, report)
     try:
         measured = run.measure(found)
     finally:
         run.close()
     done = [m for m in measured if m.row["error"] is None]
+    if not done:
+        raise _all_failed(opened, measured)
     failed = [m for m in measured if m.row["error"] is not None]
     if settings.backends == "auto":
         left_out += not_by_default(opened, settings.device)
     failed += [Measured(row, np.empty(0)) for row in left_out]
-    if not done:
-        raise _nothing_runs(opened, settings, [m.row for m in failed])
     return [*done, *failed]
+
+
+def check_bundle(bundle: Bundle, settings: BenchSettings) -> None:
+    """Refuse a bundle that cannot be measured as asked, in less time than it takes to measure it.
+
+    Raises:
+        EngineError: the bundle has nothing that can run here as asked.
+        LabelSpaceError: no label map leads from its classes to those of the labels.
+    """
+    label_map_of(bundle, settings)
+    _contenders(bundle, settings)
 
 
 def check_none_failed(measured: Sequence[Measured]) -> None:
@@ -180,6 +190,25 @@ def check_none_failed(measured: Sequence[Measured]) -> None:
 
 def _artefact(row: dict[str, Any]) -> tuple[str, str]:
     return row.get("bundle", ""), row["artefact"]
+
+
+def _contenders(
+    bundle: Bundle, settings: BenchSettings
+) -> tuple[list[Contender], list[dict[str, Any]]]:
+    """What to measure, at least one, and rows for what cannot run here."""
+    found, left_out = contenders(bundle, parse_backends(settings.backends), settings.device)
+    if not found:
+        raise _nothing_runs(bundle, settings, left_out)
+    return found, left_out
+
+
+def _all_failed(bundle: Bundle, measured: Sequence[Measured]) -> EngineError:
+    """Why there is no row though engines were there: each reason once, with where it was met."""
+    reasons: dict[str, str] = {}
+    for row in (m.row for m in measured):
+        reasons.setdefault(row["error"], f"{row['artefact']} on {row['backend']}, {row['device']}")
+    told = " ".join(f"{where}: {reason}" for reason, where in reasons.items())
+    return EngineError(f"{bundle.path}: nothing of it could be measured: {told}")
 
 
 def _nothing_runs(

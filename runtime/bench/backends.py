@@ -10,6 +10,7 @@ from ..bundle import Artefact, Bundle
 from ..driver import driver_problem
 from ..engine import backend_kinds, backend_problem
 from ..errors import ConfigError
+from ..words import shortened
 from .row import left_out_row
 
 DEVICES = {
@@ -61,7 +62,7 @@ def parse_backends(text: str) -> tuple[str, ...]:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ConfigError(
-            f"--backends {text!r}: use auto, all, or of {', '.join(known)}, with commas."
+            f"--backends {shortened(text)!r}: use auto, all, or of {', '.join(known)}, with commas."
         )
     return names
 
@@ -79,7 +80,7 @@ def contenders(
         ConfigError: there is no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"There is no device {device!r}; use auto, cpu or cuda.")
+        raise ConfigError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
     no_gpu = driver_problem() if device != "cpu" else None
     kinds = backend_kinds()
     found: list[Contender] = []

@@ -55,7 +55,9 @@ class BundleRun:
             if settings.labels is not None
             else None
         )
-        self._label_map = _label_map(bundle, settings, note)
+        self._label_map = label_map_of(bundle, settings)
+        for sentence in self._label_map.notes() if self._label_map else ():
+            note(sentence)
         self._probes: dict[str, Probe] = {}
         self._lanes: dict[Contender, Lane] = {}
         self._rows: dict[Contender, Measured] = {}
@@ -158,14 +160,15 @@ class BundleRun:
         self._rows[contender] = Measured(row, 1e3 * np.array(lane.series.latencies))
 
 
-def _label_map(bundle: Bundle, settings: BenchSettings, note: Note) -> LabelMap | None:
-    """From the bundle's classes to those of the labels, and said; None: labels are in its own."""
+def label_map_of(bundle: Bundle, settings: BenchSettings) -> LabelMap | None:
+    """From the bundle's classes to those of the labels; None: labels are in its own.
+
+    Raises:
+        LabelSpaceError: no label map leads there.
+    """
     if settings.label_space is None:
         return None
-    found = bundle.label_space.map_to(settings.label_space, settings.label_map)
-    for sentence in found.notes():
-        note(sentence)
-    return found
+    return bundle.label_space.map_to(settings.label_space, settings.label_map)
 
 
 def _first_line(error: BaseException) -> str:

@@ -324,6 +324,14 @@ def test_a_file_that_is_no_settings_file_is_one_sentence(content: bytes, tmp_pat
         read_toml(tmp_path / "run")
 
 
+def test_a_number_that_python_does_not_read_is_told_in_our_words(tmp_path: Path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text("seed = " + "9" * 5000)
+    with pytest.raises(ConfigError, match="a whole number in it has thousands of digits") as caught:
+        read_toml(file)
+    assert "set_int_max_str_digits" not in str(caught.value)
+
+
 def test_a_byte_order_mark_is_no_damage(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_bytes(b"\xef\xbb\xbfseed = 3\n")

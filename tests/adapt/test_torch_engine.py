@@ -199,7 +199,8 @@ def test_logits_that_are_not_finite_are_refused_on_their_frame(
     with open_engine(source, device="cpu", backend="torch") as engine:
         batch = frames(3, engine.input.height, engine.input.width)
         with pytest.raises(
-            EngineError, match=r"gives logits that are not finite on frame b; check the weights"
+            EngineError,
+            match=r"gives logits that are not finite on frame b; restore the bundle from a copy",
         ):
             engine.infer(batch, ["a", "b", "c"])
 

@@ -1,6 +1,7 @@
 """bench_engine: what its figures are figures of. Times come from a clock that the test moves."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from roadshift.runtime.bench import (
     BenchSettings,
     bench_bundle,
     bench_engine,
+    check_bundle,
     check_none_failed,
     measure_bundle,
     random_frames,
@@ -22,11 +24,24 @@ from roadshift.runtime.bench import loop as bench_loop
 from roadshift.runtime.bench import run as bench_run
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.engine import Engine, open_engine
-from roadshift.runtime.errors import ConfigError, EngineError, FrameError, LabelError
+from roadshift.runtime.errors import (
+    ConfigError,
+    EngineError,
+    FrameError,
+    LabelError,
+    LabelSpaceError,
+)
 from roadshift.runtime.evaluation import evaluate
 from roadshift.runtime.frames import Frame, labelled_pairs, write_image
-from roadshift.runtime.labels import LabelSpace
+from roadshift.runtime.labels import LabelSpace, label_space
 from roadshift.runtime.machine_state import Sample
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
+
+import odd_graphs
+import roadshift.runtime.bench
+from roadshift.cli import app
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 
@@ -319,6 +334,48 @@ def test_labels_without_frames_and_a_bundle_that_cannot_run_are_refused(
         BenchSettings(labels=tmp_path)
     with pytest.raises(EngineError, match="no model for any engine"):
         bench_bundle(make_bundle("empty", models={}))
+
+
+def test_why_nothing_could_be_measured_is_what_its_engines_said(
+    make_bundle: Callable[..., Bundle],
+) -> None:
+    """And not that there is no GPU, of which nobody asked anything."""
+    bundle = make_bundle(models={"model.onnx": odd_graphs.filled([1, 16, 32], 200)})
+    with pytest.raises(EngineError) as caught:
+        bench_bundle(bundle, BenchSettings(queries=1))
+    said = str(caught.value)
+    assert "model.onnx on onnxruntime, cpu: " in said
+    assert "gives class 200 where the label space has 4 classes" in said
+    assert "CUDA" not in said
+
+
+def test_a_bundle_that_does_not_fit_is_refused_before_any_is_measured(
+    make_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    wrong = tmp_path / "map.json"
+    wrong.write_text('{"nothing": null}')
+    settings = BenchSettings(
+        frames=tmp_path, labels=tmp_path, label_space=label_space("camvid11"), label_map=wrong
+    )
+    with pytest.raises(LabelSpaceError, match=r"map\.json"):
+        check_bundle(make_bundle("first"), settings)
+    with pytest.raises(EngineError, match="no model for any engine"):
+        check_bundle(make_bundle("second", models={}), BenchSettings())
+    check_bundle(make_bundle("third"), BenchSettings())
+
+
+def test_a_wrong_second_bundle_is_said_before_the_first_is_measured(
+    make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[Bundle] = []
+    monkeypatch.setattr(
+        roadshift.runtime.bench, "measure_bundle", lambda bundle, *_, **__: measured.append(bundle)
+    )
+    first, empty = make_bundle("first").path, make_bundle("empty", models={}).path
+    for second, said in ((f"{first}-none", "does not exist"), (empty, "no model for any engine")):
+        done = CliRunner().invoke(app, ["bench", str(first), str(second)])
+        assert said in str(done.exception)
+    assert measured == []
 
 
 def test_rows_take_turns_and_each_round_starts_with_another(

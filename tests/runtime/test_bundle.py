@@ -161,6 +161,21 @@ def test_a_changed_weight_byte_is_found(bundle: Bundle) -> None:
     assert open_bundle(bundle.path, verify=False) == bundle
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_an_artefact_that_is_no_regular_file_is_called_what_it_is(
+    bundle: Bundle, verify: bool
+) -> None:
+    path = bundle.path / "model.safetensors"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BundleError, match=r"model\.safetensors: .*is a named pipe, not a regular"):
+        open_bundle(bundle.path, verify=verify)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(BundleError, match=r"model\.safetensors: .*Is a directory"):
+        open_bundle(bundle.path, verify=verify)
+
+
 def test_a_truncated_or_missing_artefact_is_found_without_hashing(bundle: Bundle) -> None:
     (bundle.path / "model.safetensors").write_bytes(WEIGHTS[:-1])
     with pytest.raises(BundleError, match=rf"has {len(WEIGHTS) - 1} bytes.*says {len(WEIGHTS)}"):

@@ -343,6 +343,9 @@ def test_a_source_without_a_good_frame_is_an_error(tmp_path: Path) -> None:
 def test_an_empty_folder_and_a_missing_source_are_errors(tmp_path: Path) -> None:
     with pytest.raises(FrameError, match="without images or videos"):
         open_frames(tmp_path)
+    os.mkfifo(tmp_path / "clip.mp4")
+    with pytest.raises(FrameError, match=r"clip\.mp4 is a named pipe, not a regular file; give"):
+        open_frames(tmp_path / "clip.mp4")
     with pytest.raises(FrameError, match="nowhere does not exist"):
         open_frames(tmp_path / "nowhere")
     with pytest.raises(FrameError, match="give at least one"):

@@ -226,6 +226,7 @@ def test_unknown_name_lists_the_built_in_ones() -> None:
         ({"void_ids": [1]}, "void id 1"),
         ({"raw_ids": {"7": 2}}, "maps 7 to 2"),
         ({"raw_ids": {"seven": 0}}, "malformed"),
+        ({"raw_ids": {"7" * 5000: 0}}, r"7{10}\.\.\. of 5,000 characters is no id"),
         ({"raw_ids": [1]}, "malformed"),
         ({"name": ""}, "needs a name"),
         ({"color": []}, r"unknown keys \['color'\]"),

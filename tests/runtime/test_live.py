@@ -216,8 +216,18 @@ def test_other_schemes_and_several_live_sources_are_refused() -> None:
 
 def test_a_camera_with_a_number_that_none_has_is_refused() -> None:
     for number in ("100", "999999999999", "9" * 5000):
-        with pytest.raises(FrameError, match=r"camera:\d{3,20}: cameras have numbers from 0 to 99"):
+        with pytest.raises(FrameError, match=r"camera:\d{3,30}[^:]*: cameras have .* 0 to 99"):
             open_live(f"camera:{number}")
+
+
+@pytest.mark.parametrize(
+    "name", ["camera:0?size=" + "9" * 5000, "x" * 5000 + "://host", "camera:" + "9" * 5000]
+)
+def test_an_address_of_any_length_is_refused_in_one_short_sentence(name: str) -> None:
+    with pytest.raises(FrameError) as caught:
+        open_live(name)
+    assert len(str(caught.value)) < 300
+    assert "of 5,0" in str(caught.value)
 
 
 @pytest.mark.parametrize(

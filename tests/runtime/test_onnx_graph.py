@@ -15,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import AttributeProto, TensorProto, helper
+from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import BundleError, EngineError
 from roadshift.runtime.onnx_graph import _MESSAGES, model_problem
+from typer.testing import CliRunner
 
 MakeBundle = Callable[..., Bundle]
 NAMES = {"Training": "TrainingInfo"}
@@ -119,6 +121,18 @@ def test_a_tensor_in_another_file_is_found(hiding: str, location: str) -> None:
     assert model_problem(make(plain()).SerializeToString()) is None
     problem = model_problem(make(external(location)).SerializeToString())
     assert problem == "its weights lie in another file, which no hash covers"
+
+
+def test_info_says_that_a_model_will_be_refused(make_bundle: MakeBundle) -> None:
+    model = helper.make_model(graph(tensors=[external("side.bin")])).SerializeToString()
+    bundle = make_bundle(models={"model.onnx": model})
+    for options in ([], ["--json"]):
+        done = CliRunner().invoke(app, ["info", str(bundle.path), *options])
+        assert done.exit_code == 0
+        told = " ".join(done.stderr.split())
+        assert "model.onnx cannot be loaded by ONNX Runtime (its weights lie in another" in told
+    whole = CliRunner().invoke(app, ["info", str(make_bundle("whole").path)])
+    assert "cannot be loaded" not in whole.stderr
 
 
 @pytest.mark.parametrize("how", ["location alone", "entries alone"])

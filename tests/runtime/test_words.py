@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from roadshift.runtime.words import counted, percent, progressed
+from roadshift.runtime.words import counted, percent, progressed, shortened
+
+
+def test_a_text_of_any_length_can_be_repeated() -> None:
+    assert shortened("x" * 60) == "x" * 60
+    assert shortened("ab" * 2500) == "ab" * 15 + "... of 5,000 characters"
 
 
 @pytest.mark.parametrize(
