@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
+from .budget import Deadline
 from .context import Context
 from .dataset import stacked
 from .judging.views import evaluating
 from .networks import SegmentationNetwork
 
-LONG = 0.01  # of the time that is left: a pass that takes longer is timed once
+LONG = 1 / 3  # of the time that is left: what takes longer is timed once
 
 
 @torch.no_grad()
 def forward_seconds(model: SegmentationNetwork, context: Context) -> float:
-    """Seconds that the network takes for a whole frame.
-
-    The shorter of two tries; one alone where it took long, for the first is slow by little then.
-    """
-    deadline = context.work.deadline
+    """Seconds that the network takes for a whole frame, see `seconds_once_warm`."""
     images = context.normalise(stacked(context.frames, [0]).to(context.device))
-    took = []
+
+    def forward() -> None:
+        model.forward(images)
+        if context.device.type == "cuda":
+            torch.cuda.synchronize(context.device)
+
     with evaluating(model):
-        for _ in range(2):
-            started = deadline.elapsed_s
-            model.forward(images)
-            if context.device.type == "cuda":
-                torch.cuda.synchronize(context.device)
-            took.append(deadline.elapsed_s - started)
-            if took[-1] > LONG * deadline.left_s:
-                break
+        return seconds_once_warm(forward, context.work.deadline)
+
+
+def seconds_once_warm(act: Callable[[], object], deadline: Deadline) -> float:
+    """Seconds that ``act`` takes once what it loads, compiles and allocates at first is there.
+
+    The shorter of two tries: the first may take ten times as long where nothing is cached. One
+    alone where it took so long that another would cost more than it could tell.
+    """
+    took: list[float] = []
+    for _ in range(2):
+        started = deadline.elapsed_s
+        act()
+        took.append(deadline.elapsed_s - started)
+        if took[-1] > LONG * deadline.left_s:
+            break
     return min(took)

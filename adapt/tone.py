@@ -20,6 +20,7 @@ from .inputs import Normalise
 from .judging.scores import InputMoments, batch_norm_divergence, information_maximisation
 from .losses.common import at_least_float32
 from .networks import SegmentationNetwork
+from .timing import seconds_once_warm
 from .work import Work
 
 GAMMAS = (0.35, 0.42, 0.5, 0.6, 0.72, 0.85, 1.0, 1.2, 1.45)
@@ -82,9 +83,7 @@ def align_tone(
 
     count = FRAMES
     if work.deadline.bounded:
-        started = work.deadline.elapsed_s
-        scored(1.0, [0])
-        work.deadline.forward_s = work.deadline.elapsed_s - started
+        work.deadline.forward_s = seconds_once_warm(lambda: scored(1.0, [0]), work.deadline)
         each_s = len(GAMMAS) * work.deadline.forward_s
         count = (
             FRAMES

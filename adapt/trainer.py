@@ -187,7 +187,8 @@ class Trainer:
     def _time_the_network(self) -> None:
         """A forward pass, from which it is foreseen what fits.
 
-        A first one that took long is believed; a short one may have had caches to fill.
+        One that was timed before, the run's first, may have had caches to fill; it is believed
+        where it took so long that another would cost more than it could tell.
         """
         deadline = self.deadline
         if not deadline.bounded or deadline.forward_s > LONG * deadline.left_s:
