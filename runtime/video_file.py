@@ -4,7 +4,9 @@ OpenCV ends a video at the first frame that cannot be decoded, and says nothing.
 that it was not the end; so every frame that is left out is counted. The frames of motion JPEG are
 checked one by one. Of other codecs a frame whose damage the decoder hides (it repeats or mends
 parts of the picture) cannot be told from a good one: OpenCV passes none of FFmpeg's error flags on,
-in either direction.
+in either direction. FFmpeg's log tells ("concealing ... errors"), but a callback for it in Python
+waits for Python's lock in the decoder's threads, and whoever drops another capture holds that lock
+while it waits for those threads: the process hangs.
 """
 
 from __future__ import annotations
