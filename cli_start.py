@@ -5,7 +5,7 @@ command nothing happens. It imports what every interpreter holds already: not ev
 takes a hundred times as long as its handler.
 """
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import os
 import sys
 import time

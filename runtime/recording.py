@@ -27,7 +27,7 @@ from .media_kinds import WRITTEN_VIDEO_SUFFIXES
 from .mp4 import Mp4File
 from .notes import log_note
 from .salvage import Container, add_group, make_readable, rounded_rate
-from .video_encoding import EncoderError, FragmentedVideo, VideoEncoding, WholeVideo
+from .video_encoding import EncoderError, FragmentedVideo, JpegVideo, VideoEncoding
 from .video_file import count_packets
 from .words import counted
 
@@ -85,7 +85,7 @@ class Recording:
         self._size = size
         try:
             if self._container is None:
-                self._encoding = WholeVideo(self._part, rate, size)
+                self._encoding = JpegVideo(self._part, rate, size)
             else:
                 self._encoding = FragmentedVideo(
                     self._container, self._part, self._scratch, rate, size

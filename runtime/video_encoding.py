@@ -1,4 +1,4 @@
-"""Pictures into the file of a video, by OpenCV's writer, which reports no failure itself."""
+"""Pictures into the file of a video, compressed by OpenCV, which reports no failure itself."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .avi import AviFile
 from .growing_file import GrowingFile
 from .matroska import MatroskaFile
 from .mp4 import Mp4File
 from .salvage import as_fraction
-from .video_file import count_packets, read_packets
+from .video_file import read_packets
 
 _TOGETHER = 32  # pictures that are compressed, at most, before they are added to a file
 _TOGETHER_S = 1.0  # and seconds: FFmpeg holds a group back in memory until it is finished
-_LOOK_EVERY = 16  # pictures, after which the free space is looked at
-_LEAST_FREE_BYTES = 1 << 20  # OpenCV's writer holds back a quarter of that
+_QUALITY = 80  # of JPEGs, 0 to 100
 
 
 class EncoderError(Exception):
@@ -39,26 +39,31 @@ class VideoEncoding(Protocol):
         """Finish the file; the number of pictures in it. OSError: there is no room to do so."""
 
 
-class WholeVideo:
-    """An AVI file of motion JPEG that OpenCV writes; readable up to where it stops.
+class JpegVideo:
+    """An AVI file of motion JPEG; readable up to the last picture, and made without FFmpeg.
 
-    Up to a quarter of a mebibyte of it is in the process's memory and not yet in the file.
+    Args:
+        path: an empty file.
     """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
-        self._path = path
-        self._writer = _open_writer(path, "MJPG", rate, size)
-        self._written = 0
+        self._descriptor = os.open(path, os.O_RDWR)
+        self._file = AviFile(GrowingFile(self._descriptor), size=size, rate=as_fraction(rate))
+        self._pictures = 0
 
     def write(self, picture: NDArray[np.uint8]) -> None:
-        if self._written % _LOOK_EVERY == 0:
-            _check_room(self._path)
-        self._writer.write(picture)
-        self._written += 1
+        compressed, data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        if not compressed:
+            raise OSError(errno.EIO, "OpenCV cannot compress a picture")
+        self._file.append(data.tobytes())
+        self._pictures += 1
 
     def close(self) -> int:
-        self._writer.release()
-        return count_packets(self._path)
+        try:
+            self._file.finish()
+        finally:
+            os.close(self._descriptor)
+        return self._pictures
 
 
 class FragmentedVideo:
@@ -152,10 +157,3 @@ def _open_writer(path: Path, codec: str, rate: float, size: tuple[int, int]) -> 
     if not writer.isOpened():
         raise EncoderError(f"no encoder for {codec}")
     return writer
-
-
-def _check_room(path: Path) -> None:
-    disk = os.statvfs(path)
-    free = (disk.f_bfree if os.geteuid() == 0 else disk.f_bavail) * disk.f_frsize
-    if free < _LEAST_FREE_BYTES:
-        raise _no_room()

@@ -13,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from roadshift.runtime import avi
+from roadshift.runtime.containers import container_damage
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.growing_file import GrowingFile
@@ -121,6 +123,32 @@ def test_an_mp4_that_cannot_grow_is_left_as_it_was(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("parts", [1, 2, 5])
+def test_an_avi_of_several_parts_is_read_and_searched_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.avi"
+    recording = record(path, 20)
+    monkeypatch.setattr(avi, "_LONGEST_PART", (tmp_path / ".clip.avi.part.avi").stat().st_size)
+    for index in range(20, 20 * parts):
+        recording.write(picture(index))
+    recording.publish()
+    data = path.read_bytes()
+    assert data.count(b"RIFF") == parts
+    assert container_damage(path) is None
+    assert len(list(open_frames(path, on_skip=pytest.fail))) == 20 * parts
+    capture = cv2.VideoCapture(str(path))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 20 * parts
+    last = 20 * parts - 1
+    with av.open(str(path)) as container:  # by the table of indexes, from whichever part
+        assert container.streams.video[0].frames == 20 * parts
+        container.seek(round(last / 10 * 1e6))
+        found = next(container.decode(video=0))
+    assert found.time == pytest.approx(last / 10)
+    assert np.abs(found.to_ndarray(format="rgb24").astype(float) - picture(last)).mean() < 15
+
+
 # ---- what survives ----------------------------------------------------------------------------
 
 
@@ -171,6 +199,14 @@ def test_a_killed_run_leaves_a_video_that_the_next_one_keeps(tmp_path: Path, suf
     frames = len(list(open_frames(kept, on_skip=lambda _: None)))
     assert 140 <= frames <= 200
     assert len(list(open_frames(path))) == 3
+
+
+def test_a_picture_of_an_avi_is_in_the_file_at_once(tmp_path: Path) -> None:
+    recording = record(tmp_path / "clip.avi", 0)
+    for index in range(3):
+        recording.write(picture(index))
+        assert count_packets(tmp_path / ".clip.avi.part.avi") == index + 1
+    recording.publish()
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
