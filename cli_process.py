@@ -58,7 +58,7 @@ def exit_code(app: Callable[..., object]) -> int:
     except KeyboardInterrupt:  # between the handlers' coming and the command's, or at its end
         if not is_the_command():
             raise
-        _complain("Stopped by SIGINT before its end.")
+        _complain("Stopped by a signal before its end.")
         return 130
     finally:
         logger.removeHandler(handler)

@@ -28,7 +28,7 @@ from .mp4 import Mp4File
 from .notes import log_note
 from .salvage import Container, add_group, make_readable, rounded_rate
 from .video_encoding import EncoderError, FragmentedVideo, JpegVideo, VideoEncoding
-from .video_file import count_packets
+from .video_file import can_read_packets, count_packets
 from .words import counted
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -185,7 +185,7 @@ class Recording:
         if self._container is not None:
             make_readable(self._part)
         end = self._keep_group()
-        if not count_packets(self._part):
+        if can_read_packets() and not count_packets(self._part):
             self._part.unlink(missing_ok=True)
             return end
         kept = self._free_name("incomplete", self._suffix)

@@ -18,7 +18,7 @@ from .growing_file import GrowingFile
 from .matroska import MatroskaFile
 from .mp4 import Mp4File
 from .salvage import as_fraction
-from .video_file import read_packets
+from .video_file import can_read_packets, read_packets
 
 _TOGETHER = 32  # pictures that are compressed, at most, before they are added to a file
 _TOGETHER_S = 1.0  # and seconds: FFmpeg holds a group back in memory until it is finished
@@ -88,7 +88,7 @@ class FragmentedVideo:
         *,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        if not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+        if not can_read_packets():
             raise EncoderError("without FFmpeg, OpenCV gives no compressed pictures")
         self._container = container
         self._scratch = scratch

@@ -209,9 +209,14 @@ def expected_frames(path: Path) -> int | None:
         is_large = path.stat().st_size > _COUNTED_AHEAD_BYTES
     except OSError:
         return None
-    if is_large or not cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG):
+    if is_large or not can_read_packets():
         return None
     return count_packets(path)
+
+
+def can_read_packets() -> bool:
+    """Tell whether OpenCV has FFmpeg, which alone gives compressed pictures."""
+    return bool(cv2.videoio_registry.hasBackend(cv2.CAP_FFMPEG))
 
 
 def count_packets(path: Path) -> int:

@@ -187,7 +187,7 @@ cli_process.ending_at_second_interrupt = Moment
 sys.exit(cli_process.exit_code(lambda standalone_mode: 0))
 """
     code_, said = signalled([sys.executable, "-c", code], tmp_path)
-    assert (code_, said) == (130, "error: Stopped by SIGINT before its end.\n")
+    assert (code_, said) == (130, "error: Stopped by a signal before its end.\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from roadshift.runtime import avi
+from roadshift.runtime import avi, video_file
 from roadshift.runtime.containers import container_damage
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.frames import Frame, open_frames
@@ -207,6 +207,18 @@ def test_a_picture_of_an_avi_is_in_the_file_at_once(tmp_path: Path) -> None:
         recording.write(picture(index))
         assert count_packets(tmp_path / ".clip.avi.part.avi") == index + 1
     recording.publish()
+
+
+def test_an_avi_is_written_and_kept_where_opencv_has_no_ffmpeg(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2.videoio_registry, "hasBackend", lambda _: False)
+    monkeypatch.setattr(video_file, "_open_packets", lambda _: cv2.VideoCapture())
+    record(tmp_path / "whole.avi", 3).publish()
+    record(tmp_path / "cut.avi", 3, note=lambda _: None).abandon()
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == ["cut.incomplete.avi", "whole.avi"]
+    assert [count_packets(path) for path in tmp_path.iterdir()] == [3, 3]
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
