@@ -182,7 +182,7 @@ class Recording:
 
         None, and no file, where it has no picture.
         """
-        if self._container is not None:
+        if self._container is not None and can_read_packets():
             make_readable(self._part)
         end = self._keep_group()
         if can_read_packets() and not count_packets(self._part):
@@ -196,10 +196,10 @@ class Recording:
         """Add what a writer compressed last to what it recorded, or name the file it is kept as."""
         if self._container is None or not self._scratch.exists():
             return None
-        try:
-            added = add_group(self._container, self._part, self._scratch)
-        except OSError:  # the disk is full: a name needs no room
-            added = None
+        added = None
+        if can_read_packets():
+            with suppress(OSError):  # the disk is full: a name needs no room
+                added = add_group(self._container, self._part, self._scratch)
         if added is not None:
             self._scratch.unlink()
             return None

@@ -17,7 +17,7 @@ from roadshift.adapt.ema import ema_update, frozen_copy
 from roadshift.adapt.import_bundle import import_bundle
 from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models import IMAGENET_INPUT, load_network, network_spec
-from roadshift.adapt.networks import ForeignNetwork, build_network
+from roadshift.adapt.networks import ForeignNetwork, answers, build_network
 from roadshift.adapt.run_folder import Job
 from roadshift.adapt.trainer import RunOptions
 from roadshift.export.artefacts import export_bundle
@@ -270,3 +270,10 @@ def test_networks_of_the_registry_are_built_anew_too() -> None:
     clone = frozen_copy(network.train())
     assert not clone.training
     assert all(map(torch.equal, clone.state_dict().values(), network.state_dict().values()))
+
+
+def test_a_place_in_an_answer_that_is_no_number_python_reads_is_not_there() -> None:
+    answer = (torch.zeros(1), [torch.ones(1)])
+    assert answers.at(answer, "1.0") is answer[1][0]
+    for path in ("2", "9" * 5000, "\u00b2", "1.\u00b2"):
+        assert answers.at(answer, path) is None
