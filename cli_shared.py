@@ -19,7 +19,7 @@ from .runtime.streams import reserved_stdout
 from .runtime.words import counted
 
 if TYPE_CHECKING:
-    from .adapt.trainer import RunOptions
+    from .adapt.run_options import RunOptions
     from .runtime.bundle import Bundle
     from .runtime.engine import Engine
     from .runtime.label_maps import LabelMap
@@ -282,7 +282,7 @@ def engine_of(
 
 def plain_options() -> RunOptions:
     """Options of a run that only prints its notes."""
-    from .adapt.trainer import RunOptions
+    from .adapt.run_options import RunOptions
     from .runtime.terminal import note
 
     return RunOptions(fingerprint="", note=note)  # the run fills in its own

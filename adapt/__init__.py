@@ -9,8 +9,8 @@ from .methods import METHODS, choose_method, find_method, register_method, resol
 from .models import load_network
 from .networks import NETWORKS, build_network
 from .run_folder import Job
+from .run_options import Progress, RunOptions
 from .torch_engine import TorchEngine, register
-from .trainer import Progress, RunOptions
 
 register()
 

@@ -25,6 +25,7 @@ from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
 from .budget import Deadline
 from .checkpoint import write_atomically
+from .compiling import to_memory_format
 from .config import RunConfig
 from .context import Context
 from .core_sharing import sharing_cores
@@ -44,11 +45,12 @@ from .networks import SegmentationNetwork
 from .optimisation import nothing_learns
 from .outcome import check_finite, measurements
 from .pace import DECODING, TONE
-from .run_folder import PUBLISHED, WEIGHTS, Job, check_job, discard, published, run_folder
+from .run_folder import WEIGHTS, Job, check_job, discard, published, run_folder
 from .run_record import RunRecord, record_of_adapting
 from .tone import align_tone
-from .trainer import CHECKPOINT, HISTORY, Trainer, to_memory_format
+from .trainer import Trainer
 from .work import Work
+from .workspace import HISTORY
 
 
 def adapt_bundle(
@@ -105,7 +107,7 @@ def adapt_bundle(
     width, height = _frame_size(config, source.manifest.input)
     with run_folder(job), record.under_way(device):
         target = _target_frames(frames, width, height, job, work, max_frames)
-        held, kept_out = None, frames_were_held(job.workdir, gated)
+        held, kept_out = None, frames_were_held(job.workspace, gated)
         if kept_out:
             target, held = set_aside(target, job.options.note)
         if kept_out and not gated:
@@ -365,7 +367,7 @@ def _run(
             config.model_dump(mode="json"),
         ]
     )
-    work.deadline.before_s = spent_before(job.workdir / CHECKPOINT, fingerprint)
+    work.deadline.before_s = spent_before(job.workspace, fingerprint)
     if align and config.tone == "auto":
         input_spec = _aligned(network, frames, input_spec, job, device, work, fingerprint)
     context = Context(
@@ -400,13 +402,13 @@ def _run(
         verdict = None
         if incumbent is not None:
             verdict = judge_run(incumbent, Model(network, input_spec), context, older)
-        weights, history = save_weights(network), job.workdir / HISTORY
+        weights, history = save_weights(network), job.workspace.history
         with BundleWriter(job.out, overwrite=job.overwrite) as writer:
             writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")
             if history.exists():
                 writer.add_bytes(HISTORY, history.read_bytes(), kind="history")
             digest = hashlib.sha256(weights).hexdigest()
-            write_atomically(job.workdir / PUBLISHED, digest.encode("ascii"))
+            write_atomically(job.workspace.published, digest.encode("ascii"))
             bundle = writer.commit(
                 network=network_spec,
                 label_space=space,
@@ -442,4 +444,4 @@ def _aligned(
                 job.options.stop_if_requested,
             )
 
-    return kept_tone(job.workdir, fingerprint, spec, align, job.options.note)
+    return kept_tone(job.workspace, fingerprint, spec, align, job.options.note)

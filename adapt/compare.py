@@ -39,8 +39,8 @@ from .contenders import Contender
 from .fingerprints import hash_of, learned_from
 from .models import pick_device
 from .run_folder import Job
+from .run_options import Progress
 from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
-from .trainer import Progress
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run
 Pairs = Sequence[tuple[Path, Path]]

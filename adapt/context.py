@@ -16,6 +16,7 @@ from .inputs import Normalise
 from .losses.kernels.spec import Kernel, Window
 from .run_options import stop_if
 from .work import PreparedFrames, Work
+from .workspace import Workspace
 
 Item = TypeVar("Item")
 LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, however short the time
@@ -40,6 +41,11 @@ class Context:
     work: Work = field(default_factory=Work)
     prepared: PreparedFrames = field(default_factory=PreparedFrames)  # of the stage at work
     said: set[str] = field(default_factory=set)  # by `note_once`
+
+    @property
+    def workspace(self) -> Workspace:
+        """The names of what lies in the working folder."""
+        return Workspace(self.workdir)
 
     def whole_frames(
         self, title: str = "looking at all frames", *, in_order: bool = False

@@ -20,8 +20,7 @@ from ..runtime.errors import FrameError, OutputError
 from ..runtime.frames import Frame
 from ..runtime.preprocess import fit_frame
 from .seals import LONG_WORK_BYTES, DamagedError, file_hash, read_sealed_json, write_sealed_json
-
-CACHE_INDEX, CACHE_PIXELS = "frames.json", "frames.rgb"
+from .workspace import Workspace
 
 
 def read_cache(
@@ -32,7 +31,7 @@ def read_cache(
     Raises:
         FrameError: they are damaged.
     """
-    index, pixels = folder / CACHE_INDEX, folder / CACHE_PIXELS
+    index, pixels = Workspace(folder).frame_index, Workspace(folder).frame_pixels
     if not index.exists():
         return None
     try:
@@ -67,8 +66,9 @@ def write_cache(
         FrameError: there is none.
         OutputError: the disk cannot hold them.
     """
-    (folder / CACHE_INDEX).unlink(missing_ok=True)  # what it describes is about to be overwritten
-    path, names, digest = folder / CACHE_PIXELS, list[str](), hashlib.sha256()
+    index, path = Workspace(folder).frame_index, Workspace(folder).frame_pixels
+    index.unlink(missing_ok=True)  # what it describes is about to be overwritten
+    names, digest = list[str](), hashlib.sha256()
     try:
         with path.open("wb") as file:
             for frame in frames:
@@ -87,7 +87,7 @@ def write_cache(
     if not names:
         raise FrameError("No frame could be read from the sources given.")
     record = {**wanted, "names": names, "content": digest.hexdigest()}
-    write_sealed_json(folder / CACHE_INDEX, record)
+    write_sealed_json(index, record)
     return names
 
 
@@ -99,7 +99,7 @@ def cached_images(
     Raises:
         FrameError: there are more or fewer pixels.
     """
-    path, shape = folder / CACHE_PIXELS, (count, height, width, 3)
+    path, shape = Workspace(folder).frame_pixels, (count, height, width, 3)
     if not path.exists() or path.stat().st_size != math.prod(shape):
         raise _damaged(path, "its size is not that of its frames")
     pixels = np.memmap(path, dtype=np.uint8, mode="r", shape=shape)

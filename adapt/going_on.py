@@ -10,11 +10,10 @@ from ..runtime.bundle import InputSpec
 from ..runtime.errors import TrainingError
 from .checkpoint import RunState, load_checkpoint
 from .seals import DamagedError, read_or_redo, read_sealed_json, write_sealed_json
+from .workspace import Workspace
 
-TONE, HELD = "tone.json", "held.json"
 
-
-def check_same_run(state: RunState, fingerprint: str, workdir: Path) -> None:
+def check_same_run(state: RunState, fingerprint: str, folder: Path) -> None:
     """Refuse to go on with a run that began with something else.
 
     Raises:
@@ -22,26 +21,26 @@ def check_same_run(state: RunState, fingerprint: str, workdir: Path) -> None:
     """
     if state.fingerprint != fingerprint:
         raise TrainingError(
-            f"{workdir}: this run was started with other frames, settings or source model; repeat "
+            f"{folder}: this run was started with other frames, settings or source model; repeat "
             "its command with --resume, or start anew with --overwrite."
         )
 
 
-def spent_before(checkpoint: Path, fingerprint: str) -> float:
-    """Seconds that the run of this checkpoint took so far; 0 where there is none.
+def spent_before(workspace: Workspace, fingerprint: str) -> float:
+    """Seconds that the run took until its last checkpoint; 0 where there is none.
 
     Raises:
         TrainingError: it is another run's, or damaged.
     """
-    if not checkpoint.exists():
+    if not workspace.checkpoint.exists():
         return 0.0
-    _, state = load_checkpoint(checkpoint)
-    check_same_run(state, fingerprint, checkpoint.parent)
+    _, state = load_checkpoint(workspace.checkpoint)
+    check_same_run(state, fingerprint, workspace.folder)
     return state.elapsed_s
 
 
 def kept_tone(
-    workdir: Path,
+    workspace: Workspace,
     fingerprint: str,
     spec: InputSpec,
     align: Callable[[], InputSpec],
@@ -53,24 +52,23 @@ def kept_tone(
         spec: what the network is fed without it.
         note: told where what is kept is damaged.
     """
-    path = workdir / TONE
-    stored = read_or_redo(path, note)
+    stored = read_or_redo(workspace.tone, note)
     gamma = stored.get("gamma")
     known = isinstance(gamma, float) and math.isfinite(gamma) and gamma > 0
     if known and stored.get("run") == fingerprint:
         return spec.model_copy(update={"gamma": gamma})
     aligned = align()
-    write_sealed_json(path, {"run": fingerprint, "gamma": float(aligned.gamma)})
+    write_sealed_json(workspace.tone, {"run": fingerprint, "gamma": float(aligned.gamma)})
     return aligned
 
 
-def frames_were_held(workdir: Path, wanted: bool) -> bool:
+def frames_were_held(workspace: Workspace, wanted: bool) -> bool:
     """Tell whether the run set frames aside when it began; a run that begins now does as is wanted.
 
     Raises:
         TrainingError: what is kept is damaged.
     """
-    path = workdir / HELD
+    path = workspace.held
     if not path.exists():
         write_sealed_json(path, {"held": wanted})
         return wanted
@@ -78,5 +76,5 @@ def frames_were_held(workdir: Path, wanted: bool) -> bool:
         return read_sealed_json(path)["held"] is True
     except (OSError, DamagedError, KeyError) as error:
         raise TrainingError(
-            f"{path}: is damaged ({error}); delete {workdir} and start again."
+            f"{path}: is damaged ({error}); delete {workspace.folder} and start again."
         ) from error

@@ -11,7 +11,7 @@ from torch import nn
 from ..runtime.bundle import Measurement
 from ..runtime.errors import TrainingError
 from ..runtime.words import counted
-from .trainer import RunSummary
+from .run_options import RunSummary
 
 
 def check_finite(network: nn.Module) -> None:

@@ -254,7 +254,7 @@ def label_frames(
     source model.
     """
     identity = label_identity(model, context.frames, [*scales, mirror, batch_statistics])
-    stored = PseudoLabels(context.workdir / f"pseudo_labels-{identity}", context.note)
+    stored = PseudoLabels(context.workspace.of_teacher("pseudo_labels", identity), context.note)
     size = (context.frames.height, context.frames.width)
     taken: tuple[float, ...] = ()  # tried when there is a frame to label
 

@@ -30,8 +30,8 @@ from .models import load_network, pick_device
 from .networks.trust import check_allowed
 from .recipes import Recipe, read_recipe
 from .run_folder import Job
+from .run_options import Progress, RunOptions
 from .torch_engine import TorchEngine
-from .trainer import Progress, RunOptions
 
 Pairs = Sequence[tuple[Path, Path]]
 RESULT = "result.json"

@@ -14,15 +14,10 @@ from pathlib import Path
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, open_bundle
 from ..runtime.errors import BundleError, OutputError, RunInterrupted
-from .frame_cache import CACHE_INDEX, CACHE_PIXELS
-from .trainer import CHECKPOINT, HISTORY, RunOptions
+from .run_options import RunOptions
+from .workspace import SIGNS, Workspace
 
 WEIGHTS = "model.safetensors"
-PUBLISHED = "published.sha256"  # of the weights, when a run is about to publish them
-RECORD = "run.json"  # of the run's beginning, the first file of all
-
-# A folder that holds one of these is a run's, also one of an earlier version.
-_OURS = frozenset({RECORD, CHECKPOINT, PUBLISHED, CACHE_INDEX, CACHE_PIXELS})
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,12 @@ class Job:
     @property
     def workdir(self) -> Path:
         """The run's own folder, beside ``out``: checkpoints, decoded frames, pseudo-labels."""
-        return self.out.with_name(self.out.name + ".run")
+        return self.workspace.folder
+
+    @property
+    def workspace(self) -> Workspace:
+        """That folder, and the names of the files in it."""
+        return Workspace.beside(self.out)
 
 
 def check_job(job: Job) -> None:
@@ -48,13 +48,13 @@ def check_job(job: Job) -> None:
     if job.workdir.exists():
         with _alone_in(job.workdir):
             pass
-    unfinished = (job.workdir / CHECKPOINT).exists()
+    unfinished = job.workspace.checkpoint.exists()
     if unfinished and not (job.options.resume or job.overwrite):
         raise OutputError(
             f"{job.workdir}: holds a run that was not finished; continue it with --resume, or "
             "discard it with --overwrite."
         )
-    if job.workdir.exists() and not (job.options.resume and has_begun(job.workdir)):
+    if job.workdir.exists() and not (job.options.resume and job.workspace.has_begun):
         discard(job)
 
 
@@ -69,7 +69,7 @@ def _check_ours(workdir: Path) -> None:
             return
         folder = workdir.is_dir() and not workdir.is_symlink()
         names = {path.name.removesuffix(".tmp") for path in workdir.iterdir()} if folder else set()
-    if not folder or (names and not names & _OURS):
+    if not folder or (names and not names & SIGNS):
         problem = "holds files that are no run's" if folder else "is no folder"
         raise OutputError(
             f"{workdir}: the run would work there, and it {problem}; move it away, or give another "
@@ -86,21 +86,15 @@ def run_folder(job: Job) -> Iterator[None]:
     with output_errors(job.workdir):
         job.workdir.mkdir(exist_ok=True)
     with _alone_in(job.workdir):
-        resumed = has_begun(job.workdir)
+        resumed = job.workspace.has_begun
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, RunInterrupted) and has_begun(job.workdir)
-            history = job.workdir / HISTORY
-            began = history.exists() and history.stat().st_size > 0
+            stopped = isinstance(error, RunInterrupted) and job.workspace.has_begun
+            began = job.workspace.has_steps
             if job.workdir.exists() and not (stopped or began or resumed):
                 discard(job)
             raise
-
-
-def has_begun(workdir: Path) -> bool:
-    """Tell whether the folder holds a run that a resume goes on with."""
-    return any((workdir / name).exists() for name in (CHECKPOINT, RECORD))
 
 
 @contextmanager
@@ -140,7 +134,7 @@ def published(job: Job, allow_networks: Collection[str] = ()) -> Bundle | None:
 
     ``allow_networks`` are the modules that its network was built with, see `open_bundle`.
     """
-    marker = job.workdir / PUBLISHED
+    marker = job.workspace.published
     if not (marker.exists() and job.out.exists()):
         return None
     try:

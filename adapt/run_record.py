@@ -21,10 +21,8 @@ from ..runtime.errors import BundleError, FrameError, TrainingError
 from ..runtime.words import counted
 from .config import RunConfig
 from .fingerprints import hash_of, identity_of, learned_from
-from .frame_cache import CACHE_INDEX
-from .run_folder import RECORD, Job, has_begun
+from .run_folder import Job
 from .seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
-from .trainer import CHECKPOINT
 
 
 class _Beginning(BaseModel):
@@ -78,7 +76,7 @@ class RunRecord:
             judged: a bundle that has no verdict is not finished.
             allow_networks: modules that the run's network is built with, see `open_bundle`.
         """
-        out, unfinished = self.job.out, (self.job.workdir / CHECKPOINT).exists()
+        out, unfinished = self.job.out, self.job.workspace.checkpoint.exists()
         if not self.job.options.resume or unfinished or not out.exists():
             return None
         try:
@@ -101,9 +99,9 @@ class RunRecord:
             TrainingError: the run in the folder is another one, or its record is damaged.
             OutputError: the record cannot be written.
         """
-        path, before = self.job.workdir / RECORD, torch.get_num_threads()
+        path, before = self.job.workspace.record, torch.get_num_threads()
         try:
-            if self.job.options.resume and has_begun(self.job.workdir):
+            if self.job.options.resume and self.job.workspace.has_begun:
                 self._go_on(path, device)
             else:
                 self._begin(path, device)
@@ -132,7 +130,7 @@ class RunRecord:
         ]
         if different:
             raise self._another(f"{', '.join(different)}: not as it began")
-        if self._kept and (self.job.workdir / CACHE_INDEX).exists():
+        if self._kept and self.job.workspace.frame_index.exists():
             self._content = began.content
             if self._status() != began.status:
                 note("the frames' files were changed since; the run goes on with what they held")

@@ -7,17 +7,12 @@ bit on a CPU: every random draw comes from (seed, step), and a checkpoint holds 
 
 from __future__ import annotations
 
-import json
-import os
-import time
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..runtime.atomic import flush, output_errors
 from ..runtime.cores import available_cores
 from ..runtime.errors import ConfigError, RunInterrupted, TrainingError
 from ..runtime.waiting import waiting
@@ -26,66 +21,37 @@ from .batch_norm import batch_norm_layers
 from .budget import Deadline, peak_memory
 from .checkpoint import (
     RunState,
-    load_checkpoint,
     load_optimizer_tensors,
     optimizer_tensors,
-    prefix_hash,
     read_tensors,
-    save_checkpoint,
     take_back,
     write_tensors,
 )
-from .compiling import compiler_errors, to_memory_format
+from .compiling import compiler_errors
 from .context import Context
 from .core_sharing import crowded_s
-from .dataset import CropSampler, Prefetcher
+from .dataset import Batch, CropSampler, Prefetcher
 from .ema import blend
-from .going_on import check_same_run
+from .first_step import choose_precision, fit_memory
 from .judging.watch import Watch
 from .lone_values import lone_values_allowed
-from .memory_fit import (
-    changes_by_micro_batch,
-    fitting_micro_batch,
-    largest_micro_batch,
-    room_for_a_step,
-)
+from .memory_fit import changes_by_micro_batch
 from .methods.base import Stage, prefixed, under
 from .networks import SegmentationNetwork
-from .optimisation import build_optimizer, learning_rate_factor
-from .pace import (
-    LEAST_PREPARED,
-    PRECISIONS,
-    PREPARATION,
-    STATISTICS,
-    WARM_START,
-    seconds_of_end,
-    seconds_of_step,
-)
-from .passes import Passes, is_finite, seed_of
+from .optimisation import build_optimizer
+from .pace import LEAST_PREPARED, PREPARATION, STATISTICS, WARM_START
+from .passes import Passes, seed_of
 from .precision import Precision, PrecisionName, native_precisions
-from .rehearsal import MEASURED_FROM, find_precision
+from .rehearsal import MEASURED_FROM
+from .run_files import RunFiles
 from .run_options import Progress, RunOptions, RunSummary
 from .run_statistics import RunStatistics
 from .statistics_share import Share
 from .step import take_step
-from .timing import LONG, forward_seconds
+from .step_clock import StepClock
 from .work import OutOfTimeError
 
-CHECKPOINT = "checkpoint.safetensors"
-HISTORY = "history.jsonl"
 MAX_LOADERS = 8  # threads that make batches while a GPU takes steps
-
-__all__ = [
-    "CHECKPOINT",
-    "HISTORY",
-    "Progress",
-    "RunOptions",
-    "RunSummary",
-    "Trainer",
-    "build_optimizer",
-    "learning_rate_factor",
-    "to_memory_format",
-]
 
 
 class Trainer:
@@ -128,13 +94,13 @@ class Trainer:
         self.watch = Watch(
             model,
             context,
-            self._start_file(0),
+            context.workspace.stage_start(0),
             self.state.planned_steps,
             own_statistics=lambda: self.statistics.at_the_end,
         )
-        self._last_checkpoint = time.monotonic()
+        self.clock = StepClock(model, context, options)
+        self.files = RunFiles(context.workspace)
         self._restored: dict[str, Tensor] | None = None
-        self._step_s = 0.0  # that the next step is likely to take
 
     def run(self) -> RunSummary:
         """Warm start, stages, the best step that was looked at, blend, clean statistics.
@@ -151,12 +117,12 @@ class Trainer:
         crowded_before_s = crowded_s()
         with peak_memory(self.context.device) as peak:
             began = self._resume()
-            self._time_the_network()
+            self.clock.time_the_network()
             if not began:
                 self._begin()
-            self._keep_back_the_end()
+            self.clock.keep_back_the_end(self.statistics.at_the_end)
             self.watch.begin()
-            start = self._start_file(self.state.stage)
+            start = self.context.workspace.stage_start(self.state.stage)
             weights, _ = read_tensors(start)
             with take_back(start):
                 self.model.load_state_dict(weights)
@@ -184,28 +150,6 @@ class Trainer:
             watch=self.watch.record(),
         )
 
-    def _time_the_network(self) -> None:
-        """A forward pass, from which it is foreseen what fits.
-
-        One that was timed before, the run's first, may have had caches to fill; it is believed
-        where it took so long that another would cost more than it could tell.
-        """
-        deadline = self.deadline
-        if not deadline.bounded or deadline.forward_s > LONG * deadline.left_s:
-            return
-        with self.context.work.phase("timing a forward pass"):
-            seconds = forward_seconds(self.model, self.context)
-        deadline.forward_s = min(seconds, deadline.forward_s or seconds)
-
-    def _keep_back_the_end(self) -> None:
-        """Time for what follows the last step, by a forward pass that is timed."""
-        if not self.deadline.bounded:
-            return
-        statistics = self.statistics.at_the_end
-        forward_s = self.deadline.forward_s
-        self.deadline.keep_back(seconds_of_end(forward_s, self.context, statistics))
-        self._step_s = seconds_of_step(forward_s, self.context)
-
     def _check_learned(self) -> None:
         """Refuse a result of steps that were all thrown away, however few: nothing was learned."""
         done = self.state.done
@@ -227,7 +171,11 @@ class Trainer:
         if not self.stages:
             return 0
         if self.context.config.blend < 1:
-            blend(self.model, read_tensors(self._start_file(0))[0], self.context.config.blend)
+            blend(
+                self.model,
+                read_tensors(self.context.workspace.stage_start(0))[0],
+                self.context.config.blend,
+            )
         if not self.statistics.at_the_end:
             return 0
         with self.deadline.part(STATISTICS):
@@ -237,33 +185,19 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Take up the run that was stopped, if there is one."""
-        checkpoint, history = self.context.workdir / CHECKPOINT, self.context.workdir / HISTORY
-        if not (self.options.resume and checkpoint.exists()):
+        kept = self.files.load(self.options.fingerprint) if self.options.resume else None
+        if kept is None:
             return False
-        self._restored, state = load_checkpoint(checkpoint)
-        check_same_run(state, self.options.fingerprint, self.context.workdir)
+        self._restored, state = kept
         self.state, self.deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
             self.precision = self._resumed_precision(state.precision)
         known = state.statistics_share
         self._share_is(None if known is None else Share(known, state.statistics_why))
-        with take_back(checkpoint):
+        with take_back(self.context.workspace.checkpoint):
             self.watch.load_state(state.watch)
-        self._cut_history(history, state)
         self.options.note(f"resuming after step {state.done}")
         return True
-
-    @staticmethod
-    def _cut_history(history: Path, state: RunState) -> None:
-        """Remove the lines that were written after the checkpoint; those before must be there."""
-        with output_errors(history):
-            if prefix_hash(history, state.history_bytes) != state.history_sha256:
-                raise TrainingError(
-                    f"{history}: the run's history is damaged; delete {history.parent} and start "
-                    "again."
-                )
-            if history.exists():
-                os.truncate(history, state.history_bytes)
 
     def _resumed_precision(self, name: PrecisionName) -> Precision:
         try:
@@ -276,8 +210,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Warm start, and the first checkpoint."""
-        with output_errors(self.context.workdir):
-            (self.context.workdir / HISTORY).unlink(missing_ok=True)
+        self.files.begin()
         with self.deadline.part(WARM_START):
             self.statistics.warm_start()
         stages = self.stages
@@ -314,12 +247,9 @@ class Trainer:
             self.state = replace(self.state, statistics_share=share.value, statistics_why=share.why)
             self.context = replace(self.context, statistics_share=share.value)
 
-    def _start_file(self, stage: int) -> Path:
-        return self.context.workdir / f"stage-{stage}.safetensors"
-
     def _write_start(self, stage: int) -> None:
         """The model at the beginning of a stage: teachers are made from it, also after a resume."""
-        write_tensors(self._start_file(stage), self.model.state_dict())
+        write_tensors(self.context.workspace.stage_start(stage), self.model.state_dict())
 
     # --- stages ---------------------------------------------------------------------------------
 
@@ -356,7 +286,7 @@ class Trainer:
         if self.training.compile:
             self.model.compile()
         if at_start and self.options.memory_budget_bytes is not None:
-            self._fit_memory(passes, self.options.memory_budget_bytes)
+            self._fit_memory(passes)
         with compiler_errors(self.training.compile):
             self._steps(passes)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
@@ -367,7 +297,7 @@ class Trainer:
     def _prepare(self, number: int) -> Passes | None:
         """Begin a stage, for as many frames as its time allows; None if they are too few."""
         stage, frames = self.stages[number], self.context.prepared
-        kept, count = self.context.workdir / f"stage-{number}.frames.json", len(self.context.frames)
+        kept, count = self.context.workspace.stage_frames(number), len(self.context.frames)
         frames.begin(kept, settled=bool(self._restored))
         share = stage.share / sum(later.share for later in self.stages[number:])
         with (
@@ -407,23 +337,22 @@ class Trainer:
         if not tensors:
             return  # written between two stages
         device = self.context.device
-        with take_back(self.context.workdir / CHECKPOINT):
+        with take_back(self.context.workspace.checkpoint):
             self.model.load_state_dict(under("student", tensors))
             load_optimizer_tensors(optimizer, under("optimizer", tensors))
             stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, passes: Passes) -> None:
-        stage, optimizer, deadline = passes.stage, passes.optimizer, self.deadline
+        stage, optimizer = passes.stage, passes.optimizer
         workers = min(MAX_LOADERS, max(1, available_cores() - 1))  # one core is for the steps
         depth = workers + 2 if self.context.device.type == "cuda" else 0
         prefetcher = Prefetcher(
             self.sampler.batch, self.state.done, self.training.steps, depth, workers
         )
         with closing(prefetcher) as batches:
-            started = deadline.elapsed_s
+            self.clock.begin_steps()
             for batch in batches:
-                late = deadline.passed or self._step_s > deadline.left_s
-                if late or self.state.done >= self._end_of_stage():
+                if not self.clock.has_time or self.state.done >= self._end_of_stage():
                     break
                 losses, self.state = take_step(
                     passes,
@@ -435,10 +364,12 @@ class Trainer:
                     self.options.note,
                 )
                 done = self.state.done + 1
-                self.state = replace(self.state, done=done, planned_steps=self._planned(done))
-                self._write_history(stage, optimizer, losses)
+                planned = self.clock.planned(done, self.state.planned_steps)
+                self.state = replace(self.state, done=done, planned_steps=planned)
+                lr = optimizer.param_groups[0]["lr"]
+                self.files.append(stage.name, done, losses, lr)
                 self._report(stage, losses)
-                self._step_s, started = deadline.elapsed_s - started, deadline.elapsed_s
+                self.clock.step_done()
                 self.watch.look(done)
                 if self.watch.stopped:
                     break
@@ -448,51 +379,12 @@ class Trainer:
                         f"Stopped after step {done}; the same command with --resume goes on from "
                         "there."
                     )
-                if time.monotonic() - self._last_checkpoint >= self.options.checkpoint_every_s:
+                if self.files.age_s >= self.options.checkpoint_every_s:
                     self._checkpoint(stage, optimizer)
-
-    def _planned(self, done: int) -> int:
-        """Steps of the run, now that so many are timed."""
-        before, patience_s = self.state.planned_steps, self.options.patience_s
-        planned = self.deadline.plan(done, before, patience_s)
-        if planned < before and not self.deadline.bounded:
-            assert patience_s is not None
-            self.options.note(
-                f"{planned} of {before} steps, which is what fits {patience_s / 60:.0f} minutes on "
-                f"this machine; for all of them --set training.steps={before}"
-            )
-        return planned
-
-    def _write_history(
-        self, stage: Stage, optimizer: torch.optim.Optimizer, losses: dict[str, float]
-    ) -> None:
-        """One line of JSON; a loss that is not finite is null there."""
-        line = {
-            "stage": stage.name,
-            "step": self.state.done,
-            "losses": {name: value if is_finite(value) else None for name, value in losses.items()},
-            "lr": optimizer.param_groups[0]["lr"],
-        }
-        path = self.context.workdir / HISTORY
-        with output_errors(path), path.open("ab") as file:
-            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def _checkpoint(
         self, stage: Stage | None = None, optimizer: torch.optim.Optimizer | None = None
     ) -> None:
-        path, size = self.context.workdir / HISTORY, 0
-        if path.exists():
-            with output_errors(path):
-                flush(path)  # or a power cut could leave fewer lines than the checkpoint counts
-                size = path.stat().st_size
-        self.state = replace(
-            self.state,
-            elapsed_s=self.deadline.elapsed_s,
-            history_bytes=size,
-            history_sha256=prefix_hash(path, size),
-            scaler=self.precision.state(),
-            watch=self.watch.state(),
-        )
         tensors: dict[str, Tensor] = {}
         if stage is not None and optimizer is not None:
             tensors = {
@@ -500,9 +392,14 @@ class Trainer:
                 **prefixed("optimizer", optimizer_tensors(optimizer)),
                 **prefixed("stage", stage.state()),
             }
-        save_checkpoint(self.context.workdir / CHECKPOINT, tensors, self.state)
+        state = replace(
+            self.state,
+            elapsed_s=self.deadline.elapsed_s,
+            scaler=self.precision.state(),
+            watch=self.watch.state(),
+        )
+        self.state = self.files.save(tensors, state)
         self.watch.tidy()
-        self._last_checkpoint = time.monotonic()
 
     def _report(self, stage: Stage, losses: dict[str, float]) -> None:
         done, planned = self.state.done, self.state.planned_steps
@@ -513,43 +410,30 @@ class Trainer:
     # --- before the first step ------------------------------------------------------------------
 
     def _choose_precision(self, passes: Passes) -> None:
-        """Float32, or what pays here; on the micro-batch that float32 has room for."""
-        options, work, device = self.options, self.context.work, self.context.device
-        batch, micro = self.sampler.batch(0).to(device), self.state.micro_batch
-        with self.deadline.part(PRECISIONS), work.phase("measuring precisions"):
-            if options.memory_budget_bytes is not None:
-                room = room_for_a_step(passes, options.memory_budget_bytes)
-                fp32 = Precision("fp32", device)
-                micro, _ = largest_micro_batch(passes, batch, micro, fp32, room)
-            part = batch.part(0, micro)
-            chosen, measured = find_precision(
-                passes,
-                part,
-                self._candidates,
-                device,
-                options.note,
-                due=lambda: self.deadline.due or self._step_s > self.deadline.left_s,
-            )
-        self.precision = Precision(chosen, device)
+        chosen, measured = choose_precision(
+            passes,
+            self._first_batch(),
+            self.state.micro_batch,
+            self._candidates,
+            self.options,
+            self.context.work,
+            due=lambda: self.clock.due,
+        )
+        self.precision = Precision(chosen, self.context.device)
         self.state = replace(self.state, precision=chosen, precision_measured=measured)
 
-    def _fit_memory(self, passes: Passes, budget: int) -> None:
-        """Find the largest micro-batch whose step stays below ``budget`` bytes, by trying."""
-        device = self.context.device
-        with self.context.work.phase("fitting the micro-batch to the memory"):
-            micro = fitting_micro_batch(
-                passes,
-                self.sampler.batch(0).to(device),
-                self.state.micro_batch,
-                Precision(self.precision.name, device),
-                budget,
-                self.options.note,
-            )
-        if micro != self.state.micro_batch:
+    def _fit_memory(self, passes: Passes) -> None:
+        precision, work = self.precision.name, self.context.work
+        batch, before = self._first_batch(), self.state.micro_batch
+        micro = fit_memory(passes, batch, before, precision, self.options, work)
+        if micro != before:
             self.state = replace(self.state, micro_batch=micro)
             for change in self._micro_batch_changes():
                 self.options.note(f"because of --memory-budget {change}")
         self._checkpoint()  # or a kill before the next one might change the micro-batch
+
+    def _first_batch(self) -> Batch:
+        return self.sampler.batch(0).to(self.context.device)
 
     def _micro_batch_changes(self) -> list[str]:
         batch_size = self.training.batch_size

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from machine_line import machine_line
+from roadshift.adapt.compiling import to_memory_format
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import FrameSet, labelled_frames, target_frames
 from roadshift.adapt.inputs import Normalise
@@ -28,8 +29,9 @@ from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models import IMAGENET_INPUT, device_name, parse_size
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
 from roadshift.adapt.rehearsal import MEASURED_FROM
+from roadshift.adapt.run_options import Progress, RunOptions
 from roadshift.adapt.scenes import render_dataset
-from roadshift.adapt.trainer import Progress, RunOptions, Trainer, to_memory_format
+from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import RunInterrupted
 from roadshift.runtime.frames import labelled_pairs

@@ -31,6 +31,7 @@ from losses import clock, memory_in_use
 from machine_line import machine_line
 from published_iapc import PublishedIapc
 from roadshift.adapt.budget import peak_memory
+from roadshift.adapt.compiling import to_memory_format
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import CropSampler, FrameSet, target_frames
 from roadshift.adapt.inputs import Normalise
@@ -39,8 +40,9 @@ from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models import IMAGENET_INPUT, device_name, parse_size
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.precision import native_precisions
+from roadshift.adapt.run_options import Progress, RunOptions
 from roadshift.adapt.scenes import render_dataset
-from roadshift.adapt.trainer import Progress, RunOptions, Trainer, to_memory_format
+from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import ConfigError
 

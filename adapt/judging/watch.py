@@ -246,7 +246,7 @@ class Watch:
         return f"{end} step {last.step}: {'; '.join(last.alarms)}; kept {what}"
 
     def _snapshot(self, look: Look) -> Path:
-        return self._context.workdir / f"look-{look.step:06d}.safetensors"
+        return self._context.workspace.look(look.step)
 
     def _weights(self, look: Look) -> dict[str, Tensor]:
         if look.step == 0:
@@ -283,6 +283,6 @@ class Watch:
     def tidy(self) -> None:
         """Remove snapshots that the checkpoint just written does not need."""
         needed = self._snapshot(self._best()) if self._looks else None
-        for path in self._context.workdir.glob("look-*.safetensors"):
+        for path in self._context.workspace.looks():
             if path != needed:
                 path.unlink()

@@ -78,8 +78,8 @@ class PropagateStage(Stage):
     def _entropies(self) -> dict[int, float]:
         """Mean entropy of each frame under the teacher, nats; kept in the work folder."""
         context = self.context
-        path = (
-            context.workdir / f"entropies-{label_identity(self.teacher, context.frames, [])}.json"
+        path = context.workspace.of_teacher(
+            "entropies", label_identity(self.teacher, context.frames, []), ".json"
         )
         known = {int(frame): value for frame, value in read_or_redo(path, context.note).items()}
         size = (context.frames.height, context.frames.width)

@@ -63,7 +63,7 @@ def class_counts(context: Context, num_classes: int) -> NDArray[np.int64]:
 
     Kept in the work folder, so that a resumed run has the same.
     """
-    labels, path = context.frames.labels, context.workdir / "class_counts.json"
+    labels, path = context.frames.labels, context.workspace.class_counts
     assert labels is not None  # `train` opens labelled frames only
     kept = read_or_redo(path, context.note)
     if kept:

@@ -22,7 +22,8 @@ from roadshift.adapt.importing import save_weights
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.methods import Stage, resolve_config
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.adapt.trainer import Progress, RunOptions, Trainer
+from roadshift.adapt.run_options import Progress, RunOptions
+from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
 from torch import Tensor, nn

@@ -17,7 +17,8 @@ from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import Batch, FrameSet
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.methods import Stage
-from roadshift.adapt.trainer import HISTORY, Progress
+from roadshift.adapt.run_options import Progress
+from roadshift.adapt.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle
 from safetensors.torch import load_file
 from torch import Tensor

@@ -21,7 +21,7 @@ from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.models import device_name, pick_device
-from roadshift.adapt.trainer import CHECKPOINT
+from roadshift.adapt.workspace import CHECKPOINT, PUBLISHED
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, open_bundle
 from roadshift.runtime.errors import (
     BundleError,
@@ -408,7 +408,7 @@ def test_a_bundle_that_came_in_between_is_not_taken_for_the_runs_own(
     (tmp_path / "out.run").rename(tmp_path / "aside")
     other = adapt("seed=1")
     (tmp_path / "aside").rename(tmp_path / "out.run")
-    (tmp_path / "out.run" / adaptation.PUBLISHED).write_text(hashlib.sha256(b"ours").hexdigest())
+    (tmp_path / "out.run" / PUBLISHED).write_text(hashlib.sha256(b"ours").hexdigest())
     with pytest.raises(OutputError, match="already exists"):
         adapt(resume=True)
     (other.path / "manifest.json").write_text('{"schema_version": 1')

@@ -19,7 +19,7 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models import IMAGENET_INPUT, load_network, network_spec
 from roadshift.adapt.networks import ForeignNetwork, answers, build_network
 from roadshift.adapt.run_folder import Job
-from roadshift.adapt.trainer import RunOptions
+from roadshift.adapt.run_options import RunOptions
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import NetworkError, RoadshiftError

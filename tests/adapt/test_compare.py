@@ -17,7 +17,7 @@ from roadshift.adapt.compare import Comparison, check_comparison, compare, measu
 from roadshift.adapt.compare_rows import comparison_rows
 from roadshift.adapt.contenders import choose_contenders
 from roadshift.adapt.methods import resolve_config
-from roadshift.adapt.trainer import Progress
+from roadshift.adapt.run_options import Progress
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engine import open_engine
 from roadshift.runtime.errors import (

@@ -23,7 +23,7 @@ from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.pseudo_labels import frame_probabilities
 from roadshift.adapt.selection import Selection
 from roadshift.adapt.thresholds import BINS, confidence_bins
-from roadshift.adapt.trainer import HISTORY
+from roadshift.adapt.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import ConfigError
 from run_cases import Killed, kill_at, stage_context, values, without_labels

@@ -17,7 +17,7 @@ from roadshift.adapt.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.models import load_network
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.run_folder import Job
-from roadshift.adapt.trainer import RunOptions
+from roadshift.adapt.run_options import RunOptions
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import label_space
 from torch import Tensor, nn

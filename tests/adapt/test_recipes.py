@@ -18,7 +18,7 @@ from roadshift.adapt.models import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.recipes import Published, find_recipe, read_recipe, recipe_names
 from roadshift.adapt.reproduction import reproduce
-from roadshift.adapt.trainer import Progress, RunOptions
+from roadshift.adapt.run_options import Progress, RunOptions
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (

@@ -22,6 +22,7 @@ from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
 from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.optimisation import build_optimizer
 from roadshift.adapt.passes import Passes
 from roadshift.adapt.precision import Precision, PrecisionName
 from roadshift.adapt.rehearsal import (
@@ -32,7 +33,8 @@ from roadshift.adapt.rehearsal import (
     describe_choice,
     measure_precisions,
 )
-from roadshift.adapt.trainer import CHECKPOINT, Trainer, build_optimizer
+from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.workspace import CHECKPOINT
 from roadshift.runtime.errors import TrainingError
 from run_cases import Killed, assert_same, kill_at
 from torch import Tensor

@@ -19,7 +19,9 @@ from roadshift.adapt.dataset import Batch
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.methods.base import ParameterGroup
 from roadshift.adapt.networks import SegmentationNetwork
-from roadshift.adapt.trainer import CHECKPOINT, HISTORY, Progress, Trainer
+from roadshift.adapt.run_options import Progress
+from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.workspace import CHECKPOINT, HISTORY
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames import read_image

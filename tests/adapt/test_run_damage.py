@@ -16,8 +16,6 @@ import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle
 from roadshift.adapt.checkpoint import load_checkpoint, read_tensors, write_tensors
 from roadshift.adapt.config import RunConfig
-from roadshift.adapt.frame_cache import CACHE_INDEX
-from roadshift.adapt.run_record import RECORD
 from roadshift.adapt.seals import (
     SEAL,
     DamagedError,
@@ -27,7 +25,7 @@ from roadshift.adapt.seals import (
     unsealed,
     write_sealed_json,
 )
-from roadshift.adapt.trainer import CHECKPOINT, HISTORY
+from roadshift.adapt.workspace import CHECKPOINT, FRAME_INDEX, HISTORY, RECORD
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import RoadshiftError, RunInterrupted, TrainingError
 from run_cases import assert_same
@@ -104,7 +102,7 @@ def stopped(
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_run_keeps_every_kind_of_file(stopped: Stopped) -> None:
-    kinds = {CHECKPOINT, HISTORY, RECORD, CACHE_INDEX, "frames.rgb", "stage-0.safetensors"}
+    kinds = {CHECKPOINT, HISTORY, RECORD, FRAME_INDEX, "frames.rgb", "stage-0.safetensors"}
     assert kinds | {"teacher.f16", "teacher.json"} <= set(stopped.files)
     assert any(name.startswith("pseudo_labels-") for name in stopped.files)
 
@@ -139,7 +137,7 @@ def test_a_flipped_bit_in_any_file_is_named_and_changes_no_result(
 
 @pytest.mark.usefixtures("one_thread")
 def test_a_file_that_is_cut_or_missing_is_named_or_made_again(stopped: Stopped) -> None:
-    for name in (CHECKPOINT, HISTORY, RECORD, CACHE_INDEX, "frames.rgb", "stage-0.safetensors"):
+    for name in (CHECKPOINT, HISTORY, RECORD, FRAME_INDEX, "frames.rgb", "stage-0.safetensors"):
         for keep in (None, 0, 9, -1):
 
             def damage(run: Path, name: str = name, keep: int | None = keep) -> None:
@@ -149,7 +147,7 @@ def test_a_file_that_is_cut_or_missing_is_named_or_made_again(stopped: Stopped) 
                     (run / name).write_bytes((run / name).read_bytes()[:keep])
 
             sentence, _ = stopped.resume(damage)
-            begun_anew = name in (CHECKPOINT, CACHE_INDEX) and keep is None
+            begun_anew = name in (CHECKPOINT, FRAME_INDEX) and keep is None
             assert (sentence is None) == begun_anew, (name, keep)
             assert sentence is None or name in sentence
 
@@ -159,7 +157,7 @@ def test_a_file_that_is_cut_or_missing_is_named_or_made_again(stopped: Stopped) 
 def test_what_is_no_file_in_a_files_place_is_named(
     make: Callable[[Path], None], stopped: Stopped
 ) -> None:
-    for name in (CHECKPOINT, HISTORY, RECORD, CACHE_INDEX, "frames.rgb", "stage-0.safetensors"):
+    for name in (CHECKPOINT, HISTORY, RECORD, FRAME_INDEX, "frames.rgb", "stage-0.safetensors"):
 
         def damage(run: Path, name: str = name) -> None:
             (run / name).unlink()
@@ -288,7 +286,7 @@ def test_a_state_whose_watch_or_tensors_do_not_fit_is_a_sentence(stopped: Stoppe
         assert f"{CHECKPOINT}: does not fit this run" in sentence
 
 
-@pytest.mark.parametrize("name", [RECORD, CACHE_INDEX])
+@pytest.mark.parametrize("name", [RECORD, FRAME_INDEX])
 @pytest.mark.usefixtures("one_thread")
 def test_every_key_of_a_record_is_checked(name: str, stopped: Stopped) -> None:
     record = read_sealed_json(stopped._kept / name)
@@ -309,7 +307,7 @@ def test_every_key_of_a_record_is_checked(name: str, stopped: Stopped) -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", [RECORD, CACHE_INDEX])
+@pytest.mark.parametrize("name", [RECORD, FRAME_INDEX])
 def test_what_is_no_sealed_record_is_a_sentence(name: str, stopped: Stopped) -> None:
     whole = (stopped._kept / name).read_text(encoding="utf-8")
     texts = ["", "{", "null", "[]", "[" * 100_000, "9" * 6000, "\x00", "{}", '{"sha256": 3}']

@@ -14,9 +14,9 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle, dataset, train_bundle
 from roadshift.adapt.config import RunConfig
-from roadshift.adapt.run_record import RECORD
+from roadshift.adapt.run_options import Progress
 from roadshift.adapt.seals import read_sealed_json, write_sealed_json
-from roadshift.adapt.trainer import CHECKPOINT, Progress
+from roadshift.adapt.workspace import CHECKPOINT, RECORD
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (

@@ -407,10 +407,10 @@ def test_a_first_pass_that_fills_caches_is_not_believed(
     monkeypatch.setattr(model, "forward", slow)
     trainer = make_trainer(model, [], time_budget_s=1000.0)
     trainer.deadline.forward_s = 4.0  # by the search for a tone
-    trainer._time_the_network()
+    trainer.clock.time_the_network()
     assert trainer.deadline.forward_s == 0.5
     trainer.deadline.forward_s = 400.0  # it is more than a third of the time: not asked again
-    trainer._time_the_network()
+    trainer.clock.time_the_network()
     assert trainer.deadline.forward_s == 400.0
 
 

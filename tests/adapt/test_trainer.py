@@ -17,7 +17,7 @@ import pytest
 import torch
 from roadshift.adapt import budget as budget_module
 from roadshift.adapt import memory_fit as memory_fit_module
-from roadshift.adapt import mixed_statistics, run_statistics
+from roadshift.adapt import mixed_statistics, run_files, run_statistics
 from roadshift.adapt import trainer as trainer_module
 from roadshift.adapt.budget import RESERVE, Peak, peak_memory
 from roadshift.adapt.config import RunConfig, TrainingConfig
@@ -28,14 +28,11 @@ from roadshift.adapt.memory_fit import SPARE, candidates
 from roadshift.adapt.methods import Stage, build_stages
 from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
 from roadshift.adapt.networks import SegmentationNetwork
-from roadshift.adapt.trainer import (
-    HISTORY,
-    Progress,
-    Trainer,
-    build_optimizer,
-    learning_rate_factor,
-)
-from roadshift.runtime.errors import OutputError, TrainingError
+from roadshift.adapt.optimisation import build_optimizer, learning_rate_factor
+from roadshift.adapt.run_options import Progress
+from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.workspace import HISTORY
+from roadshift.runtime.errors import OutputError, RunInterrupted, TrainingError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -437,7 +434,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (budget_module, trainer_module):
+    for module in (budget_module, run_files):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -572,7 +569,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     stop = make_trainer(
         network(), [slow(clock)], "training.steps=99", stop_requested=lambda: True, **options
     )
-    with pytest.raises(trainer_module.RunInterrupted):
+    with pytest.raises(RunInterrupted):
         stop.run()
     clock.now += 1000  # between the two
     trainer = make_trainer(network(), [slow(clock)], "training.steps=99", **options)
@@ -588,13 +585,13 @@ def test_checkpoints_come_at_the_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     saved = []
-    save = trainer_module.save_checkpoint
+    save = run_files.save_checkpoint
 
     def record(path: Path, tensors: Any, state: Any) -> None:
         saved.append(state.done)
         save(path, tensors, state)
 
-    monkeypatch.setattr(trainer_module, "save_checkpoint", record)
+    monkeypatch.setattr(run_files, "save_checkpoint", record)
     make_trainer(network(), [slow(clock)], "training.steps=10", checkpoint_every_s=4.0).run()
     assert saved == [0, 4, 8, 10]
 
@@ -763,7 +760,7 @@ def test_running_out_of_memory_is_a_try_that_did_not_fit(
 def test_a_resumed_run_keeps_its_micro_batches(
     mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    with pytest.raises(trainer_module.RunInterrupted):
+    with pytest.raises(RunInterrupted):
         make_trainer(
             network(),
             [Entropy()],
@@ -840,7 +837,7 @@ def test_a_disk_that_fills_up_is_an_output_error_and_the_run_can_go_on(
 def test_lines_after_the_last_checkpoint_are_written_anew(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    with pytest.raises(trainer_module.RunInterrupted):
+    with pytest.raises(RunInterrupted):
         make_trainer(network(), [Entropy()], stop_requested=lambda: True).run()
     trainer = make_trainer(network(), [Entropy()], resume=True)
     with (trainer.context.workdir / HISTORY).open("a") as file:

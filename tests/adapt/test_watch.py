@@ -22,7 +22,9 @@ from roadshift.adapt.judging.views import evaluating
 from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
-from roadshift.adapt.trainer import HISTORY, Progress, Trainer
+from roadshift.adapt.run_options import Progress
+from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Verdict
@@ -708,7 +710,7 @@ def test_the_snapshot_of_a_checkpoint_is_there_until_the_next_one(
 
     def report(progress: Progress) -> None:
         if progress.step == 7:
-            trainer._last_checkpoint = -1e9
+            trainer.files._saved = -1e9
         found = trainer.context.workdir.glob("look-*.safetensors")
         files[progress.step] = sorted(int(path.stem[5:]) for path in found)
 
