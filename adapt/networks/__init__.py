@@ -1,6 +1,7 @@
 """Segmentation networks by name: registered ones, and anyone's by ``package.module:factory``.
 
-A new network is one file here and one line in ``NETWORKS``.
+A new network is one file here and one line in ``registry.NETWORKS``; elsewhere, one file and
+`register_network`, or an entry point.
 """
 
 from __future__ import annotations
@@ -13,13 +14,9 @@ import torch
 
 from ...runtime.errors import NetworkError
 from .base import Output, Preprocessing, SegmentationNetwork
-from .deeplab_v2 import DeepLabV2
-from .deeplab_v2_vgg16 import DeepLabV2VGG16
-from .espnetv2 import ESPNetv2
 from .factory import make_with
-from .fast_scnn import FastSCNN
 from .foreign import ForeignNetwork, adapt_foreign, settled
-from .trust import registered_factory, registered_names
+from .registry import NETWORKS, added_networks, factory_of, register_network
 from .user_modules import import_callable, user_modules
 
 __all__ = [
@@ -33,21 +30,15 @@ __all__ = [
     "build_network",
     "import_callable",
     "network_summaries",
+    "register_network",
 ]
-
-NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
-    "deeplab_v2_resnet101": DeepLabV2,
-    "deeplab_v2_vgg16": DeepLabV2VGG16,
-    "fast_scnn": FastSCNN,
-    "espnetv2": ESPNetv2,
-}
 
 
 class NetworkSummary(NamedTuple):
-    """A registered network in a listing: ``parameters`` are counted with 19 classes."""
+    """A network in a listing: ``parameters`` are counted with 19 classes; None: not countable."""
 
     name: str
-    parameters: int
+    parameters: int | None
     stride: int | None
     description: str
     paper: str
@@ -57,7 +48,7 @@ def build_network(name: str, num_classes: int, /, **arguments: Any) -> Segmentat
     """Build a network with freshly initialised weights, which knows how to build itself anew.
 
     Args:
-        name: a key of ``NETWORKS``, an entry point of the group ``roadshift.networks``, or
+        name: a key of ``NETWORKS``, one of `registry.added_networks`, or
             ``package.module:factory``, imported as `user_modules` says and called with the number
             of classes, see `factory.make_with`. A name that a file gives is to be asked about
             first, see `trust.check_allowed`.
@@ -74,15 +65,8 @@ def build_network(name: str, num_classes: int, /, **arguments: Any) -> Segmentat
             f"network '{name}': of one class every pixel is that class, so there is nothing to "
             "tell apart; use a label space of two classes, the second being all the rest."
         )
-    factory = name if ":" in name or name in NETWORKS else registered_factory(name)
-    if factory is None:
-        known = ", ".join([*NETWORKS, *registered_names()])
-        raise NetworkError(
-            f"there is no network '{name}'; choose one of {known}, or name your own "
-            "as package.module:factory."
-        )
-    if ":" in factory:
-        return _build_foreign(factory, num_classes, arguments)
+    if name not in NETWORKS:
+        return _build_added(name, num_classes, arguments)
     try:
         inspect.signature(NETWORKS[name]).bind(num_classes=num_classes, **arguments)
     except TypeError as error:
@@ -105,11 +89,18 @@ def build_network(name: str, num_classes: int, /, **arguments: Any) -> Segmentat
 
 
 def network_summaries() -> list[NetworkSummary]:
-    """Every registered network, in the registry's order; no weights are allocated."""
+    """Every network that has a name; no weights are allocated, where its factory leaves that to us.
+
+    One of an installed package that cannot be built says so as its description.
+    """
     summaries = []
-    for name, factory in NETWORKS.items():
-        with torch.device("meta"):
-            network = factory(num_classes=19)
+    for name in [*NETWORKS, *added_networks()]:
+        try:
+            with torch.device("meta"):
+                network = _unsettled(name, 19)
+        except NetworkError as error:
+            summaries.append(NetworkSummary(name, None, None, str(error), ""))
+            continue
         parameters = sum(parameter.numel() for parameter in network.parameters())
         summaries.append(
             NetworkSummary(name, parameters, network.stride, network.description, network.paper)
@@ -117,13 +108,32 @@ def network_summaries() -> list[NetworkSummary]:
     return summaries
 
 
-def _build_foreign(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
-    where = f"network '{name}'"
-    wanted = "a function or class that takes num_classes and returns an nn.Module"
-    factory = import_callable(name, where, wanted)
+def _unsettled(name: str, num_classes: int) -> SegmentationNetwork:
+    """A network to count, on the device that torch builds on."""
+    if name in NETWORKS:
+        return NETWORKS[name](num_classes=num_classes)
+    where, (factory, module_name) = f"network '{name}'", _factory(name)
+    with user_modules(module_name):
+        module, _ = make_with(factory, where, num_classes, {})
+    return adapt_foreign(module, num_classes, where)
+
+
+def _factory(name: str) -> tuple[Callable[..., Any], str]:
+    found = factory_of(name, f"network '{name}'")
+    if found is None:
+        known = ", ".join([*NETWORKS, *added_networks()])
+        raise NetworkError(
+            f"there is no network '{name}'; choose one of {known}, or name your own "
+            "as package.module:factory."
+        )
+    return found
+
+
+def _build_added(name: str, num_classes: int, arguments: dict[str, Any]) -> SegmentationNetwork:
+    where, (factory, module_name) = f"network '{name}'", _factory(name)
 
     def build() -> SegmentationNetwork:
-        with user_modules(name.partition(":")[0]):  # a factory may import only when it is called
+        with user_modules(module_name):  # a factory may import only when it is called
             module, called = make_with(factory, where, num_classes, arguments)
         network = settled(adapt_foreign(module, num_classes, where), where)
         network.rebuild, network.called = build, called
