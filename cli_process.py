@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import typer
 
+from .cli_flags import flag_of
 from .cli_start import is_the_command
 from .runtime.addresses import hiding
 from .runtime.errors import RoadshiftError, RunInterrupted
@@ -104,7 +105,7 @@ def _ended_by(error: BaseException) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if isinstance(error, RoadshiftError):
-        _complain(str(error))
+        _complain(error.told(flag_of))
         return error.exit_code
     sentence = _circumstance(error)
     if sentence is None:

@@ -18,7 +18,7 @@ from ..runtime.bundle import (
     Provenance,
     library_versions,
 )
-from ..runtime.errors import ConfigError, OutputError
+from ..runtime.errors import ConfigError, OutputError, arg
 from ..runtime.frames import labelled_pairs, open_frames
 from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
@@ -87,13 +87,16 @@ def adapt_bundle(
             f"{config.method} learns from a black box's answers; give it a black box and a student."
         )
     if older and not gated:
-        raise ConfigError("--older: nothing is judged with --gate off; leave one of the two out.")
+        raise ConfigError(
+            f"{arg('older')}: nothing is judged with {arg('gate', False)}; leave one of the "
+            "two out."
+        )
     if older:
         open_frames([str(path) for path in older])  # what is not there is said before the run
     if gated and job.out.resolve() == source.path.resolve():
         raise OutputError(
             f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
-            "another --out, or --gate off."
+            f"another {arg('out')}, or {arg('gate', False)}."
         )
     work = _work(job)
     record = record_of_adapting(job, frames, max_frames, config, source.hash)

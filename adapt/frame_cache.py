@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import FrameError, OutputError
+from ..runtime.errors import FrameError, OutputError, arg
 from ..runtime.frames import Frame
 from ..runtime.preprocess import fit_frame
 from .seals import LONG_WORK_BYTES, DamagedError, file_hash, read_sealed_json, write_sealed_json
@@ -82,7 +82,7 @@ def write_cache(
         path.unlink(missing_ok=True)
         raise OutputError(
             f"{folder}: cannot hold the decoded frames ({error.strerror or error}); free some "
-            "space, lower --max-frames, or write the output elsewhere."
+            f"space, lower {arg('max_frames')}, or write the output elsewhere."
         ) from error
     if not names:
         raise FrameError("No frame could be read from the sources given.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..runtime.bundle import InputSpec
-from ..runtime.errors import TrainingError
+from ..runtime.errors import TrainingError, arg
 from .checkpoint import RunState, load_checkpoint
 from .seals import DamagedError, read_or_redo, read_sealed_json, write_sealed_json
 from .workspace import Workspace
@@ -22,7 +22,7 @@ def check_same_run(state: RunState, fingerprint: str, folder: Path) -> None:
     if state.fingerprint != fingerprint:
         raise TrainingError(
             f"{folder}: this run was started with other frames, settings or source model; repeat "
-            "its command with --resume, or start anew with --overwrite."
+            f"its command with {arg('resume', True)}, or start anew with {arg('overwrite', True)}."
         )
 
 

@@ -72,14 +72,51 @@ def import_bundle(
         ConfigError: an argument of the network, the size, colour, mean or std is malformed.
         OutputError: the bundle cannot be written.
     """
+    if colour is not None and colour not in ("rgb", "bgr"):
+        raise ConfigError(f"--colour {colour!r}: write rgb or bgr.")
+    return import_weights(
+        weights,
+        network_spec(network, arguments, output),
+        space,
+        out,
+        size=parse_size("--input-size", input_size),
+        colour=colour,
+        mean=None if mean is None else parse_triple("--mean", mean),
+        std=None if std is None else parse_triple("--std", std),
+        key=key,
+        overwrite=overwrite,
+        note=note,
+    )
+
+
+def import_weights(
+    weights: Path,
+    spec: NetworkSpec,
+    space: LabelSpace,
+    out: Path,
+    *,
+    size: tuple[int, int],
+    colour: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    key: str | None = None,
+    overwrite: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Check a checkpoint against its network and write it as a bundle, see `import_bundle`.
+
+    Args:
+        size: (width, height) of the model's input.
+        colour: "rgb" or "bgr".
+        mean, std: in 0-255 units, in the order of ``colour``.
+    """
     check_output(out, overwrite)
     state = read_checkpoint(weights)
-    width, height = parse_size("--input-size", input_size)
-    spec = network_spec(network, arguments, output)
-    if network in ARGUMENTS_OF:
-        found = detect_arguments(network, state, str(weights), key)
+    width, height = size
+    if spec.name in ARGUMENTS_OF:
+        found = detect_arguments(spec.name, state, str(weights), key)
         found.pop("num_classes")  # load_weights compares it with the label space
-        spec = NetworkSpec(name=network, arguments={**found, **spec.arguments}, output=output)
+        spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
     built = new_network(spec, space, (width, height), note)
     load_weights(
         built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
@@ -87,14 +124,12 @@ def import_bundle(
     check_learning(built, spec, (width, height), note)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
-    if chosen not in ("rgb", "bgr"):
-        raise ConfigError(f"--colour {shortened(chosen)!r}: write rgb or bgr.")
     input_spec = InputSpec(
         width=width,
         height=height,
         colour="bgr" if chosen == "bgr" else "rgb",
-        mean=published.mean if mean is None else parse_triple("--mean", mean),
-        std=published.std if std is None else parse_triple("--std", std),
+        mean=mean or published.mean,
+        std=std or published.std,
     )
     with BundleWriter(out, overwrite=overwrite) as writer:
         writer.add_bytes("model.safetensors", save_weights(built), kind="weights", precision="fp32")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.atomic import output_errors
-from ..runtime.errors import OutputError
+from ..runtime.errors import OutputError, arg
 from ..runtime.words import counted
 from .checkpoint import write_atomically
 from .context import Context
@@ -85,7 +85,7 @@ class LogitCache:
                 raise OutputError(
                     f"{self._path}: the teacher cache takes {size / 2**30:.1f} GiB and the disk "
                     f"has {free / 2**30:.1f} GiB left; set teacher_cache=false, or use fewer "
-                    "frames (--max-frames)."
+                    f"frames ({arg('max_frames')})."
                 )
             digest = hashlib.sha256()
             with self._path.open("wb") as file:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..runtime.errors import TrainingError
+from ..runtime.errors import TrainingError, arg
 from ..runtime.memory import give_back_unused
 from .budget import Peak, peak_memory
 from .checkpoint import optimizer_bytes
@@ -141,7 +141,7 @@ def fitting_micro_batch(
     found, peak = largest_micro_batch(passes, batch, micro_batch, precision, room)
     if not found:
         raise TrainingError(
-            f"one frame at a time needs {peak.mib:.0f} MiB, and --memory-budget leaves "
+            f"one frame at a time needs {peak.mib:.0f} MiB, and {arg('memory_budget_mib')} leaves "
             f"{room / 2**20:.0f} MiB for it; lower training.crop_size or use a smaller network."
         )
     note(f"micro-batch {found}: a step peaks at {peak.mib:.0f} MiB")

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
-from ..runtime.errors import ConfigError, NetworkError
+from ..runtime.errors import ConfigError, NetworkError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.words import shortened
 from .config import parse_assignments
@@ -54,7 +54,7 @@ def network_spec(
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(
-            f"--argument {problem['loc'][1]}={shortened(str(problem['input']))}: "
+            f"{arg('arguments')} {problem['loc'][1]}={shortened(str(problem['input']))}: "
             f"{problem['msg']}; a value is a number, a text, a truth value or a list of these."
         ) from error
 
@@ -96,10 +96,11 @@ def pick_device(device: str) -> torch.device:
         ConfigError: another word, or CUDA asked for and not there.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
+        raise ConfigError(f"{arg('device')} {shortened(device)!r}: use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
-            "--device cuda: torch finds no CUDA GPU here; `roadshift doctor` says what is missing."
+            f"{arg('device', 'cuda')}: torch finds no CUDA GPU here; `roadshift doctor` "
+            "says what is missing."
         )
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -135,7 +136,8 @@ def new_network(
     if spec.name in NETWORKS:
         if spec.output is not None:
             raise ConfigError(
-                f"--output {spec.output}: network '{spec.name}' has one output; leave it out."
+                f"{arg('output')} {spec.output}: network '{spec.name}' has one output; "
+                "leave it out."
             )
         return network
     where, (width, height) = f"network '{spec.name}'", size

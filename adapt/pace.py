@@ -40,8 +40,13 @@ def default_patience_s(
     """
     given = [entry.partition("=")[0].strip() for entry in assignments]
     in_file = {} if file is None else read_toml(file).get("training", {})
-    said = {"training", "training.steps"} & set(given) or "steps" in in_file
-    return None if said or method != DEFAULT or device.type != "cpu" else PATIENCE_S
+    said = bool({"training", "training.steps"} & set(given)) or "steps" in in_file
+    return patience_s(method, device, said)
+
+
+def patience_s(method: str, device: torch.device, own_steps: bool) -> float | None:
+    """`PATIENCE_S` for the default recipe on a CPU, unless a user said how many steps."""
+    return None if own_steps or method != DEFAULT or device.type != "cpu" else PATIENCE_S
 
 
 def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> float:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..runtime.errors import OutputError
+from ..runtime.errors import OutputError, arg
 from .batch_norm import batch_norm_layers
 from .checkpoint import open_file
 from .context import Context
@@ -113,7 +113,7 @@ class PseudoLabels:
         if stored is None:
             raise OutputError(
                 f"{self.path(frame)}: the pseudo-label vanished or was damaged during the run; "
-                "start it again with --resume and it is rebuilt."
+                f"start it again with {arg('resume', True)} and it is rebuilt."
             )
         return stored
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, open_bundle
-from ..runtime.errors import BundleError, OutputError, RunInterrupted
+from ..runtime.errors import BundleError, OutputError, RunInterrupted, arg
 from .run_options import RunOptions
 from .workspace import SIGNS, Workspace
 
@@ -51,8 +51,9 @@ def check_job(job: Job) -> None:
     unfinished = job.workspace.checkpoint.exists()
     if unfinished and not (job.options.resume or job.overwrite):
         raise OutputError(
-            f"{job.workdir}: holds a run that was not finished; continue it with --resume, or "
-            "discard it with --overwrite."
+            f"{job.workdir}: holds a run that was not finished; continue it with "
+            f"{arg('resume', True)}, or "
+            f"discard it with {arg('overwrite', True)}."
         )
     if job.workdir.exists() and not (job.options.resume and job.workspace.has_begun):
         discard(job)
@@ -73,7 +74,7 @@ def _check_ours(workdir: Path) -> None:
         problem = "holds files that are no run's" if folder else "is no folder"
         raise OutputError(
             f"{workdir}: the run would work there, and it {problem}; move it away, or give another "
-            "--out."
+            f"{arg('out')}."
         )
 
 
@@ -110,7 +111,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     except BlockingIOError as error:
         os.close(handle)
         raise OutputError(
-            f"{folder}: another run is at work there; wait for it, or give another --out."
+            f"{folder}: another run is at work there; wait for it, or give another {arg('out')}."
         ) from error
     try:
         yield

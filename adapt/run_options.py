@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..runtime.errors import RunInterrupted
+from ..runtime.errors import RunInterrupted, arg
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ def stop_if(requested: Callable[[], bool]) -> None:
         RunInterrupted: a stop was requested.
     """
     if requested():
-        raise RunInterrupted("Stopped; the same command with --resume goes on from there.")
+        raise RunInterrupted(
+            f"Stopped; the same command with {arg('resume', True)} goes on from there."
+        )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..runtime.bundle import Bundle, library_versions, open_bundle
-from ..runtime.errors import BundleError, FrameError, TrainingError
+from ..runtime.errors import BundleError, FrameError, TrainingError, arg
 from ..runtime.words import counted
 from .config import RunConfig
 from .fingerprints import hash_of, identity_of, learned_from
@@ -171,7 +171,8 @@ class RunRecord:
     def _another(self, what: str) -> TrainingError:
         return TrainingError(
             f"{self.job.workdir}: this run was started with other frames, settings or source model "
-            f"({what}); repeat its command with --resume, or start anew with --overwrite."
+            f"({what}); repeat its command with {arg('resume', True)}, or start anew with "
+            f"{arg('overwrite', True)}."
         )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..runtime.atomic import output_errors
-from ..runtime.errors import OutputError
+from ..runtime.errors import OutputError, arg
 from ..runtime.preprocess import restore_labels
 from .checkpoint import open_file, write_atomically
 from .context import Context
@@ -106,7 +106,7 @@ class SoftLabels:
         if label is None:
             raise OutputError(
                 f"{self._path(frame)}: the label vanished or was damaged during the run; start it "
-                "again with --resume and it is made again."
+                f"again with {arg('resume', True)} and it is made again."
             )
         return label
 

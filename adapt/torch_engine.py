@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..runtime.bundle import Artefact, Bundle, InputSpec
 from ..runtime.engine import Engine, Opener, register_backend
 from ..runtime.engine_checks import BadAnswerError, not_finite
-from ..runtime.errors import ConfigError, EngineError
+from ..runtime.errors import ConfigError, EngineError, arg
 from ..runtime.labels import LabelSpace
 from .core_sharing import sharing_cores
 from .losses.common import upsample
@@ -64,7 +64,9 @@ class TorchEngine(Engine):
             artefact=artefact,
         )
         if half and device.type != "cuda":
-            raise EngineError("torch-fp16 needs --device cuda: a CPU is slower in float16.")
+            raise EngineError(
+                f"torch-fp16 needs {arg('device', 'cuda')}: a CPU is slower in float16."
+            )
         self._device, self._threads = device, threads
         kind = _HalfSegmenter if half else Segmenter
         self._segmenter = kind(network, input).to(device).eval()
@@ -115,7 +117,7 @@ class TorchEngine(Engine):
             said = f"{type(error).__name__}: {lines[0].strip() if lines else ''}".rstrip(": .")
             raise EngineError(
                 f"torch.compile cannot compile this network ({said}); it needs a C++ compiler for "
-                "a CPU and Triton for CUDA. Eager torch runs it: --backend torch."
+                f"a CPU and Triton for CUDA. Eager torch runs it: {arg('backend', 'torch')}."
             ) from error
 
     def close(self) -> None:
@@ -190,7 +192,7 @@ def _opener(backend: str) -> Opener:
         try:
             chosen = pick_device(device)
         except ConfigError as error:
-            raise EngineError(str(error)) from error
+            raise EngineError(error.marked) from error
         precision = "fp16" if backend == "torch-fp16" else "fp32"
         how = ", compiled" if backend == "torch-compile" else ""
         return TorchEngine(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..runtime.cores import available_cores
-from ..runtime.errors import ConfigError, RunInterrupted, TrainingError
+from ..runtime.errors import ConfigError, RunInterrupted, TrainingError, arg
 from ..runtime.waiting import waiting
 from ..runtime.words import counted
 from .batch_norm import batch_norm_layers
@@ -205,7 +205,7 @@ class Trainer:
         except ConfigError as error:
             raise TrainingError(
                 f"{self.context.workdir}: this run learns in {name}, as was measured on a GPU; "
-                "continue it on one, or start anew with --overwrite."
+                f"continue it on one, or start anew with {arg('overwrite', True)}."
             ) from error
 
     def _begin(self) -> None:
@@ -376,7 +376,8 @@ class Trainer:
                 if self.options.stop_requested():
                     self._checkpoint(stage, optimizer)
                     raise RunInterrupted(
-                        f"Stopped after step {done}; the same command with --resume goes on from "
+                        f"Stopped after step {done}; the same command with "
+                        f"{arg('resume', True)} goes on from "
                         "there."
                     )
                 if self.files.age_s >= self.options.checkpoint_every_s:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..runtime.errors import NetworkError
+from ..runtime.errors import NetworkError, arg
 from ..runtime.words import shortened
 
 COUNTER = "num_batches_tracked"  # checkpoints older than PyTorch 0.4.1 lack it
@@ -90,8 +90,8 @@ def below_key(
         counts = Counter(name.partition(".")[0] for name in tensors)
         known = listed(f"{name} ({count})" for name, count in counts.most_common())
         raise NetworkError(
-            f"{where}: nothing lies below --key {shortened(key)!r}; with the number of tensors "
-            f"below each, its keys are {known}."
+            f"{where}: nothing lies below {arg('key')} {shortened(key)!r}; with the number of "
+            f"tensors below each, its keys are {known}."
         )
     return inside, start
 
@@ -183,7 +183,7 @@ def choose(prefixes: list[str], content: Callable[[str], Iterable[Tensor]], wher
         return first
     raise NetworkError(
         f"{where}: the network fits {len(left)} sets of weights in it "
-        f"({listed(shown(p) for p in left)}); choose one with --key {as_key(left[0])}."
+        f"({listed(shown(p) for p in left)}); choose one with {arg('key')} {as_key(left[0])}."
     )
 
 
@@ -271,7 +271,7 @@ def _missing(
         f"({listed(missing)}), {len(unexpected)} are unexpected ({listed(unexpected)}); choose the "
         "network and arguments that they were saved from"
         + (
-            f", or another set of weights with --key (of {len(needed)} names: {sets})"
+            f", or another set of weights with {arg('key')} (of {len(needed)} names: {sets})"
             * (len(closest) > 1)
         )
         + "."

@@ -21,7 +21,7 @@ from onnx import TensorProto, helper
 
 from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
-from ..runtime.errors import ConfigError, ParityError
+from ..runtime.errors import ConfigError, ParityError, arg
 from ..runtime.machine_state import device_name
 from ..runtime.metrics import label_agreement
 from ..runtime.onnx_session import cuda_problem
@@ -128,8 +128,10 @@ def settle_argmax(
     cut = logits_only(onnx.load(str(path)))
     if cut is None and where == "runtime":
         raise ConfigError(
-            f"{bundle.path}: --argmax runtime is for networks whose logits are upsampled, and "
-            f"{path.name} has no bilinear upsampling before its argmax; use --argmax graph."
+            f"{bundle.path}: {arg('argmax', 'runtime')} is for networks whose logits are "
+            "upsampled, and "
+            f"{path.name} has no bilinear upsampling before its argmax; use "
+            f"{arg('argmax', 'graph')}."
         )
     if cut is None:
         return {}
@@ -147,7 +149,7 @@ def settle_argmax(
                 if not same >= MIN_SAME:
                     raise ParityError(
                         f"{bundle.path}: {path.name} gives other labels on {100 - same:.3f} % of "
-                        "the pixels where the runtime makes them; use --argmax graph."
+                        f"the pixels where the runtime makes them; use {arg('argmax', 'graph')}."
                     )
                 if where == "auto":
                     found = {"argmax_ms": times, "measured_on": device_name(in_graph.device)}

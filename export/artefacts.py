@@ -15,7 +15,7 @@ from ..adapt.core_sharing import sharing_cores
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.engine import Engine
-from ..runtime.errors import ConfigError, EngineError, MissingDependencyError
+from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, arg
 from ..runtime.label_maps import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
@@ -91,20 +91,26 @@ def export_bundle(
         PartialExportError: of several artefacts some were refused. Its ``record`` is as above,
             with ``{"path", "format", "precision", "error"}`` of each of these under "refused".
     """
-    formats = _listed("--to", to, FORMATS)
-    wanted = _listed("--precision", precisions, PRECISIONS)
+    formats = _listed("formats", to, FORMATS)
+    wanted = _listed("precisions", precisions, PRECISIONS)
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
-        raise ConfigError("--max-miou-drop needs --frames and --labels to measure mIoU with.")
+        raise ConfigError(
+            f"{arg('max_miou_drop')} needs {arg('frames')} and {arg('labels')} to measure "
+            "mIoU with."
+        )
     if argmax not in PLACES:
-        raise ConfigError(f"--argmax {shortened(argmax)!r}: use {', '.join(PLACES)}.")
+        raise ConfigError(f"{arg('argmax')} {shortened(argmax)!r}: use {', '.join(PLACES)}.")
     if with_logits and argmax == "runtime":
         raise ConfigError(
-            "--logits adds raw scores to the labels, and --argmax runtime gives no labels but raw "
+            f"{arg('logits', True)} adds raw scores to the labels, and "
+            f"{arg('argmax', 'runtime')} gives no labels but raw "
             "scores; use one of the two."
         )
     if calibration and not set(wanted) & set(FORMS):
-        raise ConfigError(f"--calibration is for {', '.join(FORMS)}, and none was asked for.")
+        raise ConfigError(
+            f"{arg('calibration')} is for {', '.join(FORMS)}, and none was asked for."
+        )
     if opset is not None:
         check_opset(opset, wanted)
     refused: list[Refusal] = []
@@ -279,15 +285,15 @@ def check_used(
 ) -> None:
     """ConfigError for what is said about ONNX models where those in the bundle are used."""
     idle = {
-        "--calibration": bool(calibration) and not set(traced) & set(FORMS),
-        "--logits": with_logits and not traced,
-        "--argmax": argmax != "auto" and not traced,
-        "--opset": opset is not None and not traced,
+        arg("calibration"): bool(calibration) and not set(traced) & set(FORMS),
+        arg("logits"): with_logits and not traced,
+        arg("argmax"): argmax != "auto" and not traced,
+        arg("opset"): opset is not None and not traced,
     }
     if said := [option for option, unused in idle.items() if unused]:
         raise ConfigError(
             f"{', '.join(said)} would change nothing: the ONNX models are there and are used as "
-            "they are; make them anew with --to onnx,tensorrt."
+            f"they are; make them anew with {arg('formats', ('onnx', 'tensorrt'))}."
         )
 
 
@@ -384,11 +390,11 @@ class _Maker:
 _CANDIDATE = "candidate.onnx"
 
 
-def _listed(option: str, text: str, known: Sequence[str]) -> list[str]:
+def _listed(name: str, text: str, known: Sequence[str]) -> list[str]:
     """The words of a list with commas, each once; ConfigError for one that is not known."""
     words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
     if not words or not set(words) <= set(known):
         raise ConfigError(
-            f"{option} {shortened(text)!r}: this version exports to {', '.join(known)}."
+            f"{arg(name)} {shortened(text)!r}: this version exports to {', '.join(known)}."
         )
     return words

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..adapt.scenes import render_scene
 from ..runtime.bundle import Bundle
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, arg
 from ..runtime.frames import open_frames
 from ..runtime.images import labelled_pairs, read_frame_image
 from ..runtime.label_maps import LabelMap
@@ -67,7 +67,8 @@ class Calibration:
         """
         if len(frames) < 2:
             raise ConfigError(
-                f"--calibration: {len(frames)} of the {source} can be used, and two are needed, "
+                f"{arg('calibration')}: {len(frames)} of the {source} can be used, and two "
+                "are needed, "
                 "one for ranges and one to choose a method on; give more."
             )
         held = evenly(len(frames), max(1, min(CHOICE_FRAMES, len(frames) // 4)))
@@ -91,9 +92,14 @@ def gather_evidence(
     """
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
     if labels is not None and len(sources) != 1:
-        raise ConfigError("--labels needs one --frames, the folder of the images they belong to.")
+        raise ConfigError(
+            f"{arg('labels')} needs one {arg('frames')}, the folder of the images they belong to."
+        )
     if label_map is not None and labels is None:
-        raise ConfigError("--label-space and --label-map are of labels; give --labels as well.")
+        raise ConfigError(
+            f"{arg('label_space')} and {arg('label_map')} are of labels; give "
+            f"{arg('labels')} as well."
+        )
     pairs = labelled_pairs(Path(sources[0]), labels, note=_said_below) if labels is not None else []
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
@@ -137,8 +143,9 @@ def gather_calibration(
     kept = spread((frame for frame in fitted if _digest(frame) not in judged), CALIBRATION_FRAMES)
     if not kept:
         raise ConfigError(
-            f"--calibration {', '.join(sources)}: holds only frames that the export is judged on; "
-            "give others, or another --frames."
+            f"{arg('calibration')} {', '.join(sources)}: holds only frames that the export "
+            "is judged on; "
+            f"give others, or another {arg('frames')}."
         )
     return Calibration.of(kept, "frames of " + ", ".join(sources))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
 from ..runtime.engine import Engine
-from ..runtime.errors import ConfigError, ParityError
+from ..runtime.errors import ConfigError, ParityError, arg
 from ..runtime.evaluation import evaluate
 from ..runtime.metrics import label_agreement, mapped_through
 from ..runtime.words import counted
@@ -35,9 +35,13 @@ class Floors:
 
     def __post_init__(self) -> None:
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 100:
-            raise ConfigError(f"--min-agreement {self.min_agreement}: is a percentage, 0 to 100.")
+            raise ConfigError(
+                f"{arg('min_agreement')} {self.min_agreement}: is a percentage, 0 to 100."
+            )
         if self.max_miou_drop is not None and not self.max_miou_drop >= 0:
-            raise ConfigError(f"--max-miou-drop {self.max_miou_drop}: is a number of points, >= 0.")
+            raise ConfigError(
+                f"{arg('max_miou_drop')} {self.max_miou_drop}: is a number of points, >= 0."
+            )
 
     def agreement(self, precision: str) -> float:
         """Percent of pixels that an artefact in ``precision`` must keep."""
@@ -137,7 +141,7 @@ class Judge:
                 f"{what} agrees with its torch model on {found:.3f} % of the pixels of "
                 f"{counted(details['parity']['frames'], 'frame')}, less than {floor} %, "
                 "and was not written; "
-                "choose another precision, or set --min-agreement."
+                f"choose another precision, or set {arg('min_agreement')}."
             )
         limit = self._floors.max_miou_drop
         if limit is not None and not details["miou_fp32"] - details["miou"] <= limit:
@@ -145,5 +149,5 @@ class Judge:
                 f"{what} has {details['miou']:.2f} % mIoU and fp32 {details['miou_fp32']:.2f} %, "
                 f"which is {details['miou_fp32'] - details['miou']:.2f} points less where "
                 f"{limit} are allowed, and was not written; choose another precision, or set "
-                "--max-miou-drop."
+                f"{arg('max_miou_drop')}."
             )

@@ -25,7 +25,7 @@ from ..adapt.models import load_network
 from ..adapt.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
 from ..runtime.engine_checks import GO_BACK
-from ..runtime.errors import MissingDependencyError, NetworkError, ParityError
+from ..runtime.errors import MissingDependencyError, NetworkError, ParityError, arg
 from ..runtime.words import counted
 from .evidence import Evidence
 from .folds import (
@@ -179,7 +179,7 @@ def _traced(module: nn.Module, bundle: Bundle, opset_version: int | None) -> tor
     if opset_version not in (None, written):
         raise NetworkError(
             f"{bundle.path}: network '{bundle.manifest.network.name}' has operators that cannot be "
-            f"written in opset {opset_version}; choose --opset {written} or newer."
+            f"written in opset {opset_version}; choose {arg('opset')} {written} or newer."
         )
     return program
 
@@ -254,7 +254,7 @@ def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
             f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "
             f"of {counted(parity.frames, 'frame')}, less than {min_agreement} %, and was "
             "not written; check "
-            "that the network computes the same in every run, or set --min-agreement."
+            f"that the network computes the same in every run, or set {arg('min_agreement')}."
         )
     allowed = MAX_RELATIVE_DIFFERENCE * max(parity.max_logit, 1.0)
     if not parity.max_difference <= allowed:

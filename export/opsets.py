@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from ..runtime.errors import ConfigError
+from ..runtime.errors import ConfigError, arg
 from .precision import BF16_OPSET
 
 LOWEST = 17  # below it, torch's exporter writes another version than it is asked for
@@ -25,15 +25,16 @@ def check_opset(opset: int, precisions: Sequence[str]) -> None:
     highest = highest_opset()
     if not LOWEST <= opset <= highest:
         raise ConfigError(
-            f"--opset {opset}: choose {LOWEST} to {highest}, which the exporter writes and "
+            f"{arg('opset')} {opset}: choose {LOWEST} to {highest}, which the exporter writes and "
             f"onnxruntime {onnxruntime.__version__} runs."
         )
     for precision in precisions:
         needed = BF16_OPSET if precision == "bf16" else QUANTISED_OPSET
         if precision not in ("fp32", "fp16") and opset < needed:
             raise ConfigError(
-                f"--opset {opset}: {precision} needs operators of opset {needed} or newer; choose "
-                f"--opset {needed}, or export {precision} by itself without --opset."
+                f"{arg('opset')} {opset}: {precision} needs operators of opset {needed} or "
+                "newer; choose "
+                f"{arg('opset')} {needed}, or export {precision} by itself without {arg('opset')}."
             )
 
 

@@ -80,7 +80,7 @@ def finished(
     where = f"{bundle.path}: "
     lost: dict[str, list[str]] = {}  # by the reason, which several may share
     for refusal in refused:
-        reason = str(refusal.error).removeprefix(where).rstrip(".")
+        reason = refusal.error.marked.removeprefix(where).rstrip(".")
         lost.setdefault(reason, []).append(refusal.path)
     reasons = " and ".join(f"{', '.join(paths)} ({reason})" for reason, paths in lost.items())
     raise PartialExportError(f"{where}wrote {written}, and not {reasons}.", record)

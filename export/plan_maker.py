@@ -14,7 +14,7 @@ import onnx
 from ..runtime.bundle import Artefact, Bundle, Kind
 from ..runtime.driver import Gpu
 from ..runtime.engine import Engine
-from ..runtime.errors import EngineError, ParityError
+from ..runtime.errors import EngineError, ParityError, arg
 from ..runtime.onnx_engine import OnnxEngine
 from ..runtime.onnx_graph import read_model
 from ..runtime.tensorrt_engine import TensorRTEngine
@@ -95,7 +95,7 @@ class PlanMaker:
         if source is None:
             raise EngineError(
                 f"{self._bundle.path} has no {onnx_name(precision)} to build from; use "
-                "--to onnx,tensorrt."
+                f"{arg('formats', ('onnx', 'tensorrt'))}."
             )
         library = self._machine.library
         file = self._bundle.file(source)
@@ -248,4 +248,4 @@ def _folds(graph: bytes, what: str) -> dict[str, Fold]:
     why = told.get(NOT_REFITTABLE)
     if why is None:
         why = "it lacks the map of its weights; export it again with --to onnx,tensorrt"
-    raise EngineError(f"{what} cannot be built --refittable: {why}.")
+    raise EngineError(f"{what} cannot be built {arg('refittable', True)}: {why}.")

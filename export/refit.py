@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from ..runtime.bundle import Bundle
-from ..runtime.errors import EngineError
+from ..runtime.errors import EngineError, arg
 from ..runtime.onnx_graph import read_model
 from ..runtime.tensorrt_library import TensorRT
 from .folds import Array, Fold, State, cast_weight, few, folds_from_json, read_folds
@@ -73,7 +73,9 @@ def refit_plan(
 def check_refittable(engine: Any, refitter: Any, folds: Mapping[str, Fold], what: str) -> None:
     """EngineError unless the engine offers every learned weight for a refit."""
     if not engine.refittable:
-        raise EngineError(f"{what} was not built with --refittable; rebuild it with that.")
+        raise EngineError(
+            f"{what} was not built with {arg('refittable', True)}; rebuild it with that."
+        )
     lost = sorted(folds.keys() - set(refitter.get_all_weights()))
     if lost:
         raise EngineError(f"TensorRT took {few(lost)} of {what} for constants; rebuild it.")

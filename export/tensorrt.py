@@ -16,7 +16,7 @@ from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.cuda import load_cudart
 from ..runtime.driver import driver_problem, gpu
-from ..runtime.errors import ConfigError, EngineError
+from ..runtime.errors import ConfigError, EngineError, arg
 from ..runtime.tensorrt_library import INSTALL, load_tensorrt
 from .evidence import Evidence
 from .folds import state_arrays
@@ -41,18 +41,26 @@ def prepare_plans(
     options = options or PlanOptions()
     if "tensorrt" not in formats:
         if options != PlanOptions():
-            raise ConfigError("--refittable, --refit and --workspace are for --to tensorrt.")
+            raise ConfigError(
+                f"{arg('refittable', True)}, {arg('refit')} and {arg('workspace_mib')} are "
+                f"for {arg('formats', ('tensorrt',))}."
+            )
         return None
     if odd := sorted(set(precisions) - set(PRECISIONS)):
-        raise ConfigError(f"--precision {', '.join(odd)} is not for --to tensorrt.")
+        raise ConfigError(
+            f"{arg('precisions')} {', '.join(odd)} is not for {arg('formats', ('tensorrt',))}."
+        )
     if options.refit and ("onnx" in formats or options.refittable or options.workspace_bytes):
         raise ConfigError(
-            "--refit takes the graph and the plan of another bundle as they are: use it with "
-            "--to tensorrt alone, without --refittable and --workspace."
+            f"{arg('refit')} takes the graph and the plan of another bundle as they are: "
+            "use it with "
+            f"{arg('formats', ('tensorrt',))} alone, without {arg('refittable', True)} and "
+            f"{arg('workspace_mib')}."
         )
     if options.refittable and (fixed := sorted(set(precisions) - set(REFITTABLE))):
         raise ConfigError(
-            f"--refittable is for {', '.join(REFITTABLE)}; {', '.join(fixed)} engines are rebuilt, "
+            f"{arg('refittable', True)} is for {', '.join(REFITTABLE)}; {', '.join(fixed)} "
+            "engines are rebuilt, "
             "their scales follow the weights, and the kept timings make it quick."
         )
     return require_machine()
@@ -69,7 +77,7 @@ def require_machine() -> Machine:
         raise EngineError(
             f"A TensorRT plan is built on the machine that runs it, and here {problem}; go to a "
             f"machine with an NVIDIA GPU and its driver, with {INSTALL['tensorrt']}, or export "
-            "--to onnx."
+            f"{arg('formats', ('onnx',))}."
         )
     library = load_tensorrt()
     load_cudart()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.driver import Gpu
-from ..runtime.errors import EngineError
+from ..runtime.errors import EngineError, arg
 from ..runtime.tensorrt_library import TensorRT
 from .folds import Fold
 from .refit import check_refittable
@@ -153,7 +153,7 @@ def check_precision(found: Counter[str], precision: str, what: str) -> None:
     counts = ", ".join(f"{count} in {name}" for name, count in found.most_common())
     raise EngineError(
         f"{what} should compute in {precision}, and of its layers {counts}; export its ONNX model "
-        f"again with --to onnx,tensorrt --precision {precision}."
+        f"again with {arg('formats', ('onnx', 'tensorrt'))} {arg('precisions')} {precision}."
     )
 
 

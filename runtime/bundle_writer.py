@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from .atomic import flush, locked_folder, output_error, output_errors, publish, staging_folder
 from .bundle_reader import Bundle, check_artefact, sha256_of
-from .errors import BundleError, OutputError
+from .errors import BundleError, OutputError, arg
 from .file_names import STAGED, check_name
 from .labels import LabelSpace
 from .manifest import (
@@ -59,7 +59,9 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
             f"{path}: exists and is not a bundle, so it is never overwritten; choose another name."
         )
     if not overwrite:
-        raise OutputError(f"{path}: already exists; choose another name or use --overwrite.")
+        raise OutputError(
+            f"{path}: already exists; choose another name or use {arg('overwrite', True)}."
+        )
 
 
 def _may_be_replaced(path: Path) -> bool:

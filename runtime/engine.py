@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from abc import abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from .bundle import Artefact, Bundle, InputSpec, open_bundle
 from .closing import Closing
 from .engine_checks import BadAnswerError, check_labels
-from .errors import EngineError, MissingDependencyError, ShapeError
+from .errors import EngineError, MissingDependencyError, ShapeError, arg
 from .frames import Frame
 from .labels import LabelSpace
 from .machine_state import device_name
@@ -190,9 +192,24 @@ _OPENERS: dict[str, Opener] = {
 }
 
 
+_TORCH_BACKENDS = "roadshift.adapt.torch_engine"  # registers torch's, where torch is installed
+
+
 def register_backend(name: str, opener: Opener) -> None:
-    """Make a backend available to `open_engine`; ``adapt`` adds torch's when it is imported."""
+    """Make a backend available to `open_engine`."""
     _OPENERS[name] = opener
+
+
+def _is_there(name: str) -> bool:
+    """Tell whether a backend can be opened; torch itself is imported by `_opener` alone."""
+    learns = sys.version_info >= (3, 11) and find_spec("torch") is not None
+    return name in _OPENERS or (_KIND_OF[name] == "weights" and learns)
+
+
+def _opener(name: str) -> Opener:
+    if name not in _OPENERS:
+        import_module(_TORCH_BACKENDS).register()
+    return _OPENERS[name]
 
 
 def open_engine(
@@ -224,12 +241,12 @@ def open_engine(
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if device not in ("auto", "cpu", "cuda"):
-        raise EngineError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
+        raise EngineError(f"{arg('device')} {shortened(device)!r}: use auto, cpu or cuda.")
     if threads is not None and threads < 1:
-        raise EngineError(f"An engine needs at least 1 thread, not {threads}.")
+        raise EngineError(f"{arg('threads')} {threads}: an engine needs at least 1.")
     if backend not in ("auto", *_KIND_OF):
         raise EngineError(
-            f"There is no backend {shortened(backend)!r}; use auto, {' or '.join(_KIND_OF)}."
+            f"{arg('backend')} {shortened(backend)!r}: use auto, {' or '.join(_KIND_OF)}."
         )
     choices = _choices(opened, backend, artefact, device)
     name, chosen = choices[0]
@@ -250,7 +267,7 @@ def _open(
     name: str, bundle: Bundle, artefact: Artefact, device: str, threads: int | None
 ) -> Engine:
     """An engine whose reason also says what in its artefact was chosen on another machine."""
-    engine = _OPENERS[name](bundle, artefact, device=device, threads=threads)
+    engine = _opener(name)(bundle, artefact, device=device, threads=threads)
     there = artefact.details.get("measured_on")
     if there is not None and there != device_name(engine.device):
         engine.reason = (
@@ -270,10 +287,8 @@ def backend_problem(name: str) -> str | None:
 
     A GPU or a library that it needs may still be missing: opening it says so.
     """
-    if name in _OPENERS:
+    if _is_there(name):
         return None
-    if find_spec("torch") is not None:
-        return "torch is installed and not imported; import roadshift.adapt first"
     return "torch is not installed; pip install 'roadshift[adapt]'"
 
 
@@ -297,7 +312,7 @@ def _choices(
     choices = []
     for candidate, kind in kinds.items():
         found = sorted((a for a in runnable if a.kind == kind), key=lambda a: a.precision != "fp32")
-        if found and candidate in _OPENERS:
+        if found and _is_there(candidate):
             choices.append((candidate, found[0]))
     if not choices:
         raise _nothing_runs(bundle, backend)
@@ -312,10 +327,6 @@ def _nothing_runs(bundle: Bundle, backend: str) -> EngineError:
         return EngineError(
             f"{bundle.path} has no model for {'any engine' if backend == 'auto' else backend}; "
             f"make one with `roadshift export {bundle.path} --to {to}`."
-        )
-    if find_spec("torch") is not None:
-        return EngineError(
-            f"The weights of {bundle.path} need torch; import roadshift.adapt first."
         )
     if backend == "torch" or bundle.artefact(kind="onnx") is not None:
         return EngineError("torch is not installed; pip install 'roadshift[adapt]'.")

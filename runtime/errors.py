@@ -1,14 +1,48 @@
-"""What a user can fix: one hierarchy, each message one sentence with what, where and what to do.
+"""Errors that a user can fix: each message one sentence with what, where and what to do.
 
-The command line prints these without a traceback and exits with ``exit_code``. Anything else that
-escapes is a bug and keeps its traceback.
+A message names the argument of the Python function, "older" or "gate=False", written with `arg`;
+the command line, which has flags in their place, prints `RoadshiftError.told`. It adds no traceback
+and exits with ``exit_code``. Anything else that escapes is a bug and keeps its traceback.
 """
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+# Between two characters of Unicode's private use, which stand in no message that is shown.
+_MENTION = re.compile("\ue000([a-z_0-9]+)(=[^\ue001]*)?\ue001")
+
+
+def arg(name: str, *value: object) -> str:
+    """A function's argument, for the message of a `RoadshiftError`: ``name`` or ``name=value``."""
+    given = f"={value[0]!r}" if value else ""
+    return f"\ue000{name}{given}\ue001"
 
 
 class RoadshiftError(Exception):
-    """Base of every error that a user can fix."""
+    """Base of every error that a user can fix.
+
+    Attributes:
+        marked: the message with its arguments as `arg` writes them, for use in another message.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *rest: Any) -> None:
+        super().__init__(_MENTION.sub(lambda m: m[1] + (m[2] or ""), message), *rest)
+        self.marked = message
+
+    @property
+    def argument(self) -> str | None:
+        """The name of the first argument that the message names."""
+        found = _MENTION.search(self.marked)
+        return found[1] if found else None
+
+    def told(self, flag: Callable[[str, str | None], str]) -> str:
+        """The message with ``flag(name, repr of the value or None)`` in place of each argument."""
+        return _MENTION.sub(lambda m: flag(m[1], m[2] and m[2][1:]), self.marked)
 
 
 class BundleError(RoadshiftError):

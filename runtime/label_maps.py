@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import LabelSpaceError
+from .errors import LabelSpaceError, arg
 from .label_tables import (
     BACKGROUND,
     CAMVID,
@@ -191,7 +191,8 @@ def _built_in(source: LabelSpace, target: LabelSpace) -> LabelMap:
             f"the labels are in {target.name} ({target.num_classes} classes) and the model in "
             f"{source.name} ({source.num_classes} classes), and no built-in label map leads there: "
             "write one, a JSON file of {class of the model: class of the labels or null}, and give "
-            "it with --label-map, or measure with labels of its own classes, in the same order."
+            f"it with {arg('label_map')}, or measure with labels of its own classes, in the "
+            "same order."
         )
     found = _of_names(f"{source.name}-to-{target.name}", source, target, names)
     return replace(found, built_in=True)

@@ -25,7 +25,7 @@ from .cores import available_cores
 from .cuda import Cuda
 from .engine import Engine
 from .engine_checks import GO_BACK, BadAnswerError, check_array, check_logits, not_finite
-from .errors import EngineError, MissingDependencyError
+from .errors import EngineError, MissingDependencyError, arg
 from .onnx_graph import OnnxModel, read_model
 from .onnx_memory import DeviceMemory, PinnedMemory, PlainMemory
 from .onnx_scores import nan_weights, scores_are_finite
@@ -119,7 +119,7 @@ class OnnxEngine(Engine):
         if problem is not None and (device == "cuda" or tensorrt):
             raise EngineError(
                 f"{self._file.name} cannot run on {'TensorRT' if tensorrt else 'CUDA'}: {problem}; "
-                "use --device cpu, or see `roadshift doctor` for what is missing."
+                f"use {arg('device', 'cpu')}, or see `roadshift doctor` for what is missing."
             )
         if self._memory is None:
             self._session = cpu_session(

@@ -11,7 +11,7 @@ from typing import Any
 
 from .atomic import output_errors
 from .engine import Engine
-from .errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted
+from .errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted, arg
 from .file_names import check_name
 from .frames import Frame, FrameSource
 from .live import LiveSource
@@ -183,4 +183,6 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if suffix in WRITTEN_VIDEO_SUFFIXES and is_folder:
         raise OutputError(f"{out}: is a folder, and a video is a file; choose another name.")
     if occupied and not overwrite:
-        raise OutputError(f"{out}: already exists; choose another name or use --overwrite.")
+        raise OutputError(
+            f"{out}: already exists; choose another name or use {arg('overwrite', True)}."
+        )

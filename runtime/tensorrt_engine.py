@@ -19,7 +19,7 @@ from .bundle import Artefact, Bundle
 from .cuda import Cuda
 from .engine import Engine
 from .engine_checks import check_logits
-from .errors import EngineError, MissingDependencyError
+from .errors import EngineError, MissingDependencyError, arg
 from .tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from .upsample import upsample_argmax
 from .upsample_cuda import UpsampleKernel
@@ -54,7 +54,9 @@ class TensorRTEngine(Engine):
         del threads
         file = bundle.file(artefact)
         if device == "cpu":
-            raise EngineError(f"{file.name} is a TensorRT plan and needs a GPU; leave --device.")
+            raise EngineError(
+                f"{file.name} is a TensorRT plan and needs a GPU; leave {arg('device')}."
+            )
         weights = bundle.artefact(kind="weights")
         if problem := plan_problem(artefact, weights.sha256 if weights else None):
             raise EngineError(f"{file} cannot run here: {problem}. {_remedy(bundle, artefact)}")

@@ -189,7 +189,7 @@ def _why_none_is_held(frames: int) -> str:
             f"{LEAST_TO_JUDGE}."
         )
     return (
-        f"This run began with --gate off and learned from all {frames} frames, so none is left to "
+        f"This run began without a gate and learned from all {frames} frames, so none is left to "
         "judge it on; use roadshift judge with others."
     )
 

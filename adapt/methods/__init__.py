@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, arg
 from ..config import RunConfig, merge, parse_assignments, read_toml, shown, validate
 from .atp import Atp
 from .base import Method, Stage
@@ -101,12 +101,13 @@ def resolve_config(
     Raises:
         ConfigError: an unknown method, variant or key, or a value out of range.
     """
-    chosen = find_method(method)
+    find_method(method)
     read = read_toml(file) if file else {}
     read.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
     if file and read.get("method", method) != method:
         raise ConfigError(
-            f"{file} is written for method {shown(read['method'])}, not {method!r}; leave --method "
+            f"{file} is written for method {shown(read['method'])}, not {method!r}; leave "
+            f"{arg('method')} "
             "out, or give another file."
         )
     assigned = parse_assignments(assignments)
@@ -115,11 +116,27 @@ def resolve_config(
             f"--set method={assigned['method']}: a setting cannot change the method; use --method "
             f"{assigned['method']}."
         )
-    given = merge(read, assigned)
+    return resolve_settings(method, merge(read, assigned), seed=seed)
+
+
+def resolve_settings(
+    method: str, given: Mapping[str, Any], *, seed: int | None = None
+) -> RunConfig:
+    """The whole of a run's settings: defaults, preset, and ``given`` over them.
+
+    Args:
+        method: its name.
+        given: settings of the run by name, sections as mappings, the method's own under its name.
+
+    Raises:
+        ConfigError: an unknown method, variant or key, or a value out of range.
+    """
+    chosen = find_method(method)
     others = [name for name in given if name != method and _is_method(name)]
     if others:
         raise ConfigError(
-            f"settings of {others[0]} are for runs of it (--method {others[0]}); this one is of "
+            f"settings of {others[0]} are for runs of it ({arg('method')} {others[0]}); "
+            "this one is of "
             f"{method}."
         )
     if "method_config" in given:
@@ -182,4 +199,5 @@ __all__ = [
     "find_method",
     "register_method",
     "resolve_config",
+    "resolve_settings",
 ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ...runtime.errors import LabelError
+from ...runtime.errors import LabelError, arg
 from ..config import Settings
 from ..context import Context
 from ..dataset import Batch, evenly_spaced
@@ -51,7 +51,7 @@ def class_weights(counts: NDArray[np.int64]) -> Tensor:
     if not counts.any():
         raise LabelError(
             "No pixel of the labels belongs to a class of the label space; choose the right "
-            "--label-space for them."
+            f"{arg('label_space')} for them."
         )
     median = np.median(counts[counts > 0])
     weights = np.sqrt(median / np.maximum(counts, 1)).clip(0.5, 3)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ...runtime.errors import ConfigError, NetworkError
+from ...runtime.errors import ConfigError, NetworkError, arg
 
 # Parameters that mean the number of classes, likeliest first; case and underscores do not count.
 CLASS_PARAMETERS = (
@@ -147,7 +147,8 @@ def _said(
     for name in said:
         if arguments[name] != num_classes:
             raise ConfigError(
-                f"--argument '{name}={arguments[name]}': --label-space decides that, and has "
+                f"{arg('arguments')} '{name}={arguments[name]}': {arg('label_space')} "
+                "decides that, and has "
                 f"{num_classes} classes; leave the argument out or choose another label space."
             )
     return said
@@ -169,7 +170,7 @@ def _check_known(
             known = ", ".join(named) or "none"
             raise NetworkError(
                 f"{where}: the factory got an unexpected keyword argument '{name}' (its parameters "
-                f"are: {known}); correct --argument."
+                f"are: {known}); correct {arg('arguments')}."
             )
 
 
@@ -188,7 +189,7 @@ def _bound(
     """``values`` as positional-only and keyword arguments; NetworkError if one is missing."""
     missing = [n for n, p in named.items() if p.default is p.empty and n not in values]
     if missing:
-        example = f"--argument {missing[0]}=VALUE"
+        example = f"{arg('arguments')} {missing[0]}=VALUE"
         classes = (
             ""
             if any(_rank(n) is not None for n in values)
@@ -244,7 +245,7 @@ def _refuses(name: str, error: TypeError) -> bool:
 def _raised(where: str, error: BaseException) -> NetworkError:
     hint = ""
     if "CUDA" in str(error) or "NVIDIA" in str(error):
-        hint = "; leave .cuda() out of it: --device decides where a network runs"
+        hint = f"; leave .cuda() out of it: {arg('device')} decides where a network runs"
     said = (str(error).splitlines() or [""])[0]
     return NetworkError(
         f"{where}: the factory raised {type(error).__name__}: {said.rstrip('.')}{hint}."

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import NetworkError, RoadshiftError
+from ...runtime.errors import NetworkError, RoadshiftError, arg
 from .answers import maps_in, shown
 from .graph import Graph, Mixing, Node
 
@@ -199,10 +199,11 @@ def _advice(error: BaseException) -> str:
     if isinstance(error, TypeError) and "positional argument" in said:
         return "it is given the images alone, so let its other parameters have defaults"
     if "CUDA" in said or "NVIDIA" in said or "same device" in said:
-        return "leave .cuda() and fixed devices out of it: --device decides where it runs"
+        return f"leave .cuda() and fixed devices out of it: {arg('device')} decides where it runs"
     if isinstance(error, AssertionError) or "size" in said or "shape" in said:
         return (
-            "if it takes certain sizes alone, choose --input-size, and the method's scales and "
+            f"if it takes certain sizes alone, choose {arg('input_size')}, and the method's "
+            "scales and "
             "crops, so"
         )
     if "dtype" in said or "Half" in said or "type" in said:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import ConfigError, NetworkError
+from ...runtime.errors import ConfigError, NetworkError, arg
 from .answers import ESTABLISHED, FEATURES, at, described, listed, maps_in, shown
 from .one_pass import Candidate, Seen, left_as_it_was, see
 
@@ -140,7 +140,8 @@ def _asked_for(output: str, evaluated: Seen, trained: Seen, where: str) -> Candi
     wanted = trained.candidates.get(output)
     if wanted is None:
         raise ConfigError(
-            f"--output {output}: {where} returns no map of as many channels as the label space has "
+            f"{arg('output')} {output}: {where} returns no map of as many channels as the "
+            "label space has "
             f"classes there; it returns {evaluated.listed()} {evaluated.mode}, and "
             f"{trained.listed() or 'none'} {trained.mode}."
         )
@@ -150,7 +151,8 @@ def _asked_for(output: str, evaluated: Seen, trained: Seen, where: str) -> Candi
     if len(found) == 1:
         return found[0]
     raise ConfigError(
-        f"--output {output}: {where} returns {wanted} {trained.mode}, and nothing that the same "
+        f"{arg('output')} {output}: {where} returns {wanted} {trained.mode}, and nothing "
+        "that the same "
         f"layer made {evaluated.mode}, but {evaluated.listed()}; choose the output that is used."
     )
 
@@ -182,7 +184,7 @@ def _that_learns(
                 return found[path]
     raise NetworkError(
         f"{where} returns {ships} {evaluated.mode}, which is none of its maps {trained.mode}: "
-        f"{trained.listed()}; choose one of these with --output."
+        f"{trained.listed()}; choose one of these with {arg('output')}."
     )
 
 
@@ -209,7 +211,7 @@ def _check_graph(learns: Candidate, where: str) -> None:
 
 
 def _ambiguous(seen: Seen, where: str, num_classes: int) -> NetworkError:
-    choices = " or ".join(f"--output {path}" for path in seen.candidates)
+    choices = " or ".join(f"{arg('output')} {path}" for path in seen.candidates)
     return NetworkError(
         f"{where} returns {len(seen.candidates)} maps of {num_classes} channels {seen.mode}, and "
         f"one of them is to be learned and shipped: {seen.listed()}; choose with {choices}."

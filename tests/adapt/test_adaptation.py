@@ -236,7 +236,7 @@ def test_a_network_without_batch_norm_is_told_so(
 
 def test_an_existing_bundle_is_replaced_only_by_request(adapt: Adapt) -> None:
     first = adapt("training.steps=1")
-    with pytest.raises(OutputError, match=r"already exists.*--overwrite"):
+    with pytest.raises(OutputError, match=r"already exists.*overwrite=True"):
         adapt("training.steps=2")
     assert open_bundle(first.path).hash == first.hash
     second = adapt("training.steps=2", overwrite=True)
@@ -256,7 +256,7 @@ def test_an_unfinished_run_is_continued_or_discarded_by_request(
 ) -> None:
     with pytest.raises(RunInterrupted):
         adapt(**after_one_step)
-    with pytest.raises(OutputError, match=r"not finished.*--resume.*--overwrite"):
+    with pytest.raises(OutputError, match=r"not finished.*resume=True.*overwrite=True"):
         adapt()
     assert (tmp_path / "out.run" / CHECKPOINT).exists()
     anew = weights(adapt("seed=3", overwrite=True))
@@ -427,7 +427,7 @@ def test_a_device_is_what_was_asked_for_or_an_error(monkeypatch: pytest.MonkeyPa
     assert pick_device("auto") == pick_device("cpu") == CPU
     with pytest.raises(ConfigError, match="finds no CUDA GPU"):
         pick_device("cuda")
-    with pytest.raises(ConfigError, match="no device 'tpu'"):
+    with pytest.raises(ConfigError, match="device 'tpu'"):
         pick_device("tpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")

@@ -341,7 +341,7 @@ def test_every_frame_is_asked_about_once_and_never_by_a_later_run(
 
 def test_a_run_that_was_stopped_asks_only_about_the_rest(store: Store) -> None:
     oracle = Oracle(distribution(0, 8, 12))
-    with pytest.raises(RunInterrupted, match="--resume"):
+    with pytest.raises(RunInterrupted, match="resume=True"):
         store(oracle, stop=lambda: len(oracle.asked) == 3)
     assert oracle.asked == ["frame_0", "frame_1", "frame_2"]
     store(oracle)
@@ -368,7 +368,7 @@ def test_a_damaged_answer_is_asked_for_again(damage: str, store: Store, tmp_path
     stored = store(oracle)
     path = tmp_path / "answers" / "000001.npz"
     DAMAGE[damage](path, path.read_bytes())
-    with pytest.raises(OutputError, match=r"000001\.npz: the label vanished.*--resume"):
+    with pytest.raises(OutputError, match=r"000001\.npz: the label vanished.*resume=True"):
         stored.crops(batch(Crop(0, 0, WIDTH, HEIGHT, False), frames=(1,)))
     again = store(oracle)
     assert oracle.asked[FRAMES:] == ["frame_1"]

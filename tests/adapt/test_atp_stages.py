@@ -607,7 +607,7 @@ def test_a_run_stopped_while_it_prepares_a_stage_goes_on_exactly(
     assert polls.count == before + labelled + 1 + easy + labelled + 2 + warm  # one step, then two
     for number in (4, before + 2, before + labelled + 2, before + labelled + 1 + easy + 3):
         out = tmp_path / f"out-{number}"
-        with pytest.raises(RunInterrupted, match="--resume"):
+        with pytest.raises(RunInterrupted, match="resume=True"):
             adapted(source, frames_dir, config, out, stop_requested=polls.stop_at(number))
         assert_same(adapted(source, frames_dir, config, out, resume=True), whole)
 

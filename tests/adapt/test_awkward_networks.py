@@ -260,7 +260,7 @@ def test_an_argument_that_is_called_name_reaches_the_factory(tmp_path: Path) -> 
 def test_an_output_of_a_network_that_has_one_is_refused(tmp_path: Path) -> None:
     torch.save(build_network("fast_scnn", K).state_dict(), tmp_path / "w.pth")
     where = (tmp_path / "w.pth", "fast_scnn", CAMVID, tmp_path / "b")
-    with pytest.raises(RoadshiftError, match="--output 1: network 'fast_scnn' has one output"):
+    with pytest.raises(RoadshiftError, match="output 1: network 'fast_scnn' has one output"):
         import_bundle(*where, input_size="64x64", output="1")
 
 

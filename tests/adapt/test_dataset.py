@@ -173,7 +173,7 @@ def test_a_source_that_is_missing_or_empty_is_a_frame_error(tmp_path: Path) -> N
 
 def test_a_disk_that_cannot_hold_the_frames_is_an_output_error(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 1)
-    with pytest.raises(OutputError, match=r"cannot hold the decoded frames .*--max-frames"):
+    with pytest.raises(OutputError, match=r"cannot hold the decoded frames .*max_frames"):
         target_frames([source], WIDTH, HEIGHT, tmp_path / "not_there")
 
 

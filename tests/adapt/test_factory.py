@@ -81,7 +81,7 @@ def test_every_form_of_factory_is_given_the_classes_under_its_own_name(name: str
 def test_an_argument_of_the_same_meaning_must_agree(name: str) -> None:
     for form, factory in forms(name).items():
         assert made(factory, **{name: K})[0] == K, form
-        with pytest.raises(ConfigError, match=rf"--argument '{name}=9': .*has 7 classes"):
+        with pytest.raises(ConfigError, match=rf"arguments '{name}=9': .*has 7 classes"):
             made(factory, **{name: 9})
 
 
@@ -89,7 +89,7 @@ def test_an_argument_of_the_same_meaning_must_agree(name: str) -> None:
 def test_the_users_word_for_it_may_be_another(other: str) -> None:
     assert made(lambda classes: net(classes), **{other: K})[0] == K
     assert made(lambda: net(K), **{other: K})[0] == K
-    with pytest.raises(ConfigError, match=f"--argument '{other}=9'"):
+    with pytest.raises(ConfigError, match=f"arguments '{other}=9'"):
         made(lambda: net(9), **{other: 9})
 
 
@@ -126,7 +126,7 @@ def test_a_factory_without_a_number_is_called_without_one() -> None:
         (
             lambda num_classes, depth: net(num_classes + depth),
             {},
-            "also needs depth; give --argument depth=VALUE",
+            "also needs depth; give arguments depth=VALUE",
         ),
         (lambda depth: net(depth), {}, r"needs depth \(and no parameter is called num_classes"),
         (lambda num_classes: net(num_classes), {"depth": 3}, "unexpected keyword argument 'depth'"),

@@ -237,7 +237,7 @@ def test_a_signal_while_judging_leaves_a_run_that_resumes(
         return gather(*arguments, **options)
 
     monkeypatch.setattr(judge, "gather", stopped_gather)
-    with pytest.raises(RunInterrupted, match="--resume goes on"):
+    with pytest.raises(RunInterrupted, match="resume=True goes on"):
         adapt(stop_requested=lambda: bool(stop))
     assert (asked, (tmp_path / "out").exists()) == ([], False)
     monkeypatch.setattr(judge, "gather", gather)
@@ -312,7 +312,7 @@ def test_a_run_that_learned_from_all_frames_is_not_judged_on_them(adapt: Adapt) 
     verdict = adapt(resume=True).manifest.verdict
     assert verdict is not None
     assert (verdict.decision, verdict.frames) == ("ask", 0)
-    assert "began with --gate off and learned from all 40 frames" in verdict.sentence
+    assert "began without a gate and learned from all 40 frames" in verdict.sentence
 
 
 def test_too_few_frames_to_judge_on_ask_a_person(adapt: Adapt, frames_dir: Path) -> None:
@@ -360,7 +360,7 @@ def test_the_incumbent_is_never_the_output(
     source: Bundle, recording: Path, settings: Settings
 ) -> None:
     job = Job(source.path, True, "cpu")
-    with pytest.raises(OutputError, match=r"is the incumbent itself.*give another --out"):
+    with pytest.raises(OutputError, match=r"is the incumbent itself.*give another out"):
         adapt_bundle(source, [recording], settings(), job, gated=True)
     assert open_bundle(source.path).hash == source.hash
 
@@ -432,7 +432,7 @@ def test_older_frames_that_are_not_there_or_not_judged_are_said_before_the_run(
 ) -> None:
     with pytest.raises(FrameError, match="nowhere"):
         adapt(older=[tmp_path / "nowhere"])
-    with pytest.raises(ConfigError, match="--older: nothing is judged with --gate off"):
+    with pytest.raises(ConfigError, match="older: nothing is judged with gate=False"):
         adapt(older=[recording], gated=False)
     assert not (tmp_path / "out.run").exists()
 

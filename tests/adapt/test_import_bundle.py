@@ -84,7 +84,7 @@ def test_a_key_chooses_among_the_weights_and_is_recorded(tmp_path: Path) -> None
     first, second = (build_network("tiny_network:build", CAMVID.num_classes) for _ in "ab")
     path = tmp_path / "own.pth"
     torch.save({"a": {"student": first.state_dict(), "teacher": second.state_dict()}}, path)
-    with pytest.raises(NetworkError, match=r"'a\.student', 'a\.teacher'.*--key a\.student"):
+    with pytest.raises(NetworkError, match=r"'a\.student', 'a\.teacher'.*key a\.student"):
         import_own(path)
     said: list[str] = []
     bundle = import_own(path, key="a.teacher", note=said.append)
@@ -190,7 +190,7 @@ def test_weights_in_another_layout_than_deeplabs_name_their_file(checkpoint: Pat
         ({"std": "1,2,-3"}, "--std '1,2,-3': write three positive"),
         ({"arguments": ["norm"]}, "--argument 'norm': write it as key=value"),
         ({"arguments": ["a.b=1"]}, "--argument 'a.b=1': write it as key=value"),
-        ({"arguments": ["num_classes=4"]}, "--label-space decides that"),
+        ({"arguments": ["num_classes=4"]}, "label_space decides that"),
     ],
 )
 def test_a_malformed_argument_is_refused_by_its_option(
@@ -266,5 +266,5 @@ def test_arguments_are_read_as_toml_values() -> None:
 
 @pytest.mark.parametrize("argument", ["a=2024-01-01", "a=nan", "a=[inf]"])
 def test_a_value_that_no_manifest_can_hold_is_refused(argument: str) -> None:
-    with pytest.raises(ConfigError, match="--argument a"):
+    with pytest.raises(ConfigError, match="arguments a"):
         network_spec("x", [argument])

@@ -241,7 +241,7 @@ def test_a_factory_in_the_current_directory_is_found(user_folder: Path, images: 
         ("nets:NUMBER", "'NUMBER' is not callable"),
         ("nets:raises", "the factory raised ValueError: no weights at hand"),
         ("nets:takes_nothing", "the factory returned a NoneType"),
-        ("nets:takes_more", "the factory also needs depth; give --argument depth=VALUE"),
+        ("nets:takes_more", "the factory also needs depth; give arguments depth=VALUE"),
         ("nets:takes_other", "also needs depth .*no parameter is called num_classes, classes"),
         ("nets:returns_text", "the factory returned a str"),
         (":make", "'' is no name of a module"),

@@ -456,7 +456,7 @@ def test_a_run_stopped_between_rounds_or_while_it_labels_goes_on_exactly(
         second + a_round + 1,  # the last statistics
     ):
         out = tmp_path / f"out-{number}"
-        with pytest.raises(RunInterrupted, match="--resume"):
+        with pytest.raises(RunInterrupted, match="resume=True"):
             adapted(source, frames_dir, config, out, stop_requested=polls.stop_at(number))
         assert_same(adapted(source, frames_dir, config, out, resume=True), whole)
         assert history_of(out) == history_of(tmp_path / "whole")

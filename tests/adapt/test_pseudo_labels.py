@@ -199,7 +199,7 @@ def test_histograms_count_every_pixel_of_the_frames_asked_for(tmp_path: Path) ->
             counts[int(label), int(b)] += 1
     assert torch.equal(stored.histograms(K, [0, 2]).counts, counts)
     stored.path(2).unlink()
-    with pytest.raises(OutputError, match=r"000002\.png.*--resume"):
+    with pytest.raises(OutputError, match=r"000002\.png.*resume=True"):
         stored.histograms(K, [0, 2])
 
 

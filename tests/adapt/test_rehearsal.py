@@ -366,7 +366,7 @@ def test_a_run_that_chose_fp16_does_not_go_on_without_a_gpu(
     tensors, state = load_checkpoint(path)
     object.__setattr__(state, "precision", "fp16")
     save_checkpoint(path, tensors, state)
-    with pytest.raises(TrainingError, match=r"learns in fp16.*on a GPU.*--overwrite"):
+    with pytest.raises(TrainingError, match=r"learns in fp16.*on a GPU.*overwrite=True"):
         make_trainer(network(), [Entropy()], *AUTO, resume=True).run()
 
 

@@ -93,7 +93,7 @@ def test_sigterm_checkpoints_and_the_resumed_run_is_exact(
     sigterm_at: Callable[[int], dict[str, Any]],
 ) -> None:
     whole = adapted(source, frames_dir, settings(), tmp_path / "whole")
-    with pytest.raises(RunInterrupted, match=rf"after step {step}.*--resume"):
+    with pytest.raises(RunInterrupted, match=rf"after step {step}.*resume=True"):
         adapted(source, frames_dir, settings(), tmp_path / "out", **sigterm_at(step))
     assert not (tmp_path / "out").exists()
     assert len((tmp_path / "out.run" / HISTORY).read_text().splitlines()) == step
@@ -149,7 +149,7 @@ def test_wherever_a_run_asks_whether_to_stop_it_can_be_resumed(
     assert places >= 1 + frames + config.training.steps + 1  # warm start, labels, steps, final
     for number in range(1, places + 1):
         out = tmp_path / f"out-{number}"
-        with pytest.raises(RunInterrupted, match="--resume"):
+        with pytest.raises(RunInterrupted, match="resume=True"):
             adapted(source, frames_dir, config, out, stop_requested=polls.stop_at(number))
         assert not out.exists()
         assert_same(adapted(source, frames_dir, config, out, resume=True), whole)
@@ -178,7 +178,7 @@ def stopped(
 def test_another_setting_is_refused_and_the_run_stays_resumable(
     assignment: str, stopped: Path, source: Bundle, frames_dir: Path, settings: Settings
 ) -> None:
-    with pytest.raises(TrainingError, match=r"other frames, settings or source model.*--resume"):
+    with pytest.raises(TrainingError, match=r"other frames, settings or source model.*resume=True"):
         adapted(source, frames_dir, settings(assignment), stopped, resume=True)
     adapted(source, frames_dir, settings(), stopped, resume=True)
 

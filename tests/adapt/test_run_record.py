@@ -193,7 +193,7 @@ def test_training_refuses_files_whose_content_changed_under_their_names(
         change_in_place(path)
     else:
         path.write_bytes(before[:-4] + bytes(4))
-    with pytest.raises(TrainingError, match=r"other frames.*content of its files.*--resume"):
+    with pytest.raises(TrainingError, match=r"other frames.*content of its files.*resume=True"):
         train(resume=True)
     assert contents(tmp_path / "out.run") == run
     path.write_bytes(before)
@@ -282,7 +282,7 @@ def test_a_refused_command_changes_no_byte_of_the_run(
     start = source
     if "source" in change:
         start = adapt_bundle(source, [frames], settings("seed=9"), Job(tmp_path / "start"))
-    with pytest.raises(TrainingError, match=rf"{part}: not as it began.*--resume"):
+    with pytest.raises(TrainingError, match=rf"{part}: not as it began.*resume=True"):
         adapt_bundle(
             start,
             [tmp_path / change.get("frames", "frames")],

@@ -148,7 +148,7 @@ def test_another_name_is_another_folder(tmp_path: Path) -> None:
 
 def test_a_run_that_was_stopped_makes_only_the_rest(tmp_path: Path) -> None:
     source = Source(four())
-    with pytest.raises(RunInterrupted, match="--resume"):
+    with pytest.raises(RunInterrupted, match="resume=True"):
         soft_labels(tmp_path, source, stop=lambda: len(source.asked) == 3)
     assert source.asked == [0, 1, 2]
     resumed = Source(four())
@@ -168,7 +168,9 @@ def test_a_damaged_label_is_named_while_the_run_lasts_and_made_again_by_the_next
     path = tmp_path / "labels" / f"{frame:06d}.npz"
     path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
     for use in (lambda: labels.class_mass(), lambda: crops(labels, frame)):
-        with pytest.raises(OutputError, match=rf"00000{frame}\.npz: the label vanished.*--resume"):
+        with pytest.raises(
+            OutputError, match=rf"00000{frame}\.npz: the label vanished.*resume=True"
+        ):
             use()
     source = Source(four())
     again = soft_labels(tmp_path, source)

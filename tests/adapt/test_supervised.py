@@ -74,7 +74,7 @@ def test_class_weights_by_the_formula(tmp_path: Path) -> None:
 def test_labels_of_no_class_at_all_are_refused(tmp_path: Path) -> None:
     void = np.full((HEIGHT, WIDTH), 255, np.uint8)
     frames = FrameSet("ab", WIDTH, HEIGHT, lambda _: np.zeros_like(void), lambda _: void)
-    with pytest.raises(LabelError, match=r"No pixel.*--label-space"):
+    with pytest.raises(LabelError, match=r"No pixel.*label_space"):
         class_weights(class_counts(context_of(frames, tmp_path), K))
 
 

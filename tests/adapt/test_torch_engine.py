@@ -249,7 +249,7 @@ def test_a_network_that_does_not_compile_is_a_sentence(
 
 
 def test_half_precision_needs_a_gpu(source: Bundle) -> None:
-    with pytest.raises(EngineError, match="torch-fp16 needs --device cuda"):
+    with pytest.raises(EngineError, match="torch-fp16 needs device='cuda'"):
         open_engine(source, backend="torch-fp16", device="cpu")
 
 
@@ -306,9 +306,9 @@ def test_weights_that_do_not_fit_the_manifests_network_are_refused(source: Bundl
 @needs_no_gpu
 def test_a_device_is_picked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == pick_device("cpu") == CPU
-    with pytest.raises(ConfigError, match="--device cuda: torch finds no CUDA GPU"):
+    with pytest.raises(ConfigError, match="device='cuda': torch finds no CUDA GPU"):
         pick_device("cuda")
-    with pytest.raises(ConfigError, match="no device 'cuda:1'; use auto, cpu or cuda"):
+    with pytest.raises(ConfigError, match="device 'cuda:1': use auto, cpu or cuda"):
         pick_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")

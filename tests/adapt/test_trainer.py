@@ -729,7 +729,9 @@ def test_every_stage_is_fitted_for_it_may_need_more_than_the_last(
 def test_a_budget_below_one_frame_is_an_error(
     mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    with pytest.raises(TrainingError, match=r"one frame at a time needs 100 MiB.*--memory-budget"):
+    with pytest.raises(
+        TrainingError, match=r"one frame at a time needs 100 MiB.*memory_budget_mib"
+    ):
         make_trainer(network(), [Entropy()], *SIX, memory_budget_bytes=99 * MIB).run()
     assert mib_a_frame == [0, 1, 1]  # the last is the run's own measure
 

@@ -46,7 +46,7 @@ def test_several_maps_of_k_channels_are_a_refusal_that_lists_them(name: str) -> 
     for path, maker in zip(AMBIGUOUS[name], ("main", "aux"), strict=True):
         assert f"{path} (1x5x" in said
         assert f"made by {maker}, 8" in said  # weights: the trunk's, and this head's
-        assert f"--output {path}" in said
+        assert f"output {path}" in said
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -72,9 +72,7 @@ def test_the_output_that_is_chosen_is_the_one_ever_after(
 
 @pytest.mark.parametrize("output", ["2", "features", "0.out", ""])
 def test_an_output_that_is_not_there_is_refused_with_those_that_are(output: str) -> None:
-    with pytest.raises(
-        ConfigError, match=f"--output {output}: .*0 .*made by aux.*1 .*made by main"
-    ):
+    with pytest.raises(ConfigError, match=f"output {output}: .*0 .*made by aux.*1 .*made by main"):
         tried("AuxFirst", output)
 
 
@@ -94,7 +92,7 @@ def test_the_head_of_evaluation_mode_is_found_in_training_modes_answer(output: s
 
 @pytest.mark.parametrize("name", ["MeanOfHeads", "WithoutGraph"])
 def test_what_no_layer_ties_together_is_tied_by_the_user(name: str) -> None:
-    with pytest.raises(NetworkError, match=r"which is none of its maps while training.*--output"):
+    with pytest.raises(NetworkError, match=r"which is none of its maps while training.*output"):
         tried(name)
     network = tried(name, "1")
     images = torch.randn(2, 3, 32, 64)
@@ -213,8 +211,8 @@ def test_a_trial_leaves_everything_as_it_was(name: str) -> None:
 
 
 UNUSABLE = {
-    "WantsSize": "raised AssertionError: images must be 512x1024, for images .*--input-size",
-    "FixedPositions": r"raised RuntimeError: The size of tensor.*\(1, 3, 32, 64\).*--input-size",
+    "WantsSize": "raised AssertionError: images must be 512x1024, for images .*input_size",
+    "FixedPositions": r"raised RuntimeError: The size of tensor.*\(1, 3, 32, 64\).*input_size",
     "WantsTargets": "missing 1 required positional argument: 'targets'.*the images alone",
     "LossWhileTraining": "no map of as many channels while training",
     "ImagesToCuda": r"leave \.cuda\(\) and fixed devices out",

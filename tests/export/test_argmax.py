@@ -189,7 +189,7 @@ def test_a_model_without_upsampling_has_one_form(graph_form: Bundle, tmp_path: P
     onnx.save(model, tmp_path / MODEL)
     path = tmp_path / MODEL
     assert settle_argmax(graph_form, path, "fp32", frames_of(RGB), "auto", lambda _: None) == {}
-    with pytest.raises(ConfigError, match=r"no bilinear upsampling.*--argmax graph"):
+    with pytest.raises(ConfigError, match=r"no bilinear upsampling.*argmax='graph'"):
         settle_argmax(graph_form, path, "fp32", frames_of(RGB), "runtime", lambda _: None)
 
 
@@ -266,8 +266,8 @@ def test_what_is_recorded_and_refused_is_the_form_that_is_written(
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"argmax": "gpu"}, "--argmax 'gpu'"),
-        ({"argmax": "runtime", "with_logits": True}, "--logits"),
+        ({"argmax": "gpu"}, "argmax 'gpu'"),
+        ({"argmax": "runtime", "with_logits": True}, "logits=True"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(

@@ -269,8 +269,8 @@ def test_min_agreement_overrides_every_precisions_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("floors", "sentence"),
-    [((101, None), "--min-agreement 101"), ((float("nan"), None), "--min-agreement nan"),
-     ((None, -1), "--max-miou-drop -1"), ((None, float("nan")), "--max-miou-drop nan")],
+    [((101, None), "min_agreement 101"), ((float("nan"), None), "min_agreement nan"),
+     ((None, -1), "max_miou_drop -1"), ((None, float("nan")), "max_miou_drop nan")],
 )  # fmt: skip
 def test_floors_that_are_none_are_refused(
     floors: tuple[float | None, float | None], sentence: str
@@ -282,10 +282,10 @@ def test_floors_that_are_none_are_refused(
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     bundle = write_source(tmp_path / "bundle", TINY)
     for wrong, sentence in (
-        ({"precisions": "fp64"}, "--precision 'fp64': this version exports to fp32, fp16"),
-        ({"precisions": ""}, "--precision ''"),
-        ({"floors": Floors(None, 1.0)}, "--max-miou-drop needs --frames and --labels"),
-        ({"labels": tmp_path}, "--labels needs one --frames"),
+        ({"precisions": "fp64"}, "precisions 'fp64': this version exports to fp32, fp16"),
+        ({"precisions": ""}, "precisions ''"),
+        ({"floors": Floors(None, 1.0)}, "max_miou_drop needs frames and labels"),
+        ({"labels": tmp_path}, "labels needs one frames"),
     ):
         with stays_as_it_is(bundle), pytest.raises(ConfigError, match=sentence):
             export_bundle(bundle, "onnx", **wrong)

@@ -40,7 +40,7 @@ def test_versions_that_are_not_written_or_not_run_are_refused_with_the_range(
     bundle = write_source(tmp_path / "bundle", TINY)
     with (
         stays_as_it_is(bundle),
-        pytest.raises(ConfigError, match=f"--opset {opset}: choose {LOWEST} to {HIGHEST}"),
+        pytest.raises(ConfigError, match=f"opset {opset}: choose {LOWEST} to {HIGHEST}"),
     ):
         export_bundle(bundle, "onnx", opset=opset)
 
@@ -57,5 +57,5 @@ def test_a_precision_that_needs_a_newer_version_says_which(
 
 
 def test_a_version_for_models_that_are_there_changes_nothing_and_is_refused() -> None:
-    with pytest.raises(ConfigError, match="--opset would change nothing"):
+    with pytest.raises(ConfigError, match="opset would change nothing"):
         artefacts.check_used([], (), False, "auto", 18)

@@ -439,7 +439,7 @@ def setting(**settings: Any) -> Callable[[Workshop], None]:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda w: edit(w.base, refittable=False), "was not built --refittable"),
+        (lambda w: edit(w.base, refittable=False), "was not built with refittable=True"),
         (lambda w: edit(w.base, gpu="NVIDIA Orin"), "for NVIDIA Orin, and this is .*rebuild"),
         (lambda w: edit(w.base, version="11.4"), "with tensorrt 11.4, and 10.16.1 is .*rebuild"),
         (lose_a_weight, "map of weights lacks network.classifier.bias"),
@@ -504,7 +504,7 @@ def test_a_graph_without_a_map_cannot_be_built_refittable(workshop: Workshop) ->
     with extend_bundle(open_bundle(workshop.base)) as writer:
         writer.add_bytes(file.name, model.SerializeToString(), kind="onnx", precision="fp16")
         writer.commit()
-    with pytest.raises(EngineError, match="cannot be built --refittable: it lacks the map"):
+    with pytest.raises(EngineError, match="cannot be built refittable=True: it lacks the map"):
         workshop.build(plans=REFITTABLE)
 
 
@@ -514,8 +514,8 @@ def test_a_graph_without_a_map_cannot_be_built_refittable(workshop: Workshop) ->
 @pytest.mark.parametrize(
     ("to", "options", "says"),
     [
-        ("onnx", {"plans": REFITTABLE}, "--refittable, --refit and --workspace are for"),
-        ("onnx,tensorrt", {"refit": True}, "use it with --to tensorrt alone"),
+        ("onnx", {"plans": REFITTABLE}, "refittable=True, refit and workspace_mib are for"),
+        ("onnx,tensorrt", {"refit": True}, r"use it with formats=\('tensorrt',\) alone"),
         ("tensorrt,trt", {}, "this version exports to onnx, tensorrt"),
     ],
 )
@@ -531,9 +531,9 @@ def test_options_that_do_not_go_together_are_refused(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"precisions": "fp16", "argmax": "runtime"}, "--argmax would change nothing"),
-        ({"precisions": "fp16", "with_logits": True}, "--logits would change nothing"),
-        ({"precisions": "int8", "calibration": ["drive"]}, "--calibration would change nothing"),
+        ({"precisions": "fp16", "argmax": "runtime"}, "argmax would change nothing"),
+        ({"precisions": "fp16", "with_logits": True}, "logits would change nothing"),
+        ({"precisions": "int8", "calibration": ["drive"]}, "calibration would change nothing"),
     ],
 )
 def test_options_of_onnx_models_that_are_there_already_are_refused(
@@ -555,7 +555,9 @@ def test_quantised_engines_are_rebuilt_and_say_why(workshop: Workshop) -> None:
     ):
         with pytest.raises(RoadshiftError, match=r"engines are rebuilt, .* kept timings make it"):
             attempt()
-    with pytest.raises(ConfigError, match="--precision int8-cpu is not for --to tensorrt"):
+    with pytest.raises(
+        ConfigError, match=r"precisions int8-cpu is not for formats=\('tensorrt',\)"
+    ):
         prepare_plans(["int8-cpu"], ["tensorrt"], None)
 
 

@@ -370,7 +370,7 @@ def test_an_input_file_that_is_missing_is_no_output_error(tmp_path: Path) -> Non
 
 
 def test_an_existing_bundle_needs_overwrite(bundle: Bundle) -> None:
-    with pytest.raises(OutputError, match=r"source: already exists.*--overwrite"):
+    with pytest.raises(OutputError, match=r"source: already exists.*overwrite=True"):
         BundleWriter(bundle.path)
     check_output(bundle.path, overwrite=True)
     write(bundle.path, b"new", overwrite=True)

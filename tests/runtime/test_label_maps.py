@@ -83,7 +83,7 @@ def test_a_space_maps_to_itself_without_a_word() -> None:
 )
 def test_labels_that_no_map_reaches_are_refused_with_what_to_do(source: str, target: str) -> None:
     with pytest.raises(
-        LabelSpaceError, match=rf"labels are in {target} .* model in {source} .* --label-map"
+        LabelSpaceError, match=rf"labels are in {target} .* model in {source} .* label_map"
     ):
         label_space(source).map_to(label_space(target))
 

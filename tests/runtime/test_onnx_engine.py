@@ -1,7 +1,9 @@
 """Engines: labels of the ONNX engine, batches, the choice of backend and device, refusals."""
 
 import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -225,24 +227,36 @@ def test_without_torch_a_bundle_of_weights_says_how_to_export(make_bundle: MakeB
         open_engine(make_bundle("empty", models={}))
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="torch's backends need Python 3.11")
 @pytest.mark.usefixtures("no_torch")
-def test_where_torch_is_installed_and_not_loaded_it_says_what_to_import(
-    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+def test_where_torch_is_installed_its_backends_are_loaded_when_one_is_opened(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "brings_torch.py").write_text(
+        "from roadshift.runtime.engine import register_backend\n"
+        "def opener(bundle, artefact, *, device, threads):\n"
+        "    raise RuntimeError(f'opened {artefact.path}')\n"
+        "def register():\n"
+        "    register_backend('torch', opener)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(engine_module, "_TORCH_BACKENDS", "brings_torch")
     monkeypatch.setattr(engine_module, "find_spec", lambda _: object())
-    with pytest.raises(EngineError, match=r"import roadshift\.adapt first"):
-        open_engine(make_bundle(models={}, weights=b"w"))
+    assert open_engine(make_bundle("both", weights=b"w")).backend == "onnxruntime"
+    assert "brings_torch" not in sys.modules
+    with pytest.raises(RuntimeError, match=r"opened model\.safetensors"):
+        open_engine(make_bundle("alone", models={}, weights=b"w"))
 
 
 def test_what_does_not_exist_is_refused_by_name(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     with pytest.raises(EngineError, match=r"no 'other\.onnx' .* its models are model\.onnx"):
         open_engine(bundle, artefact="other.onnx")
-    with pytest.raises(EngineError, match="no backend 'tflite'"):
+    with pytest.raises(EngineError, match="backend 'tflite': use auto"):
         open_engine(bundle, backend="tflite")
-    with pytest.raises(EngineError, match="no device 'npu'"):
+    with pytest.raises(EngineError, match="device 'npu': use auto"):
         open_engine(bundle, device="npu")
-    with pytest.raises(EngineError, match="at least 1 thread, not 0"):
+    with pytest.raises(EngineError, match="threads 0: an engine needs at least 1"):
         open_engine(bundle, threads=0)
     with pytest.raises(BundleError):
         open_engine(bundle.path / "missing")
