@@ -1,3 +1,197 @@
-"""Roadshift: source-free adaptation of driving-scene segmentation models, on the vehicle."""
+"""Roadshift: source-free adaptation of driving-scene segmentation models, on the vehicle.
+
+The names below are promised stable, see docs/python-api.md. They load their module when they are
+first used: importing this package imports nothing else.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapt.api import adapt_bundle, import_bundle, judge_bundles, train_bundle
+    from .adapt.config import Settings, TrainingConfig
+    from .adapt.context import Context
+    from .adapt.dataset import Batch
+    from .adapt.methods.atp import AtpConfig
+    from .adapt.methods.base import Method, Stage
+    from .adapt.methods.bn_stats import BnStatsConfig
+    from .adapt.methods.das3 import Das3Config
+    from .adapt.methods.entmin import EntminConfig
+    from .adapt.methods.iapc import IapcConfig
+    from .adapt.methods.ld import LdConfig
+    from .adapt.methods.nightshift import NightshiftConfig
+    from .adapt.methods.pseudo import PseudoConfig
+    from .adapt.methods.registry import register_method
+    from .adapt.methods.shot_im import ShotImConfig
+    from .adapt.methods.supervised import SupervisedConfig
+    from .adapt.methods.tent import TentConfig
+    from .adapt.methods.tone_only import ToneOnlyConfig
+    from .adapt.networks.base import Output, SegmentationNetwork
+    from .adapt.networks.registry import register_network
+    from .export.api import export_bundle
+    from .export.outcome import PartialExportError
+    from .runtime.api import Evaluation, evaluate
+    from .runtime.arguments import ProgressUpdate
+    from .runtime.bundle import Bundle, open_bundle
+    from .runtime.engine import Engine, open_engine
+    from .runtime.errors import (
+        BundleError,
+        ConfigError,
+        EngineError,
+        FrameError,
+        LabelError,
+        LabelSpaceError,
+        MissingDependencyError,
+        NetworkError,
+        OutputError,
+        ParityError,
+        RoadshiftError,
+        RunInterrupted,
+        ShapeError,
+        TrainingError,
+    )
+    from .runtime.frames import Frame, open_frames
+    from .runtime.labels import LabelSpace
+    from .runtime.pipeline import Pipeline
+    from .runtime.verdict import Verdict
 
 __version__ = "0.1.0"
+
+_ERRORS = (
+    "BundleError",
+    "ConfigError",
+    "EngineError",
+    "FrameError",
+    "LabelError",
+    "LabelSpaceError",
+    "MissingDependencyError",
+    "NetworkError",
+    "OutputError",
+    "ParityError",
+    "RoadshiftError",
+    "RunInterrupted",
+    "ShapeError",
+    "TrainingError",
+)
+_MODULES = {
+    "AtpConfig": "roadshift.adapt.methods.atp",
+    "Batch": "roadshift.adapt.dataset",
+    "BnStatsConfig": "roadshift.adapt.methods.bn_stats",
+    "Bundle": "roadshift.runtime.bundle",
+    "Context": "roadshift.adapt.context",
+    "Das3Config": "roadshift.adapt.methods.das3",
+    "Engine": "roadshift.runtime.engine",
+    "EntminConfig": "roadshift.adapt.methods.entmin",
+    "Evaluation": "roadshift.runtime.api",
+    "Frame": "roadshift.runtime.frames",
+    "IapcConfig": "roadshift.adapt.methods.iapc",
+    "LabelSpace": "roadshift.runtime.labels",
+    "LdConfig": "roadshift.adapt.methods.ld",
+    "Method": "roadshift.adapt.methods.base",
+    "NightshiftConfig": "roadshift.adapt.methods.nightshift",
+    "Output": "roadshift.adapt.networks.base",
+    "PartialExportError": "roadshift.export.outcome",
+    "Pipeline": "roadshift.runtime.pipeline",
+    "ProgressUpdate": "roadshift.runtime.arguments",
+    "PseudoConfig": "roadshift.adapt.methods.pseudo",
+    "SegmentationNetwork": "roadshift.adapt.networks.base",
+    "Settings": "roadshift.adapt.config",
+    "ShotImConfig": "roadshift.adapt.methods.shot_im",
+    "Stage": "roadshift.adapt.methods.base",
+    "SupervisedConfig": "roadshift.adapt.methods.supervised",
+    "TentConfig": "roadshift.adapt.methods.tent",
+    "ToneOnlyConfig": "roadshift.adapt.methods.tone_only",
+    "TrainingConfig": "roadshift.adapt.config",
+    "Verdict": "roadshift.runtime.verdict",
+    "adapt_bundle": "roadshift.adapt.api",
+    "evaluate": "roadshift.runtime.api",
+    "export_bundle": "roadshift.export.api",
+    "import_bundle": "roadshift.adapt.api",
+    "judge_bundles": "roadshift.adapt.api",
+    "open_bundle": "roadshift.runtime.bundle",
+    "open_engine": "roadshift.runtime.engine",
+    "open_frames": "roadshift.runtime.frames",
+    "register_method": "roadshift.adapt.methods.registry",
+    "register_network": "roadshift.adapt.networks.registry",
+    "train_bundle": "roadshift.adapt.api",
+    **dict.fromkeys(_ERRORS, "roadshift.runtime.errors"),
+}
+
+__all__ = [
+    "AtpConfig",
+    "Batch",
+    "BnStatsConfig",
+    "Bundle",
+    "BundleError",
+    "ConfigError",
+    "Context",
+    "Das3Config",
+    "Engine",
+    "EngineError",
+    "EntminConfig",
+    "Evaluation",
+    "Frame",
+    "FrameError",
+    "IapcConfig",
+    "LabelError",
+    "LabelSpace",
+    "LabelSpaceError",
+    "LdConfig",
+    "Method",
+    "MissingDependencyError",
+    "NetworkError",
+    "NightshiftConfig",
+    "Output",
+    "OutputError",
+    "ParityError",
+    "PartialExportError",
+    "Pipeline",
+    "ProgressUpdate",
+    "PseudoConfig",
+    "RoadshiftError",
+    "RunInterrupted",
+    "SegmentationNetwork",
+    "Settings",
+    "ShapeError",
+    "ShotImConfig",
+    "Stage",
+    "SupervisedConfig",
+    "TentConfig",
+    "ToneOnlyConfig",
+    "TrainingConfig",
+    "TrainingError",
+    "Verdict",
+    "__version__",
+    "adapt_bundle",
+    "evaluate",
+    "export_bundle",
+    "import_bundle",
+    "judge_bundles",
+    "open_bundle",
+    "open_engine",
+    "open_frames",
+    "register_method",
+    "register_network",
+    "train_bundle",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_MODULES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+            raise
+        errors = import_module("roadshift.runtime.errors")
+        raise errors.MissingDependencyError(
+            f"roadshift.{name} needs {error.name}: pip install 'roadshift[adapt]' (Python 3.11 or "
+            "newer)."
+        ) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -35,28 +35,30 @@ class AtpConfig(Settings):
     scales: Scales = (1.0,)  # that pseudo-labels are averaged over
     mirror: bool = False  # and over the mirror image of each
     # Align
-    align_entropy: float = Field(0.002, ge=0)  # alpha (eq. 2)
-    align_focus: float = Field(3.0, ge=0)  # gamma (eq. 2); 0 is plain entropy
-    align_diversity: float = Field(1.0, ge=0)  # of eq. 3
-    align_sharpness: float = Field(3.0, ge=0)  # lambda (eq. 3)
+    align_entropy: float = Field(default=0.002, ge=0)  # alpha (eq. 2)
+    align_focus: float = Field(default=3.0, ge=0)  # gamma (eq. 2); 0 is plain entropy
+    align_diversity: float = Field(default=1.0, ge=0)  # of eq. 3
+    align_sharpness: float = Field(default=3.0, ge=0)  # lambda (eq. 3)
     distribution: Literal["weights", "pixels"] = "weights"  # what p^ is divided by
     detach_sharpness: bool = False  # its weights are constants
     detach_focus: bool = False  # (1 - h)^gamma is a constant
     # Teach
-    share: float = Field(0.65, gt=0, le=1)  # K of eq. 4: of a class's pixels, the most confident
-    refresh_epochs: int = Field(1, ge=0)  # passes between two labellings; 0: label once
-    positive: float = Field(1.0, ge=0)  # eq. 5
-    negative: float = Field(1.0, ge=0)  # eq. 7
-    negative_below: float = Field(0.05, gt=0, lt=1)  # eq. 6
+    # K of eq. 4: of a class's pixels, the most confident
+    share: float = Field(default=0.65, gt=0, le=1)
+    refresh_epochs: int = Field(default=1, ge=0)  # passes between two labellings; 0: label once
+    positive: float = Field(default=1.0, ge=0)  # eq. 5
+    negative: float = Field(default=1.0, ge=0)  # eq. 7
+    negative_below: float = Field(default=0.05, gt=0, lt=1)  # eq. 6
     # Propagate
-    easy_ratio: float = Field(0.5, gt=0, le=1)  # of the frames, by mean entropy (eq. 9)
-    easy_labels: float = Field(1.0, gt=0, le=1)  # of each class's pixels there, the most confident
-    easy: float = Field(1.0, ge=0)  # cross-entropy of the easy frames
-    hard: float = Field(1.0, ge=0)  # consistency of the hard ones (eq. 10)
+    easy_ratio: float = Field(default=0.5, gt=0, le=1)  # of the frames, by mean entropy (eq. 9)
+    # of each class's pixels there, the most confident
+    easy_labels: float = Field(default=1.0, gt=0, le=1)
+    easy: float = Field(default=1.0, ge=0)  # cross-entropy of the easy frames
+    hard: float = Field(default=1.0, ge=0)  # consistency of the hard ones (eq. 10)
     mix: Literal["classmix", "cutmix", "none"] = "classmix"  # of two hard frames (Table 6)
     target: Literal["frames", "mixed"] = "frames"  # what the hard frames' labels come from
     consistency: Literal["labels", "probabilities"] = "labels"
-    reco: float = Field(0.0, ge=0)  # regional contrast (Table 6)
+    reco: float = Field(default=0.0, ge=0)  # regional contrast (Table 6)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> AtpConfig:

@@ -24,7 +24,8 @@ class DistilConfig(Settings):
     """Where the answers come from, and how much of the run learns from them alone."""
 
     source: str = ""  # see `open_black_box`; `roadshift adapt` fills it in
-    distil_share: int = Field(2, ge=1)  # of the run's steps, where Teach and Propagate have 1 each
+    # of the run's steps, where Teach and Propagate have 1 each
+    distil_share: int = Field(default=2, ge=1)
     class_balance: Literal["sqrt_inverse", "none"] = "none"  # see `sqrt_inverse_weights`
     ask: Literal["once", "four_views"] = "once"  # see `StoredAnswers`
 
@@ -93,7 +94,7 @@ class AtpBlackBoxConfig(AtpConfig, DistilConfig):
 class Das3BlackBoxConfig(AtpBlackBoxConfig):
     """DAS3's settings, see `Das3Config`, with a distillation in place of Align."""
 
-    easy_ratio: float = Field(0.3, gt=0, le=1)
+    easy_ratio: float = Field(default=0.3, gt=0, le=1)
     target: Literal["frames", "mixed"] = "mixed"
 
 

@@ -14,7 +14,7 @@ from .base import SMALL_DATA, Method, Stage
 class Das3Config(AtpConfig):
     """ATP's settings; fewer frames are easy, and hard frames' labels come from their mixture."""
 
-    easy_ratio: float = Field(0.3, gt=0, le=1)
+    easy_ratio: float = Field(default=0.3, gt=0, le=1)
     target: Literal["frames", "mixed"] = "mixed"
 
 

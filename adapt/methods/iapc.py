@@ -33,27 +33,27 @@ class IapcConfig(Settings):
     """IAPC's own settings; the fields' defaults are the paper's text ("paper")."""
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
-    weight_ia: float = Field(0.2, ge=0)  # L_IA, importance-aware pseudo-labels (eq. 5)
-    weight_pe: float = Field(0.5, ge=0)  # L_PE, agreement of p and p' (eq. 13)
-    weight_ps: float = Field(0.04, ge=0)  # L_PS, symmetric prototype loss (eq. 12; Table V)
-    weight_im: float = Field(2.0, ge=0)  # L_IM, entropy (eq. 6)
+    weight_ia: float = Field(default=0.2, ge=0)  # L_IA, importance-aware pseudo-labels (eq. 5)
+    weight_pe: float = Field(default=0.5, ge=0)  # L_PE, agreement of p and p' (eq. 13)
+    weight_ps: float = Field(default=0.04, ge=0)  # L_PS, symmetric prototype loss (eq. 12; Table V)
+    weight_im: float = Field(default=2.0, ge=0)  # L_IM, entropy (eq. 6)
     importance: Importance = (
         "margin_ratio"  # Table IV: "none" RPL, "first" FPL, "one_minus_second" SPL
     )
     importance_of: Literal["probabilities", "logits"] = "probabilities"
     pseudo_labels: Literal["online", "offline"] = "online"  # offline: once, three scales and flip
     prototypes: Literal["per_image", "static", "momentum"] = "per_image"  # static SP, momentum MUP
-    prototype_momentum: float = Field(0.99, ge=0, lt=1)
+    prototype_momentum: float = Field(default=0.99, ge=0, lt=1)
     absent_prototypes: Literal["exclude", "zero"] = "exclude"
     similarity: Similarity = "cosine"
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     feature_layer: str | None = None  # None: the network's own features
     agree_with: Literal["student", "pseudo_label"] = "student"  # L_PE's mask
     class_balance: Literal["none", "rare", "sqrt_inverse"] = "none"  # see `ClassBalance`
-    rare_fraction: float = Field(4096 / (512 * 256), ge=0, le=1)  # of a batch's pixels
-    entropy_epsilon: float = Field(0.0, ge=0)
+    rare_fraction: float = Field(default=4096 / (512 * 256), ge=0, le=1)  # of a batch's pixels
+    entropy_epsilon: float = Field(default=0.0, ge=0)
     memory: Literal["ema", "student"] = "ema"  # student: the ablation without EMA
-    memory_smoothing: float = Field(1e-4, gt=0, le=1)  # momentum 0.9999
+    memory_smoothing: float = Field(default=1e-4, gt=0, le=1)  # momentum 0.9999
     memory_mode: Literal["eval", "train"] = "eval"  # train: batch statistics
 
     @model_validator(mode="after")

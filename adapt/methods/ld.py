@@ -26,31 +26,35 @@ class LdConfig(Settings):
     """LD's own settings; the fields' defaults are the paper's text ("paper")."""
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
-    weight_selected: float = Field(1.0, ge=0)  # L_sce, selected pseudo-labels (eq. 3)
-    weight_entropy: float = Field(1.0, ge=0)  # L_ent, entropy (eq. 4)
-    weight_negative: float = Field(1.0, ge=0)  # L_neg, complementary labels (eq. 6)
+    weight_selected: float = Field(default=1.0, ge=0)  # L_sce, selected pseudo-labels (eq. 3)
+    weight_entropy: float = Field(default=1.0, ge=0)  # L_ent, entropy (eq. 4)
+    weight_negative: float = Field(default=1.0, ge=0)  # L_neg, complementary labels (eq. 6)
     # Selection
-    share: float = Field(0.2, gt=0, le=1)  # alpha (eq. 2): of each class's pixels, the most sure
-    image_share: float = Field(0.0, ge=0, le=1)  # and of each frame's pixels; 0: by class alone
-    share_growth: float = Field(0.0, ge=0, le=1)  # added to both from round to round
+    # alpha (eq. 2): of each class's pixels, the most sure
+    share: float = Field(default=0.2, gt=0, le=1)
+    # and of each frame's pixels; 0: by class alone
+    image_share: float = Field(default=0.0, ge=0, le=1)
+    share_growth: float = Field(default=0.0, ge=0, le=1)  # added to both from round to round
     passes: Passes = "predicted"  # whose threshold a pixel must reach
     class_balance: Literal["none", "sqrt_inverse"] = "none"  # of L_sce, see `ClassBalance`
     # Labelling
     scales: Scales = (1.0,)  # that pseudo-labels are averaged over
     mirror: bool = False  # and over the mirror image of each
     batch_statistics: bool = False  # batch norm with each frame's own statistics
-    refresh_epochs: int = Field(1, ge=0)  # passes between two labellings; 0: once a round
+    refresh_epochs: int = Field(default=1, ge=0)  # passes between two labellings; 0: once a round
     # Negative learning
     rank_draw: Literal["pixel", "step"] = "pixel"  # a rank K for each pixel, or one a forward pass
-    rank_spread: int = Field(3, ge=0)  # epsilon (Algorithm 1)
+    rank_spread: int = Field(default=3, ge=0)  # epsilon (Algorithm 1)
     # Rounds
-    rounds: int = Field(1, ge=1, le=1000)
-    round_lr_factor: float = Field(1.0, gt=0, le=1)  # of the learning rate, from round to round
+    rounds: int = Field(default=1, ge=1, le=1000)
+    # of the learning rate, from round to round
+    round_lr_factor: float = Field(default=1.0, gt=0, le=1)
     # Boundary stage (LDBE)
     boundary_stage: bool = False
-    boundary_share: float = Field(1.0, gt=0, le=1)  # of each class's pixels that have a label there
-    boundary_weight: float = Field(2.0, ge=1)  # of a pixel near a class boundary
-    boundary_width: int = Field(3, ge=1, le=1000)  # how near, in pixels
+    # of each class's pixels that have a label there
+    boundary_share: float = Field(default=1.0, gt=0, le=1)
+    boundary_weight: float = Field(default=2.0, ge=1)  # of a pixel near a class boundary
+    boundary_width: int = Field(default=3, ge=1, le=1000)  # how near, in pixels
 
     @model_validator(mode="after")
     def _makes_sense(self) -> LdConfig:

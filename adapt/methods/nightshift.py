@@ -35,12 +35,13 @@ class NightshiftConfig(Settings):
     # Begin with ATP's Align, weighted for small data, in a third of the steps; None: unless some of
     # the statistics are the source's, for which its settings have not been tuned.
     align: bool | None = None
-    rounds: int = Field(1, ge=1, le=1000)  # each labels the frames with the model it starts from
+    # each labels the frames with the model it starts from
+    rounds: int = Field(default=1, ge=1, le=1000)
     scales: Scales = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
     mirror: bool = True  # and of the mirror image of each
     class_balance: Literal["sqrt_inverse", "none"] = "sqrt_inverse"  # see `sqrt_inverse_weights`
     mix: Literal["classmix", "none"] = "classmix"  # each frame of a batch over the one before it
-    weight_entropy: float = Field(0.0, ge=0)
+    weight_entropy: float = Field(default=0.0, ge=0)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> NightshiftConfig:

@@ -24,9 +24,9 @@ from .base import SMALL_DATA, Method, Stage
 class PseudoConfig(Settings):
     """The defaults are Pseudo; the other two differ from it by one setting each."""
 
-    weight_pseudo: float = Field(1.0, gt=0)  # cross-entropy with the pseudo-labels
-    weight_entropy: float = Field(0.0, ge=0)  # mean entropy
-    min_confidence: float = Field(0.0, ge=0, lt=1)  # a label counts above it
+    weight_pseudo: float = Field(default=1.0, gt=0)  # cross-entropy with the pseudo-labels
+    weight_entropy: float = Field(default=0.0, ge=0)  # mean entropy
+    min_confidence: float = Field(default=0.0, ge=0, lt=1)  # a label counts above it
 
 
 class PseudoStage(Stage):

@@ -19,7 +19,8 @@ from .base import SMALL_DATA, Method, ParameterGroup, Stage, all_but_the_classif
 class ShotImConfig(Settings):
     """The default is the paper's."""
 
-    weight_diversity: float = Field(1.0, ge=0)  # of the mean prediction's entropy; 0: without
+    # of the mean prediction's entropy; 0: without
+    weight_diversity: float = Field(default=1.0, ge=0)
 
 
 class ShotImStage(Stage):

@@ -27,7 +27,7 @@ from .base import Method, Stage
 class SupervisedConfig(Settings):
     """Settings of supervised training."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_balance: Literal["none", "sqrt_inverse"] = "sqrt_inverse"  # see `class_weights`
 
 

@@ -1,0 +1,384 @@
+"""Learning and judging from Python: what `roadshift.adapt_bundle` and its siblings are.
+
+Arguments have the same names and meanings in all of them:
+
+    bundle          a `Bundle`, or its folder
+    frames          a folder, an image or a video, or several of these; no label is read
+    out             the bundle to write; ``overwrite`` replaces one that is there
+    label_space     a `LabelSpace`, the name of a built-in one, or a JSON file
+    network         a registered name, or package.module:factory, with its ``arguments``
+    input_size      (width, height) that the model sees
+    settings        the method's own, such as `IapcConfig`; what is not set is its variant's
+    training        steps, batch, rates; what is not set is the method's
+    config          any other settings: a TOML file, or the same as nested mappings
+    device          "auto" (a GPU where it works), "cpu" or "cuda"
+    time_budget_s   the run ends in time; memory_budget_mib: below that peak
+    resume          go on with a run of the same arguments that was stopped or killed
+    on_note         given a sentence on each thing worth knowing; logged unless given
+    on_progress     given a `ProgressUpdate` every so often
+    stop_requested  asked between two steps; True ends the run with `RunInterrupted`, to be resumed
+
+Raises: a `RoadshiftError` that names the argument; nothing half-written is left at ``out``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from ..runtime.arguments import (
+    ProgressUpdate,
+    Source,
+    Sources,
+    above_zero,
+    opened,
+    size_of,
+    sources,
+    space_of,
+    triple_of,
+)
+from ..runtime.bundle import Bundle, NetworkSpec
+from ..runtime.errors import ConfigError, RunInterrupted, arg
+from ..runtime.labels import LabelSpace
+from ..runtime.notes import log_note
+from ..runtime.verdict import Verdict
+from . import adaptation
+from .config import RunConfig, Settings, TrainingConfig, merge, read_toml
+from .import_bundle import import_weights
+from .judging import judge
+from .methods import DEFAULT, adapting_method, find_method, resolve_settings
+from .methods.supervised import Supervised
+from .models import IMAGENET_INPUT, pick_device
+from .pace import patience_s
+from .run_folder import Job
+from .run_options import Phase, Progress, RunOptions
+
+Note = Callable[[str], None]
+OnProgress = Callable[[ProgressUpdate], None]
+Config = Source | Mapping[str, Any]
+
+
+def import_bundle(
+    weights: Source,
+    *,
+    network: str,
+    label_space: LabelSpace | Source,
+    out: Source,
+    arguments: Mapping[str, Any] | None = None,
+    input_size: tuple[int, int] = (1024, 512),
+    colour: Literal["rgb", "bgr"] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    output: str | None = None,
+    key: str | None = None,
+    overwrite: bool = False,
+    on_note: Note = log_note,
+) -> Bundle:
+    """Make a bundle of a published checkpoint, or of one's own.
+
+    Args:
+        weights: a .pth, .pt or .safetensors file; one that would run code is refused.
+        colour: the order that the network takes channels in. ``colour``, ``mean`` and ``std`` are
+            those of the network's published weights unless given.
+        mean, std: in 0-255 units, in the order of ``colour``.
+        output: path of the logits in what the network returns, where that is not clear.
+        key: where in the file the weights lie, such as "model.ema"; found unless given.
+
+    Raises:
+        NetworkError: the file is no checkpoint, or does not fit the network and the label space.
+        ConfigError, LabelSpaceError, OutputError: an argument is malformed.
+    """
+    if colour not in (None, "rgb", "bgr"):
+        raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
+    return import_weights(
+        Path(weights),
+        _network(network, arguments, output),
+        space_of(label_space),
+        Path(out),
+        size=size_of("input_size", input_size),
+        colour=colour,
+        mean=None if mean is None else triple_of("mean", mean),
+        std=None if std is None else triple_of("std", std, positive=True),
+        key=key,
+        overwrite=overwrite,
+        note=on_note,
+    )
+
+
+def train_bundle(
+    images: Source,
+    labels: Source,
+    *,
+    network: str,
+    label_space: LabelSpace | Source,
+    out: Source,
+    arguments: Mapping[str, Any] | None = None,
+    input_size: tuple[int, int] = (1024, 512),
+    initial: Source | None = None,
+    output: str | None = None,
+    settings: Settings | None = None,
+    training: TrainingConfig | None = None,
+    config: Config | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    time_budget_s: float | None = None,
+    memory_budget_mib: float | None = None,
+    checkpoint_every_s: float = 60.0,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_note: Note = log_note,
+    on_progress: OnProgress = lambda _: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Bundle:
+    """Train a source model on labelled images.
+
+    Args:
+        images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
+        initial: weights to start from, of the same network; random ones otherwise.
+        output: path of the logits in what the network returns, where that is not clear.
+        settings: a `SupervisedConfig`.
+
+    Raises:
+        RoadshiftError: see the top of this module.
+    """
+    width, height = size_of("input_size", input_size)
+    resolved = _resolved(Supervised.name, settings, training, config, seed)
+    options = _options(
+        resume,
+        checkpoint_every_s,
+        time_budget_s,
+        memory_budget_mib,
+        on_note,
+        on_progress,
+        stop_requested,
+    )
+    return adaptation.train_bundle(
+        Path(images),
+        Path(labels),
+        space_of(label_space),
+        _network(network, arguments, output),
+        IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+        resolved,
+        Job(Path(out), overwrite, device, options),
+        initial=None if initial is None else Path(initial),
+    )
+
+
+def adapt_bundle(
+    bundle: Bundle | Source,
+    frames: Sources,
+    *,
+    out: Source,
+    method: str | None = None,
+    settings: Settings | None = None,
+    training: TrainingConfig | None = None,
+    config: Config | None = None,
+    seed: int | None = None,
+    gate: bool = True,
+    older: Sources = (),
+    max_frames: int | None = 3000,
+    device: str = "auto",
+    time_budget_s: float | None = None,
+    memory_budget_mib: float | None = None,
+    checkpoint_every_s: float = 60.0,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_note: Note = log_note,
+    on_progress: OnProgress = lambda _: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Bundle:
+    """Adapt a model to unlabelled frames.
+
+    The result is written whatever the gate says of it: ask ``result.manifest.verdict``.
+
+    Args:
+        method: its name; that of ``config``, or "nightshift", unless given.
+        gate: set some of the frames aside and judge the result on them, without labels, against
+            ``bundle``; False learns from all of them, and there is no verdict.
+        older: frames of conditions that ``bundle`` serves, for the gate: nothing is learned from
+            them, and a result that has forgotten them is not promoted.
+        max_frames: use at most so many, evenly spaced; None: all.
+
+    Raises:
+        RoadshiftError: see the top of this module.
+    """
+    read = _read(config)
+    name = method if method is not None else read.get("method", DEFAULT)
+    if adapting_method(name).black_box:
+        raise ConfigError(
+            f"{arg('method')}: {name} learns from the answers of a black box, which "
+            "`roadshift adapt --student` gives it; choose another method."
+        )
+    resolved = _resolved(name, settings, training, read, seed)
+    above_zero("max_frames", max_frames)
+    own_steps = (training is not None and "steps" in training.model_fields_set) or (
+        "steps" in read.get("training", {})
+    )
+    options = _options(
+        resume,
+        checkpoint_every_s,
+        time_budget_s,
+        memory_budget_mib,
+        on_note,
+        on_progress,
+        stop_requested,
+        patience=patience_s(name, pick_device(device), own_steps),
+    )
+    return adaptation.adapt_bundle(
+        opened(bundle),
+        sources("frames", frames),
+        resolved,
+        Job(Path(out), overwrite, device, options),
+        max_frames=max_frames,
+        gated=gate,
+        older=sources("older", older, least=0),
+    )
+
+
+def judge_bundles(
+    incumbent: Bundle | Source,
+    candidate: Bundle | Source,
+    frames: Sources,
+    *,
+    older: Sources = (),
+    max_frames: int = judge.JUDGED_ON,
+    device: str = "auto",
+    on_note: Note = log_note,
+    on_progress: OnProgress = lambda _: None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Verdict:
+    """Judge, without labels, whether ``candidate`` should replace ``incumbent``.
+
+    Args:
+        frames: that neither learned from.
+        older: frames of other conditions, which the incumbent serves: a candidate that has
+            forgotten them is not promoted, a person is asked.
+        max_frames: look at no more, evenly spaced.
+
+    Raises:
+        RoadshiftError: see the top of this module.
+    """
+    above_zero("max_frames", max_frames)
+
+    def stop() -> None:
+        if stop_requested():
+            raise RunInterrupted("Stopped; nothing was judged.")
+
+    return judge.judge_bundles(
+        opened(incumbent),
+        opened(candidate),
+        sources("frames", frames),
+        device=device,
+        max_frames=max_frames,
+        older=sources("older", older, least=0),
+        note=on_note,
+        report=lambda done, total: on_progress(ProgressUpdate("judge", "frames", done, total)),
+        stop=stop,
+    )
+
+
+def _network(name: str, arguments: Mapping[str, Any] | None, output: str | None) -> NetworkSpec:
+    try:
+        return NetworkSpec(name=name, arguments=dict(arguments or {}), output=output)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"]).replace("name", "network", 1)
+        first, _, rest = where.partition(".")
+        raise ConfigError(
+            f"{arg(first)}: {f'{rest}: ' if rest else ''}{problem['msg']}, got "
+            f"{problem['input']!r}."
+        ) from error
+
+
+def _read(config: Config | None) -> Mapping[str, Any]:
+    """Settings by name, sections as mappings."""
+    if config is None or isinstance(config, Mapping):
+        return config or {}
+    if not isinstance(config, (str, Path)):
+        raise ConfigError(f"{arg('config')}: {config!r} is no TOML file and no mapping.")
+    return read_toml(Path(config))
+
+
+def _resolved(
+    method: str,
+    settings: Settings | None,
+    training: TrainingConfig | None,
+    config: Config | None,
+    seed: int | None,
+) -> RunConfig:
+    """The whole of a run's settings; what is set in typed settings lies over ``config``.
+
+    Raises:
+        ConfigError: they are not of the method, or contradict one another.
+    """
+    given = dict(_read(config))
+    given.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
+    if given.pop("method", method) != method:
+        raise ConfigError(f"{arg('config')}: is not written for {arg('method', method)}.")
+    wanted = find_method(method).Config
+    _check_type("settings", settings, wanted, f"method {method!r} takes ")
+    _check_type("training", training, TrainingConfig)
+    if settings is not None:
+        given = merge(given, {method: settings.model_dump(exclude_unset=True)})
+    if training is not None:
+        given = merge(given, {"training": training.model_dump(exclude_unset=True)})
+    return resolve_settings(method, given, seed=seed)
+
+
+def _check_type(name: str, value: object, wanted: type[Settings], whose: str = "") -> None:
+    """Refuse an instance of another class; None passes."""
+    if value is not None and not isinstance(value, wanted):
+        raise ConfigError(
+            f"{arg(name)}: {whose or 'takes '}{wanted.__name__}, not {type(value).__name__}."
+        )
+
+
+def _options(
+    resume: bool,
+    checkpoint_every_s: float,
+    time_budget_s: float | None,
+    memory_budget_mib: float | None,
+    on_note: Note,
+    on_progress: OnProgress,
+    stop_requested: Callable[[], bool],
+    patience: float | None = None,
+) -> RunOptions:
+    above_zero("checkpoint_every_s", checkpoint_every_s)
+    above_zero("time_budget_s", time_budget_s)
+    above_zero("memory_budget_mib", memory_budget_mib)
+
+    def step(done: Progress) -> None:
+        on_progress(
+            ProgressUpdate(
+                done.stage,
+                "steps",
+                done.step,
+                done.steps,
+                done.steps_per_s,
+                done.eta_s,
+                dict(done.losses),
+            )
+        )
+
+    def phase(done: Phase) -> None:
+        on_progress(
+            ProgressUpdate(done.title, done.unit, done.done, done.total, done.rate, done.left_s)
+        )
+
+    return RunOptions(
+        fingerprint="",  # the run fills in its own
+        resume=resume,
+        checkpoint_every_s=checkpoint_every_s,
+        time_budget_s=time_budget_s,
+        patience_s=patience,
+        memory_budget_bytes=(
+            None if memory_budget_mib is None else round(memory_budget_mib * 2**20)
+        ),
+        report=step,
+        report_phase=phase,
+        note=on_note,
+        stop_requested=stop_requested,
+    )

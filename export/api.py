@@ -1,0 +1,115 @@
+"""Exporting a bundle from Python: `roadshift.export_bundle`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ..runtime.arguments import (
+    ProgressUpdate,
+    Source,
+    Sources,
+    above_zero,
+    opened,
+    sources,
+    space_of,
+)
+from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.errors import ConfigError, arg
+from ..runtime.label_maps import LabelMap
+from ..runtime.labels import LabelSpace
+from ..runtime.notes import log_note
+from . import artefacts
+from .judge import Floors
+from .plan_maker import PlanOptions
+
+
+def export_bundle(
+    bundle: Bundle | Source,
+    *,
+    formats: Sequence[str] = ("onnx",),
+    precisions: Sequence[str] = ("fp32",),
+    frames: Sources = (),
+    labels: Source | None = None,
+    label_space: LabelSpace | Source | None = None,
+    label_map: LabelMap | Mapping[str, str | None] | Source | None = None,
+    calibration: Sources = (),
+    logits: bool = False,
+    argmax: str = "auto",
+    opset: int | None = None,
+    min_agreement: float | None = None,
+    max_miou_drop: float | None = None,
+    refittable: bool = False,
+    refit: Bundle | Source | None = None,
+    workspace_mib: float | None = None,
+    on_note: Callable[[str], None] = log_note,
+    on_progress: Callable[[ProgressUpdate], None] = lambda _: None,
+) -> Bundle:
+    """Export a bundle's model, in place, and verify each artefact against it.
+
+    Args:
+        bundle: a bundle or its folder.
+        formats: of "onnx" and "tensorrt".
+        precisions: of "fp32", "fp16", "bf16", "int8", "fp8" and "int8-cpu".
+        frames: to compare on; built-in scenes otherwise.
+        labels: the folder of their label maps, to measure mIoU with.
+        label_space, label_map: of the label maps, see `roadshift.evaluate`.
+        calibration: frames of the road to quantise for, which are not compared on.
+        logits: give raw scores as a second output.
+        argmax: where labels are made: "graph", "runtime", or "auto", the faster here.
+        opset: version of ONNX's operators; the exporter's own unless given.
+        min_agreement: percent of the pixels that must keep their class; by precision unless given.
+        max_miou_drop: points of mIoU that a precision may lose against fp32.
+        refittable: TensorRT: weights can be swapped later.
+        refit: TensorRT: swap the weights into the plans of this bundle.
+        workspace_mib: TensorRT: device memory for one layer.
+        on_note: given a sentence on each thing worth knowing; logged unless given.
+        on_progress: given the stretches done of calibration, sweep and builds.
+
+    Returns:
+        The bundle with its artefacts, whose ``details`` hold what was measured.
+
+    Raises:
+        ConfigError: an unknown format or precision, or arguments that do not go together.
+        NetworkError: the network cannot be exported; the bundle stays as it was.
+        EngineError: plans cannot be built or refitted here, and nothing else was asked for.
+        ParityError: an artefact is not the model that it came from, or falls below a floor. Of
+            several, those that pass are written, and the error is a `PartialExportError`.
+    """
+    above_zero("workspace_mib", workspace_mib)
+    source = opened(bundle)
+    mapping = label_map if isinstance(label_map, LabelMap) else None
+    if label_space is not None:
+        mapping = source.label_space.map_to(space_of(label_space), label_map)
+    elif mapping is None and label_map is not None:
+        raise ConfigError(
+            f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
+        )
+    artefacts.export_bundle(
+        source,
+        _listed("formats", formats),
+        precisions=_listed("precisions", precisions),
+        frames=sources("frames", frames, least=0),
+        labels=None if labels is None else Path(labels),
+        label_map=mapping,
+        calibration=sources("calibration", calibration, least=0),
+        with_logits=logits,
+        argmax=argmax,
+        opset=opset,
+        floors=Floors(min_agreement, max_miou_drop),
+        plans=PlanOptions(
+            refittable,
+            None if refit is None else opened(refit),
+            None if workspace_mib is None else round(workspace_mib * 2**20),
+        ),
+        note=on_note,
+        report=lambda done, total, task: on_progress(ProgressUpdate(task, "steps", done, total)),
+    )
+    return open_bundle(source.path, allow_networks=source.allow_networks)
+
+
+def _listed(name: str, words: Sequence[str]) -> str:
+    """The words as `artefacts.export_bundle` takes them; ConfigError for what is no list."""
+    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{arg(name)}: {words!r} is no list of names, such as ('onnx',).")
+    return ",".join(words)

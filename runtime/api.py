@@ -1,0 +1,134 @@
+"""Measuring a bundle against ground truth: `roadshift.evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .arguments import ProgressUpdate, Source, space_of
+from .bundle import Bundle
+from .engine import Engine, open_engine
+from .errors import ConfigError, arg
+from .evaluation import evaluate as count_pixels
+from .images import labelled_pairs
+from .label_maps import LabelMap
+from .labels import LabelSpace
+from .metrics import evaluation_record
+from .notes import log_note
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Agreement of a model's labels with ground truth.
+
+    Attributes:
+        miou: mean of ``iou`` over the classes that occur, percent.
+        iou: intersection over union of each class, percent; None for one that does not occur.
+        pixel_accuracy: share of the labelled pixels that are right, percent.
+        frames: that were measured.
+        ci95: 95 % confidence interval of ``miou`` over the frames.
+        engine: the backend that made the labels.
+        label_map: the map from the model's classes to those of the labels; None where each class
+            stayed itself.
+    """
+
+    miou: float
+    iou: Mapping[str, float | None]
+    pixel_accuracy: float
+    frames: int
+    ci95: tuple[float, float]
+    engine: str
+    label_map: Mapping[str, Any] | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The evaluation as ``roadshift eval --json`` prints it."""
+        found = asdict(self) | {"ci95": list(self.ci95)}
+        if self.label_map is None:
+            del found["label_map"]
+        return found
+
+
+def evaluate(
+    bundle: Bundle | Engine | Source,
+    images: Source,
+    labels: Source,
+    *,
+    label_space: LabelSpace | Source | None = None,
+    label_map: LabelMap | Mapping[str, str | None] | Source | None = None,
+    backend: str = "auto",
+    device: str = "auto",
+    artefact: str | None = None,
+    threads: int | None = None,
+    on_note: Callable[[str], None] = log_note,
+    on_progress: Callable[[ProgressUpdate], None] = lambda _: None,
+) -> Evaluation:
+    """Segment labelled images and compare each with its label map, at the label map's size.
+
+    Args:
+        bundle: a bundle or its folder; or an engine, which then stays open, and to which
+            ``backend``, ``device``, ``artefact`` and ``threads`` do not apply.
+        images: their folder.
+        labels: the folder of their label maps.
+        label_space: of the label maps; the model's own unless given.
+        label_map: from the model's classes to those of ``label_space``: a JSON file, or names;
+            None: the classes of the same names, or a built-in map.
+        backend, device, artefact, threads: see `open_engine`.
+        on_note: given a sentence on each thing that the figures depend on.
+        on_progress: given the images done.
+
+    Raises:
+        BundleError, EngineError: there is no engine for the bundle.
+        LabelSpaceError: no label map leads to ``label_space``.
+        FrameError, LabelError: images or label maps are missing, damaged, or do not fit.
+    """
+    if not isinstance(bundle, Engine):
+        with open_engine(
+            bundle, backend=backend, device=device, artefact=artefact, threads=threads
+        ) as engine:
+            return evaluate(
+                engine,
+                images,
+                labels,
+                label_space=label_space,
+                label_map=label_map,
+                on_note=on_note,
+                on_progress=on_progress,
+            )
+    pairs = labelled_pairs(Path(images), Path(labels), note=on_note)
+    own = bundle.label_space
+    mapping = _mapping(own, label_space, label_map)
+    if mapping is not None:
+        for sentence in mapping.notes():
+            on_note(sentence)
+
+    def report(done: int, total: int) -> None:
+        on_progress(ProgressUpdate("eval", "frames", done, total))
+
+    confusion = count_pixels(bundle, pairs, mapping, report, note=on_note)
+    space = mapping.target if mapping else own
+    record = evaluation_record(confusion, space, bundle.backend, mapping)
+    return Evaluation(**record | {"ci95": tuple(record["ci95"])})
+
+
+def _mapping(
+    own: LabelSpace,
+    label_space: LabelSpace | Source | None,
+    label_map: LabelMap | Mapping[str, str | None] | Source | None,
+) -> LabelMap | None:
+    """The map from ``own`` to the labels' classes; None where they are ``own``'s.
+
+    Raises:
+        LabelSpaceError: there is none.
+        ConfigError: a map is given without the label space that it leads to.
+    """
+    if isinstance(label_map, LabelMap):
+        label_space = label_space or label_map.target
+    if label_space is None:
+        if label_map is not None:
+            raise ConfigError(
+                f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
+            )
+        return None
+    return own.map_to(space_of(label_space), label_map)

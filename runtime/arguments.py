@@ -1,0 +1,116 @@
+"""Arguments of the Python functions, checked before anything is done: an error names the one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .bundle import Bundle, open_bundle
+from .errors import ConfigError, arg
+from .labels import LabelSpace, label_space
+
+Source = str | Path
+Sources = Source | Sequence[Source]
+LEAST_SIDE = 32  # pixels of a model's input
+
+
+@dataclass(frozen=True)
+class ProgressUpdate:
+    """The state of a long task, as a caller's ``on_progress`` is given it.
+
+    Attributes:
+        task: for people, "decoding" or the name of a method's stage.
+        unit: of ``done`` and ``total``, "steps" or "frames".
+        total: None where it is not known.
+        per_s: units a second; 0 before anything is timed.
+        left_s: seconds to the task's end; None where that is not known.
+        losses: terms of the step's loss, by name; empty but for steps.
+    """
+
+    task: str
+    unit: str
+    done: int
+    total: int | None
+    per_s: float = 0.0
+    left_s: float | None = None
+    losses: dict[str, float] = field(default_factory=dict)
+
+
+def opened(bundle: Bundle | Source) -> Bundle:
+    """The bundle itself, or the one of that folder.
+
+    Raises:
+        BundleError: the folder holds no bundle.
+    """
+    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+
+
+def space_of(value: LabelSpace | Source) -> LabelSpace:
+    """The label space itself, a built-in one by name, or one of a JSON file.
+
+    Raises:
+        LabelSpaceError: it is none of these.
+    """
+    return value if isinstance(value, LabelSpace) else label_space(value)
+
+
+def sources(name: str, value: Sources, *, least: int = 1) -> list[str]:
+    """One source or several, as texts.
+
+    Raises:
+        ConfigError: it is no path and no sequence of them, or there are fewer than ``least``.
+    """
+    single = isinstance(value, (str, Path))
+    several = [value] if single else list(value) if isinstance(value, Iterable) else [None]
+    if not all(isinstance(one, (str, Path)) for one in several):
+        raise ConfigError(f"{arg(name)}: give a path or a list of paths, not {value!r}.")
+    if len(several) < least:
+        raise ConfigError(f"{arg(name)}: is empty; give at least {least}.")
+    return [str(one) for one in several]
+
+
+def above_zero(name: str, value: float | None) -> None:
+    """Refuse a number that is not finite and above 0; None is no number, and passes.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value is None:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{arg(name)}: {value!r} is no finite number above 0.")
+
+
+def size_of(name: str, value: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) in pixels.
+
+    Raises:
+        ConfigError: it is no pair of integers, or a side is below `LEAST_SIDE`.
+    """
+    sides = tuple(value) if isinstance(value, (tuple, list)) else ()
+    if len(sides) != 2 or not all(type(side) is int and side >= LEAST_SIDE for side in sides):
+        raise ConfigError(
+            f"{arg(name)}: {value!r} is no (width, height) of at least {LEAST_SIDE} pixels each."
+        )
+    return sides[0], sides[1]
+
+
+def triple_of(
+    name: str, value: Sequence[float], *, positive: bool = False
+) -> tuple[float, float, float]:
+    """Three finite numbers in 0-255 units, in the order of the colours.
+
+    Raises:
+        ConfigError: they are not, or are not above 0 where they are to be ``positive``.
+    """
+    try:
+        a, b, c = (float(number) for number in value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{arg(name)}: {value!r} is not three numbers.") from error
+    if not all(map(math.isfinite, (a, b, c))) or (positive and min(a, b, c) <= 0):
+        kind = "positive" if positive else "finite"
+        raise ConfigError(f"{arg(name)}: {value!r} is not three {kind} numbers.")
+    return a, b, c

@@ -1,0 +1,251 @@
+"""The functions of `roadshift` that learn: what they take, what they refuse, what they give."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import roadshift
+from roadshift import IapcConfig, LdConfig, ProgressUpdate, SupervisedConfig, TrainingConfig
+from roadshift.adapt import Job, RunOptions, adaptation
+from roadshift.adapt.config import RunConfig
+from roadshift.adapt.importing import save_weights
+from roadshift.adapt.methods import resolve_config
+from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.runtime.bundle import Bundle
+from safetensors.torch import load_file
+
+SMALL: dict[str, Any] = {
+    "tone": "none",
+    "warm_start": "target",
+    "bn_batch_size": 3,
+    "iapc": {"pseudo_labels": "online"},
+}
+TWO_STEPS = TrainingConfig(steps=2, batch_size=2, amp="off")
+
+
+@pytest.fixture
+def labels(frames_dir: Path, tmp_path: Path) -> Path:
+    """Label maps of `frames_dir`'s images."""
+    folder = tmp_path / "labels"
+    folder.mkdir()
+    for i, path in enumerate(sorted(frames_dir.iterdir())):
+        assert cv2.imwrite(str(folder / path.name), np.full((32, 48), i % 4, np.uint8))
+    return folder
+
+
+def settings_of(bundle: Bundle) -> dict[str, Any]:
+    return dict(bundle.manifest.provenance.configuration)
+
+
+# --- what they give ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_adapting_is_what_the_command_line_does_with_the_same_settings(
+    source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    seen: list[ProgressUpdate] = []
+    ours = roadshift.adapt_bundle(
+        source,
+        frames_dir,
+        out=tmp_path / "ours",
+        method="iapc",
+        settings=IapcConfig(weight_pe=0.5),
+        training=TWO_STEPS,
+        config=SMALL,
+        seed=3,
+        gate=False,
+        device="cpu",
+        on_progress=seen.append,
+    )
+    assignments = ["tone=none", "warm_start=target", "bn_batch_size=3", "training.amp=off"]
+    assignments += ["iapc.pseudo_labels=online", "iapc.weight_pe=0.5", "training.steps=2"]
+    config = resolve_config("iapc", assignments=[*assignments, "training.batch_size=2"], seed=3)
+    job = Job(tmp_path / "theirs", device="cpu", options=RunOptions(fingerprint=""))
+    theirs = adaptation.adapt_bundle(source, [frames_dir], config, job)
+    left, right = settings_of(ours), settings_of(theirs)
+    assert left.pop("outcome")["steps"] == right.pop("outcome")["steps"] == 2
+    assert left == right
+    one, other = (load_file(b.path / "model.safetensors") for b in (ours, theirs))
+    assert all((one[name] == other[name]).all() for name in one)
+    steps = [update for update in seen if update.unit == "steps"]
+    assert [(s.task, s.done, s.total) for s in steps] == [("iapc", 1, 2), ("iapc", 2, 2)]
+    assert steps[0].losses.keys() >= {"total"}
+    assert "frames" in {update.unit for update in seen}
+
+
+def test_typed_settings_lie_over_a_file_and_leave_the_rest_to_the_variant(
+    source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text(
+        'method = "bn_stats"\ntone = "none"\n[training]\nsteps = 9\nlr = 0.5\nbatch_size = 2\n'
+    )
+    bundle = roadshift.adapt_bundle(
+        source,
+        str(frames_dir),
+        out=str(tmp_path / "out"),
+        training=TrainingConfig(lr=0.25),
+        config=file,
+        gate=False,
+        device="cpu",
+    )
+    made = settings_of(bundle)
+    assert (made["method"], made["tone"]) == ("bn_stats", "none")
+    assert (made["training"]["steps"], made["training"]["lr"]) == (9, 0.25)
+    assert made["training"]["momentum"] == RunConfig(method="x").training.momentum
+
+
+def test_a_variant_is_a_field_of_the_settings() -> None:
+    from roadshift.adapt.api import _resolved
+
+    chosen = _resolved("iapc", IapcConfig(variant="paper", weight_pe=0.5), None, None, None)
+    paper = resolve_config("iapc", assignments=["iapc.variant=paper", "iapc.weight_pe=0.5"])
+    assert chosen == paper
+    assert _resolved("iapc", None, None, None, None) == resolve_config("iapc")
+
+
+def test_training_and_importing_take_typed_values(
+    source: Bundle,
+    frames_dir: Path,
+    labels: Path,
+    tmp_path: Path,
+    network: Callable[..., SegmentationNetwork],
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(save_weights(network(norm=False)))
+    how: dict[str, Any] = {
+        "network": "tiny_network:build",
+        "arguments": {"norm": False},
+        "label_space": source.label_space,
+        "input_size": (48, 32),
+    }
+    imported = roadshift.import_bundle(
+        weights, **how, colour="bgr", mean=(1, 2, 3), std=[4, 5, 6.5], out=tmp_path / "imported"
+    )
+    seen = imported.manifest.input
+    assert (seen.width, seen.height, seen.colour) == (48, 32, "bgr")
+    assert (seen.mean, seen.std) == ((1, 2, 3), (4, 5, 6.5))
+    space = tmp_path / "four.json"
+    space.write_text(json.dumps(source.label_space.to_dict()))
+    trained = roadshift.train_bundle(
+        frames_dir,
+        labels,
+        **how | {"label_space": space},
+        initial=weights,
+        settings=SupervisedConfig(),
+        training=TWO_STEPS,
+        out=tmp_path / "trained",
+        device="cpu",
+    )
+    assert trained.manifest.network.arguments == {"norm": False}
+    assert trained.label_space == source.label_space
+    before, after = (load_file(b.path / "model.safetensors") for b in (imported, trained))
+    assert before.keys() == after.keys()
+    assert any((before[name] != after[name]).any() for name in before)
+
+
+def test_a_run_that_was_stopped_goes_on(source: Bundle, frames_dir: Path, tmp_path: Path) -> None:
+    done: list[ProgressUpdate] = []
+    how: dict[str, Any] = {"method": "entmin", "training": TWO_STEPS, "config": {"tone": "none"}}
+    how |= {"out": tmp_path / "out", "gate": False, "device": "cpu"}
+    with pytest.raises(roadshift.RunInterrupted, match="resume=True"):
+        roadshift.adapt_bundle(
+            source,
+            frames_dir,
+            **how,
+            on_progress=done.append,
+            stop_requested=lambda: any(update.losses for update in done),
+        )
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(roadshift.OutputError, match=r"resume=True.*overwrite=True"):
+        roadshift.adapt_bundle(source, frames_dir, **how)
+    bundle = roadshift.adapt_bundle(source, frames_dir, **how, resume=True)
+    assert settings_of(bundle)["outcome"]["steps"] == 2
+
+
+def test_judging_opens_folders_and_reports(
+    source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    adapted = roadshift.adapt_bundle(
+        source, frames_dir, method="bn_stats", out=tmp_path / "out", gate=False, device="cpu"
+    )
+    seen: list[ProgressUpdate] = []
+    verdict = roadshift.judge_bundles(
+        source, adapted, [frames_dir], max_frames=3, device="cpu", on_progress=seen.append
+    )
+    assert verdict.frames == 3
+    assert (seen[-1].task, seen[-1].done, seen[-1].total) == ("judge", 3, 3)
+    with pytest.raises(roadshift.RunInterrupted, match="nothing was judged"):
+        roadshift.judge_bundles(source, adapted, frames_dir, stop_requested=lambda: True)
+
+
+# --- what they refuse ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument", "words"),
+    [
+        ({"frames": 3}, "frames", "give a path or a list of paths, not 3"),
+        ({"frames": [3]}, "frames", "give a path or a list of paths"),
+        ({"frames": []}, "frames", "is empty"),
+        ({"older": "nowhere", "gate": False}, "older", "nothing is judged with gate=False"),
+        ({"time_budget_s": 0}, "time_budget_s", "0 is no finite number above 0"),
+        ({"time_budget_s": "20m"}, "time_budget_s", "'20m' is no finite number"),
+        ({"memory_budget_mib": float("nan")}, "memory_budget_mib", "nan is no finite"),
+        ({"checkpoint_every_s": -1}, "checkpoint_every_s", "-1 is no finite"),
+        ({"max_frames": 0}, "max_frames", "0 is no finite"),
+        ({"method": "iapc", "settings": LdConfig()}, "settings", "takes IapcConfig, not LdConfig"),
+        ({"settings": {"weight_pe": 1}}, "settings", "takes NightshiftConfig, not dict"),
+        ({"training": {"steps": 1}}, "training", "takes TrainingConfig, not dict"),
+        ({"config": 3}, "config", "is no TOML file and no mapping"),
+        ({"config": {"method": "ld"}, "method": "iapc"}, "config", "not written for method='iapc'"),
+        ({"method": "atp_black_box"}, "method", "answers of a black box"),
+        ({"method": "supervised"}, None, "unknown to adapt"),
+        ({"config": {"tune": "none"}}, None, "unknown key 'tune'"),
+        ({"device": "tpu"}, "device", "use auto, cpu or cuda"),
+    ],
+)
+def test_an_error_of_adapting_names_the_argument(
+    changes: dict[str, Any],
+    argument: str | None,
+    words: str,
+    source: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+) -> None:
+    given = {"frames": frames_dir, "out": tmp_path / "out"} | changes
+    with pytest.raises(roadshift.ConfigError, match=words) as caught:
+        roadshift.adapt_bundle(source, **given)
+    assert caught.value.argument == argument
+    assert argument is None or str(caught.value).startswith(argument)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "argument", "words"),
+    [
+        ({"input_size": "48x32"}, "input_size", r"no \(width, height\) of at least 32"),
+        ({"input_size": (48, 31)}, "input_size", "at least 32"),
+        ({"input_size": (48.0, 32)}, "input_size", "at least 32"),
+        ({"mean": (1, 2)}, "mean", "is not three numbers"),
+        ({"mean": "1,2,3"}, "mean", "is not three numbers"),
+        ({"std": (1, 2, 0)}, "std", "is not three positive numbers"),
+        ({"colour": "grey"}, "colour", "neither 'rgb' nor 'bgr'"),
+        ({"arguments": {"norm": object()}}, "arguments", "norm"),
+    ],
+)
+def test_an_error_of_importing_names_the_argument(
+    changes: dict[str, Any], argument: str, words: str, source: Bundle, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"network": "tiny_network:build", "label_space": source.label_space}
+    given |= {"input_size": (48, 32), "out": tmp_path / "out"}
+    with pytest.raises(roadshift.ConfigError, match=words) as caught:
+        roadshift.import_bundle(source.path / "model.safetensors", **given | changes)
+    assert caught.value.argument == argument
