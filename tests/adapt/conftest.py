@@ -33,6 +33,9 @@ if importlib.util.find_spec("triton") and not torch.cuda.is_available():
 sys.path.insert(0, str(Path(__file__).parent))  # tiny_network and the cases
 pytest.register_assert_rewrite("loss_cases", "run_cases", "kernel_cases")
 
+from label_guard import no_labels, target  # noqa: E402, F401 - fixtures
+from run_clock import clock, slow_network  # noqa: E402, F401 - fixtures
+
 WIDTH, HEIGHT, FRAMES = 48, 32, 6
 INPUT = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
 FOUR = LabelSpace(

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.context import Context
 from roadshift.adapt.dataset import Batch, FrameSet
@@ -20,6 +21,7 @@ from roadshift.adapt.methods import Stage
 from roadshift.adapt.run_options import Progress
 from roadshift.adapt.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -121,3 +123,15 @@ def assert_same(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> None
     assert left.keys() == right.keys()
     for name, tensor in left.items():
         assert torch.equal(tensor, right[name]), name
+
+
+def black_box(space: LabelSpace, target: Path, folder: Path) -> tuple[Path, Student]:
+    """A folder with a model's answers, which are no labels, and a student for them."""
+    answers = folder / "answers"
+    answers.mkdir()
+    rng = np.random.default_rng(0)
+    for path in (target / "images").iterdir():
+        p = rng.dirichlet(np.ones(space.num_classes), (8, 12)).transpose(2, 0, 1)
+        np.savez_compressed(answers / path.stem, p=p.astype(np.float32))
+    (folder / "space.json").write_text(json.dumps(space.to_dict()))
+    return answers, Student("tiny_network:build", str(folder / "space.json"), "48x32")

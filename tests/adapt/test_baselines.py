@@ -23,7 +23,6 @@ from roadshift.adapt.tone import align_tone
 from roadshift.adapt.trainer import Trainer
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, NetworkError
-from run_cases import Killed, kill_at
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -283,14 +282,3 @@ def test_a_setting_out_of_range_or_unknown_is_named(assignment: str) -> None:
     method, key = assignment.split("=")[0].split(".")
     with pytest.raises(ConfigError, match=rf"section {method}.*{key}"):
         resolve_config(method, assignments=[assignment])
-
-
-@pytest.mark.parametrize("method", ["pseudo_entmin", "tent"])
-@pytest.mark.usefixtures("one_thread")
-def test_a_killed_run_resumes_exactly(method: str, adapt: Adapt) -> None:
-    whole = adapt(method, out="whole")
-    with pytest.raises(Killed):
-        adapt(method, report=kill_at(2), checkpoint_every_s=0.0)
-    resumed = adapt(method, resume=True)
-    assert not changed(whole, resumed)
-    assert terms(whole) == terms(resumed)

@@ -28,43 +28,11 @@ from roadshift.adapt.trainer import Trainer
 from roadshift.adapt.work import PreparedFrames, Work, spread
 from roadshift.runtime.bundle import Bundle
 from run_cases import Killed, assert_same, kill_at
+from run_clock import A_FRAME_S, Clock
 from safetensors.torch import load_file
 from torch import Tensor
 
 Settings = Callable[..., RunConfig]
-PIXELS = 48 * 32  # of a frame
-A_FRAME_S = 0.1  # that the network takes for one
-
-
-class Clock:
-    """Stands where it is until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(budget_module, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def slow_network(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every forward pass of a convolution network takes its time, and a backward pass twice it."""
-    forward = torch.nn.Conv2d.forward
-
-    def counted(self: torch.nn.Conv2d, images: Tensor) -> Tensor:
-        if self.in_channels == 3:  # the first layer
-            share = images.shape[0] * images.shape[2] * images.shape[3] / PIXELS
-            clock.now += A_FRAME_S * share * (3 if torch.is_grad_enabled() else 1)
-        return forward(self, images)
-
-    monkeypatch.setattr(torch.nn.Conv2d, "forward", counted)
 
 
 # --- whole runs ----------------------------------------------------------------------------------
@@ -80,34 +48,6 @@ def run(
 ) -> Bundle:
     job = Job(out, True, "cpu", RunOptions(fingerprint="", **options))
     return adapt_bundle(source, [frames], config, job, gated=gated)
-
-
-@pytest.mark.usefixtures("slow_network")
-@pytest.mark.parametrize("budget", [0.2, 2.0, 10.0, 60.0])
-@pytest.mark.parametrize("method", sorted(m for m in METHODS if not METHODS[m].black_box))
-def test_no_method_takes_longer_than_the_budget(
-    method: str,
-    budget: float,
-    clock: Clock,
-    source: Bundle,
-    recording: Path,
-    tmp_path: Path,
-    settings: Settings,
-) -> None:
-    steps = () if method in ("bn_stats", "tone_only") else ("training.steps=300",)
-    config = settings(*steps, "tone=auto", method=method)
-    notes: list[str] = []
-    began = clock.now
-    bundle = run(
-        source, recording, config, tmp_path / "out", time_budget_s=budget, note=notes.append
-    )
-    # At the least a forward pass is timed, and a look, statistics and a verdict need one batch.
-    print(method, budget, round(clock.now - began, 2))
-    assert clock.now - began <= 1.2 * budget + 40 * A_FRAME_S, notes
-    outcome: Any = bundle.manifest.provenance.configuration["outcome"]
-    if steps and budget == 60:
-        assert outcome["steps"] > 3, notes
-    assert bundle.manifest.verdict is not None
 
 
 @pytest.mark.usefixtures("slow_network")

@@ -12,69 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from roadshift.adapt.scenes import render_dataset
 
-METHOD = """
-from collections.abc import Sequence
-
-from roadshift import Batch, Context, Method, SegmentationNetwork, Settings, Stage
-from torch import Tensor
-
-
-class SharpConfig(Settings):
-    power: float = 2.0
-
-
-class SharpStage(Stage):
-    name = "sharp"
-
-    def __init__(self, settings: SharpConfig) -> None:
-        self.power = settings.power
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.model(self.context.normalise(batch.augmented)).logits
-        return {"sharp": -logits.softmax(dim=1).pow(self.power).sum(dim=1).mean()}
-
-
-class Sharp(Method):
-    name = "sharp"
-    summary = "high powers of the probabilities"
-    source = "a third party"
-    Config = SharpConfig
-
-    @staticmethod
-    def stages(settings: SharpConfig) -> Sequence[Stage]:
-        return [SharpStage(settings)]
-"""
-
-NETWORK = """
-from torch import Tensor, nn
-
-
-class LaneNet(nn.Module):
-    def __init__(self, num_classes: int, width: int = 6) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, width, 3, stride=4, padding=1), nn.BatchNorm2d(width), nn.ReLU()
-        )
-        self.classifier = nn.Conv2d(width, num_classes, 1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.classifier(self.body(images))
-"""
-
-POINTS = """
-[roadshift.methods]
-sharp = third_party.sharp:Sharp
-
-[roadshift.networks]
-lane_net = third_party.lane_net:LaneNet
-"""
-
+SITE = Path(__file__).parents[1] / "third_party"  # a package and its metadata, as pip leaves them
 
 SCRIPT = """
 import json, roadshift
@@ -109,27 +49,10 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
-    """A folder on Python's path that holds the package and its metadata."""
-    site = tmp_path / "site"
-    package, info = site / "third_party", site / "third_party-1.0.dist-info"
-    for folder in (package, info):
-        folder.mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "sharp.py").write_text(METHOD)
-    (package / "lane_net.py").write_text(NETWORK)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: third-party\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(POINTS)
-    return site
-
-
-def test_the_command_line_and_the_functions_know_what_a_package_adds(
-    installed: Path, tmp_path: Path
-) -> None:
+def test_the_command_line_and_the_functions_know_what_a_package_adds(tmp_path: Path) -> None:
     for name, domain in (("source", "daylight"), ("target", "dusk")):
         render_dataset(tmp_path / name, domain, 4, seed=3, width=96, height=48)
-    paths = os.pathsep.join([str(installed), *filter(None, sys.path)])
+    paths = os.pathsep.join([str(SITE), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env={**os.environ, "PYTHONPATH": paths},

@@ -1,0 +1,1 @@
+"""An installed package of somebody else's: a method and a network."""
