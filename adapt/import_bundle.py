@@ -73,7 +73,7 @@ def import_bundle(
         OutputError: the bundle cannot be written.
     """
     if colour is not None and colour not in ("rgb", "bgr"):
-        raise ConfigError(f"--colour {colour!r}: write rgb or bgr.")
+        raise ConfigError(f"--colour {shortened(colour)!r}: write rgb or bgr.")
     return import_weights(
         weights,
         network_spec(network, arguments, output),
