@@ -45,7 +45,7 @@ def test_learning_gives_way_to_other_programs(
 ) -> None:
     program = (
         "import os, sys\n"
-        "from roadshift import adapt, cli_shared\n"
+        "from roadshift import adapt\n"
         "def said(*_, **__): print(os.getpriority(os.PRIO_PROCESS, 0)); sys.exit(0)\n"
         "adapt.adapt_bundle = said\n"
         "from roadshift.cli import main\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from roadshift.cli_shared import Json
+from roadshift.commands.options import Json
 from roadshift.runtime import terminal
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.streams import guarded

@@ -1,0 +1,103 @@
+"""`roadshift compare`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .bundles import labels_through
+from .learning import needs_torch, run_options
+from .options import (
+    BACKGROUND,
+    AllowNetwork,
+    BundleIn,
+    Device,
+    Json,
+    LabelMapFile,
+    LabelSpaceOfFiles,
+    Losses,
+    Nice,
+    Set,
+    Threads,
+)
+from .parse import with_losses
+
+
+def compare(
+    bundle: BundleIn,
+    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos to adapt to.")],
+    labels: Annotated[Path, typer.Option(help="Folder of label maps, to measure with.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of their images; FRAMES unless given.")
+    ] = None,
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
+    methods: Annotated[
+        str, typer.Option(help="all, or names with commas; name:variant for a variant.")
+    ] = "all",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 1,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of each method that takes steps; its own otherwise.")
+    ] = None,
+    settings: Set = None,
+    losses: Losses = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
+        "roadshift-compare"
+    ),
+    device: Device = "auto",
+    max_frames: Annotated[int, typer.Option(min=1, help="Adapt to at most so many.")] = 3000,
+    time_budget: Annotated[str | None, typer.Option(help="Of each run, e.g. 20m.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Run anew what is finished or was stopped.")
+    ] = False,
+    allow_network: AllowNetwork = None,
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
+    as_json: Json = False,
+) -> None:
+    """Adapt with several methods and measure them side by side.
+
+    Every method starts from the same bundle, with the same frames, steps and seeds. The same
+    command takes up finished runs and goes on where it was stopped.
+    """
+    from ..runtime.addresses import without_password
+    from ..runtime.bundle import open_bundle
+    from ..runtime.terminal import comparison_table, note, print_json
+
+    with needs_torch("compare", threads, nice):
+        from ..adapt import Job
+        from ..adapt.compare import compare as compare_methods
+        from ..adapt.compare import measured_pairs
+        from ..adapt.compare_report import write_report
+        from ..adapt.compare_rows import comparison_rows
+        from ..adapt.contenders import choose_contenders
+
+        chosen = with_losses(settings, losses)
+        contenders = choose_contenders(methods, chosen, seeds=seeds, steps=steps)
+        pairs = measured_pairs(frames, images, labels)
+        source = open_bundle(bundle, allow_networks=allow_network or ())
+        mapping = labels_through(source.label_space, label_space, label_map)
+        with run_options(False, "60s", time_budget, None, "compare", "done") as options:
+            comparison = compare_methods(
+                source,
+                frames,
+                pairs,
+                contenders,
+                Job(out, overwrite, device, options),
+                label_map=mapping,
+                max_frames=max_frames,
+            )
+        rows = comparison_rows(comparison)
+        command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
+        write_report(comparison, rows, out, command, device=device)
+    note(f"wrote {out / 'compare.md'}")
+    if as_json:
+        print_json(rows)
+    else:
+        comparison_table(rows)
+    if not comparison.succeeded:
+        raise typer.Exit(1)

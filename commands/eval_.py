@@ -1,0 +1,60 @@
+"""`roadshift eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .bundles import check_label_options, engine_of, labels_through
+from .options import (
+    AllowNetwork,
+    Backend,
+    BundleIn,
+    Device,
+    Json,
+    LabelMapFile,
+    LabelSpaceOfFiles,
+    Threads,
+)
+
+
+def eval_(
+    bundle: BundleIn,
+    images: Annotated[Path, typer.Option(help="Folder of images.")],
+    labels: Annotated[Path, typer.Option(help="Folder of their label maps.")],
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
+    backend: Backend = "auto",
+    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    allow_network: AllowNetwork = None,
+    as_json: Json = False,
+) -> None:
+    """Measure mIoU and per-class IoU against labels."""
+    from ..runtime.evaluation import evaluate
+    from ..runtime.images import labelled_pairs
+    from ..runtime.metrics import evaluation_record
+    from ..runtime.terminal import evaluation_table, note, print_json, progress
+
+    check_label_options(label_space, label_map)
+    pairs = labelled_pairs(images, labels, note=note)
+    with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
+        note(engine.reason)
+        mapping = labels_through(engine.label_space, label_space, label_map)
+        with progress("eval", "frames") as update:
+            confusion = evaluate(
+                engine,
+                pairs,
+                mapping,
+                lambda done, n: update(done, n, ""),
+                note=note,
+            )
+        space = mapping.target if mapping else engine.label_space
+        record = evaluation_record(confusion, space, engine.backend, mapping)
+    if as_json:
+        print_json(record)
+    else:
+        evaluation_table({engine.backend: record})

@@ -1,0 +1,124 @@
+"""`roadshift export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..runtime.words import counted
+from .bundles import labels_through, opened_bundle
+from .learning import needs_torch
+from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
+from .tables import made_how
+
+
+def export(
+    bundle: BundleIn,
+    to: Annotated[str, typer.Option(help="Formats, separated by commas: onnx, tensorrt.")] = "onnx",
+    precision: Annotated[
+        str, typer.Option(help="With commas: fp32, fp16, bf16, int8, fp8, int8-cpu.")
+    ] = "fp32",
+    logits: Annotated[bool, typer.Option("--logits", help="Also give raw scores.")] = False,
+    argmax: Annotated[
+        str,
+        typer.Option(
+            help="Where labels are made: graph, runtime (from logits), or auto, the faster here."
+        ),
+    ] = "auto",
+    frames: Annotated[
+        list[str] | None, typer.Option(help="Frames to compare on; built-in scenes unless given.")
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
+    ] = None,
+    label_space: LabelSpaceOfFiles = None,
+    label_map: LabelMapFile = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Version of ONNX's operators; the exporter's unless given.")
+    ] = None,
+    calibration: Annotated[
+        list[str] | None, typer.Option(help="Frames of the road to quantise for, not compared on.")
+    ] = None,
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Percent of pixels that must keep their class; by precision if absent."),
+    ] = None,
+    max_miou_drop: Annotated[
+        float | None, typer.Option(help="Points of mIoU that a precision may lose against fp32.")
+    ] = None,
+    refittable: Annotated[
+        bool, typer.Option("--refittable", help="TensorRT: weights can be swapped later.")
+    ] = False,
+    refit: Annotated[
+        Path | None,
+        typer.Option(metavar="OLD", help="TensorRT: swap weights into this bundle's plans."),
+    ] = None,
+    workspace: Annotated[
+        str | None, typer.Option(help="TensorRT: device memory for one layer, e.g. 2GiB.")
+    ] = None,
+    allow_network: AllowNetwork = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Export a bundle's model and verify the result against it."""
+    from ..runtime.bundle import open_bundle
+    from ..runtime.phases import PhaseDisplay
+    from ..runtime.terminal import note, print_json, say
+    from ..runtime.units import parse_memory
+
+    with needs_torch("export", threads):
+        from ..export.artefacts import export_bundle
+        from ..export.judge import Floors
+        from ..export.outcome import PartialExportError
+        from ..export.plan_maker import PlanOptions
+
+        plans = PlanOptions(
+            refittable,
+            open_bundle(refit) if refit else None,
+            parse_memory("--workspace", workspace) if workspace else None,
+        )
+        opened = opened_bundle(bundle, allow_network)
+        mapping = labels_through(opened.label_space, label_space, label_map)
+        refused = None
+        with PhaseDisplay() as display:  # its stretches are short and many
+            try:
+                record = export_bundle(
+                    opened,
+                    to,
+                    precisions=precision,
+                    frames=frames or (),
+                    labels=labels,
+                    label_map=mapping,
+                    calibration=calibration or (),
+                    with_logits=logits,
+                    argmax=argmax,
+                    opset=opset,
+                    floors=Floors(min_agreement, max_miou_drop),
+                    plans=plans,
+                    note=note,
+                    report=lambda done, total, text: display.show(
+                        "export", "steps", done, total, text
+                    ),
+                )
+            except PartialExportError as error:
+                record, refused = error.record, error
+    if as_json:
+        print_json(record)
+    for row in () if as_json else record["artefacts"]:
+        say(
+            f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
+            f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
+            f"{row['label_agreement']:.3f} % of the pixels of {counted(row['frames'], 'frame')} "
+            f"({row['compared_on']})"
+            + (
+                f", logits differ by at most {row['max_difference']:.1e}"
+                if "max_difference" in row
+                else ""
+            )
+            + (f", mIoU {row['miou']:.2f} %" if "miou" in row else "")
+            + "."
+        )
+    if refused is not None:
+        raise refused

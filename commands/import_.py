@@ -1,0 +1,56 @@
+"""`roadshift import`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .learning import needs_torch
+from .options import Json, Out, Output, Overwrite
+from .tables import print_made
+
+
+def import_(
+    weights: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.")],
+    network: Annotated[str, typer.Option(help="A network or package.module:factory.")],
+    label_space: Annotated[str, typer.Option(help="A built-in label space or a JSON file.")],
+    out: Out,
+    input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
+    colour: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
+    mean: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
+    std: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
+    argument: Annotated[
+        list[str] | None,
+        typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
+    ] = None,
+    output: Output = None,
+    key: Annotated[
+        str | None, typer.Option(help="Where in the file the weights lie, e.g. model.ema.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Make a bundle of a published checkpoint, or of one's own."""
+    with needs_torch("import"):
+        from ..adapt.import_bundle import import_bundle
+        from ..runtime.labels import label_space as find_label_space
+        from ..runtime.terminal import note
+
+        bundle = import_bundle(
+            weights,
+            network,
+            find_label_space(label_space),
+            out,
+            input_size=input_size,
+            colour=colour,
+            mean=mean,
+            std=std,
+            arguments=argument or (),
+            output=output,
+            key=key,
+            overwrite=overwrite,
+            note=note,
+        )
+    print_made(bundle, as_json)

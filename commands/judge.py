@@ -1,0 +1,63 @@
+"""`roadshift judge`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..runtime.errors import RunInterrupted
+from .learning import needs_torch
+from .options import AllowNetwork, Device, Json, Older, Threads
+
+
+def judge(
+    incumbent: Annotated[Path, typer.Argument(help="The bundle in the car.")],
+    candidate: Annotated[Path, typer.Argument(help="The bundle that may replace it.")],
+    frames: Annotated[
+        list[str], typer.Argument(help="Folders, images or videos that neither learned from.")
+    ],
+    device: Device = "auto",
+    max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
+    older: Older = None,
+    allow_network: AllowNetwork = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a model against the one in the car.
+
+    Needs no labels, but frames that neither learned from.
+    Exit code 0: promote the candidate. 5: keep the incumbent. 6: ask a person.
+    """
+    from ..runtime.bundle import open_bundle
+    from ..runtime.signals import stop_on_signals
+    from ..runtime.terminal import note, print_json, progress, verdict_table
+
+    with needs_torch("judge", threads):
+        from ..adapt.judging.judge import judge_bundles
+
+        with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
+
+            def stop() -> None:
+                if stop_requested():
+                    raise RunInterrupted("Stopped; nothing was judged.")
+
+            verdict = judge_bundles(
+                open_bundle(incumbent, allow_networks=allow_network or ()),
+                open_bundle(candidate, allow_networks=allow_network or ()),
+                frames,
+                device=device,
+                max_frames=max_frames,
+                older=older or (),
+                note=note,
+                report=lambda done, total: update(done, total, ""),
+                stop=stop,
+            )
+    if as_json:
+        print_json(verdict.record())
+    else:
+        verdict_table(verdict)
+    error = verdict.error(candidate)
+    if error is not None:
+        raise typer.Exit(error.exit_code)

@@ -1,0 +1,103 @@
+"""The process and the options of a command that learns: torch, priority, progress, signals."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from ..cli_start import STARTED
+from ..runtime.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from ..adapt.trainer import RunOptions
+
+
+@contextmanager
+def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iterator[None]:
+    """Turn a missing package of the ``adapt`` extra into a sentence.
+
+    Args:
+        threads: of torch on a CPU; None: as many as the process may use cores.
+        nice: priority of this process, at most; 0 leaves it as it is.
+    """
+    from ..runtime.terminal import note
+
+    try:
+        if "torch" not in sys.modules and find_spec("torch") is not None:
+            note("loading torch")  # seconds, on a busy machine many
+        import_module("torch")  # first: where several are missing, it is the one to name
+        from ..adapt.core_sharing import use_threads
+
+        use_threads(threads)
+        _give_way(nice)
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+            raise
+        raise MissingDependencyError(
+            f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]' "
+            "(Python 3.11 or newer)."
+        ) from error
+
+
+def _give_way(nice: int) -> None:
+    """Lower this process's priority to ``nice``; one that is lower already stays."""
+    if os.getpriority(os.PRIO_PROCESS, 0) < nice:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+
+
+def plain_options() -> RunOptions:
+    """Options of a run that only prints its notes."""
+    from ..adapt.trainer import RunOptions
+    from ..runtime.terminal import note
+
+    return RunOptions(fingerprint="", note=note)  # the run fills in its own
+
+
+@contextmanager
+def run_options(
+    resume: bool,
+    checkpoint_every: str,
+    time_budget: str | None,
+    memory_budget: str | None,
+    title: str = "step",
+    unit: str = "steps",
+) -> Iterator[RunOptions]:
+    """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
+    from ..adapt.run_options import Phase, Progress, RunOptions
+    from ..runtime.phases import PhaseDisplay, pace
+    from ..runtime.signals import stop_on_signals
+    from ..runtime.terminal import note
+    from ..runtime.units import parse_duration, parse_memory
+
+    with stop_on_signals() as stop_requested, PhaseDisplay() as display:
+
+        def report(step: Progress) -> None:
+            losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
+            said = ", ".join(filter(None, [pace(step.steps_per_s, step.eta_s), losses]))
+            text = f"{step.stage}: {said}" if said else step.stage
+            display.show(title, unit, step.step, step.steps, text, by_tenths=True)
+
+        def report_phase(phase: Phase) -> None:
+            text = pace(phase.rate, phase.left_s)
+            display.show(phase.title, phase.unit, phase.done, phase.total, text)
+
+        yield RunOptions(
+            fingerprint="",  # the run fills in its own
+            resume=resume,
+            checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
+            time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
+            began=STARTED,
+            memory_budget_bytes=(
+                parse_memory("--memory-budget", memory_budget) if memory_budget else None
+            ),
+            report=report,
+            report_phase=report_phase,
+            note=note,
+            stop_requested=stop_requested,
+        )

@@ -1,0 +1,94 @@
+"""Options and arguments that several commands share, as types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..runtime.streams import reserved_stdout
+
+
+def _one_document(context: typer.Context, wanted: bool) -> bool:
+    """Leave standard output to the command's JSON document until the command ends."""
+    if wanted and not context.resilient_parsing:
+        context.with_resource(reserved_stdout())
+    return wanted
+
+
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", callback=_one_document, help="One JSON document on stdout, nothing else."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="auto, tensorrt, onnxruntime, onnxruntime-tensorrt, torch, torch-fp16, torch-compile."
+    ),
+]
+BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output",
+        metavar="PATH",
+        help="Which of the things that a network of your own returns are its logits: 1, main, "
+        "0.out; needed where that is not clear.",
+    ),
+]
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),
+]
+Losses = Annotated[
+    str | None,
+    typer.Option(help="reference, tiled or triton; unless given, what the device asks for."),
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
+CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
+AllowNetwork = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-network",
+        metavar="PACKAGE.MODULE",
+        help="Let a bundle's network run this module's code, in this command alone; may be given "
+        "several times.",
+    ),
+]
+LabelSpaceOfFiles = Annotated[
+    str | None,
+    typer.Option(
+        "--label-space", help="Label space of the label files; the bundle's own unless given."
+    ),
+]
+LabelMapFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--label-map",
+        metavar="FILE",
+        help="JSON: the model's classes as those of --label-space; built in for Cityscapes' "
+        "classes, see docs/label-maps.md.",
+    ),
+]
+Older = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--older",
+        metavar="FRAMES",
+        help="Frames of conditions that the incumbent serves: measure what is forgotten of them; "
+        "may be given several times.",
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
+Nice = Annotated[
+    int, typer.Option(min=0, max=19, help="Lower priority than other programs by so much.")
+]
+BACKGROUND = 5  # niceness of commands that learn for hours, beside whatever else the machine does

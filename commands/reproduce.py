@@ -1,0 +1,78 @@
+"""`roadshift reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .learning import needs_torch, run_options
+from .options import (
+    BACKGROUND,
+    AllowNetwork,
+    CheckpointEvery,
+    Device,
+    Json,
+    Nice,
+    Overwrite,
+    Resume,
+    Seed,
+    Threads,
+)
+
+
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="Such as gta5-cityscapes-iapc, or a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Root of the target's data set, as published.")],
+    checkpoint: Annotated[Path, typer.Option(help="The source model: a checkpoint or a bundle.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    allow_network: AllowNetwork = None,
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
+    as_json: Json = False,
+) -> None:
+    """Adapt and measure as a published row says.
+
+    Puts both figures side by side.
+    """
+    from ..runtime.terminal import evaluation_table, print_json, table
+
+    with needs_torch("reproduce", threads, nice):
+        from ..adapt.recipes import find_recipe
+        from ..adapt.reproduction import reproduce as reproduce_row
+
+        file = find_recipe(recipe)
+        with run_options(resume, checkpoint_every, None, memory_budget) as options:
+            result = reproduce_row(
+                file,
+                data,
+                checkpoint,
+                out,
+                seed=seed,
+                overwrite=overwrite,
+                device=device,
+                options=options,
+                allow_networks=allow_network or (),
+            )
+    if as_json:
+        print_json(result)
+        return
+    published, before, after = result["published"], result["source_only"], result["measured"]
+    evaluation_table({"source only": before, "adapted": after})
+    rows = [
+        ("source only, mIoU", published["source_only"], before["miou"]),
+        ("adapted, mIoU", published["miou"], after["miou"]),
+    ]
+    if "miou_13" in after:
+        rows += [
+            ("source only, mIoU*", published["source_only_13"], before["miou_13"]),
+            ("adapted, mIoU*", published["miou_13"], after["miou_13"]),
+        ]
+    table(f"\n{result['row']}, percent", ["", "published", "measured"], rows)

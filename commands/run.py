@@ -1,0 +1,95 @@
+"""`roadshift run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..runtime.errors import FrameError, RunInterrupted
+from .bundles import engine_of
+from .options import AllowNetwork, Backend, BundleIn, Device, Json, Overwrite, Threads
+
+
+def run(
+    bundle: BundleIn,
+    frames: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, images or videos; or one camera:0 (camera:0?size=1280x720&fps=30), or "
+            "the URL of one RTSP or HTTP stream."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="A folder, or a .mp4 file; figures alone unless given."),
+    ] = None,
+    overlay: Annotated[bool, typer.Option("--overlay", help="Blend labels over frames.")] = False,
+    realtime: Annotated[
+        bool,
+        typer.Option(
+            "--realtime",
+            help="Play a recording as a camera gives it, dropping what comes too fast.",
+        ),
+    ] = False,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Rate of images, 10 unless given; of a live source's video."),
+    ] = None,
+    duration: Annotated[
+        str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")
+    ] = None,
+    max_frames: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many frames were read.")
+    ] = None,
+    backend: Backend = "auto",
+    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    allow_network: AllowNetwork = None,
+    as_json: Json = False,
+) -> None:
+    """Segment a recording, a camera or a stream.
+
+    Writes label maps, overlays or a video.
+    """
+    from ..runtime.live import open_source
+    from ..runtime.output import run_frames
+    from ..runtime.signals import stop_on_signals
+    from ..runtime.terminal import note, print_json, progress, run_line, say
+    from ..runtime.units import parse_duration
+
+    source = open_source(frames, note=note)
+    seconds = parse_duration("--duration", duration) if duration else None
+    with (
+        stop_on_signals() as stop_requested,
+        engine_of(bundle, backend, device, artefact, threads, allow_network) as engine,
+    ):
+        note(engine.reason)
+        with progress("run", "frames") as update:
+            summary = run_frames(
+                source,
+                engine,
+                out,
+                overlay=overlay,
+                overwrite=overwrite,
+                realtime=realtime,
+                fps=fps,
+                duration_s=seconds,
+                max_frames=max_frames,
+                stop_requested=stop_requested,
+                note=note,
+                report=lambda done, dropped: update(
+                    done, source.length, f"{dropped} dropped" if dropped else ""
+                ),
+            )
+    if as_json:
+        print_json(summary)
+    else:
+        say(run_line(summary))
+    if summary["lost"]:
+        raise FrameError(summary["lost"])
+    if summary["ended_by"] == "signal" and summary["reconnects"] is None:
+        raise typer.Exit(RunInterrupted.exit_code)  # a recording that was not run to its end

@@ -1,0 +1,73 @@
+"""`roadshift train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .learning import needs_torch, run_options
+from .options import (
+    BACKGROUND,
+    CheckpointEvery,
+    Config,
+    Device,
+    Json,
+    Nice,
+    Out,
+    Output,
+    Overwrite,
+    Resume,
+    Seed,
+    Set,
+    Threads,
+)
+from .parse import with_losses
+from .tables import print_made
+
+
+def train(
+    images: Annotated[Path, typer.Option(help="Folder of training images.")],
+    labels: Annotated[Path, typer.Option(help="Folder of their label maps.")],
+    label_space: Annotated[str, typer.Option(help="A built-in label space or a JSON file.")],
+    network: Annotated[str, typer.Option(help="A network or package.module:factory.")],
+    out: Out,
+    input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
+    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    output: Output = None,
+    config: Config = None,
+    settings: Set = None,
+    seed: Seed = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
+    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    checkpoint_every: CheckpointEvery = "60s",
+    threads: Threads = None,
+    nice: Nice = BACKGROUND,
+    as_json: Json = False,
+) -> None:
+    """Train a source model on labelled images."""
+    with needs_torch("train", threads, nice):
+        from ..adapt import Job, resolve_config, train_bundle
+        from ..adapt.models import IMAGENET_INPUT, network_spec, parse_size
+        from ..runtime.labels import label_space as find_label_space
+
+        chosen = with_losses(settings, None, seed)
+        resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
+        space = find_label_space(label_space)
+        width, height = parse_size("--input-size", input_size)
+        with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+            bundle = train_bundle(
+                images,
+                labels,
+                space,
+                network_spec(network, output=output),
+                IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+                resolved,
+                Job(out, overwrite, device, options),
+                initial=init,
+            )
+    print_made(bundle, as_json)
