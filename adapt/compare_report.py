@@ -19,9 +19,9 @@ from ..runtime.label_maps import LabelMap
 from ..runtime.labels import read_labels
 from ..runtime.overlay import qualitative
 from ..runtime.printable import printable
-from ..runtime.terminal import comparison_cells
 from .bar_chart import Bar, bar_chart
 from .compare import RUNS, Comparison
+from .compare_rows import comparison_cells
 from .dataset import evenly_spaced
 
 PICTURES = 3  # frames of the strips, evenly spaced

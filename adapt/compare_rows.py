@@ -70,6 +70,27 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return rows
 
 
+def comparison_cells(row: Mapping[str, Any]) -> dict[str, object]:
+    """One row of `compare` as cells by heading: mean ± deviation where there are several seeds."""
+    variant = row["variant"]
+    ours = variant in (None, "roadshift")
+
+    def spread(key: str) -> object:
+        value, deviation = row[key], row.get(f"{key}_std")
+        return value if None in (value, deviation) else f"{value:.2f} ± {deviation:.2f}"
+
+    lost = "failed" if "error" in row and row["miou"] is None else row["classes_lost"] or "none"
+    return {
+        "method": row["method"] if ours else f"{row['method']}:{variant}",
+        "mIoU %": spread("miou"),
+        "gain": spread("gain"),
+        "seconds": row["seconds"],
+        "steps/s": row["steps_per_s"],
+        "peak MiB": row["peak_mib"],
+        "classes lost": lost,
+    }
+
+
 def _figures(
     record: Mapping[str, Any],
     before: Mapping[str, Any],

@@ -29,7 +29,6 @@ from .options import (
     Threads,
 )
 from .parse import with_losses
-from .tables import print_made
 
 
 def adapt(
@@ -84,6 +83,7 @@ def adapt(
     package.module:function.
     """
     from ..runtime.terminal import note
+    from .tables import print_made
 
     with needs_torch("adapt", threads, nice):
         from ..adapt import Job, Student, adapt_black_box, adapt_bundle, resolve_config

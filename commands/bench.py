@@ -76,11 +76,11 @@ def bench(
     )
     from ..runtime.bench.plots import check_can_plot, write_plots
     from ..runtime.bench.row import scenario
-    from ..runtime.bench.table import bench_table, print_comparison
     from ..runtime.labels import label_space as find_label_space
     from ..runtime.printable import printable
     from ..runtime.terminal import note, print_json, progress
     from ..runtime.units import parse_duration
+    from .bench_tables import bench_table, print_comparison
 
     check_label_options(label_space, label_map)
     settings = BenchSettings(

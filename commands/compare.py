@@ -66,7 +66,8 @@ def compare(
     """
     from ..runtime.addresses import without_password
     from ..runtime.bundle import open_bundle
-    from ..runtime.terminal import comparison_table, note, print_json
+    from ..runtime.terminal import note, print_json
+    from .tables import comparison_table
 
     with needs_torch("compare", threads, nice):
         from ..adapt import Job

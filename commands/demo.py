@@ -24,8 +24,9 @@ def demo(
 
     Trains, adapts, exports, runs and measures.
     """
-    from ..runtime.bench.table import bench_table
-    from ..runtime.terminal import evaluation_table, note, print_json, say
+    from ..runtime.terminal import note, print_json, say
+    from .bench_tables import bench_table
+    from .tables import evaluation_table
 
     with needs_torch("demo", threads):
         from ..export.demo import run_demo

@@ -37,7 +37,8 @@ def eval_(
     from ..runtime.evaluation import evaluate
     from ..runtime.images import labelled_pairs
     from ..runtime.metrics import evaluation_record
-    from ..runtime.terminal import evaluation_table, note, print_json, progress
+    from ..runtime.terminal import note, print_json, progress
+    from .tables import evaluation_table
 
     check_label_options(label_space, label_map)
     pairs = labelled_pairs(images, labels, note=note)

@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.words import counted
 from .bundles import labels_through, opened_bundle
 from .learning import needs_torch
 from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
-from .tables import made_how
 
 
 def export(
@@ -67,6 +65,7 @@ def export(
     from ..runtime.phases import PhaseDisplay
     from ..runtime.terminal import note, print_json, say
     from ..runtime.units import parse_memory
+    from .tables import export_line
 
     with needs_torch("export", threads):
         from ..export.artefacts import export_bundle
@@ -106,19 +105,7 @@ def export(
                 record, refused = error.record, error
     if as_json:
         print_json(record)
-    for row in () if as_json else record["artefacts"]:
-        say(
-            f"{bundle / row['path']}: {row['precision']}, {made_how(row)}, "
-            f"{row['bytes'] / 2**20:.1f} MiB, same class as torch on "
-            f"{row['label_agreement']:.3f} % of the pixels of {counted(row['frames'], 'frame')} "
-            f"({row['compared_on']})"
-            + (
-                f", logits differ by at most {row['max_difference']:.1e}"
-                if "max_difference" in row
-                else ""
-            )
-            + (f", mIoU {row['miou']:.2f} %" if "miou" in row else "")
-            + "."
-        )
+    else:
+        say(*(export_line(bundle, row) for row in record["artefacts"]))
     if refused is not None:
         raise refused

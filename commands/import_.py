@@ -9,7 +9,6 @@ import typer
 
 from .learning import needs_torch
 from .options import Json, Out, Output, Overwrite
-from .tables import print_made
 
 
 def import_(
@@ -33,10 +32,12 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a published checkpoint, or of one's own."""
+    from ..runtime.terminal import note
+    from .tables import print_made
+
     with needs_torch("import"):
         from ..adapt.import_bundle import import_bundle
         from ..runtime.labels import label_space as find_label_space
-        from ..runtime.terminal import note
 
         bundle = import_bundle(
             weights,

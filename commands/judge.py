@@ -32,7 +32,8 @@ def judge(
     """
     from ..runtime.bundle import open_bundle
     from ..runtime.signals import stop_on_signals
-    from ..runtime.terminal import note, print_json, progress, verdict_table
+    from ..runtime.terminal import note, print_json, progress
+    from .tables import verdict_table
 
     with needs_torch("judge", threads):
         from ..adapt.judging.judge import judge_bundles

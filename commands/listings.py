@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from .learning import needs_torch
 from .options import Json
-from .tables import listing
 
 
 def networks(as_json: Json = False) -> None:
     """The networks that can be trained, imported and adapted."""
+    from .tables import listing
+
     with needs_torch("networks"):
         from ..adapt.networks import network_summaries
 
@@ -17,6 +18,8 @@ def networks(as_json: Json = False) -> None:
 
 def methods(as_json: Json = False) -> None:
     """The adaptation methods."""
+    from .tables import listing
+
     with needs_torch("methods"):
         from ..adapt import METHODS
 
@@ -30,6 +33,7 @@ def methods(as_json: Json = False) -> None:
 def label_spaces(as_json: Json = False) -> None:
     """The built-in label spaces; any other is a JSON file."""
     from ..runtime.labels import LABEL_SPACES, label_space
+    from .tables import listing
 
     spaces = [label_space(name) for name in LABEL_SPACES]
     rows = [{"name": s.name, "classes": s.num_classes, "names": list(s.classes)} for s in spaces]

@@ -42,7 +42,8 @@ def reproduce(
 
     Puts both figures side by side.
     """
-    from ..runtime.terminal import evaluation_table, print_json, table
+    from ..runtime.terminal import print_json
+    from .tables import published_tables
 
     with needs_torch("reproduce", threads, nice):
         from ..adapt.recipes import find_recipe
@@ -63,16 +64,5 @@ def reproduce(
             )
     if as_json:
         print_json(result)
-        return
-    published, before, after = result["published"], result["source_only"], result["measured"]
-    evaluation_table({"source only": before, "adapted": after})
-    rows = [
-        ("source only, mIoU", published["source_only"], before["miou"]),
-        ("adapted, mIoU", published["miou"], after["miou"]),
-    ]
-    if "miou_13" in after:
-        rows += [
-            ("source only, mIoU*", published["source_only_13"], before["miou_13"]),
-            ("adapted, mIoU*", published["miou_13"], after["miou_13"]),
-        ]
-    table(f"\n{result['row']}, percent", ["", "published", "measured"], rows)
+    else:
+        published_tables(result)

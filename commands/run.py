@@ -58,8 +58,9 @@ def run(
     from ..runtime.live import open_source
     from ..runtime.output import run_frames
     from ..runtime.signals import stop_on_signals
-    from ..runtime.terminal import note, print_json, progress, run_line, say
+    from ..runtime.terminal import note, print_json, progress, say
     from ..runtime.units import parse_duration
+    from .tables import run_line
 
     source = open_source(frames, note=note)
     seconds = parse_duration("--duration", duration) if duration else None

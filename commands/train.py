@@ -24,7 +24,6 @@ from .options import (
     Threads,
 )
 from .parse import with_losses
-from .tables import print_made
 
 
 def train(
@@ -50,6 +49,8 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a source model on labelled images."""
+    from .tables import print_made
+
     with needs_torch("train", threads, nice):
         from ..adapt import Job, resolve_config, train_bundle
         from ..adapt.models import IMAGENET_INPUT, network_spec, parse_size

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from roadshift.commands.bench_tables import print_comparison
 from roadshift.runtime.bench import baseline as bench_baseline
 from roadshift.runtime.bench.baseline import (
     check_can_save,
@@ -20,7 +21,6 @@ from roadshift.runtime.bench.baseline import (
     save_baseline,
 )
 from roadshift.runtime.bench.row import COLUMNS, left_out_row
-from roadshift.runtime.bench.table import print_comparison
 from roadshift.runtime.errors import ConfigError, OutputError, RegressionError
 
 CLOSED = "closed loop"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..terminal import note, say, table
-from .baseline import Comparison
+from ..runtime.bench.baseline import Comparison
+from ..runtime.terminal import note, say, table
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from roadshift.commands.bench_tables import BENCH_COLUMNS, bench_table
 from roadshift.runtime.bench import Measured
 from roadshift.runtime.bench.plots import latency_svg, write_plots
 from roadshift.runtime.bench.row import COLUMNS, left_out_row
-from roadshift.runtime.bench.table import BENCH_COLUMNS, bench_table
 from roadshift.runtime.errors import OutputError
 
 Capture = pytest.CaptureFixture[str]
