@@ -40,7 +40,7 @@ from ..runtime.png import decode_label_png, read_png
 from ..runtime.preprocess import fit_frame
 from ..runtime.regular_files import read_regular_file
 from ..runtime.strict_json import parse_json
-from .models import IMAGENET_INPUT, network_spec, parse_size
+from .models import IMAGENET_INPUT, network_spec
 from .networks import import_callable
 
 Answer = NDArray[Any]
@@ -112,14 +112,14 @@ class Student:
     Attributes:
         network: a name or package.module:factory; needed.
         label_space: a built-in label space or a JSON file; of the black box's answers.
-        input_size: "WxH" that the student sees.
+        input_size: (width, height) that the student sees.
         initial: weights that it starts from; random otherwise.
         output: path of the logits in what its network returns, where that is not clear.
     """
 
     network: str | None = None
     label_space: str | None = None
-    input_size: str | None = None
+    input_size: tuple[int, int] | None = None
     initial: Path | None = None
     output: str | None = None
 
@@ -147,7 +147,7 @@ def resolve_student(
         raise ConfigError("The black box does not say what its classes are: give --label-space.")
     spec = IMAGENET_INPUT
     if student.input_size is not None:
-        width, height = parse_size("--input-size", student.input_size)
+        width, height = student.input_size
         spec = spec.model_copy(update={"width": width, "height": height})
     elif black_box.input is not None:
         size = {"width": black_box.input.width, "height": black_box.input.height}

@@ -27,12 +27,17 @@ class Contender:
 
 
 def choose_contenders(
-    methods: str, assignments: Sequence[str] = (), *, seeds: int = 1, steps: int | None = None
+    methods: Sequence[str] | None,
+    assignments: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    steps: int | None = None,
 ) -> list[Contender]:
-    """The methods of "all" or "iapc,bn_stats,iapc:paper", with the settings that each is to run by.
+    """The methods to compare, with the settings that each is to run by.
 
     Args:
-        methods: names from `METHODS`, ``name:variant`` for another variant than ours.
+        methods: names from `METHODS`, ``name:variant`` for another variant than ours; None: all
+            that start from a bundle.
         assignments: ``key=value`` for all methods; ``iapc.key=value`` goes to IAPC alone.
         seeds: runs of each method, with seeds 0 to ``seeds - 1``.
         steps: of each method that takes steps; its own number unless given.
@@ -42,11 +47,9 @@ def choose_contenders(
     """
     if not 1 <= seeds <= MOST_SEEDS:
         raise ConfigError(f"--seeds {shown(seeds)}: give 1 to {MOST_SEEDS}.")
-    if methods.strip() == "all":
-        names = [name for name, method in METHODS.items() if not method.black_box]
-    else:
-        names = [name.strip() for name in methods.split(",")]
-    chosen = [name.partition(":")[::2] for name in names]
+    if methods is None:
+        methods = [name for name, method in METHODS.items() if not method.black_box]
+    chosen = [name.partition(":")[::2] for name in methods]
     for method, _ in chosen:
         if adapting_method(method).black_box:
             raise ConfigError(

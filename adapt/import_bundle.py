@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..runtime.bundle import (
     Bundle,
@@ -29,8 +30,6 @@ from .models import (
     check_learning,
     network_spec,
     new_network,
-    parse_size,
-    parse_triple,
 )
 
 
@@ -40,11 +39,11 @@ def import_bundle(
     space: LabelSpace,
     out: Path,
     *,
-    input_size: str,
+    input_size: tuple[int, int],
     colour: str | None = None,
-    mean: str | None = None,
-    std: str | None = None,
-    arguments: Sequence[str] = (),
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     output: str | None = None,
     key: str | None = None,
     overwrite: bool = False,
@@ -59,8 +58,10 @@ def import_bundle(
     Args:
         weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused.
         network: a registered name or ``package.module:factory``.
-        input_size: "WxH"; colour: "rgb" or "bgr"; mean, std: "a,b,c", in 0-255 units.
-        arguments: of the network, "key=value".
+        input_size: (width, height).
+        colour: "rgb" or "bgr".
+        mean, std: in 0-255 units, in the order of ``colour``.
+        arguments: of the network.
         output: path of the logits in what the network returns, where that is not clear.
         key: where in the file the weights lie, dotted; found unless given.
         note: called with a sentence on how a user's network is built, on what its trial found, and
@@ -69,7 +70,7 @@ def import_bundle(
     Raises:
         NetworkError: the file is no checkpoint or does not fit the network and label space; the
             network fails in its trials, `try_out` and `try_learning`.
-        ConfigError: an argument of the network, the size, colour, mean or std is malformed.
+        ConfigError: an argument of the network or the colour is malformed.
         OutputError: the bundle cannot be written.
     """
     if colour is not None and colour not in ("rgb", "bgr"):
@@ -79,10 +80,10 @@ def import_bundle(
         network_spec(network, arguments, output),
         space,
         out,
-        size=parse_size("--input-size", input_size),
+        size=input_size,
         colour=colour,
-        mean=None if mean is None else parse_triple("--mean", mean),
-        std=None if std is None else parse_triple("--std", std),
+        mean=mean,
+        std=std,
         key=key,
         overwrite=overwrite,
         note=note,

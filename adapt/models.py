@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import platform
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +13,6 @@ from ..runtime.bundle import Bundle, InputSpec, NetworkSpec
 from ..runtime.errors import ConfigError, NetworkError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.words import shortened
-from .config import parse_assignments
 from .importing import load_weights, read_weights
 from .networks import NETWORKS, ForeignNetwork, SegmentationNetwork, build_network
 from .networks.copies import check_rebuilds
@@ -35,58 +32,25 @@ IMAGENET_INPUT = InputSpec(
 
 
 def network_spec(
-    name: str, arguments: Sequence[str] = (), output: str | None = None
+    name: str, arguments: Mapping[str, Any] | None = None, output: str | None = None
 ) -> NetworkSpec:
-    """A network by name, with ``key=value`` arguments (values are TOML).
+    """A network by name, with arguments that a manifest can hold.
 
     Args:
+        arguments: numbers, texts, truth values or lists of these.
         output: path of the logits in what it returns, see `NetworkSpec`.
 
     Raises:
-        ConfigError: an argument is malformed.
+        ConfigError: an argument is of another type.
     """
-    for argument in arguments:
-        key, equals, _ = argument.partition("=")
-        if not equals or not key.strip().isidentifier():
-            raise ConfigError(f"--argument {shortened(argument)!r}: write it as key=value.")
     try:
-        return NetworkSpec(name=name, arguments=parse_assignments(arguments), output=output)
+        return NetworkSpec(name=name, arguments=dict(arguments or {}), output=output)
     except ValidationError as error:
         problem = error.errors()[0]
         raise ConfigError(
             f"{arg('arguments')} {problem['loc'][1]}={shortened(str(problem['input']))}: "
             f"{problem['msg']}; a value is a number, a text, a truth value or a list of these."
         ) from error
-
-
-def parse_size(option: str, text: str) -> tuple[int, int]:
-    """(width, height) of "1024x512".
-
-    Raises:
-        ConfigError: something else, or a side below 32 pixels.
-    """
-    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text.strip())
-    if not match or min(int(match[1]), int(match[2])) < 32:
-        raise ConfigError(
-            f"{option} {shortened(text)!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512."
-        )
-    return int(match[1]), int(match[2])
-
-
-def parse_triple(option: str, text: str) -> tuple[float, float, float]:
-    """Three finite numbers of "a,b,c", in 0-255 units; those of "--std" are above 0.
-
-    Raises:
-        ConfigError: something else.
-    """
-    try:
-        a, b, c = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ConfigError(f"{option} {shortened(text)!r}: write three numbers, a,b,c.") from error
-    if not all(map(math.isfinite, (a, b, c))) or (option == "--std" and min(a, b, c) <= 0):
-        kind = "positive" if option == "--std" else "finite"
-        raise ConfigError(f"{option} {shortened(text)!r}: write three {kind} numbers, a,b,c.")
-    return a, b, c
 
 
 def pick_device(device: str) -> torch.device:

@@ -174,13 +174,12 @@ def _source_model(
     space = label_space(recipe.label_space)
     if not checkpoint.is_dir():
         if not (options.resume and out.exists()):
-            width, height = recipe.input_size
             return import_bundle(
                 checkpoint,
                 recipe.network,
                 space,
                 out,
-                input_size=f"{width}x{height}",
+                input_size=recipe.input_size,
                 overwrite=overwrite,
                 note=options.note,
             )

@@ -24,9 +24,9 @@ from typing import Any
 import roadshift.adapt  # noqa: F401 - makes torch's backends known
 from machine_line import machine_line
 from random_bundle import random_bundle
-from roadshift.adapt.models import parse_size
 from roadshift.adapt.networks import NETWORKS
 from roadshift.adapt.scenes import render_dataset
+from roadshift.commands.parse import parse_size
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle

@@ -20,8 +20,8 @@ import cv2
 from machine_line import machine_line
 from roadshift.adapt.config import AugmentConfig, TrainingConfig
 from roadshift.adapt.dataset import CropSampler, FrameSet, Prefetcher, target_frames
-from roadshift.adapt.models import parse_size
 from roadshift.adapt.scenes import render_dataset
+from roadshift.commands.parse import parse_size
 from roadshift.runtime.cores import available_cores
 from roadshift.runtime.images import read_image
 

@@ -38,7 +38,8 @@ from machine_line import machine_line
 from roadshift.adapt.budget import peak_memory
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
 from roadshift.adapt.losses.kernels.choice import choose_kernel
-from roadshift.adapt.models import device_name, parse_size
+from roadshift.adapt.models import device_name
+from roadshift.commands.parse import parse_size
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import ConfigError
 from torch import Tensor

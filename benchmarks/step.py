@@ -37,12 +37,13 @@ from roadshift.adapt.dataset import CropSampler, FrameSet, target_frames
 from roadshift.adapt.inputs import Normalise
 from roadshift.adapt.losses.kernels.choice import choose_kernel
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
-from roadshift.adapt.models import IMAGENET_INPUT, device_name, parse_size
+from roadshift.adapt.models import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.precision import native_precisions
 from roadshift.adapt.run_options import Progress, RunOptions
 from roadshift.adapt.scenes import render_dataset
 from roadshift.adapt.trainer import Trainer
+from roadshift.commands.parse import parse_size
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import ConfigError
 

@@ -28,7 +28,7 @@ from .options import (
     Set,
     Threads,
 )
-from .parse import with_losses
+from .parse import parse_size, with_losses
 
 
 def adapt(
@@ -97,7 +97,13 @@ def adapt(
         black_box = adapting_method(method).black_box
         chosen = with_losses(settings, losses, seed)
         resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
-        learner = Student(student, label_space, input_size, init, output)
+        learner = Student(
+            student,
+            label_space,
+            None if input_size is None else parse_size("--input-size", input_size),
+            init,
+            output,
+        )
         if not black_box and learner != Student():
             raise ConfigError(
                 "--student, --label-space, --input-size, --init and --output are for black-box "

@@ -10,6 +10,7 @@ import typer
 
 from .bundles import check_label_options, import_torch_backend, opened_bundle
 from .options import AllowNetwork, Device, Json, LabelMapFile, LabelSpaceOfFiles, Threads
+from .parse import parse_duration, parse_names
 
 
 def bench(
@@ -79,7 +80,6 @@ def bench(
     from ..runtime.labels import label_space as find_label_space
     from ..runtime.printable import printable
     from ..runtime.terminal import note, print_json, progress
-    from ..runtime.units import parse_duration
     from .bench_tables import bench_table, print_comparison
 
     check_label_options(label_space, label_map)
@@ -93,7 +93,7 @@ def bench(
         warmup=warmup,
         camera_fps=camera,
         rounds=rounds,
-        backends=backends,
+        backends=parse_names(backends),
         device=device,
         threads=threads,
     )

@@ -24,7 +24,7 @@ from .options import (
     Set,
     Threads,
 )
-from .parse import with_losses
+from .parse import parse_names, with_losses
 
 
 def compare(
@@ -78,7 +78,9 @@ def compare(
         from ..adapt.contenders import choose_contenders
 
         chosen = with_losses(settings, losses)
-        contenders = choose_contenders(methods, chosen, seeds=seeds, steps=steps)
+        names = parse_names(methods)
+        wanted = None if names == ["all"] else names
+        contenders = choose_contenders(wanted, chosen, seeds=seeds, steps=steps)
         pairs = measured_pairs(frames, images, labels)
         source = open_bundle(bundle, allow_networks=allow_network or ())
         mapping = labels_through(source.label_space, label_space, label_map)

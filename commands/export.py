@@ -10,6 +10,7 @@ import typer
 from .bundles import labels_through, opened_bundle
 from .learning import needs_torch
 from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
+from .parse import parse_memory
 
 
 def export(
@@ -64,7 +65,6 @@ def export(
     from ..runtime.bundle import open_bundle
     from ..runtime.phases import PhaseDisplay
     from ..runtime.terminal import note, print_json, say
-    from ..runtime.units import parse_memory
     from .tables import export_line
 
     with needs_torch("export", threads):

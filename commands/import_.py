@@ -9,6 +9,7 @@ import typer
 
 from .learning import needs_torch
 from .options import Json, Out, Output, Overwrite
+from .parse import parse_arguments, parse_size, parse_triple
 
 
 def import_(
@@ -44,11 +45,11 @@ def import_(
             network,
             find_label_space(label_space),
             out,
-            input_size=input_size,
+            input_size=parse_size("--input-size", input_size),
             colour=colour,
-            mean=mean,
-            std=std,
-            arguments=argument or (),
+            mean=None if mean is None else parse_triple("--mean", mean),
+            std=None if std is None else parse_triple("--std", std),
+            arguments=parse_arguments("--argument", argument or ()),
             output=output,
             key=key,
             overwrite=overwrite,

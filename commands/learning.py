@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..cli_start import STARTED
 from ..runtime.errors import MissingDependencyError
+from .parse import parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from ..adapt.trainer import RunOptions
@@ -73,7 +74,6 @@ def run_options(
     from ..runtime.phases import PhaseDisplay, pace
     from ..runtime.signals import stop_on_signals
     from ..runtime.terminal import note
-    from ..runtime.units import parse_duration, parse_memory
 
     with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 

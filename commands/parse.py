@@ -1,6 +1,100 @@
-"""Text of a command line as typed values."""
+"""Text of a command line as typed values; an error names the option and says what to write."""
 
 from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from ..runtime.errors import ConfigError
+from ..runtime.words import shortened
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+
+_SIZE = re.compile(r"(\d{1,6})[xX](\d{1,6})")
+
+MOST = 1e12  # seconds, or a size's number before its unit: more is a slip of the hand
+
+
+def parse_duration(option: str, text: str) -> float:
+    """Seconds of "90s", "20m", "1h30m".
+
+    Raises:
+        ConfigError: something else.
+    """
+    match = _DURATION.fullmatch(text.strip().lower())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = hours * 3600 + minutes * 60 + seconds
+    if not 0 < total <= MOST:
+        raise ConfigError(
+            f"{option} {shortened(text)!r}: write a duration such as 90s, 20m or 1h30m."
+        )
+    return total
+
+
+def parse_memory(option: str, text: str) -> int:
+    """Bytes of "6GB" (10^9), "6GiB" (2^30), "512MiB".
+
+    Raises:
+        ConfigError: something else.
+    """
+    match = _MEMORY.fullmatch(text.strip())
+    if not match or not 0 < float(match[1]) <= MOST:
+        raise ConfigError(f"{option} {shortened(text)!r}: write a size such as 6GB or 512MiB.")
+    power = " KMGT".index(match[2].upper() or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def parse_size(option: str, text: str) -> tuple[int, int]:
+    """(width, height) of "1024x512".
+
+    Raises:
+        ConfigError: something else, or a side below 32 pixels.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if not match or min(int(match[1]), int(match[2])) < 32:
+        raise ConfigError(
+            f"{option} {shortened(text)!r}: write WIDTHxHEIGHT, at least 32x32, e.g. 1024x512."
+        )
+    return int(match[1]), int(match[2])
+
+
+def parse_triple(option: str, text: str) -> tuple[float, float, float]:
+    """Three finite numbers of "a,b,c", in 0-255 units; those of "--std" are above 0.
+
+    Raises:
+        ConfigError: something else.
+    """
+    try:
+        a, b, c = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"{option} {shortened(text)!r}: write three numbers, a,b,c.") from error
+    if not all(map(math.isfinite, (a, b, c))) or (option == "--std" and min(a, b, c) <= 0):
+        kind = "positive" if option == "--std" else "finite"
+        raise ConfigError(f"{option} {shortened(text)!r}: write three {kind} numbers, a,b,c.")
+    return a, b, c
+
+
+def parse_names(text: str) -> list[str]:
+    """Names of "a,b, c", in their order; an empty one stays, for whoever knows the names."""
+    return [name.strip() for name in text.split(",")]
+
+
+def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
+    """Arguments by name of ``["heads=2", "norm=batch"]``; values are TOML, a bare word is a text.
+
+    Raises:
+        ConfigError: an entry is not ``key=value``, or its key is no name of an argument.
+    """
+    from ..adapt.config import parse_assignments
+
+    for entry in entries:
+        key, equals, _ = entry.partition("=")
+        if not equals or not key.strip().isidentifier():
+            raise ConfigError(f"{option} {entry!r}: write it as key=value.")
+    return parse_assignments(entries)
 
 
 def with_losses(

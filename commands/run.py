@@ -10,6 +10,7 @@ import typer
 from ..runtime.errors import FrameError, RunInterrupted
 from .bundles import engine_of
 from .options import AllowNetwork, Backend, BundleIn, Device, Json, Overwrite, Threads
+from .parse import parse_duration
 
 
 def run(
@@ -59,7 +60,6 @@ def run(
     from ..runtime.output import run_frames
     from ..runtime.signals import stop_on_signals
     from ..runtime.terminal import note, print_json, progress, say
-    from ..runtime.units import parse_duration
     from .tables import run_line
 
     source = open_source(frames, note=note)

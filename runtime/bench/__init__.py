@@ -18,7 +18,7 @@ from ..engine import Engine, open_engine
 from ..errors import EngineError
 from ..frames import Frame
 from ..machine_state import Probe, open_probe
-from .backends import Contender, contenders, not_by_default, parse_backends
+from .backends import Contender, choose_backends, contenders, is_default, not_by_default
 from .frames import random_bench_frames, random_frames, read_frames
 from .lane import Lane
 from .loop import Clock, Limit, SystemClock
@@ -158,7 +158,7 @@ def measure_bundle(
     if not done:
         raise _all_failed(opened, measured)
     failed = [m for m in measured if m.row["error"] is not None]
-    if settings.backends == "auto":
+    if is_default(settings.backends):
         left_out += not_by_default(opened, settings.device)
     failed += [Measured(row, np.empty(0)) for row in left_out]
     return [*done, *failed]
@@ -196,7 +196,7 @@ def _contenders(
     bundle: Bundle, settings: BenchSettings
 ) -> tuple[list[Contender], list[dict[str, Any]]]:
     """What to measure, at least one, and rows for what cannot run here."""
-    found, left_out = contenders(bundle, parse_backends(settings.backends), settings.device)
+    found, left_out = contenders(bundle, choose_backends(settings.backends), settings.device)
     if not found:
         raise _nothing_runs(bundle, settings, left_out)
     return found, left_out

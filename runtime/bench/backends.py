@@ -47,24 +47,34 @@ class Contender:
         )
 
 
-def parse_backends(text: str) -> tuple[str, ...]:
-    """Backends of "auto" (all but those that compile for minutes), "all" or "torch,onnxruntime".
+def choose_backends(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Backends by their names; "auto" alone is all but those that compile for minutes, or "all".
 
     Raises:
         ConfigError: an unknown backend.
     """
     known = backend_kinds()
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if names == ("auto",):
+    chosen = _listed(names)
+    if is_default(names):
         return tuple(name for name in known if name not in SLOW)
-    if names == ("all",):
+    if chosen == ("all",):
         return tuple(known)
-    unknown = [name for name in names if name not in known]
-    if unknown or not names:
+    unknown = [name for name in chosen if name not in known]
+    if unknown or not chosen:
         raise ConfigError(
-            f"--backends {shortened(text)!r}: use auto, all, or of {', '.join(known)}, with commas."
+            f"--backends {shortened(','.join(chosen))!r}: use auto, all, or of {', '.join(known)}, "
+            "with commas."
         )
-    return names
+    return chosen
+
+
+def is_default(names: str | Sequence[str]) -> bool:
+    """Tell whether "auto" alone was asked for."""
+    return _listed(names) == ("auto",)
+
+
+def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(name for name in names if name)
 
 
 def contenders(
@@ -73,7 +83,7 @@ def contenders(
     """What to measure, in the order of the table, and rows for what cannot run here, with reasons.
 
     Args:
-        backends: see `parse_backends`.
+        backends: see `choose_backends`.
         device: "cpu", "cuda" or "auto", which is both.
 
     Raises:

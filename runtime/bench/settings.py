@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError
 from ..labels import LabelSpace
-from .backends import parse_backends
+from .backends import choose_backends
 from .loop import Limit
 
 QUERIES = 200
@@ -29,7 +30,7 @@ class BenchSettings:
         camera_fps: frames arrive at this rate; None is a closed loop.
         rounds: rows take turns so many times; with 1 they run one after the other, and no engine is
             open while another is measured, for machines with little memory.
-        backends: "auto", "all" or names with commas, see `parse_backends`.
+        backends: "auto", "all", a name or several, see `choose_backends`.
         device: "cpu", "cuda" or "auto", which is both.
         threads: CPU threads of each engine; None takes the cores of this process.
 
@@ -47,7 +48,7 @@ class BenchSettings:
     warmup: int | None = None
     camera_fps: float | None = None
     rounds: int = 5
-    backends: str = "auto"
+    backends: str | Sequence[str] = "auto"
     device: str = "auto"
     threads: int | None = None
 
@@ -64,7 +65,7 @@ class BenchSettings:
             )
         if self.rounds < 1:
             raise ConfigError(f"A bench needs at least 1 round, not {self.rounds}.")
-        parse_backends(self.backends)
+        choose_backends(self.backends)
 
     @property
     def limit(self) -> Limit:

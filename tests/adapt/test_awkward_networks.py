@@ -102,7 +102,7 @@ def imported(tmp_path: Path) -> Callable[..., Bundle]:
             state = build_network(f"user_networks:{name}", K).state_dict()
         torch.save(state or {"a": torch.zeros(1)}, weights)
         where = (weights, f"user_networks:{name}", CAMVID, tmp_path / "source")
-        return import_bundle(*where, output=output, **{"input_size": "48x32", **how})
+        return import_bundle(*where, output=output, **{"input_size": (48, 32), **how})
 
     return make
 
@@ -237,7 +237,7 @@ def test_the_import_says_how_it_called_the_factory_and_what_does_not_learn(
 def test_a_backward_that_fails_for_other_images_than_the_trials_is_a_sentence_in_training(
     imported: Callable[..., Bundle], frames_dir: Path, tmp_path: Path
 ) -> None:
-    source = imported("NoBackwardWhenWide", input_size="64x32")
+    source = imported("NoBackwardWhenWide", input_size=(64, 32))
     narrow = adapted(source, frames_dir, tmp_path / "narrow", "entmin")
     assert narrow.manifest.provenance.method == "entmin"
     wide = "training.frame_size=[48,32]"
@@ -250,7 +250,7 @@ def test_an_argument_that_is_called_name_reaches_the_factory(tmp_path: Path) -> 
     torch.manual_seed(1)
     torch.save(build_network("user_networks:Transposed", K).state_dict(), tmp_path / "t.pth")
     where = (tmp_path / "t.pth", "user_networks:named", CAMVID, tmp_path / "named")
-    source = import_bundle(*where, input_size="48x32", arguments=["name=transposed"])
+    source = import_bundle(*where, input_size=(48, 32), arguments={"name": "transposed"})
     assert source.manifest.network.arguments == {"name": "transposed"}
     again = open_bundle(source.path, allow_networks=["user_networks"])
     network = load_network(again, torch.device("cpu"))
@@ -261,7 +261,7 @@ def test_an_output_of_a_network_that_has_one_is_refused(tmp_path: Path) -> None:
     torch.save(build_network("fast_scnn", K).state_dict(), tmp_path / "w.pth")
     where = (tmp_path / "w.pth", "fast_scnn", CAMVID, tmp_path / "b")
     with pytest.raises(RoadshiftError, match="output 1: network 'fast_scnn' has one output"):
-        import_bundle(*where, input_size="64x64", output="1")
+        import_bundle(*where, input_size=(64, 64), output="1")
 
 
 def test_networks_of_the_registry_are_built_anew_too() -> None:

@@ -73,7 +73,7 @@ class Bench:
         self.measured.clear()
         own = [ONLINE] if "iapc" in methods else []
         contenders = choose_contenders(
-            methods, [*SMALL, *own, *assignments], seeds=seeds, steps=steps
+            methods.split(","), [*SMALL, *own, *assignments], seeds=seeds, steps=steps
         )
         return compare(
             self.source,
@@ -425,7 +425,7 @@ def test_what_concerns_all_methods_is_refused_before_the_first(
         bench(out=tmp_path / "missing" / "out")
     pairs = measured_pairs([str(bench.frames)], None, bench.labels)
     with pytest.raises(FrameError, match="nowhere does not exist"):
-        compare(source, ["nowhere"], pairs, choose_contenders("bn_stats"), Job(bench.out))
+        compare(source, ["nowhere"], pairs, choose_contenders(["bn_stats"]), Job(bench.out))
     with pytest.raises(OutputError, match="the name is 1 bytes too long"):
         bench(out=tmp_path / ("x" * 256))
     assert bench.adapted == []
@@ -470,23 +470,25 @@ def bundle_of(like: Bundle, path: Path, tensors: dict[str, torch.Tensor]) -> Bun
 # --- which methods, with which settings ----------------------------------------------------------
 
 
-def titles(methods: str, *assignments: str, **more: Any) -> list[str]:
-    return [contender.title for contender in choose_contenders(methods, assignments, **more)]
+def titles(methods: str | None, *assignments: str, **more: Any) -> list[str]:
+    names = None if methods is None else methods.split(",")
+    return [contender.title for contender in choose_contenders(names, assignments, **more)]
 
 
 def test_all_is_every_method_that_starts_from_a_bundle() -> None:
-    assert titles("all") == [name for name, method in METHODS.items() if not method.black_box]
-    assert titles("all", "tone=none", "training.batch_size=2", steps=5) == titles("all")
+    assert titles(None) == [name for name, method in METHODS.items() if not method.black_box]
+    assert titles(None, "tone=none", "training.batch_size=2", steps=5) == titles(None)
 
 
 def test_methods_keep_their_order_and_a_repeated_one_counts_once() -> None:
-    chosen = "bn_stats, iapc:paper,iapc,bn_stats,iapc:roadshift"
+    chosen = "bn_stats,iapc:paper,iapc,bn_stats,iapc:roadshift"
     assert titles(chosen) == ["bn_stats", "iapc:paper", "iapc"]
     assert titles("iapc,iapc:paper", "iapc.variant=paper") == ["iapc:paper"]
 
 
 def test_a_variant_brings_its_preset_and_steps_go_over_it() -> None:
-    paper, ours = choose_contenders("iapc:paper,iapc", ["iapc.weight_pe=0.7"], seeds=2, steps=7)
+    names = ["iapc:paper", "iapc"]
+    paper, ours = choose_contenders(names, ["iapc.weight_pe=0.7"], seeds=2, steps=7)
     assert [config.seed for config in paper.configs] == [0, 1]
     assert paper.configs[0] == resolve_config(
         "iapc", assignments=["iapc.variant=paper", "iapc.weight_pe=0.7", "training.steps=7"]
@@ -516,13 +518,13 @@ def test_a_method_or_setting_that_would_do_nothing_is_refused(
     methods: str, assignments: Sequence[str], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        choose_contenders(methods, assignments)
+        choose_contenders(methods.split(","), assignments)
 
 
 def test_black_box_methods_are_run_by_adapt() -> None:
     (name, *_) = [name for name, method in METHODS.items() if method.black_box]
     with pytest.raises(ConfigError, match=f"'{name}' starts from answers"):
-        choose_contenders(f"bn_stats,{name}")
+        choose_contenders(["bn_stats", name])
 
 
 def test_labels_alone_measure_on_the_target_frames(frames_dir: Path, labels_dir: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_published_checkpoint_is_imported_with_its_preprocessing_and_gives_its
         "deeplab_v2_vgg16",
         label_space("cityscapes19"),
         tmp_path / "bundle",
-        input_size="1024x512",
+        input_size=(1024, 512),
     )
     assert bundle.manifest.network.arguments == {"aspp_branches": branches}
     seen = bundle.manifest.input
@@ -169,7 +169,7 @@ def test_other_weights_are_not_taken_for_it(tmp_path: Path) -> None:
             "deeplab_v2_vgg16",
             label_space("cityscapes19"),
             tmp_path / "bundle",
-            input_size="96x64",
+            input_size=(96, 64),
         )
     assert not (tmp_path / "bundle").exists()
 

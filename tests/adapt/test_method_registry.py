@@ -64,8 +64,8 @@ def test_a_registered_method_is_known_to_every_function(
     config = resolve_config("own", assignments=["own.strength=0.25", "tone=none"])
     assert config.method_config == {"strength": 0.25}
     assert build_stages(config) == []
-    assert [c.title for c in choose_contenders("own")] == ["own"]
-    assert "own" in [c.title for c in choose_contenders("all")]
+    assert [c.title for c in choose_contenders(["own"])] == ["own"]
+    assert "own" in [c.title for c in choose_contenders(None)]
     bundle = adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out", device="cpu"))
     assert bundle.manifest.provenance.method == "own"
     with pytest.raises(ConfigError, match="settings of own are for runs of it"):

@@ -122,7 +122,7 @@ def test_quantised_checkpoints_are_refused_in_a_sentence(tmp_path: Path, kind: s
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(NetworkError, match=r"w.pth: holds quantised weights \(\d tensors?: first"):
         import_bundle(
-            tmp_path / "w.pth", "tiny_network:build", SPACE, tmp_path / "b", input_size="96x64"
+            tmp_path / "w.pth", "tiny_network:build", SPACE, tmp_path / "b", input_size=(96, 64)
         )
     assert not (tmp_path / "b").exists()
 
@@ -144,7 +144,7 @@ def test_a_bundle_whose_weights_are_not_finite_is_not_loaded(tmp_path: Path) -> 
     good = weights()
     torch.save(good, tmp_path / "w.pth")
     bundle = import_bundle(
-        tmp_path / "w.pth", "tiny_network:build", SPACE, tmp_path / "b", input_size="96x64"
+        tmp_path / "w.pth", "tiny_network:build", SPACE, tmp_path / "b", input_size=(96, 64)
     )
     bad = {n: v * float("nan") if v.is_floating_point() else v for n, v in good.items()}
     with BundleWriter(bundle.path, overwrite=True, base=bundle) as writer:

@@ -150,7 +150,7 @@ def test_onnx_runtimes_tensorrt_agrees_or_says_what_is_missing(source: Bundle) -
 def test_a_bench_on_the_gpu_has_stages_memory_and_the_gpu_s_state(source: Bundle) -> None:
     export_bundle(open_bundle(source.path), "onnx")
     settings = BenchSettings(
-        duration_s=3.0, rounds=1, device="cuda", backends="onnxruntime,torch,torch-fp16"
+        duration_s=3.0, rounds=1, device="cuda", backends=("onnxruntime", "torch", "torch-fp16")
     )
     rows = bench_bundle(source.path, settings)
     assert [(row["backend"], row["error"]) for row in rows] == [

@@ -11,9 +11,9 @@ from roadshift.runtime.bench import backends
 from roadshift.runtime.bench.backends import (
     DEVICES,
     SLOW,
+    choose_backends,
     contenders,
     not_by_default,
-    parse_backends,
 )
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engine import backend_kinds
@@ -40,7 +40,7 @@ def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(bundle: Bundle, backends: str, device: str) -> list[tuple[str, str, str]]:
-    found, _ = contenders(bundle, parse_backends(backends), device)
+    found, _ = contenders(bundle, choose_backends(backends.split(",")), device)
     return [(c.artefact.path, c.backend, c.device) for c in found]
 
 
@@ -95,11 +95,12 @@ def test_what_auto_leaves_out_says_how_to_ask_for_it(bundle: Bundle) -> None:
 
 
 def test_auto_is_all_but_what_compiles_for_minutes() -> None:
-    assert set(parse_backends("all")) - set(parse_backends("auto")) == set(SLOW)
-    assert parse_backends("torch-compile, onnxruntime") == ("torch-compile", "onnxruntime")
+    assert set(choose_backends("all")) - set(choose_backends("auto")) == set(SLOW)
+    assert choose_backends(["torch-compile", "onnxruntime"]) == ("torch-compile", "onnxruntime")
     assert set(DEVICES) >= set(backend_kinds())
+    assert choose_backends("onnxruntime") == ("onnxruntime",)
     for wrong in ("", "onnx", "torch,none"):
         with pytest.raises(ConfigError, match=f"'{wrong}': use auto, all, or of tensorrt"):
-            parse_backends(wrong)
+            choose_backends(wrong.split(","))
     with pytest.raises(ConfigError, match="no device 'gpu'"):
         contenders(None, (), "gpu")  # type: ignore[arg-type]

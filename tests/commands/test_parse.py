@@ -1,0 +1,127 @@
+"""Options as a user writes them: durations, sizes, triples, names and arguments."""
+
+from __future__ import annotations
+
+import pytest
+from roadshift.commands.parse import (
+    parse_arguments,
+    parse_duration,
+    parse_memory,
+    parse_names,
+    parse_size,
+    parse_triple,
+)
+from roadshift.runtime.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("20m", 1200),
+        ("1h30m", 5400),
+        ("1h", 3600),
+        ("2h5s", 7205),
+        ("1h2m3s", 3723),
+        ("0.5m", 30),
+        (" 5M ", 300),
+    ],
+)
+def test_durations_in_hours_minutes_and_seconds(text: str, seconds: float) -> None:
+    assert parse_duration("--time-budget", text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "20", "m", "0s", "20 minutes", "5m1h", "-5m", "1e3s", "nan"]
+)
+def test_anything_else_is_no_duration(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--time-budget '.*': write a duration such as 90s"):
+        parse_duration("--time-budget", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("6GB", 6 * 10**9),
+        ("6GiB", 6 * 2**30),
+        ("512MiB", 512 * 2**20),
+        ("512 mb", 512 * 10**6),
+        ("1.5G", 1_500_000_000),
+        ("2TiB", 2 * 2**40),
+        ("64KiB", 65536),
+        ("1000000B", 10**6),
+    ],
+)
+def test_sizes_are_decimal_and_with_an_i_binary(text: str, size: int) -> None:
+    assert parse_memory("--memory-budget", text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GB", "0GB", "0", "-1GB", "six GB", "6PB", "6GBs", "1e9", "nan"]
+)
+def test_anything_else_is_no_size(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--memory-budget '.*': write a size such as 6GB"):
+        parse_memory("--memory-budget", text)
+
+
+@pytest.mark.parametrize("digits", [13, 400, 5000])
+def test_numbers_beyond_all_sense_are_refused_in_short(digits: int) -> None:
+    for parse, text in ((parse_memory, "9" * digits + "GB"), (parse_duration, "9" * digits + "s")):
+        with pytest.raises(ConfigError, match="--option '9999") as caught:
+            parse("--option", text)
+        assert len(str(caught.value)) < 150
+
+
+def test_sizes_and_triples_are_read_as_written() -> None:
+    assert parse_size("--input-size", "1024x512") == (1024, 512)
+    assert parse_size("--input-size", " 32X32 ") == (32, 32)
+    assert parse_triple("--mean", "-1,2.5, 1e2") == (-1.0, 2.5, 100.0)
+
+
+@pytest.mark.parametrize("text", ["1024*512", "1024x", "x512", "-64x64", "64.0x64", "1x2x3", ""])
+def test_other_texts_are_no_size(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--size '.*': write WIDTHxHEIGHT"):
+        parse_size("--size", text)
+
+
+@pytest.mark.parametrize("text", ["1", "1,2,3,4", "a,b,c", "1;2;3", ""])
+def test_other_texts_are_no_triple(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--mean '.*': write three numbers, a,b,c\."):
+        parse_triple("--mean", text)
+
+
+def test_a_side_below_32_pixels_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--input-size '31x64': .* at least 32x32"):
+        parse_size("--input-size", "31x64")
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "kind"),
+    [
+        ("--mean", "1,2,inf", "finite"),
+        ("--std", "1,2,-3", "positive"),
+        ("--std", "0,1,2", "positive"),
+    ],
+)
+def test_numbers_that_no_picture_is_divided_by_are_refused(
+    option: str, text: str, kind: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{option} '{text}': write three {kind} numbers"):
+        parse_triple(option, text)
+
+
+def test_names_keep_their_order_and_an_empty_one_stays() -> None:
+    assert parse_names("iapc, bn_stats,iapc:paper") == ["iapc", "bn_stats", "iapc:paper"]
+    assert parse_names("iapc,") == ["iapc", ""]
+
+
+def test_arguments_are_read_as_toml_values() -> None:
+    entries = ["a=1", "b=[1, 2]", "c=true", "d=word", 'e="1"']
+    expected = {"a": 1, "b": [1, 2], "c": True, "d": "word", "e": "1"}
+    assert parse_arguments("--argument", entries) == expected
+
+
+@pytest.mark.parametrize("entry", ["norm", "a.b=1", "=1", "1=a"])
+def test_what_names_no_argument_is_refused(entry: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--argument '{entry}': write it as key=value"):
+        parse_arguments("--argument", [entry])
