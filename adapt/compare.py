@@ -23,14 +23,13 @@ from ..runtime.engine import open_engine
 from ..runtime.errors import (
     BundleError,
     FrameError,
-    LabelError,
     OutputError,
     RoadshiftError,
     RunInterrupted,
 )
 from ..runtime.evaluation import evaluate
 from ..runtime.file_names import check_name
-from ..runtime.frames import labelled_pairs, open_frames
+from ..runtime.frames import open_frames
 from ..runtime.label_maps import LabelMap
 from ..runtime.metrics import evaluation_record
 from .adaptation import adapt_bundle
@@ -86,23 +85,6 @@ class Comparison:
     def succeeded(self) -> bool:
         """Whether any run of any method gave a result."""
         return any(run.error is None for runs in self.results.values() for run in runs)
-
-
-def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> Pairs:
-    """Labelled images to measure on: those of ``images``, or the target frames themselves.
-
-    Raises:
-        FrameError, LabelError: see `labelled_pairs`; or without ``images``, ``frames`` is not one
-            folder.
-    """
-    if images is not None:
-        return labelled_pairs(images, labels)
-    if len(frames) != 1 or not Path(frames[0]).is_dir():
-        raise LabelError(
-            "--labels alone measures on the target frames, and these are not one folder of images; "
-            "give the folder of the labelled images with --images."
-        )
-    return labelled_pairs(frames[0], labels)
 
 
 def _say_nothing(_: str) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .bundles import opened_bundle
 from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
@@ -82,56 +80,29 @@ def adapt(
     For a black-box method BUNDLE may also be an .onnx file, a folder of predictions or
     package.module:function.
     """
-    from ..runtime.terminal import note
     from .tables import print_made
 
     with needs_torch("adapt", threads, nice):
-        from ..adapt import Job, Student, adapt_black_box, adapt_bundle, resolve_config
-        from ..adapt.judging.judge import choose_gate
-        from ..adapt.methods import adapting_method, choose_method
-        from ..adapt.models import pick_device
-        from ..adapt.pace import default_patience_s
-        from ..runtime.errors import ConfigError
+        from ..adapt import Job, Student
+        from ..adapt.adapting import adapt as adapt_model
 
-        method = choose_method(method, config)
-        black_box = adapting_method(method).black_box
         chosen = with_losses(settings, losses, seed)
-        resolved = resolve_config(method, file=config, assignments=chosen, seed=seed)
-        learner = Student(
-            student,
-            label_space,
-            None if input_size is None else parse_size("--input-size", input_size),
-            init,
-            output,
-        )
-        if not black_box and learner != Student():
-            raise ConfigError(
-                "--student, --label-space, --input-size, --init and --output are for black-box "
-                "methods; "
-                f"{method} starts from the bundle's own network."
-            )
-        gate = choose_gate(gate, method, black_box, note)
-        if black_box and older:
-            raise ConfigError("--older: a student of a black box is not judged; leave it out.")
-        patience_s = default_patience_s(method, pick_device(device), config, chosen)
+        size = None if input_size is None else parse_size("--input-size", input_size)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
-            job = Job(out, overwrite, device, replace(options, patience_s=patience_s))
-            if black_box:
-                adapted = adapt_black_box(
-                    str(bundle), frames, resolved, job, learner, max_frames=max_frames
-                )
-            else:
-                adapted = adapt_bundle(
-                    opened_bundle(bundle, allow_network),
-                    frames,
-                    resolved,
-                    job,
-                    max_frames=max_frames,
-                    gated=gate != "off",
-                    older=older or (),
-                )
-    print_made(adapted, as_json)
-    verdict = adapted.manifest.verdict
-    error = verdict.error(adapted.path) if verdict else None
-    if error is not None and gate == "refuse":
-        raise error
+            adapted = adapt_model(
+                bundle,
+                frames,
+                Job(out, overwrite, device, options),
+                method=method,
+                file=config,
+                assignments=chosen,
+                seed=seed,
+                student=Student(student, label_space, size, init, output),
+                gate=gate,
+                older=older or (),
+                max_frames=max_frames,
+                allow_networks=allow_network or (),
+            )
+    print_made(adapted.bundle, as_json)
+    if adapted.refusal is not None:
+        raise adapted.refusal

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .bundles import check_label_options, import_torch_backend, opened_bundle
+from .engines import import_torch_backend
 from .options import AllowNetwork, Device, Json, LabelMapFile, LabelSpaceOfFiles, Threads
 from .parse import parse_duration, parse_names
+
+if TYPE_CHECKING:
+    from ..runtime.bundle import Bundle
 
 
 def bench(
@@ -67,22 +70,14 @@ def bench(
 
     Latency, memory, energy, label agreement and mIoU.
     """
-    from ..runtime.bench import BenchSettings, check_none_failed, measure_bundle
-    from ..runtime.bench.baseline import (
-        check_can_save,
-        check_comparable,
-        compare_baseline,
-        load_baseline,
-        save_baseline,
-    )
-    from ..runtime.bench.plots import check_can_plot, write_plots
-    from ..runtime.bench.row import scenario
+    from ..runtime.bench import BenchSettings
+    from ..runtime.bench.session import BenchFiles, bench_bundles
+    from ..runtime.evaluation import check_label_map
     from ..runtime.labels import label_space as find_label_space
-    from ..runtime.printable import printable
     from ..runtime.terminal import note, print_json, progress
     from .bench_tables import bench_table, print_comparison
 
-    check_label_options(label_space, label_map)
+    check_label_map(label_space, label_map)
     settings = BenchSettings(
         frames=frames,
         labels=labels,
@@ -97,36 +92,34 @@ def bench(
         device=device,
         threads=threads,
     )
-    baseline = load_baseline(compare_with) if compare_with else None
-    if baseline is not None:
-        check_comparable(baseline, scenario(camera), any_machine=any_machine)
-    if save is not None:
-        check_can_save(save)
-    if plots is not None:
-        check_can_plot(plots)
-    import_torch_backend()
-    measured = []
-    for bundle in bundles:
-        with progress("bench", "steps") as update:
-            found = measure_bundle(
-                opened_bundle(bundle, allow_network), settings, note=note, report=update
-            )
-        measured += [replace(m, row={"bundle": printable(str(bundle)), **m.row}) for m in found]
-    rows = [m.row for m in measured]
-    comparison = None
-    if baseline is not None:
-        comparison = compare_baseline(baseline, rows, tolerance=tolerance, max_drop=max_drop)
-    if plots is not None:  # files first: what was measured is kept though it cannot be printed
-        for picture in write_plots(measured, plots):
-            note(f"wrote {picture}")
-    if save is not None and (comparison is None or comparison.passed):
-        save_baseline(save, rows)
-        note(f"wrote {save}")
+    result = bench_bundles(
+        _opened(bundles, allow_network or ()),
+        settings,
+        BenchFiles(
+            plots=plots,
+            save=save,
+            baseline=compare_with,
+            tolerance=tolerance,
+            max_drop=max_drop,
+            any_machine=any_machine,
+        ),
+        note=note,
+        progress=lambda: progress("bench", "steps"),
+    )
     if as_json:
-        print_json(rows)
+        print_json(result.rows)
     else:
-        bench_table(rows)
-    if comparison is not None and compare_with is not None:
-        print_comparison(comparison, on_stdout=not as_json)
-        comparison.check(compare_with)
-    check_none_failed(measured)
+        bench_table(result.rows)
+    if result.comparison is not None:
+        print_comparison(result.comparison, on_stdout=not as_json)
+    result.check()
+
+
+def _opened(paths: Sequence[Path], allow: Sequence[str]) -> Iterator[Bundle]:
+    """Open one bundle after the other, with torch's engine for those that need it."""
+    from ..runtime.bundle import open_bundle
+    from ..runtime.terminal import note
+
+    import_torch_backend()
+    for path in paths:
+        yield open_bundle(path, allow_networks=allow, note=note)

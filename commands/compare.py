@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from .bundles import labels_through
 from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
@@ -65,34 +64,32 @@ def compare(
     command takes up finished runs and goes on where it was stopped.
     """
     from ..runtime.addresses import without_password
-    from ..runtime.bundle import open_bundle
     from ..runtime.terminal import note, print_json
     from .tables import comparison_table
 
     with needs_torch("compare", threads, nice):
         from ..adapt import Job
-        from ..adapt.compare import compare as compare_methods
-        from ..adapt.compare import measured_pairs
         from ..adapt.compare_report import write_report
         from ..adapt.compare_rows import comparison_rows
-        from ..adapt.contenders import choose_contenders
+        from ..adapt.comparing import compare_methods
 
-        chosen = with_losses(settings, losses)
         names = parse_names(methods)
-        wanted = None if names == ["all"] else names
-        contenders = choose_contenders(wanted, chosen, seeds=seeds, steps=steps)
-        pairs = measured_pairs(frames, images, labels)
-        source = open_bundle(bundle, allow_networks=allow_network or ())
-        mapping = labels_through(source.label_space, label_space, label_map)
+        chosen = with_losses(settings, losses)
         with run_options(False, "60s", time_budget, None, "compare", "done") as options:
             comparison = compare_methods(
-                source,
+                bundle,
                 frames,
-                pairs,
-                contenders,
+                labels,
                 Job(out, overwrite, device, options),
-                label_map=mapping,
+                images=images,
+                label_space=label_space,
+                label_map=label_map,
+                methods=None if names == ["all"] else names,
+                assignments=chosen,
+                seeds=seeds,
+                steps=steps,
                 max_frames=max_frames,
+                allow_networks=allow_network or (),
             )
         rows = comparison_rows(comparison)
         command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])

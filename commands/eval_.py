@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .bundles import check_label_options, engine_of, labels_through
+from .engines import engine_of
 from .options import (
     AllowNetwork,
     Backend,
@@ -34,27 +34,20 @@ def eval_(
     as_json: Json = False,
 ) -> None:
     """Measure mIoU and per-class IoU against labels."""
-    from ..runtime.evaluation import evaluate
+    from ..runtime.evaluation import check_label_map, labels_through, measure
     from ..runtime.images import labelled_pairs
-    from ..runtime.metrics import evaluation_record
     from ..runtime.terminal import note, print_json, progress
     from .tables import evaluation_table
 
-    check_label_options(label_space, label_map)
+    check_label_map(label_space, label_map)
     pairs = labelled_pairs(images, labels, note=note)
     with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
         note(engine.reason)
-        mapping = labels_through(engine.label_space, label_space, label_map)
+        mapping = labels_through(engine.label_space, label_space, label_map, note=note)
         with progress("eval", "frames") as update:
-            confusion = evaluate(
-                engine,
-                pairs,
-                mapping,
-                lambda done, n: update(done, n, ""),
-                note=note,
+            record = measure(
+                engine, pairs, mapping, lambda done, total: update(done, total, ""), note=note
             )
-        space = mapping.target if mapping else engine.label_space
-        record = evaluation_record(confusion, space, engine.backend, mapping)
     if as_json:
         print_json(record)
     else:

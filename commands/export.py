@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .bundles import labels_through, opened_bundle
 from .learning import needs_torch
 from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
 from .parse import parse_memory
@@ -63,6 +62,7 @@ def export(
 ) -> None:
     """Export a bundle's model and verify the result against it."""
     from ..runtime.bundle import open_bundle
+    from ..runtime.evaluation import labels_through
     from ..runtime.phases import PhaseDisplay
     from ..runtime.terminal import note, print_json, say
     from .tables import export_line
@@ -78,8 +78,8 @@ def export(
             open_bundle(refit) if refit else None,
             parse_memory("--workspace", workspace) if workspace else None,
         )
-        opened = opened_bundle(bundle, allow_network)
-        mapping = labels_through(opened.label_space, label_space, label_map)
+        opened = open_bundle(bundle, allow_networks=allow_network or (), note=note)
+        mapping = labels_through(opened.label_space, label_space, label_map, note=note)
         refused = None
         with PhaseDisplay() as display:  # its stretches are short and many
             try:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
-from .bundles import engine_of
+from .engines import engine_of
 from .options import AllowNetwork, Backend, BundleIn, Device, Json, Overwrite, Threads
 from .parse import parse_duration
 

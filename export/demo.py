@@ -17,12 +17,12 @@ from ..runtime.bench import BenchSettings, bench_bundle
 from ..runtime.bundle import NetworkSpec
 from ..runtime.engine import open_engine
 from ..runtime.errors import OutputError
-from ..runtime.evaluation import evaluate
+from ..runtime.evaluation import measure
 from ..runtime.file_names import check_name
 from ..runtime.images import labelled_pairs, read_frame_image, write_image
 from ..runtime.labels import label_space, read_labels
 from ..runtime.manifest import MANIFEST_NAME
-from ..runtime.metrics import ConfusionMatrix, evaluation_record, label_agreement
+from ..runtime.metrics import label_agreement
 from ..runtime.overlay import qualitative
 from .artefacts import export_bundle
 
@@ -165,8 +165,7 @@ def _render(scenes: Path, seed: int) -> None:
 
 def _measure(bundle: Path, backend: str, pairs: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
     with open_engine(bundle, backend=backend) as engine:
-        confusion: ConfusionMatrix = evaluate(engine, pairs)
-        return evaluation_record(confusion, engine.label_space, engine.backend)
+        return measure(engine, pairs)
 
 
 def _agreement(bundle: Path, pairs: Sequence[tuple[Path, Path]]) -> float:

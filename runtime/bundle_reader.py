@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -68,7 +68,11 @@ class Bundle:
 
 
 def open_bundle(
-    path: str | Path, *, verify: bool = True, allow_networks: Collection[str] = ()
+    path: str | Path,
+    *,
+    verify: bool = True,
+    allow_networks: Collection[str] = (),
+    note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Reads a bundle; with ``verify``, every artefact's content is hashed, not only its size.
 
@@ -78,6 +82,7 @@ def open_bundle(
         allow_networks: modules, "package.module", whose code may run where the manifest names a
             factory of theirs as its network. Without, a network that is not registered is refused.
             Nothing of this bundle alone is allowed by it: name no module that you do not trust.
+        note: called with a sentence where the bundle's own gate did not promote it.
 
     Raises:
         BundleError: what is wrong with which file.
@@ -106,6 +111,9 @@ def open_bundle(
     )
     for artefact in bundle.manifest.artefacts:
         check_artefact(bundle.file(artefact), artefact, verify)
+    verdict = bundle.manifest.verdict
+    if verdict is not None and verdict.warning:
+        note(f"{path}: {verdict.warning}")
     return bundle
 
 

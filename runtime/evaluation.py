@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from .engine import Engine
-from .errors import LabelError
+from .errors import ConfigError, LabelError
 from .frames import Frame
 from .images import read_frame_image
 from .label_census import label_notes
 from .label_maps import UNMAPPED, LabelMap
-from .labels import LabelSpace, read_labels
+from .labels import LabelSpace, label_space, read_labels
 from .layouts import LabelIds
-from .metrics import ConfusionMatrix
+from .metrics import ConfusionMatrix, evaluation_record
 from .notes import log_note
 
 
@@ -66,6 +67,65 @@ def evaluate(
     for sentence in label_notes([path for _, path in pairs], space, void_share, confusion.matrix):
         note(sentence)
     return confusion
+
+
+def measure(
+    engine: Engine,
+    pairs: Sequence[tuple[Path, Path]],
+    label_map: LabelMap | None = None,
+    report: Callable[[int, int], None] = lambda *_: None,
+    *,
+    note: Callable[[str], None] = log_note,
+) -> dict[str, Any]:
+    """Measure mIoU and per-class IoU, and give the record of `evaluation_record`.
+
+    Args:
+        engine, pairs, report, note: see `evaluate`.
+        label_map: from the engine's classes to those of the labels; None: they are the same.
+
+    Raises:
+        RoadshiftError: see `evaluate`.
+    """
+    confusion = evaluate(engine, pairs, label_map, report, note=note)
+    space = label_map.target if label_map else engine.label_space
+    return evaluation_record(confusion, space, engine.backend, label_map)
+
+
+def labels_through(
+    own: LabelSpace,
+    labels_of: str | None,
+    label_map: Path | None,
+    *,
+    note: Callable[[str], None] = log_note,
+) -> LabelMap | None:
+    """The label map from a model's classes to those of label files; None where none is asked for.
+
+    Args:
+        own: the model's label space.
+        labels_of: label space of the label files, a built-in one or a JSON file.
+        label_map: a JSON file; a built-in map unless given, see `LabelSpace.map_to`.
+        note: called with sentences on the map.
+
+    Raises:
+        ConfigError: a map without the label space that it leads to.
+        LabelSpaceError: one of the two cannot be read, or no map leads there.
+    """
+    check_label_map(labels_of, label_map)
+    if labels_of is None:
+        return None
+    found = own.map_to(label_space(labels_of), label_map)
+    for sentence in found.notes():
+        note(sentence)
+    return found
+
+
+def check_label_map(labels_of: str | None, label_map: Path | None) -> None:
+    """ConfigError for a label map without the label space that it leads to."""
+    if label_map is not None and labels_of is None:
+        raise ConfigError(
+            f"--label-map {label_map}: leads from the bundle's classes to those of the labels; say "
+            "which these are with --label-space."
+        )
 
 
 def confusion_through(label_map: LabelMap) -> ConfusionMatrix:

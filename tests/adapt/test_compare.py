@@ -13,8 +13,9 @@ import pytest
 import torch
 from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
 from roadshift.adapt import compare as module
-from roadshift.adapt.compare import Comparison, check_comparison, compare, measured_pairs
+from roadshift.adapt.compare import Comparison, check_comparison, compare
 from roadshift.adapt.compare_rows import comparison_rows
+from roadshift.adapt.comparing import measured_pairs
 from roadshift.adapt.contenders import choose_contenders
 from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.run_options import Progress
