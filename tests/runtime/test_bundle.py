@@ -213,8 +213,10 @@ def test_a_verdict_is_read_as_it_was_written_and_stays_when_a_bundle_grows(tmp_p
     with BundleWriter(tmp_path / "judged") as writer:
         writer.add_bytes("model.safetensors", WEIGHTS, kind="weights")
         writer.commit(**PARTS, verdict=VERDICT)
-    judged = open_bundle(tmp_path / "judged")
+    said: list[str] = []
+    judged = open_bundle(tmp_path / "judged", note=said.append)
     assert judged.manifest.verdict == VERDICT
+    assert said == [f"{tmp_path / 'judged'}: {VERDICT.warning}"]
     with extend_bundle(judged) as writer:
         writer.add_bytes("model.onnx", b"graph", kind="onnx")
         writer.commit()

@@ -11,7 +11,7 @@ import pytest
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.engine import Engine
 from roadshift.runtime.errors import FrameError, LabelError, LabelSpaceError
-from roadshift.runtime.evaluation import evaluate
+from roadshift.runtime.evaluation import evaluate, measure
 from roadshift.runtime.images import labelled_pairs, read_image, write_image
 from roadshift.runtime.labels import LabelSpace
 from roadshift.runtime.metrics import evaluation_record
@@ -65,6 +65,7 @@ def test_it_counts_every_labelled_pixel_at_the_size_of_the_frame(
     np.testing.assert_array_equal(confusion.matrix, expected)
     assert confusion.frames == 4
     record = evaluation_record(confusion, THREE, "test")
+    assert measure(engine, pairs) == record
     union = expected.sum(0) + expected.sum(1) - expected.diagonal()
     iou = 100 * expected.diagonal() / union
     assert list(record["iou"].values()) == pytest.approx(iou.tolist())

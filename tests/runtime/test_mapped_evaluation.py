@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from roadshift.runtime.bench import bench_engine
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.engine import Engine
-from roadshift.runtime.errors import LabelError, LabelSpaceError
-from roadshift.runtime.evaluation import evaluate
+from roadshift.runtime.errors import ConfigError, LabelError, LabelSpaceError
+from roadshift.runtime.evaluation import evaluate, labels_through, measure
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.images import labelled_pairs, write_image
 from roadshift.runtime.label_maps import UNMAPPED
@@ -118,6 +118,19 @@ def test_the_built_in_map_is_found_said_and_counted(tmp_path: Path) -> None:
     assert unmapped.sum() > 0
     assert "built-in label map cityscapes20-to-camvid11" in said[0]
     assert "'background'" in said[1]
+    told: list[str] = []
+    mapping = labels_through(TWENTY, "camvid11", None, note=told.append)
+    assert mapping is not None
+    assert told
+    assert told == said[: len(told)]
+    record = measure(Red(), pairs, mapping)
+    assert record == evaluation_record(confusion, CAMVID, "test", mapping)
+
+
+def test_a_label_map_needs_the_label_space_that_it_leads_to() -> None:
+    assert labels_through(TWENTY, None, None) is None
+    with pytest.raises(ConfigError, match=r"^--label-map x\.json: .* with --label-space\.$"):
+        labels_through(TWENTY, None, Path("x.json"))
 
 
 def test_background_is_wrong_and_no_class_of_miou(tmp_path: Path) -> None:
