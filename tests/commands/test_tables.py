@@ -30,7 +30,13 @@ def test_an_evaluation_has_a_row_a_class_and_a_column_a_record(capsys: Capture) 
 def compared(
     method: str, variant: str | None = "roadshift", **changes: object
 ) -> dict[str, object]:
-    row = {"method": method, "variant": variant, "miou": 41.0, "gain": 27.4, "iou": {}}
+    row: dict[str, object] = {
+        "method": method,
+        "variant": variant,
+        "miou": 41.0,
+        "gain": 27.4,
+        "iou": {},
+    }
     took = {"seconds": 61.5, "steps_per_s": None, "peak_mib": 900.0}
     return {**row, **took, "collapsed": False, "classes_lost": [], **changes}
 

@@ -79,17 +79,21 @@ def test_what_is_worse_is_refused_after_it_is_told_and_saves_no_baseline(
 
 
 def test_what_cannot_be_written_or_compared_is_refused_before_anything_is_measured(
-    tmp_path: Path,
+    make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    def never() -> Iterator[Bundle]:
-        raise AssertionError("a bundle was opened")
-        yield
+    bundle = make_bundle()
+    read: list[Bundle] = []
+
+    def bundles() -> Iterator[Bundle]:
+        read.append(bundle)
+        yield bundle
 
     (tmp_path / "file").touch()
     for files, error in (
-        ({"save": tmp_path / "none/base.json"}, OutputError),
-        ({"plots": tmp_path / "file"}, OutputError),
-        ({"baseline": tmp_path / "none.json"}, ConfigError),
+        (BenchFiles(save=tmp_path / "none/base.json"), OutputError),
+        (BenchFiles(plots=tmp_path / "file"), OutputError),
+        (BenchFiles(baseline=tmp_path / "none.json"), ConfigError),
     ):
         with pytest.raises(error):
-            bench_bundles(never(), SETTINGS, BenchFiles(**files))
+            bench_bundles(bundles(), SETTINGS, files)
+    assert read == []
