@@ -8,10 +8,13 @@ from .options import BundleIn, Json
 def info(bundle: BundleIn, as_json: Json = False) -> None:
     """What a bundle holds and comes from; checks every hash."""
     from ..runtime.bundle import open_bundle
-    from ..runtime.terminal import print_json
+    from ..runtime.onnx_graph import refused_models
+    from ..runtime.terminal import note, print_json
     from .tables import bundle_tables
 
     opened = open_bundle(bundle)
+    for sentence in refused_models(opened):
+        note(sentence)
     if as_json:
         print_json(
             {"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")}

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..bundle import Bundle
 from ..printable import printable
-from . import check_none_failed, measure_bundle
+from . import check_bundle, check_none_failed, measure_bundle
 from .baseline import (
     Comparison,
     check_can_save,
@@ -80,10 +80,10 @@ def bench_bundles(
 ) -> BenchResult:
     """Measure every artefact of several bundles, compare with a baseline, and leave the files.
 
-    What cannot be written or compared is refused before anything is measured.
+    What cannot be measured, written or compared is refused before anything is measured.
 
     Args:
-        bundles: opened one after the other, as they are measured.
+        bundles: all opened, and looked over, before the first is measured.
         note: called with a sentence on what runs and why, and on what was written.
         progress: entered for each bundle; gives what is called with steps done, steps in all, and
             what runs.
@@ -101,7 +101,10 @@ def bench_bundles(
     if files.plots is not None:
         check_can_plot(files.plots)
     measured: list[Measured] = []
-    for bundle in bundles:
+    opened = list(bundles)
+    for bundle in opened:  # before the first is timed, which takes minutes
+        check_bundle(bundle, settings)
+    for bundle in opened:
         with progress() as report:
             found = measure_bundle(bundle, settings, note=note, report=report)
         name = printable(str(bundle.path))

@@ -134,4 +134,4 @@ def black_box(space: LabelSpace, target: Path, folder: Path) -> tuple[Path, Stud
         p = rng.dirichlet(np.ones(space.num_classes), (8, 12)).transpose(2, 0, 1)
         np.savez_compressed(answers / path.stem, p=p.astype(np.float32))
     (folder / "space.json").write_text(json.dumps(space.to_dict()))
-    return answers, Student("tiny_network:build", str(folder / "space.json"), "48x32")
+    return answers, Student("tiny_network:build", str(folder / "space.json"), (48, 32))
