@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..runtime.damage_watch import DamageWatch
 from ..runtime.errors import FrameError
 from ..runtime.frames import Frame, FrameSource, open_frames, read_frame_image
 from ..runtime.labels import LabelSpace, read_labels
@@ -28,7 +30,7 @@ from ..runtime.printable import encodable
 from ..runtime.words import counted
 from .augment import photometric
 from .config import AugmentConfig, TrainingConfig
-from .decoding import decoded, images_in_time
+from .decoding import damaged_names, decoded, images_in_time
 from .frame_cache import cached_images, read_cache, write_cache
 from .view_sizes import scaled_side
 from .work import Work
@@ -160,9 +162,10 @@ def target_frames(
     """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
 
     Every frame is decoded once, here, into ``workdir/frames.rgb``, so that a damaged one is found
-    before the first step and no step waits for a decoder. A run that is resumed finds them there.
-    Image folders too large for that (8 GiB) are decoded as they are drawn. Where ``work`` has too
-    little time there are fewer: of images evenly spaced ones, of a video the first.
+    before the first step and no step waits for a decoder. Those that a video's decoder gave with
+    errors are left out (see `DamageWatch`). A run that is resumed finds the others there. Image
+    folders too large for that (8 GiB) are decoded as they are drawn. Where ``work`` has too little
+    time there are fewer: of images evenly spaced ones, of a video the first.
 
     Args:
         work: the deadline, and where decoding is shown.
@@ -198,7 +201,11 @@ def target_frames(
                 "lack of time"
             )
             frames = frames.only(evenly_spaced(len(stills), fewer))
-    names = write_cache(workdir, wanted, decoded(frames, total, work, stop), width, height)
+    with DamageWatch(note, treatment=", and these frames are left out") as watch:
+        opened.watch = watch
+        unfit = partial(damaged_names, opened, work, stop)
+        read = decoded(frames, total, work, stop)
+        names = write_cache(workdir, wanted, read, width, height, unfit)
     return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
 
 

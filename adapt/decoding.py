@@ -60,3 +60,15 @@ def decoded(
                     "budget leaves no time"
                 )
                 return
+
+
+def damaged_names(frames: FrameSource, work: Work, stop: Callable[[], None]) -> set[str]:
+    """Names of the frames read that were decoded with errors, as far as there is time to find out.
+
+    Args:
+        frames: with a `FrameSource.watch`.
+        stop: called while the check is waited for; may raise.
+    """
+    if frames.watch is not None:
+        frames.watch.finish(phase=work.phase, due=lambda: work.deadline.due, stop=stop)
+    return frames.damaged_names()

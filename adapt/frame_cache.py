@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..runtime.errors import FrameError, OutputError, arg
 from ..runtime.frames import Frame
 from ..runtime.preprocess import fit_frame
+from ..runtime.words import counted
 from .seals import LONG_WORK_BYTES, DamagedError, file_hash, read_sealed_json, write_sealed_json
 from .workspace import Workspace
 
@@ -55,27 +56,37 @@ def read_cache(
 
 
 def write_cache(
-    folder: Path, wanted: Mapping[str, Any], frames: Iterator[Frame], width: int, height: int
+    folder: Path,
+    wanted: Mapping[str, Any],
+    frames: Iterator[Frame],
+    width: int,
+    height: int,
+    left_out: Callable[[], Container[str]] = tuple,
 ) -> list[str]:
     """Decode ``frames``, fitted to ``width`` x ``height``, into ``folder``; their names.
 
     Args:
         wanted: what they were decoded for, as JSON has it; `read_cache` compares it.
+        left_out: gives, once all are decoded, the names of those that turned out to be unfit.
 
     Raises:
-        FrameError: there is none.
+        FrameError: there is none, or none that is fit.
         OutputError: the disk cannot hold them.
     """
     index, path = Workspace(folder).frame_index, Workspace(folder).frame_pixels
     index.unlink(missing_ok=True)  # what it describes is about to be overwritten
     names, digest = list[str](), hashlib.sha256()
     try:
-        with path.open("wb") as file:
+        with path.open("w+b") as file:
             for frame in frames:
                 pixels = np.ascontiguousarray(fit_frame(frame.image, width, height)).data
                 digest.update(pixels)
                 file.write(pixels)
                 names.append(frame.name)
+            content, unfit = digest.hexdigest(), left_out()
+            fit = [i for i, name in enumerate(names) if name not in unfit]
+            if len(fit) < len(names):
+                content = _close_up(file, fit, width * height * 3)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
@@ -86,9 +97,29 @@ def write_cache(
         ) from error
     if not names:
         raise FrameError("No frame could be read from the sources given.")
-    record = {**wanted, "names": names, "content": digest.hexdigest()}
+    if not fit:
+        raise FrameError(
+            f"All {counted(len(names), 'frame')} of the sources given were decoded with errors; "
+            "give another recording."
+        )
+    names = [names[i] for i in fit]
+    record = {**wanted, "names": names, "content": content}
     write_sealed_json(index, record)
     return names
+
+
+def _close_up(file: BinaryIO, kept: Sequence[int], size: int) -> str:
+    """Keep some of the frames in a file, each of ``size`` bytes; the SHA-256 of what is left."""
+    digest = hashlib.sha256()
+    for to, at in enumerate(kept):
+        file.seek(at * size)
+        pixels = file.read(size)
+        digest.update(pixels)
+        if to != at:
+            file.seek(to * size)
+            file.write(pixels)
+    file.truncate(len(kept) * size)
+    return digest.hexdigest()
 
 
 def cached_images(

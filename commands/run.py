@@ -58,8 +58,9 @@ def run(
     """
     from ..runtime.live import open_source
     from ..runtime.output import run_frames
+    from ..runtime.phases import PhaseDisplay
     from ..runtime.signals import stop_on_signals
-    from ..runtime.terminal import note, print_json, progress, say
+    from ..runtime.terminal import note, print_json, say
     from .tables import run_line
 
     source = open_source(frames, note=note)
@@ -69,7 +70,8 @@ def run(
         engine_of(bundle, backend, device, artefact, threads, allow_network) as engine,
     ):
         note(engine.reason)
-        with progress("run", "frames") as update:
+        with PhaseDisplay() as display:
+            display.show("run", "frames", 0, source.length, by_tenths=True)
             summary = run_frames(
                 source,
                 engine,
@@ -82,8 +84,14 @@ def run(
                 max_frames=max_frames,
                 stop_requested=stop_requested,
                 note=note,
-                report=lambda done, dropped: update(
-                    done, source.length, f"{dropped} dropped" if dropped else ""
+                phase=display.counting,
+                report=lambda done, dropped: display.show(
+                    "run",
+                    "frames",
+                    done,
+                    source.length,
+                    f"{dropped} dropped" if dropped else "",
+                    by_tenths=True,
                 ),
             )
     if as_json:

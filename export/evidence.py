@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..adapt.scenes import render_scene
 from ..runtime.bundle import Bundle
+from ..runtime.damage_watch import DamageWatch
 from ..runtime.errors import ConfigError, arg
 from ..runtime.frames import open_frames
 from ..runtime.images import labelled_pairs, read_frame_image
@@ -104,12 +106,20 @@ def gather_evidence(
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
         return Evidence(scenes, "built-in scenes")
-    found: list[Image] = []
-    for frame in open_frames(list(sources), on_skip=note):
-        found.append(fit_frame(frame.image, width, height))
-        if len(found) == PARITY_FRAMES:
-            break
+    found = list(_fitted(sources, width, height, note, PARITY_FRAMES))
     return Evidence(found, "frames of " + ", ".join(sources), pairs, label_map)
+
+
+def _fitted(
+    sources: Sequence[str], width: int, height: int, note: Note, most: int | None = None
+) -> Iterator[Image]:
+    """The first ``most`` frames of some sources, or all; damage is said behind them."""
+    source = open_frames(list(sources), on_skip=note)
+    with DamageWatch(note) as watch:
+        source.watch = watch
+        for frame in islice(source, most):
+            yield fit_frame(frame.image, width, height)
+        watch.finish()
 
 
 def _said_below(_: str) -> None:
@@ -137,9 +147,7 @@ def gather_calibration(
     judged = {_digest(frame) for frame in evidence.frames} | {
         _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evidence.pairs
     }
-    fitted = (
-        fit_frame(frame.image, width, height) for frame in open_frames(list(sources), on_skip=note)
-    )
+    fitted = _fitted(sources, width, height, note)
     kept = spread((frame for frame in fitted if _digest(frame) not in judged), CALIBRATION_FRAMES)
     if not kept:
         raise ConfigError(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .addresses import is_live, without_password
+from .damage_watch import DamageWatch
 from .errors import FrameError
 from .folder_contents import folder_contents, list_images
 from .images import Image, read_frame_image, read_image, write_image
@@ -74,6 +75,7 @@ class FrameSource:
             source is iterated over.
         frames_skipped: frames met so far that are there and cannot be decoded: an image each, and
             those of damaged videos; the missing end of a cut video is none.
+        watch: looks over the videos whose frames are read, if it is set.
     """
 
     def __init__(self, title: str, files: Sequence[_File], on_skip: Callable[[str], None]) -> None:
@@ -82,6 +84,7 @@ class FrameSource:
         self._on_skip = on_skip
         self.skipped: list[str] = []
         self.frames_skipped = 0
+        self.watch: DamageWatch | None = None
         self._reported: set[tuple[int, str]] = set()  # place of a file, sentence
         self._remarked = False
         self._videos = [file.path for file in files if file.is_video]
@@ -173,9 +176,23 @@ class FrameSource:
             if isinstance(read, Loss):
                 yield read
                 continue
-            yield Frame(read.image, f"{file.name}_{frames:06d}", read.timestamp_ns)
+            if self.watch is not None:
+                self.watch.begin(file.path)
+                self.watch.reached(file.path, frames + 1)
+            yield Frame(read.image, _frame_name(file, frames), read.timestamp_ns)
             frames += 1
         self._counts[file.path] = frames
+
+    def damaged_names(self) -> set[str]:
+        """Names of the frames read so far that `watch` found to be damaged."""
+        if self.watch is None:
+            return set()
+        return {
+            _frame_name(file, number)
+            for file in self._files
+            if file.is_video
+            for number in self.watch.damaged(file.path)
+        }
 
     def _report(self, place: int, loss: Loss) -> None:
         if (place, loss.sentence) in self._reported:
@@ -190,6 +207,10 @@ class FrameSource:
         if not self._remarked:
             self._remarked = True
             (log_note if self._on_skip is log_skip else self._on_skip)(sentence)
+
+
+def _frame_name(video: _File, number: int) -> str:
+    return f"{video.name}_{number:06d}"
 
 
 def log_skip(sentence: str) -> None:

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 from .atomic import output_errors
+from .damage_watch import DamageWatch, Phase, no_phase
 from .engine import Engine
 from .errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted, arg
 from .file_names import check_name
@@ -41,6 +42,7 @@ def run_frames(
     stop_requested: Callable[[], bool] = lambda: False,
     report: Callable[[int, int], None] = lambda _, __: None,
     note: Callable[[str], None] = log_note,
+    phase: Phase = no_phase,
     clock: Callable[[], float] = monotonic,
 ) -> dict[str, Any]:
     """Segment frames and write the results.
@@ -60,12 +62,15 @@ def run_frames(
         stop_requested: asked all the time; stop once it is true.
         report: called with the frames done and dropped so far.
         note: called with a sentence on what is odd about a video, or left of an unfinished one.
+        phase: shows work after the last frame, see `damage_watch.Phase`.
 
     Returns:
         JSON values. "frames": done; "frames_read"; "dropped"; "frames_skipped": those that could
         not be decoded; "in_flight", which is 0.
         ``frames_read == frames + dropped + frames_skipped + in_flight``. "skipped": a sentence for
-        each file that could not be read, or not to its end. "reconnects": of a live
+        each file that could not be read, or not to its end. "damaged": frames of recorded videos
+        that were read and in whose decoding errors were met; None of a live source, and where that
+        could not be found out. "reconnects": of a live
         source, else None. "ended_by": "end" of the frames, "signal", "duration", "max_frames", or
         "lost"; then "lost" is the sentence that says how. "seconds", "fps", "latency_ms" (see
         `Result`; p50, p90, p99, max), "stages_ms" (means), "out", "engine".
@@ -81,6 +86,9 @@ def run_frames(
     if out is not None:
         _check_out(out, overwrite)
     live = isinstance(frames, LiveSource)
+    watch = DamageWatch(note, at_once=False)  # after the last frame: the cores are the engine's
+    if isinstance(frames, FrameSource):
+        frames.watch = watch
     paced = Paced(frames, fps or STILLS_FPS) if realtime and not live else None
     timed = frames if isinstance(frames, LiveSource) else paced
     source: Iterable[Frame] = timed or frames
@@ -145,6 +153,8 @@ def run_frames(
         ended_by = stopped_by
     if ended_by == "end" and max_frames is not None and pipeline.frames_read >= max_frames:
         ended_by = "max_frames"
+    with watch:
+        watch.finish(phase=phase, due=stop_requested)
     skipped, lost_frames = (
         ([], 0) if isinstance(frames, LiveSource) else (list(frames.skipped), frames.frames_skipped)
     )
@@ -153,6 +163,7 @@ def run_frames(
         "frames_read": pipeline.frames_read + lost_frames,
         "frames_skipped": lost_frames,
         "skipped": skipped,
+        "damaged": None if live else watch.count,
         "reconnects": frames.reconnects if isinstance(frames, LiveSource) else None,
         "ended_by": ended_by,
         "lost": lost,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from . import terminal
@@ -12,6 +12,7 @@ from .words import progressed
 
 EVERY_S = 10.0  # between two lines about one phase, where stderr is no terminal
 Update = Callable[[int, int | None, str], None]
+Count = Callable[[int], None]
 
 
 class PhaseDisplay:
@@ -72,6 +73,12 @@ class PhaseDisplay:
             self._last_line = self._clock()
             far = progressed(done, total, unit) if done or total is not None else ""
             terminal.note(f"{title}: {' '.join(filter(None, [far, text])) or '...'}")
+
+    @contextmanager
+    def counting(self, title: str, total: int, unit: str = "frames") -> Iterator[Count]:
+        """Show a phase from its first moment; gives ``done(so_many)``."""
+        self.show(title, unit, 0, total)
+        yield lambda done: self.show(title, unit, done, total)
 
     def close(self) -> None:
         """Take the last phase's bar away."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...runtime.bundle import Bundle
+from ...runtime.damage_watch import DamageWatch
 from ...runtime.errors import (
     BundleError,
     ConfigError,
@@ -17,7 +18,7 @@ from ...runtime.errors import (
     RoadshiftError,
     RunInterrupted,
 )
-from ...runtime.frames import open_frames
+from ...runtime.frames import FrameSource, open_frames
 from ...runtime.verdict import Verdict
 from ...runtime.words import counted, shortened
 from ..budget import Repeated
@@ -137,7 +138,8 @@ def _judged(
     with context.work.phase("judging on older frames"):
         classes, stop = incumbent.label_space.classes, context.stop_if_requested
         try:
-            frames = _older(older, context.note)
+            source = open_frames([str(one) for one in older], on_skip=context.note)
+            frames = _images(source, OLDER, context.note, stop, due=lambda: deadline.due)
             check = remembered(old, candidate, frames, context.device, classes, stop)
         except FrameError as error:  # they were there when the run began
             context.note(f"what was forgotten was not measured: {error}")
@@ -145,9 +147,26 @@ def _judged(
     return with_older(verdict, check)
 
 
-def _older(sources: Sequence[str | Path], note: Note) -> Iterator[Image]:
-    source = open_frames([str(one) for one in sources], on_skip=note)
-    return (frame.image for frame in thinned(source, OLDER))
+def _images(
+    source: FrameSource,
+    most: int,
+    note: Note,
+    stop: Callable[[], None],
+    say: Note = lambda _: None,
+    due: Callable[[], bool] = lambda: False,
+) -> Iterator[Image]:
+    """The images of at most so many frames, evenly spaced; behind them damage is said.
+
+    Args:
+        note: called with a sentence on each video that is damaged.
+        stop, due: see `DamageWatch.finish`.
+        say: called with how many are chosen, where not all are.
+    """
+    with DamageWatch(note) as watch:
+        source.watch = watch
+        for frame in thinned(source, most, say):
+            yield frame.image
+        watch.finish(due=due, stop=stop)
 
 
 def passes_of(frames: int) -> int:
@@ -239,13 +258,17 @@ def judge_bundles(
         verdict = broken(sentence, 0, time.monotonic() - started)
         return replace(verdict, incumbent=incumbent.hash)
     report(0, total)
-    images = (frame.image for frame in thinned(source, max_frames, note))
+    images = _images(source, max_frames, note, stop, note)
     evidence = gather(
         old, new, images, run_on, stop=stop, report=lambda judged: report(judged, total)
     )
     verdict = _decided(evidence, incumbent, started)
     if older:
-        frames, classes = _older(older, note), incumbent.label_space.classes
+        past, classes = (
+            open_frames([str(one) for one in older], on_skip=note),
+            incumbent.label_space.classes,
+        )
+        frames = _images(past, OLDER, note, stop)
         verdict = with_older(verdict, remembered(old, new, frames, run_on, classes, stop))
     return verdict
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
+from ..damage_watch import DamageWatch
 from ..engine import Engine, open_engine
 from ..errors import EngineError, MissingDependencyError, NetworkError
 from ..evaluation import evaluate
@@ -110,7 +111,13 @@ class BundleRun:
         if self._settings.frames is None:
             spec = self._bundle.manifest.input
             return random_bench_frames(spec.width, spec.height)
-        return read_frames(open_frames(self._settings.frames, on_skip=self._note))
+        source = open_frames(self._settings.frames, on_skip=self._note)
+        # Not beside the reading, whose time is measured as well.
+        with DamageWatch(self._note, at_once=False) as watch:
+            source.watch = watch
+            frames = read_frames(source)
+            watch.finish()
+        return frames
 
     def _reference(
         self, found: Sequence[Contender], frames: BenchFrames
