@@ -71,7 +71,7 @@ class DamageWatch:
         self._paths: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # of the process, the limits and the end
         self._current: tuple[Path, subprocess.Popen[bytes]] | None = None
-        self._closed, self._at_once = False, at_once
+        self._over, self._at_once = False, at_once
         self._worker = threading.Thread(target=self._work, name="damage watch", daemon=True)
 
     def __enter__(self) -> DamageWatch:
@@ -134,7 +134,7 @@ class DamageWatch:
     def close(self) -> None:
         """End the process, whatever it is doing."""
         with self._lock:
-            self._closed = True
+            self._over = True
             if self._current is not None:
                 self._current[1].kill()
         self._paths.put(None)
@@ -149,14 +149,15 @@ class DamageWatch:
         stop: Callable[[], None],
     ) -> None:
         waiting = threading.Event()
-        while path not in self._answers and not due():
+        while path not in self._answers and not self._over and not due():
             stop()
             waiting.wait(_LOOK_EVERY_S)
             done(min(self._done.get(path, 0), self._read[path]))
         if path in self._answers:
             return
         with self._lock:
-            self._limits = dict.fromkeys(self._read, 0)  # those that have not begun, never will
+            self._over = True  # those that have not begun, never will
+            self._limits = dict.fromkeys(self._read, 0)
             self._send_limit()
         for _ in range(round(_LAST_WORD_S / _LOOK_EVERY_S)):
             if path in self._answers or self._current is None or self._current[0] != path:
@@ -216,7 +217,7 @@ class DamageWatch:
     def _start(self, path: Path, complaints: IO[bytes]) -> subprocess.Popen[bytes] | None:
         """The process; None where nothing is to be looked at any more."""
         with self._lock:
-            if self._closed or self._limits.get(path) == 0:
+            if self._over:
                 return None
             process = subprocess.Popen(
                 [sys.executable, "-m", decoder_errors.__name__, os.path.abspath(path)],

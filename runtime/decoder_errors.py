@@ -166,14 +166,12 @@ def _placed(path: Path, fetched: _Fetched) -> set[int]:
     from .containers import container_damage
 
     last = len(fetched.times_ms) - 1
-    times_ms, keys, ended = _packets(path, fetched.faulty[-1][0] + 2 * _TRIES)
-    order = sorted(range(len(times_ms)), key=lambda packet: times_ms[packet])
-    shown = {packet: place for place, packet in enumerate(order)}
-    ahead = max((packet - place for packet, place in shown.items()), default=0)
+    stored = _packets(path, fetched.faulty[-1][0] + 2 * _TRIES)
+    shown, ahead = stored.places(), stored.ahead()
     damage = container_damage(path)
-    first = next((packet for packet, key in enumerate(keys) if key), 0)
-    is_cut = damage is not None and damage.is_cut
-    end = len(times_ms) - 2 if ended and is_cut else sys.maxsize
+    first = stored.keys.index(True) if True in stored.keys else 0
+    is_cut = stored.are_all and damage is not None and damage.is_cut
+    end = len(stored.keys) - 2 if is_cut else sys.maxsize
     found = set()
     for step, failures in fetched.faulty:
         packet = step + ahead
@@ -183,27 +181,58 @@ def _placed(path: Path, fetched: _Fetched) -> set[int]:
     return found
 
 
-def _packets(path: Path, most: int) -> tuple[list[float], list[bool], bool]:
-    """Times in milliseconds of the first compressed pictures, which are key ones, and: is that all.
+@dataclass(frozen=True)
+class _Packets:
+    """The first compressed pictures of a video, in the order in which they are stored.
 
-    In the order in which they are stored.
+    Attributes:
+        times_ms: when each is shown.
+        keys: tells of each whether it is a key picture.
+        delay: pictures that a decoder is said to be ahead; 0 where the file does not say.
+        are_all: tells whether there are no more.
     """
+
+    times_ms: Sequence[float]
+    keys: Sequence[bool]
+    delay: int
+    are_all: bool
+
+    def places(self) -> dict[int, int]:
+        """The place of each in the order in which they are shown."""
+        order = sorted(range(len(self.times_ms)), key=lambda packet: self.times_ms[packet])
+        return {packet: place for place, packet in enumerate(order)}
+
+    def ahead(self) -> int:
+        """Pictures that a decoder reads before it shows the first one, beside that.
+
+        As many as their order asks for; encoders ask for one or two more in advance, which
+        Matroska and transport streams do not say: there a frame's number may be off by one.
+        """
+        least = max((packet - place for packet, place in self.places().items()), default=0)
+        return self.delay if least <= self.delay <= least + 2 else least
+
+
+def _packets(path: Path, most: int) -> _Packets:
+    """At most so many compressed pictures of a video."""
     import cv2
 
     from .file_names import library_path
 
     with library_path(path) as opened:
         capture = cv2.VideoCapture(opened, cv2.CAP_FFMPEG, [cv2.CAP_PROP_FORMAT, -1])
-    times_ms, keys = list[float](), list[bool]()
+    times_ms, keys, delay, are_all = list[float](), list[bool](), 0, False
     try:
         while len(times_ms) < most:
-            if not capture.grab():
-                return times_ms, keys, True
+            are_all = not capture.grab()
+            if are_all:
+                break
+            if not times_ms and hasattr(cv2, "CAP_PROP_DTS_DELAY"):  # of OpenCV 4.11
+                delay = int(capture.get(cv2.CAP_PROP_DTS_DELAY))
             times_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
             keys.append(bool(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME)))
     finally:
         capture.release()
-    return times_ms, keys, False
+    return _Packets(times_ms, keys, delay, are_all)
 
 
 class _Limit:
