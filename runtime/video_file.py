@@ -6,7 +6,8 @@ checked one by one. Of other codecs a frame whose damage the decoder hides (it r
 parts of the picture) cannot be told from a good one: OpenCV passes none of FFmpeg's error flags on,
 in either direction. FFmpeg's log tells ("concealing ... errors"), but a callback for it in Python
 waits for Python's lock in the decoder's threads, and whoever drops another capture holds that lock
-while it waits for those threads: the process hangs.
+while it waits for those threads: the process hangs. So a process of its own reads it: see
+`damage_watch`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -33,9 +34,13 @@ from roadshift.adapt.dataset import (
     whole_frames,
 )
 from roadshift.runtime.errors import FrameError, LabelError, OutputError
-from roadshift.runtime.frames import write_image
+from roadshift.runtime.frames import open_frames, write_image
 from roadshift.runtime.labels import LabelSpace
 from roadshift.runtime.preprocess import fit_frame
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))  # tests are imported by path
+
+from damaged_videos import damage_pictures, write_mpeg4
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 
@@ -553,3 +558,21 @@ def test_videos_whose_headers_lie_give_as_many_evenly_spaced_frames(
     assert len(frames) == min(limit, 40)
     found = [frames.image(i).mean() / 5 for i in range(len(frames))]
     np.testing.assert_allclose(found, wanted, atol=0.9)
+
+
+def test_frames_that_were_decoded_with_errors_are_not_learned_from(tmp_path: Path) -> None:
+    path, notes = damage_pictures(write_mpeg4(tmp_path / "drive.mp4"), [7, 15]), list[str]()
+    work = tmp_path / "work"
+    work.mkdir()
+    frames = target_frames([path], WIDTH, HEIGHT, work, note=notes.append)
+    kept = [i for i in range(24) if i not in (7, 15)]
+    assert list(frames.names) == [f"drive_{i:06d}" for i in kept]
+    assert notes == [
+        f"{path}: 2 of 24 frames were decoded with errors, first at frame 7 (0.7 s): the recording "
+        "is damaged there, and these frames are left out"
+    ]
+    whole = [fit_frame(frame.image, WIDTH, HEIGHT) for frame in open_frames(path)]
+    again = target_frames([path], WIDTH, HEIGHT, work)  # what a resumed run finds, with its hash
+    for found in (frames, again):
+        for i, at in enumerate(kept):
+            np.testing.assert_array_equal(found.image(i), whole[at])

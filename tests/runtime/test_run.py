@@ -12,6 +12,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,10 @@ from roadshift.runtime.live import LiveSource
 from roadshift.runtime.output import run_frames
 from roadshift.runtime.pipeline import Pipeline, Result
 from roadshift.runtime.sinks import open_sink
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests are imported by path
+
+from damaged_videos import damage_pictures, write_mpeg4
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 TIMEOUT_S = 60.0  # only a failure waits so long
@@ -217,6 +222,24 @@ def folder_of(path: Path, count: int) -> Path:
     for index in range(count):
         write_image(path / f"{index}.png", frame(index).image)
     return path
+
+
+def test_damaged_frames_of_a_recording_stay_in_it_and_are_counted(tmp_path: Path) -> None:
+    path, said = damage_pictures(write_mpeg4(tmp_path / "drive.mp4"), [7, 15]), list[str]()
+    titles = list[str]()
+
+    def phase(title: str, total: int) -> AbstractContextManager[Callable[[int], object]]:
+        titles.append(f"{title}, {total}")
+        return nullcontext(lambda _: None)
+
+    frames = open_frames(path, on_skip=said.append)
+    summary = run_frames(frames, Threshold(), None, note=said.append, phase=phase)
+    assert accounted(summary)
+    assert (summary["frames"], summary["frames_skipped"], summary["damaged"]) == (24, 0, 2)
+    assert titles == ["checking drive.mp4 for damage, 24"]
+    assert [sentence.split(": ")[1][:38] for sentence in said] == [
+        "2 of 24 frames were decoded with error"
+    ]
 
 
 def test_a_bad_file_in_the_middle_is_skipped_and_accounted_for(tmp_path: Path) -> None:
