@@ -15,7 +15,7 @@ from ..runtime.errors import MissingDependencyError
 from .parse import parse_duration, parse_memory
 
 if TYPE_CHECKING:
-    from ..adapt.trainer import RunOptions
+    from ..adapt.run_options import RunOptions
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def _give_way(nice: int) -> None:
 
 def plain_options() -> RunOptions:
     """Options of a run that only prints its notes."""
-    from ..adapt.trainer import RunOptions
+    from ..adapt.run_options import RunOptions
     from ..runtime.terminal import note
 
     return RunOptions(fingerprint="", note=note)  # the run fills in its own

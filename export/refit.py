@@ -101,7 +101,9 @@ def base_to_refit(
     if plan is None:
         raise EngineError(f"{base.path} has no {name} to refit; {build} builds one.")
     if not plan.details.get("refittable"):
-        raise EngineError(f"{base.file(plan)} was not built --refittable; {build} builds anew.")
+        raise EngineError(
+            f"{base.file(plan)} was not built with {arg('refittable', True)}; {build} builds anew."
+        )
     if different := _differences(base, bundle):
         raise EngineError(
             f"{base.path} and {bundle.path} differ in {', '.join(different)}, and a refit swaps "

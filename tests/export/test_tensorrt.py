@@ -543,7 +543,7 @@ def test_options_of_onnx_models_that_are_there_already_are_refused(
     with extend_bundle(open_bundle(workshop.base)) as writer:
         writer.add_bytes("model-int8.onnx", model, kind="onnx", precision="int8")
         writer.commit()
-    with pytest.raises(ConfigError, match=f"{said}.*--to onnx,tensorrt"):
+    with pytest.raises(ConfigError, match=rf"{said}.*formats=\('onnx', 'tensorrt'\)"):
         workshop.build(**options)
 
 

@@ -355,5 +355,5 @@ def test_onnx_runtimes_tensorrt_is_taken_only_when_asked_for_and_says_what_is_mi
     )
     with pytest.raises(EngineError, match="built without TensorRT"):
         open_engine(bundle, backend="onnxruntime-tensorrt")
-    with pytest.raises(EngineError, match=r"no backend 'trt'; .* or onnxruntime-tensorrt"):
+    with pytest.raises(EngineError, match=r"backend 'trt': use auto, .* or onnxruntime-tensorrt"):
         open_engine(bundle, backend="trt")
