@@ -4,9 +4,7 @@ The names below are promised stable, see docs/python-api.md. They load their mod
 first used: importing this package imports nothing else.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # as in typing, which would be the first thing that the command waits for
 if TYPE_CHECKING:
     from .adapt.api import adapt_bundle, import_bundle, judge_bundles, train_bundle
     from .adapt.config import Settings, TrainingConfig
@@ -176,9 +174,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
     try:
         value = getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:

@@ -1,6 +1,6 @@
 """The first instants of the command: an interrupt while the rest loads is one line, exit code 130.
 
-Where the command starts, and imported by ``cli`` before anything else; in a process that is not the
+Imported before anything else, by ``cli_entry`` and ``cli``; in a process that is not the
 command nothing happens. It imports what every interpreter holds already: not even ``signal``, which
 takes a hundred times as long as its handler.
 """
@@ -29,10 +29,3 @@ if is_the_command() and _signal.getsignal(_signal.SIGINT) is _signal.default_int
 
 # `time.monotonic` when the command began, from which on its time budget counts; None elsewhere.
 STARTED = time.monotonic() if is_the_command() else None
-
-
-def main() -> None:
-    """Run the command line; never returns."""
-    from .cli import main
-
-    main()

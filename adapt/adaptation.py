@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -12,11 +10,9 @@ import torch
 
 from ..runtime.bundle import (
     Bundle,
-    BundleWriter,
     InputSpec,
     NetworkSpec,
     Provenance,
-    library_versions,
 )
 from ..runtime.errors import ConfigError, OutputError, arg
 from ..runtime.frames import labelled_pairs, open_frames
@@ -24,33 +20,22 @@ from ..runtime.label_census import check_label_maps
 from ..runtime.labels import LabelSpace
 from .black_box import Student, open_black_box, resolve_student
 from .budget import Deadline
-from .checkpoint import write_atomically
-from .compiling import to_memory_format
 from .config import RunConfig
-from .context import Context
-from .core_sharing import sharing_cores
-from .dataset import CropSampler, FrameSet, labelled_frames, set_aside, target_frames
-from .feasible import check_batch_size, check_frame_size
-from .fingerprints import hash_of
-from .going_on import frames_were_held, kept_tone, spent_before
-from .importing import load_weights_file, save_weights
-from .inputs import Normalise
-from .judging.judge import judge_run
-from .judging.views import Model
+from .dataset import FrameSet, labelled_frames, set_aside, target_frames
+from .feasible import check_frame_size
+from .going_on import frames_were_held
+from .importing import load_weights_file
 from .losses.kernels.choice import choose_kernel
 from .methods import adapting_method, build_stages
 from .methods.supervised import Supervised
-from .models import check_learning, device_name, load_network, new_network, pick_device
+from .models import check_learning, load_network, new_network, pick_device
 from .networks import SegmentationNetwork
 from .optimisation import nothing_learns
-from .outcome import check_finite, measurements
-from .pace import DECODING, TONE
-from .run_folder import WEIGHTS, Job, check_job, discard, published, run_folder
+from .pace import DECODING
+from .run_folder import Job, check_job, run_folder
 from .run_record import RunRecord, record_of_adapting
-from .tone import align_tone
-from .trainer import Trainer
+from .whole_run import Subject, carry_out
 from .work import Work
-from .workspace import HISTORY
 
 
 def adapt_bundle(
@@ -115,17 +100,21 @@ def adapt_bundle(
             target, held = set_aside(target, job.options.note)
         if kept_out and not gated:
             job.options.note("they stay aside, as when the run began, and are not judged on")
-        return _run(
-            network,
+        return carry_out(
+            Subject(
+                network,
+                source.manifest.network,
+                source.label_space,
+                source.manifest.input,
+                Provenance(
+                    parent=source.hash, method=config.method, fingerprint=record.fingerprint
+                ),
+            ),
             target,
             [Path(source) for source in frames],
             config,
             job,
             device,
-            source.manifest.network,
-            source.label_space,
-            source.manifest.input,
-            Provenance(parent=source.hash, method=config.method, fingerprint=record.fingerprint),
             work,
             align=True,
             held=held,
@@ -184,19 +173,21 @@ def adapt_black_box(
     width, height = _frame_size(config, input_spec)
     with run_folder(job), record.under_way(device):
         target = _target_frames(frames, width, height, job, work, max_frames)
-        return _run(
-            network,
+        return carry_out(
+            Subject(
+                network,
+                network_spec,
+                space,
+                input_spec,
+                Provenance(
+                    parent=black_box.identity, method=config.method, fingerprint=record.fingerprint
+                ),
+            ),
             target,
             [Path(source) for source in frames] + initial,
             config,
             job,
             device,
-            network_spec,
-            space,
-            input_spec,
-            Provenance(
-                parent=black_box.identity, method=config.method, fingerprint=record.fingerprint
-            ),
             work,
         )
 
@@ -252,17 +243,19 @@ def train_bundle(
     _check_learning(network, network_spec, input_spec, config)
     check_label_maps([path for _, path in pairs], space, job.options.note)
     with run_folder(job), record.under_way(device):
-        return _run(
-            network.to(device),
+        return carry_out(
+            Subject(
+                network.to(device),
+                network_spec,
+                space,
+                input_spec,
+                Provenance(method="train", fingerprint=record.fingerprint),
+            ),
             frames,
             [path for path in (images, labels, initial) if path is not None],
             config,
             job,
             device,
-            network_spec,
-            space,
-            input_spec,
-            Provenance(method="train", fingerprint=record.fingerprint),
             work,
         )
 
@@ -331,120 +324,3 @@ def _target_frames(
             work=work,
             stop=job.options.stop_if_requested,
         )
-
-
-@sharing_cores()
-def _run(
-    network: SegmentationNetwork,
-    frames: FrameSet,
-    sources: Sequence[Path],
-    config: RunConfig,
-    job: Job,
-    device: torch.device,
-    network_spec: NetworkSpec,
-    space: LabelSpace,
-    input_spec: InputSpec,
-    provenance: Provenance,
-    work: Work,
-    *,
-    align: bool = False,
-    held: FrameSet | None = None,
-    incumbent: Bundle | None = None,
-    older: Sequence[str | Path] = (),
-) -> Bundle:
-    """Align the tone, run the method's stages, write the bundle, remove the run's folder.
-
-    The tone only with ``align``. Where there is an ``incumbent``, the result is judged against it
-    on the frames ``held``. That the run is the one that is resumed is made sure first.
-    """
-    sampler = CropSampler(frames, config.training, config.augment, config.seed)
-    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
-    fingerprint = hash_of(
-        [
-            provenance.parent,
-            [str(source.resolve()) for source in sources],
-            list(frames.names),
-            network_spec.model_dump(mode="json"),
-            space.to_dict(),
-            input_spec.model_dump(mode="json"),
-            config.model_dump(mode="json"),
-        ]
-    )
-    work.deadline.before_s = spent_before(job.workspace, fingerprint)
-    if align and config.tone == "auto":
-        input_spec = _aligned(network, frames, input_spec, job, device, work, fingerprint)
-    context = Context(
-        frames=frames,
-        normalise=Normalise(input_spec).to(device),
-        device=device,
-        workdir=job.workdir,
-        config=config,
-        crop_size=(sampler.height, sampler.width),
-        losses=choose_kernel(config.losses, device, job.options.note),
-        held=held,
-        classes=space.classes,
-        stop_requested=job.options.stop_requested,
-        note=job.options.note,
-        work=work,
-    )
-    to_memory_format(network, config.training)
-    options = replace(job.options, fingerprint=fingerprint)
-    summary = Trainer(network, build_stages(config), context, options).run()
-    check_finite(network)
-    provenance = provenance.model_copy(
-        update={
-            "configuration": {**config.model_dump(mode="json"), "outcome": asdict(summary)},
-            "seed": config.seed,
-            "frames": len(frames),
-            "versions": library_versions(),
-            "device": device_name(device),
-        }
-    )
-    bundle = published(job, network_spec.modules) if job.options.resume else None
-    if bundle is None:
-        verdict = None
-        if incumbent is not None:
-            verdict = judge_run(incumbent, Model(network, input_spec), context, older)
-        weights, history = save_weights(network), job.workspace.history
-        with BundleWriter(job.out, overwrite=job.overwrite) as writer:
-            writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")
-            if history.exists():
-                writer.add_bytes(HISTORY, history.read_bytes(), kind="history")
-            digest = hashlib.sha256(weights).hexdigest()
-            write_atomically(job.workspace.published, digest.encode("ascii"))
-            bundle = writer.commit(
-                network=network_spec,
-                label_space=space,
-                input=input_spec,
-                provenance=provenance,
-                measured=measurements(summary, device_name(device)),
-                verdict=verdict,
-            )
-    discard(job)
-    return bundle
-
-
-def _aligned(
-    network: SegmentationNetwork,
-    frames: FrameSet,
-    spec: InputSpec,
-    job: Job,
-    device: torch.device,
-    work: Work,
-    fingerprint: str,
-) -> InputSpec:
-    """``spec`` with the gamma of the frames, found when the run began."""
-
-    def align() -> InputSpec:
-        with work.deadline.part(TONE):
-            return align_tone(
-                network,
-                frames,
-                spec,
-                device,
-                job.options.note,
-                work,
-                job.options.stop_if_requested,
-            )
-
-    return kept_tone(job.workspace, fingerprint, spec, align, job.options.note)

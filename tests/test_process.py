@@ -163,13 +163,13 @@ sys.argv = ["roadshift"]
 for name in ("signal", "__future__", "pathlib"):  # what starts Python may have loaded them
     sys.modules.pop(name, None)
 before = set(sys.modules)
-import roadshift.cli_start
+import roadshift.cli_entry
 print(*sorted(set(sys.modules) - before))
 import signal
 assert signal.getsignal(signal.SIGINT) is roadshift.cli_start._leave
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.split() == ["roadshift", "roadshift.cli_start"]
+    assert done.stdout.split() == ["roadshift", "roadshift.cli_entry", "roadshift.cli_start"]
 
 
 @pytest.mark.parametrize("when", ["__enter__", "__exit__"])

@@ -74,7 +74,7 @@ def test_the_wheel_holds_every_module_recipe_and_the_type_marker_and_nothing_els
 
 
 def test_the_command_of_the_wheel_is_the_command_line(wheel: dict[str, bytes]) -> None:
-    assert "roadshift = roadshift.cli_start:main" in dist_info(wheel, "entry_points.txt")
+    assert "roadshift = roadshift.cli_entry:main" in dist_info(wheel, "entry_points.txt")
 
 
 def test_the_base_install_asks_for_nothing_that_only_learning_needs(

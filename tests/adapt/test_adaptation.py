@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, adaptation, dataset, load_network
+from roadshift.adapt import Job, RunOptions, adapt_bundle, dataset, load_network, whole_run
 from roadshift.adapt.config import RunConfig
 from roadshift.adapt.dataset import whole_frames
 from roadshift.adapt.inputs import Normalise
@@ -194,7 +194,7 @@ def test_an_aligned_tone_is_in_the_manifest_and_in_what_the_steps_see(
     adapt: Adapt, source: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     darker = source.manifest.input.model_copy(update={"gamma": 0.6})
-    monkeypatch.setattr(adaptation, "align_tone", lambda *_: darker)
+    monkeypatch.setattr(whole_run, "align_tone", lambda *_: darker)
     toned = adapt("tone=auto", out=tmp_path / "toned")
     assert toned.manifest.input == darker
     plain = adapt(out=tmp_path / "plain")
@@ -217,7 +217,7 @@ def test_a_network_without_batch_norm_is_told_so(
 ) -> None:
     spec = source.manifest.network.model_copy(update={"arguments": {"norm": False}})
     with BundleWriter(tmp_path / "plain") as writer:
-        content = adaptation.save_weights(network(norm=False))  # type: ignore[arg-type]
+        content = whole_run.save_weights(network(norm=False))  # type: ignore[arg-type]
         writer.add_bytes("model.safetensors", content, kind="weights")
         plain = writer.commit(
             network=spec,
@@ -388,7 +388,7 @@ def test_a_result_published_before_a_kill_is_taken_as_it_is(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(adaptation, "discard", kill)
+        patch.setattr(whole_run, "discard", kill)
         with pytest.raises(Killed):
             adapt()
     published = open_bundle(tmp_path / "out")
@@ -541,7 +541,7 @@ def aligned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         searches.append(len(searches))
         return spec.model_copy(update={"gamma": 0.7 + 0.1 * len(searches)})
 
-    monkeypatch.setattr("roadshift.adapt.adaptation.align_tone", align)
+    monkeypatch.setattr("roadshift.adapt.whole_run.align_tone", align)
     return searches
 
 
