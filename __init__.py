@@ -7,9 +7,8 @@ first used: importing this package imports nothing else.
 TYPE_CHECKING = False  # as in typing, which would be the first thing that the command waits for
 if TYPE_CHECKING:
     from .adapt.api import adapt_bundle, import_bundle, judge_bundles, train_bundle
-    from .adapt.config import Settings, TrainingConfig
-    from .adapt.context import Context
-    from .adapt.dataset import Batch
+    from .adapt.data.context import Context
+    from .adapt.data.dataset import Batch
     from .adapt.methods.atp import AtpConfig
     from .adapt.methods.base import Method, Stage
     from .adapt.methods.bn_stats import BnStatsConfig
@@ -26,12 +25,13 @@ if TYPE_CHECKING:
     from .adapt.methods.tone_only import ToneOnlyConfig
     from .adapt.networks.base import Output, SegmentationNetwork
     from .adapt.networks.registry import register_network
+    from .adapt.run.config import Settings, TrainingConfig
     from .export.api import export_bundle
     from .export.outcome import PartialExportError
     from .runtime.api import Evaluation, evaluate
     from .runtime.arguments import ProgressUpdate
     from .runtime.bundle import Bundle, open_bundle
-    from .runtime.engine import Engine, open_engine
+    from .runtime.engines import Engine, open_engine
     from .runtime.errors import (
         BundleError,
         ConfigError,
@@ -73,12 +73,12 @@ _ERRORS = (
 )
 _MODULES = {
     "AtpConfig": "roadshift.adapt.methods.atp",
-    "Batch": "roadshift.adapt.dataset",
+    "Batch": "roadshift.adapt.data.dataset",
     "BnStatsConfig": "roadshift.adapt.methods.bn_stats",
     "Bundle": "roadshift.runtime.bundle",
-    "Context": "roadshift.adapt.context",
+    "Context": "roadshift.adapt.data.context",
     "Das3Config": "roadshift.adapt.methods.das3",
-    "Engine": "roadshift.runtime.engine",
+    "Engine": "roadshift.runtime.engines",
     "EntminConfig": "roadshift.adapt.methods.entmin",
     "Evaluation": "roadshift.runtime.api",
     "Frame": "roadshift.runtime.frames",
@@ -93,13 +93,13 @@ _MODULES = {
     "ProgressUpdate": "roadshift.runtime.arguments",
     "PseudoConfig": "roadshift.adapt.methods.pseudo",
     "SegmentationNetwork": "roadshift.adapt.networks.base",
-    "Settings": "roadshift.adapt.config",
+    "Settings": "roadshift.adapt.run.config",
     "ShotImConfig": "roadshift.adapt.methods.shot_im",
     "Stage": "roadshift.adapt.methods.base",
     "SupervisedConfig": "roadshift.adapt.methods.supervised",
     "TentConfig": "roadshift.adapt.methods.tent",
     "ToneOnlyConfig": "roadshift.adapt.methods.tone_only",
-    "TrainingConfig": "roadshift.adapt.config",
+    "TrainingConfig": "roadshift.adapt.run.config",
     "Verdict": "roadshift.runtime.verdict",
     "adapt_bundle": "roadshift.adapt.api",
     "evaluate": "roadshift.runtime.api",
@@ -107,7 +107,7 @@ _MODULES = {
     "import_bundle": "roadshift.adapt.api",
     "judge_bundles": "roadshift.adapt.api",
     "open_bundle": "roadshift.runtime.bundle",
-    "open_engine": "roadshift.runtime.engine",
+    "open_engine": "roadshift.runtime.engines",
     "open_frames": "roadshift.runtime.frames",
     "register_method": "roadshift.adapt.methods.registry",
     "register_network": "roadshift.adapt.networks.registry",

@@ -16,11 +16,11 @@ import typer
 from .cli_flags import flag_of
 from .cli_start import is_the_command
 from .runtime.addresses import hiding
+from .runtime.console.signals import Unwinding, ending_at_second_interrupt, unwind_on_signals
+from .runtime.console.streams import guard_streams
 from .runtime.errors import RoadshiftError, RunInterrupted
 from .runtime.file_names import is_utf8
 from .runtime.printable import one_line, printable
-from .runtime.signals import Unwinding, ending_at_second_interrupt, unwind_on_signals
-from .runtime.streams import guard_streams
 from .runtime.words import shortened
 
 _LONG_WORD = re.compile(r"\S{1000,}")
@@ -150,6 +150,6 @@ class _Notes(logging.Handler):
     """Warnings of the package as notes, above a progress bar where there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from .runtime.terminal import note
+        from .runtime.console.terminal import note
 
         note(record.getMessage())

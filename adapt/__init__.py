@@ -3,14 +3,14 @@
 Importing this package makes the "torch" backend known to `roadshift.runtime.open_engine`.
 """
 
-from .adaptation import adapt_black_box, adapt_bundle, train_bundle
-from .black_box import Student
 from .methods import METHODS, choose_method, find_method, register_method, resolve_config
-from .models import load_network
+from .models.loading import load_network
+from .models.torch_engine import TorchEngine, register
 from .networks import NETWORKS, build_network
-from .run_folder import Job
-from .run_options import Progress, RunOptions
-from .torch_engine import TorchEngine, register
+from .pseudo_labels.black_box import Student
+from .run.options import Progress, RunOptions
+from .workflows.adaptation import adapt_black_box, adapt_bundle, train_bundle
+from .workflows.run_folder import Job
 
 register()
 

@@ -45,16 +45,16 @@ from ..runtime.errors import ConfigError, RunInterrupted, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from ..runtime.verdict import Verdict
-from . import adaptation
-from .config import RunConfig, Settings, TrainingConfig, merge, read_toml
-from .import_bundle import import_weights
 from .judging import judge
 from .methods import DEFAULT, adapting_method, find_method, resolve_settings
 from .methods.supervised import Supervised
-from .models import IMAGENET_INPUT, pick_device
-from .pace import patience_s
-from .run_folder import Job
-from .run_options import Phase, Progress, RunOptions
+from .models.loading import IMAGENET_INPUT, pick_device
+from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
+from .run.options import Phase, Progress, RunOptions
+from .training.pace import patience_s
+from .workflows import adaptation
+from .workflows.import_bundle import import_weights
+from .workflows.run_folder import Job
 
 Note = Callable[[str], None]
 OnProgress = Callable[[ProgressUpdate], None]

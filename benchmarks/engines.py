@@ -25,14 +25,14 @@ import roadshift.adapt  # noqa: F401 - makes torch's backends known
 from machine_line import machine_line
 from random_bundle import random_bundle
 from roadshift.adapt.networks import NETWORKS
-from roadshift.adapt.scenes import render_dataset
 from roadshift.commands.parse import parse_size
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bench.baseline import machine
 from roadshift.runtime.bundle import library_versions
-from roadshift.runtime.machine_state import ENERGY_SECONDS, NOISY_SHARE
+from roadshift.runtime.probes.machine_state import ENERGY_SECONDS, NOISY_SHARE
+from roadshift.scenes import render_dataset
 
 FRAMES = 16
 

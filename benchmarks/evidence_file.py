@@ -8,10 +8,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from roadshift.adapt.judging.class_pairs import ClassPairs
-from roadshift.adapt.judging.displaced import Displaced
 from roadshift.adapt.judging.evidence import Evidence
 from roadshift.adapt.judging.gatherer import Score
+from roadshift.adapt.scoring.class_pairs import ClassPairs
+from roadshift.adapt.scoring.displaced import Displaced
 
 
 def to_json(evidence: Evidence) -> Any:

@@ -20,12 +20,12 @@ import cv2
 import methods
 import numpy as np
 from numpy.typing import NDArray
-from roadshift.adapt.answers import Ask, answer_to
-from roadshift.adapt.black_box import open_black_box
+from roadshift.adapt.pseudo_labels.answers import Ask, answer_to
+from roadshift.adapt.pseudo_labels.black_box import open_black_box
+from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import open_bundle
-from roadshift.runtime.engine import Engine
-from roadshift.runtime.evaluation import evaluate
-from roadshift.runtime.images import labelled_pairs
+from roadshift.runtime.engines import Engine
+from roadshift.runtime.folders.label_pairs import labelled_pairs
 
 PAGE = Path("docs/results/four-views.md")
 INTRODUCTION = """\

@@ -26,10 +26,10 @@ from evidence_file import from_json, to_json
 from roadshift.adapt import load_network
 from roadshift.adapt.judging.evidence import Evidence, gather
 from roadshift.adapt.judging.verdict import decide
-from roadshift.adapt.judging.views import Model
+from roadshift.adapt.scoring.views import Model
 from roadshift.runtime.bench.chart import Axis, Chart
 from roadshift.runtime.bundle import open_bundle
-from roadshift.runtime.images import read_frame_image
+from roadshift.runtime.frames.images import read_frame_image
 from roadshift.runtime.verdict import Verdict
 
 TESTED_SEEDS = (2, 3)  # source models of the pairs that test; the others set the thresholds

@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 from roadshift.adapt import Job, adapt_bundle, resolve_config, train_bundle
-from roadshift.adapt.models import IMAGENET_INPUT
-from roadshift.adapt.scenes import DOMAINS, Domain, render_dataset
+from roadshift.adapt.models.loading import IMAGENET_INPUT
+from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import NetworkSpec, open_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import RoadshiftError
-from roadshift.runtime.evaluation import evaluate
-from roadshift.runtime.frames import labelled_pairs
+from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.labels import label_space
-from roadshift.runtime.metrics import evaluation_record
+from roadshift.runtime.labels.metrics import evaluation_record
+from roadshift.scenes import DOMAINS, Domain, render_dataset
 
 WIDTH, HEIGHT = 320, 160
 SOURCE_FRAMES, TARGET_FRAMES, MEASURED_FRAMES = 240, 120, 48

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import cv2
 from machine_line import machine_line
-from roadshift.adapt.config import AugmentConfig, TrainingConfig
-from roadshift.adapt.dataset import CropSampler, FrameSet, Prefetcher, target_frames
-from roadshift.adapt.scenes import render_dataset
+from roadshift.adapt.data.dataset import CropSampler, FrameSet, Prefetcher, target_frames
+from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
 from roadshift.commands.parse import parse_size
-from roadshift.runtime.cores import available_cores
-from roadshift.runtime.images import read_image
+from roadshift.runtime.frames.images import read_image
+from roadshift.runtime.probes.cores import available_cores
+from roadshift.scenes import render_dataset
 
 FRAMES = 8
 

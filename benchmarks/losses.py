@@ -35,10 +35,10 @@ from typing import Any
 
 import torch
 from machine_line import machine_line
-from roadshift.adapt.budget import peak_memory
+from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
-from roadshift.adapt.losses.kernels.choice import choose_kernel
-from roadshift.adapt.models import device_name
+from roadshift.adapt.models.loading import device_name
+from roadshift.adapt.run.budget import peak_memory
 from roadshift.commands.parse import parse_size
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import ConfigError

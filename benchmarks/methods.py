@@ -21,7 +21,7 @@ from typing import Any
 import camvid
 from machine_line import machine_line
 from roadshift.adapt.methods import METHODS
-from roadshift.adapt.scenes import render_dataset
+from roadshift.scenes import render_dataset
 
 SCENES = {  # domain, frames, seed of the renderer; 320x160
     "day_train": ("daylight", 240, 0),

@@ -16,12 +16,12 @@ from typing import Any
 
 from machine_line import machine_line
 from random_bundle import random_bundle
-from roadshift.adapt.scenes import render_dataset
 from roadshift.commands.parse import parse_size
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bundle import library_versions
+from roadshift.scenes import render_dataset
 
 PAGE = Path("docs/results/pipeline.md")
 

@@ -20,23 +20,23 @@ from typing import Any
 
 import torch
 from machine_line import machine_line
-from roadshift.adapt.compiling import to_memory_format
-from roadshift.adapt.context import Context
-from roadshift.adapt.dataset import FrameSet, labelled_frames, target_frames
-from roadshift.adapt.inputs import Normalise
-from roadshift.adapt.losses.kernels.choice import choose_kernel
+from roadshift.adapt.data.context import Context
+from roadshift.adapt.data.dataset import FrameSet, labelled_frames, target_frames
+from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.methods import build_stages, resolve_config
-from roadshift.adapt.models import IMAGENET_INPUT, device_name
+from roadshift.adapt.models.inputs import Normalise
+from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
-from roadshift.adapt.rehearsal import MEASURED_FROM
-from roadshift.adapt.run_options import Progress, RunOptions
-from roadshift.adapt.scenes import render_dataset
-from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.training.compiling import to_memory_format
+from roadshift.adapt.training.rehearsal import MEASURED_FROM
+from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import RunInterrupted
-from roadshift.runtime.frames import labelled_pairs
+from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.labels import label_space
+from roadshift.scenes import render_dataset
 
 
 def main() -> None:

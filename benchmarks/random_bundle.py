@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from roadshift.adapt.importing import save_weights
-from roadshift.adapt.models import IMAGENET_INPUT
+from roadshift.adapt.models.importing import save_weights
+from roadshift.adapt.models.loading import IMAGENET_INPUT
 from roadshift.adapt.networks import build_network
 from roadshift.runtime.bundle import Bundle, BundleWriter, NetworkSpec, Provenance
 from roadshift.runtime.labels import label_space

@@ -28,17 +28,17 @@ import torch
 from evidence_file import from_json, to_json
 from machine_line import machine_line
 from roadshift.adapt import load_network
-from roadshift.adapt.dataset import evenly_spaced
-from roadshift.adapt.judging.class_pairs import is_vulnerable
-from roadshift.adapt.judging.displaced import moves
+from roadshift.adapt.data.dataset import evenly_spaced
 from roadshift.adapt.judging.evidence import BATCH, Evidence, in_batches_of, referred
 from roadshift.adapt.judging.gatherer import Gatherer
-from roadshift.adapt.judging.references import FRAMES, References
 from roadshift.adapt.judging.verdict import decide
-from roadshift.adapt.judging.views import Model, Said, Viewer
+from roadshift.adapt.scoring.class_pairs import is_vulnerable
+from roadshift.adapt.scoring.displaced import moves
+from roadshift.adapt.scoring.references import FRAMES, References
+from roadshift.adapt.scoring.views import Model, Said, Viewer
 from roadshift.runtime.bundle import open_bundle
-from roadshift.runtime.frames import labelled_pairs
-from roadshift.runtime.images import read_image
+from roadshift.runtime.folders.label_pairs import labelled_pairs
+from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import label_space, read_labels
 from torch import Tensor
 

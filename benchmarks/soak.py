@@ -31,10 +31,10 @@ from typing import Any
 import cv2
 from machine_line import machine_line
 from random_bundle import random_bundle
-from roadshift.adapt.scenes import render_scene
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.judge import Floors
 from roadshift.runtime.bundle import library_versions
+from roadshift.scenes import render_scene
 
 WIDTH, HEIGHT = 64, 32
 CLIP_FRAMES, BREAK_AFTER = 1000, 10_000

@@ -30,22 +30,22 @@ import torch
 from losses import clock, memory_in_use
 from machine_line import machine_line
 from published_iapc import PublishedIapc
-from roadshift.adapt.budget import peak_memory
-from roadshift.adapt.compiling import to_memory_format
-from roadshift.adapt.context import Context
-from roadshift.adapt.dataset import CropSampler, FrameSet, target_frames
-from roadshift.adapt.inputs import Normalise
-from roadshift.adapt.losses.kernels.choice import choose_kernel
+from roadshift.adapt.data.context import Context
+from roadshift.adapt.data.dataset import CropSampler, FrameSet, target_frames
+from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
-from roadshift.adapt.models import IMAGENET_INPUT, device_name
+from roadshift.adapt.models.inputs import Normalise
+from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.adapt.precision import native_precisions
-from roadshift.adapt.run_options import Progress, RunOptions
-from roadshift.adapt.scenes import render_dataset
-from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.run.budget import peak_memory
+from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.precision import native_precisions
+from roadshift.adapt.training.compiling import to_memory_format
+from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import ConfigError
+from roadshift.scenes import render_dataset
 
 CLASSES, FRAMES, SKIPPED = 19, 8, 2  # steps that are not timed: they fill caches
 

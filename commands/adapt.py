@@ -84,7 +84,7 @@ def adapt(
 
     with needs_torch("adapt", threads, nice):
         from ..adapt import Job, Student
-        from ..adapt.adapting import adapt as adapt_model
+        from ..adapt.workflows.adapting import adapt as adapt_model
 
         chosen = with_losses(settings, losses, seed)
         size = None if input_size is None else parse_size("--input-size", input_size)

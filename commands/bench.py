@@ -71,10 +71,10 @@ def bench(
     Latency, memory, energy, label agreement and mIoU.
     """
     from ..runtime.bench import BenchSettings
+    from ..runtime.bench.evaluation import check_label_map
     from ..runtime.bench.session import BenchFiles, bench_bundles
-    from ..runtime.evaluation import check_label_map
+    from ..runtime.console.terminal import note, print_json, progress
     from ..runtime.labels import label_space as find_label_space
-    from ..runtime.terminal import note, print_json, progress
     from .bench_tables import bench_table, print_comparison
 
     check_label_map(label_space, label_map)
@@ -118,7 +118,7 @@ def bench(
 def _opened(paths: Sequence[Path], allow: Sequence[str]) -> Iterator[Bundle]:
     """Open one bundle after the other, with torch's engine for those that need it."""
     from ..runtime.bundle import open_bundle
-    from ..runtime.terminal import note
+    from ..runtime.console.terminal import note
 
     import_torch_backend()
     for path in paths:

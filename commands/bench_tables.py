@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..runtime.bench.baseline import Comparison
-from ..runtime.terminal import note, say, table
+from ..runtime.console.terminal import note, say, table
 
 Rows = Sequence[Mapping[str, Any]]
 

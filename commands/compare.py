@@ -64,14 +64,14 @@ def compare(
     command takes up finished runs and goes on where it was stopped.
     """
     from ..runtime.addresses import without_password
-    from ..runtime.terminal import note, print_json
+    from ..runtime.console.terminal import note, print_json
     from .tables import comparison_table
 
     with needs_torch("compare", threads, nice):
         from ..adapt import Job
-        from ..adapt.compare_report import write_report
-        from ..adapt.compare_rows import comparison_rows
-        from ..adapt.comparing import compare_methods
+        from ..adapt.workflows.compare_report import write_report
+        from ..adapt.workflows.compare_rows import comparison_rows
+        from ..adapt.workflows.comparing import compare_methods
 
         names = parse_names(methods)
         chosen = with_losses(settings, losses)

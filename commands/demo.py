@@ -24,7 +24,7 @@ def demo(
 
     Trains, adapts, exports, runs and measures.
     """
-    from ..runtime.terminal import note, print_json, say
+    from ..runtime.console.terminal import note, print_json, say
     from .bench_tables import bench_table
     from .tables import evaluation_table
 

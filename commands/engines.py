@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..runtime.engine import Engine
+    from ..runtime.engines import Engine
 
 
 def engine_of(
@@ -22,8 +22,8 @@ def engine_of(
 ) -> Engine:
     """The engine asked for, on the bundle's file of that name."""
     from ..runtime.bundle import open_bundle
-    from ..runtime.engine import open_engine
-    from ..runtime.terminal import note
+    from ..runtime.console.terminal import note
+    from ..runtime.engines import open_engine
 
     opened = open_bundle(bundle, allow_networks=allow or (), note=note)
     named = None if artefact is None else opened.artefact(name=artefact)

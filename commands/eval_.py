@@ -34,9 +34,9 @@ def eval_(
     as_json: Json = False,
 ) -> None:
     """Measure mIoU and per-class IoU against labels."""
-    from ..runtime.evaluation import check_label_map, labels_through, measure
-    from ..runtime.images import labelled_pairs
-    from ..runtime.terminal import note, print_json, progress
+    from ..runtime.bench.evaluation import check_label_map, labels_through, measure
+    from ..runtime.console.terminal import note, print_json, progress
+    from ..runtime.folders.label_pairs import labelled_pairs
     from .tables import evaluation_table
 
     check_label_map(label_space, label_map)

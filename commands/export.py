@@ -61,10 +61,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
+    from ..runtime.bench.evaluation import labels_through
     from ..runtime.bundle import open_bundle
-    from ..runtime.evaluation import labels_through
-    from ..runtime.phases import PhaseDisplay
-    from ..runtime.terminal import note, print_json, say
+    from ..runtime.console.phases import PhaseDisplay
+    from ..runtime.console.terminal import note, print_json, say
     from .tables import export_line
 
     with needs_torch("export", threads):

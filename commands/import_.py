@@ -33,11 +33,11 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Make a bundle of a published checkpoint, or of one's own."""
-    from ..runtime.terminal import note
+    from ..runtime.console.terminal import note
     from .tables import print_made
 
     with needs_torch("import"):
-        from ..adapt.import_bundle import import_bundle
+        from ..adapt.workflows.import_bundle import import_bundle
         from ..runtime.labels import label_space as find_label_space
 
         bundle = import_bundle(

@@ -8,8 +8,8 @@ from .options import BundleIn, Json
 def info(bundle: BundleIn, as_json: Json = False) -> None:
     """What a bundle holds and comes from; checks every hash."""
     from ..runtime.bundle import open_bundle
-    from ..runtime.onnx_graph import refused_models
-    from ..runtime.terminal import note, print_json
+    from ..runtime.console.terminal import note, print_json
+    from ..runtime.engines.onnx.graph import refused_models
     from .tables import bundle_tables
 
     opened = open_bundle(bundle)

@@ -31,8 +31,8 @@ def judge(
     Exit code 0: promote the candidate. 5: keep the incumbent. 6: ask a person.
     """
     from ..runtime.bundle import open_bundle
-    from ..runtime.signals import stop_on_signals
-    from ..runtime.terminal import note, print_json, progress
+    from ..runtime.console.signals import stop_on_signals
+    from ..runtime.console.terminal import note, print_json, progress
     from .tables import verdict_table
 
     with needs_torch("judge", threads):

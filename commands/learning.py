@@ -15,7 +15,7 @@ from ..runtime.errors import MissingDependencyError
 from .parse import parse_duration, parse_memory
 
 if TYPE_CHECKING:
-    from ..adapt.run_options import RunOptions
+    from ..adapt.run.options import RunOptions
 
 
 @contextmanager
@@ -26,13 +26,13 @@ def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iter
         threads: of torch on a CPU; None: as many as the process may use cores.
         nice: priority of this process, at most; 0 leaves it as it is.
     """
-    from ..runtime.terminal import note
+    from ..runtime.console.terminal import note
 
     try:
         if "torch" not in sys.modules and find_spec("torch") is not None:
             note("loading torch")  # seconds, on a busy machine many
         import_module("torch")  # first: where several are missing, it is the one to name
-        from ..adapt.core_sharing import use_threads
+        from ..adapt.run.core_sharing import use_threads
 
         use_threads(threads)
         _give_way(nice)
@@ -54,8 +54,8 @@ def _give_way(nice: int) -> None:
 
 def plain_options() -> RunOptions:
     """Options of a run that only prints its notes."""
-    from ..adapt.run_options import RunOptions
-    from ..runtime.terminal import note
+    from ..adapt.run.options import RunOptions
+    from ..runtime.console.terminal import note
 
     return RunOptions(fingerprint="", note=note)  # the run fills in its own
 
@@ -70,10 +70,10 @@ def run_options(
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from ..adapt.run_options import Phase, Progress, RunOptions
-    from ..runtime.phases import PhaseDisplay, pace
-    from ..runtime.signals import stop_on_signals
-    from ..runtime.terminal import note
+    from ..adapt.run.options import Phase, Progress, RunOptions
+    from ..runtime.console.phases import PhaseDisplay, pace
+    from ..runtime.console.signals import stop_on_signals
+    from ..runtime.console.terminal import note
 
     with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.streams import reserved_stdout
+from ..runtime.console.streams import reserved_stdout
 
 
 def _one_document(context: typer.Context, wanted: bool) -> bool:

@@ -88,7 +88,7 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: an entry is not ``key=value``, or its key is no name of an argument.
     """
-    from ..adapt.config import parse_assignments
+    from ..adapt.run.config import parse_assignments
 
     for entry in entries:
         key, equals, _ = entry.partition("=")
@@ -105,7 +105,7 @@ def with_losses(
     Raises:
         ConfigError: one is given twice, ``--seed`` and ``--set seed`` among them.
     """
-    from ..adapt.config import check_given_once
+    from ..adapt.run.config import check_given_once
 
     check_given_once(settings or (), losses=losses, seed=seed)
     return [*(settings or ()), *([f"losses={losses}"] if losses else [])]

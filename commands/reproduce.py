@@ -42,12 +42,12 @@ def reproduce(
 
     Puts both figures side by side.
     """
-    from ..runtime.terminal import print_json
+    from ..runtime.console.terminal import print_json
     from .tables import published_tables
 
     with needs_torch("reproduce", threads, nice):
-        from ..adapt.recipes import find_recipe
-        from ..adapt.reproduction import reproduce as reproduce_row
+        from ..adapt.workflows.recipes import find_recipe
+        from ..adapt.workflows.reproduction import reproduce as reproduce_row
 
         file = find_recipe(recipe)
         with run_options(resume, checkpoint_every, None, memory_budget) as options:

@@ -56,11 +56,11 @@ def run(
 
     Writes label maps, overlays or a video.
     """
-    from ..runtime.live import open_source
-    from ..runtime.output import run_frames
-    from ..runtime.phases import PhaseDisplay
-    from ..runtime.signals import stop_on_signals
-    from ..runtime.terminal import note, print_json, say
+    from ..runtime.console.phases import PhaseDisplay
+    from ..runtime.console.signals import stop_on_signals
+    from ..runtime.console.terminal import note, print_json, say
+    from ..runtime.frames.live import open_source
+    from ..runtime.pipeline.output import run_frames
     from .tables import run_line
 
     source = open_source(frames, note=note)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..runtime.terminal import print_json, say, table
+from ..runtime.console.terminal import print_json, say, table
 from ..runtime.words import counted
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def run_line(summary: Mapping[str, Any]) -> str:
 
 def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
     """The rows of `compare`, then the sentence of each method that failed."""
-    from ..adapt.compare_rows import comparison_cells  # torch, which `compare` has loaded
+    from ..adapt.workflows.compare_rows import comparison_cells  # torch, which `compare` has loaded
 
     cells = [comparison_cells(row) for row in rows]
     table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])

@@ -53,7 +53,7 @@ def train(
 
     with needs_torch("train", threads, nice):
         from ..adapt import Job, resolve_config, train_bundle
-        from ..adapt.models import IMAGENET_INPUT, network_spec
+        from ..adapt.models.loading import IMAGENET_INPUT, network_spec
         from ..runtime.labels import label_space as find_label_space
 
         chosen = with_losses(settings, None, seed)

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..runtime.bundle import Bundle
-from ..runtime.engine import Engine
+from ..runtime.engines import Engine
+from ..runtime.engines.onnx.session import cuda_problem
 from ..runtime.errors import ConfigError, ParityError, arg
-from ..runtime.machine_state import device_name
-from ..runtime.metrics import label_agreement
-from ..runtime.onnx_session import cuda_problem
+from ..runtime.labels.metrics import label_agreement
+from ..runtime.probes.machine_state import device_name
 from .staged import open_staged
 
 Where = Literal["auto", "graph", "runtime"]

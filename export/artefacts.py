@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import onnx
 
-from ..adapt.core_sharing import sharing_cores
+from ..adapt.run.core_sharing import sharing_cores
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
-from ..runtime.engine import Engine
+from ..runtime.engines import Engine
 from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, arg
-from ..runtime.label_maps import LabelMap
+from ..runtime.labels.maps import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
 from .evidence import Calibration, Evidence, gather_calibration, gather_evidence

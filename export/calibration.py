@@ -18,8 +18,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from ..runtime.cores import available_cores
-from ..runtime.onnx_session import session_options
+from ..runtime.engines.onnx.session import session_options
+from ..runtime.probes.cores import available_cores
 
 Method = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy")

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ..adapt import Job, RunOptions, adapt_bundle, resolve_config, train_bundle
-from ..adapt.models import IMAGENET_INPUT
-from ..adapt.scenes import render_dataset
+from ..adapt.models.loading import IMAGENET_INPUT
 from ..runtime.atomic import output_errors
 from ..runtime.bench import BenchSettings, bench_bundle
+from ..runtime.bench.evaluation import measure
 from ..runtime.bundle import NetworkSpec
-from ..runtime.engine import open_engine
+from ..runtime.bundle.manifest import MANIFEST_NAME
+from ..runtime.engines import open_engine
 from ..runtime.errors import OutputError
-from ..runtime.evaluation import measure
 from ..runtime.file_names import check_name
-from ..runtime.images import labelled_pairs, read_frame_image, write_image
+from ..runtime.folders.label_pairs import labelled_pairs
+from ..runtime.frames.images import read_frame_image, write_image
 from ..runtime.labels import label_space, read_labels
-from ..runtime.manifest import MANIFEST_NAME
-from ..runtime.metrics import label_agreement
-from ..runtime.overlay import qualitative
+from ..runtime.labels.metrics import label_agreement
+from ..runtime.pipeline.overlay import qualitative
+from ..scenes import render_dataset
 from .artefacts import export_bundle
 
 WIDTH, HEIGHT = 320, 160

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..adapt.scenes import render_scene
 from ..runtime.bundle import Bundle
-from ..runtime.damage_watch import DamageWatch
 from ..runtime.errors import ConfigError, arg
+from ..runtime.folders.label_pairs import labelled_pairs
 from ..runtime.frames import open_frames
-from ..runtime.images import labelled_pairs, read_frame_image
-from ..runtime.label_maps import LabelMap
-from ..runtime.preprocess import fit_frame
+from ..runtime.frames.images import read_frame_image
+from ..runtime.frames.preprocess import fit_frame
+from ..runtime.labels.maps import LabelMap
+from ..runtime.video.damage_watch import DamageWatch
+from ..scenes import render_scene
 
 PARITY_FRAMES = 16
 CALIBRATION_FRAMES = 128

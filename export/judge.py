@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.bench.evaluation import evaluate
 from ..runtime.bundle import Bundle
-from ..runtime.engine import Engine
+from ..runtime.engines import Engine
 from ..runtime.errors import ConfigError, ParityError, arg
-from ..runtime.evaluation import evaluate
-from ..runtime.metrics import label_agreement, mapped_through
+from ..runtime.labels.metrics import label_agreement, mapped_through
 from ..runtime.words import counted
 from .evidence import Evidence, evenly
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from .. import __version__
-from ..adapt.models import load_network
-from ..adapt.segmenter import Segmenter, SegmenterWithLogits
+from ..adapt.models.loading import load_network
+from ..adapt.models.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
-from ..runtime.engine_checks import GO_BACK
+from ..runtime.engines.checks import GO_BACK
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError, arg
 from ..runtime.words import counted
 from .evidence import Evidence

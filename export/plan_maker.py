@@ -12,13 +12,13 @@ from typing import Any
 import onnx
 
 from ..runtime.bundle import Artefact, Bundle, Kind
-from ..runtime.driver import Gpu
-from ..runtime.engine import Engine
+from ..runtime.engines import Engine
+from ..runtime.engines.onnx.engine import OnnxEngine
+from ..runtime.engines.onnx.graph import read_model
+from ..runtime.engines.tensorrt_engine import TensorRTEngine
+from ..runtime.engines.tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from ..runtime.errors import EngineError, ParityError, arg
-from ..runtime.onnx_engine import OnnxEngine
-from ..runtime.onnx_graph import read_model
-from ..runtime.tensorrt_engine import TensorRTEngine
-from ..runtime.tensorrt_library import TensorRT, load_tensorrt, plan_problem
+from ..runtime.probes.driver import Gpu
 from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 from .judge import Judge
 from .onnx import onnx_name, stamp

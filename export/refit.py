@@ -10,9 +10,9 @@ import onnx
 from onnx import numpy_helper
 
 from ..runtime.bundle import Bundle
+from ..runtime.engines.onnx.graph import read_model
+from ..runtime.engines.tensorrt_library import TensorRT
 from ..runtime.errors import EngineError, arg
-from ..runtime.onnx_graph import read_model
-from ..runtime.tensorrt_library import TensorRT
 from .folds import Array, Fold, State, cast_weight, few, folds_from_json, read_folds
 
 REFITTABLE = ("fp32", "fp16", "bf16")

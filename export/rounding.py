@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.bundle import Bundle
-from ..runtime.cores import available_cores
-from ..runtime.engine import Engine
-from ..runtime.onnx_session import session_options
+from ..runtime.engines import Engine
+from ..runtime.engines.onnx.session import session_options
+from ..runtime.probes.cores import available_cores
 
 HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.bundle import Artefact, Bundle
-from ..runtime.bundle_reader import sha256_of
-from ..runtime.engine import Engine
-from ..runtime.onnx_engine import OnnxEngine
+from ..runtime.bundle.reader import sha256_of
+from ..runtime.engines import Engine
+from ..runtime.engines.onnx.engine import OnnxEngine
 
 
 def open_staged(

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ..adapt.models import load_network
-from ..adapt.torch_engine import TorchEngine
+from ..adapt.models.loading import load_network
+from ..adapt.models.torch_engine import TorchEngine
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
-from ..runtime.cuda import load_cudart
-from ..runtime.driver import driver_problem, gpu
+from ..runtime.engines.cuda import load_cudart
+from ..runtime.engines.tensorrt_library import INSTALL, load_tensorrt
 from ..runtime.errors import ConfigError, EngineError, arg
-from ..runtime.tensorrt_library import INSTALL, load_tensorrt
+from ..runtime.probes.driver import driver_problem, gpu
 from .evidence import Evidence
 from .folds import state_arrays
 from .judge import Judge

@@ -15,9 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..runtime.driver import Gpu
+from ..runtime.engines.tensorrt_library import TensorRT
 from ..runtime.errors import EngineError, arg
-from ..runtime.tensorrt_library import TensorRT
+from ..runtime.probes.driver import Gpu
 from .folds import Fold
 from .refit import check_refittable
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from ..runtime.engine import Engine
+from ..runtime.engines import Engine
 from ..runtime.errors import NetworkError
 from .calibration import METHODS, Histogram, Method, Range, collect
 from .evidence import Calibration

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle, open_bundle
-    from .engine import Engine, open_engine
+    from .engines import Engine, open_engine
     from .errors import RoadshiftError
     from .frames import Frame, open_frames
+    from .frames.live import LiveSource, open_live
     from .labels import LabelSpace, label_space
-    from .live import LiveSource, open_live
-    from .metrics import ConfusionMatrix
+    from .labels.metrics import ConfusionMatrix
     from .pipeline import Pipeline
 
 __all__ = [
@@ -40,18 +40,18 @@ __all__ = [
 
 _MODULES = {
     "Bundle": "bundle",
-    "ConfusionMatrix": "metrics",
-    "Engine": "engine",
+    "ConfusionMatrix": "labels.metrics",
+    "Engine": "engines",
     "Frame": "frames",
     "LabelSpace": "labels",
-    "LiveSource": "live",
+    "LiveSource": "frames.live",
     "Pipeline": "pipeline",
     "RoadshiftError": "errors",
     "label_space": "labels",
     "open_bundle": "bundle",
-    "open_engine": "engine",
+    "open_engine": "engines",
     "open_frames": "frames",
-    "open_live": "live",
+    "open_live": "frames.live",
 }
 
 

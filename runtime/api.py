@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import ProgressUpdate, Source, space_of
+from .bench.evaluation import evaluate as count_pixels
 from .bundle import Bundle
-from .engine import Engine, open_engine
+from .engines import Engine, open_engine
 from .errors import ConfigError, arg
-from .evaluation import evaluate as count_pixels
-from .images import labelled_pairs
-from .label_maps import LabelMap
+from .folders.label_pairs import labelled_pairs
 from .labels import LabelSpace
-from .metrics import evaluation_record
+from .labels.maps import LabelMap
+from .labels.metrics import evaluation_record
 from .notes import log_note
 
 

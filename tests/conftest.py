@@ -6,8 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from roadshift.adapt.core_sharing import sharing_cores
-from roadshift.runtime import core_watch
+from roadshift.adapt.run.core_sharing import sharing_cores
+from roadshift.runtime.probes import core_watch
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,7 +16,13 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("runtime", "adapt", "export", "cli")  # each may import itself and those before it
+ROOMS = (
+    "runtime",
+    "scenes",
+    "adapt",
+    "export",
+    "cli",
+)  # each may import itself and those before it
 MODULES = sorted(
     path.relative_to(ROOT)
     for path in (

@@ -117,7 +117,7 @@ DEAF_APP = """
 import sys, time, pathlib
 sys.argv = ["roadshift"]
 from roadshift import cli_process
-from roadshift.runtime import signals
+from roadshift.runtime.console import signals
 signals.GRACE_S = 0.0
 def app(standalone_mode):
     with signals.stop_on_signals():

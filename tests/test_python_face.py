@@ -52,7 +52,9 @@ def test_the_names_of_the_car_load_without_torch_and_the_others_say_what_to_inst
         "    except roadshift.MissingDependencyError as error:\n"
         "        assert f'roadshift.{name} needs' in str(error), error\n"
         "        assert 'roadshift[adapt]' in str(error), error\n"
-        "        print(name)"
+        "        print(name)\n"
+        "        for loaded in [m for m in sys.modules if m.startswith('roadshift.adapt')]:\n"
+        "            del sys.modules[loaded]"
     )
     places = roadshift._MODULES
     learn = {name for name in roadshift.__all__ if places.get(name, "").startswith(LEARNS)}

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import FrameError
-from ..dataset import evenly_spaced
-from .class_pairs import ClassPairs
-from .displaced import Displaced, moves
-from .distinct import DistinctFrames
+from ..data.dataset import evenly_spaced
+from ..scoring.class_pairs import ClassPairs
+from ..scoring.displaced import Displaced, moves
+from ..scoring.distinct import DistinctFrames
+from ..scoring.references import FRAMES, MIXED, OWN, References
+from ..scoring.views import Image, Model, Said, Viewer
 from .gatherer import Gatherer, Score
-from .references import FRAMES, MIXED, OWN, References
-from .views import Image, Model, Said, Viewer
 
 T = TypeVar("T")
 BATCH = 4  # frames that batch norm's own statistics are taken over

@@ -16,10 +16,10 @@ import torch
 from ...runtime.errors import FrameError
 from ...runtime.verdict import Check, Verdict
 from ...runtime.words import percent
-from .class_pairs import LEAST_AREA, pairs_of
-from .resampling import Sums, Weights, interval
-from .scores import CONFIDENT
-from .views import Image, Model, Viewer
+from ..scoring.class_pairs import LEAST_AREA, pairs_of
+from ..scoring.resampling import Sums, Weights, interval
+from ..scoring.scores import CONFIDENT
+from ..scoring.views import Image, Model, Viewer
 
 LEAST_REMEMBERED = 0.9  # share of the pixels that the incumbent is sure of
 OLDER = 16  # frames, at most

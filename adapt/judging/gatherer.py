@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .class_pairs import ClassPairs, Matrix, pairs_of
-from .displaced import Displaced, Move, agreements
-from .references import MIXED, OWN
-from .resampling import Sums, Weights, interval
-from .scores import (
+from ..scoring.class_pairs import ClassPairs, Matrix, pairs_of
+from ..scoring.displaced import Displaced, Move, agreements
+from ..scoring.references import MIXED, OWN
+from ..scoring.resampling import Sums, Weights, interval
+from ..scoring.scores import (
     CONFIDENT,
     SND_PIXELS,
     area_lost,
@@ -23,7 +23,7 @@ from .scores import (
     information_maximisation,
     soft_neighbourhood_density,
 )
-from .views import Said, area, sums_of
+from ..scoring.views import Said, area, sums_of
 
 
 @dataclass(frozen=True)

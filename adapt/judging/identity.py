@@ -14,16 +14,16 @@ import numpy as np
 
 from ...runtime.verdict import Check
 from ...runtime.words import percent
-from .class_pairs import (
+from ..scoring.class_pairs import (
     LEAST_AREA,
     LEAST_VULNERABLE_AREA,
     ClassPairs,
     closest,
     is_vulnerable,
 )
-from .displaced import Displaced
+from ..scoring.displaced import Displaced
+from ..scoring.references import MIXED, OWN, WORN
 from .evidence import Evidence
-from .references import MIXED, OWN, WORN
 
 LEAST_KEPT = 0.2  # share of a class's pixels
 LEAST_VULNERABLE_KEPT = 0.25  # the same of people and what they ride

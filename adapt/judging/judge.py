@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...runtime.bundle import Bundle
-from ...runtime.damage_watch import DamageWatch
 from ...runtime.errors import (
     BundleError,
     ConfigError,
@@ -20,21 +19,22 @@ from ...runtime.errors import (
 )
 from ...runtime.frames import FrameSource, open_frames
 from ...runtime.verdict import Verdict
+from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted, shortened
-from ..budget import Repeated
-from ..context import Context
-from ..core_sharing import sharing_cores
-from ..dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
-from ..models import load_network, pick_device
+from ..data.context import Context
+from ..data.dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
+from ..models.loading import load_network, pick_device
+from ..models.weight_checks import BrokenWeightsError
 from ..networks import SegmentationNetwork
-from ..timing import forward_seconds
-from ..weight_checks import BrokenWeightsError
-from ..work import spread
+from ..run.budget import Repeated
+from ..run.core_sharing import sharing_cores
+from ..run.work import spread
+from ..scoring.references import passes_of_share
+from ..scoring.timing import forward_seconds
+from ..scoring.views import Image, Model
 from .evidence import BATCH, Evidence, gather
 from .forgetting import OLDER, remembered, with_older
-from .references import passes_of_share
 from .verdict import broken, decide
-from .views import Image, Model
 
 # Of whole frames: three views of two models, statistics, and two references (`References`).
 PASSES_A_FRAME = 9

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...runtime.words import percent
-from .resampling import Weights, interval
-from .scores import CONFIDENT, area_lost, information_maximisation, normalised_entropy
-from .views import area
+from ..scoring.resampling import Weights, interval
+from ..scoring.scores import CONFIDENT, area_lost, information_maximisation, normalised_entropy
+from ..scoring.views import area
 
 LEAST_AREA = 0.005  # share of all pixels: smaller classes come and go with a few frames
 MOST_LOST = 0.8  # of a class's area: to shrink may be right, this is deletion

@@ -22,16 +22,16 @@ from torch import Tensor
 
 from ...runtime.errors import FrameError
 from ...runtime.words import counted
-from ..checkpoint import read_tensors, write_tensors
-from ..context import Context
-from ..dataset import FrameSet, evenly_spaced
-from ..ema import blend, restore, snapshot
+from ..data.context import Context
+from ..data.dataset import FrameSet, evenly_spaced
 from ..losses.common import at_least_float32
 from ..methods.base import prefixed, under
 from ..networks import SegmentationNetwork
+from ..networks.ema import blend, restore, snapshot
+from ..run.checkpoint import read_tensors, write_tensors
+from ..scoring.views import evaluating
 from .gradients import GradientNorms
 from .looks import Look, Seen, clearly_better, judged
-from .views import evaluating
 
 FRAMES = 8  # of those set aside, evenly spaced: enough to see a class vanish, and cheap
 BATCH = 4  # frames at most that are normalised together, and never one alone

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backends.core import pixel_sums, weighted_sums
+from .backends.spec import Inputs, Kernel, Map, Paste, Terms
+from .backends.taps import pasted, upsample_map
 from .common import (
     Size,
     check_logits,
@@ -22,9 +25,6 @@ from .common import (
     labelled_cross_entropy,
     upsample,
 )
-from .kernels.core import pixel_sums, weighted_sums
-from .kernels.spec import Inputs, Kernel, Map, Paste, Terms
-from .kernels.taps import pasted, upsample_map
 
 
 def normalised_entropy(log_p: Tensor) -> Tensor:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..mixing import IGNORED
+from ..data.mixing import IGNORED
+from .backends.core import pixel_sums, weighted_sums
+from .backends.labels import confident_argmax
+from .backends.spec import Inputs, Kernel, Map, Terms
 from .common import (
     Size,
     check_logits,
@@ -19,9 +22,6 @@ from .common import (
     upsample,
 )
 from .iapc import mean_entropy
-from .kernels.core import pixel_sums, weighted_sums
-from .kernels.labels import confident_argmax
-from .kernels.spec import Inputs, Kernel, Map, Terms
 
 
 def entropy_terms(

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backends.core import weighted_sums
+from .backends.spec import Importance, Inputs, Kernel, Map, Terms
+from .backends.taps import upsample_map
 from .common import Size, at_least_float32, check_logits, check_pixels, check_same_batch, upsample
-from .kernels.core import weighted_sums
-from .kernels.spec import Importance, Inputs, Kernel, Map, Terms
-from .kernels.taps import upsample_map
 
 
 def importance_map(teacher_logits: Tensor, kind: Importance, *, of_logits: bool = False) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .backends.core import weighted_sums
+from .backends.spec import Inputs, Kernel, Terms
 from .common import (
     Size,
     check_logits,
@@ -22,8 +24,6 @@ from .common import (
     labelled_cross_entropy,
     upsample,
 )
-from .kernels.core import weighted_sums
-from .kernels.spec import Inputs, Kernel, Terms
 
 
 def complementary_ranks(

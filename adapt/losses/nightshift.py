@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import ShapeError
+from .backends.core import weighted_sums
+from .backends.spec import Inputs, Kernel, Map, Paste, Terms
+from .backends.taps import mass_of_pixels, pasted, upsample_map
 from .common import Size, check_logits, upsample
 from .iapc import mean_entropy
-from .kernels.core import weighted_sums
-from .kernels.spec import Inputs, Kernel, Map, Paste, Terms
-from .kernels.taps import mass_of_pixels, pasted, upsample_map
 
 
 def nightshift_terms(

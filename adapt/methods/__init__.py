@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError, arg
-from ..config import RunConfig, merge, parse_assignments, read_toml, shown, validate
+from ..run.config import RunConfig, merge, parse_assignments, read_toml, shown, validate
 from .atp import Atp
 from .base import Method, Stage
 from .black_box import AtpBlackBox, Das3BlackBox

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..config import Scales, Settings
-from ..context import Context
-from ..dataset import Batch
-from ..labeller import Labeller
+from ..data.context import Context
+from ..data.dataset import Batch
 from ..losses.atp import AlignWeights, align_terms, teach_terms
 from ..networks import SegmentationNetwork
-from ..selection import Selection
+from ..pseudo_labels.labeller import Labeller
+from ..pseudo_labels.selection import Selection
+from ..run.config import Scales, Settings
 from .base import SMALL_DATA, Method, ParameterGroup, Stage, all_but_the_classifier
 from .propagate import PropagateStage
 

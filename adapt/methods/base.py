@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ...runtime.errors import ConfigError
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch
+from ..data.context import Context
+from ..data.dataset import Batch
 from ..networks import Output, SegmentationNetwork
+from ..run.config import Settings
 
 
 class Stage(ABC):

@@ -8,14 +8,14 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..answers import StoredAnswers
-from ..class_balance import sqrt_inverse_weights
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch
+from ..data.context import Context
+from ..data.dataset import Batch
 from ..losses.atp import divergence_from
 from ..losses.nightshift import nightshift_terms
 from ..networks import SegmentationNetwork
+from ..pseudo_labels.answers import StoredAnswers
+from ..pseudo_labels.class_balance import sqrt_inverse_weights
+from ..run.config import Settings
 from .atp import RECIPE, AtpConfig, StageName, stages_of
 from .base import Method, Stage
 

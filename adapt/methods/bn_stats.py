@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from ..config import Settings
+from ..run.config import Settings
 from .base import Method, Stage
 
 

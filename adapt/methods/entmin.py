@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch
+from ..data.context import Context
+from ..data.dataset import Batch
 from ..losses.baselines import entropy_terms
 from ..networks import SegmentationNetwork
+from ..run.config import Settings
 from .base import SMALL_DATA, Method, Stage
 
 

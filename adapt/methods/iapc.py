@@ -10,22 +10,22 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...runtime.errors import ConfigError, NetworkError
-from ..batch_norm import batch_norm_layers, fold_batch_norm, folding_view
-from ..class_balance import ClassBalance
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch
-from ..ema import ema_update, frozen_copy
-from ..logit_cache import LogitCache, open_cache
-from ..lone_values import allow_lone_values
+from ..data.context import Context
+from ..data.dataset import Batch
+from ..losses.backends.labels import argmax_on_grid, pixel_argmax
+from ..losses.backends.spec import Importance, Map
 from ..losses.common import Size
 from ..losses.iapc import IapcWeights, iapc_terms
-from ..losses.kernels.labels import argmax_on_grid, pixel_argmax
-from ..losses.kernels.spec import Importance, Map
 from ..networks import Output, SegmentationNetwork
-from ..prototypes import Similarity, class_prototypes, class_sums, prototype_logits
-from ..pseudo_labels import PseudoLabels, label_frames
-from ..work import OutOfTimeError
+from ..networks.batch_norm import batch_norm_layers, fold_batch_norm, folding_view
+from ..networks.ema import ema_update, frozen_copy
+from ..networks.lone_values import allow_lone_values
+from ..pseudo_labels.class_balance import ClassBalance
+from ..pseudo_labels.hard_labels import PseudoLabels, label_frames
+from ..pseudo_labels.logit_cache import LogitCache, open_cache
+from ..pseudo_labels.prototypes import Similarity, class_prototypes, class_sums, prototype_logits
+from ..run.config import Settings
+from ..run.work import OutOfTimeError
 from .base import SMALL_DATA, FeatureTap, Method, Stage, prefixed, under
 
 

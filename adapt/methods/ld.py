@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..class_balance import ClassBalance
-from ..config import Scales, Settings
-from ..context import Context
-from ..dataset import Batch
-from ..labeller import Labeller
+from ..data.context import Context
+from ..data.dataset import Batch
+from ..data.mixing import classmix_masks, paste
 from ..losses.ld import LdWeights, boundary_cross_entropy, complementary_ranks, ld_terms
-from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..selection import Passes, Selection
+from ..pseudo_labels.class_balance import ClassBalance
+from ..pseudo_labels.labeller import Labeller
+from ..pseudo_labels.selection import Passes, Selection
+from ..run.config import Scales, Settings
 from .base import SMALL_DATA, Method, ParameterGroup, Stage, prefixed, under
 
 

@@ -9,20 +9,25 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from ..batch_norm import fold_batch_norm
-from ..class_balance import sqrt_inverse_weights
-from ..config import Scales, Settings
-from ..context import Context
-from ..dataset import Batch
-from ..ema import frozen_copy
-from ..losses.kernels.labels import pixel_argmax
-from ..losses.kernels.spec import Paste
+from ..data.context import Context
+from ..data.dataset import Batch
+from ..data.mixing import classmix_masks, paste
+from ..losses.backends.labels import pixel_argmax
+from ..losses.backends.spec import Paste
 from ..losses.nightshift import nightshift_terms
-from ..mixed_statistics import reestimate_batch_norm
-from ..mixing import classmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..pseudo_labels import frame_probabilities, label_identity, passes_of, usable_scales
-from ..soft_labels import Labels, SoftLabels
+from ..networks.batch_norm import fold_batch_norm
+from ..networks.ema import frozen_copy
+from ..networks.mixed_statistics import reestimate_batch_norm
+from ..pseudo_labels.class_balance import sqrt_inverse_weights
+from ..pseudo_labels.hard_labels import (
+    frame_probabilities,
+    label_identity,
+    passes_of,
+    usable_scales,
+)
+from ..pseudo_labels.soft_labels import Labels, SoftLabels
+from ..run.config import Scales, Settings
 from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
 from .base import Method, Stage
 

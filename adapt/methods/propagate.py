@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
-from ..batch_norm import fold_batch_norm
-from ..context import Context
-from ..dataset import Batch, stacked
-from ..ema import frozen_copy
-from ..judging.views import evaluating
+from ..data.context import Context
+from ..data.dataset import Batch, stacked
+from ..data.mixing import classmix_masks, cutmix_masks, paste
 from ..losses.atp import regional_contrast, soft_cross_entropy
+from ..losses.backends.labels import pixel_argmax
+from ..losses.backends.spec import Map, Paste
 from ..losses.baselines import entropy_terms, pseudo_label_terms
 from ..losses.common import upsample
-from ..losses.kernels.labels import pixel_argmax
-from ..losses.kernels.spec import Map, Paste
-from ..mixing import classmix_masks, cutmix_masks, paste
 from ..networks import SegmentationNetwork
-from ..pseudo_labels import label_frames, label_identity, selected
-from ..seals import read_or_redo, write_sealed_json
+from ..networks.batch_norm import fold_batch_norm
+from ..networks.ema import frozen_copy
+from ..pseudo_labels.hard_labels import label_frames, label_identity, selected
+from ..run.seals import read_or_redo, write_sealed_json
+from ..scoring.views import evaluating
 from .base import ParameterGroup, Stage
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..batch_norm import fold_batch_norm
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch
-from ..ema import frozen_copy
-from ..logit_cache import LogitCache, open_cache
+from ..data.context import Context
+from ..data.dataset import Batch
+from ..losses.backends.spec import Map
 from ..losses.baselines import confident_labels, pseudo_label_terms
-from ..losses.kernels.spec import Map
 from ..networks import SegmentationNetwork
+from ..networks.batch_norm import fold_batch_norm
+from ..networks.ema import frozen_copy
+from ..pseudo_labels.logit_cache import LogitCache, open_cache
+from ..run.config import Settings
 from .base import SMALL_DATA, Method, Stage
 
 

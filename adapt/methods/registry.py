@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from ...runtime.errors import ConfigError
-from ..config import RunConfig, Settings
+from ..run.config import RunConfig, Settings
 from .base import Method
 
 ENTRY_POINTS = "roadshift.methods"
@@ -90,7 +90,7 @@ def _problem(method: Any) -> str | None:
         return f"{method.name} is a setting of every run; choose another name"
     config: Any = method.Config
     if not (isinstance(config, type) and issubclass(config, Settings)):
-        return "its Config is no subclass of roadshift.adapt.config.Settings"
+        return "its Config is no subclass of roadshift.adapt.run.config.Settings"
     if "roadshift" not in method.presets:
         return 'its presets lack "roadshift", which is what `roadshift adapt` runs'
     return None

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch
+from ..data.context import Context
+from ..data.dataset import Batch
 from ..losses.baselines import information_maximisation_terms
 from ..networks import SegmentationNetwork
+from ..run.config import Settings
 from .base import SMALL_DATA, Method, ParameterGroup, Stage, all_but_the_classifier
 
 

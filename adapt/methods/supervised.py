@@ -13,14 +13,14 @@ from pydantic import Field
 from torch import Tensor
 
 from ...runtime.errors import LabelError, arg
-from ..config import Settings
-from ..context import Context
-from ..dataset import Batch, evenly_spaced
+from ..data.context import Context
+from ..data.dataset import Batch, evenly_spaced
+from ..losses.backends.core import weighted_sums
+from ..losses.backends.spec import Inputs, Terms
 from ..losses.common import upsample
-from ..losses.kernels.core import weighted_sums
-from ..losses.kernels.spec import Inputs, Terms
 from ..networks import SegmentationNetwork
-from ..seals import read_or_redo, write_sealed_json
+from ..run.config import Settings
+from ..run.seals import read_or_redo, write_sealed_json
 from .base import Method, Stage
 
 

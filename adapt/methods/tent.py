@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...runtime.errors import NetworkError
-from ..config import Settings
-from ..context import Context
+from ..data.context import Context
 from ..networks import SegmentationNetwork
+from ..run.config import Settings
 from .base import SMALL_DATA, Method, ParameterGroup, Stage
 from .entmin import EntminStage
 

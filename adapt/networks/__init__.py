@@ -14,10 +14,10 @@ import torch
 
 from ...runtime.errors import NetworkError
 from .base import Output, Preprocessing, SegmentationNetwork
-from .factory import make_with
-from .foreign import ForeignNetwork, adapt_foreign, settled
+from .foreign.adapter import ForeignNetwork, adapt_foreign, settled
+from .foreign.factory import make_with
+from .foreign.user_modules import import_callable, user_modules
 from .registry import NETWORKS, added_networks, factory_of, register_network
-from .user_modules import import_callable, user_modules
 
 __all__ = [
     "NETWORKS",

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from .base import SegmentationNetwork
-from .foreign import ForeignNetwork
+from .foreign.adapter import ForeignNetwork
 
 Model = TypeVar("Model", bound=nn.Module)
 

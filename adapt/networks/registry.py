@@ -21,8 +21,8 @@ from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
 from .espnetv2 import ESPNetv2
 from .fast_scnn import FastSCNN
-from .trust import registered_factory, registered_names
-from .user_modules import import_callable
+from .foreign.trust import registered_factory, registered_names
+from .foreign.user_modules import import_callable
 
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_v2_resnet101": DeepLabV2,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import Artefact, Bundle
-from ..driver import driver_problem
-from ..engine import backend_kinds, backend_problem
+from ..engines import backend_kinds, backend_problem
 from ..errors import ConfigError
+from ..probes.driver import driver_problem
 from ..words import shortened
 from .row import left_out_row
 

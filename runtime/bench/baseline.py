@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cores import available_cores
+from ..bundle.manifest import library_versions
 from ..errors import ConfigError, RegressionError
-from ..manifest import library_versions
+from ..probes.cores import available_cores
 from .baseline_file import check_can_save, load_baseline, write_baseline
 
 __all__ = [
@@ -96,7 +96,7 @@ class Comparison:
 
 def machine() -> dict[str, Any]:
     """What times depend on and a commit does not change: processor, cores, GPU."""
-    from ..linux_probe import LinuxProbe
+    from ..probes.linux import LinuxProbe
 
     return {
         "cpu": LinuxProbe().name,
@@ -107,7 +107,7 @@ def machine() -> dict[str, Any]:
 
 
 def _gpu_name() -> str | None:
-    from ..driver import driver_problem, gpu
+    from ..probes.driver import driver_problem, gpu
 
     return gpu().name if driver_problem() is None else None
 

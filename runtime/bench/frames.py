@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import FrameError
 from ..frames import Frame
-from ..preprocess import fit_frame
+from ..frames.preprocess import fit_frame
 
 MAX_FRAMES = 64  # of a source, kept in memory and cycled through
 

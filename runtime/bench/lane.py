@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import Engine
-from ..machine_state import MachineMonitor, Probe, machine_warnings
-from ..memory import (
+from ..engines import Engine
+from ..probes.machine_state import MachineMonitor, Probe, machine_warnings
+from ..probes.memory import (
     give_back_unused,
     peak_memory_mib,
     reset_peak_memory,

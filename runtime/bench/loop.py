@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..engine import Engine
+from ..engines import Engine
 from ..frames import Frame
-from ..preprocess import fit_frame, restore_labels
+from ..frames.preprocess import fit_frame, restore_labels
 
 WARMUP_WINDOW = 10  # queries whose median is compared with that of the ones before
 WARMUP_GAIN = 0.02  # a window that is not faster by more ends the warm-up

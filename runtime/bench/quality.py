@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import Engine
+from ..engines import Engine
 from ..errors import LabelError
-from ..evaluation import check_truths, confusion_through
 from ..frames import Frame
-from ..metrics import label_agreement
+from ..labels.metrics import label_agreement
 from ..words import counted
+from .evaluation import check_truths, confusion_through
 
 
 def quality(

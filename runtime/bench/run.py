@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
-from ..damage_watch import DamageWatch
-from ..engine import Engine, open_engine
+from ..engines import Engine, open_engine
 from ..errors import EngineError, MissingDependencyError, NetworkError
-from ..evaluation import evaluate
-from ..frames import labelled_pairs, open_frames
-from ..label_maps import LabelMap
-from ..machine_state import Probe, open_probe
-from ..memory import resident_memory_mib
-from ..metrics import mapped_through
+from ..folders.label_pairs import labelled_pairs
+from ..frames import open_frames
+from ..labels.maps import LabelMap
+from ..labels.metrics import mapped_through
+from ..probes.machine_state import Probe, open_probe
+from ..probes.memory import resident_memory_mib
+from ..video.damage_watch import DamageWatch
 from .backends import Contender, contenders
+from .evaluation import evaluate
 from .frames import BenchFrames, random_bench_frames, read_frames
 from .lane import Lane
 from .loop import SystemClock

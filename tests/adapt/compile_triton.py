@@ -20,8 +20,8 @@ os.environ.pop("TRITON_INTERPRET", None)  # before anything imports Triton
 import torch
 import triton
 from kernel_cases import LOSSES, problem, results
+from roadshift.adapt.losses.backends import triton_backend
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
-from roadshift.adapt.losses.kernels import triton_backend
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 

@@ -15,15 +15,15 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from roadshift.adapt.config import RunConfig
-from roadshift.adapt.context import Context
-from roadshift.adapt.dataset import FrameSet
-from roadshift.adapt.importing import save_weights
-from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.data.context import Context
+from roadshift.adapt.data.dataset import FrameSet
 from roadshift.adapt.methods import Stage, resolve_config
+from roadshift.adapt.models.importing import save_weights
+from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.adapt.run_options import Progress, RunOptions
-from roadshift.adapt.trainer import Trainer
+from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
 from torch import Tensor, nn

@@ -8,12 +8,12 @@ from functools import cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from roadshift.adapt.inputs import Normalise
-from roadshift.adapt.judging.views import Model
+from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
-from roadshift.adapt.scenes import render_scene
+from roadshift.adapt.scoring.views import Model
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.labels import label_space
+from roadshift.scenes import render_scene
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -15,13 +15,13 @@ from roadshift.adapt.losses.atp import (
     soft_cross_entropy,
     teach_terms,
 )
+from roadshift.adapt.losses.backends.spec import Kernel, Map, Paste, Window
 from roadshift.adapt.losses.baselines import (
     entropy_terms,
     information_maximisation_terms,
     pseudo_label_terms,
 )
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
-from roadshift.adapt.losses.kernels.spec import Kernel, Map, Paste, Window
 from roadshift.adapt.losses.ld import LdWeights, boundary_cross_entropy, ld_terms
 from roadshift.adapt.losses.nightshift import nightshift_terms
 from torch import Tensor

@@ -17,9 +17,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from roadshift.adapt import dataset
-from roadshift.adapt.dataset import Batch, CropSampler, FrameSet
-from roadshift.runtime import images, labels
+from roadshift.adapt.data import dataset
+from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.runtime.frames import images
+from roadshift.runtime.labels import spaces as labels
 
 LABEL_READERS = (
     labels.read_labels,

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
-from roadshift.adapt.config import RunConfig
-from roadshift.adapt.context import Context
-from roadshift.adapt.dataset import Batch, FrameSet
-from roadshift.adapt.inputs import Normalise
+from roadshift.adapt.data.context import Context
+from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.adapt.methods import Stage
-from roadshift.adapt.run_options import Progress
-from roadshift.adapt.workspace import HISTORY
+from roadshift.adapt.models.inputs import Normalise
+from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.options import Progress
+from roadshift.adapt.run.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from roadshift.adapt import budget as budget_module
+from roadshift.adapt.run import budget as budget_module
 from torch import Tensor
 
 PIXELS = 48 * 32  # of a frame

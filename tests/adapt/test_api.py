@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import roadshift
 from roadshift import IapcConfig, LdConfig, ProgressUpdate, SupervisedConfig, TrainingConfig
-from roadshift.adapt import Job, RunOptions, adaptation
-from roadshift.adapt.config import RunConfig
-from roadshift.adapt.importing import save_weights
+from roadshift.adapt import Job, RunOptions
 from roadshift.adapt.methods import resolve_config
+from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.workflows import adaptation
 from roadshift.runtime.bundle import Bundle
 from safetensors.torch import load_file
 

@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_black_box, adapt_bundle
-from roadshift.adapt.config import RunConfig
-from roadshift.adapt.dataset import Batch
+from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.methods import METHODS, build_stages, find_method, resolve_config
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
+from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import Bundle
 from run_cases import Killed, assert_same, black_box, history_of, kill_at
 from run_clock import A_FRAME_S, Clock

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from roadshift import cli
-from roadshift.adapt.scenes import render_dataset
+from roadshift.scenes import render_dataset
 
 
 @dataclass(frozen=True)

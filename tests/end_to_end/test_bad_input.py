@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from roadshift.runtime.bundle import open_bundle
-from roadshift.runtime.frames import read_image
+from roadshift.runtime.frames.images import read_image
 
 Command = Callable[..., Any]
 Refused = Callable[..., str]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from roadshift.runtime.bundle import open_bundle
-from roadshift.runtime.waiting import waiting
+from roadshift.runtime.probes.waiting import waiting
 
 Command = Callable[..., Any]
 
@@ -45,7 +45,7 @@ def test_learning_gives_way_to_other_programs(
 ) -> None:
     program = (
         "import os, sys\n"
-        "from roadshift.adapt import adapting\n"
+        "from roadshift.adapt.workflows import adapting\n"
         "def said(*_, **__): print(os.getpriority(os.PRIO_PROCESS, 0)); sys.exit(0)\n"
         "adapting.adapt_bundle = said\n"
         "from roadshift.cli import main\n"

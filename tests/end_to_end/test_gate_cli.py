@@ -14,9 +14,9 @@ import pytest
 import torch
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import Evidence
-from roadshift.adapt.scenes import render_dataset
 from roadshift.runtime.bundle import BundleWriter, open_bundle
 from roadshift.runtime.verdict import Check, Decision, Verdict
+from roadshift.scenes import render_dataset
 from safetensors.torch import load_file, save
 
 Command = Callable[..., Any]

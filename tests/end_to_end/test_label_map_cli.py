@@ -11,10 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from roadshift.runtime.engine import open_engine
-from roadshift.runtime.images import read_image
+from roadshift.runtime.engines import open_engine
+from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import label_space
-from roadshift.runtime.metrics import ConfusionMatrix
+from roadshift.runtime.labels.metrics import ConfusionMatrix
 
 Command = Callable[..., Any]
 CITYSCAPES, CAMVID = label_space("cityscapes19"), label_space("camvid11")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import roadshift
-from roadshift.adapt.importing import save_weights
 from roadshift.adapt.methods import METHODS
+from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.networks import build_network, registry
-from roadshift.adapt.scenes import render_dataset
+from roadshift.scenes import render_dataset
 
 PAGE = Path(__file__).parents[2] / "docs" / "python-api.md"
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)

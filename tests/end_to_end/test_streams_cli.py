@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from roadshift import cli
 from roadshift.export import artefacts
-from roadshift.runtime.streams import guarded
+from roadshift.runtime.console.streams import guarded
 
 QUICK = ("--queries", "3", "--warmup", "1", "--rounds", "1", "--backends", "onnxruntime")
 BN_ONLY = ("--method", "bn_stats", "--gate", "off")

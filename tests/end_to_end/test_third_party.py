@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from roadshift.adapt.scenes import render_dataset
+from roadshift.scenes import render_dataset
 
 SITE = Path(__file__).parents[1] / "third_party"  # a package and its metadata, as pip leaves them
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from roadshift.adapt.importing import save_weights
+from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.adapt.scenes import render_scene
 from roadshift.export.evidence import Evidence
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.labels import label_space
+from roadshift.scenes import render_scene
 
 SPACE = label_space("camvid11")
 BGR = InputSpec(width=96, height=64, colour="bgr", mean=(104, 117, 123), std=(1.5, 1, 2))

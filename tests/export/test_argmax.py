@@ -17,9 +17,9 @@ from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.bundle import open_bundle as read_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError, ParityError
-from roadshift.runtime.machine_state import device_name
+from roadshift.runtime.probes.machine_state import device_name
 
 TINY = NetworkSpec(name="tiny_network:build")
 
@@ -230,7 +230,7 @@ def test_without_an_option_the_choice_is_by_time_and_remembered(
     assert (row["argmax"], row["measured_on"]) == ("runtime", device_name("cpu"))
     with open_engine(bundle.path, device="cpu") as engine:
         assert "chosen by time" not in engine.reason
-    monkeypatch.setattr("roadshift.runtime.engine.device_name", lambda _: "another CPU")
+    monkeypatch.setattr("roadshift.runtime.engines.registry.device_name", lambda _: "another CPU")
     with open_engine(bundle.path, device="cpu") as engine:
         assert engine.reason.endswith(
             f"Where its labels are made (runtime) was chosen by time on {device_name('cpu')}; "

@@ -19,8 +19,8 @@ from roadshift.export.precision import to_half
 from roadshift.export.quantise import Form, layers_of, quantise, quantised_values
 from roadshift.export.tensorrt_build import build_plan
 from roadshift.runtime.bundle import NetworkSpec
+from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError
-from roadshift.runtime.tensorrt_library import load_tensorrt
 from traced_cases import (
     IMAGE,
     NETWORKS,

@@ -11,9 +11,9 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from roadshift.adapt.models.segmenter import Segmenter
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.networks.base import Output
-from roadshift.adapt.segmenter import Segmenter
 from roadshift.export.folds import (
     NOT_REFITTABLE,
     Fold,

@@ -18,9 +18,9 @@ from roadshift.export.judge import Floors
 from roadshift.export.precision import to_half
 from roadshift.export.rounding import RoundedEngine
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError, EngineError, ParityError
-from roadshift.runtime.images import write_image
+from roadshift.runtime.frames.images import write_image
 
 TINY = NetworkSpec(name="tiny_network:build")
 TYPE = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

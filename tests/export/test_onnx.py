@@ -23,7 +23,6 @@ from onnx import numpy_helper
 from roadshift import __version__
 from roadshift.adapt import load_network
 from roadshift.adapt.networks import SegmentationNetwork
-from roadshift.adapt.scenes import render_dataset
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.evidence import Evidence
@@ -31,7 +30,7 @@ from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL, Parity, check_parity
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.bundle import open_bundle as read_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import (
     ConfigError,
     MissingDependencyError,
@@ -39,6 +38,7 @@ from roadshift.runtime.errors import (
     OutputError,
     ParityError,
 )
+from roadshift.scenes import render_dataset
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from roadshift.export import artefacts
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.opsets import LOWEST, check_opset, highest_opset
 from roadshift.runtime.bundle import NetworkSpec, open_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError
 
 TINY = NetworkSpec(name="tiny_network:build")

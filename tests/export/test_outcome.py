@@ -18,7 +18,7 @@ from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.outcome import PartialExportError
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import EngineError, MissingDependencyError, ParityError
 from typer.testing import CliRunner
 
@@ -127,7 +127,7 @@ def test_an_older_artefact_stays_where_its_successor_is_refused(
 def test_the_command_prints_what_was_written_and_ends_with_what_was_not(
     bundle: Bundle, failing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("roadshift.runtime.phases.EVERY_S", float("inf"))
+    monkeypatch.setattr("roadshift.runtime.console.phases.EVERY_S", float("inf"))
     failing(("bf16",), ParityError("below its floor."))
     command = ["export", str(bundle.path), "--precision", "fp32,bf16"]
     command += ["--allow-network", "tiny_network"]

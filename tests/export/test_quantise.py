@@ -16,7 +16,6 @@ import onnxruntime
 import pytest
 from export_cases import RGB, SCENES, frames_of, stays_as_it_is, write_source
 from onnx import TensorProto, helper, numpy_helper
-from roadshift.adapt.scenes import render_dataset, render_scene
 from roadshift.export import artefacts, tuning
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
@@ -34,8 +33,9 @@ from roadshift.export.quantise import (
 from roadshift.export.rounding import RoundedEngine
 from roadshift.export.tuning import Tuner
 from roadshift.runtime.bundle import Bundle, NetworkSpec
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError, NetworkError, ParityError
+from roadshift.scenes import render_dataset, render_scene
 
 FORMS = ("int8", "fp8", "int8-cpu")
 CHANNELS = {"first": 6, "second": 8, "classifier": 11}

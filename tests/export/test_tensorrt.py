@@ -33,10 +33,10 @@ from roadshift.export.quantise import quantise, quantised_values
 from roadshift.export.refit import base_to_refit
 from roadshift.export.tensorrt import prepare_plans
 from roadshift.export.tensorrt_build import build_plan, cache_file, check_precision, inspect_plan
-from roadshift.runtime import cuda as cuda_module
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
-from roadshift.runtime.driver import Gpu
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import cuda as cuda_module
+from roadshift.runtime.engines import open_engine
+from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import (
     BundleError,
     ConfigError,
@@ -45,7 +45,7 @@ from roadshift.runtime.errors import (
     ParityError,
     RoadshiftError,
 )
-from roadshift.runtime.tensorrt_library import load_tensorrt
+from roadshift.runtime.probes.driver import Gpu
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
@@ -116,7 +116,7 @@ def workshop(
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(cuda_module, "load_cudart", lambda: cudart)
     monkeypatch.setattr("roadshift.export.tensorrt.load_cudart", lambda: cudart)
-    monkeypatch.setattr("roadshift.runtime.tensorrt_engine.UpsampleKernel", no_kernel)
+    monkeypatch.setattr("roadshift.runtime.engines.tensorrt_engine.UpsampleKernel", no_kernel)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return Workshop(base, adapted, trt, cudart)
 

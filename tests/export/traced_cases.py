@@ -9,14 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from roadshift.adapt.importing import save_weights
+from roadshift.adapt.models.importing import save_weights
+from roadshift.adapt.models.segmenter import Segmenter
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.adapt.scenes import render_scene
-from roadshift.adapt.segmenter import Segmenter
 from roadshift.export.folds import Folds, read_folds, state_arrays
 from roadshift.export.onnx import write_graph
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import label_space
+from roadshift.scenes import render_scene
 
 SPACE = label_space("camvid11")
 SIZE = InputSpec(width=96, height=64, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4), gamma=0.6)

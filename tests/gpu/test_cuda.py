@@ -9,16 +9,16 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
 from roadshift.adapt import train_bundle as train
-from roadshift.adapt.models import IMAGENET_INPUT
-from roadshift.adapt.rehearsal import MEASURED_FROM, Measured, choose_precision
-from roadshift.adapt.scenes import render_dataset, render_scene
+from roadshift.adapt.models.loading import IMAGENET_INPUT
+from roadshift.adapt.training.rehearsal import MEASURED_FROM, Measured, choose_precision
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import EngineError
 from roadshift.runtime.labels import label_space
-from roadshift.runtime.metrics import label_agreement
+from roadshift.runtime.labels.metrics import label_agreement
+from roadshift.scenes import render_dataset, render_scene
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 

@@ -11,11 +11,11 @@ import torch
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.plan_maker import PlanOptions
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
-from roadshift.runtime.driver import driver_problem
-from roadshift.runtime.engine import open_engine
+from roadshift.runtime.engines import open_engine
+from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError, RoadshiftError
-from roadshift.runtime.metrics import label_agreement
-from roadshift.runtime.tensorrt_library import load_tensorrt
+from roadshift.runtime.labels.metrics import label_agreement
+from roadshift.runtime.probes.driver import driver_problem
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
 

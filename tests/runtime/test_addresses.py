@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from roadshift.runtime.addresses import hiding, is_live, normal_address, without_password
 from roadshift.runtime.errors import FrameError, RoadshiftError
 from roadshift.runtime.frames import open_frames
-from roadshift.runtime.live import open_live, open_source
+from roadshift.runtime.frames.live import open_live, open_source
 
 HOSTS = [
     "10.0.0.7",

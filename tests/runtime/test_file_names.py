@@ -15,9 +15,9 @@ from roadshift.runtime.bundle import check_output
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.file_names import STAGED, check_name, is_utf8, library_path
 from roadshift.runtime.frames import open_frames
-from roadshift.runtime.images import write_image
+from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.labels import label_space
-from roadshift.runtime.sinks import VideoSink
+from roadshift.runtime.pipeline.sinks import VideoSink
 
 LONGEST = 255
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from roadshift.runtime import terminal
+from roadshift.runtime.console import terminal
 from roadshift.runtime.printable import encodable, one_line, printable
 
 ANY_TEXT = st.text(st.characters(exclude_categories=[]), max_size=60)  # surrogates, too

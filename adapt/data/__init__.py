@@ -1,0 +1,1 @@
+"""Frames to learn from: decoded once, cropped, augmented and mixed."""

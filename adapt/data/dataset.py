@@ -1,0 +1,415 @@
+"""Frames to learn from: decoded once, drawn by step number, cropped in the background.
+
+What step ``s`` sees depends on the seed and on ``s`` alone, never on what was drawn before: that is
+what makes a resumed run the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ...runtime.errors import FrameError
+from ...runtime.frames import Frame, FrameSource, open_frames
+from ...runtime.frames.images import read_frame_image
+from ...runtime.frames.preprocess import fit_frame, restore_labels
+from ...runtime.labels import LabelSpace, read_labels
+from ...runtime.printable import encodable
+from ...runtime.video.damage_watch import DamageWatch
+from ...runtime.words import counted
+from ..run.config import AugmentConfig, TrainingConfig
+from ..run.work import Work
+from .augment import photometric
+from .decoding import damaged_names, decoded, images_in_time
+from .frame_cache import cached_images, read_cache, write_cache
+from .view_sizes import scaled_side
+
+CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A window of a fitted frame, in its pixels, mirrored left to right if ``flip``."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    flip: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a stage sees of one (micro-)batch. Images are uint8 (B, H, W, 3) RGB."""
+
+    clean: Tensor
+    augmented: Tensor  # the same pixels after photometric noise
+    labels: Tensor | None  # ground truth, int64 (B, H, W); only when training a source model
+    frames: tuple[int, ...]  # which frame each row was cropped from
+    crops: tuple[Crop, ...]
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Rows ``start`` to ``stop``."""
+        labels = None if self.labels is None else self.labels[start:stop]
+        return Batch(
+            self.clean[start:stop],
+            self.augmented[start:stop],
+            labels,
+            self.frames[start:stop],
+            self.crops[start:stop],
+        )
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on ``device``."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        clean = self.clean.to(device, non_blocking=True)
+        same = self.augmented is self.clean
+        augmented = clean if same else self.augmented.to(device, non_blocking=True)
+        return Batch(clean, augmented, labels, self.frames, self.crops)
+
+
+class FrameSet:
+    """Frames of one size with random access.
+
+    ``image(i)`` is uint8 (height, width, 3) RGB. ``labels(i)`` is uint8 (height, width) and exists
+    only in a set opened by `labelled_frames`; frames to adapt on have none.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        width: int,
+        height: int,
+        image: Callable[[int], Image],
+        labels: Callable[[int], Image] | None = None,
+    ) -> None:
+        self.names = tuple(names)
+        self.width, self.height = width, height
+        self.image = image
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def only(self, chosen: Sequence[int]) -> FrameSet:
+        """The frames with these indices, in that order."""
+        labels = self.labels
+        return FrameSet(
+            [self.names[i] for i in chosen],
+            self.width,
+            self.height,
+            lambda i: self.image(chosen[i]),
+            None if labels is None else lambda i: labels(chosen[i]),
+        )
+
+
+LEAST_TO_JUDGE = 16  # frames of a recording; with fewer, none is set aside
+
+
+def set_aside(
+    frames: FrameSet, note: Callable[[str], None] = lambda _: None
+) -> tuple[FrameSet, FrameSet | None]:
+    """Frames to adapt to, and the recording's last ones to judge on; None if it is too short.
+
+    A tenth is set aside, but at least 16 frames or a quarter, whichever is less. An eighth as many
+    before them are used for nothing: neighbours in time are nearly the same frame. The split
+    follows from the number of frames alone, so a resumed run finds the same one.
+    """
+    count = len(frames)
+    if count < LEAST_TO_JUDGE:
+        return frames, None
+    held = max(count // 10, min(16, count // 4))
+    note(
+        f"the last {held} of {counted(count, 'frame')} are set aside to judge the result "
+        "on (see --gate)"
+    )
+    return (
+        frames.only(range(count - held - held // 8)),
+        frames.only(range(count - held, count)),
+    )
+
+
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
+    """At most ``limit`` of the indices below ``count``, evenly spaced and in order."""
+    if limit is None or count <= limit:
+        return list(range(count))
+    return [int(i) for i in np.linspace(0, count - 1, limit).round()]
+
+
+def target_frames(
+    sources: Sequence[str | Path],
+    width: int,
+    height: int,
+    workdir: Path,
+    *,
+    limit: int | None = None,
+    note: Callable[[str], None] = lambda _: None,
+    work: Work | None = None,
+    stop: Callable[[], None] = lambda: None,
+) -> FrameSet:
+    """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
+
+    Every frame is decoded once, here, into ``workdir/frames.rgb``, so that a damaged one is found
+    before the first step and no step waits for a decoder. Those that a video's decoder gave with
+    errors are left out (see `DamageWatch`). A run that is resumed finds the others there. Image
+    folders too large for that (8 GiB) are decoded as they are drawn. Where ``work`` has too little
+    time there are fewer: of images evenly spaced ones, of a video the first.
+
+    Args:
+        work: the deadline, and where decoding is shown.
+        stop: called before each frame; may raise.
+
+    Raises:
+        FrameError: a source does not exist or holds no readable frame.
+        OutputError: the disk cannot hold the frames.
+    """
+    wanted = {
+        "sources": encodable([str(Path(source).resolve()) for source in sources]),
+        "size": [width, height],
+        "limit": limit,
+    }
+    names = read_cache(workdir, wanted, note)
+    if names is not None:
+        return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
+    opened = open_frames([str(source) for source in sources], on_skip=note)
+    frames = thinned(opened, limit, note)
+    work = work or Work()
+    stills = frames.stills if isinstance(frames, FrameSource) else None
+    if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
+        note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
+        return _decoded_when_drawn(stills, width, height)
+    total = opened.length if limit is None or opened.length is None else min(limit, opened.length)
+    if isinstance(frames, FrameSource) and stills is not None:
+        total = len(stills)
+        fewer = images_in_time(stills, width, height, work)
+        if fewer is not None:
+            total = min(fewer, total)
+            note(
+                f"decoding {total} of {counted(len(stills), 'frame')}, evenly spaced, for "
+                "lack of time"
+            )
+            frames = frames.only(evenly_spaced(len(stills), fewer))
+    with DamageWatch(note, treatment=", and these frames are left out") as watch:
+        opened.watch = watch
+        unfit = partial(damaged_names, opened, work, stop)
+        read = decoded(frames, total, work, stop)
+        names = write_cache(workdir, wanted, read, width, height, unfit)
+    return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
+
+
+def thinned(
+    source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
+) -> FrameSource | Iterator[Frame]:
+    """At most ``limit`` of the frames, evenly spaced; those of videos are counted by decoding."""
+    stills = source.stills
+    if stills is not None:
+        chosen = evenly_spaced(len(stills), limit)
+        if len(chosen) < len(stills):
+            note(
+                f"using {len(chosen)} of {counted(len(stills), 'frame')}, evenly spaced "
+                "(--max-frames)"
+            )
+        return source.only(chosen)
+    if limit is None:
+        return iter(source)
+    note("counting the frames of the videos, to use evenly spaced ones (--max-frames)")
+    count = source.count()
+    keep = set(evenly_spaced(count, limit))
+    if len(keep) < count:
+        note(f"using {len(keep)} of {counted(count, 'frame')}, evenly spaced (--max-frames)")
+    return (frame for i, frame in enumerate(source) if i in keep)
+
+
+def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
+    def image(i: int) -> Image:
+        return fit_frame(read_frame_image(stills[i][0]), width, height)
+
+    return FrameSet([name for _, name in stills], width, height, image)
+
+
+def labelled_frames(
+    pairs: Sequence[tuple[Path, Path]], space: LabelSpace, width: int, height: int
+) -> FrameSet:
+    """Image and label files, fitted to ``width`` x ``height`` (labels by nearest neighbour).
+
+    Kept in memory once decoded, up to 8 GiB.
+
+    Raises:
+        FrameError, LabelError: a file is damaged, or a label map does not fit its image.
+    """
+    size = width * height * 4
+    room = CACHE_LIMIT_BYTES // size
+    kept: dict[int, tuple[Image, Image]] = {}
+
+    def load(i: int) -> tuple[Image, Image]:
+        if i in kept:
+            return kept[i]
+        image = read_frame_image(pairs[i][0])
+        labels = read_labels(pairs[i][1], space, size=(image.shape[1], image.shape[0]))
+        loaded = fit_frame(image, width, height), restore_labels(labels, width, height)
+        if len(kept) < room:
+            kept[i] = loaded
+        return loaded
+
+    return FrameSet(
+        [image.stem for image, _ in pairs],
+        width,
+        height,
+        lambda i: load(i)[0],
+        lambda i: load(i)[1],
+    )
+
+
+def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bool) -> Image:
+    """The crop of ``image`` at ``width`` x ``height``; nearest neighbour for label maps."""
+    window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+    if (crop.width, crop.height) != (width, height):
+        linear = cv2.INTER_AREA if crop.width > width else cv2.INTER_LINEAR
+        how = cv2.INTER_NEAREST_EXACT if nearest else linear
+        window = np.asarray(cv2.resize(window, (width, height), interpolation=how), np.uint8)
+    return window[:, ::-1] if crop.flip else window
+
+
+def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
+    """``share`` of each side, at least 16 pixels, with the divisors that the side has."""
+    if share == 1:
+        return size
+    width, height = (min(side, max(16, scaled_side(side, share))) for side in size)
+    return width, height
+
+
+class CropSampler:
+    """Draws batch ``s`` of a run from ``(seed, s)``: every frame once an epoch, shuffled."""
+
+    def __init__(
+        self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
+    ) -> None:
+        self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
+        self._chosen: Sequence[int] = range(len(frames))
+        whole, share = (frames.width, frames.height), training.crop_share
+        self.width, self.height = training.crop_size or _shrunk(whole, share)
+        if self.width > frames.width or self.height > frames.height:
+            raise FrameError(
+                f"crop_size {self.width}x{self.height} is larger than the frames "
+                f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
+            )
+
+    def draw_from(self, chosen: Sequence[int]) -> None:
+        """Make batches of the frames of these numbers alone."""
+        self._chosen = chosen
+
+    def batch(self, step: int) -> Batch:
+        """Batch number ``step``, on the CPU."""
+        rows = [self._row(step * self._training.batch_size + slot) for slot in self._slots()]
+        clean = torch.from_numpy(np.stack([row[0] for row in rows]))
+        plain = self._augment.policy == "none"
+        augmented = clean if plain else torch.from_numpy(np.stack([row[1] for row in rows]))
+        labels = None
+        if self._frames.labels is not None:
+            maps = [row[2] for row in rows if row[2] is not None]
+            labels = torch.from_numpy(np.stack(maps)).long()
+        return Batch(clean, augmented, labels, tuple(r[3] for r in rows), tuple(r[4] for r in rows))
+
+    def _slots(self) -> range:
+        return range(self._training.batch_size)
+
+    def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
+        epoch, place = divmod(position, len(self._chosen))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
+        index = self._chosen[int(order[place])]
+        rng = np.random.default_rng([self._seed, epoch, place])
+        crop = self._crop(rng)
+        clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
+        augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)
+        labels = None
+        if self._frames.labels is not None:
+            labels = resize_window(self._frames.labels(index), crop, self.width, self.height, True)
+        return clean, augmented, labels, index, crop
+
+    def _crop(self, rng: np.random.Generator) -> Crop:
+        frames = self._frames
+        smallest = max(self.width / frames.width, self.height / frames.height)
+        zoom = max(float(rng.uniform(*self._training.scale)), smallest)
+        width = min(frames.width, max(1, round(self.width / zoom)))
+        height = min(frames.height, max(1, round(self.height / zoom)))
+        left = int(rng.integers(frames.width - width + 1))
+        top = int(rng.integers(frames.height - height + 1))
+        return Crop(left, top, width, height, self._training.flip and bool(rng.integers(2)))
+
+
+Item = TypeVar("Item")
+
+
+class Prefetcher(Generic[Item]):
+    """``make(start), make(start + 1), ...`` computed ahead of their use in background threads.
+
+    With ``depth`` 0 each is made when it is asked for: on a CPU, where the steps keep every core
+    busy, a thread beside them costs more than it saves.
+
+    Args:
+        depth: items that are made or being made and not yet drawn.
+        workers: threads; ``make`` is called by several at a time.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], Item],
+        start: int,
+        stop: int,
+        depth: int = 3,
+        workers: int = 1,
+    ) -> None:
+        self._make, self._next, self._stop, self._depth = make, start, stop, depth
+        self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="frames")
+        self._queue: deque[Future[Item]] = deque()
+
+    def __iter__(self) -> Iterator[Item]:
+        if self._depth == 0:
+            yield from map(self._make, range(self._next, self._stop))
+            return
+        while True:
+            while len(self._queue) < self._depth and self._next < self._stop:
+                self._queue.append(self._pool.submit(self._make, self._next))
+                self._next += 1
+            if not self._queue:
+                return
+            yield self._queue.popleft().result()
+
+    def close(self) -> None:
+        """Stop the background threads; what they had made is dropped."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
+    """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
+    return (stacked(frames, rows) for rows in in_batches(len(frames), batch_size))
+
+
+def in_batches(count: int, batch_size: int) -> list[range]:
+    """The numbers below ``count``, ``batch_size`` at a time.
+
+    A last one that would be alone joins the batch before: a batch of one is a poor sample, and
+    where a network pools a whole frame it is none.
+    """
+    starts = list(range(0, count, batch_size))
+    if batch_size > 1 and len(starts) > 1 and count - starts[-1] == 1:
+        starts.pop()
+    return [range(start, stop) for start, stop in itertools.pairwise([*starts, count])]
+
+
+def stacked(frames: FrameSet, rows: Sequence[int]) -> Tensor:
+    """The frames of these numbers, uint8 (B, H, W, 3), clean and uncropped."""
+    return torch.from_numpy(np.stack([frames.image(i) for i in rows]))

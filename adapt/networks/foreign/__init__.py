@@ -1,0 +1,1 @@
+"""Networks of users: imported by name, tried out, and fitted to the interface."""

@@ -1,0 +1,1 @@
+"""Pseudo-labels and the labellers that make, select and keep them."""

@@ -1,0 +1,1 @@
+"""One run: its settings, options, budget, checkpoint and kept files."""

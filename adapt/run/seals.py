@@ -1,0 +1,142 @@
+"""Seals: a run's files carry the SHA-256 of their content, so that a flipped bit is found.
+
+A kill leaves every file whole, but disks, copies and editors do not. A sealed file is read only
+if it is what was written; who reads it decides whether it can be made anew or ends the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...runtime.regular_files import read_regular_file
+from ...runtime.strict_json import JsonError, parse_json
+from .checkpoint import open_file, write_atomically
+
+SEAL = "sha256"  # key of a JSON file's seal
+LARGEST_JSON = 256 << 20  # bytes: names of a million frames
+LONG_WORK_BYTES = 2 << 30  # from which reading files is worth a note
+_TRAILER = b"\nsha256:"  # and 32 bytes, after the content of a file that is not JSON
+
+
+class DamagedError(ValueError):
+    """A sealed file that is not what was written; the message is the reason, a phrase."""
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def write_sealed_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record``, a JSON object without NaN, whole and with its seal.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    whole = {**record, SEAL: _seal_of(record)}
+    write_atomically(path, json.dumps(whole, indent=1, allow_nan=False).encode())
+
+
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """The record that `write_sealed_json` wrote, without the seal.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedError: it was changed since it was written.
+    """
+    try:
+        record = parse_json(read_regular_file(path, LARGEST_JSON))
+    except JsonError as error:
+        raise DamagedError(str(error)) from error
+    if not isinstance(record, dict):
+        raise DamagedError("not a JSON object")
+    seal = record.pop(SEAL, None)
+    if seal != _seal_of(record):
+        raise DamagedError("its content and its SHA-256 differ" if seal else "it has no SHA-256")
+    return record
+
+
+def read_or_redo(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
+    """The record that `write_sealed_json` wrote; empty if missing, or damaged, which is noted.
+
+    For what can be found out anew from the rest of the run.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return read_sealed_json(path)
+    except (OSError, DamagedError) as error:
+        note(f"{path}: damaged ({error}), so it is made again")
+        return {}
+
+
+def _seal_of(record: Mapping[str, Any]) -> str:
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- any other content ---------------------------------------------------------------------------
+
+
+def sealed(content: bytes) -> bytes:
+    """``content`` with its seal behind it, where decoders of PNG and NPZ do not look."""
+    return content + _TRAILER + hashlib.sha256(content).digest()
+
+
+def unsealed(data: bytes) -> bytes:
+    """The content of which `sealed` made ``data``.
+
+    Raises:
+        DamagedError: it is not what `sealed` made.
+    """
+    size = len(data) - len(_TRAILER) - 32
+    content, trailer = data[: max(size, 0)], data[max(size, 0) :]
+    if trailer != _TRAILER + hashlib.sha256(content).digest():
+        raise DamagedError("its content and its SHA-256 differ")
+    return content
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(
+    files: Iterable[Path],
+    note: Callable[[str], None] = lambda _: None,
+    stop: Callable[[], None] = lambda: None,
+) -> str:
+    """SHA-256 of the names and bytes of ``files``, in their order, in hexadecimal.
+
+    Args:
+        files: of any size; what they hold is read, for sizes and times of change say nothing of it.
+        note: told of gigabytes, and how far it is.
+        stop: called between two files, where there are gigabytes; it may raise.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    paths = list(files)
+    sizes = [path.stat().st_size for path in paths]
+    total, done, told = sum(sizes), 0, time.monotonic()
+    long = total >= LONG_WORK_BYTES
+    if long:
+        note(f"reading {len(paths)} files, {total / 2**30:.1f} GiB, for their SHA-256")
+    whole = hashlib.sha256()
+    for path, size in zip(paths, sizes, strict=True):
+        if long:
+            stop()
+        whole.update(json.dumps([path.name, size, file_hash(path)]).encode())
+        done += size
+        if time.monotonic() - told > 10:
+            told = time.monotonic()
+            note(f"read {done / 2**30:.1f} of {total / 2**30:.1f} GiB")
+    return whole.hexdigest()

@@ -1,0 +1,1 @@
+"""The training loop: steps, passes, precision, memory and time."""

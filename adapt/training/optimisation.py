@@ -1,0 +1,62 @@
+"""The optimiser of a stage and the course of its learning rate."""
+
+from __future__ import annotations
+
+import torch
+
+from ...runtime.errors import TrainingError
+from ..methods.base import Stage
+from ..networks import SegmentationNetwork
+from ..run.config import TrainingConfig
+
+
+def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
+    """Share of the learning rate at ``step``: linear warm-up, then poly decay to the horizon.
+
+    (1 - step / horizon)^power,  horizon = schedule_steps or steps
+    """
+    horizon = training.schedule_steps or max(steps, 1)
+    decay = max(0.0, 1 - step / horizon) ** training.poly_power
+    if step < training.warmup_steps:
+        warm = training.warmup_factor
+        decay *= warm + (1 - warm) * step / training.warmup_steps
+    return float(decay)
+
+
+def nothing_learns(what: str) -> TrainingError:
+    """The error for a method or stage, named ``what``, of a network whose weights are frozen."""
+    return TrainingError(
+        f"{what}: no weight of this network learns (requires_grad is off, or what has it does not "
+        "reach the logits); let its factory return it with weights that learn, or choose bn_stats."
+    )
+
+
+def build_optimizer(
+    stage: Stage, model: SegmentationNetwork, training: TrainingConfig
+) -> torch.optim.Optimizer:
+    """The optimiser over the stage's parameter groups; each keeps its ``factor``.
+
+    Raises:
+        TrainingError: no weight learns.
+    """
+    groups = [
+        {"params": group.parameters, "factor": group.factor, "lr": training.lr * group.factor}
+        for group in stage.parameter_groups(model, training.classifier_lr_factor)
+    ]
+    if not groups:
+        raise nothing_learns(stage.name)
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            betas=(training.momentum, 0.999),
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+    return torch.optim.SGD(
+        groups,
+        lr=training.lr,
+        momentum=training.momentum,
+        nesterov=training.nesterov,
+        weight_decay=training.weight_decay,
+        foreach=True,  # the fused one fails where a parameter's first gradient comes late
+    )

@@ -1,0 +1,447 @@
+"""The trainer: runs a method's stages, and owns everything that is not the method.
+
+Mixed precision, schedule, accumulation, bad losses, checkpoints, signals, budgets, progress.
+A run that is killed at any moment and resumed ends with the weights of one that never was, bit for
+bit on a CPU: every random draw comes from (seed, step), and a checkpoint holds all that changes.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...runtime.errors import ConfigError, RunInterrupted, TrainingError, arg
+from ...runtime.probes.cores import available_cores
+from ...runtime.probes.waiting import waiting
+from ...runtime.words import counted
+from ..data.context import Context
+from ..data.dataset import Batch, CropSampler, Prefetcher
+from ..judging.watch import Watch
+from ..methods.base import Stage, prefixed, under
+from ..networks import SegmentationNetwork
+from ..networks.batch_norm import batch_norm_layers
+from ..networks.ema import blend
+from ..networks.lone_values import lone_values_allowed
+from ..run.budget import Deadline, peak_memory
+from ..run.checkpoint import (
+    RunState,
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_tensors,
+    take_back,
+    write_tensors,
+)
+from ..run.core_sharing import crowded_s
+from ..run.options import Progress, RunOptions, RunSummary
+from ..run.precision import Precision, PrecisionName, native_precisions
+from ..run.work import OutOfTimeError
+from ..scoring.statistics_share import Share
+from .compiling import compiler_errors
+from .first_step import choose_precision, fit_memory
+from .memory_fit import changes_by_micro_batch
+from .optimisation import build_optimizer
+from .pace import LEAST_PREPARED, PREPARATION, STATISTICS, WARM_START
+from .passes import Passes, seed_of
+from .rehearsal import MEASURED_FROM
+from .run_files import RunFiles
+from .run_statistics import RunStatistics
+from .step import take_step
+from .step_clock import StepClock
+
+MAX_LOADERS = 8  # threads that make batches while a GPU takes steps
+
+
+class Trainer:
+    """One run of a method's stages over a model.
+
+    Args:
+        model: the source model; becomes the result, in place.
+        stages: the method's, not yet begun.
+        context: frames, device, working folder and settings.
+        options: how to carry it out.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationNetwork,
+        stages: list[Stage],
+        context: Context,
+        options: RunOptions,
+    ) -> None:
+        if options.time_budget_s is not None and not context.work.deadline.bounded:
+            deadline = Deadline(options.time_budget_s, options.began)
+            context = replace(context, work=replace(context.work, deadline=deadline))
+        self.model, self.stages, self.context, self.options = model, stages, context, options
+        self.deadline = context.work.deadline
+        self.training = context.config.training
+        self.sampler = CropSampler(
+            context.frames, self.training, context.config.augment, context.config.seed
+        )
+        steps = self.training.steps if stages else 0
+        amp = self.training.amp
+        measured = amp == "auto" and steps >= MEASURED_FROM
+        self._candidates = native_precisions(context.device) if measured else ()
+        self.precision = Precision("fp32" if amp == "auto" or amp == "off" else amp, context.device)
+        self.state = RunState(
+            options.fingerprint,
+            planned_steps=steps,
+            micro_batch=self.training.micro_batch or self.training.batch_size,
+        )
+        self.statistics = RunStatistics(model, context)
+        self.watch = Watch(
+            model,
+            context,
+            context.workspace.stage_start(0),
+            self.state.planned_steps,
+            own_statistics=lambda: self.statistics.at_the_end,
+        )
+        self.clock = StepClock(model, context, options)
+        self.files = RunFiles(context.workspace)
+        self._restored: dict[str, Tensor] | None = None
+
+    def run(self) -> RunSummary:
+        """Warm start, stages, the best step that was looked at, blend, clean statistics.
+
+        The blend keeps ``blend`` of the way from the weights after the warm start to those after
+        the last stage (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+
+        Raises:
+            TrainingError: losses stay non-finite, no step of all could be kept, or the memory
+                budget cannot be met.
+            RunInterrupted: a signal came; a checkpoint was written.
+            OutputError: a checkpoint cannot be written.
+        """
+        crowded_before_s = crowded_s()
+        with peak_memory(self.context.device) as peak:
+            began = self._resume()
+            self.clock.time_the_network()
+            if not began:
+                self._begin()
+            self.clock.keep_back_the_end(self.statistics.at_the_end)
+            self.watch.begin()
+            start = self.context.workspace.stage_start(self.state.stage)
+            weights, _ = read_tensors(start)
+            with take_back(start):
+                self.model.load_state_dict(weights)
+            for number in range(self.state.stage, len(self.stages)):
+                if self.watch.stopped or not self._run_stage(number):
+                    break
+            self._check_learned()
+            layers = self._end()
+        return RunSummary(
+            steps=self.state.done,
+            skipped_steps=self.state.skipped_steps,
+            seconds=self.deadline.elapsed_s,
+            peak_memory_mib=peak.mib,
+            micro_batch=self.state.micro_batch,
+            precision=self.precision.name,
+            precision_measured=self.state.precision_measured,
+            losses=self.context.losses,
+            batch_norm_layers=layers or len(batch_norm_layers(self.model)),
+            statistics_share=self.state.statistics_share,
+            statistics_why=self.state.statistics_why,
+            micro_batch_changes=self._micro_batch_changes(),
+            threads=torch.get_num_threads(),
+            waiting=waiting(),
+            crowded_s=round(max(0.0, crowded_s() - crowded_before_s), 3),
+            watch=self.watch.record(),
+        )
+
+    def _check_learned(self) -> None:
+        """Refuse a result of steps that were all thrown away, however few: nothing was learned."""
+        done = self.state.done
+        if done and self.state.skipped_steps == done:
+            which = "the only step was" if done == 1 else f"all {done} steps were"
+            raise TrainingError(
+                f"{which} thrown away, for losses or gradients were not finite, so nothing was "
+                "learned and nothing is published; lower training.lr, set training.amp=off, or "
+                "look at the frames."
+            )
+
+    def _end(self) -> int:
+        """The best step looked at, blend, clean statistics; gives how many layers have new ones."""
+        self.deadline.begin_end()
+        if self.deadline.bounded and self.state.planned_steps and not self.state.done:
+            self.options.note("the time budget was too short for a step: the result is the start")
+            return 0
+        self.watch.finish(self.state.done, self.state.planned_steps)
+        if not self.stages:
+            return 0
+        if self.context.config.blend < 1:
+            blend(
+                self.model,
+                read_tensors(self.context.workspace.stage_start(0))[0],
+                self.context.config.blend,
+            )
+        if not self.statistics.at_the_end:
+            return 0
+        with self.deadline.part(STATISTICS):
+            return self.statistics.finish()
+
+    # --- start ----------------------------------------------------------------------------------
+
+    def _resume(self) -> bool:
+        """Take up the run that was stopped, if there is one."""
+        kept = self.files.load(self.options.fingerprint) if self.options.resume else None
+        if kept is None:
+            return False
+        self._restored, state = kept
+        self.state, self.deadline.before_s = state, state.elapsed_s
+        if state.precision is not None:
+            self.precision = self._resumed_precision(state.precision)
+        known = state.statistics_share
+        self._share_is(None if known is None else Share(known, state.statistics_why))
+        with take_back(self.context.workspace.checkpoint):
+            self.watch.load_state(state.watch)
+        self.options.note(f"resuming after step {state.done}")
+        return True
+
+    def _resumed_precision(self, name: PrecisionName) -> Precision:
+        try:
+            return Precision(name, self.context.device)
+        except ConfigError as error:
+            raise TrainingError(
+                f"{self.context.workdir}: this run learns in {name}, as was measured on a GPU; "
+                f"continue it on one, or start anew with {arg('overwrite', True)}."
+            ) from error
+
+    def _begin(self) -> None:
+        """Warm start, and the first checkpoint."""
+        self.files.begin()
+        with self.deadline.part(WARM_START):
+            self.statistics.warm_start()
+        stages = self.stages
+        self._share_is(self.statistics.share)
+        self._leave_steps_out(stages)
+        for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
+            self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
+        self._write_start(0)
+        self._checkpoint()
+
+    def _leave_steps_out(self, before: list[Stage]) -> None:
+        """A stage of those ``before`` that is left out takes its steps along."""
+        left_out = [stage.name for stage in before if stage not in self.stages]
+        planned = self.state.planned_steps
+        if not (left_out and planned):
+            return
+        share = sum(stage.share for stage in self.stages)
+        steps = planned * share // sum(stage.share for stage in before)
+        self.state = replace(self.state, planned_steps=steps)
+        self.options.note(
+            f"{', '.join(left_out)} is left out, for batch norm's statistics stand still, and so "
+            f"are its steps: {steps} of {planned} are taken"
+        )
+
+    def _share_is(self, share: Share | None) -> None:
+        """Tell all who ask what the start took of the target's statistics."""
+        self.statistics.share = share
+        if self.statistics.frozen:
+            self.stages = [stage for stage in self.stages if stage.when_frozen]
+        if self.statistics.frozen or not self.statistics.moves:
+            lr = self.training.frozen_lr or self.training.lr
+            self.training = self.training.model_copy(update={"lr": lr})
+        if share is not None:
+            self.state = replace(self.state, statistics_share=share.value, statistics_why=share.why)
+            self.context = replace(self.context, statistics_share=share.value)
+
+    def _write_start(self, stage: int) -> None:
+        """The model at the beginning of a stage: teachers are made from it, also after a resume."""
+        write_tensors(self.context.workspace.stage_start(stage), self.model.state_dict())
+
+    # --- stages ---------------------------------------------------------------------------------
+
+    def _end_of_stage(self) -> int:
+        """Steps of the run when the stage ends: the stages left divide the steps left."""
+        state = self.state
+        left = state.planned_steps - state.stage_start
+        shares = [stage.share for stage in self.stages[state.stage :]]
+        return state.stage_start + int(left * shares[0] // sum(shares))
+
+    def _run_stage(self, number: int) -> bool:
+        """Prepare a stage and take its steps; whether there was time to begin it."""
+        with lone_values_allowed(self.model, self.options.note):
+            return self._carry_out(number)
+
+    def _carry_out(self, number: int) -> bool:
+        stage = self.stages[number]
+        if self.deadline.passed:
+            if self._restored:  # what was learnt before the run was stopped
+                self.model.load_state_dict(under("student", self._restored))
+            elif self._end_of_stage() > self.state.done:
+                self.options.note(f"the time budget is spent: {stage.name} is left out")
+            return False
+        at_start = self.state.done == self.state.stage_start
+        if at_start:
+            self.watch.begin_stage()
+        torch.manual_seed(seed_of(self.context.config.seed, number))
+        passes = self._prepare(number)
+        if passes is None:
+            return False
+        if self._candidates and self.state.precision is None and self.state.done == 0:
+            self._choose_precision(passes)
+            self._checkpoint()  # or a kill before the next one might change the choice
+        if self.training.compile:
+            self.model.compile()
+        if at_start and self.options.memory_budget_bytes is not None:
+            self._fit_memory(passes)
+        with compiler_errors(self.training.compile):
+            self._steps(passes)
+        self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
+        self._write_start(number + 1)
+        self._checkpoint()
+        return True
+
+    def _prepare(self, number: int) -> Passes | None:
+        """Begin a stage, for as many frames as its time allows; None if they are too few."""
+        stage, frames = self.stages[number], self.context.prepared
+        kept, count = self.context.workspace.stage_frames(number), len(self.context.frames)
+        frames.begin(kept, settled=bool(self._restored))
+        share = stage.share / sum(later.share for later in self.stages[number:])
+        with (
+            self.deadline.part(PREPARATION * share),
+            self.context.work.phase(f"preparing {stage.name}"),
+        ):
+            try:
+                stage.begin(self.model, self.context)
+                self.statistics.freeze()
+                optimizer = build_optimizer(stage, self.model, self.training)
+                if self._restored is not None:
+                    self._restore(stage, optimizer, self._restored)
+                    self._restored = None
+                stage.prepare()
+            except OutOfTimeError:
+                frames.chosen = []
+        chosen = frames.of(count)
+        if len(chosen) < min(LEAST_PREPARED, count):
+            self.options.note(
+                f"{stage.name} is left out: in its part of the time budget {len(chosen)} of "
+                f"{counted(count, 'frame')} were prepared"
+            )
+            return None
+        if len(chosen) < count:
+            self.options.note(
+                f"{stage.name} learns from {len(chosen)} of {counted(count, 'frame')}, evenly "
+                "spread: for more the time budget leaves no time to prepare"
+            )
+        frames.settle(kept)
+        self.sampler.draw_from(chosen)
+        return Passes(self.model, stage, optimizer, self.context.config.seed)
+
+    def _restore(
+        self, stage: Stage, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
+    ) -> None:
+        self.precision.load_state(self.state.scaler)
+        if not tensors:
+            return  # written between two stages
+        device = self.context.device
+        with take_back(self.context.workspace.checkpoint):
+            self.model.load_state_dict(under("student", tensors))
+            load_optimizer_tensors(optimizer, under("optimizer", tensors))
+            stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
+
+    def _steps(self, passes: Passes) -> None:
+        stage, optimizer = passes.stage, passes.optimizer
+        workers = min(MAX_LOADERS, max(1, available_cores() - 1))  # one core is for the steps
+        depth = workers + 2 if self.context.device.type == "cuda" else 0
+        prefetcher = Prefetcher(
+            self.sampler.batch, self.state.done, self.training.steps, depth, workers
+        )
+        with closing(prefetcher) as batches:
+            self.clock.begin_steps()
+            for batch in batches:
+                if not self.clock.has_time or self.state.done >= self._end_of_stage():
+                    break
+                losses, self.state = take_step(
+                    passes,
+                    batch.to(self.context.device),
+                    self.state,
+                    self.training,
+                    self.precision,
+                    self.watch,
+                    self.options.note,
+                )
+                done = self.state.done + 1
+                planned = self.clock.planned(done, self.state.planned_steps)
+                self.state = replace(self.state, done=done, planned_steps=planned)
+                lr = optimizer.param_groups[0]["lr"]
+                self.files.append(stage.name, done, losses, lr)
+                self._report(stage, losses)
+                self.clock.step_done()
+                self.watch.look(done)
+                if self.watch.stopped:
+                    break
+                if self.options.stop_requested():
+                    self._checkpoint(stage, optimizer)
+                    raise RunInterrupted(
+                        f"Stopped after step {done}; the same command with "
+                        f"{arg('resume', True)} goes on from "
+                        "there."
+                    )
+                if self.files.age_s >= self.options.checkpoint_every_s:
+                    self._checkpoint(stage, optimizer)
+
+    def _checkpoint(
+        self, stage: Stage | None = None, optimizer: torch.optim.Optimizer | None = None
+    ) -> None:
+        tensors: dict[str, Tensor] = {}
+        if stage is not None and optimizer is not None:
+            tensors = {
+                **prefixed("student", self.model.state_dict()),
+                **prefixed("optimizer", optimizer_tensors(optimizer)),
+                **prefixed("stage", stage.state()),
+            }
+        state = replace(
+            self.state,
+            elapsed_s=self.deadline.elapsed_s,
+            scaler=self.precision.state(),
+            watch=self.watch.state(),
+        )
+        self.state = self.files.save(tensors, state)
+        self.watch.tidy()
+
+    def _report(self, stage: Stage, losses: dict[str, float]) -> None:
+        done, planned = self.state.done, self.state.planned_steps
+        rate = self.deadline.steps_per_s(done)
+        eta = (planned - done) / rate if rate else 0.0
+        self.options.report(Progress(stage.name, done, planned, rate, eta, losses))
+
+    # --- before the first step ------------------------------------------------------------------
+
+    def _choose_precision(self, passes: Passes) -> None:
+        chosen, measured = choose_precision(
+            passes,
+            self._first_batch(),
+            self.state.micro_batch,
+            self._candidates,
+            self.options,
+            self.context.work,
+            due=lambda: self.clock.due,
+        )
+        self.precision = Precision(chosen, self.context.device)
+        self.state = replace(self.state, precision=chosen, precision_measured=measured)
+
+    def _fit_memory(self, passes: Passes) -> None:
+        precision, work = self.precision.name, self.context.work
+        batch, before = self._first_batch(), self.state.micro_batch
+        micro = fit_memory(passes, batch, before, precision, self.options, work)
+        if micro != before:
+            self.state = replace(self.state, micro_batch=micro)
+            for change in self._micro_batch_changes():
+                self.options.note(f"because of --memory-budget {change}")
+        self._checkpoint()  # or a kill before the next one might change the micro-batch
+
+    def _first_batch(self) -> Batch:
+        return self.sampler.batch(0).to(self.context.device)
+
+    def _micro_batch_changes(self) -> list[str]:
+        batch_size = self.training.batch_size
+        return changes_by_micro_batch(
+            self.stages,
+            self.model,
+            self.state.micro_batch,
+            batch_size,
+            frozen=self.statistics.frozen,
+        )

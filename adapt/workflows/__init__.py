@@ -1,0 +1,1 @@
+"""Workflows: adapt, train, import, compare and reproduce, from bundle to bundle."""

@@ -1,0 +1,327 @@
+"""From a bundle and frames to a bundle: adapting a model, and training a source model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain
+from pathlib import Path
+
+import torch
+
+from ...runtime.bundle import (
+    Bundle,
+    InputSpec,
+    NetworkSpec,
+    Provenance,
+)
+from ...runtime.errors import ConfigError, OutputError, arg
+from ...runtime.folders.label_pairs import labelled_pairs
+from ...runtime.frames import open_frames
+from ...runtime.labels import LabelSpace
+from ...runtime.labels.census import check_label_maps
+from ..data.dataset import FrameSet, labelled_frames, set_aside, target_frames
+from ..losses.backends.choice import choose_kernel
+from ..methods import adapting_method, build_stages
+from ..methods.supervised import Supervised
+from ..models.importing import load_weights_file
+from ..models.loading import check_learning, load_network, new_network, pick_device
+from ..networks import SegmentationNetwork
+from ..pseudo_labels.black_box import Student, open_black_box, resolve_student
+from ..run.budget import Deadline
+from ..run.config import RunConfig
+from ..run.feasible import check_frame_size
+from ..run.work import Work
+from ..training.going_on import frames_were_held
+from ..training.optimisation import nothing_learns
+from ..training.pace import DECODING
+from .run_folder import Job, check_job, run_folder
+from .run_record import RunRecord, record_of_adapting
+from .whole_run import Subject, carry_out
+
+
+def adapt_bundle(
+    source: Bundle,
+    frames: Sequence[str | Path],
+    config: RunConfig,
+    job: Job,
+    *,
+    max_frames: int | None = None,
+    gated: bool = False,
+    older: Sequence[str | Path] = (),
+) -> Bundle:
+    """Adapt a source model to unlabelled frames and write the result to ``job.out``.
+
+    No label is read, whatever lies beside the frames. With ``gated`` the last frames are set aside
+    (see `set_aside`), the result is judged on them against ``source``, and its manifest holds the
+    verdict; a result that is not promoted is written all the same.
+
+    Args:
+        source: the source model.
+        frames: folders, images and videos.
+        config: method and settings, see `resolve_config`.
+        job: where the result goes. A run that stopped is continued with ``options.resume``.
+        max_frames: use at most so many, evenly spaced.
+        gated: judge the result.
+        older: frames of conditions that ``source`` serves, on which a gated run measures what was
+            forgotten; nothing is learned from them.
+
+    Raises:
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+    """
+    if adapting_method(config.method).black_box:
+        raise ConfigError(
+            f"{config.method} learns from a black box's answers; give it a black box and a student."
+        )
+    if older and not gated:
+        raise ConfigError(
+            f"{arg('older')}: nothing is judged with {arg('gate', False)}; leave one of the "
+            "two out."
+        )
+    if older:
+        open_frames([str(path) for path in older])  # what is not there is said before the run
+    if gated and job.out.resolve() == source.path.resolve():
+        raise OutputError(
+            f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
+            f"another {arg('out')}, or {arg('gate', False)}."
+        )
+    work = _work(job)
+    record = record_of_adapting(job, frames, max_frames, config, source.hash)
+    done = record.finished(judged=gated, allow_networks=source.allow_networks)
+    if done is not None:
+        return done
+    check_job(job)
+    device = _device(job, config)
+    network = load_network(source, device)
+    _check_learning(network, source.manifest.network, source.manifest.input, config)
+    width, height = _frame_size(config, source.manifest.input)
+    with run_folder(job), record.under_way(device):
+        target = _target_frames(frames, width, height, job, work, max_frames)
+        held, kept_out = None, frames_were_held(job.workspace, gated)
+        if kept_out:
+            target, held = set_aside(target, job.options.note)
+        if kept_out and not gated:
+            job.options.note("they stay aside, as when the run began, and are not judged on")
+        return carry_out(
+            Subject(
+                network,
+                source.manifest.network,
+                source.label_space,
+                source.manifest.input,
+                Provenance(
+                    parent=source.hash, method=config.method, fingerprint=record.fingerprint
+                ),
+            ),
+            target,
+            [Path(source) for source in frames],
+            config,
+            job,
+            device,
+            work,
+            align=True,
+            held=held,
+            incumbent=source if gated else None,
+            older=older,
+        )
+
+
+def adapt_black_box(
+    source: str,
+    frames: Sequence[str | Path],
+    config: RunConfig,
+    job: Job,
+    student: Student,
+    *,
+    max_frames: int | None = None,
+) -> Bundle:
+    """Teach a student from what a black box says about unlabelled frames, into ``job.out``.
+
+    Args:
+        source: the black box, see `open_black_box`.
+        frames: folders, images and videos.
+        config: of a method that starts from a black box.
+        job: where the result goes. A run that stopped is continued with ``options.resume``.
+        student: the network that learns, and what the black box does not say of itself.
+        max_frames: use at most so many, evenly spaced.
+
+    Raises:
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+    """
+    if not adapting_method(config.method).black_box:
+        raise ConfigError(f"{config.method} needs the source model itself, not a black box.")
+    if config.tone != "none":
+        raise ConfigError(
+            f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
+            "with; leave it at none."
+        )
+    work = _work(job)
+    black_box = open_black_box(source)
+    network_spec, space, input_spec = resolve_student(student, black_box)
+    config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
+    made_of = [network_spec.model_dump(mode="json"), space.to_dict(), input_spec.model_dump()]
+    initial = [student.initial] if student.initial else []
+    record = record_of_adapting(
+        job, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
+    )
+    done = record.finished(allow_networks=network_spec.modules)
+    if done is not None:
+        return done
+    check_job(job)
+    device = _device(job, config)
+    network = _new_network(
+        network_spec, space, input_spec, config.seed, student.initial, job.options.note
+    ).to(device)
+    _check_learning(network, network_spec, input_spec, config)
+    width, height = _frame_size(config, input_spec)
+    with run_folder(job), record.under_way(device):
+        target = _target_frames(frames, width, height, job, work, max_frames)
+        return carry_out(
+            Subject(
+                network,
+                network_spec,
+                space,
+                input_spec,
+                Provenance(
+                    parent=black_box.identity, method=config.method, fingerprint=record.fingerprint
+                ),
+            ),
+            target,
+            [Path(source) for source in frames] + initial,
+            config,
+            job,
+            device,
+            work,
+        )
+
+
+def train_bundle(
+    images: Path,
+    labels: Path,
+    space: LabelSpace,
+    network_spec: NetworkSpec,
+    input_spec: InputSpec,
+    config: RunConfig,
+    job: Job,
+    *,
+    initial: Path | None = None,
+) -> Bundle:
+    """Train a source model on labelled images and write it to ``job.out``.
+
+    Args:
+        images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
+        initial: weights to start from (a checkpoint of the same network); random otherwise.
+
+    Raises:
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+    """
+    if config.method != Supervised.name:
+        raise ConfigError(
+            f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
+            f"resolve_config({Supervised.name!r})."
+        )
+    work = _work(job)
+    pairs = labelled_pairs(images, labels, note=job.options.note)
+    weights = [] if initial is None else [initial]
+    record = RunRecord(
+        job,
+        {
+            "images and labels": [str(path.resolve()) for path in (images, labels)],
+            "network": network_spec.model_dump(mode="json"),
+            "label space": space.to_dict(),
+            "input": input_spec.model_dump(mode="json"),
+            "settings": config.model_dump(mode="json"),
+        },
+        lambda: [*chain.from_iterable(pairs), *weights],
+        kept=False,
+    )
+    done = record.finished(allow_networks=network_spec.modules)
+    if done is not None:
+        return done
+    check_job(job)
+    device = _device(job, config)
+    width, height = _frame_size(config, input_spec)
+    frames = labelled_frames(pairs, space, width, height)
+    network = _new_network(network_spec, space, input_spec, config.seed, initial, job.options.note)
+    _check_learning(network, network_spec, input_spec, config)
+    check_label_maps([path for _, path in pairs], space, job.options.note)
+    with run_folder(job), record.under_way(device):
+        return carry_out(
+            Subject(
+                network.to(device),
+                network_spec,
+                space,
+                input_spec,
+                Provenance(method="train", fingerprint=record.fingerprint),
+            ),
+            frames,
+            [path for path in (images, labels, initial) if path is not None],
+            config,
+            job,
+            device,
+            work,
+        )
+
+
+def _new_network(
+    spec: NetworkSpec,
+    space: LabelSpace,
+    seen: InputSpec,
+    seed: int,
+    initial: Path | None,
+    note: Callable[[str], None],
+) -> SegmentationNetwork:
+    """With random weights, or those of the file ``initial``."""
+    torch.manual_seed(seed)
+    network = new_network(spec, space, (seen.width, seen.height), note)
+    if initial is not None:
+        load_weights_file(network, initial, label_space=space.name, note=note)
+    return network
+
+
+def _check_learning(
+    network: SegmentationNetwork, spec: NetworkSpec, seen: InputSpec, config: RunConfig
+) -> None:
+    """Refuse, before any frame is decoded, what cannot take the steps that the method has."""
+    if build_stages(config) and not check_learning(network, spec, (seen.width, seen.height)):
+        raise nothing_learns(config.method)
+
+
+def _device(job: Job, config: RunConfig) -> torch.device:
+    """The run's device; losses that cannot be computed there are refused before any work."""
+    device = pick_device(job.device)
+    if config.losses != "auto":
+        choose_kernel(config.losses, device)
+    return device
+
+
+def _frame_size(config: RunConfig, spec: InputSpec) -> tuple[int, int]:
+    """Width and height of the run's frames; refused where one does not fit the memory."""
+    width, height = config.training.frame_size or (spec.width, spec.height)
+    check_frame_size(config.training, width, height)
+    return width, height
+
+
+def _work(job: Job) -> Work:
+    """The run's clock, which goes from here on, and how its phases are shown."""
+    options = job.options
+    return Work(Deadline(options.time_budget_s, options.began), options.report_phase, options.note)
+
+
+def _target_frames(
+    sources: Sequence[str | Path],
+    width: int,
+    height: int,
+    job: Job,
+    work: Work,
+    limit: int | None,
+) -> FrameSet:
+    with work.deadline.part(DECODING):
+        return target_frames(
+            sources,
+            width,
+            height,
+            job.workdir,
+            limit=limit,
+            note=job.options.note,
+            work=work,
+            stop=job.options.stop_if_requested,
+        )

@@ -1,0 +1,98 @@
+"""Adapting as a user asks for it: the method, its settings, the gate and the patience that follow.
+
+`adapt_bundle` and `adapt_black_box` carry out what is settled here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ...runtime.bundle import Bundle, open_bundle
+from ...runtime.errors import ConfigError, RoadshiftError
+from ..judging.judge import choose_gate
+from ..methods import adapting_method, choose_method, resolve_config
+from ..models.loading import pick_device
+from ..pseudo_labels.black_box import Student
+from ..training.pace import default_patience_s
+from .adaptation import adapt_black_box, adapt_bundle
+from .run_folder import Job
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """The result of `adapt`.
+
+    Attributes:
+        bundle: what was made.
+        refusal: why the gate does not let it pass; None where it does, or was told to warn.
+    """
+
+    bundle: Bundle
+    refusal: RoadshiftError | None = None
+
+
+def adapt(
+    source: str | Path,
+    frames: Sequence[str | Path],
+    job: Job,
+    *,
+    method: str | None = None,
+    file: Path | None = None,
+    assignments: Sequence[str] = (),
+    seed: int | None = None,
+    student: Student | None = None,
+    gate: str | None = None,
+    older: Sequence[str | Path] = (),
+    max_frames: int | None = None,
+    allow_networks: Collection[str] = (),
+) -> Adapted:
+    """Adapt a bundle, or a student of a black box, to unlabelled frames.
+
+    Args:
+        source: a bundle's folder, or a black box, see `open_black_box`.
+        frames: folders, images and videos.
+        job: where the result goes, and how; its patience is chosen here.
+        method: unless given, that of ``file``, or else the default.
+        file, assignments, seed: settings, see `resolve_config`.
+        student: of a black-box method alone.
+        gate: "refuse", "warn" or "off"; None: see `choose_gate`.
+        older: frames of conditions that the source model serves, for the gate.
+        max_frames: use at most so many, evenly spaced.
+        allow_networks: modules whose code the bundle may name, see `open_bundle`.
+
+    Raises:
+        ConfigError: options that do not go with the method or with one another.
+        RoadshiftError: any other of its subclasses, see `adapt_bundle` and `adapt_black_box`.
+    """
+    method = choose_method(method, file)
+    black_box = adapting_method(method).black_box
+    config = resolve_config(method, file=file, assignments=assignments, seed=seed)
+    student = student or Student()
+    if not black_box and student != Student():
+        raise ConfigError(
+            "--student, --label-space, --input-size, --init and --output are for black-box "
+            f"methods; {method} starts from the bundle's own network."
+        )
+    gate = choose_gate(gate, method, black_box, job.options.note)
+    if black_box and older:
+        raise ConfigError("--older: a student of a black box is not judged; leave it out.")
+    patience_s = default_patience_s(method, pick_device(job.device), file, assignments)
+    job = replace(job, options=replace(job.options, patience_s=patience_s))
+    if black_box:
+        return Adapted(
+            adapt_black_box(str(source), frames, config, job, student, max_frames=max_frames)
+        )
+    adapted = adapt_bundle(
+        open_bundle(source, allow_networks=allow_networks, note=job.options.note),
+        frames,
+        config,
+        job,
+        max_frames=max_frames,
+        gated=gate != "off",
+        older=older,
+    )
+    verdict = adapted.manifest.verdict
+    refusal = verdict.error(adapted.path) if verdict and gate == "refuse" else None
+    return Adapted(adapted, refusal)

@@ -1,0 +1,70 @@
+"""Comparing as a user asks for it: the methods, the labelled images and the label map."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from ...runtime.bench.evaluation import labels_through
+from ...runtime.bundle import open_bundle
+from ...runtime.errors import LabelError
+from ...runtime.folders.label_pairs import labelled_pairs
+from .compare import Comparison, Pairs, compare
+from .contenders import choose_contenders
+from .run_folder import Job
+
+
+def compare_methods(
+    source: Path,
+    frames: Sequence[str],
+    labels: Path,
+    job: Job,
+    *,
+    images: Path | None = None,
+    label_space: str | None = None,
+    label_map: Path | None = None,
+    methods: Sequence[str] | None = None,
+    assignments: Sequence[str] = (),
+    seeds: int = 1,
+    steps: int | None = None,
+    max_frames: int | None = None,
+    allow_networks: Collection[str] = (),
+) -> Comparison:
+    """Adapt a source model with several methods and measure each result.
+
+    Args:
+        source: a bundle's folder.
+        frames: target frames: folders, images, videos.
+        labels, images: see `measured_pairs`.
+        job: its ``out`` is the folder of the comparison.
+        label_space, label_map: of the label files, see `labels_through`.
+        methods, assignments, seeds, steps: see `choose_contenders`.
+        max_frames: use at most so many target frames, evenly spaced.
+        allow_networks: modules whose code the bundle may name, see `open_bundle`.
+
+    Raises:
+        RunInterrupted: a signal came; calling it again goes on from there.
+        RoadshiftError: of what concerns all methods, see `compare`.
+    """
+    contenders = choose_contenders(methods, assignments, seeds=seeds, steps=steps)
+    pairs = measured_pairs(frames, images, labels)
+    bundle = open_bundle(source, allow_networks=allow_networks)
+    mapping = labels_through(bundle.label_space, label_space, label_map, note=job.options.note)
+    return compare(bundle, frames, pairs, contenders, job, label_map=mapping, max_frames=max_frames)
+
+
+def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> Pairs:
+    """Labelled images to measure on: those of ``images``, or the target frames themselves.
+
+    Raises:
+        FrameError, LabelError: see `labelled_pairs`; or without ``images``, ``frames`` is not one
+            folder.
+    """
+    if images is not None:
+        return labelled_pairs(images, labels)
+    if len(frames) != 1 or not Path(frames[0]).is_dir():
+        raise LabelError(
+            "--labels alone measures on the target frames, and these are not one folder of images; "
+            "give the folder of the labelled images with --images."
+        )
+    return labelled_pairs(frames[0], labels)

@@ -1,0 +1,106 @@
+"""Which methods are compared, each with its settings for every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...runtime.errors import ConfigError
+from ..methods import METHODS, adapting_method, resolve_config
+from ..run.config import RunConfig, parse_assignments, shown
+
+MOST_SEEDS = 1000  # runs of each method
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """A method in one variant, with its settings for each seed, 0 and up."""
+
+    method: str
+    variant: str
+    configs: tuple[RunConfig, ...]
+
+    @property
+    def title(self) -> str:
+        """What tables call it: the method, and its variant unless that is ours."""
+        return self.method if self.variant == "roadshift" else f"{self.method}:{self.variant}"
+
+
+def choose_contenders(
+    methods: Sequence[str] | None,
+    assignments: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    steps: int | None = None,
+) -> list[Contender]:
+    """The methods to compare, with the settings that each is to run by.
+
+    Args:
+        methods: names from `METHODS`, ``name:variant`` for another variant than ours; None: all
+            that start from a bundle.
+        assignments: ``key=value`` for all methods; ``iapc.key=value`` goes to IAPC alone.
+        seeds: runs of each method, with seeds 0 to ``seeds - 1``.
+        steps: of each method that takes steps; its own number unless given.
+
+    Raises:
+        ConfigError: an unknown method, variant or key; a setting for a method that is not chosen.
+    """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"--seeds {shown(seeds)}: give 1 to {MOST_SEEDS}.")
+    if methods is None:
+        methods = [name for name, method in METHODS.items() if not method.black_box]
+    chosen = [name.partition(":")[::2] for name in methods]
+    for method, _ in chosen:
+        if adapting_method(method).black_box:
+            raise ConfigError(
+                f"method {method!r} starts from answers, not from a bundle's weights: run it with "
+                "`roadshift adapt` and measure it with `roadshift eval`."
+            )
+    given = _settings_of([method for method, _ in chosen], assignments)
+    _check_contradictions(chosen, assignments, steps)
+    found: dict[tuple[str, str], Contender] = {}
+    for method, wanted in chosen:
+        own = [*given[method], *([f"{method}.variant={wanted}"] if wanted else [])]
+        if steps is not None and resolve_config(method, assignments=own).training.steps > 0:
+            own.append(f"training.steps={steps}")
+        configs = [resolve_config(method, assignments=own, seed=seed) for seed in range(seeds)]
+        variant = str(parse_assignments(own).get(method, {}).get("variant", "roadshift"))
+        found.setdefault((method, variant), Contender(method, variant, tuple(configs)))
+    return list(found.values())
+
+
+def _check_contradictions(
+    chosen: Sequence[Sequence[str]], assignments: Sequence[str], steps: int | None
+) -> None:
+    """Refuse settings that ``--steps`` or the variant of ``name:variant`` would override."""
+    given = parse_assignments(assignments)
+    training = given.get("training")
+    if steps is not None and isinstance(training, Mapping) and "steps" in training:
+        raise ConfigError("--steps and --set training.steps are both given; leave one of them out.")
+    for method, variant in chosen:
+        own = given.get(method)
+        if variant and isinstance(own, Mapping) and own.get("variant", variant) != variant:
+            raise ConfigError(
+                f"--methods {method}:{variant} and --set {method}.variant={own['variant']} "
+                "contradict each other; leave one of them out."
+            )
+
+
+def _settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
+    """The assignments that concern each method: the shared ones, and those of its own section."""
+    given: dict[str, list[str]] = {method: [] for method in methods}
+    for entry in assignments:
+        key = entry.partition("=")[0].strip()
+        section, dot, _ = key.partition(".")
+        if key == "method":
+            raise ConfigError(f"--set {entry}: a comparison takes its methods from --methods.")
+        if key == "seed":
+            raise ConfigError(f"--set {entry}: a comparison counts its seeds itself, see --seeds.")
+        if not (dot and section in METHODS):
+            for settings in given.values():
+                settings.append(entry)
+        elif section in given:
+            given[section].append(entry)
+        else:
+            raise ConfigError(f"--set {entry}: {section} is not one of --methods.")
+    return given

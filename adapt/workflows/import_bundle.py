@@ -1,0 +1,146 @@
+"""From a foreign checkpoint to a source bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ...runtime.bundle import (
+    Bundle,
+    BundleWriter,
+    InputSpec,
+    NetworkSpec,
+    Provenance,
+    check_output,
+    library_versions,
+)
+from ...runtime.errors import ConfigError
+from ...runtime.labels import LabelSpace
+from ...runtime.words import shortened
+from ..models.importing import (
+    ARGUMENTS_OF,
+    detect_arguments,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
+from ..models.loading import (
+    IMAGENET_INPUT,
+    check_learning,
+    network_spec,
+    new_network,
+)
+
+
+def import_bundle(
+    weights: Path,
+    network: str,
+    space: LabelSpace,
+    out: Path,
+    *,
+    input_size: tuple[int, int],
+    colour: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    output: str | None = None,
+    key: str | None = None,
+    overwrite: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Check a checkpoint against its network and write it as a bundle.
+
+    Preprocessing that is not given is what the network's published weights were trained with, or
+    else RGB with ImageNet's statistics. What a DeepLabV2 checkpoint's names and weights tell about
+    its heads and blocks is used unless ``arguments`` say otherwise.
+
+    Args:
+        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused.
+        network: a registered name or ``package.module:factory``.
+        input_size: (width, height).
+        colour: "rgb" or "bgr".
+        mean, std: in 0-255 units, in the order of ``colour``.
+        arguments: of the network.
+        output: path of the logits in what the network returns, where that is not clear.
+        key: where in the file the weights lie, dotted; found unless given.
+        note: called with a sentence on how a user's network is built, on what its trial found, and
+            on what was taken from where and what was left out.
+
+    Raises:
+        NetworkError: the file is no checkpoint or does not fit the network and label space; the
+            network fails in its trials, `try_out` and `try_learning`.
+        ConfigError: an argument of the network or the colour is malformed.
+        OutputError: the bundle cannot be written.
+    """
+    if colour is not None and colour not in ("rgb", "bgr"):
+        raise ConfigError(f"--colour {shortened(colour)!r}: write rgb or bgr.")
+    return import_weights(
+        weights,
+        network_spec(network, arguments, output),
+        space,
+        out,
+        size=input_size,
+        colour=colour,
+        mean=mean,
+        std=std,
+        key=key,
+        overwrite=overwrite,
+        note=note,
+    )
+
+
+def import_weights(
+    weights: Path,
+    spec: NetworkSpec,
+    space: LabelSpace,
+    out: Path,
+    *,
+    size: tuple[int, int],
+    colour: str | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    key: str | None = None,
+    overwrite: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Check a checkpoint against its network and write it as a bundle, see `import_bundle`.
+
+    Args:
+        size: (width, height) of the model's input.
+        colour: "rgb" or "bgr".
+        mean, std: in 0-255 units, in the order of ``colour``.
+    """
+    check_output(out, overwrite)
+    state = read_checkpoint(weights)
+    width, height = size
+    if spec.name in ARGUMENTS_OF:
+        found = detect_arguments(spec.name, state, str(weights), key)
+        found.pop("num_classes")  # load_weights compares it with the label space
+        spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
+    built = new_network(spec, space, (width, height), note)
+    load_weights(
+        built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
+    )
+    check_learning(built, spec, (width, height), note)
+    published = built.published_preprocessing or IMAGENET_INPUT
+    chosen = published.colour if colour is None else colour
+    input_spec = InputSpec(
+        width=width,
+        height=height,
+        colour="bgr" if chosen == "bgr" else "rgb",
+        mean=mean or published.mean,
+        std=std or published.std,
+    )
+    with BundleWriter(out, overwrite=overwrite) as writer:
+        writer.add_bytes("model.safetensors", save_weights(built), kind="weights", precision="fp32")
+        return writer.commit(
+            network=spec,
+            label_space=space,
+            input=input_spec,
+            provenance=Provenance(
+                method="import",
+                configuration={"weights": weights.name, **({"key": key} if key else {})},
+                versions=library_versions(),
+            ),
+        )

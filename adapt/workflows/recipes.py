@@ -1,0 +1,99 @@
+"""Recipes: one TOML file a published row, with the settings of its run and its figures.
+
+The ``[recipe]`` section says what the row is; the rest of the file is what `resolve_config` takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+
+from ...runtime.errors import ConfigError
+from ...runtime.labels import label_space
+from ...runtime.labels.layouts import layout
+from ...runtime.words import shortened
+from ..methods import adapting_method
+from ..run.config import Settings, read_toml, validate
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs"
+
+
+class Published(Settings):
+    """Figures of a paper, mIoU in percent; ``_13``: over the 13 classes of synthia13 (mIoU*)."""
+
+    miou: float = Field(gt=0, le=100)
+    miou_13: float | None = Field(default=None, gt=0, le=100)
+    source_only: float | None = Field(default=None, gt=0, le=100)  # of the paper's source model
+    source_only_13: float | None = Field(default=None, gt=0, le=100)
+
+
+class Recipe(Settings):
+    """A published row. Sizes are pixels as [width, height]."""
+
+    method: str  # given at the top of the file
+    row: str  # "GTA5 to Cityscapes"
+    reference: str  # where the figures are published
+    data: str  # layout of the target's data set, see `layouts`
+    network: str
+    label_space: str
+    input_size: tuple[int, int]  # what the network sees when it is measured
+    evaluation_size: tuple[int, int]  # of the label maps, to which its logits are upsampled
+    checkpoint: str | None = None  # file name of the source model, where it is published
+    checkpoint_from: str  # where anyone gets it, or another
+    published: Published
+
+
+def read_recipe(file: Path) -> Recipe:
+    """The row that a recipe file describes; its settings are left to `resolve_config`.
+
+    Raises:
+        ConfigError: not a recipe, or a key of its section is missing, unknown or out of range, or
+            its method does not start from a source model.
+        LabelSpaceError: there is no such label space.
+    """
+    values = read_toml(file)
+    section, method = values.get("recipe"), values.get("method")
+    if not isinstance(section, Mapping) or method is None:
+        raise ConfigError(
+            f"{file}: is no recipe, which names a method at its top and has a [recipe] section; "
+            f"those that come with roadshift are {', '.join(recipe_names())}."
+        )
+    recipe = validate(Recipe, {"method": method, **section}, f"{file}, section recipe")
+    if adapting_method(recipe.method).black_box:
+        raise ConfigError(
+            f"{file}: its method {recipe.method} learns from a black box's answers, and a recipe "
+            "starts from a source model; give one of another method, or use `roadshift adapt`."
+        )
+    layout(recipe.data)
+    space = label_space(recipe.label_space)
+    missing = set(label_space("synthia13").classes) - set(space.classes)
+    if recipe.published.miou_13 is not None and missing:
+        raise ConfigError(
+            f"{file}: gives published.miou_13, and label space {space.name} lacks "
+            f"{', '.join(sorted(missing))}; leave it out or choose synthia16."
+        )
+    return recipe
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe by the path of the file, or by the name of one that is built in.
+
+    Raises:
+        ConfigError: neither a file nor a name.
+    """
+    path, built_in = Path(name_or_path), FOLDER / f"{name_or_path}.toml"
+    if path.is_file():
+        return path
+    if name_or_path in recipe_names():
+        return built_in
+    raise ConfigError(
+        f"there is no recipe {shortened(name_or_path)!r}; give a file, or one of "
+        f"{', '.join(recipe_names())}."
+    )
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with roadshift."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))

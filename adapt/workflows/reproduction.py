@@ -1,0 +1,233 @@
+"""From a recipe, its data set and its checkpoint to the figures of a published row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...runtime.atomic import output_errors, write_whole
+from ...runtime.bench.evaluation import evaluate
+from ...runtime.bundle import Bundle, check_output, open_bundle
+from ...runtime.errors import FrameError, LabelSpaceError, NetworkError, OutputError, RunInterrupted
+from ...runtime.file_names import check_name
+from ...runtime.frames.images import read_image
+from ...runtime.labels import label_space
+from ...runtime.labels.layouts import layout
+from ...runtime.labels.metrics import evaluation_record
+from ...runtime.printable import encodable
+from ...runtime.strict_json import JsonError, read_json
+from ..methods import resolve_config
+from ..models.importing import load_weights_file, save_weights
+from ..models.loading import load_network, pick_device
+from ..models.torch_engine import TorchEngine
+from ..networks.foreign.trust import check_allowed
+from ..run.options import Progress, RunOptions
+from .adaptation import adapt_bundle
+from .import_bundle import import_bundle
+from .recipes import Recipe, read_recipe
+from .run_folder import Job
+
+Pairs = Sequence[tuple[Path, Path]]
+RESULT = "result.json"
+
+
+class RecipeEngine(TorchEngine):
+    """A bundle as papers measure it: classes are decided at the size of the label maps.
+
+    labels = argmax_c upsample(f(frame at input_size), evaluation_size)_c
+    """
+
+    def __init__(self, bundle: Bundle, recipe: Recipe, device: torch.device) -> None:
+        width, height = recipe.input_size
+        super().__init__(
+            load_network(bundle, device),
+            bundle.label_space,
+            bundle.manifest.input.model_copy(update={"width": width, "height": height}),
+            device=device,
+        )
+        self.label_size = (recipe.evaluation_size[1], recipe.evaluation_size[0])
+        self._segmenter.size = self.label_size
+
+
+def reproduce(
+    file: Path,
+    data: Path,
+    checkpoint: Path,
+    out: Path,
+    *,
+    seed: int | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    options: RunOptions | None = None,
+    allow_networks: Collection[str] = (),
+) -> dict[str, Any]:
+    """Adapt a recipe's source model to its target's training images and measure both models.
+
+    Labels are read to measure, never to adapt.
+
+    Args:
+        file: the recipe.
+        data: root of the target's data set, laid out as it is published.
+        checkpoint: the source model, a file to import or a bundle.
+        out: the folder to write: the bundles ``source`` (unless given) and ``adapted``, and
+            ``result.json``.
+        seed: the recipe's unless given.
+        options: how the run is carried out; with ``resume`` what is done already is kept.
+        allow_networks: modules whose code the recipe or the bundle may name, see `open_bundle`.
+
+    Returns:
+        ``recipe``, ``row``, ``method``, ``evaluation_size``, ``frames`` adapted on, ``published``
+        (see `Published`), ``source_only`` and ``measured`` (records of `evaluation_record`, with
+        ``miou_13`` where the paper gives that), and ``gain``, measured over source only.
+
+    Raises:
+        RoadshiftError: any of its subclasses; the data set and its sizes are checked first.
+    """
+    recipe = read_recipe(file)
+    check_allowed(recipe.network, allow_networks, f"{file}: its network")
+    config = resolve_config(recipe.method, file=file, seed=seed)
+    options = options or RunOptions(fingerprint="")
+    kept = layout(recipe.data)
+    folders, pairs = kept.frame_folders(data), kept.labelled_pairs(data)
+    _check_size(pairs[0][0], recipe)
+    run_on = pick_device(device)
+    check_name(out, inside=True)
+    with output_errors(out):
+        out.mkdir(exist_ok=True)
+        _check_ours(out / RESULT)
+    if not options.resume:
+        check_output(out / "adapted", overwrite)
+    source = _source_model(recipe, checkpoint, out / "source", options, overwrite, allow_networks)
+
+    def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
+        engine = RecipeEngine(bundle, recipe, run_on)
+        confusion = evaluate(engine, pairs, None, _reporter(stage, options), kept.ids)
+        record = evaluation_record(confusion, bundle.label_space, engine.backend)
+        if recipe.published.miou_13 is not None:
+            record["miou_13"] = _mean_over("synthia13", record["iou"])
+        options.note(
+            f"{stage}: {record['miou']:.1f} mIoU at "
+            f"{recipe.evaluation_size[0]}x{recipe.evaluation_size[1]}"
+        )
+        return record
+
+    source_only = measure(source, "source only")
+    adapted = adapt_bundle(
+        source, folders, config, Job(out / "adapted", overwrite, device, options)
+    )
+    measured = measure(adapted, "adapted")
+    result = {
+        "recipe": file.stem,
+        "row": recipe.row,
+        "method": recipe.method,
+        "evaluation_size": list(recipe.evaluation_size),
+        "frames": adapted.manifest.provenance.frames,
+        "published": recipe.published.model_dump(),
+        "source_only": source_only,
+        "measured": measured,
+        "gain": measured["miou"] - source_only["miou"],
+    }
+    write_whole(out / RESULT, json.dumps(result, indent=2).encode())
+    return result
+
+
+def _check_ours(file: Path) -> None:
+    """Refuse to replace a ``result.json`` that another program wrote."""
+    if not file.exists():
+        return
+    try:
+        found = read_json(file)
+    except JsonError:
+        found = None
+    if not (isinstance(found, dict) and {"recipe", "published"} <= set(found)):
+        raise OutputError(
+            f"{file}: exists and is no result of this command, so it is never overwritten; give "
+            "another --out."
+        )
+
+
+def _check_size(image_path: Path, recipe: Recipe) -> None:
+    height, width = read_image(image_path).shape[:2]
+    if (width, height) != recipe.evaluation_size:
+        raise FrameError(
+            f"{image_path} is {width}x{height}, and this row is measured at "
+            f"{recipe.evaluation_size[0]}x{recipe.evaluation_size[1]}; use the data set's own "
+            "files, not resized ones."
+        )
+
+
+def _source_model(
+    recipe: Recipe,
+    checkpoint: Path,
+    out: Path,
+    options: RunOptions,
+    overwrite: bool,
+    allow_networks: Collection[str],
+) -> Bundle:
+    """The checkpoint as a bundle: itself if it is one, else imported to ``out``."""
+    space = label_space(recipe.label_space)
+    if not checkpoint.is_dir():
+        if not (options.resume and out.exists()):
+            return import_bundle(
+                checkpoint,
+                recipe.network,
+                space,
+                out,
+                input_size=recipe.input_size,
+                overwrite=overwrite,
+                note=options.note,
+            )
+        bundle = open_bundle(out, allow_networks=allow_networks)
+        named = bundle.manifest.provenance.configuration.get("weights")
+        if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
+            raise OutputError(
+                f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
+                "with --overwrite."
+            )
+        return bundle
+    bundle = open_bundle(checkpoint, allow_networks=allow_networks)
+    if bundle.manifest.network.name != recipe.network:
+        raise NetworkError(
+            f"{checkpoint}: its network is {bundle.manifest.network.name}, and this row is "
+            f"{recipe.network}'s; give a source model of that network."
+        )
+    if bundle.label_space.classes != space.classes:
+        raise LabelSpaceError(
+            f"{checkpoint}: its label space is {bundle.label_space.name}, and this row is measured "
+            f"in {space.name}; give a source model of these classes."
+        )
+    return bundle
+
+
+def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
+    """Tell whether an imported bundle holds what ``checkpoint`` holds now."""
+    network = load_network(bundle, torch.device("cpu"))
+    load_weights_file(network, checkpoint, label_space=bundle.label_space.name)
+    artefact = bundle.artefact(kind="weights")
+    digest = hashlib.sha256(save_weights(network)).hexdigest()
+    return artefact is not None and artefact.sha256 == digest
+
+
+def _reporter(stage: str, options: RunOptions) -> Callable[[int, int], None]:
+    """What tells ``options.report`` about measured images, and stops between two of them."""
+    started = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        rate = done / max(time.monotonic() - started, 1e-9)
+        options.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
+        if options.stop_requested():
+            raise RunInterrupted(f"stopped while measuring ({stage}); go on with --resume.")
+
+    return report
+
+
+def _mean_over(space: str, iou: dict[str, float | None]) -> float:
+    """Mean IoU over the classes of ``space`` that occur."""
+    found = [value for name in label_space(space).classes if (value := iou[name]) is not None]
+    return sum(found) / len(found)

@@ -1,0 +1,203 @@
+"""One run, from frames to a bundle: tone, the method's stages, the verdict, the writing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ...runtime.bundle import (
+    Bundle,
+    BundleWriter,
+    InputSpec,
+    NetworkSpec,
+    Provenance,
+    library_versions,
+)
+from ...runtime.labels import LabelSpace
+from ..data.context import Context
+from ..data.dataset import CropSampler, FrameSet
+from ..data.fingerprints import hash_of
+from ..judging.judge import judge_run
+from ..losses.backends.choice import choose_kernel
+from ..methods import build_stages
+from ..models.importing import save_weights
+from ..models.inputs import Normalise
+from ..models.loading import device_name
+from ..networks import SegmentationNetwork
+from ..run.checkpoint import write_atomically
+from ..run.config import RunConfig
+from ..run.core_sharing import sharing_cores
+from ..run.feasible import check_batch_size
+from ..run.options import RunSummary
+from ..run.work import Work
+from ..run.workspace import HISTORY
+from ..scoring.views import Model
+from ..training.compiling import to_memory_format
+from ..training.going_on import kept_tone, spent_before
+from ..training.pace import TONE
+from ..training.tone import align_tone
+from ..training.trainer import Trainer
+from .outcome import check_finite, measurements
+from .run_folder import WEIGHTS, Job, discard, published
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that a run changes, and what its bundle will say of it.
+
+    Attributes:
+        network: becomes the result, in place.
+        spec, space, input: of the bundle.
+        provenance: parent, method and fingerprint; the rest is known at the end.
+    """
+
+    network: SegmentationNetwork
+    spec: NetworkSpec
+    space: LabelSpace
+    input: InputSpec
+    provenance: Provenance
+
+
+@sharing_cores()
+def carry_out(
+    subject: Subject,
+    frames: FrameSet,
+    sources: Sequence[Path],
+    config: RunConfig,
+    job: Job,
+    device: torch.device,
+    work: Work,
+    *,
+    align: bool = False,
+    held: FrameSet | None = None,
+    incumbent: Bundle | None = None,
+    older: Sequence[str | Path] = (),
+) -> Bundle:
+    """Align the tone, run the method's stages, judge, write the bundle, remove the run's folder.
+
+    Args:
+        frames: to learn from.
+        sources: the files that they and initial weights come from; a resumed run has the same.
+        align: whether the tone is aligned, where the settings ask for it.
+        held: set aside to judge the result on, against ``incumbent``.
+        older: see `adapt_bundle`.
+
+    Raises:
+        TrainingError: the run in the folder is another one, or nothing could be learned.
+        RoadshiftError: any other of its subclasses.
+    """
+    sampler = CropSampler(frames, config.training, config.augment, config.seed)
+    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
+    fingerprint = _fingerprint(subject, frames, sources, config)
+    work.deadline.before_s = spent_before(job.workspace, fingerprint)
+    if align and config.tone == "auto":
+        aligned = _aligned(subject, frames, job, device, work, fingerprint)
+        subject = replace(subject, input=aligned)
+    context = Context(
+        frames=frames,
+        normalise=Normalise(subject.input).to(device),
+        device=device,
+        workdir=job.workdir,
+        config=config,
+        crop_size=(sampler.height, sampler.width),
+        losses=choose_kernel(config.losses, device, job.options.note),
+        held=held,
+        classes=subject.space.classes,
+        stop_requested=job.options.stop_requested,
+        note=job.options.note,
+        work=work,
+    )
+    to_memory_format(subject.network, config.training)
+    options = replace(job.options, fingerprint=fingerprint)
+    summary = Trainer(subject.network, build_stages(config), context, options).run()
+    check_finite(subject.network)
+    bundle = published(job, subject.spec.modules) if job.options.resume else None
+    if bundle is None:
+        bundle = _publish(subject, context, job, summary, incumbent, older)
+    discard(job)
+    return bundle
+
+
+def _fingerprint(
+    subject: Subject, frames: FrameSet, sources: Sequence[Path], config: RunConfig
+) -> str:
+    """Hash what decides the run, apart from the content of its files."""
+    return hash_of(
+        [
+            subject.provenance.parent,
+            [str(source.resolve()) for source in sources],
+            list(frames.names),
+            subject.spec.model_dump(mode="json"),
+            subject.space.to_dict(),
+            subject.input.model_dump(mode="json"),
+            config.model_dump(mode="json"),
+        ]
+    )
+
+
+def _aligned(
+    subject: Subject,
+    frames: FrameSet,
+    job: Job,
+    device: torch.device,
+    work: Work,
+    fingerprint: str,
+) -> InputSpec:
+    """The input with the gamma of the frames, found when the run began."""
+    options = job.options
+
+    def align() -> InputSpec:
+        with work.deadline.part(TONE):
+            return align_tone(
+                subject.network,
+                frames,
+                subject.input,
+                device,
+                options.note,
+                work,
+                options.stop_if_requested,
+            )
+
+    return kept_tone(job.workspace, fingerprint, subject.input, align, options.note)
+
+
+def _publish(
+    subject: Subject,
+    context: Context,
+    job: Job,
+    summary: RunSummary,
+    incumbent: Bundle | None,
+    older: Sequence[str | Path],
+) -> Bundle:
+    """Judge the result where there is an incumbent, and write the bundle."""
+    config, device = context.config, device_name(context.device)
+    verdict = None
+    if incumbent is not None:
+        verdict = judge_run(incumbent, Model(subject.network, subject.input), context, older)
+    weights, history = save_weights(subject.network), job.workspace.history
+    with BundleWriter(job.out, overwrite=job.overwrite) as writer:
+        writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")
+        if history.exists():
+            writer.add_bytes(HISTORY, history.read_bytes(), kind="history")
+        digest = hashlib.sha256(weights).hexdigest()
+        write_atomically(job.workspace.published, digest.encode("ascii"))
+        return writer.commit(
+            network=subject.spec,
+            label_space=subject.space,
+            input=subject.input,
+            provenance=subject.provenance.model_copy(
+                update={
+                    "configuration": {**config.model_dump(mode="json"), "outcome": asdict(summary)},
+                    "seed": config.seed,
+                    "frames": len(context.frames),
+                    "versions": library_versions(),
+                    "device": device,
+                }
+            ),
+            measured=measurements(summary, device),
+            verdict=verdict,
+        )

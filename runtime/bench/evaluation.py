@@ -1,0 +1,154 @@
+"""Measuring an engine against ground truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..engines import Engine
+from ..errors import ConfigError, LabelError
+from ..frames import Frame
+from ..frames.images import read_frame_image
+from ..labels import LabelSpace, label_space, read_labels
+from ..labels.census import label_notes
+from ..labels.layouts import LabelIds
+from ..labels.maps import UNMAPPED, LabelMap
+from ..labels.metrics import ConfusionMatrix, evaluation_record
+from ..notes import log_note
+
+
+def evaluate(
+    engine: Engine,
+    pairs: Sequence[tuple[Path, Path]],
+    space: LabelSpace | LabelMap | None = None,
+    report: Callable[[int, int], None] = lambda *_: None,
+    ids: LabelIds | None = None,
+    *,
+    note: Callable[[str], None] = log_note,
+) -> ConfusionMatrix:
+    """Segment every image and count its pixels against its label map, at the label map's size.
+
+    Args:
+        engine: what is measured.
+        pairs: image and label files, see `labelled_pairs`.
+        space: how the label files are encoded; the engine's own label space unless given. The
+            result has its classes. Of other classes than the engine's, it is reached by the label
+            map that `LabelSpace.map_to` finds, which is noted. A label map in its place leads from
+            the engine's classes to the label space that the label files are in.
+        report: called with images done and images in all.
+        ids: what the label files hold; None: they say so themselves, see `read_labels`.
+        note: called with a sentence where the labels seem to hold other ids, see `label_notes`.
+
+    Raises:
+        LabelSpaceError: ``space`` has other classes than the engine, and no label map leads there.
+        LabelError: label maps hold a class that no labels of ``space`` do.
+        FrameError, LabelError: a file is damaged, or a label map has another size than its image.
+    """
+    own = engine.label_space
+    if isinstance(space, LabelMap):
+        mapping = own.map_to(space.target, space)
+    else:
+        mapping = own.map_to(space or own)
+        for sentence in mapping.notes():
+            note(sentence)
+    space = mapping.target
+    confusion = confusion_through(mapping)
+    pixels = 0
+    for done, (image_path, label_path) in enumerate(pairs):
+        image = read_frame_image(image_path)
+        labels = read_labels(label_path, space, (image.shape[1], image.shape[0]), ids)
+        prediction = engine.segment(Frame(image, image_path.name, 0))
+        confusion.update(mapping.apply(prediction), labels)
+        pixels += labels.size
+        report(done + 1, len(pairs))
+    check_truths(confusion, space)
+    void_share = 1 - confusion.labelled / max(pixels, 1)
+    for sentence in label_notes([path for _, path in pairs], space, void_share, confusion.matrix):
+        note(sentence)
+    return confusion
+
+
+def measure(
+    engine: Engine,
+    pairs: Sequence[tuple[Path, Path]],
+    label_map: LabelMap | None = None,
+    report: Callable[[int, int], None] = lambda *_: None,
+    *,
+    note: Callable[[str], None] = log_note,
+) -> dict[str, Any]:
+    """Measure mIoU and per-class IoU, and give the record of `evaluation_record`.
+
+    Args:
+        engine, pairs, report, note: see `evaluate`.
+        label_map: from the engine's classes to those of the labels; None: they are the same.
+
+    Raises:
+        RoadshiftError: see `evaluate`.
+    """
+    confusion = evaluate(engine, pairs, label_map, report, note=note)
+    space = label_map.target if label_map else engine.label_space
+    return evaluation_record(confusion, space, engine.backend, label_map)
+
+
+def labels_through(
+    own: LabelSpace,
+    labels_of: str | None,
+    label_map: Path | None,
+    *,
+    note: Callable[[str], None] = log_note,
+) -> LabelMap | None:
+    """The label map from a model's classes to those of label files; None where none is asked for.
+
+    Args:
+        own: the model's label space.
+        labels_of: label space of the label files, a built-in one or a JSON file.
+        label_map: a JSON file; a built-in map unless given, see `LabelSpace.map_to`.
+        note: called with sentences on the map.
+
+    Raises:
+        ConfigError: a map without the label space that it leads to.
+        LabelSpaceError: one of the two cannot be read, or no map leads there.
+    """
+    check_label_map(labels_of, label_map)
+    if labels_of is None:
+        return None
+    found = own.map_to(label_space(labels_of), label_map)
+    for sentence in found.notes():
+        note(sentence)
+    return found
+
+
+def check_label_map(labels_of: str | None, label_map: Path | None) -> None:
+    """ConfigError for a label map without the label space that it leads to."""
+    if label_map is not None and labels_of is None:
+        raise ConfigError(
+            f"--label-map {label_map}: leads from the bundle's classes to those of the labels; say "
+            "which these are with --label-space."
+        )
+
+
+def confusion_through(label_map: LabelMap) -> ConfusionMatrix:
+    """An empty confusion matrix for what `LabelMap.apply` gives, and labels of its target."""
+    target = label_map.target
+    return ConfusionMatrix(target.num_classes, target.ignore_index, UNMAPPED)
+
+
+def check_truths(confusion: ConfusionMatrix, space: LabelSpace) -> None:
+    """Refuse labels of a class that ``space`` says no labels hold.
+
+    Raises:
+        LabelError: there are some.
+    """
+    truths = confusion.matrix.sum(axis=1) + confusion.unmapped
+    found = [
+        name
+        for name, count in zip(space.classes, truths, strict=True)
+        if count and name in space.never_labelled
+    ]
+    if found:
+        raise LabelError(
+            f"label maps hold {', '.join(found)}, which label space {space.name} says that no "
+            f"labels hold; write {space.ignore_index} where nothing is labelled, or give a label "
+            "space without never_labelled."
+        )

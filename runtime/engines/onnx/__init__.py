@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, their memory, and graphs read without the onnx package."""

@@ -1,0 +1,84 @@
+"""Signs that label files hold other ids than they are read as; each is said, none is repaired."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pictures.png import decode_label_png, read_png
+from .layouts import RAW_ENDING, TRAIN_ENDING
+from .spaces import LabelSpace, read_labels
+from .tables import CITYSCAPES
+
+_SAMPLES = 8
+
+
+def label_notes(
+    files: Sequence[Path], space: LabelSpace, void_share: float, matrix: NDArray[np.int64] | None
+) -> list[str]:
+    """Sentences on label maps of which most pixels are not labelled, or whose ids are one too high.
+
+    Args:
+        files: the label maps.
+        space: how they were read.
+        void_share: the share of their pixels that are not labelled.
+        matrix: pixels of truth ``i`` that a model takes for ``j``, (K, K), where one was measured.
+    """
+    notes = []
+    if void_share > 0.5:
+        said = (
+            f"{100 * void_share:.0f} % of the pixels of {len(files)} label maps are not labelled "
+            f"in label space {space.name}"
+        )
+        if _look_like_train_ids(files):
+            said += (
+                f"; files named *{RAW_ENDING} hold only ids that Cityscapes' train ids have: if "
+                f"they are train ids, name them *{TRAIN_ENDING}"
+            )
+        notes.append(said + ".")
+    if matrix is not None and _is_one_too_high(matrix):
+        notes.append(
+            f"The model takes most pixels for the class before their label's in {space.name}: "
+            "these label maps seem to hold 0 where nothing is labelled and to count classes from "
+            f"1; if so, take 1 from each id and write {space.ignore_index} for 0."
+        )
+    return notes
+
+
+def check_label_maps(files: Sequence[Path], space: LabelSpace, note: Callable[[str], None]) -> None:
+    """Say what eight of the label maps, evenly spaced, show.
+
+    Raises:
+        LabelError, LabelSpaceError: see `read_labels`.
+    """
+    chosen = _some(files)
+    maps = [read_labels(path, space) for path in chosen]
+    pixels = sum(one.size for one in maps)
+    void = sum(int((one == space.ignore_index).sum()) for one in maps)
+    for sentence in label_notes(chosen, space, void / max(pixels, 1), None):
+        note(sentence)
+
+
+def _some(files: Sequence[Path]) -> list[Path]:
+    step = max(1, -(-len(files) // _SAMPLES))
+    return list(files[::step])
+
+
+def _look_like_train_ids(files: Sequence[Path]) -> bool:
+    """True if all that are named as raw ids hold ids 0 to 18 and 255, and there are some."""
+    named = _some([path for path in files if path.name.endswith(RAW_ENDING)])
+    found: set[int] = set()
+    for path in named:
+        png = read_png(path)
+        label_map = decode_label_png(png, path, channel=0 if png.is_colour else None)
+        found |= set(np.unique(label_map).tolist())
+    return bool(named) and found <= {*range(len(CITYSCAPES)), 255}
+
+
+def _is_one_too_high(matrix: NDArray[np.int64]) -> bool:
+    """Most pixels, and twice as many as are right, have the class before their label's."""
+    before = int(np.trace(matrix, offset=-1))
+    return 2 * before > int(matrix.sum()) and before > 2 * int(np.trace(matrix))

@@ -1,0 +1,1 @@
+"""Picture files, decoded strictly, and the names and sizes they go by."""

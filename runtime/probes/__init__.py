@@ -1,0 +1,1 @@
+"""The machine: its cores, memory, driver, clocks, heat and power."""

@@ -1,0 +1,412 @@
+"""What a resumed run is compared with, and how it goes on as it began; a run that has finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
+from roadshift.adapt.data import dataset
+from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.options import Progress
+from roadshift.adapt.run.seals import read_sealed_json, write_sealed_json
+from roadshift.adapt.run.workspace import CHECKPOINT, RECORD
+from roadshift.cli import app
+from roadshift.runtime.bundle import Bundle, open_bundle
+from roadshift.runtime.errors import (
+    ConfigError,
+    NetworkError,
+    OutputError,
+    RunInterrupted,
+    TrainingError,
+)
+from run_cases import adapted, assert_same
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from typer.testing import CliRunner
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+Settings = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def frames(frames_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the frames, which a test may change."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for path in frames_dir.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def change_in_place(path: Path) -> None:
+    """Another picture under the same name, with the size and time of change that it had."""
+    before = path.stat()
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    assert cv2.imwrite(str(path), np.asarray(image)[::-1].copy())
+    content = path.read_bytes()
+    path.write_bytes(content[: before.st_size] + bytes(max(0, before.st_size - len(content))))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# --- threads, machine, versions ------------------------------------------------------------------
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's threads, and sets them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2), (3, 1)])
+def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
+    first: int,
+    second: int,
+    threads: Callable[[int], None],
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> None:
+    seen: list[int] = []
+    notes: list[str] = []
+    threads(first)
+    whole = adapted(source, frames, settings(), tmp_path / "whole")
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    threads(second)
+    resumed = adapted(
+        source,
+        frames,
+        settings(),
+        tmp_path / "out",
+        resume=True,
+        note=notes.append,
+        report=lambda _: seen.append(torch.get_num_threads()),
+    )
+    assert set(seen) == {first}
+    assert torch.get_num_threads() == second
+    assert any(f"began with {first} thread" in note for note in notes)
+    assert_same(resumed, whole)
+
+
+def test_another_machine_or_version_is_said(
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> None:
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    record = read_sealed_json(tmp_path / "out.run" / RECORD)
+    record["machine"] = "CPU abacus"
+    record["versions"]["torch"] = "0.1"
+    write_sealed_json(tmp_path / "out.run" / RECORD, record)
+    notes: list[str] = []
+    adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
+    (note,) = (note for note in notes if "began elsewhere" in note)
+    assert "on CPU abacus, now CPU" in note
+    assert "torch 0.1, now" in note
+
+
+def test_a_run_that_goes_on_as_it_began_says_nothing_of_it(
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> None:
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    notes: list[str] = []
+    adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
+    assert not any("began" in note for note in notes)
+
+
+# --- the content of files ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def train(
+    frames: Path, tmp_path: Path, settings: Settings, source: Bundle
+) -> Callable[..., dict[str, Tensor]]:
+    """Trains the tiny network on ``frames`` and labels beside them; ``train.labels`` is theirs."""
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    rng = np.random.default_rng(5)
+    for path in frames.iterdir():
+        blocks = rng.integers(0, 4, (4, 6)).repeat(8, axis=0).repeat(8, axis=1)
+        assert cv2.imwrite(str(labels / path.name), blocks.astype(np.uint8))
+    initial = tmp_path / "initial.safetensors"
+    save_file(load_file(source.path / "model.safetensors"), initial)
+    config = settings("training.steps=4", "training.warmup_steps=2", method="supervised")
+
+    def run(out: str = "out", config: RunConfig = config, **options: Any) -> dict[str, Tensor]:
+        bundle = train_bundle(
+            frames,
+            labels,
+            source.label_space,
+            source.manifest.network,
+            source.manifest.input,
+            config,
+            Job(tmp_path / out, device="cpu", options=RunOptions(fingerprint="", **options)),
+            initial=initial,
+        )
+        return load_file(bundle.path / "model.safetensors")
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["frames", "labels", "initial.safetensors"])
+def test_training_refuses_files_whose_content_changed_under_their_names(
+    what: str,
+    train: Callable[..., dict[str, Tensor]],
+    tmp_path: Path,
+    after_one_step: dict[str, Any],
+) -> None:
+    whole = train("whole")
+    with pytest.raises(RunInterrupted):
+        train(**after_one_step)
+    path = tmp_path / what
+    path = sorted(path.iterdir())[2] if path.is_dir() else path
+    before, run = path.read_bytes(), contents(tmp_path / "out.run")
+    if path.suffix == ".png":
+        change_in_place(path)
+    else:
+        path.write_bytes(before[:-4] + bytes(4))
+    with pytest.raises(TrainingError, match=r"other frames.*content of its files.*resume=True"):
+        train(resume=True)
+    assert contents(tmp_path / "out.run") == run
+    path.write_bytes(before)
+    assert_same(train(resume=True), whole)
+
+
+def test_adapting_goes_on_with_the_frames_that_it_decoded_and_says_so(
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> None:
+    whole = adapted(source, frames, settings(), tmp_path / "whole")
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    path = sorted(frames.iterdir())[0]
+    path.write_bytes(path.read_bytes() + b"more")
+    notes: list[str] = []
+    resumed = adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
+    assert_same(resumed, whole)
+    assert any("files were changed since" in note for note in notes)
+
+
+def test_frames_that_are_decoded_when_drawn_may_not_change(
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dataset, "CACHE_LIMIT_BYTES", 0)
+    whole = adapted(source, frames, settings(), tmp_path / "whole")
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    assert not (tmp_path / "out.run" / "frames.rgb").exists()
+    path = sorted(frames.iterdir())[1]
+    before = path.read_bytes()
+    change_in_place(path)
+    with pytest.raises(TrainingError, match="content of its files"):
+        adapted(source, frames, settings(), tmp_path / "out", resume=True)
+    path.write_bytes(before)
+    assert_same(adapted(source, frames, settings(), tmp_path / "out", resume=True), whole)
+
+
+# --- a refused command changes nothing -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("when", "change", "part"),
+    [
+        ("before the first step", {"max_frames": 3}, "frames"),
+        ("after a step", {"max_frames": 3}, "frames"),
+        ("after a step", {"frames": "other"}, "frames"),
+        ("after a step", {"assignments": ("training.frame_size=[32,32]",)}, "settings"),
+        ("before the first step", {"assignments": ("seed=7",)}, "settings"),
+        ("after a step", {"method": "bn_stats"}, "settings"),
+        ("after a step", {"source": True}, "source model"),
+    ],
+    ids=str,
+)
+def test_a_refused_command_changes_no_byte_of_the_run(
+    when: str,
+    change: dict[str, Any],
+    part: str,
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> None:
+    options = after_one_step
+    if when == "before the first step":
+        options = {"stop_requested": lambda: (tmp_path / "out.run" / CHECKPOINT).exists()}
+    config = settings("iapc.pseudo_labels=offline")
+    whole = adapted(source, frames, config, tmp_path / "whole")
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, config, tmp_path / "out", **options)
+    before = contents(tmp_path / "out.run")
+    assert before.keys() >= {CHECKPOINT, "frames.rgb", RECORD}
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in frames.iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    start = source
+    if "source" in change:
+        start = adapt_bundle(source, [frames], settings("seed=9"), Job(tmp_path / "start"))
+    with pytest.raises(TrainingError, match=rf"{part}: not as it began.*resume=True"):
+        adapt_bundle(
+            start,
+            [tmp_path / change.get("frames", "frames")],
+            settings(
+                *(() if "method" in change else ("iapc.pseudo_labels=offline",)),
+                *change.get("assignments", ()),
+                method=change.get("method", "iapc"),
+            ),
+            Job(
+                tmp_path / "out",
+                device="cpu",
+                options=RunOptions(fingerprint="", resume=True),
+            ),
+            max_frames=change.get("max_frames"),
+        )
+    assert contents(tmp_path / "out.run") == before
+    assert_same(adapted(source, frames, config, tmp_path / "out", resume=True), whole)
+
+
+# --- a run that has finished ---------------------------------------------------------------------
+
+
+def test_a_finished_run_is_done_and_stays_as_it_is(
+    source: Bundle, frames: Path, tmp_path: Path, settings: Settings
+) -> None:
+    adapted(source, frames, settings(), tmp_path / "out")
+    before = contents(tmp_path / "out")
+    steps: list[Progress] = []
+    notes: list[str] = []
+    for _ in range(2):
+        adapted(
+            source,
+            frames,
+            settings(),
+            tmp_path / "out",
+            resume=True,
+            note=notes.append,
+            report=steps.append,
+        )
+    assert notes == [f"{tmp_path / 'out'}: this run has finished, nothing is left to do"] * 2
+    assert steps == []
+    assert contents(tmp_path / "out") == before
+    with pytest.raises(OutputError, match="already exists"):
+        adapted(source, frames, settings(), tmp_path / "out")  # without --resume
+
+
+def test_a_finished_training_is_done(
+    train: Callable[..., dict[str, Tensor]], tmp_path: Path, settings: Settings
+) -> None:
+    whole = train()
+    notes: list[str] = []
+    assert_same(train(resume=True, note=notes.append), whole)
+    assert any("has finished" in note for note in notes)
+    with pytest.raises(OutputError, match="already exists"):
+        train(resume=True, config=settings("seed=3", method="supervised"))
+    change_in_place(sorted((tmp_path / "labels").iterdir())[0])
+    with pytest.raises(OutputError, match="already exists"):
+        train(resume=True)
+
+
+@pytest.mark.parametrize("change", ["setting", "frame", "max frames", "source", "foreign", "gate"])
+def test_the_bundle_of_another_run_is_not_taken_for_a_finished_one(
+    change: str, source: Bundle, frames: Path, tmp_path: Path, settings: Settings
+) -> None:
+    adapt_bundle(source, [frames], settings(), Job(tmp_path / "out", device="cpu"))
+    start, config, more = source, settings(), dict[str, Any]()
+    if change == "setting":
+        config = settings("iapc.weight_pe=0.4")
+    elif change == "frame":
+        change_in_place(sorted(frames.iterdir())[0])
+    elif change == "max frames":
+        more = {"max_frames": 4}
+    elif change == "source":
+        start = adapt_bundle(source, [frames], settings("seed=9"), Job(tmp_path / "start"))
+    elif change == "gate":
+        more = {"gated": True}
+    else:
+        (tmp_path / "out").rename(tmp_path / "aside")
+        shutil.copytree(source.path, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    options = RunOptions(fingerprint="", resume=True)
+    with pytest.raises(OutputError, match="already exists"):
+        adapt_bundle(
+            start, [frames], config, Job(tmp_path / "out", device="cpu", options=options), **more
+        )
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_finished_bundle_that_is_damaged_is_not_done(
+    source: Bundle, frames: Path, tmp_path: Path, settings: Settings
+) -> None:
+    made = adapted(source, frames, settings(), tmp_path / "out")
+    whole = {name: tensor.clone() for name, tensor in made.items()}
+    weights = tmp_path / "out" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    options = RunOptions(fingerprint="", resume=True)
+    with pytest.raises(OutputError, match="already exists"):
+        adapted(source, frames, settings(), tmp_path / "out", resume=True)
+    job = Job(tmp_path / "out", overwrite=True, device="cpu", options=options)
+    again = adapt_bundle(source, [frames], settings(), job)
+    assert_same(load_file(again.path / "model.safetensors"), whole)
+
+
+def test_on_the_command_line_a_finished_run_exits_with_0(
+    source: Bundle, frames: Path, tmp_path: Path
+) -> None:
+    command = ["adapt", str(source.path), str(frames), "--out", str(tmp_path / "out")]
+    command += ["--method", "bn_stats", "--gate", "off", "--device", "cpu"]
+    command += ["--allow-network", "tiny_network"]
+    for _ in range(2):
+        ran = CliRunner().invoke(app, [*command, "--resume"])
+        assert ran.exit_code == 0, ran.output
+    assert "has finished, nothing is left to do" in ran.stderr
+    made = open_bundle(tmp_path / "out").manifest.provenance.fingerprint
+    assert made is not None
+    assert len(made) == 64
+
+
+def test_a_start_file_that_is_missing_is_a_sentence(
+    train: Callable[..., dict[str, Tensor]], tmp_path: Path
+) -> None:
+    (tmp_path / "initial.safetensors").unlink()
+    with pytest.raises((NetworkError, ConfigError, OSError)) as caught:
+        train()
+    assert "initial.safetensors" in str(caught.value)
+    assert not isinstance(caught.value, OSError)

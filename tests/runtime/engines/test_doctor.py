@@ -1,0 +1,180 @@
+"""What `doctor` finds, and that it goes on where something is broken."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from roadshift.runtime.engines import doctor
+from roadshift.runtime.engines.doctor import diagnose
+from roadshift.runtime.engines.onnx import session as onnx_session
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fake_cuda import Driver
+
+CHECKS = [
+    *("python", "cpu", "gpu", "onnxruntime", "onnxruntime on CUDA", "torch", "onnx", "tensorrt"),
+    *("cuda-bindings", "video", "disk"),
+]
+
+
+def found() -> dict[str, dict[str, Any]]:
+    return {row["check"].split(" (")[0]: row for row in diagnose()}
+
+
+def test_every_check_says_what_was_found_and_what_to_do_where_it_is_not_well() -> None:
+    rows = diagnose()
+    assert [row["check"].split(" (")[0] for row in rows] == CHECKS
+    for row in rows:
+        assert set(row) == {"check", "ok", "found", "advice"}
+        assert row["ok"] in (True, None, False)
+        assert row["found"]
+        assert (row["advice"] == "") == (row["ok"] is True)
+    assert json.loads(json.dumps(rows)) == rows
+
+
+def test_it_names_the_versions_that_are_installed() -> None:
+    rows = found()
+    assert sys.version.split()[0] in rows["python"]["found"]
+    assert metadata.version("onnx") == rows["onnx"]["found"]
+    assert rows["onnxruntime"]["ok"] is True
+    assert "CPU" in rows["onnxruntime"]["found"]
+
+
+def test_this_opencv_decodes_video() -> None:
+    row = found()["video"]
+    assert row["ok"] is True
+    assert "FFMPEG: YES" in row["found"]
+
+
+def test_an_opencv_without_ffmpeg_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "  Video I/O:\n    FFMPEG:       NO\n    GStreamer:    NO\n"
+    monkeypatch.setattr(doctor.cv2, "getBuildInformation", lambda: said)
+    row = found()["video"]
+    assert (row["ok"], row["found"]) == (False, "FFMPEG: NO; GStreamer: NO")
+    assert "cannot decode video" in row["advice"]
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    row = found()["torch"]
+    assert (row["ok"], row["found"]) == (None, "not installed")
+    assert "pip install 'roadshift[adapt]'" in row["advice"]
+
+
+def test_a_torch_that_does_not_import_is_a_fault_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = importlib.import_module
+
+    def import_module(name: str, package: str | None = None) -> Any:
+        if name == "torch":
+            raise OSError("libcudart.so.12: cannot open shared object file")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    rows = found()
+    assert rows["torch"]["ok"] is False
+    assert "does not import: libcudart.so.12" in rows["torch"]["found"]
+    assert list(rows) == CHECKS
+
+
+def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    rows = found()
+    assert (rows["gpu"]["ok"], rows["gpu"]["found"]) == (None, "no libcuda.so.1")
+    assert "CPU" in rows["gpu"]["advice"]
+    assert rows["onnxruntime on CUDA"]["ok"] is None
+    assert "pip install 'roadshift[cuda]'" in rows["onnxruntime on CUDA"]["advice"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "ok", "says"),
+    [
+        (
+            Driver(2),
+            True,
+            "2 GPU(s), first: NVIDIA Test, compute capability 8.7, driver CUDA 12.8",
+        ),
+        (Driver(0), False, "the driver finds no device"),
+        (Driver(1, 999), False, "cuInit failed with 999"),
+    ],
+)
+def test_a_driver_is_asked_for_its_gpus(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver, ok: bool, says: str
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: driver)
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setattr(onnx_session, "cuda_problem", lambda: None)
+    rows = found()
+    assert (rows["gpu"]["ok"], rows["gpu"]["found"]) == (ok, says)
+    assert rows["onnxruntime on CUDA"]["ok"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "driver", "ok", "says"),
+    [
+        ("tensorrt", None, True, "tensorrt 10.16"),
+        ("tensorrt-rtx", None, True, "tensorrt-rtx 10.16"),
+        ("tensorrt", "no CUDA driver", None, "tensorrt 10.16; no CUDA driver"),
+        ("tensorrt-lean", None, None, "tensorrt-lean 10.16, which runs no plan of roadshift's"),
+        (None, None, None, "not installed"),
+    ],
+)
+def test_the_kind_of_tensorrt_is_found_and_whether_it_has_a_driver(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, driver: str | None, ok: bool, says: str
+) -> None:
+    real = metadata.version
+
+    def version(distribution: str) -> str:
+        if distribution.startswith("tensorrt"):
+            if distribution != name:
+                raise metadata.PackageNotFoundError(distribution)
+            return "10.16"
+        return real(distribution)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(doctor, "driver_problem", lambda: driver)
+    row = found()["tensorrt"]
+    assert (row["ok"], row["found"]) == (ok, says)
+    if ok is None:
+        assert ("GPU and its driver" if driver else "roadshift[tensorrt]") in row["advice"]
+
+
+def test_a_nearly_full_disk_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[Path] = []
+
+    def disk_usage(path: Path) -> Any:
+        asked.append(path)
+        return SimpleNamespace(free=2**30)
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", disk_usage)
+    row = found()["disk"]
+    assert (row["ok"], row["found"]) == (False, "1 GiB free in this folder")
+    assert asked == [tmp_path]
+
+
+def test_an_old_python_can_run_models_and_is_told_that_it_cannot_adapt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor.platform, "python_version_tuple", lambda: ("3", "10", "14rc1"))
+    row = found()["python"]
+    assert row["ok"] is None
+    assert "Python 3.11" in row["advice"]
+
+
+def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    diagnose()
+    assert tuple(capfd.readouterr()) == ("", "")
