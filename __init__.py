@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from .adapt.api import adapt_bundle, import_bundle, judge_bundles, train_bundle
     from .adapt.data.context import Context
     from .adapt.data.dataset import Batch
-    from .adapt.methods.atp import AtpConfig
+    from .adapt.methods.atp_config import AtpConfig
     from .adapt.methods.base import Method, Stage
     from .adapt.methods.bn_stats import BnStatsConfig
     from .adapt.methods.das3 import Das3Config
@@ -72,7 +72,7 @@ _ERRORS = (
     "TrainingError",
 )
 _MODULES = {
-    "AtpConfig": "roadshift.adapt.methods.atp",
+    "AtpConfig": "roadshift.adapt.methods.atp_config",
     "Batch": "roadshift.adapt.data.dataset",
     "BnStatsConfig": "roadshift.adapt.methods.bn_stats",
     "Bundle": "roadshift.runtime.bundle",

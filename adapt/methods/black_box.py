@@ -16,7 +16,8 @@ from ..networks import SegmentationNetwork
 from ..pseudo_labels.answers import StoredAnswers
 from ..pseudo_labels.class_balance import sqrt_inverse_weights
 from ..run.config import Settings
-from .atp import RECIPE, AtpConfig, StageName, stages_of
+from .atp import RECIPE, stages_of
+from .atp_config import AtpConfig, StageName
 from .base import Method, Stage
 
 

@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .atp import AUTHORS_CODE, RECIPE, SMALL_DATA_SETTINGS, AtpConfig, stages_of
+from .atp import AUTHORS_CODE, RECIPE, SMALL_DATA_SETTINGS, stages_of
+from .atp_config import AtpConfig
 from .base import SMALL_DATA, Method, Stage
 
 

@@ -28,7 +28,8 @@ from ..pseudo_labels.hard_labels import (
 )
 from ..pseudo_labels.soft_labels import Labels, SoftLabels
 from ..run.config import Scales, Settings
-from .atp import SMALL_DATA_ALIGN, AlignStage, AtpConfig
+from .atp import SMALL_DATA_ALIGN, AlignStage
+from .atp_config import AtpConfig
 from .base import Method, Stage
 
 STATISTICS = 0.2  # of the time to prepare a round, at most

@@ -28,7 +28,7 @@ from ..scoring.views import evaluating
 from .base import ParameterGroup, Stage
 
 if TYPE_CHECKING:
-    from .atp import AtpConfig
+    from .atp_config import AtpConfig
 
 REPRESENTATION = 256  # channels of ReCo's projection
 ENTROPIES = 0.3  # of the time to prepare the stage, at most

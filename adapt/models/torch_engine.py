@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ...runtime.bundle import Artefact, Bundle, InputSpec
 from ...runtime.engines import Engine, register_backend
+from ...runtime.engines.base import Opener
 from ...runtime.engines.checks import BadAnswerError, not_finite
-from ...runtime.engines.registry import Opener
 from ...runtime.errors import ConfigError, EngineError, arg
 from ...runtime.labels import LabelSpace
 from ..losses.common import upsample

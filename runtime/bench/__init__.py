@@ -17,7 +17,8 @@ from ..bundle import Bundle, open_bundle
 from ..engines import Engine, open_engine
 from ..errors import EngineError
 from ..frames import Frame
-from ..probes.machine_state import Probe, open_probe
+from ..probes.base import Probe
+from ..probes.machine_state import open_probe
 from .backends import Contender, choose_backends, contenders, is_default, not_by_default
 from .frames import random_bench_frames, random_frames, read_frames
 from .lane import Lane

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Engine
-from ..probes.machine_state import MachineMonitor, Probe, machine_warnings
+from ..probes.base import Probe
+from ..probes.machine_state import MachineMonitor, machine_warnings
 from ..probes.memory import (
     give_back_unused,
     peak_memory_mib,

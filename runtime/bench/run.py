@@ -17,7 +17,8 @@ from ..folders.label_pairs import labelled_pairs
 from ..frames import open_frames
 from ..labels.maps import LabelMap
 from ..labels.metrics import mapped_through
-from ..probes.machine_state import Probe, open_probe
+from ..probes.base import Probe
+from ..probes.machine_state import open_probe
 from ..probes.memory import resident_memory_mib
 from ..video.damage_watch import DamageWatch
 from .backends import Contender, contenders

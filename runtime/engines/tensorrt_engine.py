@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ..bundle import Artefact, Bundle
 from ..errors import EngineError, MissingDependencyError, arg
+from .base import Engine
 from .checks import check_logits
 from .cuda import Cuda
-from .registry import Engine
 from .tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from .upsample import upsample_argmax
 from .upsample_cuda import UpsampleKernel

@@ -7,7 +7,7 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
-from .machine_state import Sample
+from .base import Sample
 
 _ZONES = ("x86_pkg_temp", "k10temp", "zenpower", "cpu-thermal", "cpu_thermal", "soc_thermal")
 

@@ -11,66 +11,15 @@ import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
+from .base import Probe, Sample
 from .cores import available_cores
 
 ENERGY_SECONDS = 1.0  # the shortest segment whose energy is told: counters move in tenths of one
 NOISY_SHARE = 0.05  # of the cores in use by others, above which a row carries a warning
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One look at the machine.
-
-    Attributes:
-        clock_mhz: of the processor that computes.
-        temperature_c: its own, in degrees Celsius.
-        power_w: of the board, or of the GPU's.
-        rails_w: by power rail, where there are several.
-        throttle: why the clock is held down, () if it is not; None where the machine does not say.
-    """
-
-    clock_mhz: float | None = None
-    temperature_c: float | None = None
-    power_w: float | None = None
-    rails_w: dict[str, float] = field(default_factory=dict)
-    throttle: tuple[str, ...] | None = None
-
-
-class Probe(Protocol):
-    """Reads one kind of machine.
-
-    Attributes:
-        source: where its figures come from: "nvml", "tegrastats" or "linux".
-        name: of the processor.
-        clock_max_mhz: the most that its clock can be.
-        interval_s: how often it may be asked during a run.
-    """
-
-    source: str
-    name: str | None
-    clock_max_mhz: float | None
-    interval_s: float
-
-    def sample(self) -> Sample:
-        """One look."""
-        ...
-
-    def energy_mj(self) -> float | None:
-        """Millijoules used since some moment, by a counter; None without one."""
-        ...
-
-    def memory_mib(self) -> float | None:
-        """GPU memory of this process; None where nobody says, or it is the host's."""
-        ...
-
-    def close(self) -> None:
-        """Stop looking."""
-        ...
 
 
 def device_name(device: str) -> str:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from .machine_state import Sample
+from .base import Sample
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons that hold a busy GPU's clock down; an idle GPU and
 # clocks that a user has set are no throttling.

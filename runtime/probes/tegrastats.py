@@ -9,7 +9,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from .machine_state import Sample
+from .base import Sample
 
 # Each as JetPack 5 and 6 print it. A rail is "now/average", Jetson Linux 39 adds a highest; so are
 # temperatures there. A sensor that is switched off says -256C.

@@ -24,9 +24,9 @@ from ...bundle import Artefact, Bundle
 from ...errors import EngineError, MissingDependencyError, arg
 from ...probes.cores import available_cores
 from ...probes.waiting import waiting
+from ..base import Engine
 from ..checks import GO_BACK, BadAnswerError, check_array, check_logits, not_finite
 from ..cuda import Cuda
-from ..registry import Engine
 from ..upsample import upsample_argmax
 from ..upsample_cuda import UpsampleKernel
 from .graph import OnnxModel, read_model

@@ -19,7 +19,8 @@ from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
 from roadshift.adapt.data.mixing import classmix_masks, cutmix_masks
 from roadshift.adapt.losses.atp import AlignWeights, align_terms, regional_contrast, teach_terms
 from roadshift.adapt.methods import Stage, resolve_config
-from roadshift.adapt.methods.atp import AlignStage, AtpConfig, TeachStage, stages_of
+from roadshift.adapt.methods.atp import AlignStage, TeachStage, stages_of
+from roadshift.adapt.methods.atp_config import AtpConfig
 from roadshift.adapt.methods.das3 import Das3Config
 from roadshift.adapt.methods.propagate import PropagateStage
 from roadshift.adapt.models.inputs import Normalise

@@ -36,7 +36,7 @@ from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.labels import LabelSpace, label_space
 from roadshift.runtime.probes import machine_state
-from roadshift.runtime.probes.machine_state import Sample
+from roadshift.runtime.probes.base import Sample
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from roadshift.runtime.probes import machine_state
 from roadshift.runtime.probes import nvml as nvml_probe
+from roadshift.runtime.probes.base import Sample
 from roadshift.runtime.probes.linux import LinuxProbe
-from roadshift.runtime.probes.machine_state import MachineMonitor, Sample, machine_warnings
+from roadshift.runtime.probes.machine_state import MachineMonitor, machine_warnings
 from roadshift.runtime.probes.nvml import NvmlProbe
 from roadshift.runtime.probes.tegrastats import TegrastatsProbe, open_tegrastats, parse_tegrastats
 
