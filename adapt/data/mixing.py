@@ -10,7 +10,7 @@ import math
 import torch
 from torch import Tensor
 
-IGNORED = 255  # the label of a pixel without one
+from ..losses.common import IGNORED
 
 
 def classmix_masks(labels: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..data.mixing import IGNORED
 from .backends.core import pixel_sums, weighted_sums
 from .backends.labels import confident_argmax
 from .backends.spec import Inputs, Kernel, Map, Terms
 from .common import (
+    IGNORED,
     Size,
     check_logits,
     check_pixels,

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...runtime.errors import ShapeError
 
+IGNORED = 255  # the label of a pixel without one
 Size = tuple[int, int]  # (height, width), as torch orders them
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 from ...runtime.errors import OutputError, arg
 from ..data.context import Context
 from ..data.dataset import Batch, FrameSet, Image, resize_window
-from ..data.mixing import IGNORED
 from ..data.view_sizes import scaled_size, scales_taken
 from ..losses.backends.labels import argmax_of_mean
 from ..losses.backends.spec import Map, Window
 from ..losses.backends.taps import upsample_map
+from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
 from ..networks.lone_values import lone_values_allowed

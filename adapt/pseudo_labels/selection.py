@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..data.dataset import Batch
-from ..data.mixing import IGNORED
+from ..losses.common import IGNORED
 from .hard_labels import PseudoLabels, passes_of, selected
 from .labeller import Labeller
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
