@@ -17,7 +17,7 @@ from ..runtime.arguments import (
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
-from ..runtime.labels.maps import LabelMap
+from ..runtime.labels.spaces import LabelMap
 from ..runtime.notes import log_note
 from . import artefacts
 from .judge import Floors

@@ -16,7 +16,7 @@ from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output, extend_bundle
 from ..runtime.engines import Engine
 from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, arg
-from ..runtime.labels.maps import LabelMap
+from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
 from .evidence import Calibration, Evidence, gather_calibration, gather_evidence

@@ -17,7 +17,7 @@ from ..runtime.folders.label_pairs import labelled_pairs
 from ..runtime.frames import open_frames
 from ..runtime.frames.images import read_frame_image
 from ..runtime.frames.preprocess import fit_frame
-from ..runtime.labels.maps import LabelMap
+from ..runtime.labels.spaces import LabelMap
 from ..runtime.video.damage_watch import DamageWatch
 from ..scenes import render_scene
 

@@ -14,8 +14,8 @@ from .engines import Engine, open_engine
 from .errors import ConfigError, arg
 from .folders.label_pairs import labelled_pairs
 from .labels import LabelSpace
-from .labels.maps import LabelMap
 from .labels.metrics import evaluation_record
+from .labels.spaces import LabelMap
 from .notes import log_note
 
 

@@ -30,8 +30,8 @@ from ...runtime.errors import (
 )
 from ...runtime.file_names import check_name
 from ...runtime.frames import open_frames
-from ...runtime.labels.maps import LabelMap
 from ...runtime.labels.metrics import evaluation_record
+from ...runtime.labels.spaces import LabelMap
 from ..data.fingerprints import hash_of, learned_from
 from ..models.loading import pick_device
 from ..run.config import RunConfig

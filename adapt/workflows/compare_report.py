@@ -16,7 +16,7 @@ from ...runtime.bundle import open_bundle
 from ...runtime.engines import open_engine
 from ...runtime.frames.images import Image, read_frame_image, write_image
 from ...runtime.labels import read_labels
-from ...runtime.labels.maps import LabelMap
+from ...runtime.labels.spaces import LabelMap
 from ...runtime.pipeline.overlay import qualitative
 from ...runtime.printable import printable
 from ..data.dataset import evenly_spaced

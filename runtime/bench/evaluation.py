@@ -13,8 +13,8 @@ from ..frames.images import read_frame_image
 from ..labels import LabelSpace, label_space, read_labels
 from ..labels.census import label_notes
 from ..labels.layouts import LabelIds
-from ..labels.maps import UNMAPPED, LabelMap
 from ..labels.metrics import ConfusionMatrix, evaluation_record
+from ..labels.spaces import UNMAPPED, LabelMap
 from ..notes import log_note
 
 

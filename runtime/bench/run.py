@@ -15,8 +15,8 @@ from ..engines import Engine, open_engine
 from ..errors import EngineError, MissingDependencyError, NetworkError
 from ..folders.label_pairs import labelled_pairs
 from ..frames import open_frames
-from ..labels.maps import LabelMap
 from ..labels.metrics import mapped_through
+from ..labels.spaces import LabelMap
 from ..probes.base import Probe
 from ..probes.machine_state import open_probe
 from ..probes.memory import resident_memory_mib

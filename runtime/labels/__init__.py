@@ -1,5 +1,7 @@
 """Label spaces, label files, maps between spaces, and metrics of label maps."""
 
-from .spaces import LABEL_SPACES, LabelSpace, label_space, read_labels
+from .built_in import LABEL_SPACES, label_space
+from .files import read_labels
+from .spaces import LabelSpace
 
 __all__ = ["LABEL_SPACES", "LabelSpace", "label_space", "read_labels"]

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pictures.png import decode_label_png, read_png
+from .files import read_labels
 from .layouts import RAW_ENDING, TRAIN_ENDING
-from .spaces import LabelSpace, read_labels
+from .spaces import LabelSpace
 from .tables import CITYSCAPES
 
 _SAMPLES = 8

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import LabelError, LabelSpaceError, ShapeError
 from ..words import counted
-from .maps import LabelMap
-from .spaces import LabelSpace
+from .spaces import LabelMap, LabelSpace
 
 
 class ConfusionMatrix:
@@ -20,7 +19,7 @@ class ConfusionMatrix:
 
     over all labelled pixels of all frames together (Everingham et al., IJCV 2010, Sec. 4.1), as
     Cityscapes' own script computes them. A prediction of none of the K classes (`UNMAPPED`, see
-    `labels.maps`) is a false negative of the true class and a false positive of no class.
+    `correspondence`) is a false negative of the true class and a false positive of no class.
 
     Attributes:
         matrix: pixels of truth ``i`` predicted as ``j``, (K, K), int64.

@@ -13,7 +13,7 @@ A raw or SYNTHIA id that its map lacks is not labelled; it never becomes class 0
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LabelError, LabelSpaceError
-from ..pictures.png import decode_colour_png, decode_label_png, read_png
 from ..strict_json import JsonError, read_json
 from ..words import shortened
-from .colours import has_colours_of, indices_of_colours, is_grey_picture
-from .layouts import RAW_ENDING, LabelIds, label_ids
-from .maps import ClassNames, LabelMap, map_between
-from .tables import BACKGROUND, CAMVID, CITYSCAPES, IDD, NOT_IN_13, NOT_IN_SYNTHIA, Rgb
+from .checks import a_list, is_id, require
+from .correspondence import Classes, ClassNames, correspondence, listed
+from .layouts import RAW_ENDING
 
+UNMAPPED = 255  # what `LabelMap.apply` writes; no class, since a label space has 255 at most
 _ID_MAPS = ("raw_ids", "train_ids", "synthia_ids")
 _LONGEST_ID = 20  # digits
 
@@ -68,33 +67,33 @@ class LabelSpace:
     def __post_init__(self) -> None:
         where = f"label space {self.name!r}"
         k = len(self.classes)
-        _require(isinstance(self.name, str) and self.name != "", "a label space needs a name")
-        _require(
+        require(isinstance(self.name, str) and self.name != "", "a label space needs a name")
+        require(
             k != 1,
             f"{where}: of one class every pixel is that class; give it a second one for all the "
             "rest, e.g. 'background', and let the network have an output for each",
         )
-        _require(2 <= k <= 255, f"{where}: needs 2 to 255 classes, has {k}")
-        _require(all(isinstance(c, str) and c for c in self.classes), f"{where}: empty class name")
-        _require(len(set(self.classes)) == k, f"{where}: two classes have the same name")
-        _require(len(self.colours) == k, f"{where}: {len(self.colours)} colours for {k} classes")
+        require(2 <= k <= 255, f"{where}: needs 2 to 255 classes, has {k}")
+        require(all(isinstance(c, str) and c for c in self.classes), f"{where}: empty class name")
+        require(len(set(self.classes)) == k, f"{where}: two classes have the same name")
+        require(len(self.colours) == k, f"{where}: {len(self.colours)} colours for {k} classes")
         for colour in self.colours:
-            ok = len(colour) == 3 and all(_is_id(c) and c <= 255 for c in colour)
-            _require(ok, f"{where}: a colour is three integers 0 to 255, not {colour!r}")
-        ok = _is_id(self.ignore_index) and k <= self.ignore_index <= 255
-        _require(ok, f"{where}: ignore_index must be in [{k}, 255], is {self.ignore_index!r}")
+            ok = len(colour) == 3 and all(is_id(c) and c <= 255 for c in colour)
+            require(ok, f"{where}: a colour is three integers 0 to 255, not {colour!r}")
+        ok = is_id(self.ignore_index) and k <= self.ignore_index <= 255
+        require(ok, f"{where}: ignore_index must be in [{k}, 255], is {self.ignore_index!r}")
         for void in self.void_ids:
-            ok = _is_id(void) and void >= k
-            _require(ok, f"{where}: void id {void!r} must be an integer outside the {k} classes")
+            ok = is_id(void) and void >= k
+            require(ok, f"{where}: void id {void!r} must be an integer outside the {k} classes")
         for key in _ID_MAPS:
             for raw, index in (getattr(self, key) or {}).items():
-                ok = _is_id(raw) and _is_id(index) and (index < k or index == self.ignore_index)
-                _require(ok, f"{where}: {key} maps {raw!r} to {index!r}, which is no class index")
+                ok = is_id(raw) and is_id(index) and (index < k or index == self.ignore_index)
+                require(ok, f"{where}: {key} maps {raw!r} to {index!r}, which is no class index")
         for name in self.never_labelled:
             ok = isinstance(name, str) and name in self.classes
-            _require(ok, f"{where}: never_labelled names {name!r}, which is no class of it")
+            require(ok, f"{where}: never_labelled names {name!r}, which is no class of it")
         ok = not self.never_labelled or len(set(self.never_labelled)) < k
-        _require(ok, f"{where}: never_labelled names all classes, so nothing could be measured")
+        require(ok, f"{where}: never_labelled names all classes, so nothing could be measured")
 
     @property
     def num_classes(self) -> int:
@@ -125,17 +124,17 @@ class LabelSpace:
             LabelSpaceError: a key is missing or unknown, or a value is malformed.
         """
         known = {f.name for f in fields(cls)}
-        _require(isinstance(data, Mapping), "a label space is a JSON object with name and classes")
+        require(isinstance(data, Mapping), "a label space is a JSON object with name and classes")
         unknown = sorted(set(data) - known)
-        _require(not unknown, f"label space: unknown keys {unknown}; known are {sorted(known)}")
+        require(not unknown, f"label space: unknown keys {unknown}; known are {sorted(known)}")
         missing = sorted({"name", "classes", "colours"} - set(data))
-        _require(not missing, f"label space: missing keys {missing}")
+        require(not missing, f"label space: missing keys {missing}")
         values = dict(data)
         try:
-            values["classes"] = tuple(_a_list(data["classes"]))
-            values["colours"] = tuple(tuple(_a_list(c)) for c in _a_list(data["colours"]))
-            values["void_ids"] = tuple(_a_list(data.get("void_ids", [])))
-            values["never_labelled"] = tuple(_a_list(data.get("never_labelled", [])))
+            values["classes"] = tuple(a_list(data["classes"]))
+            values["colours"] = tuple(tuple(a_list(c)) for c in a_list(data["colours"]))
+            values["void_ids"] = tuple(a_list(data.get("void_ids", [])))
+            values["never_labelled"] = tuple(a_list(data.get("never_labelled", [])))
             for key in _ID_MAPS:
                 if data.get(key) is not None:
                     values[key] = {_id(raw): index for raw, index in dict(data[key]).items()}
@@ -178,13 +177,13 @@ class LabelSpace:
         if not raw:
             plain = {i: i for i in range(self.num_classes)}
             plain |= dict.fromkeys((*self.void_ids, self.ignore_index), self.ignore_index)
-            return self._look_up(label_map, plain, where)
+            return self.look_up(label_map, plain, where)
         if self.raw_ids is None:
             raise LabelSpaceError(
                 f"{where}: holds raw ids, and label space {self.name!r} has no raw_ids; "
                 "add them to its JSON file or use label maps of class indices."
             )
-        return self._look_up(label_map, self.raw_ids, where, unknown_is_ignored=True)
+        return self.look_up(label_map, self.raw_ids, where, unknown_is_ignored=True)
 
     def map_to(
         self, other: LabelSpace, map: ClassNames | str | Path | LabelMap | None = None
@@ -202,7 +201,10 @@ class LabelSpace:
             LabelSpaceError: the map is malformed or of other classes, or none was given and there
                 is no built-in one.
         """
-        return map_between(self, other, map)
+        if isinstance(map, LabelMap):
+            return map.between(self, other)
+        found = correspondence(self, other, map)
+        return LabelMap(found.name, self, other, found.indices, found.built_in)
 
     def colourise(self, label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """RGB picture, (H, W, 3) uint8, of class indices, (H, W) uint8; all else is black."""
@@ -211,7 +213,7 @@ class LabelSpace:
         picture: NDArray[np.uint8] = np.take(palette, label_map, axis=0)
         return picture
 
-    def _look_up(
+    def look_up(
         self,
         label_map: NDArray[Any],
         ids: Mapping[int, int],
@@ -219,6 +221,7 @@ class LabelSpace:
         *,
         unknown_is_ignored: bool = False,
     ) -> NDArray[np.uint8]:
+        """Class indices, (H, W) uint8, of ids by a table; see `encode`."""
         if label_map.ndim != 2 or label_map.dtype.kind not in "ui":
             raise LabelError(
                 f"{where}: a label map is (H, W) of integers, "
@@ -254,102 +257,6 @@ class LabelSpace:
         )
 
 
-def read_labels(
-    path: str | Path,
-    space: LabelSpace,
-    size: tuple[int, int] | None = None,
-    ids: LabelIds | None = None,
-) -> NDArray[np.uint8]:
-    """Class indices of one label file.
-
-    Args:
-        path: a PNG of one 8- or 16-bit channel or of palette indices. One in colour may have three
-            equal channels, or exactly the colours of the label space's classes with black where
-            nothing is labelled; SYNTHIA's has the ids in the red channel.
-        space: what to map the ids to.
-        size: (width, height) that the labels must have.
-        ids: what the file holds; None: as `layouts.label_ids` finds.
-
-    Returns:
-        Class indices or ``space.ignore_index``, (H, W), uint8.
-
-    Raises:
-        LabelError: unreadable, damaged, another size, or ids or colours of another space.
-        LabelSpaceError: raw or SYNTHIA ids, and the label space does not say what they mean.
-    """
-    path = Path(path)
-    png = read_png(path)
-    if size is not None and (png.width, png.height) != size:
-        raise LabelError(
-            f"{path}: labels are {png.width}x{png.height} and their frame is "
-            f"{size[0]}x{size[1]}; labels must have the size of the frame."
-        )
-    told, ids = ids, ids or label_ids(path, png)
-    if png.is_colour:
-        picture = decode_colour_png(png, path)
-        is_grey = is_grey_picture(picture)
-        if _is_coloured(picture, is_grey, ids, space):
-            return indices_of_colours(
-                picture, space.classes, space.colours, space.ignore_index, str(path)
-            )
-        if is_grey and told is None and ids == "synthia" and picture.any():
-            ids = "plain"  # SYNTHIA's red and green, class and object, are never equal throughout
-        label_map = picture[..., 0]
-    else:
-        label_map = decode_label_png(png, path)
-    if ids == "synthia":
-        if space.synthia_ids is None:
-            raise LabelSpaceError(
-                f"{path}: holds SYNTHIA's ids, and label space {space.name!r} has no synthia_ids; "
-                "add them to its JSON file or use label maps of class indices."
-            )
-        return space._look_up(label_map, space.synthia_ids, str(path), unknown_is_ignored=True)
-    if ids == "train" and space.train_ids is not None:
-        return space._look_up(label_map, space.train_ids, str(path))
-    return space.encode(label_map, raw=ids == "raw", where=str(path))
-
-
-def _is_coloured(picture: NDArray[Any], is_grey: bool, ids: LabelIds, space: LabelSpace) -> bool:
-    """True of a picture whose colours, not the values of one channel, are the classes."""
-    if ids == "synthia":
-        return False
-    if not is_grey:
-        return True
-    plain = {*range(space.num_classes), *space.void_ids, space.ignore_index}
-    return (
-        ids == "plain"
-        and not set(np.unique(picture).tolist()) <= plain
-        and has_colours_of(picture, space.classes, space.colours)
-    )
-
-
-def label_space(name_or_path: str | Path) -> LabelSpace:
-    """A built-in label space by name, or one from a JSON file.
-
-    Raises:
-        LabelSpaceError: neither a built-in name nor a readable label space file.
-    """
-    built_in = _BUILT_IN.get(str(name_or_path))
-    if built_in is not None:
-        return built_in
-    path = Path(name_or_path)
-    if path.suffix == ".json" or path.is_file():
-        return LabelSpace.from_json(path)
-    raise LabelSpaceError(
-        f"{shortened(str(name_or_path))!r}: no such label space; choose one of "
-        f"{', '.join(LABEL_SPACES)}, or give a JSON file."
-    )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise LabelSpaceError(message + ".")
-
-
-def _is_id(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _id(text: str | int) -> int:
     """The id that the key of a JSON object spells."""
     if isinstance(text, str) and len(text) > _LONGEST_ID:  # Python refuses more than 4,300 digits
@@ -357,55 +264,136 @@ def _id(text: str | int) -> int:
     return int(text)
 
 
-def _a_list(value: object) -> Iterable[Any]:
-    if not isinstance(value, list | tuple):
-        raise TypeError(f"expected a list, got {value!r}")
-    return value
+@dataclass(frozen=True)
+class LabelMap:
+    """Each class of a network's label space as a class of the labels' space, or as none.
 
+    Attributes:
+        name: of the map, for reports.
+        source: the network's label space, of K classes.
+        target: the labels' space, and how label files encode it.
+        indices: of each class of ``source``, K: its class index in ``target``, or None.
+        built_in: the map was found, not given.
 
-def _cityscapes_without(name: str, *absent: str) -> LabelSpace:
-    """The Cityscapes classes but for the absent ones, whose pixels count as not labelled."""
-    kept = [row for row in CITYSCAPES if row[0] not in absent]
-    index = {row[0]: i for i, row in enumerate(kept)}
-    train_ids = {i: index.get(row[0], 255) for i, row in enumerate(CITYSCAPES)} | {255: 255}
-    return LabelSpace(
-        name=name,
-        classes=tuple(row[0] for row in kept),
-        colours=tuple(row[1] for row in kept),
-        raw_ids={row[2]: index[row[0]] for row in kept},
-        train_ids=train_ids if absent else None,
-        synthia_ids={row[3]: index[row[0]] for row in kept},
-    )
+    Raises:
+        LabelSpaceError: ``indices`` do not fit the two spaces, or every one is None.
+    """
 
+    name: str
+    source: LabelSpace
+    target: LabelSpace
+    indices: tuple[int | None, ...]
+    built_in: bool = False
 
-def _with_background(name: str, space: LabelSpace) -> LabelSpace:
-    """The classes of ``space`` and, last, one that networks give and no label map holds."""
-    return replace(
-        space,
-        name=name,
-        classes=(*space.classes, BACKGROUND[0]),
-        colours=(*space.colours, BACKGROUND[1]),
-        never_labelled=(BACKGROUND[0],),
-    )
+    def __post_init__(self) -> None:
+        k, known = self.source.num_classes, range(self.target.num_classes)
+        fits = len(self.indices) == k and all(i is None or i in known for i in self.indices)
+        if not fits:
+            raise LabelSpaceError(
+                f"label map {self.name}: needs a class index below {len(known)}, or None, for each "
+                f"of the {k} classes of {self.source.name}, not {self.indices!r}."
+            )
+        if set(self.indices) == {None}:
+            raise LabelSpaceError(
+                f"label map {self.name}: maps no class of {self.source.name} to a class of "
+                f"{self.target.name}, so nothing could be measured; map at least one of "
+                f"{listed(self.source.classes)} to one of {listed(self.target.classes)}."
+            )
 
+    @property
+    def unmapped(self) -> Classes:
+        """Classes of the source that no class of the target stands for."""
+        named = zip(self.source.classes, self.indices, strict=True)
+        return tuple(name for name, index in named if index is None)
 
-def _plain(name: str, table: Sequence[tuple[str, Rgb]], *void_ids: int) -> LabelSpace:
-    """The classes of a table, whose label maps hold their indices."""
-    classes, colours = tuple(row[0] for row in table), tuple(row[1] for row in table)
-    return LabelSpace(name=name, classes=classes, colours=colours, void_ids=void_ids)
+    @property
+    def unreached(self) -> Classes:
+        """Classes that labels may hold and that no class of the source is mapped to."""
+        return tuple(
+            name
+            for index, name in enumerate(self.target.classes)
+            if index not in self.indices and name not in self.target.never_labelled
+        )
 
+    @property
+    def is_identity(self) -> bool:
+        """Tell whether each class stays itself, but for those that no labels hold."""
+        return self.source.classes == self.target.classes and all(
+            found == (None if name in self.target.never_labelled else index)
+            for index, (name, found) in enumerate(
+                zip(self.source.classes, self.indices, strict=True)
+            )
+        )
 
-_CITYSCAPES19 = _cityscapes_without("cityscapes19")
-_BUILT_IN = {
-    space.name: space
-    for space in (
-        _CITYSCAPES19,
-        _with_background("cityscapes20", _CITYSCAPES19),
-        _cityscapes_without("synthia16", *NOT_IN_SYNTHIA),
-        _cityscapes_without("synthia13", *NOT_IN_13),
-        _cityscapes_without("crosscity13", *NOT_IN_13),
-        _plain("camvid11", CAMVID, 11),
-        _plain("idd7", IDD),
-    )
-}
-LABEL_SPACES: tuple[str, ...] = tuple(_BUILT_IN)
+    def apply(self, prediction: NDArray[Any]) -> NDArray[np.uint8]:
+        """Class indices of the target, or `UNMAPPED`, of a map of the source's; uint8, any shape.
+
+        Raises:
+            LabelSpaceError: ``prediction`` holds an index that is no class of the source.
+        """
+        k = self.source.num_classes
+        if prediction.dtype.kind not in "ui" or (
+            prediction.size and not 0 <= int(prediction.min()) <= int(prediction.max()) < k
+        ):
+            raise LabelSpaceError(
+                f"label map {self.name}: a prediction holds class indices 0 to {k - 1} of "
+                f"{self.source.name}, and this one holds others; export the model again with its "
+                "own label space."
+            )
+        table = np.array([UNMAPPED if i is None else i for i in self.indices], np.uint8)
+        mapped: NDArray[np.uint8] = table[prediction]
+        return mapped
+
+    def between(self, source: LabelSpace, target: LabelSpace) -> LabelMap:
+        """This map, between two spaces of the same classes.
+
+        Raises:
+            LabelSpaceError: their classes are others.
+        """
+        if self.source.classes != source.classes or self.target.classes != target.classes:
+            raise LabelSpaceError(
+                f"label map {self.name}: is from {self.source.name} to {self.target.name}, and "
+                f"the model is in {source.name} and the labels in {target.name}; give one between "
+                "these two."
+            )
+        return replace(self, source=source, target=target)
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Class names as JSON values: what a label map's file holds."""
+        classes = self.target.classes
+        named = zip(self.source.classes, self.indices, strict=True)
+        return {name: None if index is None else classes[index] for name, index in named}
+
+    def record(self) -> dict[str, Any]:
+        """The map as reports name it, as JSON values."""
+        return {
+            "name": self.name,
+            "from": self.source.name,
+            "to": self.target.name,
+            "unmapped": list(self.unmapped),
+            "unreached": list(self.unreached),
+        }
+
+    def notes(self) -> list[str]:
+        """Sentences on a map in use: which one, and what has no counterpart; none of an identity.
+
+        A class that no labels hold is none that the map lacks.
+        """
+        if self.is_identity:
+            return []
+        source, target = self.source.name, self.target.name
+        said = [
+            f"The model's classes are those of {source} and the labels' those of {target}: "
+            f"measuring through the {'built-in ' * self.built_in}label map {self.name}."
+        ]
+        if self.unmapped:
+            said.append(
+                f"Predicting {listed(self.unmapped)}, which the label map {self.name} maps to no "
+                f"class of {target}, is a wrong answer wherever there are labels."
+            )
+        if self.unreached:
+            said.append(
+                f"No class of {source} is mapped to {listed(self.unreached)} of {target}: IoU is "
+                "0 there wherever labels hold it."
+            )
+        return said

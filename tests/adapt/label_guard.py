@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.runtime import labels
 from roadshift.runtime.frames import images
-from roadshift.runtime.labels import spaces as labels
 
 LABEL_READERS = (
     labels.read_labels,

@@ -13,8 +13,8 @@ import pytest
 from label_guard import LabelReadError
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import Batch, FrameSet
+from roadshift.runtime import labels
 from roadshift.runtime.frames import images
-from roadshift.runtime.labels import spaces as labels
 
 WAYS: dict[str, Callable[[Path], Any]] = {
     "read_labels": lambda label: labels.read_labels(label, labels.label_space("camvid11")),

@@ -19,8 +19,8 @@ from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.labels import LabelSpace, label_space
-from roadshift.runtime.labels.maps import UNMAPPED
 from roadshift.runtime.labels.metrics import ConfusionMatrix, evaluation_record
+from roadshift.runtime.labels.spaces import UNMAPPED
 
 TWENTY, CAMVID = label_space("cityscapes20"), label_space("camvid11")
 SPEC = InputSpec(width=16, height=12, mean=(0, 0, 0), std=(1, 1, 1))

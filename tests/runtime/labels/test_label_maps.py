@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from roadshift.runtime.errors import LabelSpaceError
 from roadshift.runtime.labels import LABEL_SPACES, LabelSpace, label_space
-from roadshift.runtime.labels.maps import UNMAPPED, LabelMap
+from roadshift.runtime.labels.spaces import UNMAPPED, LabelMap
 
 # Target class of each train id, from the definitions of the data sets' classes.
 CAMVID = [3, 4, 1, 7, 7, 2, 6, 6, 5, 5, 0, 9, 10, 8, 8, 8, 8, 10, 10]

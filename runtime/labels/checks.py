@@ -1,0 +1,26 @@
+"""Checks of what a label space's file holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ..errors import LabelSpaceError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `LabelSpaceError` with the message unless the condition holds."""
+    if not condition:
+        raise LabelSpaceError(message + ".")
+
+
+def is_id(value: object) -> bool:
+    """Tell whether a value is an integer from 0 on, and no bool."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def a_list(value: object) -> Iterable[Any]:
+    """The value, where it is a list or tuple; else TypeError."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"expected a list, got {value!r}")
+    return value
