@@ -220,7 +220,7 @@ def table(runs: Sequence[dict[str, Any]], question: str) -> str:
 
 
 def gains(runs: Sequence[dict[str, Any]], question: str, title: str) -> str:
-    """What a column adds to BN statistics, from the least to the most of all seeds."""
+    """Gains of a column over BN statistics, from the least to the most of all seeds."""
     found = sorted(
         run[question][title]["miou"] - run[question]["BN statistics"]["miou"]
         for run in runs

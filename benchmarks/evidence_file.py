@@ -20,7 +20,7 @@ def to_json(evidence: Evidence) -> Any:
 
 
 def from_json(values: Mapping[str, Any]) -> Evidence:
-    """What `to_json` was given."""
+    """Restore the evidence that `to_json` was given."""
     return Evidence(
         values["frames"],
         values["finite"],

@@ -1,5 +1,4 @@
-"""What source models say when they are asked once, and about four views. Writes
-docs/results/four-views.md.
+"""Accuracy of source models asked once, and about four views. Writes docs/results/four-views.md.
 
     python benchmarks/four_views.py --camvid DIR [--work DIR] [--seeds 3]
 

@@ -1,4 +1,4 @@
-"""How often the gate is right. Writes docs/results/judging.md.
+"""Reliability of the gate. Writes docs/results/judging.md.
 
     python benchmarks/judging.py --work DIR [--camvid DIR]
 
@@ -74,7 +74,7 @@ class Pair:
 
     @property
     def fails(self) -> bool:
-        """Whether the gate did what it is there to prevent."""
+        """Tell whether the gate promoted a harmful candidate."""
         return self.verdict.decision == "promote" and self.gain < -TOLERATED
 
 
@@ -181,12 +181,12 @@ def record(pair: Pair) -> dict[str, Any]:
 
 
 def tested(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those that set no threshold."""
+    """Pairs that set no threshold."""
     return [pair for pair in pairs if pair.seed in TESTED_SEEDS]
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, float | None]:
-    """What the gate did; shares in percent, None of nothing."""
+    """Summary of the gate's decisions; shares in percent, None of nothing."""
     promoted = [pair for pair in pairs if pair.verdict.decision == "promote"]
     better = [pair for pair in pairs if pair.gain >= WORTHWHILE]
     none = [pair for pair in pairs if pair.shift == "none" and pair.incumbent == "source"]
@@ -227,7 +227,7 @@ def roc(pairs: Sequence[Pair], score: Callable[[Evidence], float]) -> list[tuple
 
 
 def area_under(points: Sequence[tuple[float, float]]) -> float:
-    """Of a curve from (0, 0) to (1, 1); 0.5 is chance."""
+    """Area under a curve from (0, 0) to (1, 1); 0.5 is chance."""
     return sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in itertools.pairwise(points))
 
 
@@ -251,7 +251,7 @@ def gate_rate(pairs: Sequence[Pair]) -> tuple[float, float]:
 
 
 def verdicts_svg(pairs: Sequence[Pair]) -> str:
-    """What labels say across, the incumbent's shift upwards, the verdict as colour."""
+    """Chart of the true difference across, the incumbent's shift upwards, the verdict as colour."""
     shown = [pair for pair in pairs if pair.evidence.finite]
     sizes = [max(pair.evidence.scores["divergence"].incumbent or 0.0, 1e-3) for pair in shown]
     gains = [pair.gain for pair in shown]
@@ -379,7 +379,7 @@ def shift_table(pairs: Sequence[Pair]) -> str:
 
 
 def failure_table(pairs: Sequence[Pair]) -> str:
-    """Where the gate was wrong: what it promoted and should not have, and what it missed."""
+    """Table of the gate's errors: harmful candidates that it promoted, and gains that it missed."""
     wrong = [
         p for p in pairs if p.fails or (p.gain >= WORTHWHILE and p.verdict.decision != "promote")
     ]

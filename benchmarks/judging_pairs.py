@@ -129,7 +129,7 @@ def rendered(folder: Path, domain: Domain, count: int, seed: int) -> Path:
 
 
 def frames_of(work: Path, shift: str, seed: int) -> tuple[Path, Path]:
-    """What the vehicle recorded, and labelled frames for measuring."""
+    """Folders of the frames that the vehicle recorded, and of labelled frames for measuring."""
     first, domain = 1_000_000 * (seed + 1), domain_of(shift)
     folder = work / f"frames/{shift}-{seed}"
     return (

@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def decode_seconds(folder: Path) -> float:
-    """Of one image, on one thread."""
+    """Seconds to decode one image, on one thread."""
     paths = sorted(folder.iterdir())
     start = time.perf_counter()
     for path in paths:

@@ -236,7 +236,7 @@ def machine_rates(device: torch.device) -> dict[str, float]:
 def floor_seconds(
     rates: dict[str, float], batch: int, classes: int, height: int, width: int
 ) -> float:
-    """See the head of this file."""
+    """Least seconds that the machine's rates allow; see the head of this file."""
     cells = batch * classes * (height // STRIDE) * (width // STRIDE)
     pixels = batch * classes * height * width
     return max(

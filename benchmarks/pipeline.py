@@ -1,4 +1,4 @@
-"""Where a frame's time goes. Writes docs/results/pipeline.md.
+"""Time of a frame, stage by stage. Writes docs/results/pipeline.md.
 
     python benchmarks/pipeline.py [--size 1024x512] [--queries 300]
 

@@ -1,4 +1,4 @@
-"""What ``training.amp=auto`` measures and chooses for every network on this machine.
+"""Measurements and choice of ``training.amp=auto`` for every network on this machine.
 
     python benchmarks/precision.py [--networks all] [--methods nightshift,iapc] [--size 256x128]
                                    [--batch 2] [--learn 60] [--device cuda] [--out ...]

@@ -1,4 +1,4 @@
-"""What each precision costs and buys on CamVid day. Writes docs/results/quantisation.md.
+"""Cost and benefit of each precision on CamVid day. Writes docs/results/quantisation.md.
 
     python benchmarks/quantisation.py --data DIR [--work DIR] [--queries 200]
 

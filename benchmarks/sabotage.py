@@ -69,7 +69,7 @@ class Case:
 
     @property
     def part(self) -> str:
-        """Its part in setting thresholds or testing them, see `PARTS`."""
+        """Part of the case in setting thresholds or testing them, see `PARTS`."""
         if self.network.startswith("seed"):
             return "set" if int(self.network[-1]) in SETTING_SEEDS else "test"
         ours = (self.network == SETTING_NETWORK, self.road in SETTING_ROADS)
@@ -112,7 +112,7 @@ def real_cases(arguments: argparse.Namespace) -> Iterator[Case]:
 
 
 def toy_cases(work: Path | None) -> Iterator[Case]:
-    """Of the built-in scenes: the source model against every candidate."""
+    """Cases of the built-in scenes: the source model against every candidate."""
     if work is None:
         return
     for seed, shift, ways in judging_pairs.cells():
@@ -215,7 +215,7 @@ class Truth:
 
 
 def edits(area: Sequence[float], names: Sequence[str]) -> dict[str, Edit]:
-    """What is done to a candidate's logits, by a title that begins with its kind."""
+    """Edits of a candidate's logits, by a title that begins with the kind of edit."""
     seen = [i for i, share in enumerate(area) if share >= 0.003]
     people = [i for i, n in enumerate(names) if is_vulnerable(n) and area[i] >= 0.001]
     pairs = list(itertools.combinations(seen, 2))
@@ -337,7 +337,7 @@ def summary(honest: Sequence[Row], sabotaged: Sequence[Row]) -> str:
 
 
 def kinds(sabotaged: Sequence[Row]) -> str:
-    """Of each kind: how many, how many promoted, and how many of those with harm."""
+    """Table of each kind: how many, how many promoted, and how many of those with harm."""
     every, got, harmful = Counter[str](), Counter[str](), Counter[str]()
     for row in sabotaged:
         kind = row["edit"].partition(":")[0]

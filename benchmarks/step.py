@@ -123,7 +123,7 @@ def over_repeats(
 
 
 def kernels(device: torch.device) -> list[str]:
-    """Those that this machine runs."""
+    """Kernels that this machine runs."""
     found = []
     for kernel in ("reference", "tiled", "triton"):
         with suppress(ConfigError):
@@ -196,7 +196,7 @@ def network(arguments: Any, device: torch.device) -> SegmentationNetwork:
 
 
 def settings(method: str, kernel: str, arguments: Any) -> Any:
-    """Ours for small data, with the batch that was asked for and nothing around the steps."""
+    """Roadshift's settings for small data, with the batch asked for, nothing around the steps."""
     chosen = {
         "training.batch_size": arguments.batch,
         "training.crop_share": 1.0,

@@ -6,7 +6,7 @@ from .options import Json
 
 
 def doctor(as_json: Json = False) -> None:
-    """What this machine can do, and what to install for more."""
+    """Show what this machine can do, and what to install for more."""
     from ..runtime.console.terminal import print_json
     from ..runtime.engines.doctor import diagnose
     from .tables import checks_table

@@ -6,7 +6,7 @@ from .options import BundleIn, Json
 
 
 def info(bundle: BundleIn, as_json: Json = False) -> None:
-    """What a bundle holds and comes from; checks every hash."""
+    """Show what a bundle holds and comes from; check every hash."""
     from ..runtime.bundle import open_bundle
     from ..runtime.console.terminal import note, print_json
     from ..runtime.engines.onnx.graph import refused_models

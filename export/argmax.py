@@ -1,4 +1,4 @@
-"""Where the labels of an ONNX model are made: in its graph, or by the runtime from its logits.
+"""Choice of where an ONNX model's labels are made: in its graph, or by the runtime from its logits.
 
 In the graph, upsampling and argmax are two more nodes, over logits at full size. The runtime makes
 the same labels from the network's own logits (see `upsample_argmax`) without those. Which is faster

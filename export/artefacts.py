@@ -283,7 +283,7 @@ def check_used(
     argmax: str,
     opset: int | None = None,
 ) -> None:
-    """ConfigError for what is said about ONNX models where those in the bundle are used."""
+    """Raise ConfigError for what is said about ONNX models where those in the bundle are used."""
     idle = {
         arg("calibration"): bool(calibration) and not set(traced) & set(FORMS),
         arg("logits"): with_logits and not traced,
@@ -308,7 +308,7 @@ class _Draft:
 
 
 class _Maker:
-    """Makes and judges one artefact after the other from a traced float32 graph."""
+    """Maker and judge of one artefact after the other, from a traced float32 graph."""
 
     def __init__(
         self,

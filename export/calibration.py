@@ -1,4 +1,4 @@
-"""What range each value of a graph takes on calibration frames, by three methods from one pass.
+"""Ranges of a graph's values on calibration frames, by three methods from one pass.
 
 One histogram of magnitudes a value is kept, of a fixed number of bins, so memory does not grow with
 the frames, and values are looked at in groups that fit into a gigabyte. (ONNX Runtime's own

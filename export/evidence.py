@@ -32,7 +32,7 @@ Image = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What an export is judged on.
+    """Frames and labels that an export is judged on.
 
     Attributes:
         frames: at the bundle's input size, uint8 (H, W, 3) RGB; at least one.
@@ -49,7 +49,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a quantised graph is made from; none of these frames is judged on.
+    """Frames that a quantised graph is made from; none of them is judged on.
 
     Attributes:
         frames: ranges are taken from; at the bundle's input size, uint8 (H, W, 3) RGB.

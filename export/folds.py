@@ -1,4 +1,4 @@
-"""Which weights of the network each weight of an ONNX graph is made of.
+"""Origins of an ONNX graph's weights in the weights of the network.
 
 A graph's weights are not the network's: batch normalisation is folded into the convolution before
 it, equal weights become one, a bias of zeros is dropped. So names, and even nodes, depend on the
@@ -35,7 +35,7 @@ State = Mapping[str, Array]  # a network's state dict, as arrays
 
 @dataclass(frozen=True)
 class Fold:
-    """How one weight of a graph comes from the state dict.
+    """Origin of one weight of a graph in the state dict.
 
     ==========  =============================================================================
     how         value
@@ -114,7 +114,7 @@ def stand_in_weights(network: nn.Module) -> Iterator[dict[str, Array]]:
 def find_folds(
     model: onnx.ModelProto, network: nn.Module, state: State, used: set[str]
 ) -> Folds | str:
-    """How each learned weight of ``model``, traced with ``state``, comes from it.
+    """Find how each learned weight of ``model``, traced with ``state``, comes from ``state``.
 
     Args:
         model: float32; one weight that several nodes share stays one.
@@ -247,7 +247,7 @@ def set_metadata(model: onnx.ModelProto, key: str, value: str) -> None:
 
 
 class _Finder:
-    """Recognises weights by their values, which all differ."""
+    """Finder of weights by their values, which all differ."""
 
     def __init__(self, network: nn.Module, state: State) -> None:
         self.state = state

@@ -1,4 +1,4 @@
-"""Whether an artefact is good enough: label agreement with torch, mIoU, and the floors for both."""
+"""Judging of artefacts: label agreement with torch, mIoU, and the floors for both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 
 
 @dataclass(frozen=True)
 class Floors:
-    """What an artefact must reach.
+    """Limits that an artefact must keep: least label agreement, largest drop of mIoU.
 
     Attributes:
         min_agreement: percent of pixels that must keep their class; None: `MIN_AGREEMENT`.
@@ -54,7 +54,7 @@ class Floors:
 
 
 class Judge:
-    """Measures engines against torch's labels and, where there are labels, against fp32's mIoU.
+    """Judge of engines by torch's labels and, where there are labels, by fp32's mIoU.
 
     Args:
         bundle: whose labels the pairs of ``evidence`` hold, unless it has a label map.
@@ -93,7 +93,7 @@ class Judge:
         return sum(shares) / len(shares)  # all frames have one size
 
     def holds(self, engine: Engine) -> bool:
-        """Whether ``engine`` reaches the floor of label agreement of its precision."""
+        """Tell whether ``engine`` reaches the floor of label agreement of its precision."""
         return self.agreement(engine) >= self._floors.agreement(engine.precision)
 
     def miou(self, engine: Engine) -> float | None:

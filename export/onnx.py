@@ -48,7 +48,7 @@ MAX_RELATIVE_DIFFERENCE = 1e-3  # of the logits' largest magnitude
 
 @dataclass(frozen=True)
 class Parity:
-    """How alike an ONNX model and its torch model are, both on the CPU in float32.
+    """Agreement of an ONNX model and its torch model, both on the CPU in float32.
 
     Attributes:
         label_agreement: percent of pixels with the same class.

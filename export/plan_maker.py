@@ -34,7 +34,7 @@ _CARRIED = ("argmax", "align_corners", "measured_on", "outputs")
 
 @dataclass(frozen=True)
 class Machine:
-    """What plans are built with and for."""
+    """TensorRT and GPU that plans are built with and for."""
 
     library: TensorRT
     gpu: Gpu
@@ -42,7 +42,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How plans are made.
+    """Options of the making of plans.
 
     Attributes:
         refittable: keep weights apart, so that the next ones can be swapped in.
@@ -71,7 +71,7 @@ class Draft:
 
 
 class PlanMaker:
-    """Makes and judges one plan after the other."""
+    """Maker and judge of one plan after the other."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class PlanMaker:
         return [written, self._judged(plan, precision, details, folds)]
 
     def _made(self, source: Artefact, folds: Mapping[str, Fold] | None) -> dict[str, Any]:
-        """What a manifest says about a plan before it is judged."""
+        """Details of a plan for the manifest, before it is judged."""
         library, here = self._machine.library, self._machine.gpu
         weights = self._bundle.artefact(kind="weights")
         carried = {key: source.details[key] for key in _CARRIED if key in source.details}
@@ -240,7 +240,7 @@ class PlanMaker:
 
 
 def _folds(graph: bytes, what: str) -> dict[str, Fold]:
-    """What the weights of a graph are made of; EngineError where that is not known."""
+    """Folds of the weights of a graph; EngineError where they are not known."""
     model = onnx.ModelProto.FromString(graph)
     if (folds := read_folds(model)) is not None:
         return folds

@@ -59,7 +59,7 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
 
 @dataclass(frozen=True)
 class _Ports:
-    """Which inputs and outputs of a node are of the type that is lowered, by position."""
+    """Inputs and outputs of a node that are of the type that is lowered, by position."""
 
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
@@ -91,7 +91,7 @@ class _Lowering:
         self._rewire(ports, low)
 
     def _ports(self, node: onnx.NodeProto) -> _Ports | None:
-        """What of ``node`` can be lowered; None where ONNX has no such operator or nothing is."""
+        """Ports of ``node`` that can be lowered; None where there are none, or no such operator."""
         if node.op_type in ("Cast", "Constant", "ConstantOfShape"):
             return None
         schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)

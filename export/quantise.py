@@ -66,7 +66,7 @@ def layers_of(model: onnx.ModelProto) -> list[Layer]:
 
 
 def layers_for(model: onnx.ModelProto, form: Form) -> list[Layer]:
-    """Those of `layers_of` that ``form`` quantises."""
+    """Convolutions of `layers_of` that ``form`` quantises."""
     layers = layers_of(model)
     if form != "int8-cpu":
         return layers

@@ -1,4 +1,4 @@
-"""Which layers a lower precision hurts, one at a time, and how many of them to spare."""
+"""Sensitivity of layers to a lower precision, one at a time, and how many of them to spare."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ STEPS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What is left of label agreement where one layer alone is quantised.
+    """Label agreement that is left where one layer alone is quantised.
 
     Attributes:
         layer: its name.
@@ -25,7 +25,7 @@ class Sensitivity:
 
 
 def sweep_frames(layers: int, seconds_a_frame: float) -> int:
-    """How many frames a sweep over ``layers`` looks at: 4, fewer where that takes ten minutes."""
+    """Number of frames for a sweep over ``layers``: 4, fewer where that takes ten minutes."""
     return max(1, min(SWEEP_FRAMES, int(SWEEP_SECONDS / max(layers * seconds_a_frame, 1e-9))))
 
 

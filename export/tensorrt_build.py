@@ -96,7 +96,7 @@ def build_plan(
 
 
 def graph_precisions(network: Any) -> Counter[str]:
-    """How many convolutions and matrix products of a parsed network take which type.
+    """Count the convolutions and matrix products of a parsed network by the type that they take.
 
     Behind a dequantisation, the type is the one that was quantised to.
     """
@@ -118,7 +118,7 @@ def graph_precisions(network: Any) -> Counter[str]:
 def inspect_plan(
     library: TensorRT, plan: bytes, what: str, folds: Mapping[str, Fold] | None
 ) -> Counter[str]:
-    """How many layers of a built plan take which type; none where its inspector does not say.
+    """Count the layers of a built plan by type taken; none where its inspector does not say.
 
     Of convolutions where it tells them from other layers. Needs a driver.
 
@@ -147,7 +147,7 @@ def inspect_plan(
 
 
 def check_precision(found: Counter[str], precision: str, what: str) -> None:
-    """EngineError where a precision other than the wanted one does the work; it is never silent."""
+    """Raise EngineError where another precision than the wanted one does the work."""
     if not found or (found[precision] > 0 and found[precision] >= found["fp32"]):
         return
     counts = ", ".join(f"{count} in {name}" for name, count in found.most_common())
@@ -158,7 +158,7 @@ def check_precision(found: Counter[str], precision: str, what: str) -> None:
 
 
 def cache_file(library: TensorRT, gpu: Gpu) -> Path:
-    """Where the timings of this GPU and this TensorRT are kept, for all bundles."""
+    """File of the timings of this GPU and this TensorRT, for all bundles."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     key = f"{library.flavour}-{library.version}-{gpu.name}-{gpu.compute_capability}"
     return Path(base) / "roadshift" / f"{re.sub(r'[^A-Za-z0-9.]+', '-', key)}.timing"

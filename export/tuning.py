@@ -22,7 +22,7 @@ FORMS: tuple[Form, ...] = ("int8", "fp8", "int8-cpu")
 
 
 class Tuner:
-    """Tries and judges quantised graphs of one float32 graph.
+    """Maker and judge of quantised graphs of one float32 graph.
 
     Args:
         model: float32.

@@ -1,4 +1,4 @@
-"""What runs in the car: bundles, frames, engines and measurements, with numpy and no torch.
+"""Runtime of the car: bundles, frames, engines and measurements, with numpy and no torch.
 
     from roadshift.runtime import open_bundle, open_engine, open_frames
 

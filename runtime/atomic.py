@@ -24,7 +24,7 @@ _ABANDONED_AFTER_S = 60.0
 
 @contextmanager
 def output_errors(where: Path) -> Iterator[None]:
-    """Turns an OSError into the OutputError that says what to do about ``where``."""
+    """Turn an OSError into the OutputError that says what to do about ``where``."""
     try:
         yield
     except OSError as error:
@@ -161,7 +161,7 @@ def flush(path: Path) -> None:
 
 
 def publish(folder: Path, target: Path, *, replace: bool) -> None:
-    """Gives the flushed ``folder`` the name ``target``, a sibling, in one step.
+    """Give the flushed ``folder`` the name ``target``, a sibling, in one step.
 
     With ``replace``, an existing ``target`` is exchanged in the same step and then removed; on file
     systems that cannot exchange it is renamed aside first, and put back if the step fails.

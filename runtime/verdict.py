@@ -1,4 +1,4 @@
-"""What a gate says of an adapted model: promote it, keep the one in the car, or ask a person."""
+"""Verdict of a gate on an adapted model: promote it, keep the one in the car, or ask a person."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What to do with a candidate, and why.
+    """Decision about a candidate, and the reasons.
 
     Attributes:
         decision: promote the candidate, keep the incumbent, or ask a person.
@@ -62,11 +62,11 @@ class Verdict:
     incumbent: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """For a manifest or ``--json``."""
+        """JSON values of the verdict, for a manifest or ``--json``."""
         return asdict(self)
 
     def error(self, candidate: Path) -> RoadshiftError | None:
-        """What a candidate that is not promoted ends a command with; None where it is."""
+        """Error that ends a command whose candidate is not promoted; None where it is."""
         if self.decision == "keep":
             return RefusedError(
                 f"{candidate}: is refused by its gate, keep the incumbent: {self.sentence}"
@@ -80,7 +80,7 @@ class Verdict:
 
     @property
     def warning(self) -> str | None:
-        """For whoever uses a candidate that was not promoted."""
+        """Sentence for whoever uses a candidate that was not promoted."""
         if self.decision == "keep":
             return f"this model was refused by its own gate: {self.sentence}"
         if self.decision == "ask":

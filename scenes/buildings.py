@@ -1,4 +1,4 @@
-"""What lines the street: houses, walls, fences, hedges and trees."""
+"""Borders of the street: houses, walls, fences, hedges and trees."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Camera:
 
 @dataclass(slots=True)
 class Canvas:
-    """What is seen in each pixel. Painter's algorithm: draw the far before the near."""
+    """The surface seen in each pixel. Painter's algorithm: draw the far before the near."""
 
     camera: Camera
     ids: NDArray[np.int32] = field(init=False)  # (H, W): index of a surface; 0 is the sky
@@ -151,7 +151,7 @@ class Canvas:
             cv2.fillPoly(self.ids, [corners[stop - count : stop]], code, shift=_FIXED)
 
     def sees(self, x: float, z: float, reach: float) -> bool:
-        """Whether anything within ``reach`` metres of (x, z) may be in the picture."""
+        """Tell whether anything within ``reach`` metres of (x, z) may be in the picture."""
         camera = self.camera
         near = max(z - reach, _NEAR)
         x += (camera.turn + camera.bend * z) * z

@@ -33,7 +33,7 @@ class Patch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where a vehicle stands: its nearest end at (x, z) in metres, and where its front points."""
+    """Position of a vehicle's nearest end, (x, z) in metres, and the direction of its front."""
 
     x: float
     z: float

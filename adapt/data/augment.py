@@ -80,7 +80,7 @@ def photometric(image: Image, config: AugmentConfig, rng: np.random.Generator) -
 
 
 def blurred(image: Image, sigma: float) -> Image:
-    """Under a Gaussian of ``sigma`` pixels; the image itself where that is nothing to see."""
+    """The image under a Gaussian of ``sigma`` pixels; unchanged where that is nothing to see."""
     if sigma < 0.1:
         return image
     return np.asarray(cv2.GaussianBlur(image, (0, 0), sigma), np.uint8)

@@ -1,4 +1,4 @@
-"""What surrounds a stage while it learns."""
+"""Frames, machine and settings that a stage works with while it learns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, howeve
 
 @dataclass(frozen=True)
 class Context:
-    """What surrounds a stage: the frames, the machine and the run's settings."""
+    """Surroundings of a stage: the frames, the machine and the run's settings."""
 
     frames: FrameSet
     normalise: Normalise
@@ -130,13 +130,13 @@ class Context:
             self.prepared.chosen = sorted(have)
 
     def note_once(self, sentence: str) -> None:
-        """A note that would be true again and again."""
+        """Give a note once that would be true again and again."""
         if sentence not in self.said:
             self.said.add(sentence)
             self.note(sentence)
 
     def windows(self, crops: Sequence[Crop]) -> list[Window]:
-        """Where the batches' images lie in maps of whole frames."""
+        """Positions of the crops, as they lie in a batch's images, in maps of whole frames."""
         height, width = self.crop_size
         windows = []
         for crop in crops:

@@ -53,7 +53,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a stage sees of one (micro-)batch. Images are uint8 (B, H, W, 3) RGB."""
+    """One (micro-)batch as a stage sees it. Images are uint8 (B, H, W, 3) RGB."""
 
     clean: Tensor
     augmented: Tensor  # the same pixels after photometric noise

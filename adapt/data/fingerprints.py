@@ -1,4 +1,4 @@
-"""What tells whether something is still what a kept result was made of."""
+"""Hashes that tell whether a kept result still belongs to the inputs that it was made of."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Is an adapted model better than the one in the car? Judged without labels."""
+"""Judging of an adapted model against the one in the car, without labels."""

@@ -25,7 +25,7 @@ BATCH = 4  # frames that batch norm's own statistics are taken over
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of both models, without labels.
+    """Evidence on an incumbent and a candidate, gathered without labels.
 
     Attributes:
         frames: how many, that are nearly the same picture counted once and looked at once.

@@ -105,7 +105,7 @@ class Gatherer:
             )
 
     def pairs(self) -> dict[str, ClassPairs]:
-        """Which class of each reference the candidate calls what."""
+        """Confusions of the candidate's classes with those of each reference, by its name."""
         return {name: ClassPairs(found) for name, found in self._pairs.items()}
 
     def displaced(self) -> dict[str, Displaced]:
@@ -133,7 +133,7 @@ class Gatherer:
         return flat[:, self._pixels]
 
     def scores(self, divergences: Sequence[float]) -> dict[str, Score]:
-        """All of them by name, see `gather`; ``divergences`` are of both models' batch norm."""
+        """All scores by name, see `gather`; ``divergences`` are of both models' batch norm."""
         frames = self._pair["frames"].clamp(min=1)
         each = [self._of_one(sums, frames) for sums in self._models]
         found = {name: _paired(each[0][name], each[1][name]) for name in each[0]}
@@ -161,7 +161,7 @@ class Gatherer:
         }
 
     def lost(self) -> dict[int, float]:
-        """Against the smallest of the references' areas, frames alike."""
+        """Share of area that each class lost, of the least that a reference gives, frames alike."""
         areas = [torch.from_numpy(counts.sum(axis=1)) for counts in self._pairs.values()]
         after = torch.from_numpy(self._pairs[OWN].sum(axis=0))
         pixels = after.sum().clamp(min=1)
@@ -174,7 +174,7 @@ LEAST_AREA = 0.002  # share of all pixels of a class whose loss is looked at
 
 
 def _zoom(sums: Sums) -> Tensor:
-    """NaN where there was no smaller view."""
+    """Consistency with the smaller view; NaN where there was none."""
     if "zoom_both" not in sums:
         return torch.full_like(sums["entropy"], torch.nan)
     return consistency(sums["zoom_both"], sums["zoom_either"])

@@ -27,7 +27,7 @@ class GradientNorms:
 
     @property
     def dead(self) -> bool:
-        """Whether the gradient exploded and then was next to nothing until now."""
+        """Tell whether the gradient exploded and has been next to nothing since."""
         return self._small >= DEAD_STEPS
 
     def add(self, norm: float) -> str | None:
@@ -48,7 +48,7 @@ class GradientNorms:
         return None
 
     def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {"norms": self._norms, "exploded": self._exploded, "small": self._small}
 
     def load_state(self, state: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ GATES = ("refuse", "warn", "off")
 
 
 def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> str:
-    """What `--gate` says, or where it says nothing "refuse"; "off" for a black-box method.
+    """Choose the gate: that of `--gate`, else "refuse"; "off" for a black-box method.
 
     Raises:
         ConfigError: it is none of `GATES`, or a black-box method cannot have it.
@@ -226,7 +226,7 @@ def judge_bundles(
     report: Callable[[int, int | None], None] = lambda *_: None,
     stop: Callable[[], None] = lambda: None,
 ) -> Verdict:
-    """Whether ``candidate`` should replace ``incumbent``, from frames that it did not learn from.
+    """Judge, on frames not learned from, whether ``candidate`` should replace ``incumbent``.
 
     Args:
         sources: folders, images and videos.

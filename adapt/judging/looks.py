@@ -22,7 +22,7 @@ LEAST_AGREEMENT = 0.8  # on pixels that the reference is sure of: most of those 
 
 
 class Seen(NamedTuple):
-    """What a model says of F frames; float64 on the CPU but for labels and confident pixels."""
+    """Answers of a model about F frames; float64 on the CPU but for labels and confident pixels."""
 
     p: Tensor  # mean probabilities, (F, K)
     entropy: Tensor  # mean of the pixels, 0 to 1, (F,)
@@ -32,7 +32,7 @@ class Seen(NamedTuple):
 
     @classmethod
     def of(cls, logits: Tensor) -> Seen:
-        """From float logits, (F, K, h, w)."""
+        """Summarise float logits, (F, K, h, w)."""
         p = logits.softmax(dim=1)
         labels = p.argmax(dim=1)
         return cls(
@@ -46,7 +46,7 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen after a step.
+    """One look at a model on the frames set aside, after a step.
 
     Attributes:
         step: steps done; 0 is the model after the warm start, which the others are compared with.
@@ -64,11 +64,11 @@ class Look:
 
     @property
     def information(self) -> float:
-        """What looks are ranked by; lowest where probabilities are not numbers."""
+        """Score that looks are ranked by; lowest where probabilities are not numbers."""
         return self.scores.get("information", -math.inf)
 
     def record(self) -> dict[str, Any]:
-        """For a manifest."""
+        """JSON values of the look, for a manifest."""
         return {
             "step": self.step,
             "scores": {name: round(value, 4) for name, value in self.scores.items()},
@@ -133,7 +133,7 @@ def information(p: Tensor, entropy: Tensor, weights: Tensor | None = None) -> tu
 
 
 def clearly_better(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    """Whether ``one`` has more information and is more diverse, both in 95 % of a bootstrap.
+    """Tell whether ``one`` has more information and is more diverse, both in 95 % of a bootstrap.
 
     Less information alone is no harm: a model that distils soft labels becomes less sure, and
     better. In collapse the diversity goes as well.

@@ -74,7 +74,7 @@ class Watch:
 
     @property
     def stopped(self) -> bool:
-        """Whether the run is to end: each of the last `IN_A_ROW` looks gave an alarm."""
+        """Tell whether the run is to end: each of the last `IN_A_ROW` looks gave an alarm."""
         last = self._looks[-IN_A_ROW:]
         return len(last) == IN_A_ROW and all(look.alarms for look in last)
 
@@ -98,7 +98,7 @@ class Watch:
             self._add(0, self._reference)
 
     def begin_stage(self) -> None:
-        """Another stage has other losses, and gradients of another size."""
+        """Start the norms anew: another stage has other losses, and gradients of another size."""
         self._gradients = GradientNorms()
 
     def add_norm(self, step: int, norm: float) -> None:
@@ -143,7 +143,7 @@ class Watch:
         )
 
     def record(self) -> dict[str, Any] | None:
-        """For the manifest, as JSON has it; None if there was nothing to look at."""
+        """JSON values of all looks, for the manifest; None if there was nothing to look at."""
         if self._frames is None:
             return None
         return {
@@ -173,7 +173,7 @@ class Watch:
 
     @torch.no_grad()
     def _see(self) -> Seen:
-        """What the model says that the run would publish now."""
+        """Ask the model that the run would publish now about the frames set aside."""
         assert self._frames is not None
         config, count = self._context.config, len(self._frames)
         own = self._own_statistics()
@@ -261,7 +261,7 @@ class Watch:
     # --- checkpoints ----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any] | None:
-        """For a checkpoint; the best step's weights are in the run's folder."""
+        """State for a checkpoint; the best step's weights are in the run's folder."""
         if self._frames is None:
             return None
         return {

@@ -64,7 +64,7 @@ def information_maximisation_terms(
     diversity: float = 1.0,
     kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
-    """Certain about every pixel, undecided about all of them together.
+    """Terms that make each pixel certain, and the mean over all pixels undecided.
 
         L_ent = mean H(p),    L_div = -diversity H(mean p)
 

@@ -1,4 +1,4 @@
-"""What every loss needs: width of the arithmetic, checks, and the way from logits to pixels."""
+"""Common parts of the losses: width of the arithmetic, checks, the way from logits to pixels."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def labelled_cross_entropy(
 
 
 def count_labels(labels: Tensor) -> Tensor:
-    """How many are not 255, at least 1: an int64 scalar."""
+    """Count the labels that are not 255, at least 1: an int64 scalar."""
     return (labels != 255).sum().clamp(min=1)

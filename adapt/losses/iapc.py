@@ -22,7 +22,7 @@ from .common import Size, at_least_float32, check_logits, check_pixels, check_sa
 
 
 def importance_map(teacher_logits: Tensor, kind: Importance, *, of_logits: bool = False) -> Tensor:
-    """How far the teacher's pseudo-label of each pixel is to be trusted.
+    """Importance map: the trust in the teacher's pseudo-label of each pixel.
 
     With s_1 >= s_2 the two largest entries of p^ (of the logits themselves if ``of_logits``, as the
     authors' code has it; the result can then leave [0, 1], and is 0 where s_1 = 0):

@@ -81,7 +81,7 @@ def nightshift_terms(
 
 
 def _check_shapes(logits: Tensor, target: Tensor | Map, size: Size, class_weights: Tensor) -> None:
-    """Raise `ShapeError` unless they belong together."""
+    """Raise `ShapeError` unless logits, target and class weights belong together."""
     classes = logits.shape[:2]
     shapes = [("class_weights", class_weights.shape, classes[1:])]
     if isinstance(target, Map):

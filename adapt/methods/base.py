@@ -1,4 +1,4 @@
-"""What a method is: an ordered list of stages. The trainer owns everything else.
+"""Methods as ordered lists of stages. The trainer owns everything else.
 
 A stage says which parameters learn, prepares itself over the frames, turns a batch into named loss
 terms, and updates its teachers after the step.
@@ -48,7 +48,9 @@ class Stage(ABC):
         """Weighted loss terms of one batch, scalars by name; their sum is minimised."""
 
     def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
-        """What learns, and how fast: by default all, the classifier ``factor`` times as fast."""
+        """Parameters that learn, and their rates: by default all, the classifier's times
+        ``factor``.
+        """
         return split_classifier(model, factor)
 
     def after_step(self) -> None:  # noqa: B027 - a stage without teachers has nothing to do

@@ -22,7 +22,7 @@ from .base import Method, Stage
 
 
 class DistilConfig(Settings):
-    """Where the answers come from, and how much of the run learns from them alone."""
+    """Settings of distillation: source of the answers, and steps that learn from them alone."""
 
     source: str = ""  # see `open_black_box`; `roadshift adapt` fills it in
     # of the run's steps, where Teach and Propagate have 1 each

@@ -10,7 +10,7 @@ from .base import Method, Stage
 
 
 class BnStatsConfig(Settings):
-    """It has no settings of its own but the variant."""
+    """Settings of BN statistics: none but the variant."""
 
     variant: Literal["roadshift", "paper"] = "roadshift"
 

@@ -16,11 +16,11 @@ from .base import SMALL_DATA, Method, Stage
 
 
 class EntminConfig(Settings):
-    """It has no settings of its own."""
+    """Settings of a method that has none of its own."""
 
 
 class EntminStage(Stage):
-    """The whole method.
+    """The only stage of the method.
 
     for each batch x~:
         p <- softmax f(x~)

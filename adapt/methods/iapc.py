@@ -64,7 +64,7 @@ class IapcConfig(Settings):
 
 
 class IapcStage(Stage):
-    """The whole method.
+    """The only stage of the method.
 
     S_s, S_m <- copies of the source model
     for each batch x, noisy view x~:

@@ -68,7 +68,7 @@ class LdConfig(Settings):
 
 
 class _SelfTraining(Stage):
-    """What rounds and the boundary stage share: a labeller, and a learning rate of their own."""
+    """Common part of rounds and boundary stage: a labeller, and a learning rate of its own."""
 
     def __init__(self, settings: LdConfig, number: int) -> None:
         self.settings, self.number = settings, number
@@ -91,7 +91,7 @@ class _SelfTraining(Stage):
 
     @abstractmethod
     def new_selection(self) -> Selection:
-        """Which of the labeller's labels to learn from."""
+        """Choose which of the labeller's labels to learn from."""
 
     def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
         slower = self.settings.round_lr_factor**self.number

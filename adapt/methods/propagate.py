@@ -36,7 +36,7 @@ ENTROPIES = 0.3  # of the time to prepare the stage, at most
 
 @dataclass(frozen=True)
 class _Target:
-    """What is true of images: the softmax of logits, and where images were mixed."""
+    """Target distribution of images: the softmax of logits, and where images were mixed."""
 
     logits: Map
     mix: Paste | None = None

@@ -121,7 +121,7 @@ class SupervisedStage(Stage):
 
 
 class Supervised(Method):
-    """What `roadshift train` runs; it needs labels, so `adapt` does not offer it."""
+    """Supervised training for `roadshift train`; it needs labels, so `adapt` does not offer it."""
 
     name = "supervised"
     summary = "cross-entropy against ground truth"

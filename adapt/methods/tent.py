@@ -17,7 +17,7 @@ from .entmin import EntminStage
 
 
 class TentConfig(Settings):
-    """It has no settings of its own."""
+    """Settings of a method that has none of its own."""
 
 
 class TentStage(EntminStage):
@@ -36,7 +36,7 @@ class TentStage(EntminStage):
     name = "tent"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        """Also freezes all but theta in ``model``, so that no gradient is computed for the rest.
+        """Begin the stage and freeze all but theta in ``model``: the rest needs no gradient.
 
         Raises:
             NetworkError: there is no theta.

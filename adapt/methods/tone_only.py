@@ -10,7 +10,7 @@ from .base import Method, Stage
 
 
 class ToneOnlyConfig(Settings):
-    """It has no settings of its own."""
+    """Settings of a method that has none of its own."""
 
 
 class ToneOnly(Method):

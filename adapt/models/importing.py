@@ -260,13 +260,13 @@ def detect_arguments(
 
 
 def _summed_branches(branches: Sequence[Tensor]) -> int:
-    """How many of the dilated convolutions' weights were trained: 2 or 4."""
+    """Count the dilated convolutions whose weights were trained: 2 or 4."""
     initial = [_is_initial(weight) for weight in branches]
     return 2 if initial == [False, False, True, True] else 4
 
 
 def _is_initial(weight: Tensor) -> bool:
-    """Whether weights look drawn from N(0, INITIAL_STD^2) to five standard errors."""
+    """Tell whether weights look drawn from N(0, INITIAL_STD^2), to five standard errors."""
     w = weight.double()
     error = 5 * INITIAL_STD / math.sqrt(w.numel())
     return bool(w.mean().abs() < error and (w.std() - INITIAL_STD).abs() < error / math.sqrt(2))

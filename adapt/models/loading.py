@@ -72,7 +72,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What a manifest says about ``device``: "NVIDIA H200", "CPU x86_64, 2 threads"."""
+    """Name of ``device`` for a manifest: "NVIDIA H200", "CPU x86_64, 2 threads"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU {platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,4 +1,4 @@
-"""Where in a checkpoint a network's weights lie: below which keys, behind which prefix.
+"""Places of a network's weights in a checkpoint: below which keys, behind which prefix.
 
 A checkpoint is seen flat: ``{"ema": {"module.conv.weight": t}}`` is the one tensor
 ``ema.module.conv.weight``. Wrapper keys and prefixes are then the same thing, and a network fits
@@ -211,7 +211,7 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _prefixes(tensors: Iterable[str], needed: set[str]) -> tuple[list[str], Counter[str]]:
-    """Those that all needed names follow, and how many of them follow each."""
+    """Prefixes that all needed names follow, and how many of them follow each."""
     counts = Counter(p for name in tensors for p, end in _splits(name) if end in needed)
     return [p for p, count in counts.items() if count == len(needed)], counts
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Output(NamedTuple):
-    """What a network returns for images of (B, 3, H, W).
+    """Result of a network for images of (B, 3, H, W).
 
     Attributes:
         logits: unnormalised scores, (B, K, h, w), at the network's own stride.

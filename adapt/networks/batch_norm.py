@@ -75,7 +75,7 @@ class _FoldingConv(nn.Module):
         self.conv, self.norm = conv, norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the batch norm would give, up to rounding."""
+        """Compute convolution and batch norm as one convolution, equal up to rounding."""
         conv, bias = self.conv, self.shift
         if conv.bias is not None:
             bias = torch.addcmul(bias, conv.bias, self.scale)

@@ -41,7 +41,7 @@ def lone_values_allowed(
 def allow_lone_values(
     model: nn.Module, note: Note = lambda _: None, statistics: Statistics | None = None
 ) -> Callable[[], None]:
-    """As `lone_values_allowed`, until the function that it returns is called."""
+    """Apply `lone_values_allowed` until the function that is returned is called."""
     told: list[str] = []
     layers = [
         (name, layer)
@@ -65,7 +65,7 @@ def allow_lone_values(
 
 
 def is_lone(x: Tensor) -> bool:
-    """One value a channel, in (N, C, ...)."""
+    """Tell whether a tensor (N, C, ...) holds one value a channel."""
     return x.ndim > 1 and x.numel() == x.shape[1]
 
 

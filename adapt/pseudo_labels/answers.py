@@ -48,7 +48,7 @@ class StoredAnswers(SoftLabels):
 def answer_to(
     black_box: BlackBox, name: str, image: NDArray[np.uint8], num_classes: int, ask: Ask
 ) -> Answer:
-    """What ``black_box`` says about one frame, see `StoredAnswers`.
+    """Ask ``black_box`` about one frame, once or in four views; see `StoredAnswers`.
 
     Args:
         image: uint8 RGB (H, W, 3); the black box may write in it.

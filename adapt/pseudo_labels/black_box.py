@@ -71,7 +71,7 @@ class BlackBox:
 
 
 def open_black_box(source: str) -> BlackBox:
-    """What ``source`` names, see the top of this module.
+    """Open the black box that ``source`` names, see the top of this module.
 
     Raises:
         ConfigError: it is none of these, or an empty folder.
@@ -107,7 +107,7 @@ def open_black_box(source: str) -> BlackBox:
 
 @dataclass(frozen=True)
 class Student:
-    """What learns from a black box, as a user says it; ``None`` is what the black box says itself.
+    """Options of the network that learns from a black box; ``None`` is the black box's own value.
 
     Attributes:
         network: a name or package.module:factory; needed.
@@ -127,7 +127,7 @@ class Student:
 def resolve_student(
     student: Student, black_box: BlackBox
 ) -> tuple[NetworkSpec, LabelSpace, InputSpec]:
-    """What a student's bundle says of it.
+    """Resolve a student's options to the network, label space and input of its bundle.
 
     Raises:
         ConfigError: something is missing, or contradicts the black box.

@@ -49,7 +49,7 @@ class PseudoLabels:
         self._folder, self._note = folder, note
 
     def path(self, frame: int) -> Path:
-        """Where the labels of frame number ``frame`` lie."""
+        """File of the labels of frame number ``frame``."""
         return self._folder / f"{frame:06d}.png"
 
     def read(self, frame: int) -> tuple[Image, NDArray[np.uint16]] | None:
@@ -88,7 +88,7 @@ class PseudoLabels:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def histograms(self, num_classes: int, frames: Iterable[int]) -> ConfidenceHistograms:
-        """Of all pixels of ``frames``, one frame in memory at a time."""
+        """Confidence histograms of all pixels of ``frames``, one frame in memory at a time."""
         histograms = ConfidenceHistograms(num_classes)
         for frame in frames:
             labels, bins = _unpack(self._there(frame))
@@ -156,7 +156,7 @@ def multi_scale_logits(
     *,
     mirror: bool = True,
 ) -> Iterator[Map]:
-    """What `multi_scale_probabilities` is the mean of: logits at network resolution."""
+    """Yield the logits that `multi_scale_probabilities` is the mean of, at network resolution."""
     height, width = images.shape[2:]
     mirrored = [Window(height, width, 0, 0, flip=True)] * len(images)
     for view, flipped in _views(images, scales, mirror):

@@ -79,7 +79,7 @@ class Labeller:
         return False
 
     def probabilities(self, frame: int) -> Tensor:
-        """What the labels of a frame were taken from, (K, H, W)."""
+        """Class probabilities that the labels of a frame were taken from, (K, H, W)."""
         if not self._taken:
             self._taken = usable_scales(self.network, self.context, self.scales)
         return frame_probabilities(self.network, self.context, frame, self._taken, **self._how)
@@ -89,7 +89,7 @@ class Labeller:
         self._seen += self.context.config.training.batch_size
 
     def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         weights = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         took = {"took_s": torch.tensor(self._took_s)} if self.context.work.deadline.bounded else {}
         return {"seen": self._seen, **took, **weights}

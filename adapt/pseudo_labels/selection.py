@@ -1,4 +1,4 @@
-"""Which of a labeller's pseudo-labels deserve trust."""
+"""Selection of those of a labeller's pseudo-labels that deserve trust."""
 
 from __future__ import annotations
 

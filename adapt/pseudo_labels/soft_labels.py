@@ -70,7 +70,7 @@ class SoftLabels:
             )
 
     def class_mass(self) -> Tensor:
-        """How much of the frames belongs to each class, float32 (K,), summing to at most 1."""
+        """Share of the frames that belongs to each class, float32 (K,), summing to at most 1."""
         total = torch.zeros(self.num_classes)
         frames = self.context.prepared.of(len(self.context.frames))
         if not frames:
@@ -91,7 +91,7 @@ class SoftLabels:
         return torch.stack(rows).to(self.context.device)
 
     def targets(self, batch: Batch) -> Map | Tensor:
-        """What is true under the crops: a map of distributions, float32 (B, K, h, w).
+        """Soft labels under the crops: a map of distributions, float32 (B, K, h, w).
 
         Where some frame's answer is classes, or of another size, `crops`.
         """

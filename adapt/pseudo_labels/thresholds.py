@@ -38,9 +38,7 @@ def bin_floor(bins: Tensor) -> Tensor:
 
 
 class ConfidenceHistograms:
-    """How often each class was predicted with each confidence; K x 4096 counts, however many
-    frames are added.
-    """
+    """Counts of predictions by class and confidence, K x 4096, however many frames are added."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes

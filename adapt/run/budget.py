@@ -149,7 +149,7 @@ class Peak:
 
     @property
     def mib(self) -> float:
-        """In MiB."""
+        """The peak in MiB."""
         return self.bytes / 2**20
 
 
@@ -158,7 +158,7 @@ _measuring: list[Peak] = []  # blocks that have begun and not ended
 
 @contextmanager
 def peak_memory(device: torch.device) -> Iterator[Peak]:
-    """Measures the peak of what runs inside it; the value is there when the block ends.
+    """Measure the peak of what runs inside it; the value is there when the block ends.
 
     Blocks may be nested: the mark that an inner one resets is kept for those around it.
     """

@@ -38,7 +38,7 @@ _LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands between two steps."""
+    """Progress of a run between two steps, as a checkpoint keeps it."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
@@ -198,7 +198,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: RunState) 
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], RunState]:
-    """What `save_checkpoint` wrote.
+    """Read the tensors and the state that `save_checkpoint` wrote.
 
     Raises:
         TrainingError: the file is damaged or is not a checkpoint.
@@ -228,7 +228,7 @@ def _where(error: KeyError | ValidationError) -> str:
 
 @contextmanager
 def take_back(path: Path) -> Iterator[None]:
-    """Turns what a model, optimiser, stage or watch cannot load into a sentence about ``path``.
+    """Turn what a model, optimiser, stage or watch cannot load into a sentence about ``path``.
 
     Raises:
         TrainingError: what the file holds is not what they gave to it.

@@ -48,7 +48,7 @@ Scales = tuple[Annotated[float, Field(le=8)], ...]
 
 
 class TrainingConfig(Settings):
-    """How the trainer steps. Sizes are pixels as [width, height]."""
+    """Settings of the trainer. Sizes are pixels as [width, height]."""
 
     steps: int = Field(default=250, ge=0)  # optimiser steps of the whole run, shared by its stages
     batch_size: int = Field(default=4, ge=1)  # frames an optimiser step

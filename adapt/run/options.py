@@ -34,7 +34,7 @@ class Phase:
 
 
 def stop_if(requested: Callable[[], bool]) -> None:
-    """For work before or after the steps, which a resume does again, or goes on with.
+    """Raise if a stop was requested, in work that a resume does again, or goes on with.
 
     Raises:
         RunInterrupted: a stop was requested.

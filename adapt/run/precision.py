@@ -15,7 +15,7 @@ PrecisionName = Literal["fp32", "bf16", "fp16"]
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 in hardware; emulated bf16 is slower than float32."""
+    """Tell whether the CPU multiplies bf16 in hardware; emulated bf16 is slower than float32."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     capabilities = torch.cpu.get_capabilities()
@@ -50,7 +50,7 @@ class Precision:
 
     @property
     def still_searching(self) -> bool:
-        """Whether fp16's scale has not yet let a step through: its first overflows are no error."""
+        """Tell whether fp16's scale let no step through yet: its first overflows are no error."""
         return not self._found_scale
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -107,11 +107,11 @@ class PreparedFrames:
         self.settled = False  # steps follow from them: no others may take their place
 
     def of(self, count: int) -> Sequence[int]:
-        """Their numbers, of ``count`` frames."""
+        """Numbers of the prepared frames, of ``count`` frames."""
         return range(count) if self.chosen is None else self.chosen
 
     def begin(self, kept: Path, *, settled: bool) -> None:
-        """Another stage begins, or goes on with the frames that `settle` kept.
+        """Begin another stage, or go on with the frames that `settle` kept.
 
         Args:
             kept: their file in the run's folder.

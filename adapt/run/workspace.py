@@ -36,7 +36,7 @@ class Workspace:
 
     @property
     def record(self) -> Path:
-        """What the run was asked for, the first file of all; see `RunRecord`."""
+        """Record of the run's request, the first file of all; see `RunRecord`."""
         return self.folder / RECORD
 
     @property
@@ -61,7 +61,7 @@ class Workspace:
 
     @property
     def held(self) -> Path:
-        """Tells whether frames are set aside to judge on."""
+        """File that tells whether frames are set aside to judge on."""
         return self.folder / "held.json"
 
     @property
@@ -91,7 +91,7 @@ class Workspace:
         return self.folder.glob("look-*.safetensors")
 
     def of_teacher(self, what: str, identity: str, suffix: str = "") -> Path:
-        """What a frozen teacher said of the frames, made once.
+        """Answers of a frozen teacher about the frames, made once.
 
         Args:
             what: "pseudo_labels", "soft_labels", "entropies".

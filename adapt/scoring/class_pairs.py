@@ -1,4 +1,4 @@
-"""Which class is which: a reference's labels against the candidate's, class by class."""
+"""Confusions between the classes of a reference's labels and those of a candidate's."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ LEAST_CONTRAST = 2.0  # grey levels: the deviation of a thumbnail is taken to be
 
 
 class DistinctFrames:
-    """Tells of frame after frame whether it is nearly the same picture as one before.
+    """Detector of frames that are nearly the same picture as an earlier one.
 
     Two thumbnails of mean 0 and deviation 1 whose difference has a root mean square of d have a
     correlation of 1 - d^2 / 2, so 0.995 at the limit: exposure does not count, movement does. Noise

@@ -52,7 +52,7 @@ class References:
 
     @property
     def names(self) -> list[str]:
-        """Those there are besides the incumbent's own answer: of `MIXED` and `WORN`."""
+        """Names of the references besides the incumbent's own answer: of `MIXED` and `WORN`."""
         return [MIXED] * (self.share is not None) + [WORN] * bool(self._worn)
 
     def look(

@@ -27,7 +27,7 @@ class Weights:
         self.rows = 1 + replicates
 
     def draw(self, frames: int) -> Tensor:
-        """Of the next ``frames`` frames, float64 (R, frames)."""
+        """Draw the weights of the next ``frames`` frames, float64 (R, frames)."""
         drawn = self._rng.poisson(1.0, (self.rows - 1, frames))
         return torch.from_numpy(np.vstack([np.ones((1, frames)), drawn]).astype(np.float64))
 

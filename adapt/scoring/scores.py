@@ -70,7 +70,7 @@ def information_maximisation(mean_p: Tensor, mean_entropy: Tensor | float) -> Te
 
 
 def consistency(intersections: Tensor, unions: Tensor) -> Tensor:
-    """How well a model's labels survive a change of view: mean IoU of the classes, 0 to 1.
+    """Consistency of a model's labels under a change of view: mean IoU of the classes, 0 to 1.
 
     Source: prediction consistency under a flip or a change of scale, per class as in the IoU, so
     that a class of few pixels counts like any other.
@@ -125,7 +125,7 @@ class InputMoments:
 
 
 def batch_norm_divergence(moments: dict[_BatchNorm, InputMoments]) -> float:
-    """How far a network's layers are from what they were trained on, nats.
+    """Divergence of batch-norm layers' inputs from those that the layers were trained on, nats.
 
         mean over layers and channels of  KL( N(m, s^2) || N(mu, sigma^2) )
         = log(sigma / s) + (s^2 + (m - mu)^2) / (2 sigma^2) - 1/2

@@ -1,4 +1,4 @@
-"""What one model says of frames, in three views, and the sums that its scores are made of."""
+"""Answers of one model about frames, in three views, and the sums that scores are made of."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Said:
-    """Of a batch of frames: probabilities (B, K, h, w) and labels of three views, (B, h, w)."""
+    """Answers about a batch: probabilities (B, K, h, w) and labels of three views, (B, h, w)."""
 
     p: Tensor
     plain: Tensor
@@ -45,7 +45,7 @@ class Said:
 
     @classmethod
     def of(cls, logits: Tensor, flipped: Tensor, zoomed: Tensor | None) -> Said:
-        """From the logits of the views, each (B, K, h, w)."""
+        """Answers from the logits of the views, each (B, K, h, w)."""
         return cls(
             logits.softmax(dim=1),
             logits.argmax(dim=1),
@@ -55,7 +55,7 @@ class Said:
 
     @property
     def finite(self) -> bool:
-        """Whether every probability is a number."""
+        """Tell whether every probability is a number."""
         return bool(self.p.isfinite().all())
 
 
@@ -170,7 +170,7 @@ def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) ->
 
 
 def sums_of(said: Said) -> Mapping[str, Tensor]:
-    """What a frame adds to a model's sums, each (B,) or (B, K)."""
+    """Contribution of each frame to a model's sums, each (B,) or (B, K)."""
     classes = said.p.shape[1]
     values = {
         "entropy": normalised_entropy(said.p).mean(dim=(1, 2)),

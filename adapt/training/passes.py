@@ -104,13 +104,13 @@ class Passes:
 
     @contextmanager
     def undo_forward(self) -> Iterator[Callable[[], None]]:
-        """Gives a function that takes back what forward passes changed."""
+        """Give a function that takes back what forward passes changed."""
         touched = [*self.model.buffers(), *self.stage.touched()]
         copies = snapshot(touched)
         yield lambda: restore(touched, copies)
 
     def zero_gradients(self) -> None:
-        """Also of parameters that this stage does not learn: the next one may."""
+        """Remove all gradients, also of parameters that only another stage learns."""
         self.optimizer.zero_grad(set_to_none=True)
         self.model.zero_grad(set_to_none=True)
 
@@ -142,5 +142,5 @@ def seed_of(*numbers: int) -> int:
 
 
 def is_finite(value: float) -> bool:
-    """Neither NaN nor infinite."""
+    """Tell whether ``value`` is neither NaN nor infinite."""
     return value == value and abs(value) != float("inf")

@@ -62,7 +62,7 @@ def choose_precision(measured: Mapping[PrecisionName, Measured]) -> PrecisionNam
 
 
 def describe_choice(measured: Mapping[PrecisionName, Measured], chosen: PrecisionName) -> str:
-    """What was chosen and why, for a person."""
+    """Describe the chosen precision and the reason, for a person."""
     base = measured["fp32"].seconds
     if base is None:
         return f"precision: {chosen}; float32 does not fit in the memory"
@@ -136,7 +136,7 @@ def measure_precisions(
     reference: list[Tensor] = []
 
     def take(name: PrecisionName) -> bool:
-        """Whether there was a gradient to compare."""
+        """Take one pass in the precision ``name``; tell whether there was a gradient to compare."""
         before = _clock(device)
         with passes.rehearse(batch, len(batch.frames), tried[name]) as finite:
             seconds[name].append(_clock(device) - before)
@@ -184,7 +184,7 @@ def _gradient(parameter: Tensor) -> Tensor:
 
 
 def _cosine(reference: Sequence[Tensor], gradients: Sequence[Tensor]) -> float | None:
-    """Of all parameters' gradients as one vector, in float64; None where one is zero.
+    """Cosine between all parameters' gradients as one vector, in float64; None where one is zero.
 
     Where a parameter with at least `PART` of the reference's norm has a cosine below
     `PART_AGREEMENT`, that one's is given instead.
@@ -206,7 +206,7 @@ def _cosine(reference: Sequence[Tensor], gradients: Sequence[Tensor]) -> float |
 
 
 def _least(cosines: Sequence[float | None]) -> float | None:
-    """None if one is."""
+    """The least cosine; None if any is None."""
     known = [cosine for cosine in cosines if cosine is not None]
     return min(known) if len(known) == len(cosines) else None
 

@@ -40,12 +40,12 @@ class RunStatistics:
 
     @property
     def moves(self) -> bool:
-        """Whether the network keeps any."""
+        """Tell whether the network keeps running statistics."""
         return bool(self._source)
 
     @property
     def frozen(self) -> bool:
-        """Whether they stand still while the run learns."""
+        """Tell whether the statistics stand still while the run learns."""
         asked = self.context.config.freeze_bn
         if asked is not None:
             return asked
@@ -53,7 +53,7 @@ class RunStatistics:
 
     @property
     def at_the_end(self) -> bool:
-        """Whether they are re-estimated after the last step."""
+        """Tell whether the statistics are re-estimated after the last step."""
         return self.context.config.final_bn and self.moves and not self.frozen
 
     def warm_start(self) -> None:
@@ -101,7 +101,7 @@ class RunStatistics:
                 layer.eval()
 
     def finish(self) -> int:
-        """Re-estimate them on clean frames with the share of the start; gives how many layers."""
+        """Re-estimate the statistics on clean frames with the share of the start; gives a count."""
         self.context.note("re-estimating batch-norm statistics on clean frames")
         return reestimate_batch_norm(
             self.model,

@@ -54,7 +54,7 @@ class StepClock:
         self._began_s = self._deadline.elapsed_s
 
     def step_done(self) -> None:
-        """A step ends, and the next one begins."""
+        """Record that a step ends, and the next one begins."""
         now = self._deadline.elapsed_s
         self._step_s, self._began_s = now - self._began_s, now
 

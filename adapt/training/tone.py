@@ -33,7 +33,7 @@ LEAST_GAIN = 1.1
 
 @dataclass(frozen=True)
 class ToneScore:
-    """What one gamma does to the source model's view of the target frames.
+    """Effect of one gamma on the source model's view of the target frames.
 
     Attributes:
         gamma: exponent on the pixels, below 1 brightens.

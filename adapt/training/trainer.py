@@ -261,7 +261,7 @@ class Trainer:
         return state.stage_start + int(left * shares[0] // sum(shares))
 
     def _run_stage(self, number: int) -> bool:
-        """Prepare a stage and take its steps; whether there was time to begin it."""
+        """Prepare a stage and take its steps; tell whether there was time to begin it."""
         with lone_values_allowed(self.model, self.options.note):
             return self._carry_out(number)
 

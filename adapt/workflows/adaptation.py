@@ -269,7 +269,7 @@ def _new_network(
     initial: Path | None,
     note: Callable[[str], None],
 ) -> SegmentationNetwork:
-    """With random weights, or those of the file ``initial``."""
+    """Build a network with random weights, or those of the file ``initial``."""
     torch.manual_seed(seed)
     network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:

@@ -63,7 +63,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What was compared, and the results of each contender, seed by seed.
+    """Inputs of a comparison, and the results of each contender, seed by seed.
 
     Attributes:
         source: the source model.
@@ -83,7 +83,7 @@ class Comparison:
 
     @property
     def succeeded(self) -> bool:
-        """Whether any run of any method gave a result."""
+        """Tell whether any run of any method gave a result."""
         return any(run.error is None for runs in self.results.values() for run in runs)
 
 
@@ -176,7 +176,7 @@ def check_comparison(out: Path) -> None:
 
 @dataclass(frozen=True)
 class _Runner:
-    """What all runs of a comparison share; see `compare`."""
+    """Common inputs of all runs of a comparison; see `compare`."""
 
     source: Bundle
     frames: tuple[str, ...]
@@ -318,7 +318,7 @@ class _Runner:
             raise RunInterrupted("Stopped between two runs.")
 
     def _fingerprint(self, config: RunConfig) -> str:
-        """Of everything that decides a run, besides the machine."""
+        """Hash of everything that decides a run, besides the machine."""
         return hash_of(
             [
                 __version__,
@@ -333,13 +333,13 @@ class _Runner:
 
 
 class _StepClock:
-    """How fast steps follow each other; pauses between stages hardly count."""
+    """Rate of a run's steps; pauses between stages hardly count."""
 
     def __init__(self) -> None:
         self._times: list[float] = []
 
     def tick(self) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         self._times.append(time.monotonic())
 
     @property

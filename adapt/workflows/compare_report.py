@@ -1,4 +1,4 @@
-"""What a comparison leaves to read: ``compare.md``, ``compare.json``, a chart and pictures."""
+"""Files that a comparison writes: ``compare.md``, ``compare.json``, a chart and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a comparison says in figures: a row for the source model and one for each contender."""
+"""Rows of a comparison's table: figures of the source model and of each contender."""
 
 from __future__ import annotations
 

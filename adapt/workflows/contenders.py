@@ -1,4 +1,4 @@
-"""Which methods are compared, each with its settings for every seed."""
+"""Methods to compare, each with its settings for every seed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Contender:
 
     @property
     def title(self) -> str:
-        """What tables call it: the method, and its variant unless that is ours."""
+        """Name of the contender in tables: its method, and a variant other than `roadshift`."""
         return self.method if self.variant == "roadshift" else f"{self.method}:{self.variant}"
 
 

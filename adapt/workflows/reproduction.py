@@ -215,7 +215,7 @@ def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
 
 
 def _reporter(stage: str, options: RunOptions) -> Callable[[int, int], None]:
-    """What tells ``options.report`` about measured images, and stops between two of them."""
+    """Make a function that reports measured images, and stops between two where asked to."""
     started = time.monotonic()
 
     def report(done: int, total: int) -> None:

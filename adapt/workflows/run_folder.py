@@ -22,7 +22,7 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Job:
-    """Where a run's result goes and how it is carried out; see `RunOptions` for the rest."""
+    """Destination and circumstances of a run; see `RunOptions` for the rest."""
 
     out: Path
     overwrite: bool = False
@@ -36,7 +36,7 @@ class Job:
 
     @property
     def workspace(self) -> Workspace:
-        """That folder, and the names of the files in it."""
+        """The run's own folder, and the names of the files in it."""
         return Workspace.beside(self.out)
 
 

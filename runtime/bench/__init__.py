@@ -1,4 +1,4 @@
-"""How fast engines are, stage by stage, and whether their labels are still right.
+"""Benchmarks of engines: speed, stage by stage, and whether the labels are still right.
 
 Frames are decoded before, so a query is a frame in memory -> its labels. The rows of a bundle are
 timed in rounds, A B C, B C A, ..., so that what the machine does meanwhile falls on all of them.
@@ -196,7 +196,7 @@ def _artefact(row: dict[str, Any]) -> tuple[str, str]:
 def _contenders(
     bundle: Bundle, settings: BenchSettings
 ) -> tuple[list[Contender], list[dict[str, Any]]]:
-    """What to measure, at least one, and rows for what cannot run here."""
+    """Contenders to measure, at least one, and rows for what cannot run here."""
     found, left_out = contenders(bundle, choose_backends(settings.backends), settings.device)
     if not found:
         raise _nothing_runs(bundle, settings, left_out)

@@ -1,4 +1,4 @@
-"""What a bench measures of a bundle: each artefact on each backend and device that can run it."""
+"""Contenders of a bench: each artefact of a bundle on each backend and device that can run it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SLOW = {
 
 @dataclass(frozen=True, eq=False)  # by identity: an artefact's details are not hashable
 class Contender:
-    """One row to be."""
+    """An artefact on a backend and a device: one row to be."""
 
     artefact: Artefact
     backend: str
@@ -37,11 +37,11 @@ class Contender:
 
     @property
     def title(self) -> str:
-        """Such as "model.onnx on onnxruntime, cpu"."""
+        """Title such as "model.onnx on onnxruntime, cpu"."""
         return f"{self.artefact.path} on {self.backend}, {self.device}"
 
     def left_out(self, reason: str) -> dict[str, Any]:
-        """Its row if it does not run after all."""
+        """Row of the contender if it does not run after all."""
         return left_out_row(
             self.backend, self.device, reason, self.artefact.path, self.artefact.precision
         )
@@ -80,7 +80,7 @@ def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
 def contenders(
     bundle: Bundle, backends: Sequence[str], device: str
 ) -> tuple[list[Contender], list[dict[str, Any]]]:
-    """What to measure, in the order of the table, and rows for what cannot run here, with reasons.
+    """Contenders in the order of the table, and rows for what cannot run here, with reasons.
 
     Args:
         backends: see `choose_backends`.

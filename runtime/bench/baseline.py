@@ -43,7 +43,7 @@ class Change:
 
     @property
     def worse(self) -> bool:
-        """Whether it is worse than the tolerance allows; a figure that is gone is."""
+        """Tell whether the figure is worse than the tolerance allows; one that is gone is."""
         if self.after is None:
             return True
         if self.figure in SCORES:
@@ -51,7 +51,7 @@ class Change:
         return self.after > self.before * (1 + self.allowed / 100)
 
     def cells(self) -> list[object]:
-        """For a table: row, figure, before, after, change, verdict."""
+        """Cells of a table: row, figure, before, after, change, verdict."""
         change: object = None
         if self.after is not None and self.figure in SCORES:
             change = f"{self.after - self.before:+.2f} points"
@@ -63,7 +63,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare_baseline` found.
+    """Result of `compare_baseline`.
 
     Attributes:
         changes: of every figure of every row of the baseline, in its order.
@@ -95,7 +95,7 @@ class Comparison:
 
 
 def machine() -> dict[str, Any]:
-    """What times depend on and a commit does not change: processor, cores, GPU."""
+    """Machine that times depend on and a commit does not change: processor, cores, GPU."""
     from ..probes.linux import LinuxProbe
 
     return {
@@ -230,12 +230,12 @@ def _notes(
 
 
 def _measured(figure: str, value: float | None) -> bool:
-    """Whether a baseline's figure can be compared with; of 0 MiB no share can be allowed."""
+    """Tell whether a baseline's figure can be compared with; of 0 MiB no share can be allowed."""
     return value is not None and (figure in SCORES or value > 0)
 
 
 def _telling_parts(rows: Sequence[Mapping[str, Any]]) -> int:
-    """How many last folders of their paths tell the bundles of ``rows`` apart; 0 for one bundle."""
+    """Number of last folders that tell the bundles of ``rows`` apart; 0 for one bundle."""
     paths = {Path(row["bundle"]) for row in rows if row.get("bundle")}
     if len(paths) < 2:
         return 0
@@ -250,7 +250,7 @@ def _last(path: Path, parts: int) -> str:
 
 
 def _title(row: Mapping[str, Any], parts: int) -> str:
-    """What a row is, in one line; with so many parts of its bundle's path."""
+    """One-line title of a row, with the last ``parts`` parts of its bundle's path."""
     names = [str(row[key]) for key in _KEY]
     if parts and row.get("bundle"):
         names.insert(0, _last(Path(row["bundle"]), parts))

@@ -120,7 +120,7 @@ def labels_through(
 
 
 def check_label_map(labels_of: str | None, label_map: Path | None) -> None:
-    """ConfigError for a label map without the label space that it leads to."""
+    """Raise ConfigError for a label map without the label space that it leads to."""
     if label_map is not None and labels_of is None:
         raise ConfigError(
             f"--label-map {label_map}: leads from the bundle's classes to those of the labels; say "

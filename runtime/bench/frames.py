@@ -26,7 +26,7 @@ class BenchFrames:
 
     @property
     def title(self) -> str:
-        """Such as "64 given"."""
+        """Title such as "64 given"."""
         return f"{len(self.frames)} {self.kind}"
 
 
@@ -56,5 +56,5 @@ def random_frames(width: int, height: int, count: int = 4, seed: int = 0) -> lis
 
 
 def random_bench_frames(width: int, height: int) -> BenchFrames:
-    """What `random_frames` gives, said to be so."""
+    """Frames of `random_frames`, titled as such."""
     return BenchFrames(random_frames(width, height), "random textures")

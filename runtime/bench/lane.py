@@ -26,7 +26,7 @@ from .row import COLUMNS, time_figures, time_warnings
 
 
 class Lane:
-    """Opens an engine, runs it in one or several segments, and makes its row.
+    """Measurement of one engine: opens it, runs it in one or several segments, and makes its row.
 
     Args:
         frames: cycled through in every segment.
@@ -60,7 +60,7 @@ class Lane:
 
     @property
     def engine(self) -> Engine:
-        """What is measured; there once `open` was called."""
+        """The engine under measurement; there once `open` was called."""
         assert self._engine is not None, "open() comes first"
         return self._engine
 

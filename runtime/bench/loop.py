@@ -24,7 +24,7 @@ _SPIN_SECONDS = 1e-3  # the end of a wait that is not slept through, since sleep
 
 
 class Clock(Protocol):
-    """Where a bench takes its time from."""
+    """Source of a bench's time."""
 
     def now(self) -> float:
         """Seconds since some moment; never goes back."""
@@ -50,17 +50,17 @@ class SystemClock:
 
 @dataclass(frozen=True)
 class Limit:
-    """When a run ends: after so many queries and so many seconds, both; None asks for nothing."""
+    """End of a run: after so many queries and so many seconds, both; None asks for nothing."""
 
     queries: int | None = None
     seconds: float | None = None
 
     def reached(self, queries: int, seconds: float) -> bool:
-        """Whether both are over; one query is always run."""
+        """Tell whether both limits are reached; one query is always run."""
         return queries >= max(1, self.queries or 0) and seconds >= (self.seconds or 0.0)
 
     def share(self, rounds: int) -> Limit:
-        """What each of so many rounds has to run."""
+        """Limit of each of so many rounds."""
         return Limit(
             None if self.queries is None else math.ceil(self.queries / rounds),
             None if self.seconds is None else self.seconds / rounds,
@@ -69,7 +69,7 @@ class Limit:
 
 @dataclass
 class Series:
-    """What was timed, in seconds.
+    """Times of queries, in seconds.
 
     Attributes:
         latencies: of each query, from a frame in memory, or its arrival, to its labels.

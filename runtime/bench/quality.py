@@ -1,4 +1,4 @@
-"""Whether an engine's labels are still right: agreement with a reference, mIoU."""
+"""Quality of an engine's labels: agreement with a reference, mIoU."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def time_figures(series: Series, decode_ms: float | None) -> dict[str, Any]:
 
 
 def scenario(camera_fps: float | None) -> str:
-    """What a row says about how its frames came."""
+    """Scenario of a row: the way in which its frames came."""
     return "closed loop" if camera_fps is None else f"camera at {camera_fps:g} fps"
 
 

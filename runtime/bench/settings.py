@@ -1,4 +1,4 @@
-"""What a bench measures, and how."""
+"""Settings of a bench."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUERIES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """What `bench_bundle` measures, and how.
+    """Settings of `bench_bundle`: what is measured, and how.
 
     Attributes:
         frames: a folder, an image or a video; random textures unless given.
@@ -69,7 +69,7 @@ class BenchSettings:
 
     @property
     def limit(self) -> Limit:
-        """When a row is done."""
+        """Limit at which a row is done."""
         default = QUERIES if self.duration_s is None else None
         return Limit(self.queries or default, self.duration_s)
 

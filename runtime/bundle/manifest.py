@@ -47,7 +47,7 @@ class NetworkSpec(_Model):
 
 
 class InputSpec(_Model):
-    """What the network is fed: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.
+    """Input of the network: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.
 
     ``image``, ``mean`` and ``std`` are in 0-255 units. ``gamma`` is 1 unless tone alignment found
     another for the vehicle's frames; below 1 it brightens.
@@ -86,7 +86,7 @@ class Artefact(_Model):
 
 
 class Provenance(_Model):
-    """Where a bundle comes from.
+    """Origin of a bundle.
 
     Attributes:
         parent: hash of the bundle that it was made from.

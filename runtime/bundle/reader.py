@@ -49,7 +49,7 @@ class Bundle:
         return None
 
     def file(self, artefact: Artefact) -> Path:
-        """Where an artefact lies, for messages; `content` is what to load."""
+        """Path of an artefact, for messages; `content` is what to load."""
         return self.path / artefact.path
 
     def content(self, artefact: Artefact) -> bytes:
@@ -74,7 +74,7 @@ def open_bundle(
     allow_networks: Collection[str] = (),
     note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
-    """Reads a bundle; with ``verify``, every artefact's content is hashed, not only its size.
+    """Read a bundle; with ``verify``, every artefact's content is hashed, not only its size.
 
     Args:
         path: its folder.

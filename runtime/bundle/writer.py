@@ -38,7 +38,7 @@ from .reader import Bundle, check_artefact, sha256_of
 
 
 def check_output(path: str | Path, overwrite: bool = False) -> None:
-    """Whether a bundle may be written to ``path``, before hours are spent on making it.
+    """Check that a bundle may be written to ``path``, before hours are spent on making it.
 
     Raises:
         OutputError: its parent is missing or unwritable, or its name is too long; or it exists,
@@ -79,7 +79,7 @@ def _may_be_replaced(path: Path) -> bool:
 
 
 class BundleWriter:
-    """Writes a bundle that appears complete, on ``commit``, or not at all.
+    """Writer of a bundle that appears complete, on ``commit``, or not at all.
 
         with BundleWriter(path) as writer:
             writer.add_bytes("model.safetensors", weights, kind="weights")
@@ -127,7 +127,7 @@ class BundleWriter:
             raise output_error(error, self.path) from error
 
     def open_path(self, name: str) -> Path:
-        """Where to write the artefact ``name``; ``add_written`` then lists it."""
+        """Path to write the artefact ``name`` to; ``add_written`` then lists it."""
         path = self._folder / check_artefact_name(name)
         with output_errors(self.path):
             path.unlink(missing_ok=True)  # never write through a hard link into another bundle
@@ -161,7 +161,7 @@ class BundleWriter:
         target: str | None = None,
         details: Mapping[str, JsonValue] | None = None,
     ) -> Artefact:
-        """Adds a finished file, as a hard link where possible: do not write to it afterwards."""
+        """Add a finished file, as a hard link where possible: do not write to it afterwards."""
         source = Path(source).resolve(strict=True)
         path = self.open_path(name)
         with output_errors(self.path):
@@ -207,7 +207,7 @@ class BundleWriter:
         measured: Iterable[Measurement] = (),
         verdict: Verdict | None = None,
     ) -> Bundle:
-        """Writes the manifest, flushes and publishes; what is not given is taken from ``base``.
+        """Write the manifest, flush and publish; what is not given is taken from ``base``.
 
         Measurements of the same name replace those of ``base``.
 
@@ -272,7 +272,7 @@ class BundleWriter:
             )
 
     def _carry_over(self, base: Bundle) -> None:
-        """Links all of ``base`` but its manifest; its artefacts keep the hashes they came with."""
+        """Link all of ``base`` but its manifest; its artefacts keep the hashes they came with."""
         try:
             with output_errors(self.path):
                 shutil.copytree(
@@ -305,7 +305,7 @@ class BundleWriter:
                     ) from error
 
     def _is_ours(self, error: OSError) -> bool:
-        """Whether an OSError of the caller's is about the output, not about something it read."""
+        """Tell whether a caller's OSError is about the output, not about something read."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             return True
         return isinstance(error.filename, str) and error.filename.startswith(str(self._folder))

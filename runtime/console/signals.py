@@ -21,7 +21,7 @@ GRACE_S = 5.0  # for what a second SIGINT should end at once
 
 @contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether SIGINT, SIGTERM or SIGHUP came.
+    """Give a function that tells whether SIGINT, SIGTERM or SIGHUP came.
 
     A second SIGINT stops at once, as the handler that was there before does, or by
     KeyboardInterrupt. Outside the main thread, where Python takes no handlers, signals do what they

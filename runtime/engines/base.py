@@ -119,7 +119,7 @@ class Engine(Closing):
         ]
 
     def describe(self) -> dict[str, Any]:
-        """What runs, as JSON values."""
+        """Description of the engine, as JSON values."""
         return {
             "backend": self.backend,
             "artefact": self.artefact,

@@ -28,7 +28,7 @@ class BadAnswerError(EngineError):
         self.problem, self.frame, self.advice = problem, frame, advice
 
     def sentence(self, artefact: str, names: Sequence[str], frames: int) -> str:
-        """The whole of it; a frame without a name is named by its place in the batch."""
+        """The whole sentence; a frame without a name is named by its place in the batch."""
         if self.frame < len(names):
             where = f" on frame {names[self.frame]}"
         else:

@@ -111,7 +111,7 @@ class Cuda(Closing):
         self._call("cudaStreamSynchronize", self._stream)
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """What ``work`` starts on the stream, as one graph: a function that launches it.
+        """Record what ``work`` starts on the stream as one graph: a function that launches it.
 
         ``work`` must have run once before, since a first run may allocate. The stream stays
         usable where capturing fails.

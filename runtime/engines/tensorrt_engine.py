@@ -146,7 +146,7 @@ class _Plan:
             raise
 
     def run(self, frame: NDArray[np.uint8]) -> tuple[NDArray[Any], dict[str, float]]:
-        """Of one frame: its labels or logits, valid until the next run, and times."""
+        """Run one frame: its labels or logits, valid until the next run, and times."""
         if self._context is None:  # the memory is gone too
             raise EngineError(f"{self._what}: the engine was closed; open it again.")
         cuda, marks = self._cuda, self._marks
@@ -252,7 +252,7 @@ class _Plan:
 
 
 def _remedy(bundle: Bundle, artefact: Artefact) -> str:
-    """What to type, or to run instead."""
+    """Advice for a plan that cannot run: a command to type, or an option to run without it."""
     precision = artefact.precision or "fp32"
     return (
         f"Rebuilding is `roadshift export {bundle.path} --to tensorrt --precision {precision}`; "

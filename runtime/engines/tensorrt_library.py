@@ -1,4 +1,4 @@
-"""Which TensorRT is installed, and what a plan of it needs of a machine.
+"""The installed TensorRT, and what a plan of it needs of a machine.
 
 TensorRT and TensorRT for RTX are the same interface under two names; a plan belongs to the one that
 built it. Loading the library is safe anywhere. Making its builder or its runtime is not: without a

@@ -115,14 +115,14 @@ def is_picture_word(word: str) -> bool:
 
 
 def name_says_mask(found: Iterable[str]) -> bool:
-    """Some word names label maps, and not as what these pictures have (``labelled_images``)."""
+    """Tell whether some word names label maps, other than as in ``labelled_images``."""
     found = tuple(found)
     pictures = any(is_picture_word(word) for word in found)
     return any(is_mask_word(word) and not (pictures and word in _HAS_LABELS) for word in found)
 
 
 def name_says_only_maps(found: Iterable[str]) -> bool:
-    """Some word names label maps and nothing else, as `name_says_mask` allows it."""
+    """Tell whether some word names label maps and nothing else, as `name_says_mask` allows it."""
     found = tuple(found)
     return name_says_mask(found) and any(
         is_mask_word(word) and word not in _WEAK_WORDS for word in found
@@ -130,28 +130,28 @@ def name_says_only_maps(found: Iterable[str]) -> bool:
 
 
 def name_says_infrared(found: Iterable[str]) -> bool:
-    """Some word names a camera beside which pictures are visible light."""
+    """Tell whether some word names a camera beside which pictures are visible light."""
     return any(word in _INFRARED for word in found)
 
 
 def name_says_camera(found: Iterable[str]) -> bool:
-    """The words name pictures, a place or a time, beyond that they have colours."""
+    """Tell whether words name pictures, a place or a time, beyond that they have colours."""
     found = [word for word in found if word not in _COLOUR]
     return name_says_picture(found) or (name_says_place(found) and not name_says_mask(found))
 
 
 def name_says_derived(found: Iterable[str]) -> bool:
-    """Some word names predictions, scores, overlays or depth, which may look like pictures."""
+    """Tell whether some word names predictions, scores, overlays or depth maps."""
     return any(word in _DERIVED_WORDS for word in found)
 
 
 def name_says_either(found: Iterable[str]) -> bool:
-    """Some word names results, which may be pictures or made from them."""
+    """Tell whether some word names results, which may be pictures or made from them."""
     return any(word in _EITHER_WORDS for word in found)
 
 
 def name_says_place(found: Iterable[str]) -> bool:
-    """Some word names where or when pictures were taken, or another camera."""
+    """Tell whether some word names where or when pictures were taken, or another camera."""
     return any(word in _PLACES for word in found)
 
 
@@ -161,7 +161,7 @@ def is_split(name: str) -> bool:
 
 
 def name_says_picture(found: Iterable[str]) -> bool:
-    """Some word names pictures and none names label maps."""
+    """Tell whether some word names pictures and none names label maps."""
     found = tuple(found)
     return any(is_picture_word(word) for word in found) and not name_says_mask(found)
 

@@ -80,6 +80,6 @@ def _look_like_train_ids(files: Sequence[Path]) -> bool:
 
 
 def _is_one_too_high(matrix: NDArray[np.int64]) -> bool:
-    """Most pixels, and twice as many as are right, have the class before their label's."""
+    """Tell whether most pixels, twice as many as are right, have the class below their label's."""
     before = int(np.trace(matrix, offset=-1))
     return 2 * before > int(matrix.sum()) and before > 2 * int(np.trace(matrix))

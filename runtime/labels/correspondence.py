@@ -34,7 +34,7 @@ class NamedClasses(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the label space."""
+        """Name of the label space."""
         ...
 
     @property
@@ -44,7 +44,7 @@ class NamedClasses(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many they are."""
+        """Number of classes."""
         ...
 
     @property
@@ -54,7 +54,7 @@ class NamedClasses(Protocol):
 
 
 class Correspondence(NamedTuple):
-    """Of each class of a source its class index in a target, or None, under a name for reports."""
+    """Class index in a target, or None, of each class of a source, under a name for reports."""
 
     name: str
     indices: tuple[int | None, ...]

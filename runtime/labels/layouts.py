@@ -1,4 +1,4 @@
-"""How the data sets of the papers lie on disk: their folders, and which ids their label files hold.
+"""Layouts of the papers' data sets on disk: their folders, and which ids their label files hold.
 
 Facts from the data sets' own pages and READMEs: GTA5 (Richter et al., ECCV 2016),
 SYNTHIA-RAND-CITYSCAPES (Ros et al., CVPR 2016), Cityscapes (Cordts et al., CVPR 2016), NTHU
@@ -28,7 +28,7 @@ _TELLING = ("road", "building", "car")  # classes whose palette entries tell raw
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps what, relative to its root; `*` stands for any folder.
+    """Places of a data set's files, relative to its root; `*` stands for any folder.
 
     Attributes:
         name: of the layout, see `LAYOUTS`.
@@ -115,7 +115,7 @@ def layout(name: str) -> Layout:
 
 
 def label_ids(path: Path, png: Png) -> LabelIds:
-    """What a label file holds, told by its name, its folders and its format.
+    """Kind of ids in a label file, told by its name, its folders and its format.
 
     - ``*_labelIds.png``: raw; ``*_labelTrainIds.png``: train (Cityscapes, ACDC);
     - ``*_eval.png`` below ``Labels``: raw (Cross-City);

@@ -1,4 +1,4 @@
-"""How good label maps are: confusion matrix, IoU, mIoU and their bootstrap interval, in percent."""
+"""Quality of label maps: confusion matrix, IoU, mIoU and their bootstrap interval, in percent."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class ConfusionMatrix:
         return int(self.matrix.sum() + self.unmapped.sum())
 
     def update(self, prediction: NDArray[Any], labels: NDArray[Any]) -> None:
-        """Adds one frame.
+        """Add one frame.
 
         Args:
             prediction: class indices, (H, W), uint8, in [0, K) or ``unmapped_index`` wherever
@@ -150,7 +150,7 @@ def label_agreement(a: NDArray[Any], b: NDArray[Any]) -> float:
 def evaluation_record(
     confusion: ConfusionMatrix, space: LabelSpace, engine: str, label_map: LabelMap | None = None
 ) -> dict[str, Any]:
-    """What ``eval`` reports, as JSON values: percent, and None for a class that does not occur.
+    """Record of ``eval``, as JSON values: percent, and None for a class that does not occur.
 
     Args:
         confusion: of at least one labelled pixel.

@@ -39,7 +39,7 @@ class Png(NamedTuple):
 
     @property
     def is_colour(self) -> bool:
-        """More than one channel a pixel (grey with alpha too)."""
+        """Tell whether a pixel has more than one channel (grey with alpha too)."""
         return self.colour_type not in (_GREY, _PALETTE)
 
 

@@ -54,7 +54,7 @@ class Handoff(Generic[_T]):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more is accepted."""
+        """Tell whether nothing more is accepted."""
         return self._ended
 
     def get(self) -> _T | BaseException | None:

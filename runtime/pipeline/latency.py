@@ -9,7 +9,7 @@ _STEP = 1.01
 
 
 class Latencies:
-    """Counts times in bins that are 1 % wide: percentiles are right to 0.5 %, the largest exactly.
+    """Histogram of times in bins of 1 %: percentiles are right to 0.5 %, the largest exactly.
 
     A drive of a day has millions of frames, whose times would fill memory one by one.
     """

@@ -184,7 +184,7 @@ class Pipeline(Closing):
         return self.frames_read - self.dropped - self.frames
 
     def summary(self) -> dict[str, object]:
-        """What came and went, its rate, latency and the mean of each stage so far, as JSON values.
+        """Frames in and out, rate, latency and the mean of each stage so far, as JSON values.
 
         ``frames_read == frames + dropped + in_flight``.
         """

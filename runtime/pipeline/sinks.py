@@ -1,4 +1,4 @@
-"""Where results go: label maps and overlays in a folder, or a video; for `Pipeline`'s ``sink``."""
+"""Sinks of results: label maps and overlays in a folder, or a video; for `Pipeline`'s ``sink``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LONGEST_WAITING_S, _LEAST_WAITING = 2.0, 3  # or so many, where they come slowl
 
 
 class FolderSink:
-    """Writes ``labels/NAME.png``, class indices, and on wish ``overlays/NAME.jpg``.
+    """Folder of ``labels/NAME.png``, class indices, and on wish ``overlays/NAME.jpg``.
 
     Each file appears whole or not at all; files of the same name are replaced, others stay. The
     folder is locked meanwhile, and unfinished files that a dead run left in it are removed.
@@ -103,7 +103,7 @@ def _lock_folder(folder: Path) -> int:
 
 
 class VideoSink:
-    """Writes one video, of overlays or of class colours, which appears complete on a good exit.
+    """Video of overlays or of class colours, which appears complete on a good exit.
 
     Its size is that of the first frame (the codecs drop the last column or row of an odd size);
     frames of another size are resized to it. Its rate is constant, and each picture is held until

@@ -26,7 +26,7 @@ class Sample:
 
 
 class Probe(Protocol):
-    """Reads one kind of machine.
+    """Reader of one kind of machine.
 
     Attributes:
         source: where its figures come from: "nvml", "tegrastats" or "linux".

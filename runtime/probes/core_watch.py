@@ -29,7 +29,7 @@ class Waiter(Protocol):
     """Threads that wait for one another in one way or the other."""
 
     def share_cores(self, scarce: bool) -> None:
-        """Let them sleep while they wait where cores are scarce, and spin where they are not."""
+        """Let waiting threads sleep where cores are scarce, and spin where they are not."""
 
 
 class CoreWatch:
@@ -147,7 +147,7 @@ def may_watch() -> bool:
 
 
 def _after_fork() -> None:
-    """A child process has no thread of its parent's."""
+    """Start a new watch in a child process, which has no thread of its parent's."""
     global WATCH
     WATCH = CoreWatch()
 

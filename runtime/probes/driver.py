@@ -46,7 +46,7 @@ def driver_problem() -> str | None:
 
 
 def gpu() -> Gpu:
-    """What the driver says about its first device.
+    """The first device, as the driver describes it.
 
     Raises:
         EngineError: there is none; `driver_problem` says why.

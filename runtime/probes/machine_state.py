@@ -1,4 +1,4 @@
-"""What the machine was doing while something was timed: clocks, heat, power, throttling, energy.
+"""State of the machine while something was timed: clocks, heat, power, throttling, energy.
 
 A probe reads one kind of machine; `MachineMonitor` asks it while a run goes on. What a machine does
 not say is None, never a guess.
@@ -23,7 +23,7 @@ NOISY_SHARE = 0.05  # of the cores in use by others, above which a row carries a
 
 
 def device_name(device: str) -> str:
-    """What computes here: the GPU's name for "cuda", the processor's for "cpu"."""
+    """Name of the device that computes: the GPU's for "cuda", the processor's for "cpu"."""
     from .driver import gpu
     from .linux import processor
 

@@ -60,7 +60,7 @@ class NvmlProbe:
         return energy
 
     def memory_mib(self) -> float | None:
-        """None in a container that hides process ids of the host, too."""
+        """GPU memory of this process; None in a container that hides the host's process ids."""
         processes = self._ask("nvmlDeviceGetComputeRunningProcesses") or []
         used = [p.usedGpuMemory for p in processes if p.pid == os.getpid()]
         return used[0] / 2**20 if used and used[0] is not None else None
@@ -69,7 +69,7 @@ class NvmlProbe:
         self._ask_nothing(self._nvml.nvmlShutdown)
 
     def _ask(self, function: str, *arguments: Any) -> Any:
-        """What the driver says, None where it does not know, or the binding is too old."""
+        """Ask the driver; None where it does not know, or the binding is too old."""
         ask: Callable[..., Any] | None = getattr(self._nvml, function, None)
         if ask is None:
             return None

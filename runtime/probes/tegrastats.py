@@ -21,7 +21,7 @@ _GPU_HEAT = ("gpu", "tj")  # the GPU's own sensor is off while the GPU sleeps
 
 
 def parse_tegrastats(line: str) -> Sample | None:
-    """What one line says; None for a line that names no rail, temperature or GPU.
+    """Parse one line; None for a line that names no rail, temperature or GPU.
 
     Power is VDD_IN, what the module draws, where the board has it (Orin Nano and NX, Xavier NX);
     otherwise the sum of the inputs that an AGX Orin has instead: VDD_GPU_SOC, VDD_CPU_CV and

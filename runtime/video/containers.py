@@ -83,7 +83,7 @@ def end_of_whole_groups(path: Path) -> int:
 
 
 def _ends_of_boxes(data: _Bytes) -> Iterator[int]:
-    """Where each outermost box ends, but for the index of a fragment."""
+    """Offsets of the outermost boxes' ends, but for the index of a fragment."""
     at = 0
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)

@@ -56,7 +56,7 @@ class _Fetched:
 
 
 class _Messages:
-    """What FFmpeg logs: standard output and standard error of this process, diverted to a file."""
+    """Log of FFmpeg: standard output and standard error of this process, diverted to a file."""
 
     def __init__(self) -> None:
         with tempfile.TemporaryFile() as file:

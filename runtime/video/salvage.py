@@ -103,7 +103,7 @@ def _last_pictures(path: Path, most: int) -> tuple[int, list[tuple[bytes, bool]]
 
 
 def _overlap(last: list[tuple[bytes, bool]], pictures: list[tuple[bytes, bool]]) -> int:
-    """How many of the first ``pictures`` the last ones of a video are; the very last may be cut."""
+    """Number of first ``pictures`` that are a video's last ones; the very last may be cut."""
     for count in range(min(len(last), len(pictures)), 0, -1):
         *before, (cut, _) = last[-count:]
         if before == pictures[: count - 1] and pictures[count - 1][0].startswith(cut):

@@ -1,4 +1,4 @@
-"""Which kernel computes the losses of a run."""
+"""Choice of the kernel that computes the losses of a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def choose_kernel(
 
 
 def triton_problem(device: torch.device) -> str | None:
-    """What goes wrong where Triton computes a small loss on ``device``; ``None``: it is right."""
+    """Compute a small loss on ``device`` with Triton and say what goes wrong; ``None``: nothing."""
     generator = torch.Generator().manual_seed(0)
     z, t = (torch.randn(1, 3, 2, 3, generator=generator).to(device) for _ in range(2))
     terms = Terms(cross_entropy=True, importance="margin_ratio", entropy=True)
@@ -72,7 +72,7 @@ def triton_problem(device: torch.device) -> str | None:
 
 
 def _interpreted() -> bool:
-    """Whether Triton's interpreter stands in for a GPU (TRITON_INTERPRET=1, for tests)."""
+    """Tell whether Triton's interpreter stands in for a GPU (TRITON_INTERPRET=1, for tests)."""
     import triton
 
     return bool(triton.knobs.runtime.interpret)

@@ -16,7 +16,7 @@ from .workers import in_parallel
 
 
 def _full_precision(of: Tensor) -> torch.autocast:
-    """Autocast off: products of matrices with weights would run in half precision."""
+    """Switch autocast off: products of matrices with weights would run in half precision."""
     return torch.autocast(of.device.type, enabled=False)
 
 

@@ -1,4 +1,4 @@
-"""What a loss asks of its pixels: the sums that every backend computes, and their inputs.
+"""Specification of a loss over pixels: the sums that every backend computes, and their inputs.
 
 Symbols, per pixel v: z = the student's logits, p = softmax z, h = its entropy over log K, t = the
 teacher's logits, s = similarities to prototypes, p' = softmax s, q = a soft label. Natural
@@ -20,7 +20,7 @@ Importance = Literal["margin_ratio", "none", "first", "one_minus_second"]
 
 @dataclass(frozen=True)
 class Window:
-    """Where an image's pixels lie in the frame that its map was made for."""
+    """Position of an image's pixels in the frame that a map was made for."""
 
     height: float  # of the frame, in the image's pixels; no integer where the image is zoomed
     width: float
@@ -43,7 +43,7 @@ class Map:
         return values if isinstance(values, Map) else Map(values)
 
     def aligned(self, logits: bool) -> bool:
-        """Its ``align_corners``, beside logits with theirs."""
+        """The map's own ``align_corners``, or that of the logits beside it."""
         return logits if self.align_corners is None else self.align_corners
 
 
@@ -57,7 +57,7 @@ class Paste:
 
 @dataclass(frozen=True)
 class Terms:
-    """Which sums over pixels are asked for.
+    """Selection of the sums over pixels that a loss needs.
 
     ``cross_entropy``    sum_v w_v a[y_v] CE(p, y),  w the importance      -> "cross_entropy"
     ``entropy``          sum_v -sum_c p_c log(p_c + epsilon)               -> "entropy"
@@ -88,7 +88,7 @@ class Terms:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the sums, in the order that backends give them."""
+        """Names of the selected sums, in the order that backends give them."""
         wanted = {
             "cross_entropy": self.cross_entropy,
             "entropy": self.entropy,

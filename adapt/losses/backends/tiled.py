@@ -31,7 +31,7 @@ class Result:
 
 @dataclass
 class _Part:
-    """What one thread's tiles add to a `Result`."""
+    """Contribution of one thread's tiles to a `Result`."""
 
     sums: Tensor
     mass: Tensor
@@ -89,7 +89,7 @@ def _sums_of(
     inputs: Inputs,
     coefficients: tuple[Tensor, Tensor] | None,
 ) -> _Part:
-    """One tile after the other; sums in float64."""
+    """Sums over one tile after the other, in float64."""
     room = Room()
     z = Upsampled("z", Map(logits), inputs, room)
     t, s, q, under = (  # a tile uses up each before it comes to the next, but for the last two

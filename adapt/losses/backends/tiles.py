@@ -39,7 +39,7 @@ class Where(NamedTuple):
         return self.bottom - self.top, self.right - self.left
 
     def of(self, pixels: Tensor) -> Tensor:
-        """Their part of (B, ..., H, W): a view, (..., rows, columns)."""
+        """View of these pixels in a map (B, ..., H, W): (..., rows, columns)."""
         return pixels[self.image, ..., self.top : self.bottom, self.left : self.right]
 
 
@@ -113,14 +113,14 @@ def tiles_of(values: Tensor, size: tuple[int, int]) -> list[Where]:
 
 @dataclass(frozen=True)
 class Gradient:
-    """What tiles say of a map: of some of its images, or of some rows of one."""
+    """Gradient of a part of a map: of some images, or of some rows of one."""
 
     values: Tensor  # (images, K, rows, w)
     image: int  # the first
     row: int  # of cells, the first
 
     def add_to(self, whole: Tensor) -> None:
-        """Add it to its part of (B, K, h, w)."""
+        """Add the gradient to its part of (B, K, h, w)."""
         images, _, rows, _ = self.values.shape
         whole[self.image : self.image + images, :, self.row : self.row + rows] += self.values
 
@@ -180,7 +180,7 @@ class Upsampled:
 
 
 class Geometry:
-    """How the tiles of a map come from its cells; matrices are made when they are first asked for.
+    """Interpolation of tiles from the cells of a map; matrices are made when first asked for.
 
     Threads may share one: at worst two make the same matrix.
     """
@@ -201,7 +201,7 @@ class Geometry:
         return (slice(None), rows, columns), down, across.T
 
     def _along(self, axis: int, image: int, start: int, stop: int) -> tuple[slice, Tensor]:
-        """Of pixels ``start`` to ``stop``: the cells that make them, and (pixels, cells) how."""
+        """Cells that make the pixels ``start`` to ``stop``, and their weights, (pixels, cells)."""
         key = (axis, image, start, stop)
         if key not in self._known:
             taps = self._axes[axis]

@@ -46,7 +46,7 @@ def _taps(
     kind: torch.dtype,
     device: torch.device,
 ) -> tuple[AxisTaps, AxisTaps]:
-    """Of whole frames, (B, K, h, w)."""
+    """Taps of maps of whole frames, (B, K, h, w)."""
     of = Map(torch.empty(shape[0], 1, *shape[2:], device=device))
     return map_taps(of, size, align_corners=align_corners, dtype=kind)
 
@@ -184,7 +184,7 @@ class _Pieces:
 
     @property
     def count(self) -> int:
-        """Of all pieces."""
+        """Number of pieces."""
         return len(self.cell)
 
     def joined(self, of_pieces: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def _starts(cells: int, pixels: int, align_corners: bool, device: torch.device) 
 
 
 def _warps(values: int) -> int:
-    """Of a program that holds several blocks of so many values: eight of each a thread.
+    """Number of warps of a program that holds blocks of ``values`` values: eight of each a thread.
 
     The compiler then keeps them in registers, but for a few of the largest kernels'
     (``tests/adapt/compile_triton.py`` compiles them and reads what is spilled).

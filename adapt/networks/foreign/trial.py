@@ -51,7 +51,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Wiring:
-    """Where the logits and the features are, in one mode.
+    """Places of the logits and the features, in one mode of a user's network.
 
     Attributes:
         output: path of the logits in the answer, see `answers`.

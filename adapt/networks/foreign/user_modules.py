@@ -96,7 +96,7 @@ def user_modules(module_name: str) -> Iterator[None]:
 
 
 def _installed_file(module_name: str) -> str | None:
-    """Where Python finds the module, or the package that it lies in, by itself; nothing is run.
+    """File of the module's outermost package as Python finds it by itself; nothing is run.
 
     A folder without ``__init__.py`` does not count: others may add to it.
     """

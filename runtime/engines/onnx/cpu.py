@@ -43,7 +43,7 @@ class SharedCpuSession:
         return self._sessions[spinning]
 
     def run(self, *arguments: Any) -> list[Any]:
-        """As a session's ``run``."""
+        """Run the session in use, with the arguments of a session's ``run``."""
         found: list[Any] = self._current.run(*arguments)
         return found
 

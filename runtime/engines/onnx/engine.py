@@ -329,7 +329,7 @@ def _check_weights(model: OnnxModel) -> None:
 
 
 def _cache_folder() -> Path:
-    """Where this user's programs keep what they can make again."""
+    """Folder of what this user's programs can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadshift"
 
 

@@ -21,10 +21,10 @@ Shape = tuple[int, ...]
 
 
 class DeviceMemory(Protocol):
-    """Runs a session that it is bound to."""
+    """Memory that a session is bound to, and is run through."""
 
     def run(self, batch: NDArray[np.uint8]) -> tuple[NDArray[Any], dict[str, float]]:
-        """What comes back of one batch, the caller's to keep; milliseconds of h2d, gpu and d2h.
+        """Run one batch: its output, the caller's to keep, and milliseconds of h2d, gpu and d2h.
 
         That is the output, or the labels where an `UpsampleKernel` makes them of it.
         """

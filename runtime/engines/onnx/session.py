@@ -125,7 +125,7 @@ def tensorrt_session(model: OnnxModel, threads: int, cache: Path, *, stream: int
 
 
 def nodes_on(session: Any, provider: str) -> int | None:
-    """How many nodes a provider runs; None where this ONNX Runtime cannot tell."""
+    """Number of nodes that a provider runs; None where this ONNX Runtime cannot tell."""
     try:
         assigned = session.get_provider_graph_assignment_info()
     except (AttributeError, RuntimeError):
