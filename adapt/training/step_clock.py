@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..data.context import Context
 from ..networks import SegmentationNetwork
-from ..run.options import RunOptions
+from ..run.options import Progress, RunOptions
 from ..scoring.timing import LONG, forward_seconds
 from .pace import seconds_of_end, seconds_of_step
 
@@ -53,8 +55,11 @@ class StepClock:
         """The first step of a stage begins."""
         self._began_s = self._deadline.elapsed_s
 
-    def step_done(self) -> None:
-        """Record that a step ends, and the next one begins."""
+    def step_done(self, stage: str, done: int, planned: int, losses: Mapping[str, float]) -> None:
+        """Report the step that brings the run to ``done`` of ``planned``; the next one begins."""
+        rate = self._deadline.steps_per_s(done)
+        eta_s = (planned - done) / rate if rate else 0.0
+        self._options.report(Progress(stage, done, planned, rate, eta_s, dict(losses)))
         now = self._deadline.elapsed_s
         self._step_s, self._began_s = now - self._began_s, now
 

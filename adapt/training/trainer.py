@@ -13,12 +13,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...runtime.errors import ConfigError, RunInterrupted, TrainingError, arg
-from ...runtime.probes.cores import available_cores
+from ...runtime.errors import RunInterrupted, arg
 from ...runtime.probes.waiting import waiting
-from ...runtime.words import counted
 from ..data.context import Context
-from ..data.dataset import Batch, CropSampler, Prefetcher
+from ..data.dataset import Batch, CropSampler
+from ..data.prefetching import batches_of
 from ..judging.watch import Watch
 from ..methods.base import Stage, prefixed, under
 from ..networks import SegmentationNetwork
@@ -35,23 +34,28 @@ from ..run.checkpoint import (
     write_tensors,
 )
 from ..run.core_sharing import crowded_s
-from ..run.options import Progress, RunOptions, RunSummary
-from ..run.precision import Precision, PrecisionName, native_precisions
+from ..run.options import RunOptions, RunSummary
+from ..run.precision import Precision, native_precisions
 from ..run.work import OutOfTimeError
 from ..scoring.statistics_share import Share
 from .compiling import compiler_errors
 from .first_step import choose_precision, fit_memory
 from .memory_fit import changes_by_micro_batch
 from .optimisation import build_optimizer
-from .pace import LEAST_PREPARED, PREPARATION, STATISTICS, WARM_START
+from .pace import PREPARATION, STATISTICS, WARM_START
 from .passes import Passes, seed_of
+from .plan import (
+    check_learned,
+    end_of_stage,
+    enough_prepared,
+    resumed_precision,
+    steps_of_those_left,
+)
 from .rehearsal import MEASURED_FROM
 from .run_files import RunFiles
 from .run_statistics import RunStatistics
 from .step import take_step
 from .step_clock import StepClock
-
-MAX_LOADERS = 8  # threads that make batches while a GPU takes steps
 
 
 class Trainer:
@@ -126,10 +130,11 @@ class Trainer:
             weights, _ = read_tensors(start)
             with take_back(start):
                 self.model.load_state_dict(weights)
-            for number in range(self.state.stage, len(self.stages)):
-                if self.watch.stopped or not self._run_stage(number):
-                    break
-            self._check_learned()
+            with lone_values_allowed(self.model, self.options.note):
+                for number in range(self.state.stage, len(self.stages)):
+                    if self.watch.stopped or not self._run_stage(number):
+                        break
+            check_learned(self.state)
             layers = self._end()
         return RunSummary(
             steps=self.state.done,
@@ -149,17 +154,6 @@ class Trainer:
             crowded_s=round(max(0.0, crowded_s() - crowded_before_s), 3),
             watch=self.watch.record(),
         )
-
-    def _check_learned(self) -> None:
-        """Refuse a result of steps that were all thrown away, however few: nothing was learned."""
-        done = self.state.done
-        if done and self.state.skipped_steps == done:
-            which = "the only step was" if done == 1 else f"all {done} steps were"
-            raise TrainingError(
-                f"{which} thrown away, for losses or gradients were not finite, so nothing was "
-                "learned and nothing is published; lower training.lr, set training.amp=off, or "
-                "look at the frames."
-            )
 
     def _end(self) -> int:
         """The best step looked at, blend, clean statistics; gives how many layers have new ones."""
@@ -191,22 +185,15 @@ class Trainer:
         self._restored, state = kept
         self.state, self.deadline.before_s = state, state.elapsed_s
         if state.precision is not None:
-            self.precision = self._resumed_precision(state.precision)
+            self.precision = resumed_precision(
+                state.precision, self.context.device, self.context.workdir
+            )
         known = state.statistics_share
         self._share_is(None if known is None else Share(known, state.statistics_why))
         with take_back(self.context.workspace.checkpoint):
             self.watch.load_state(state.watch)
         self.options.note(f"resuming after step {state.done}")
         return True
-
-    def _resumed_precision(self, name: PrecisionName) -> Precision:
-        try:
-            return Precision(name, self.context.device)
-        except ConfigError as error:
-            raise TrainingError(
-                f"{self.context.workdir}: this run learns in {name}, as was measured on a GPU; "
-                f"continue it on one, or start anew with {arg('overwrite', True)}."
-            ) from error
 
     def _begin(self) -> None:
         """Warm start, and the first checkpoint."""
@@ -227,8 +214,7 @@ class Trainer:
         planned = self.state.planned_steps
         if not (left_out and planned):
             return
-        share = sum(stage.share for stage in self.stages)
-        steps = planned * share // sum(stage.share for stage in before)
+        steps = steps_of_those_left(planned, before, self.stages)
         self.state = replace(self.state, planned_steps=steps)
         self.options.note(
             f"{', '.join(left_out)} is left out, for batch norm's statistics stand still, and so "
@@ -253,24 +239,13 @@ class Trainer:
 
     # --- stages ---------------------------------------------------------------------------------
 
-    def _end_of_stage(self) -> int:
-        """Steps of the run when the stage ends: the stages left divide the steps left."""
-        state = self.state
-        left = state.planned_steps - state.stage_start
-        shares = [stage.share for stage in self.stages[state.stage :]]
-        return state.stage_start + int(left * shares[0] // sum(shares))
-
     def _run_stage(self, number: int) -> bool:
         """Prepare a stage and take its steps; tell whether there was time to begin it."""
-        with lone_values_allowed(self.model, self.options.note):
-            return self._carry_out(number)
-
-    def _carry_out(self, number: int) -> bool:
         stage = self.stages[number]
         if self.deadline.passed:
             if self._restored:  # what was learnt before the run was stopped
                 self.model.load_state_dict(under("student", self._restored))
-            elif self._end_of_stage() > self.state.done:
+            elif end_of_stage(self.state, self.stages) > self.state.done:
                 self.options.note(f"the time budget is spent: {stage.name} is left out")
             return False
         at_start = self.state.done == self.state.stage_start
@@ -315,17 +290,8 @@ class Trainer:
             except OutOfTimeError:
                 frames.chosen = []
         chosen = frames.of(count)
-        if len(chosen) < min(LEAST_PREPARED, count):
-            self.options.note(
-                f"{stage.name} is left out: in its part of the time budget {len(chosen)} of "
-                f"{counted(count, 'frame')} were prepared"
-            )
+        if not enough_prepared(stage.name, len(chosen), count, self.options.note):
             return None
-        if len(chosen) < count:
-            self.options.note(
-                f"{stage.name} learns from {len(chosen)} of {counted(count, 'frame')}, evenly "
-                "spread: for more the time budget leaves no time to prepare"
-            )
         frames.settle(kept)
         self.sampler.draw_from(chosen)
         return Passes(self.model, stage, optimizer, self.context.config.seed)
@@ -344,19 +310,17 @@ class Trainer:
 
     def _steps(self, passes: Passes) -> None:
         stage, optimizer = passes.stage, passes.optimizer
-        workers = min(MAX_LOADERS, max(1, available_cores() - 1))  # one core is for the steps
-        depth = workers + 2 if self.context.device.type == "cuda" else 0
-        prefetcher = Prefetcher(
-            self.sampler.batch, self.state.done, self.training.steps, depth, workers
-        )
-        with closing(prefetcher) as batches:
+        device = self.context.device
+        ahead = batches_of(self.sampler.batch, self.state.done, self.training.steps, device)
+        with closing(ahead) as batches:
             self.clock.begin_steps()
             for batch in batches:
-                if not self.clock.has_time or self.state.done >= self._end_of_stage():
+                over = self.state.done >= end_of_stage(self.state, self.stages)
+                if over or not self.clock.has_time:
                     break
                 losses, self.state = take_step(
                     passes,
-                    batch.to(self.context.device),
+                    batch.to(device),
                     self.state,
                     self.training,
                     self.precision,
@@ -368,8 +332,7 @@ class Trainer:
                 self.state = replace(self.state, done=done, planned_steps=planned)
                 lr = optimizer.param_groups[0]["lr"]
                 self.files.append(stage.name, done, losses, lr)
-                self._report(stage, losses)
-                self.clock.step_done()
+                self.clock.step_done(stage.name, done, planned, losses)
                 self.watch.look(done)
                 if self.watch.stopped:
                     break
@@ -377,8 +340,7 @@ class Trainer:
                     self._checkpoint(stage, optimizer)
                     raise RunInterrupted(
                         f"Stopped after step {done}; the same command with "
-                        f"{arg('resume', True)} goes on from "
-                        "there."
+                        f"{arg('resume', True)} goes on from there."
                     )
                 if self.files.age_s >= self.options.checkpoint_every_s:
                     self._checkpoint(stage, optimizer)
@@ -401,12 +363,6 @@ class Trainer:
         )
         self.state = self.files.save(tensors, state)
         self.watch.tidy()
-
-    def _report(self, stage: Stage, losses: dict[str, float]) -> None:
-        done, planned = self.state.done, self.state.planned_steps
-        rate = self.deadline.steps_per_s(done)
-        eta = (planned - done) / rate if rate else 0.0
-        self.options.report(Progress(stage.name, done, planned, rate, eta, losses))
 
     # --- before the first step ------------------------------------------------------------------
 
@@ -437,11 +393,6 @@ class Trainer:
         return self.sampler.batch(0).to(self.context.device)
 
     def _micro_batch_changes(self) -> list[str]:
-        batch_size = self.training.batch_size
-        return changes_by_micro_batch(
-            self.stages,
-            self.model,
-            self.state.micro_batch,
-            batch_size,
-            frozen=self.statistics.frozen,
-        )
+        sizes = self.state.micro_batch, self.training.batch_size
+        frozen = self.statistics.frozen
+        return changes_by_micro_batch(self.stages, self.model, *sizes, frozen=frozen)
