@@ -26,14 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import tomllib
 from machine_line import machine_line
 
 NOT_THE_PACKAGE = ("tests", "benchmarks", "build")
-STARTS = {
-    "`roadshift --help`": "import sys; sys.argv = ['roadshift', '--help']; "
-    "from roadshift.cli_entry import main; main()",
-    "`import roadshift.adapt`": "import roadshift.adapt",
-}
+HELP, IMPORT = "`roadshift --help`", "`import roadshift.adapt`"
 
 
 @dataclass(frozen=True)
@@ -246,13 +243,13 @@ def cell(files: Sequence[Path], lines: Mapping[Path, int]) -> str:
 
 
 def starts(checkouts: Sequence[Path], count: int) -> dict[str, list[str]]:
-    """Rows of the third table: median CPU seconds, and the last checkout's beside the first's."""
+    """Rows of the third table: median CPU seconds, and the ratio to the first checkout."""
     found = {}
-    for title, code in STARTS.items():
+    for title in (HELP, IMPORT):
         seconds: list[list[float]] = [[] for _ in checkouts]
         for turn in range(count + 1):
             for place, kept in zip(checkouts, seconds, strict=True):
-                taken = cpu_seconds(place, code)
+                taken = cpu_seconds(place, code_of(title, place))
                 if turn:  # the first one compiles the modules
                     kept.append(taken)
         medians = [median(kept) for kept in seconds]
@@ -260,6 +257,18 @@ def starts(checkouts: Sequence[Path], count: int) -> dict[str, list[str]]:
             f"{value:.2f} (x {value / medians[0]:.2f})" for value in medians[1:]
         ]
     return found
+
+
+def code_of(title: str, checkout: Path) -> str:
+    """Python that does what a row is about, as the checkout's own command does it."""
+    if title == IMPORT:
+        return "import roadshift.adapt"
+    project = tomllib.loads((checkout / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, _, function = project["scripts"]["roadshift"].partition(":")
+    return (
+        "import sys; sys.argv = ['roadshift', '--help']; "
+        f"from {module} import {function}; {function}()"
+    )
 
 
 def cpu_seconds(checkout: Path, code: str) -> float:
