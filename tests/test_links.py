@@ -15,6 +15,10 @@ PAGES = sorted(
 )
 FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`[^`\n]*`")
+MODULE = re.compile(
+    r"(?<![\w./])(?:adapt|benchmarks|commands|export|runtime|scenes|tests)/[\w/]+\.(?:py|sh|md)\b"
+)
+TO_BE_WRITTEN = {"adapt/methods/max_squares.py", "adapt/networks/road_net.py"}  # by the reader
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -50,6 +54,14 @@ def broken(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken(page) == []
+
+
+@pytest.mark.parametrize(
+    "page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda p: p.name
+)
+def test_every_file_of_the_code_that_a_page_names_is_there(page: Path) -> None:
+    named = set(MODULE.findall(page.read_text(encoding="utf-8"))) - TO_BE_WRITTEN
+    assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
 def test_a_broken_link_is_found(tmp_path: Path) -> None:
