@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from ...runtime.bundle import Bundle
 from ...runtime.errors import (
     BundleError,
@@ -34,7 +36,7 @@ from ..scoring.timing import forward_seconds
 from ..scoring.views import Image, Model
 from .evidence import BATCH, Evidence, gather
 from .forgetting import OLDER, remembered, with_older
-from .verdict import broken, decide
+from .verdict import LEAST_FRAMES, broken, decide
 
 # Of whole frames: three views of two models, statistics, and two references (`References`).
 PASSES_A_FRAME = 9
@@ -42,6 +44,7 @@ JUDGED_ON = 32  # frames at most, unless a user says otherwise
 SHARE_OF_RUN = 0.1  # that judging may take of a run's time, unless that leaves too few frames
 ENOUGH = 16  # frames, on which a verdict does not wait for a cheaper one
 Note = Callable[[str], None]
+FOR_A_VERDICT = 32  # frames of a run, of which `set_aside` sets `LEAST_FRAMES` aside
 GATES = ("refuse", "warn", "off")
 
 
@@ -110,6 +113,9 @@ def _judged(
 ) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
     old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
+    if _alike(old, candidate):
+        sentence = "The run has left the incumbent as it was, so there is nothing to replace it by."
+        return Verdict("keep", sentence, (), 0, incumbent=incumbent.hash)
     chosen = evenly_spaced(len(held), JUDGED_ON)
     with context.work.phase("judging", len(chosen)) as done:
         count = affordable(len(chosen), old.network, context)
@@ -130,6 +136,8 @@ def _judged(
             report=done,
         )
     verdict = _decided(evidence, incumbent, started)
+    if verdict.decision == "ask" and len(held) < LEAST_FRAMES:
+        verdict = replace(verdict, sentence=_why_too_few_are_held(len(held)))
     if not older:
         return verdict
     if deadline.due:
@@ -200,12 +208,29 @@ def _ask(incumbent: Bundle, sentence: str) -> Verdict:
     return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
 
 
+def _alike(one: Model, other: Model) -> bool:
+    """Tell whether two models of one kind have the same weights and are fed the same."""
+    theirs = other.network.state_dict()
+    return one.spec == other.spec and all(
+        torch.equal(value, theirs[name])
+        for name, value in one.network.state_dict().items()
+        if not name.endswith("num_batches_tracked")  # which no output depends on
+    )
+
+
+def _why_too_few_are_held(held: int) -> str:
+    return (
+        f"The {counted(held, 'frame')} set aside are too few to judge on: give at least "
+        f"{FOR_A_VERDICT} that show different scenes, or judge the result on others with "
+        "roadshift judge."
+    )
+
+
 def _why_none_is_held(frames: int) -> str:
     if frames < LEAST_TO_JUDGE:
         return (
             f"{counted(frames, 'frame')} {'is' if frames == 1 else 'are'} too few to set some "
-            "aside and judge on them; give at least "
-            f"{LEAST_TO_JUDGE}."
+            f"aside and judge on them; give at least {FOR_A_VERDICT}."
         )
     return (
         f"This run began without a gate and learned from all {frames} frames, so none is left to "

@@ -28,6 +28,13 @@ class Stage(ABC):
     when_frozen: bool = True  # it serves too where batch norm's statistics stand still
     mixes: bool = False  # frames of one forward pass with one another: with one alone it cannot
 
+    def check(self, model: SegmentationNetwork) -> None:  # noqa: B027 - most can change any
+        """Refuse a network that the stage cannot change, before any frame is decoded.
+
+        Raises:
+            NetworkError: it is one.
+        """
+
     @abstractmethod
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         """Take ``model`` as the student and make what the stage needs around it.

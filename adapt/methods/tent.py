@@ -35,6 +35,10 @@ class TentStage(EntminStage):
 
     name = "tent"
 
+    def check(self, model: SegmentationNetwork) -> None:
+        """See `Stage.check`: there must be a theta."""
+        _scales_and_shifts(_layers(model))
+
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         """Begin the stage and freeze all but theta in ``model``: the rest needs no gradient.
 
@@ -42,7 +46,7 @@ class TentStage(EntminStage):
             NetworkError: there is no theta.
         """
         super().begin(model, context)
-        layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+        layers = _layers(model)
         self.theta = _scales_and_shifts(layers)
         model.requires_grad_(False)
         for parameter in self.theta:
@@ -58,14 +62,21 @@ class TentStage(EntminStage):
         return [ParameterGroup("batch_norm", self.theta, 1.0)]
 
 
+def _layers(model: nn.Module) -> list[_BatchNorm]:
+    """Batch norm with statistics of its own or of each batch."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
 def _scales_and_shifts(layers: Sequence[_BatchNorm]) -> list[nn.Parameter]:
     affine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
     learn = [parameter for parameter in affine if parameter.requires_grad]
     if not learn:
         why = "keeps them frozen" if affine else "has none"
+        mixes = any(layer.track_running_stats for layer in layers)
+        other = "bn_stats" if mixes else "entmin"
         raise NetworkError(
             f"tent learns the scales and shifts of batch norm, and this network {why}; choose "
-            "another method, such as bn_stats or entmin."
+            f"another method, such as {other}."
         )
     return learn
 

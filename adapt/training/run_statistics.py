@@ -15,6 +15,7 @@ from ..networks.mixed_statistics import (
 )
 from ..scoring.statistics_share import Share, find_share
 
+KEEPS_NONE = "the network keeps no batch-norm statistics"
 STATISTICS = 0.5  # of the warm start's time; finding the share has the rest
 
 
@@ -39,6 +40,17 @@ class RunStatistics:
         self.share: Share | None = None  # of the target's; None: nothing was re-estimated
 
     @property
+    def why(self) -> str:
+        """Why the share is what it is, or why there is none."""
+        if self.share is not None:
+            return self.share.why
+        if not self.moves:
+            return KEEPS_NONE
+        if self.context.config.warm_start == "source":
+            return "as the settings say"
+        return "no frame was passed through the network in time"
+
+    @property
     def moves(self) -> bool:
         """Tell whether the network keeps running statistics."""
         return bool(self._source)
@@ -60,10 +72,11 @@ class RunStatistics:
         """Mix the statistics of the frames into the model's, and say so."""
         context, config = self.context, self.context.config
         if config.warm_start == "source":
-            self.share = Share(0.0, "as the settings say") if config.final_bn else None
+            kept = config.final_bn and self.moves
+            self.share = Share(0.0, "as the settings say") if kept else None
             return
         if not self.moves:
-            context.note("no warm start: the network keeps no batch-norm statistics")
+            context.note(f"no warm start: {KEEPS_NONE}")
             return
         if config.warm_start == "mixed" and config.statistics_share == 0:
             self.share = Share(0.0, "as the settings say")

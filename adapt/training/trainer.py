@@ -147,7 +147,7 @@ class Trainer:
             losses=self.context.losses,
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
             statistics_share=self.state.statistics_share,
-            statistics_why=self.state.statistics_why,
+            statistics_why=self.statistics.why,
             micro_batch_changes=self._micro_batch_changes(),
             threads=torch.get_num_threads(),
             waiting=waiting(),

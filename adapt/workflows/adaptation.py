@@ -19,6 +19,7 @@ from ...runtime.folders.label_pairs import labelled_pairs
 from ...runtime.frames import open_frames
 from ...runtime.labels import LabelSpace
 from ...runtime.labels.census import check_label_maps
+from ..data.blank_frames import check_not_blank
 from ..data.dataset import FrameSet, labelled_frames, set_aside, target_frames
 from ..losses.backends.choice import choose_kernel
 from ..methods import adapting_method, build_stages
@@ -281,7 +282,10 @@ def _check_learning(
     network: SegmentationNetwork, spec: NetworkSpec, seen: InputSpec, config: RunConfig
 ) -> None:
     """Refuse, before any frame is decoded, what cannot take the steps that the method has."""
-    if build_stages(config) and not check_learning(network, spec, (seen.width, seen.height)):
+    stages = build_stages(config)
+    for stage in stages:
+        stage.check(network)
+    if stages and not check_learning(network, spec, (seen.width, seen.height)):
         raise nothing_learns(config.method)
 
 
@@ -315,7 +319,7 @@ def _target_frames(
     limit: int | None,
 ) -> FrameSet:
     with work.deadline.part(DECODING):
-        return target_frames(
+        frames = target_frames(
             sources,
             width,
             height,
@@ -325,3 +329,5 @@ def _target_frames(
             work=work,
             stop=job.options.stop_if_requested,
         )
+        check_not_blank(frames, [str(source) for source in sources])
+        return frames

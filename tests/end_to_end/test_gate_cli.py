@@ -166,7 +166,7 @@ def test_adapt_with_too_few_frames_to_judge_on_asks(world: Any, tmp_path: Path) 
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'new'}: its gate cannot tell")
     assert last.endswith(
-        "4 frames are too few to set some aside and judge on them; give at least 16."
+        "4 frames are too few to set some aside and judge on them; give at least 32."
     )
     assert "Ask a person: 4 frames are too few" in done.stdout
 

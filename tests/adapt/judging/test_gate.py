@@ -20,6 +20,7 @@ from roadshift.adapt.data.dataset import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
 from roadshift.adapt.judging.judge import choose_gate, judge_bundles
+from roadshift.adapt.judging.verdict import LEAST_FRAMES
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.run.budget import Deadline
@@ -321,7 +322,47 @@ def test_too_few_frames_to_judge_on_ask_a_person(adapt: Adapt, frames_dir: Path)
     assert verdict is not None
     assert (verdict.decision, verdict.frames, verdict.checks) == ("ask", 0, ())
     assert verdict.sentence.startswith("6 frames are too few")
+    assert verdict.sentence.endswith(f"give at least {judge.FOR_A_VERDICT}.")
     assert bundle.manifest.provenance.frames == 6
+
+
+def test_as_many_frames_as_are_asked_for_give_a_verdict() -> None:
+    held = [set_aside(numbered(judge.FOR_A_VERDICT - less))[1] for less in (0, 1)]
+    assert [len(part or ()) >= LEAST_FRAMES for part in held] == [True, False]
+
+
+def test_a_run_that_sets_too_few_aside_says_how_many_it_needs(
+    adapt: Adapt, recording: Path, tmp_path: Path
+) -> None:
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    for image in sorted(recording.iterdir())[:20]:
+        (drive / image.name).symlink_to(image)
+    verdict = adapt("training.steps=2", frames=drive).manifest.verdict
+    assert verdict is not None
+    assert (verdict.decision, verdict.frames) == ("ask", 5)
+    assert verdict.sentence.startswith("The 5 frames set aside are too few to judge on: give at")
+    assert f"at least {judge.FOR_A_VERDICT} that show" in verdict.sentence
+    assert verdict.checks
+
+
+def test_a_run_that_changes_nothing_keeps_the_incumbent(adapt: Adapt, source: Bundle) -> None:
+    verdict = adapt("warm_start=mixed", "statistics_share=0", method="bn_stats").manifest.verdict
+    assert verdict is not None
+    assert (verdict.decision, verdict.frames, verdict.checks) == ("keep", 0, ())
+    assert verdict.sentence.startswith("The run has left the incumbent as it was")
+    assert verdict.incumbent == source.hash
+
+
+def test_another_tone_alone_is_judged(adapt: Adapt, monkeypatch: pytest.MonkeyPatch) -> None:
+    def brighter(*given: Any) -> Any:
+        spec = given[2]
+        return spec.model_copy(update={"gamma": 0.5})
+
+    monkeypatch.setattr("roadshift.adapt.adaptation.align_tone", brighter)
+    verdict = adapt("tone=auto", method="tone_only").manifest.verdict
+    assert verdict is not None
+    assert verdict.frames == 10
 
 
 def test_a_frame_that_cannot_be_read_any_more_is_left_out(

@@ -123,6 +123,13 @@ def test_a_class_that_took_the_name_of_an_absent_one_is_lost() -> None:
     assert "it calls car what was vegetation" in check.sentence
 
 
+def test_what_people_lose_is_said_once() -> None:
+    counts = [[700.0, 0, 0, 0], [0, 100, 0, 0], [0, 0, 100, 0], [40, 0, 0, 0]]
+    checks = checks_of(counts)
+    assert checks["kept"].passed
+    assert "it calls road what was person" in checks["kept_vulnerable"].sentence
+
+
 def test_people_are_held_to_more_than_others() -> None:
     counts = [[700.0, 0, 0, 0], [0, 100, 0, 0], [75, 0, 25, 0], [16, 0, 0, 4]]
     checks = checks_of(counts)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
@@ -214,23 +216,76 @@ def test_the_last_statistics_are_those_of_the_clean_frames(
     assert "classifier.weight" not in changed(raw, weights(bundle))
 
 
-def test_a_network_without_batch_norm_is_told_so(
-    adapt: Adapt, source: Bundle, tmp_path: Path, network: Callable[..., torch.nn.Module]
-) -> None:
+@pytest.fixture
+def plain(source: Bundle, tmp_path: Path, network: Callable[..., torch.nn.Module]) -> Bundle:
+    """A source model without batch norm."""
     spec = source.manifest.network.model_copy(update={"arguments": {"norm": False}})
     with BundleWriter(tmp_path / "plain") as writer:
         content = whole_run.save_weights(network(norm=False))  # type: ignore[arg-type]
         writer.add_bytes("model.safetensors", content, kind="weights")
-        plain = writer.commit(
+        return writer.commit(
             network=spec,
             label_space=source.label_space,
             input=source.manifest.input,
             provenance=source.manifest.provenance,
         )
+
+
+def test_a_network_without_batch_norm_is_told_so(adapt: Adapt, plain: Bundle) -> None:
     notes: list[str] = []
     bundle = adapt("training.steps=1", bundle=plain, note=notes.append)
     assert "no warm start: the network keeps no batch-norm statistics" in notes
     assert changed(weights(plain), weights(bundle))
+    outcome = bundle.manifest.provenance.configuration["outcome"]
+    assert outcome["statistics_share"] is None
+    assert outcome["statistics_why"] == "the network keeps no batch-norm statistics"
+
+
+def test_a_network_without_batch_norm_takes_all_steps_whatever_the_warm_start(
+    adapt: Adapt, plain: Bundle, tmp_path: Path
+) -> None:
+    outcomes = []
+    for asked in ("source", "mixed", "target"):
+        settings = ["training.steps=2", "final_bn=true", f"warm_start={asked}"]
+        bundle = adapt(*settings, method="nightshift", bundle=plain, out=tmp_path / asked)
+        outcomes.append(bundle.manifest.provenance.configuration["outcome"])
+    assert [outcome["steps"] for outcome in outcomes] == [2, 2, 2]
+    assert {outcome["statistics_share"] for outcome in outcomes} == {None}
+    assert len({outcome["statistics_why"] for outcome in outcomes}) == 1
+
+
+def test_what_a_method_cannot_change_is_refused_before_a_frame_is_decoded(
+    plain: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
+) -> None:
+    phases: list[object] = []
+    job = Job(tmp_path / "out", device="cpu", options=RunOptions("", report_phase=phases.append))
+    with pytest.raises(NetworkError, match=r"this network has none; choose .*, such as entmin"):
+        adapt_bundle(plain, [frames_dir], settings(method="tent"), job)
+    assert phases == []
+    assert {path.name for path in tmp_path.iterdir()} == {"plain"}
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (9, 200, 31)])
+def test_frames_of_one_colour_are_nothing_to_adapt_to(
+    colour: tuple[int, int, int], adapt: Adapt, tmp_path: Path
+) -> None:
+    folder = tmp_path / "covered"
+    folder.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((40, 60, 3), colour, np.uint8))
+    with pytest.raises(FrameError, match=r"covered: all 3 frames are of one colour.*camera"):
+        adapt("training.steps=1", frames=folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["covered"]
+
+
+def test_one_frame_that_shows_something_is_enough_to_go_on(adapt: Adapt, tmp_path: Path) -> None:
+    folder = tmp_path / "tunnel"
+    folder.mkdir()
+    for i in range(3):
+        image = np.zeros((40, 60, 3), np.uint8)
+        image[20:, :, 1] = 90 * (i == 1)
+        cv2.imwrite(str(folder / f"{i}.png"), image)
+    assert adapt("training.steps=1", frames=folder).manifest.provenance.frames == 3
 
 
 # --- what is refused -----------------------------------------------------------------------------
