@@ -28,7 +28,7 @@ from ..data.dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
 from ..models.loading import load_network, pick_device
 from ..models.weight_checks import BrokenWeightsError
 from ..networks import SegmentationNetwork
-from ..run.budget import Repeated
+from ..run.budget import Deadline, Repeated
 from ..run.core_sharing import sharing_cores
 from ..run.work import spread
 from ..scoring.references import passes_of_share
@@ -84,11 +84,17 @@ def judge_run(
         RunInterrupted: a signal came.
     """
     held = context.held
-    if held is None:
-        return _ask(incumbent, _why_none_is_held(len(context.frames)))
-    context.note("judging the result against the incumbent, without labels")
     try:
-        return _judged(incumbent, candidate, context, held, older)
+        old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
+        if _alike(old, candidate):
+            sentence = (
+                "The run has left the incumbent as it was, so there is nothing to replace it by."
+            )
+            return Verdict("keep", sentence, (), 0, incumbent=incumbent.hash)
+        if held is None:
+            return _ask(incumbent, _why_none_is_held(len(context.frames)))
+        context.note("judging the result against the incumbent, without labels")
+        return _judged(old, incumbent, candidate, context, held, older)
     except RunInterrupted:
         raise
     except FrameError as error:
@@ -105,6 +111,7 @@ def judge_run(
 
 
 def _judged(
+    old: Model,
     incumbent: Bundle,
     candidate: Model,
     context: Context,
@@ -112,10 +119,6 @@ def _judged(
     older: Sequence[str | Path],
 ) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
-    old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
-    if _alike(old, candidate):
-        sentence = "The run has left the incumbent as it was, so there is nothing to replace it by."
-        return Verdict("keep", sentence, (), 0, incumbent=incumbent.hash)
     chosen = evenly_spaced(len(held), JUDGED_ON)
     with context.work.phase("judging", len(chosen)) as done:
         count = affordable(len(chosen), old.network, context)
@@ -136,8 +139,9 @@ def _judged(
             report=done,
         )
     verdict = _decided(evidence, incumbent, started)
-    if verdict.decision == "ask" and len(held) < LEAST_FRAMES:
-        verdict = replace(verdict, sentence=_why_too_few_are_held(len(held)))
+    looked_at = evidence.frames + evidence.copies
+    if verdict.decision == "ask" and looked_at < LEAST_FRAMES:
+        verdict = replace(verdict, sentence=_why_too_few(looked_at, held, deadline))
     if not older:
         return verdict
     if deadline.due:
@@ -218,9 +222,16 @@ def _alike(one: Model, other: Model) -> bool:
     )
 
 
-def _why_too_few_are_held(held: int) -> str:
+def _why_too_few(looked_at: int, held: FrameSet, deadline: Deadline) -> str:
+    """What a run lacked for a verdict: frames, or the time to look at those set aside."""
+    if len(held) >= LEAST_FRAMES and deadline.bounded:
+        return (
+            f"The time budget left time to judge on {counted(looked_at, 'frame')} of {len(held)} "
+            f"set aside, and a verdict takes {LEAST_FRAMES}: give more time, or judge the result "
+            "with roadshift judge."
+        )
     return (
-        f"The {counted(held, 'frame')} set aside are too few to judge on: give at least "
+        f"The {counted(looked_at, 'frame')} set aside are too few to judge on: give at least "
         f"{FOR_A_VERDICT} that show different scenes, or judge the result on others with "
         "roadshift judge."
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..matching import best_matching
 from ..pictures.png import decode_label_png, read_png
 from .files import read_labels
 from .layouts import RAW_ENDING, TRAIN_ENDING
@@ -20,7 +21,7 @@ _SAMPLES = 8
 def label_notes(
     files: Sequence[Path], space: LabelSpace, void_share: float, matrix: NDArray[np.int64] | None
 ) -> list[str]:
-    """Sentences on label maps of which most pixels are not labelled, or whose ids are one too high.
+    """Sentences on label maps of which most pixels are not labelled, or that fit other classes.
 
     Args:
         files: the label maps.
@@ -46,6 +47,8 @@ def label_notes(
             "these label maps seem to hold 0 where nothing is labelled and to count classes from "
             f"1; if so, take 1 from each id and write {space.ignore_index} for 0."
         )
+    elif matrix is not None and (renamed := _renamed(matrix, space)):
+        notes.append(renamed)
     return notes
 
 
@@ -83,3 +86,21 @@ def _is_one_too_high(matrix: NDArray[np.int64]) -> bool:
     """Tell whether most pixels, twice as many as are right, have the class below their label's."""
     before = int(np.trace(matrix, offset=-1))
     return 2 * before > int(matrix.sum()) and before > 2 * int(np.trace(matrix))
+
+
+def _renamed(matrix: NDArray[np.int64], space: LabelSpace) -> str:
+    """The sentence on labels of which most fit the model once classes are renamed, or nothing."""
+    order = best_matching(matrix.astype(np.float64))
+    right, total = int(np.trace(matrix)), int(matrix.sum())
+    fitting = int(matrix[range(len(order)), order].sum())
+    if not (2 * fitting > total and fitting > 2 * right):
+        return ""
+    moved = [i for i, j in enumerate(order) if i != j]
+    most = max(moved, key=lambda i: int(matrix[i, order[i]]))
+    return (
+        f"The model agrees with {100 * right / total:.0f} % of the labelled pixels, and with "
+        f"{100 * fitting / total:.0f} % if classes are renamed (it calls "
+        f"{space.classes[order[most]]} what the labels call {space.classes[most]}): these label "
+        f"maps seem to be of another label space than {space.name}, which --label-space would name, "
+        "or the model's classes in another order."
+    )

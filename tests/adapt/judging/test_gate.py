@@ -354,6 +354,29 @@ def test_a_run_that_changes_nothing_keeps_the_incumbent(adapt: Adapt, source: Bu
     assert verdict.incumbent == source.hash
 
 
+def test_without_time_for_anything_the_incumbent_is_kept(adapt: Adapt, frames_dir: Path) -> None:
+    bundle = adapt("warm_start=mixed", "tone=none", frames=frames_dir, time_budget_s=1e-6)
+    assert bundle.manifest.provenance.frames < 16  # none is held
+    verdict = bundle.manifest.verdict
+    assert verdict is not None
+    assert (verdict.decision, verdict.checks) == ("keep", ())
+    assert "left the incumbent as it was" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("held", "budget_s", "said"),
+    [
+        (15, 20.0, "time budget left time to judge on 4 frames of 15 set aside, and a verdict tak"),
+        (4, 20.0, "The 4 frames set aside are too few to judge on: give at least 32"),
+        (4, None, "The 4 frames set aside are too few to judge on: give at least 32"),
+    ],
+)
+def test_what_a_run_lacked_for_a_verdict_is_said(
+    held: int, budget_s: float | None, said: str
+) -> None:
+    assert said in judge._why_too_few(4, numbered(held), Deadline(budget_s))
+
+
 def test_another_tone_alone_is_judged(adapt: Adapt, monkeypatch: pytest.MonkeyPatch) -> None:
     def brighter(*given: Any) -> Any:
         spec = given[2]

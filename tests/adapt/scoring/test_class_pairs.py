@@ -1,4 +1,4 @@
-"""Which class is which: names of people, confusion, matchings, cycles, and displaced labels."""
+"""Which class is which: names of people, confusion, cycles, and displaced labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from roadshift.adapt.judging.evidence import Evidence
 from roadshift.adapt.judging.identity import identity_checks
 from roadshift.adapt.scoring.class_pairs import (
     ClassPairs,
-    best_matching,
     cycles,
     is_vulnerable,
     pairs_of,
@@ -46,18 +45,6 @@ def test_people_and_what_they_ride_are_known_by_name(name: str) -> None:
 @pytest.mark.parametrize("name", ["road", "traffic light", "car", "personal", "bridge", ""])
 def test_other_classes_are_not_taken_for_people(name: str) -> None:
     assert not is_vulnerable(name)
-
-
-@pytest.mark.parametrize("size", range(7))
-def test_a_matching_is_the_best_of_all(size: int) -> None:
-    rng = np.random.default_rng(size)
-    for _ in range(10):
-        value = rng.random((size, size))
-        orders = itertools.permutations(range(size))
-        best = max(sum(value[i, j] for i, j in enumerate(order)) for order in orders)
-        found = best_matching(value)
-        assert sorted(found) == list(range(size))
-        assert sum(value[i, j] for i, j in enumerate(found)) == pytest.approx(best)
 
 
 def test_cycles_of_a_permutation() -> None:

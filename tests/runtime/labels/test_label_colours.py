@@ -147,3 +147,25 @@ def test_good_label_maps_pass_in_silence(tmp_path: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.DEBUG):
         check_label_maps([path], CITYSCAPES, pytest.fail)
     assert caplog.text == ""
+
+
+def test_labels_that_fit_once_classes_are_renamed_are_said() -> None:
+    """CamVid's ids, read as Cityscapes': every one is a class there, and mIoU is near 0."""
+    seen = np.zeros((19, 19), np.int64)
+    for theirs, ours in ((0, 10), (1, 2), (3, 0), (4, 1), (5, 8), (8, 13)):
+        seen[theirs, ours] = 100
+    seen[2, 2] = 20
+    (sentence,) = label_notes([], CITYSCAPES, 0.0, seen)
+    assert "agrees with 3 % of the labelled pixels, and with 97 % if classes" in sentence
+    assert "another label space than cityscapes19" in sentence
+    assert "--label-space" in sentence
+
+
+@pytest.mark.parametrize("right", [0.35, 0.5, 0.9])
+def test_a_model_that_confuses_classes_is_no_sign_of_other_labels(right: float) -> None:
+    seen = (np.eye(19) * 1000 * right).astype(np.int64)
+    seen[:, 0] += int(1000 * (1 - right))  # all that is wrong is road
+    assert label_notes([], CITYSCAPES, 0.0, seen) == []
+    poor = np.zeros((19, 19), np.int64)
+    poor[:, 2] = 1000  # a model that gives one class alone
+    assert label_notes([], CITYSCAPES, 0.0, poor) == []
