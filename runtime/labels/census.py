@@ -101,6 +101,6 @@ def _renamed(matrix: NDArray[np.int64], space: LabelSpace) -> str:
         f"The model agrees with {100 * right / total:.0f} % of the labelled pixels, and with "
         f"{100 * fitting / total:.0f} % if classes are renamed (it calls "
         f"{space.classes[order[most]]} what the labels call {space.classes[most]}): these label "
-        f"maps seem to be of another label space than {space.name}, which --label-space would name, "
-        "or the model's classes in another order."
+        f"maps seem to be of another label space than {space.name} (see --label-space), or the "
+        "model's classes in another order."
     )
