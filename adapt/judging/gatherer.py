@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..scoring.class_pairs import ClassPairs, Matrix, pairs_of
+from ...runtime.labels.matching import Matrix
+from ..scoring.class_pairs import ClassPairs, pairs_of
 from ..scoring.displaced import Displaced, Move, agreements
 from ..scoring.references import MIXED, OWN
 from ..scoring.resampling import Sums, Weights, interval

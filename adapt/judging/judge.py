@@ -223,7 +223,7 @@ def _alike(one: Model, other: Model) -> bool:
 
 
 def _why_too_few(looked_at: int, held: FrameSet, deadline: Deadline) -> str:
-    """What a run lacked for a verdict: frames, or the time to look at those set aside."""
+    """Tell which a run lacked for a verdict: frames, or the time to look at those set aside."""
     if len(held) >= LEAST_FRAMES and deadline.bounded:
         return (
             f"The time budget left time to judge on {counted(looked_at, 'frame')} of {len(held)} "

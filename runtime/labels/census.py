@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matching import best_matching
 from ..pictures.png import decode_label_png, read_png
 from .files import read_labels
 from .layouts import RAW_ENDING, TRAIN_ENDING
+from .matching import best_matching
 from .spaces import LabelSpace
 from .tables import CITYSCAPES
 
