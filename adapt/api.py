@@ -46,7 +46,7 @@ from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from ..runtime.verdict import Verdict
 from .judging import judge
-from .methods import DEFAULT, adapting_method, find_method, resolve_settings
+from .methods import DEFAULT, adapting_method, by_new_names, find_method, resolve_settings
 from .methods.supervised import Supervised
 from .models.loading import IMAGENET_INPUT, pick_device
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
@@ -318,7 +318,7 @@ def _resolved(
     given.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
     if given.pop("method", method) != method:
         raise ConfigError(f"{arg('config')}: is not written for {arg('method', method)}.")
-    wanted = find_method(method).Config
+    wanted, given = find_method(method).Config, by_new_names(method, given)
     _check_type("settings", settings, wanted, f"method {method!r} takes ")
     _check_type("training", training, TrainingConfig)
     if settings is not None:

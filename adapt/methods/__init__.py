@@ -8,6 +8,7 @@ from typing import Any
 
 from ...runtime.errors import ConfigError, arg
 from ..run.config import RunConfig, merge, parse_assignments, read_toml, shown, validate
+from ..run.renaming import in_new_names, in_old_names
 from .atp import Atp
 from .base import Method, Stage
 from .black_box import AtpBlackBox, Das3BlackBox
@@ -116,6 +117,7 @@ def resolve_config(
             f"--set method={assigned['method']}: a setting cannot change the method; use --method "
             f"{assigned['method']}."
         )
+    read, assigned = (by_new_names(method, given) for given in (read, assigned))
     return resolve_settings(method, merge(read, assigned), seed=seed)
 
 
@@ -131,7 +133,7 @@ def resolve_settings(
     Raises:
         ConfigError: an unknown method, variant or key, or a value out of range.
     """
-    chosen = find_method(method)
+    chosen, given = find_method(method), by_new_names(method, given)
     others = [name for name in given if name != method and _is_method(name)]
     if others:
         raise ConfigError(
@@ -169,6 +171,29 @@ def resolve_settings(
     return config
 
 
+def by_new_names(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run by name, sections as mappings, with no old name left among them.
+
+    Raises:
+        ConfigError: the method is unknown, or a setting is given under its old and its new name.
+    """
+    renamed = in_new_names(given, RunConfig.renamed)
+    own = renamed.get(method)
+    if isinstance(own, Mapping):
+        renamed[method] = in_new_names(own, find_method(method).Config.renamed, f"{method}.")
+    return renamed
+
+
+def hashed_settings(config: RunConfig) -> dict[str, Any]:
+    """Settings as a JSON document to hash, under the names before the last renaming.
+
+    So a run that began before it is told by the same hash after it, and goes on.
+    """
+    document = in_old_names(config.model_dump(mode="json"), RunConfig.renamed)
+    renames = find_method(config.method).Config.renamed
+    return {**document, "method_config": in_old_names(document["method_config"], renames)}
+
+
 def _one_rate(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings in which a learning rate of the user's own holds with frozen statistics, too."""
     training = given.get("training")
@@ -195,8 +220,10 @@ __all__ = [
     "Stage",
     "adapting_method",
     "build_stages",
+    "by_new_names",
     "choose_method",
     "find_method",
+    "hashed_settings",
     "register_method",
     "resolve_config",
     "resolve_settings",

@@ -94,8 +94,8 @@ class TeachStage(Stage):
             self.context.crop_size,
             align_corners=self.model.align_corners,
             kernel=self.context.losses,
-            positive=settings.positive,
-            negative=settings.negative,
+            positive=settings.weight_positive,
+            negative=settings.weight_negative,
             negative_below=settings.negative_below,
         )
 

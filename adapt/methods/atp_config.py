@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..run.config import Scales, Settings
+from ..run.renaming import Renamed, Renames
 
 StageName = Literal["align", "teach", "propagate"]
 
@@ -21,6 +22,9 @@ class AtpConfig(Settings):
     A weight of 0 leaves a term out: the rows of Table 5.
     """
 
+    renamed: ClassVar[Renames] = {
+        **{n: Renamed(f"weight_{n}") for n in ("positive", "negative", "easy", "hard", "reco")},
+    }
     may_be_empty: ClassVar[bool] = False  # whether there is a stage besides these
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
@@ -39,19 +43,19 @@ class AtpConfig(Settings):
     # K of eq. 4: of a class's pixels, the most confident
     share: float = Field(default=0.65, gt=0, le=1)
     refresh_epochs: int = Field(default=1, ge=0)  # passes between two labellings; 0: label once
-    positive: float = Field(default=1.0, ge=0)  # eq. 5
-    negative: float = Field(default=1.0, ge=0)  # eq. 7
+    weight_positive: float = Field(default=1.0, ge=0)  # eq. 5
+    weight_negative: float = Field(default=1.0, ge=0)  # eq. 7
     negative_below: float = Field(default=0.05, gt=0, lt=1)  # eq. 6
     # Propagate
     easy_ratio: float = Field(default=0.5, gt=0, le=1)  # of the frames, by mean entropy (eq. 9)
     # of each class's pixels there, the most confident
     easy_labels: float = Field(default=1.0, gt=0, le=1)
-    easy: float = Field(default=1.0, ge=0)  # cross-entropy of the easy frames
-    hard: float = Field(default=1.0, ge=0)  # consistency of the hard ones (eq. 10)
+    weight_easy: float = Field(default=1.0, ge=0)  # cross-entropy of the easy frames
+    weight_hard: float = Field(default=1.0, ge=0)  # consistency of the hard ones (eq. 10)
     mix: Literal["classmix", "cutmix", "none"] = "classmix"  # of two hard frames (Table 6)
     target: Literal["frames", "mixed"] = "frames"  # what the hard frames' labels come from
     consistency: Literal["labels", "probabilities"] = "labels"
-    reco: float = Field(default=0.0, ge=0)  # regional contrast (Table 6)
+    weight_reco: float = Field(default=0.0, ge=0)  # regional contrast (Table 6)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> AtpConfig:
@@ -62,8 +66,8 @@ class AtpConfig(Settings):
             raise ValueError("scales must hold at least one number, all above 0")
         used: Mapping[StageName, tuple[float, ...]] = {
             "align": (self.align_entropy, self.align_diversity),
-            "teach": (self.positive, self.negative),
-            "propagate": (self.easy, self.hard, self.reco),
+            "teach": (self.weight_positive, self.weight_negative),
+            "propagate": (self.weight_easy, self.weight_hard, self.weight_reco),
         }
         for stage in self.stages:
             if not any(used[stage]):

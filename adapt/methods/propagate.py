@@ -65,7 +65,7 @@ class PropagateStage(Stage):
         self.model = model.train()
         self.teacher = fold_batch_norm(frozen_copy(model))
         self.projection: nn.Sequential | None = None
-        if settings.reco:
+        if settings.weight_reco:
             self.projection = self._new_projection()
         with context.work.deadline.part(ENTROPIES):
             entropies = self._entropies()
@@ -134,11 +134,11 @@ class PropagateStage(Stage):
             "kernel": self.context.losses,
         }
         terms: dict[str, Tensor] = {}
-        if settings.easy:
+        if settings.weight_easy:
             terms["easy"] = pseudo_label_terms(
-                output.logits, easy, size, pseudo_label=settings.easy, **how
+                output.logits, easy, size, pseudo_label=settings.weight_easy, **how
             )["pseudo_label"]
-        if settings.hard:
+        if settings.weight_hard:
             if is_easy.all():
                 loss = 0.0 * output.logits.sum()
             elif settings.consistency == "probabilities":
@@ -150,7 +150,7 @@ class PropagateStage(Stage):
                 loss = pseudo_label_terms(output.logits[~is_easy], labels, size, **how)[
                     "pseudo_label"
                 ]
-            terms["hard"] = settings.hard * loss
+            terms["hard"] = settings.weight_hard * loss
         if self.projection is not None:
             labels = easy.clone()
             labels[~is_easy] = self._labels(target)
@@ -158,7 +158,7 @@ class PropagateStage(Stage):
             grid = representation.shape[2:]
             nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
             sure = upsample(output.logits.detach(), grid, self.model.align_corners).softmax(dim=1)
-            terms["contrast"] = settings.reco * regional_contrast(
+            terms["contrast"] = settings.weight_reco * regional_contrast(
                 representation, nearest[:, 0].long(), sure.max(dim=1).values
             )
         return terms
@@ -212,6 +212,6 @@ def _features(features: Tensor | None) -> Tensor:
     if features is None:
         raise NetworkError(
             "Regional contrast needs features, and the network returns none: return (logits, "
-            "features), or set reco to 0."
+            "features), or set weight_reco to 0."
         )
     return features

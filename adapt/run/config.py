@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...runtime.errors import ConfigError
 from ...runtime.regular_files import read_regular_file
+from .renaming import Renames, in_new_names
 
 _LARGEST_TOML = 1 << 20  # bytes
 
@@ -26,6 +27,13 @@ class Settings(BaseModel):
     """Base of every settings section: immutable, an unknown key or a giant number is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    renamed: ClassVar[Renames] = {}  # fields by the names that they had before
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_new_names(cls, values: Any) -> Any:
+        return in_new_names(values, cls.renamed) if isinstance(values, Mapping) else values
 
     @model_validator(mode="after")
     def _no_giant(self) -> Self:

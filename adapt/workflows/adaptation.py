@@ -22,7 +22,7 @@ from ...runtime.labels.census import check_label_maps
 from ..data.blank_frames import check_not_blank
 from ..data.dataset import FrameSet, labelled_frames, set_aside, target_frames
 from ..losses.backends.choice import choose_kernel
-from ..methods import adapting_method, build_stages
+from ..methods import adapting_method, build_stages, hashed_settings
 from ..methods.supervised import Supervised
 from ..models.importing import load_weights_file
 from ..models.loading import check_learning, load_network, new_network, pick_device
@@ -229,7 +229,7 @@ def train_bundle(
             "network": network_spec.model_dump(mode="json"),
             "label space": space.to_dict(),
             "input": input_spec.model_dump(mode="json"),
-            "settings": config.model_dump(mode="json"),
+            "settings": hashed_settings(config),
         },
         lambda: [*chain.from_iterable(pairs), *weights],
         kept=False,

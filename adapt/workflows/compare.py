@@ -33,6 +33,7 @@ from ...runtime.frames import open_frames
 from ...runtime.labels.metrics import evaluation_record
 from ...runtime.labels.spaces import LabelMap
 from ..data.fingerprints import hash_of, learned_from
+from ..methods import hashed_settings
 from ..models.loading import pick_device
 from ..run.config import RunConfig
 from ..run.options import Progress
@@ -325,7 +326,7 @@ class _Runner:
                 self.source.hash,
                 self.frames_identity,
                 self.max_frames,
-                config.model_dump(mode="json"),
+                hashed_settings(config),
                 self.job.options.time_budget_s,
                 self.device.type,
             ]

@@ -20,6 +20,7 @@ from ...runtime.bundle import Bundle, library_versions, open_bundle
 from ...runtime.errors import BundleError, FrameError, TrainingError, arg
 from ...runtime.words import counted
 from ..data.fingerprints import hash_of, identity_of, learned_from
+from ..methods import hashed_settings
 from ..run.config import RunConfig
 from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .run_folder import Job
@@ -196,7 +197,7 @@ def record_of_adapting(
     parts = {
         "source model": source,
         "frames": [[str(Path(frame).resolve()) for frame in frames], max_frames],
-        "settings": config.model_dump(mode="json"),
+        "settings": hashed_settings(config),
         "student": student,
     }
 

@@ -23,7 +23,7 @@ from ..data.dataset import CropSampler, FrameSet
 from ..data.fingerprints import hash_of
 from ..judging.judge import judge_run
 from ..losses.backends.choice import choose_kernel
-from ..methods import build_stages
+from ..methods import build_stages, hashed_settings
 from ..models.importing import save_weights
 from ..models.inputs import Normalise
 from ..models.loading import device_name
@@ -134,7 +134,7 @@ def _fingerprint(
             subject.spec.model_dump(mode="json"),
             subject.space.to_dict(),
             subject.input.model_dump(mode="json"),
-            config.model_dump(mode="json"),
+            hashed_settings(config),
         ]
     )
 

@@ -209,7 +209,8 @@ def test_teach_learns_the_most_confident_share_of_each_class_over_all_frames(
 
 def test_teach_is_its_terms_on_the_noisy_view(tmp_path: Path) -> None:
     options = {"positive": 0.5, "negative": 2.0, "negative_below": 0.1}
-    stage = begun(TeachStage, tmp_path, net(), **options)
+    weights = {"weight_positive": 0.5, "weight_negative": 2.0}
+    stage = begun(TeachStage, tmp_path, net(), **weights, negative_below=0.1)
     labels = begun(TeachStage, tmp_path, net()).selection.labels(drawn())
     logits = net().train()(NORMALISE(drawn().augmented)).logits
     expected = teach_terms(logits, labels, SIZE, align_corners=False, **options)
@@ -387,7 +388,7 @@ def test_propagate_is_its_algorithm_box(
 def test_every_setting_of_propagate_changes_the_hard_term_alone(tmp_path: Path) -> None:
     terms = []
     changes = [{}, {"mix": "cutmix"}, {"mix": "none"}, {"target": "mixed"}]
-    changes += [{"consistency": "probabilities"}, {"hard": 2.0}]
+    changes += [{"consistency": "probabilities"}, {"weight_hard": 2.0}]
     for change in changes:
         model = net(dropout=0.0)
         stage = begun(PropagateStage, tmp_path, model, **change)
@@ -435,7 +436,7 @@ def test_regional_contrast_sees_the_labels_of_easy_and_mixed_frames(
     tmp_path: Path, rows: list[int]
 ) -> None:
     model = net()
-    stage = begun(PropagateStage, tmp_path, model, reco=0.5, target="mixed")
+    stage = begun(PropagateStage, tmp_path, model, weight_reco=0.5, target="mixed")
     student = copy.deepcopy(shaken(model))
     torch.manual_seed(0)
     ours = stage.losses(batch_of(rows))
@@ -459,7 +460,7 @@ def test_the_projection_learns_at_the_classifiers_rate_and_comes_back_with_the_s
 ) -> None:
     model = net()
     torch.manual_seed(3)
-    stage = begun(PropagateStage, tmp_path, model, reco=1.0)
+    stage = begun(PropagateStage, tmp_path, model, weight_reco=1.0)
     groups = {group.name: group for group in stage.parameter_groups(model, 7.0)}
     assert groups["projection"].factor == 7.0
     assert len(groups["projection"].parameters) == 4
@@ -468,7 +469,7 @@ def test_the_projection_learns_at_the_classifiers_rate_and_comes_back_with_the_s
     assert not any(map(torch.equal, stage.state().values(), start.values()))
     weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(stage.state())
     again = net()
-    resumed = begun(PropagateStage, tmp_path, again, reco=1.0)
+    resumed = begun(PropagateStage, tmp_path, again, weight_reco=1.0)
     assert not torch.equal(resumed.state()["0.weight"], state["0.weight"])
     again.load_state_dict(weights)
     resumed.load_state(state)
@@ -487,7 +488,7 @@ def test_without_reco_there_is_no_state_and_no_projection(tmp_path: Path) -> Non
 def test_reco_on_a_network_without_features_says_what_to_do(tmp_path: Path) -> None:
     model = build_network("user_networks:Einsum", K)
     with pytest.raises(NetworkError, match=r"returns none: return \(logits, features\), or set"):
-        begun(PropagateStage, tmp_path, model, reco=1.0)
+        begun(PropagateStage, tmp_path, model, weight_reco=1.0)
     assert not list(tmp_path.iterdir())  # before anything was labelled
 
 
@@ -533,11 +534,11 @@ TERMS = {
     [
         ("align_entropy=0", "align", {"diversity"}),
         ("align_diversity=0", "align", {"entropy"}),
-        ("positive=0", "teach", {"negative"}),
-        ("negative=0", "teach", {"positive"}),
-        ("easy=0", "propagate", {"hard"}),
-        ("hard=0", "propagate", {"easy"}),
-        ("reco=0.1", "propagate", {"easy", "hard", "contrast"}),
+        ("weight_positive=0", "teach", {"negative"}),
+        ("weight_negative=0", "teach", {"positive"}),
+        ("weight_easy=0", "propagate", {"hard"}),
+        ("weight_hard=0", "propagate", {"easy"}),
+        ("weight_reco=0.1", "propagate", {"easy", "hard", "contrast"}),
     ],
 )
 def test_a_weight_of_0_takes_its_term_and_no_other_out_of_the_history(
@@ -558,7 +559,7 @@ def test_a_weight_of_0_takes_its_term_and_no_other_out_of_the_history(
 
 
 RESUMED = {
-    "atp with reco": AtpConfig(reco=0.1, mix="cutmix"),
+    "atp with reco": AtpConfig(weight_reco=0.1, mix="cutmix"),
     "das3 from mixed frames": Das3Config(consistency="probabilities"),
 }
 
@@ -642,8 +643,8 @@ def test_a_wrong_setting_is_one_sentence(method: str, assignment: str, sentence:
     ("stage", "weights"),
     [
         ("align", ("align_entropy", "align_diversity")),
-        ("teach", ("positive", "negative")),
-        ("propagate", ("easy", "hard", "reco")),
+        ("teach", ("weight_positive", "weight_negative")),
+        ("propagate", ("weight_easy", "weight_hard", "weight_reco")),
     ],
 )
 def test_a_stage_without_a_term_is_refused_unless_left_out(
