@@ -25,12 +25,17 @@ from ..pseudo_labels.hard_labels import PseudoLabels, label_frames
 from ..pseudo_labels.logit_cache import LogitCache, open_cache
 from ..pseudo_labels.prototypes import Similarity, class_prototypes, class_sums, prototype_logits
 from ..run.config import Settings
+from ..run.renaming import Renamed, Renames, complement
 from ..run.work import OutOfTimeError
 from .base import SMALL_DATA, FeatureTap, Method, Stage, prefixed, under
 
 
 class IapcConfig(Settings):
     """IAPC's own settings; the fields' defaults are the paper's text ("paper")."""
+
+    renamed: ClassVar[Renames] = {
+        "memory_smoothing": Renamed("memory_decay", complement, complement, "1 - memory_smoothing"),
+    }
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
     weight_ia: float = Field(default=0.2, ge=0)  # L_IA, importance-aware pseudo-labels (eq. 5)
@@ -53,7 +58,7 @@ class IapcConfig(Settings):
     rare_fraction: float = Field(default=4096 / (512 * 256), ge=0, le=1)  # of a batch's pixels
     entropy_epsilon: float = Field(default=0.0, ge=0)
     memory: Literal["ema", "student"] = "ema"  # student: the ablation without EMA
-    memory_smoothing: float = Field(default=1e-4, gt=0, le=1)  # momentum 0.9999
+    memory_decay: float = Field(default=0.9999, ge=0, lt=1)  # of the EMA
     memory_mode: Literal["eval", "train"] = "eval"  # train: batch statistics
 
     @model_validator(mode="after")
@@ -72,7 +77,7 @@ class IapcStage(Stage):
         k     <- class means of S_m's features of x, under S_m's own labels
         L     <- weight_ia L_IA + weight_pe L_PE + weight_ps L_PS + weight_im L_IM  of S_t(x~)
         S_t   <- S_t - lr dL/dS_t
-        S_m   <- (1 - smoothing) S_m + smoothing S_t    (memory="student": smoothing = 1)
+        S_m   <- memory_decay S_m + (1 - memory_decay) S_t    (memory="student": a decay of 0)
     """
 
     name = "iapc"
@@ -228,8 +233,8 @@ class IapcStage(Stage):
         return sums / counts.clamp(min=1)[:, None]
 
     def after_step(self) -> None:
-        smoothing = self.settings.memory_smoothing if self.settings.memory == "ema" else 1.0
-        ema_update(self.memory_model, self.model, smoothing)
+        decay = self.settings.memory_decay if self.settings.memory == "ema" else 0.0
+        ema_update(self.memory_model, self.model, decay)
 
     def touched(self) -> list[Tensor]:
         balances = [balance.average for balance in self.balances.values()]

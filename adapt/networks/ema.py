@@ -19,12 +19,12 @@ def frozen_copy(model: Model) -> Model:
 
 
 @torch.no_grad()
-def ema_update(memory: nn.Module, student: nn.Module, smoothing: float) -> None:
-    """``m <- (1 - smoothing) m + smoothing s`` for every parameter; buffers are copied.
+def ema_update(memory: nn.Module, student: nn.Module, decay: float) -> None:
+    """``m <- decay m + (1 - decay) s`` for every parameter; buffers are copied.
 
-    Source: IAPC, Sec. III-C (smoothing 1e-4, momentum 0.9999).
+    Source: IAPC, Sec. III-C (smoothing 1e-4, which is a decay of 0.9999).
     """
-    torch._foreach_lerp_(list(memory.parameters()), list(student.parameters()), smoothing)
+    torch._foreach_lerp_(list(memory.parameters()), list(student.parameters()), 1 - decay)
     ours, theirs = list(memory.buffers()), list(student.buffers())
     if ours:
         torch._foreach_copy_(ours, theirs)

@@ -68,7 +68,7 @@ def in_new_names(values: Mapping[str, Any], renames: Renames, section: str = "")
             )
         found[renamed.name] = renamed.to_new(value)
         _note_once(
-            f"{old} is now called {new}{f' = {renamed.how}' * bool(renamed.how)}; the old name is "
+            f"{old} is now called {new}{f', which is {renamed.how}' * bool(renamed.how)}; the old name is "
             "taken in this release alone"
         )
     return found

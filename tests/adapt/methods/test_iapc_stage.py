@@ -247,7 +247,7 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"entropy_epsilon": 1e-2}, {"entropy"}),
     ({}, {"memory_mode": "train"}, {"agreement", "prototype"}),
     ({}, {"memory": "student"}, set()),  # at the first step the two are the same
-    ({}, {"memory_smoothing": 0.5}, set()),
+    ({}, {"memory_decay": 0.5}, set()),
 ]
 
 
@@ -375,7 +375,7 @@ def test_a_feature_tap_gives_the_layers_output_or_says_that_it_is_no_map() -> No
 
 
 def test_the_ema_memory_trails_the_student(tmp_path: Path) -> None:
-    stage = begun(tmp_path, memory_smoothing=0.1)
+    stage = begun(tmp_path, memory_decay=0.9)
     before = [p.clone() for p in stage.memory_model.parameters()]
     train(stage, 1)
     for memory, old, student in zip(
@@ -472,7 +472,7 @@ FULL = {"prototypes": "momentum", "class_balance": "rare", "memory_mode": "train
 def test_a_stage_goes_on_from_its_state_bit_for_bit(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    settings = {"memory_smoothing": 0.1, **settings}
+    settings = {"memory_decay": 0.9, **settings}
     stage = begun(tmp_path, **settings)
     train(stage, 2)
     student = {k: v.clone() for k, v in stage.model.state_dict().items()}

@@ -164,7 +164,7 @@ def test_memory_follows_by_the_ema_formula_and_copies_the_buffers() -> None:
             parameter.add_(torch.randn_like(parameter))
     student.train()(batches()[0])
     old = snapshot(list(memory.parameters()))
-    ema_update(memory, student, 0.25)
+    ema_update(memory, student, 0.75)
     for m, before, s in zip(memory.parameters(), old, student.parameters(), strict=True):
         torch.testing.assert_close(m, 0.75 * before + 0.25 * s)
     for ours, theirs in zip(memory.buffers(), student.buffers(), strict=True):
@@ -180,18 +180,18 @@ def test_many_small_updates_approach_a_student_that_stands_still() -> None:
         student.first.weight.add_(1)
     start = memory.first.weight.clone()
     for _ in range(50):
-        ema_update(memory, student, 0.1)
+        ema_update(memory, student, 0.9)
     expected = student.first.weight + 0.9**50 * (start - student.first.weight)
     torch.testing.assert_close(memory.first.weight, expected)
 
 
-def test_smoothing_of_1_copies_the_student_bit_for_bit() -> None:
+def test_a_decay_of_0_copies_the_student_bit_for_bit() -> None:
     student = Net()
     memory = frozen_copy(student)
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.mul_(1.7).add_(1e-3)
-    ema_update(memory, student, 1.0)
+    ema_update(memory, student, 0.0)
     assert all(map(torch.equal, memory.parameters(), student.parameters()))
 
 

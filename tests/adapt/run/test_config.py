@@ -353,7 +353,7 @@ PUBLISHED = {  # METHODS: Tables III-V and Sec. IV of the paper
     "method_config.weight_pe": 0.5,
     "method_config.weight_ps": 0.04,
     "method_config.weight_im": 2.0,
-    "method_config.memory_smoothing": 1e-4,
+    "method_config.memory_decay": 0.9999,
     "method_config.prototype_momentum": 0.99,
     "method_config.importance": "margin_ratio",
     "method_config.prototypes": "per_image",

@@ -24,6 +24,7 @@ ATP = ("atp", "das3", "atp_black_box", "das3_black_box")
 WEIGHTS = ("positive", "negative", "easy", "hard", "reco")
 RENAMED = [  # method, old assignment, new assignment
     *((m, f"{m}.{weight}=0.25", f"{m}.weight_{weight}=0.25") for m in ATP for weight in WEIGHTS),
+    ("iapc", "iapc.memory_smoothing=0.003", "iapc.memory_decay=0.997"),
 ]
 IDS = [old for _, old, _ in RENAMED]
 
@@ -112,6 +113,18 @@ def test_typed_settings_take_the_old_names_too(notes: pytest.LogCaptureFixture) 
 def test_a_wrong_value_under_an_old_name_is_refused_under_the_new_one(value: str) -> None:
     with pytest.raises(ConfigError, match="weight_easy: "):
         resolve_config("atp", assignments=[f"atp.easy={value}"])
+
+
+def test_the_note_of_a_changed_meaning_says_the_formula(notes: pytest.LogCaptureFixture) -> None:
+    config = resolve_config("iapc", assignments=["iapc.memory_smoothing=1e-4"])
+    assert config == resolve_config("iapc")
+    assert "iapc.memory_decay, which is 1 - memory_smoothing;" in notes.text
+
+
+@pytest.mark.parametrize("value", ["0", "1.5", "nan", "much", "false", "1e-30"])
+def test_a_smoothing_that_was_refused_or_has_no_decay_is_refused(value: str) -> None:
+    with pytest.raises(ConfigError, match="memory_decay: "):
+        resolve_config("iapc", assignments=[f"iapc.memory_smoothing={value}"])
 
 
 @pytest.mark.parametrize("value", [1e-4, 0.1, 0.3, 1.0, 0.25, 1e-7])
