@@ -62,8 +62,8 @@ class TeachStage(Stage):
 
     every refresh_epochs epochs:
         M     <- a copy of f
-        y_v   <- argmax of M(x)_v if it is among the ``share`` most confident of its class, else
-                 none, over all target frames
+        y_v   <- argmax of M(x)_v if it is among the ``class_share`` most confident of its class,
+                 else none, over all target frames
     for each batch x~:
         f     <- f - lr d/df [ CE on the pixels with a label
                                + mean of sum_c 1[p_c < 0.05] -log(1 - p_c) ]
@@ -80,7 +80,7 @@ class TeachStage(Stage):
         self.labeller = Labeller(
             model, context, settings.scales, settings.refresh_epochs, mirror=settings.mirror
         )
-        self.selection = Selection(self.labeller, settings.share)
+        self.selection = Selection(self.labeller, settings.class_share)
 
     def prepare(self) -> None:
         self.selection.prepare()

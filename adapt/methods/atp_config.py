@@ -24,6 +24,7 @@ class AtpConfig(Settings):
 
     renamed: ClassVar[Renames] = {
         **{n: Renamed(f"weight_{n}") for n in ("positive", "negative", "easy", "hard", "reco")},
+        "share": Renamed("class_share"),
     }
     may_be_empty: ClassVar[bool] = False  # whether there is a stage besides these
 
@@ -41,7 +42,7 @@ class AtpConfig(Settings):
     detach_focus: bool = False  # (1 - h)^gamma is a constant
     # Teach
     # K of eq. 4: of a class's pixels, the most confident
-    share: float = Field(default=0.65, gt=0, le=1)
+    class_share: float = Field(default=0.65, gt=0, le=1)
     refresh_epochs: int = Field(default=1, ge=0)  # passes between two labellings; 0: label once
     weight_positive: float = Field(default=1.0, ge=0)  # eq. 5
     weight_negative: float = Field(default=1.0, ge=0)  # eq. 7

@@ -17,13 +17,19 @@ from ..losses.ld import LdWeights, boundary_cross_entropy, complementary_ranks, 
 from ..networks import SegmentationNetwork
 from ..pseudo_labels.class_balance import ClassBalance
 from ..pseudo_labels.labeller import Labeller
-from ..pseudo_labels.selection import Passes, Selection
+from ..pseudo_labels.selection import Selection, ThresholdOf
 from ..run.config import Scales, Settings
+from ..run.renaming import Renamed, Renames
 from .base import SMALL_DATA, Method, ParameterGroup, Stage, prefixed, under
 
 
 class LdConfig(Settings):
     """LD's own settings; the fields' defaults are the paper's text ("paper")."""
+
+    renamed: ClassVar[Renames] = {
+        "share": Renamed("class_share"),
+        "passes": Renamed("threshold_of"),
+    }
 
     variant: Literal["roadshift", "paper", "reference"] = "paper"
     weight_selected: float = Field(default=1.0, ge=0)  # L_sce, selected pseudo-labels (eq. 3)
@@ -31,11 +37,11 @@ class LdConfig(Settings):
     weight_negative: float = Field(default=1.0, ge=0)  # L_neg, complementary labels (eq. 6)
     # Selection
     # alpha (eq. 2): of each class's pixels, the most sure
-    share: float = Field(default=0.2, gt=0, le=1)
+    class_share: float = Field(default=0.2, gt=0, le=1)
     # and of each frame's pixels; 0: by class alone
     image_share: float = Field(default=0.0, ge=0, le=1)
     share_growth: float = Field(default=0.0, ge=0, le=1)  # added to both from round to round
-    passes: Passes = "predicted"  # whose threshold a pixel must reach
+    threshold_of: ThresholdOf = "predicted"  # whose threshold a pixel must reach
     class_balance: Literal["none", "sqrt_inverse"] = "none"  # of L_sce, see `ClassBalance`
     # Labelling
     scales: Scales = (1.0,)  # that pseudo-labels are averaged over
@@ -135,7 +141,9 @@ class LdStage(_SelfTraining):
     def new_selection(self) -> Selection:
         settings, grown = self.settings, self.number * self.settings.share_growth
         image_share = settings.image_share + grown if settings.image_share else 0.0
-        return Selection(self.labeller, settings.share + grown, image_share, settings.passes)
+        return Selection(
+            self.labeller, settings.class_share + grown, image_share, settings.threshold_of
+        )
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         settings, num_classes = self.settings, self.model.num_classes
@@ -233,10 +241,10 @@ class Ld(Method):
             **SOURCE_AS_IT_IS,
             "training": {**RECIPE, "lr": 1e-4, "steps": 1982, "schedule_steps": 5000},
             "ld": {
-                "share": 0.1,
+                "class_share": 0.1,
                 "image_share": 0.1,
                 "share_growth": 0.05,
-                "passes": "any_class",
+                "threshold_of": "any_class",
                 "batch_statistics": True,
                 "refresh_epochs": 0,
                 "rank_draw": "step",
@@ -248,7 +256,7 @@ class Ld(Method):
             **SMALL_DATA,
             "ld": {
                 "weight_entropy": 0.1,
-                "share": 0.6,
+                "class_share": 0.6,
                 "class_balance": "sqrt_inverse",
                 "scales": [1.0, 1.25, 0.75],
                 "mirror": True,

@@ -14,16 +14,16 @@ from .hard_labels import PseudoLabels, passes_of, selected
 from .labeller import Labeller
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
-Passes = Literal["predicted", "any_class"]
+ThresholdOf = Literal["predicted", "any_class"]
 
 
 class Selection:
     """Pseudo-labels of all frames, of which only those that deserve trust are given out.
 
-        delta_c <- the confidence that the top ``share`` of the pixels predicted c reach, over all
-                   frames
-        y_v     <- the predicted class c if p_c >= delta_c               (passes="predicted")
-                                      or if p_k >= delta_k for any k     (passes="any_class")
+        delta_c <- the confidence that the top ``class_share`` of the pixels predicted c reach, over
+                   all frames
+        y_v     <- the predicted class c if p_c >= delta_c            (threshold_of="predicted")
+                                      or if p_k >= delta_k for any k  (threshold_of="any_class")
                    and also              if p_c is in the top ``image_share`` of its frame
 
     A top share holds at least one pixel, a class that was never predicted has no delta, and all
@@ -35,17 +35,17 @@ class Selection:
     def __init__(
         self,
         labeller: Labeller,
-        share: float,
+        class_share: float,
         image_share: float = 0.0,
-        passes: Passes = "predicted",
+        threshold_of: ThresholdOf = "predicted",
     ) -> None:
-        self.labeller, self.passes = labeller, passes
-        self.share, self.image_share = min(share, 1.0), min(image_share, 1.0)
+        self.labeller, self.threshold_of = labeller, threshold_of
+        self.class_share, self.image_share = min(class_share, 1.0), min(image_share, 1.0)
         self._stored: PseudoLabels | None = None
 
     def prepare(self) -> None:
         """Label and select, where that is due; `labels` does it too."""
-        twice = self.passes == "any_class"  # a second look takes as long as the first
+        twice = self.threshold_of == "any_class"  # a second look takes as long as the first
         with self.labeller.context.work.deadline.part(0.5 if twice else 1.0):
             stored = self.labeller.current()
         if stored is not self._stored:
@@ -57,7 +57,7 @@ class Selection:
         self.prepare()
         stored, context = self.labeller.current(), self.labeller.context
         predicted, bins = stored.crops(batch, context)
-        if self.passes == "any_class":
+        if self.threshold_of == "any_class":
             labels, _ = self._passed.crops(batch, context)
         else:
             labels = selected(predicted, bins, self.thresholds)
@@ -76,9 +76,9 @@ class Selection:
             histograms = stored.histograms(num_classes, [frame])
             everything.counts += histograms.counts
             of_images[frame] = histograms.threshold_of_all(self.image_share)
-        self.thresholds = everything.thresholds(self.share)
+        self.thresholds = everything.thresholds(self.class_share)
         self.image_thresholds = torch.stack(of_images)
-        if self.passes == "any_class":
+        if self.threshold_of == "any_class":
             self._passed = self._passed_by_any_class(stored)
 
     def _passed_by_any_class(self, stored: PseudoLabels) -> PseudoLabels:
@@ -87,7 +87,7 @@ class Selection:
         They lie inside the folder of the labels, and are removed with them.
         """
         context, inside = self.labeller.context, stored.path(0).parent
-        passed = PseudoLabels(inside / f"any_class-{self.share}")
+        passed = PseudoLabels(inside / f"any_class-{self.class_share}")
         needed = self.thresholds.to(context.device)[:, None, None]
 
         def look_again(frame: int) -> None:

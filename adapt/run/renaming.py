@@ -67,10 +67,8 @@ def in_new_names(values: Mapping[str, Any], renames: Renames, section: str = "")
                 f"{old} out."
             )
         found[renamed.name] = renamed.to_new(value)
-        _note_once(
-            f"{old} is now called {new}{f', which is {renamed.how}' * bool(renamed.how)}; the old name is "
-            "taken in this release alone"
-        )
+        how = f", which is {renamed.how}" if renamed.how else ""
+        _note_once(f"{old} is now called {new}{how}; the old name is taken in this release alone")
     return found
 
 

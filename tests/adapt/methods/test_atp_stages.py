@@ -43,7 +43,7 @@ from torch import Tensor
 
 WIDTH, HEIGHT, FRAMES, K = 24, 16, 6, 4
 SIZE = (HEIGHT, WIDTH)
-WHOLE = ("training.crop_share=1.0", "augment.policy=jitter")
+WHOLE = ("training.crop_class_share=1.0", "augment.policy=jitter")
 NORMALISE = Normalise(InputSpec(width=WIDTH, height=HEIGHT, mean=(120,) * 3, std=(60,) * 3))
 
 
@@ -194,7 +194,7 @@ def test_align_spreads_the_predictions_over_the_classes(tmp_path: Path) -> None:
 def test_teach_learns_the_most_confident_share_of_each_class_over_all_frames(
     tmp_path: Path, share: float
 ) -> None:
-    stage = begun(TeachStage, tmp_path, net(), share=share)
+    stage = begun(TeachStage, tmp_path, net(), class_share=share)
     everything = batch_of(range(FRAMES))
     ours = stage.selection.labels(everything)
     confidence, predicted = softmax(net(), everything.clean).max(dim=1)
@@ -236,7 +236,7 @@ def test_teach_labels_anew_at_the_ends_of_epochs(tmp_path: Path, epochs: int) ->
 def test_teach_draws_scales_and_mirror_into_its_labels(tmp_path: Path) -> None:
     kinds = [{}, {"mirror": True}, {"scales": (1.0, 1.5)}]
     labels = [
-        begun(TeachStage, tmp_path, net(), share=1.0, **kind).selection.labels(drawn())
+        begun(TeachStage, tmp_path, net(), class_share=1.0, **kind).selection.labels(drawn())
         for kind in kinds
     ]
     assert not torch.equal(labels[0], labels[1])
@@ -626,7 +626,7 @@ def test_a_run_stopped_while_it_prepares_a_stage_goes_on_exactly(
         ('stages=["learn"]', r"stages\.0: Input should be 'align', 'teach' or 'propagate'"),
         ("scales=[]", "scales must hold at least one number, all above 0"),
         ("scales=[1.0,0.0]", "scales must hold at least one number, all above 0"),
-        ("share=0", "share: Input should be greater than 0"),
+        ("class_share=0", "class_share: Input should be greater than 0"),
         ("easy_ratio=1.5", "easy_ratio: Input should be less than or equal to 1"),
         ("negative_below=1", "negative_below: Input should be less than 1"),
         ("mix=mixup", "mix: Input should be 'classmix', 'cutmix' or 'none'"),
@@ -663,7 +663,7 @@ def test_the_variants_are_the_papers_the_authors_codes_and_ours(method: str, var
     config = resolve_config(method, assignments=[f"{method}.variant={variant}"])
     own = config.method_config
     assert own["stages"] == ["align", "teach", "propagate"]
-    assert (own["share"], own["negative_below"]) == (0.65, 0.05)
+    assert (own["class_share"], own["negative_below"]) == (0.65, 0.05)
     split = {"atp": (0.5, "frames"), "das3": (0.3, "mixed")}[method]
     assert (own["easy_ratio"], own["target"]) == split
     align = tuple(own[f"align_{name}"] for name in ("entropy", "focus", "diversity", "sharpness"))

@@ -106,7 +106,7 @@ def confident(model: SegmentationNetwork, folder: Path) -> Tensor:
 
 
 def expected_selection(
-    p: Tensor, share: float, image_share: float, passes: str
+    p: Tensor, share: float, image_share: float, threshold_of: str
 ) -> tuple[Tensor, dict[int, int]]:
     """The rules, a pixel at a time, and each predicted class's threshold as a bin."""
     confidence, predicted = p.max(dim=1)
@@ -124,20 +124,20 @@ def expected_selection(
         for y in range(HEIGHT):
             for x in range(WIDTH):
                 own = int(predicted[i, y, x])
-                asked = needed if passes == "any_class" else {own: needed[own]}
+                asked = needed if threshold_of == "any_class" else {own: needed[own]}
                 passed = any(int(bins[i, c, y, x]) >= least for c, least in asked.items())
                 if passed or int(bins[i, own, y, x]) >= of_image:
                     labels[i, y, x] = own
     return labels, needed
 
 
-@pytest.mark.parametrize("passes", ["predicted", "any_class"])
+@pytest.mark.parametrize("threshold_of", ["predicted", "any_class"])
 @pytest.mark.parametrize(
     ("share", "image_share"), [(0.2, 0.0), (0.05, 0.15), (1e-6, 1e-6), (1.0, 0.0)]
 )
 @pytest.mark.parametrize("lost", [(), (2,), (1, 2, 3)], ids=["all", "one absent", "one class"])
 def test_selection_follows_the_rules_pixel_by_pixel(
-    passes: Any,
+    threshold_of: Any,
     share: float,
     image_share: float,
     lost: tuple[int, ...],
@@ -148,10 +148,10 @@ def test_selection_follows_the_rules_pixel_by_pixel(
     model.get_parameter("classifier.weight").data.mul_(4)
     model.get_parameter("classifier.bias").data[list(lost)] -= 30  # never predicted
     labeller = Labeller(model, context(tmp_path), (1.0,), 0, mirror=False)
-    selection = Selection(labeller, share, image_share, passes)
+    selection = Selection(labeller, share, image_share, threshold_of)
     ours = selection.labels(whole_batch())
     expected, needed = expected_selection(
-        confident(labeller.network, tmp_path), share, image_share, passes
+        confident(labeller.network, tmp_path), share, image_share, threshold_of
     )
     assert torch.equal(ours, expected)
     assert ours.dtype == torch.int64
@@ -167,19 +167,19 @@ def test_any_class_lets_pixels_pass_that_their_own_class_refuses(
 ) -> None:
     """Where a rare class is never sure of itself, its threshold is low, and others reach it."""
     chosen = {}
-    for passes in ("predicted", "any_class"):
+    for threshold_of in ("predicted", "any_class"):
         labeller = Labeller(network(), context(tmp_path), (1.0,), 0, mirror=False)
-        selection = Selection(labeller, 0.2, 0.0, passes)  # type: ignore[arg-type]
-        chosen[passes] = selection.labels(whole_batch())
-    own, anyone = (chosen[passes] for passes in ("predicted", "any_class"))
+        selection = Selection(labeller, 0.2, 0.0, threshold_of)  # type: ignore[arg-type]
+        chosen[threshold_of] = selection.labels(whole_batch())
+    own, anyone = (chosen[rule] for rule in ("predicted", "any_class"))
     assert bool((anyone == own)[own != 255].all())
     assert int((anyone != 255).sum()) > int((own != 255).sum())
 
 
 def test_crops_get_the_labels_under_them(tmp_path: Path, network: Network) -> None:
-    for passes in ("predicted", "any_class"):
+    for threshold_of in ("predicted", "any_class"):
         labeller = Labeller(network(), context(tmp_path), (1.0,), 0)
-        selection = Selection(labeller, 0.3, 0.1, passes)  # type: ignore[arg-type]
+        selection = Selection(labeller, 0.3, 0.1, threshold_of)  # type: ignore[arg-type]
         whole = selection.labels(whole_batch([2]))[0]
         images = torch.zeros(2, HEIGHT, WIDTH, 3, dtype=torch.uint8)
         crops = (Crop(0, 0, WIDTH, HEIGHT, flip=True), Crop(4, 2, 12, 8, flip=False))
@@ -219,7 +219,7 @@ def test_what_any_class_passes_is_stored_rebuilt_and_removed(
 
 
 def test_a_round_is_its_algorithm_box(tmp_path: Path, network: Network) -> None:
-    model, stage = network(), begun(tmp_path, network(), share=0.3)
+    model, stage = network(), begun(tmp_path, network(), class_share=0.3)
     drawn = batch()
     normalise = context(tmp_path).normalise
     labels = Selection(
@@ -302,9 +302,9 @@ def test_a_weight_of_0_drops_its_term_and_leaves_the_others(
 
 
 SWITCHES: list[tuple[dict[str, Any], set[str]]] = [
-    ({"share": 0.6}, {"selected"}),
+    ({"class_share": 0.6}, {"selected"}),
     ({"image_share": 0.3}, {"selected"}),
-    ({"passes": "any_class"}, {"selected"}),
+    ({"threshold_of": "any_class"}, {"selected"}),
     ({"scales": [0.5]}, {"selected"}),
     ({"mirror": True}, {"selected"}),
     ({"batch_statistics": True}, {"selected"}),
@@ -333,7 +333,7 @@ def test_a_switch_changes_the_terms_it_belongs_to(
         (dict.fromkeys((f"weight_{term}" for term in TERMS), 0), "must be above 0"),
         ({"scales": []}, "at least one number"),
         ({"scales": [1.0, 0.0]}, "all above 0"),
-        ({"share": 0}, "share: .*greater than 0"),
+        ({"class_share": 0}, "class_share: .*greater than 0"),
         ({"boundary_weight": 0.5}, "boundary_weight: .*greater than or equal to 1"),
     ],
 )
@@ -350,9 +350,9 @@ def test_rounds_select_more_and_learn_more_slowly(tmp_path: Path, network: Netwo
     settings["boundary_share"] = 0.7
     stages = [begun(tmp_path, network(), number, **settings) for number in range(4)]
     selections = [stage.selection for stage in stages]
-    assert [one.share for one in selections] == pytest.approx([0.1, 0.15, 0.2, 0.7])
+    assert [one.class_share for one in selections] == pytest.approx([0.1, 0.15, 0.2, 0.7])
     assert [one.image_share for one in selections] == pytest.approx([0.1, 0.15, 0.2, 0])
-    assert [one.passes for one in selections] == ["any_class"] * 3 + ["predicted"]
+    assert [one.threshold_of for one in selections] == ["any_class"] * 3 + ["predicted"]
     factors = [[g.factor for g in one.parameter_groups(one.model, 10.0)] for one in stages]
     assert factors == [[1, 10], [0.5, 5], [0.25, 2.5], [0.125, 1.25]]
 
@@ -360,8 +360,8 @@ def test_rounds_select_more_and_learn_more_slowly(tmp_path: Path, network: Netwo
 def test_growth_ends_at_everything_and_leaves_an_unused_image_share_unused(
     tmp_path: Path, network: Network
 ) -> None:
-    stage = begun(tmp_path, network(), 2, rounds=3, share=0.5, share_growth=0.4)
-    assert (stage.selection.share, stage.selection.image_share) == (1.0, 0.0)
+    stage = begun(tmp_path, network(), 2, rounds=3, class_share=0.5, share_growth=0.4)
+    assert (stage.selection.class_share, stage.selection.image_share) == (1.0, 0.0)
 
 
 def test_labels_move_at_the_ends_of_epochs_or_not_at_all(tmp_path: Path, network: Network) -> None:
@@ -382,8 +382,8 @@ def test_presets_are_the_recipes_of_the_paper_and_of_the_authors_code() -> None:
     assert paper.method_config == LdConfig().model_dump(mode="json")
     reference = resolve_config("ld", assignments=["ld.variant=reference"])
     settings = validate(LdConfig, reference.method_config, "ld")
-    assert (settings.share, settings.image_share, settings.share_growth) == (0.1, 0.1, 0.05)
-    assert (settings.rounds, settings.rank_draw, settings.passes) == (2, "step", "any_class")
+    assert (settings.class_share, settings.image_share, settings.share_growth) == (0.1, 0.1, 0.05)
+    assert (settings.rounds, settings.rank_draw, settings.threshold_of) == (2, "step", "any_class")
     assert settings.round_lr_factor == pytest.approx(1 / math.sqrt(2))
     assert (paper.training.lr, reference.training.lr) == (1e-3, 1e-4)
     for config in (paper, reference):

@@ -58,7 +58,7 @@ def run(
         "iapc.prototypes=static",
         "iapc.pseudo_labels=offline",
         "pseudo.min_confidence=0.5",
-        "ld.passes=any_class",
+        "ld.threshold_of=any_class",
         "ld.refresh_epochs=1",
         "atp.consistency=probabilities",
     ],
