@@ -149,7 +149,7 @@ def begin(
         workdir=folder,
         config=config,
         crop_size=(frames.height, frames.width),
-        losses=choose_kernel(config.losses, device),
+        losses=choose_kernel(config.loss_backend, device),
     )
     return Trainer(model, build_stages(config), context, RunOptions("benchmark", **options))
 

@@ -178,7 +178,7 @@ def ours(
             workdir=Path(work),
             config=config,
             crop_size=(height, width),
-            losses=choose_kernel(config.losses, device),
+            losses=choose_kernel(config.loss_backend, device),
         )
         options = RunOptions("benchmark", checkpoint_every_s=1e9, report=report)
         with peak_memory(device) as peak:
@@ -205,7 +205,7 @@ def settings(method: str, kernel: str, arguments: Any) -> Any:
         "warm_start": "source",
         "final_bn": "false",
         "blend": 1.0,
-        "losses": kernel,
+        "loss_backend": kernel,
     }
     if method == "iapc":  # what `PublishedIapc` computes, and nothing else
         chosen |= {

@@ -16,6 +16,7 @@ from .options import (
     Config,
     Device,
     Json,
+    LossBackend,
     Losses,
     Nice,
     Older,
@@ -26,7 +27,7 @@ from .options import (
     Set,
     Threads,
 )
-from .parse import parse_size, with_losses
+from .parse import parse_size, with_loss_backend
 
 
 def adapt(
@@ -39,6 +40,7 @@ def adapt(
     ] = None,
     config: Config = None,
     settings: Set = None,
+    loss_backend: LossBackend = None,
     losses: Losses = None,
     seed: Seed = None,
     device: Device = "auto",
@@ -86,7 +88,7 @@ def adapt(
         from ..adapt import Job, Student
         from ..adapt.workflows.adapting import adapt as adapt_model
 
-        chosen = with_losses(settings, losses, seed)
+        chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
         size = None if input_size is None else parse_size("--input-size", input_size)
         with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
             adapted = adapt_model(

@@ -18,12 +18,13 @@ from .options import (
     Json,
     LabelMapFile,
     LabelSpaceOfFiles,
+    LossBackend,
     Losses,
     Nice,
     Set,
     Threads,
 )
-from .parse import parse_names, with_losses
+from .parse import parse_names, with_loss_backend
 
 
 def compare(
@@ -43,6 +44,7 @@ def compare(
         int | None, typer.Option(min=1, help="Of each method that takes steps; its own otherwise.")
     ] = None,
     settings: Set = None,
+    loss_backend: LossBackend = None,
     losses: Losses = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
         "roadshift-compare"
@@ -74,7 +76,7 @@ def compare(
         from ..adapt.workflows.comparing import compare_methods
 
         names = parse_names(methods)
-        chosen = with_losses(settings, losses)
+        chosen = with_loss_backend(settings, loss_backend, losses=losses)
         with run_options(False, "60s", time_budget, None, "compare", "done") as options:
             comparison = compare_methods(
                 bundle,

@@ -47,7 +47,8 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),
 ]
-Losses = Annotated[
+Losses = Annotated[str | None, typer.Option("--losses", hidden=True)]  # --loss-backend's old name
+LossBackend = Annotated[
     str | None,
     typer.Option(help="reference, tiled or triton; unless given, what the device asks for."),
 ]

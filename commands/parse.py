@@ -97,15 +97,31 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     return parse_assignments(entries)
 
 
-def with_losses(
-    settings: list[str] | None, losses: str | None, seed: int | None = None
+def with_loss_backend(
+    settings: list[str] | None,
+    loss_backend: str | None = None,
+    *,
+    losses: str | None = None,
+    seed: int | None = None,
 ) -> list[str]:
-    """``--set``'s settings and ``--losses``, which is one of them by another name.
+    """``--set``'s settings and ``--loss-backend``, which is one of them by another name.
+
+    Args:
+        losses: the same under the name that the option had before.
 
     Raises:
         ConfigError: one is given twice, ``--seed`` and ``--set seed`` among them.
     """
     from ..adapt.run.config import check_given_once
+    from ..runtime.console.terminal import note
 
-    check_given_once(settings or (), losses=losses, seed=seed)
-    return [*(settings or ()), *([f"losses={losses}"] if losses else [])]
+    if losses is not None:
+        if loss_backend is not None:
+            raise ConfigError(
+                "--losses and --loss-backend are both given, and the first is the second's old "
+                "name; leave --losses out."
+            )
+        note("--losses is now called --loss-backend; the old name is taken in this release alone")
+        loss_backend = losses
+    check_given_once(settings or (), loss_backend=loss_backend, seed=seed)
+    return [*(settings or ()), *([f"loss_backend={loss_backend}"] if loss_backend else [])]

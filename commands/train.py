@@ -23,7 +23,7 @@ from .options import (
     Set,
     Threads,
 )
-from .parse import parse_size, with_losses
+from .parse import parse_size, with_loss_backend
 
 
 def train(
@@ -56,7 +56,7 @@ def train(
         from ..adapt.models.loading import IMAGENET_INPUT, network_spec
         from ..runtime.labels import label_space as find_label_space
 
-        chosen = with_losses(settings, None, seed)
+        chosen = with_loss_backend(settings, seed=seed)
         resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)

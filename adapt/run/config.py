@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...runtime.errors import ConfigError
 from ...runtime.regular_files import read_regular_file
-from .renaming import Renames, in_new_names
+from .renaming import Renamed, Renames, in_new_names
 
 _LARGEST_TOML = 1 << 20  # bytes
 
@@ -123,6 +123,10 @@ class WatchConfig(Settings):
 class RunConfig(Settings):
     """Everything that decides a run besides the model and the frames."""
 
+    renamed: ClassVar[Renames] = {
+        "losses": Renamed("loss_backend"),
+    }
+
     method: str
     seed: int = Field(default=0, ge=0, lt=2**32)  # any that numpy takes
     tone: Literal["auto", "none"] = "auto"  # one gamma for the frames where it helps, see `tone`
@@ -133,7 +137,7 @@ class RunConfig(Settings):
     blend: float = Field(default=1.0, gt=0, le=1)  # of the way from the start, see `Trainer.run`
     final_bn: bool = True  # after the last step, BN statistics of the clean frames, unless frozen
     bn_batch_size: int = Field(default=8, ge=1)  # frames a batch of BN re-estimation
-    losses: Literal["auto", "reference", "tiled", "triton"] = "auto"  # what computes them
+    loss_backend: Literal["auto", "reference", "tiled", "triton"] = "auto"  # what computes losses
     teacher_cache: bool = False  # iapc, pseudo: the frozen teacher's logits are kept on disk
     training: TrainingConfig = TrainingConfig()
     augment: AugmentConfig = AugmentConfig()
@@ -228,7 +232,9 @@ def check_given_once(assignments: Sequence[str], **options: object) -> None:
         ConfigError: two set the same key, or one a section and the other a key inside it.
     """
     seen: dict[tuple[str, ...], str] = {
-        (name,): f"--{name} {shown(value)}" for name, value in options.items() if value is not None
+        (name,): f"--{name.replace('_', '-')} {shown(value)}"
+        for name, value in options.items()
+        if value is not None
     }
     for entry in assignments:
         key = tuple(part.strip() for part in entry.partition("=")[0].split("."))

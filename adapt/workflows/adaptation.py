@@ -292,8 +292,8 @@ def _check_learning(
 def _device(job: Job, config: RunConfig) -> torch.device:
     """The run's device; losses that cannot be computed there are refused before any work."""
     device = pick_device(job.device)
-    if config.losses != "auto":
-        choose_kernel(config.losses, device)
+    if config.loss_backend != "auto":
+        choose_kernel(config.loss_backend, device)
     return device
 
 

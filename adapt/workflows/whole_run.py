@@ -104,7 +104,7 @@ def carry_out(
         workdir=job.workdir,
         config=config,
         crop_size=(sampler.height, sampler.width),
-        losses=choose_kernel(config.losses, device, job.options.note),
+        losses=choose_kernel(config.loss_backend, device, job.options.note),
         held=held,
         classes=subject.space.classes,
         stop_requested=job.options.stop_requested,

@@ -10,6 +10,7 @@ from roadshift.commands.parse import (
     parse_names,
     parse_size,
     parse_triple,
+    with_loss_backend,
 )
 from roadshift.runtime.errors import ConfigError
 
@@ -125,3 +126,19 @@ def test_arguments_are_read_as_toml_values() -> None:
 def test_what_names_no_argument_is_refused(entry: str) -> None:
     with pytest.raises(ConfigError, match=f"^--argument '{entry}': write it as key=value"):
         parse_arguments("--argument", [entry])
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"loss_backend": "tiled"}, ""),
+        ({"losses": "tiled"}, "--losses is now called --loss-backend"),
+    ],
+    ids=str,
+)
+def test_the_old_name_of_an_option_works_and_says_so(
+    given: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert with_loss_backend(["seed=1"], **given) == ["seed=1", "loss_backend=tiled"]
+    told = capsys.readouterr().err
+    assert (said in told) if said else told == ""

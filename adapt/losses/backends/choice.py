@@ -39,13 +39,13 @@ def choose_kernel(
         return choice
     if not installed:
         raise ConfigError(
-            "losses=triton: Triton is not installed here; torch for CUDA brings it along. "
-            "losses=tiled runs everywhere."
+            "loss_backend=triton: Triton is not installed here; torch for CUDA brings it along. "
+            "loss_backend=tiled runs everywhere."
         )
     if device.type != "cuda" and not _interpreted():
         raise ConfigError(
-            f"losses=triton: Triton needs a CUDA device, and this run is on {device.type}; "
-            "losses=tiled runs everywhere."
+            f"loss_backend=triton: Triton needs a CUDA device, and this run is on {device.type}; "
+            "loss_backend=tiled runs everywhere."
         )
     return "triton"
 

@@ -222,8 +222,8 @@ def test_an_unknown_method_lists_the_known_ones() -> None:
         (["a=1", "b=2", "a=1"], {}),
         (["iapc=3", "iapc.weight_pe=1"], {}),
         (["iapc.weight_pe=1", "iapc={weight_pe=2}"], {}),
-        (["losses=tiled"], {"losses": "reference"}),
-        (["losses=tiled"], {"losses": "tiled"}),
+        (["loss_backend=tiled"], {"loss_backend": "reference"}),
+        (["loss_backend=tiled"], {"loss_backend": "tiled"}),
         (["seed=1"], {"seed": 0}),
     ],
 )
@@ -235,14 +235,33 @@ def test_what_is_given_twice_is_refused(
 
 
 def test_what_is_given_once_is_not_refused() -> None:
-    check_given_once(["a.x=1", "a.y=2", "ax=3", "seed=1"], losses="tiled", seed=None)
+    check_given_once(["a.x=1", "a.y=2", "ax=3", "seed=1"], loss_backend="tiled", seed=None)
 
 
 @pytest.mark.parametrize(
     ("command", "settings_", "words"),
     [
         ("adapt", ["--seed", "1", "--set", "seed=2"], "--seed 1 and --set 'seed=2'"),
-        ("adapt", ["--losses", "tiled", "--set", "losses=reference"], "--losses 'tiled' and"),
+        (
+            "adapt",
+            ["--loss-backend", "tiled", "--set", "loss_backend=reference"],
+            "--loss-backend 'tiled' and",
+        ),
+        (
+            "adapt",
+            ["--losses", "tiled", "--set", "loss_backend=reference"],
+            "--loss-backend 'tiled' and",
+        ),
+        (
+            "adapt",
+            ["--loss-backend", "tiled", "--set", "losses=reference"],
+            "losses and loss_backend are both given",
+        ),
+        (
+            "compare",
+            ["--loss-backend", "tiled", "--losses", "tiled"],
+            "--losses and --loss-backend are both given",
+        ),
         ("adapt", ["--set", "seed=1", "--set", "seed=1"], "--set 'seed=1' and"),
         ("adapt", ["--set", "method=iapc"], "use --method iapc"),
         ("compare", ["--set", "method=iapc"], "takes its methods from --methods"),

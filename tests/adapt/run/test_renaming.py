@@ -26,6 +26,7 @@ RENAMED = [  # method, old assignment, new assignment
     *((m, f"{m}.{weight}=0.25", f"{m}.weight_{weight}=0.25") for m in ATP for weight in WEIGHTS),
     *((m, f"{m}.share=0.25", f"{m}.class_share=0.25") for m in (*ATP, "ld")),
     ("ld", "ld.passes='any_class'", "ld.threshold_of='any_class'"),
+    ("nightshift", "losses='tiled'", "loss_backend='tiled'"),
     ("iapc", "iapc.memory_smoothing=0.003", "iapc.memory_decay=0.997"),
 ]
 IDS = [old for _, old, _ in RENAMED]

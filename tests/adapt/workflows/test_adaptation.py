@@ -577,7 +577,7 @@ def test_every_method_takes_the_same_steps_by_tiles(
 ) -> None:
     losses = []
     for kernel in ("reference", "tiled"):
-        settings = ("training.steps=3", "tone=none", "warm_start=target", f"losses={kernel}")
+        settings = ("training.steps=3", "tone=none", "warm_start=target", f"loss_backend={kernel}")
         config = resolve_config(method, assignments=settings)
         adapted(source, frames_dir, config, tmp_path / kernel)
         losses.append([line["losses"] for line in history_of(tmp_path / kernel)])
