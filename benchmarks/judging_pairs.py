@@ -58,7 +58,7 @@ SHIFTS_OF = (  # of even seeds, of odd ones
     ("none", "rain-0.4", "fog-0.5", "dusk", "rain", "night", "night_fog"),
 )
 QUICK = ("training.batch_size=4", "training.amp=off")
-COLD = ("tone=none", "warm_start=source", "freeze_bn=false", "blend=1.0")
+COLD = ("tone=none", "warm_start=source", "freeze_bn=false", "weight_interpolation=1.0")
 PUBLISHED_IAPC = (
     "iapc.weight_ia=0.2",
     "iapc.weight_pe=0.5",
@@ -88,7 +88,9 @@ WAYS: dict[str, Way] = {
     "pseudo": Way("pseudo", ("training.steps=40", *QUICK)),
     # made to fail
     "entmin-long": Way("entmin", ("training.steps=80", "training.lr=1e-2", *QUICK, *COLD)),
-    "entmin-hot": Way("entmin", ("training.steps=40", "training.lr=2e-2", *QUICK, "blend=1.0")),
+    "entmin-hot": Way(
+        "entmin", ("training.steps=40", "training.lr=2e-2", *QUICK, "weight_interpolation=1.0")
+    ),
     "iapc-cold": Way(
         "iapc", (*PUBLISHED_IAPC, "training.steps=50", "training.lr=3e-3", *QUICK, *COLD)
     ),

@@ -204,7 +204,7 @@ def settings(method: str, kernel: str, arguments: Any) -> Any:
         "tone": "none",
         "warm_start": "source",
         "final_bn": "false",
-        "blend": 1.0,
+        "weight_interpolation": 1.0,
         "loss_backend": kernel,
     }
     if method == "iapc":  # what `PublishedIapc` computes, and nothing else

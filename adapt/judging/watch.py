@@ -1,7 +1,7 @@
 """Looks at the frames set aside while a run adapts: stop when it turns, keep the best step.
 
-A look asks the model that would be published if the run stopped now: blended with the start and,
-where batch norm is re-estimated at the end, normalised with the frames' own statistics. It is
+A look asks the model that would be published if the run stopped now: interpolated with the start
+and, where batch norm is re-estimated at the end, normalised with the frames' own statistics. It is
 compared with the model after the warm start, looked at in the same way. Nothing of the run moves.
 """
 
@@ -27,7 +27,7 @@ from ..data.dataset import FrameSet, evenly_spaced
 from ..losses.common import at_least_float32
 from ..methods.base import prefixed, under
 from ..networks import SegmentationNetwork
-from ..networks.ema import blend, restore, snapshot
+from ..networks.ema import interpolate_weights, restore, snapshot
 from ..run.checkpoint import read_tensors, write_tensors
 from ..scoring.views import evaluating
 from .gradients import GradientNorms
@@ -178,7 +178,10 @@ class Watch:
         config, count = self._context.config, len(self._frames)
         own = self._own_statistics()
         parts = []
-        with self._blended(config.blend), evaluating(self._model, own_statistics=own):
+        with (
+            self._interpolated(config.weight_interpolation),
+            evaluating(self._model, own_statistics=own),
+        ):
             for indices in np.array_split(np.arange(count), math.ceil(count / BATCH)):
                 images = np.stack([self._frames.image(int(i)) for i in indices])
                 inputs = torch.from_numpy(images).to(self._context.device)
@@ -188,13 +191,13 @@ class Watch:
         return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     @contextmanager
-    def _blended(self, share: float) -> Iterator[None]:
-        """The parameters as a run that ends now would blend them, and back afterwards."""
+    def _interpolated(self, share: float) -> Iterator[None]:
+        """The parameters as a run that ends now would interpolate them, and back afterwards."""
         parameters: list[Tensor] = list(self._model.parameters()) if share < 1 else []
         copies = snapshot(parameters)
         try:
             if parameters:
-                blend(self._model, read_tensors(self._start)[0], share)
+                interpolate_weights(self._model, read_tensors(self._start)[0], share)
             yield
         finally:
             restore(parameters, copies)

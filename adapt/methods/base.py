@@ -112,7 +112,7 @@ class Method(ABC):
 # (networks that pool the whole image see another one in a crop), and half of the way that the steps
 # lead. Where batch norm stands still nothing takes the scale out of a step: it is to be smaller.
 SMALL_DATA: Mapping[str, Any] = {
-    "blend": 0.5,
+    "weight_interpolation": 0.5,
     "training": {
         "steps": 100,
         "batch_size": 4,

@@ -136,7 +136,7 @@ class Nightshift(Method):
     Config = NightshiftConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "roadshift": {
-            "blend": 0.7,
+            "weight_interpolation": 0.7,
             "training": {
                 "steps": 300,
                 "batch_size": 4,

@@ -1,4 +1,4 @@
-"""Averages of weights: the memory model, and the blend of a run's start and end."""
+"""Averages of weights: the memory model, and the interpolation between a run's start and end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ema_update(memory: nn.Module, student: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def blend(model: nn.Module, start: Mapping[str, Tensor], share: float) -> None:
+def interpolate_weights(model: nn.Module, start: Mapping[str, Tensor], share: float) -> None:
     """``w <- w_start + share (w - w_start)`` for every parameter; buffers stay."""
     for name, parameter in model.named_parameters():
         parameter.copy_(torch.lerp(start[name].to(parameter), parameter, share))

@@ -125,6 +125,7 @@ class RunConfig(Settings):
 
     renamed: ClassVar[Renames] = {
         "losses": Renamed("loss_backend"),
+        "blend": Renamed("weight_interpolation"),
     }
 
     method: str
@@ -134,7 +135,8 @@ class RunConfig(Settings):
     statistics_share: float | None = Field(default=None, ge=0, le=1)  # mixed: the target's; None:
     # found on the frames, see `statistics_share`
     freeze_bn: bool | None = None  # its statistics, while learning; None: where some are mixed
-    blend: float = Field(default=1.0, gt=0, le=1)  # of the way from the start, see `Trainer.run`
+    # Share of the way from the weights at the start to those after the last step, see `Trainer.run`
+    weight_interpolation: float = Field(default=1.0, gt=0, le=1)
     final_bn: bool = True  # after the last step, BN statistics of the clean frames, unless frozen
     bn_batch_size: int = Field(default=8, ge=1)  # frames a batch of BN re-estimation
     loss_backend: Literal["auto", "reference", "tiled", "triton"] = "auto"  # what computes losses

@@ -22,7 +22,7 @@ from ..judging.watch import Watch
 from ..methods.base import Stage, prefixed, under
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
-from ..networks.ema import blend
+from ..networks.ema import interpolate_weights
 from ..networks.lone_values import lone_values_allowed
 from ..run.budget import Deadline, peak_memory
 from ..run.checkpoint import (
@@ -107,10 +107,11 @@ class Trainer:
         self._restored: dict[str, Tensor] | None = None
 
     def run(self) -> RunSummary:
-        """Warm start, stages, the best step that was looked at, blend, clean statistics.
+        """Warm start, stages, the best step that was looked at, interpolation, clean statistics.
 
-        The blend keeps ``blend`` of the way from the weights after the warm start to those after
-        the last stage (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+        The interpolation keeps ``weight_interpolation`` of the way from the weights after the warm
+        start to those after the last stage (Wortsman et al., "Robust fine-tuning of zero-shot
+        models", CVPR 2022).
 
         Raises:
             TrainingError: losses stay non-finite, no step of all could be kept, or the memory
@@ -156,7 +157,7 @@ class Trainer:
         )
 
     def _end(self) -> int:
-        """The best step looked at, blend, clean statistics; gives how many layers have new ones."""
+        """The best step looked at, interpolation, clean statistics; counts layers with new ones."""
         self.deadline.begin_end()
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
             self.options.note("the time budget was too short for a step: the result is the start")
@@ -164,11 +165,11 @@ class Trainer:
         self.watch.finish(self.state.done, self.state.planned_steps)
         if not self.stages:
             return 0
-        if self.context.config.blend < 1:
-            blend(
+        if self.context.config.weight_interpolation < 1:
+            interpolate_weights(
                 self.model,
                 read_tensors(self.context.workspace.stage_start(0))[0],
-                self.context.config.blend,
+                self.context.config.weight_interpolation,
             )
         if not self.statistics.at_the_end:
             return 0

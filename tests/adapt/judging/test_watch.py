@@ -78,7 +78,12 @@ def held_frames(count: int = HELD) -> FrameSet:
     )
 
 
-SETTINGS = ("training.lr=0.03", "training.poly_power=0", "watch.every=2", "blend=1.0")
+SETTINGS = (
+    "training.lr=0.03",
+    "training.poly_power=0",
+    "watch.every=2",
+    "weight_interpolation=1.0",
+)
 
 
 @pytest.fixture
@@ -134,7 +139,9 @@ def record_of(trainer: Trainer) -> dict[str, Any]:
 
 @pytest.mark.parametrize("norm", [True, False], ids=["batch-norm", "no-norm"])
 @pytest.mark.parametrize(
-    "given", [("blend=0.5",), ("final_bn=false", "training.optimizer=adamw")], ids=str
+    "given",
+    [("weight_interpolation=0.5",), ("final_bn=false", "training.optimizer=adamw")],
+    ids=str,
 )
 def test_looks_change_no_weight_no_buffer_and_no_random_draw(
     given: tuple[str, ...],
@@ -166,7 +173,7 @@ def test_looks_change_no_weight_no_buffer_and_no_random_draw(
 def test_a_look_draws_nothing_and_leaves_the_modes(
     watched: MakeTrainer, network: MakeNetwork
 ) -> None:
-    trainer = watched(network(), [Drift()], "training.steps=2", "blend=0.5")
+    trainer = watched(network(), [Drift()], "training.steps=2", "weight_interpolation=0.5")
     trainer.run()
     trainer.model.train()
     trainer.model.get_submodule("first_norm").eval()  # as a method freezes a layer
@@ -223,9 +230,11 @@ def test_how_often_it_looks(steps: int, every: int | None, expected: int) -> Non
 def test_it_looks_at_the_model_that_would_be_published(
     watched: MakeTrainer, network: MakeNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Blended, and normalised as if batch norm were re-estimated on the frames alone."""
+    """Interpolated, and normalised as if batch norm were re-estimated on the frames alone."""
     model = network()
-    trainer = watched(model, [Drift()], "training.steps=2", "blend=0.25", held=held_frames(4))
+    trainer = watched(
+        model, [Drift()], "training.steps=2", "weight_interpolation=0.25", held=held_frames(4)
+    )
     said: list[Tensor] = []
     of = Seen.of
     monkeypatch.setattr(Seen, "of", lambda logits: said.append(logits.clone()) or of(logits))
@@ -482,7 +491,7 @@ def test_a_run_whose_gradient_explodes_and_dies_says_so_and_stops(
 
 
 @pytest.mark.parametrize(
-    "given", [("final_bn=false",), ("blend=0.5", "final_bn=false"), ()], ids=str
+    "given", [("final_bn=false",), ("weight_interpolation=0.5", "final_bn=false"), ()], ids=str
 )
 def test_a_run_that_drives_a_class_away_is_stopped_and_keeps_the_good_weights(
     given: tuple[str, ...], watched: MakeTrainer, network: MakeNetwork
@@ -503,7 +512,7 @@ def test_a_run_that_drives_a_class_away_is_stopped_and_keeps_the_good_weights(
     assert 2 <= record["kept_step"] < last - 2
     start = load_file(trainer.context.workdir / "stage-0.safetensors")
     kept = recorder.weights[record["kept_step"]]
-    share = trainer.context.config.blend
+    share = trainer.context.config.weight_interpolation
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, torch.lerp(start[name], kept[name], share)), name
     if given == ("final_bn=false",):
@@ -621,7 +630,7 @@ def test_the_manifest_has_what_was_seen_and_what_it_cost(
 
 # --- resumption ----------------------------------------------------------------------------------
 
-RESUMED = ("training.steps=24", "blend=0.5")
+RESUMED = ("training.steps=24", "weight_interpolation=0.5")
 
 
 def stages() -> list[Stage]:

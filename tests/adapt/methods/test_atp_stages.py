@@ -677,7 +677,9 @@ def test_the_variants_are_the_papers_the_authors_codes_and_ours(method: str, var
     assert (config.tone, config.warm_start) == (
         ("none", "source") if published else ("auto", "mixed")
     )
-    assert (config.final_bn, config.blend) == ((False, 1.0) if published else (True, 0.5))
+    assert (config.final_bn, config.weight_interpolation) == (
+        (False, 1.0) if published else (True, 0.5)
+    )
     assert (own["easy_labels"], own["mirror"]) == ((1.0, False) if published else (0.65, True))
     if published:
         assert (training.lr, training.lr * training.classifier_lr_factor) == (2.5e-4, 2.5e-3)

@@ -134,7 +134,7 @@ def test_the_papers_baselines_are_one_setting_apart(adapt: Adapt) -> None:
 NO_TONE = (
     "training.steps=30",
     "training.lr=0.02",
-    "blend=1.0",
+    "weight_interpolation=1.0",
     "warm_start=source",
     "freeze_bn=false",
     "final_bn=false",

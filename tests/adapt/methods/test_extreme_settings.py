@@ -59,7 +59,7 @@ def numbers(section: type[Settings]) -> list[str]:
 FIELDS = [
     *(("iapc", f"training.{name}") for name in numbers(TrainingConfig)),
     *(("iapc", f"augment.{name}") for name in numbers(AugmentConfig)),
-    *(("iapc", name) for name in ("seed", "blend", "bn_batch_size", "watch.every")),
+    *(("iapc", name) for name in ("seed", "weight_interpolation", "bn_batch_size", "watch.every")),
     *(
         (method, f"{method}.{name}")
         for method in ("nightshift", "iapc", "ld")

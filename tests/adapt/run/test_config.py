@@ -435,7 +435,7 @@ def test_iapc_for_small_data_starts_from_target_statistics_and_ends_on_clean_one
     config = resolve_config("iapc")
     assert at(config, "method_config.variant") == "roadshift"
     assert (config.tone, config.warm_start, config.final_bn) == ("auto", "mixed", True)
-    assert config.blend == 0.5
+    assert config.weight_interpolation == 0.5
 
 
 def test_bn_stats_is_the_warm_start_alone() -> None:

@@ -27,6 +27,7 @@ RENAMED = [  # method, old assignment, new assignment
     *((m, f"{m}.share=0.25", f"{m}.class_share=0.25") for m in (*ATP, "ld")),
     ("ld", "ld.passes='any_class'", "ld.threshold_of='any_class'"),
     ("nightshift", "losses='tiled'", "loss_backend='tiled'"),
+    ("nightshift", "blend=0.25", "weight_interpolation=0.25"),
     ("iapc", "iapc.memory_smoothing=0.003", "iapc.memory_decay=0.997"),
 ]
 IDS = [old for _, old, _ in RENAMED]

@@ -226,7 +226,9 @@ def test_a_stage_left_out_leaves_what_the_one_before_learnt(
 ) -> None:
     first, second = Slow(clock, 0, 0, 1.0), Slow(clock, 100.0, 0, 1.0)
     model = network()
-    make_trainer(model, [first, second], "training.steps=12", "blend=1", time_budget_s=9.0).run()
+    make_trainer(
+        model, [first, second], "training.steps=12", "weight_interpolation=1", time_budget_s=9.0
+    ).run()
     assert not second.drawn
     before = network().get_parameter("classifier.weight")
     assert not torch.equal(model.get_parameter("classifier.weight"), before)

@@ -183,7 +183,7 @@ def test_blended_weights_lie_between_the_start_and_the_last_step(
 ) -> None:
     model = network()
     steps = ("training.steps=4", "training.lr=0.05")
-    trainer = make_trainer(model, [Entropy(), Entropy()], *steps, f"blend={share}")
+    trainer = make_trainer(model, [Entropy(), Entropy()], *steps, f"weight_interpolation={share}")
     trainer.run()
     start, end = (
         load_file(trainer.context.workdir / f"stage-{stage}.safetensors") for stage in (0, 2)
