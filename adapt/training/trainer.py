@@ -110,8 +110,7 @@ class Trainer:
         """Warm start, stages, the best step that was looked at, interpolation, clean statistics.
 
         The interpolation keeps ``weight_interpolation`` of the way from the weights after the warm
-        start to those after the last stage (Wortsman et al., "Robust fine-tuning of zero-shot
-        models", CVPR 2022).
+        start to those after the last stage (Wortsman et al., CVPR 2022, arXiv:2109.01903).
 
         Raises:
             TrainingError: losses stay non-finite, no step of all could be kept, or the memory

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from roadshift.commands.parse import (
     parse_arguments,
@@ -137,7 +139,7 @@ def test_what_names_no_argument_is_refused(entry: str) -> None:
     ids=str,
 )
 def test_the_old_name_of_an_option_works_and_says_so(
-    given: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+    given: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert with_loss_backend(["seed=1"], **given) == ["seed=1", "loss_backend=tiled"]
     told = capsys.readouterr().err
