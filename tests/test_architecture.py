@@ -112,7 +112,7 @@ def walk(title: str) -> Iterator[tuple[int, str, int | None]]:
     """Number, path and caller's number of each line of a walk."""
     section = PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
     for number, path, caller in re.findall(
-        r"^(\d+)\. `([\w/]+\.py)`:.*?(?:\((\d+)\))?$", section, re.MULTILINE
+        r"^(\d+)\. `([\w/]+\.py)`[:,].*?(?:\((\d+)\))?$", section, re.MULTILINE
     ):
         yield int(number), path, int(caller) if caller else None
 
