@@ -36,7 +36,7 @@ from ..scoring.timing import forward_seconds
 from ..scoring.views import Image, Model
 from .evidence import BATCH, Evidence, gather
 from .forgetting import OLDER, remembered, with_older
-from .verdict import LEAST_FRAMES, broken, decide
+from .verdict import LEAST_FRAMES, broken, decide, too_few
 
 # Of whole frames: three views of two models, statistics, and two references (`References`).
 PASSES_A_FRAME = 9
@@ -140,7 +140,7 @@ def _judged(
         )
     verdict = _decided(evidence, incumbent, started)
     looked_at = evidence.frames + evidence.copies
-    if verdict.decision == "ask" and looked_at < LEAST_FRAMES:
+    if looked_at < LEAST_FRAMES and verdict.sentence == too_few(evidence):
         verdict = replace(verdict, sentence=_why_too_few(looked_at, held, deadline))
     if not older:
         return verdict

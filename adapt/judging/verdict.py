@@ -75,7 +75,7 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
     )
     checks = [*harm, shift, information, opinion, flip, zoom]
     if evidence.frames < LEAST_FRAMES:
-        return verdict("ask", _too_few(evidence), checks)
+        return verdict("ask", too_few(evidence), checks)
     if signs := [check.sentence for check in harm if not check.passed]:
         return verdict("keep", " ".join(signs), checks)
     if not shift.passed:
@@ -103,7 +103,8 @@ def _against(check: Check) -> bool:
     return check.high is not None and check.high < 0
 
 
-def _too_few(evidence: Evidence) -> str:
+def too_few(evidence: Evidence) -> str:
+    """The sentence on fewer than `LEAST_FRAMES` frames that differ."""
     frames = "1 frame is" if evidence.frames == 1 else f"{evidence.frames} frames are"
     copies = ""
     if evidence.copies:

@@ -67,10 +67,15 @@ def build_network(name: str, num_classes: int, /, **arguments: Any) -> Segmentat
         )
     if name not in NETWORKS:
         return _build_added(name, num_classes, arguments)
+    signature = inspect.signature(NETWORKS[name])
+    own = [
+        f"{p.name}={p.default}" for p in signature.parameters.values() if p.name != "num_classes"
+    ]
+    takes = f"it takes {', '.join(own)}" if own else "it takes none"
     try:
-        inspect.signature(NETWORKS[name]).bind(num_classes=num_classes, **arguments)
+        signature.bind(num_classes=num_classes, **arguments)
     except TypeError as error:
-        raise NetworkError(f"network '{name}': {error}; see its arguments.") from error
+        raise NetworkError(f"network '{name}': {error}; {takes}.") from error
 
     def build() -> SegmentationNetwork:
         try:
@@ -80,7 +85,7 @@ def build_network(name: str, num_classes: int, /, **arguments: Any) -> Segmentat
         except Exception as error:  # of torch, of an argument that is no number, of memory
             said = f"{type(error).__name__}: {error}"
             raise NetworkError(
-                f"network '{name}' cannot be built with its arguments ({said}); see its arguments."
+                f"network '{name}' cannot be built with its arguments ({said}); {takes}."
             ) from error
         network.rebuild = build
         return network

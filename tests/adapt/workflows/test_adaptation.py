@@ -236,7 +236,7 @@ def test_a_network_without_batch_norm_is_told_so(adapt: Adapt, plain: Bundle) ->
     bundle = adapt("training.steps=1", bundle=plain, note=notes.append)
     assert "no warm start: the network keeps no batch-norm statistics" in notes
     assert changed(weights(plain), weights(bundle))
-    outcome = bundle.manifest.provenance.configuration["outcome"]
+    outcome: Any = bundle.manifest.provenance.configuration["outcome"]
     assert outcome["statistics_share"] is None
     assert outcome["statistics_why"] == "the network keeps no batch-norm statistics"
 
@@ -244,7 +244,7 @@ def test_a_network_without_batch_norm_is_told_so(adapt: Adapt, plain: Bundle) ->
 def test_a_network_without_batch_norm_takes_all_steps_whatever_the_warm_start(
     adapt: Adapt, plain: Bundle, tmp_path: Path
 ) -> None:
-    outcomes = []
+    outcomes: list[Any] = []
     for asked in ("source", "mixed", "target"):
         settings = ["training.steps=2", "final_bn=true", f"warm_start={asked}"]
         bundle = adapt(*settings, method="nightshift", bundle=plain, out=tmp_path / asked)
