@@ -153,7 +153,7 @@ def resolve_settings(
         raise ConfigError(
             f"{method}.variant {shown(variant)} is unknown; there are {', '.join(chosen.presets)}."
         )
-    values = merge(chosen.presets[variant], _one_rate(given))
+    values = merge(by_new_names(method, chosen.presets[variant]), _one_rate(given))
     values["method"] = method
     if seed is not None:
         values["seed"] = seed

@@ -25,7 +25,7 @@ from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.scoring.views import evaluating
 from roadshift.adapt.training.trainer import Trainer
-from roadshift.adapt.workflows import adaptation
+from roadshift.adapt.workflows import whole_run
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Verdict
@@ -613,7 +613,7 @@ def test_the_manifest_has_what_was_seen_and_what_it_cost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     verdict = Verdict("ask", "Because.", (), 0)
-    monkeypatch.setattr(adaptation, "judge_run", lambda *_: verdict)
+    monkeypatch.setattr(whole_run, "judge_run", lambda *_: verdict)
     config = settings("training.steps=4", "watch.every=2")
     bundle = adapt_bundle(
         source, [recording], config, Job(tmp_path / "out", device="cpu"), gated=True

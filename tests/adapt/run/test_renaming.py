@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from roadshift.adapt.methods import (
+    METHODS,
     find_method,
     hashed_settings,
     resolve_config,
@@ -104,6 +105,16 @@ def test_a_run_is_hashed_as_before_the_renaming(method: str, old: str, new: str)
     ((name, value),) = given.items()
     assert hashed[name] == value
     assert names(old, new)[1].rpartition(".")[2] not in hashed
+
+
+def test_a_setting_lies_over_a_preset_that_has_the_old_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    preset = {"roadshift": {"blend": 0.5, "atp": {"easy": 0.5}}}  # of a package made before
+    monkeypatch.setattr(METHODS["atp"], "presets", preset)
+    over = resolve_config("atp", assignments=["weight_interpolation=0.25", "atp.weight_easy=0.25"])
+    assert over.weight_interpolation == over.method_config["weight_easy"] == 0.25
+    assert resolve_config("atp").weight_interpolation == 0.5
 
 
 def test_typed_settings_take_the_old_names_too(notes: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data import dataset
+from roadshift.adapt.data.fingerprints import hash_of
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.seals import read_sealed_json, write_sealed_json
@@ -127,6 +128,29 @@ def test_another_machine_or_version_is_said(
     (note,) = (note for note in notes if "began elsewhere" in note)
     assert "on CPU abacus, now CPU" in note
     assert "torch 0.1, now" in note
+
+
+def test_a_run_that_began_under_old_names_of_settings_goes_on_under_the_new(
+    source: Bundle,
+    frames: Path,
+    tmp_path: Path,
+    settings: Settings,
+    after_one_step: dict[str, Any],
+) -> None:
+    began = settings("iapc.memory_smoothing=0.003", "blend=0.25", "losses=tiled")
+    now = settings("iapc.memory_decay=0.997", "weight_interpolation=0.25", "loss_backend=tiled")
+    whole = adapted(source, frames, now, tmp_path / "whole")
+    with pytest.raises(RunInterrupted):
+        adapted(source, frames, began, tmp_path / "out", **after_one_step)
+    renamed = {"weight_interpolation": "blend", "loss_backend": "losses"}
+    document = {renamed.get(k, k): v for k, v in now.model_dump(mode="json").items()}
+    own = {"memory_decay": ("memory_smoothing", 0.003)}
+    document["method_config"] = dict(
+        own.get(name, (name, value)) for name, value in now.method_config.items()
+    )
+    kept = read_sealed_json(tmp_path / "out.run" / RECORD)["parts"]["settings"]
+    assert kept == hash_of(document)  # as an earlier version wrote it
+    assert_same(adapted(source, frames, now, tmp_path / "out", resume=True), whole)
 
 
 def test_a_run_that_goes_on_as_it_began_says_nothing_of_it(
