@@ -43,7 +43,7 @@ from torch import Tensor
 
 WIDTH, HEIGHT, FRAMES, K = 24, 16, 6, 4
 SIZE = (HEIGHT, WIDTH)
-WHOLE = ("training.crop_class_share=1.0", "augment.policy=jitter")
+WHOLE = ("training.crop_share=1.0", "augment.policy=jitter")
 NORMALISE = Normalise(InputSpec(width=WIDTH, height=HEIGHT, mean=(120,) * 3, std=(60,) * 3))
 
 
