@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .runtime.frames import Frame, open_frames
+    from .runtime.frames.readers import register_frame_reader
     from .runtime.labels import LabelSpace
     from .runtime.pipeline import Pipeline
     from .runtime.verdict import Verdict
@@ -109,6 +110,7 @@ _MODULES = {
     "open_bundle": "roadshift.runtime.bundle",
     "open_engine": "roadshift.runtime.engines",
     "open_frames": "roadshift.runtime.frames",
+    "register_frame_reader": "roadshift.runtime.frames.readers",
     "register_method": "roadshift.adapt.methods.registry",
     "register_network": "roadshift.adapt.networks.registry",
     "train_bundle": "roadshift.adapt.api",
@@ -168,6 +170,7 @@ __all__ = [
     "open_bundle",
     "open_engine",
     "open_frames",
+    "register_frame_reader",
     "register_method",
     "register_network",
     "train_bundle",

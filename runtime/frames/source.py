@@ -10,7 +10,7 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from ..regular_files import check_regular
 from ..video.damage_watch import DamageWatch
 from ..video.video_file import Loss, count_frames, expected_frames, read_video
 from .images import Image, read_frame_image, read_image, write_image
+from .readers import is_recording, read_recording
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -64,7 +65,7 @@ class _File:
 
     path: Path
     name: str
-    is_video: bool
+    is_video: bool  # or a recording that another's reader reads
 
 
 class FrameSource:
@@ -110,14 +111,15 @@ class FrameSource:
         if path in self._counts:
             return self._counts[path]
         if path not in self._expected:
-            self._expected[path] = expected_frames(path)
+            self._expected[path] = None if is_recording(path) else expected_frames(path)
         return self._expected[path]
 
     def count(self) -> int:
         """Frames that an iteration will give, where no image is damaged: videos are decoded."""
         for path in self._videos:
             if path not in self._counts:
-                self._counts[path] = count_frames(path)
+                pictures = read_recording(path) if is_recording(path) else None
+                self._counts[path] = _count(pictures) if pictures else count_frames(path)
         stills = len(self._files) - len(self._videos)
         return stills + sum(self._counts[path] for path in self._videos)
 
@@ -171,6 +173,9 @@ class FrameSource:
             except FrameError as error:
                 yield Loss(str(error), 1)
             return
+        if is_recording(file.path):
+            yield from self._read_recording(file)
+            return
         frames = 0
         for read in read_video(file.path):
             if isinstance(read, Loss):
@@ -181,6 +186,17 @@ class FrameSource:
                 self.watch.reached(file.path, frames + 1)
             yield Frame(read.image, _frame_name(file, frames), read.timestamp_ns)
             frames += 1
+        self._counts[file.path] = frames
+
+    def _read_recording(self, file: _File) -> Iterator[Frame | Loss]:
+        """The frames that another's reader gives, and what it says is lost."""
+        frames = 0
+        try:
+            for image, timestamp_ns in read_recording(file.path):
+                yield Frame(image, _frame_name(file, frames), timestamp_ns)
+                frames += 1
+        except FrameError as error:
+            yield Loss(str(error), 0)
         self._counts[file.path] = frames
 
     def damaged_names(self) -> set[str]:
@@ -207,6 +223,17 @@ class FrameSource:
         if not self._remarked:
             self._remarked = True
             (log_note if self._on_skip is log_skip else self._on_skip)(sentence)
+
+
+def _count(pictures: Iterable[object]) -> int:
+    """The pictures that can be read; a damaged rest is none of them."""
+    count = 0
+    try:
+        for _ in pictures:
+            count += 1
+    except FrameError:
+        pass
+    return count
 
 
 def _frame_name(video: _File, number: int) -> str:
@@ -274,6 +301,8 @@ def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path,
         raise FrameError(f"{source} cannot be opened: {error.strerror or error}.") from error
     contents = folder_contents(path) if is_folder else None
     is_bag = is_bag and contents is not None and not contents.files
+    if is_file and is_recording(path):
+        return [(path, path)]
     if is_bag or path.suffix.lower() in {".mcap", ".bag", ".db3"}:
         raise FrameError(
             f"{source} is a ROS bag, and this version reads folders, images and video files; "
@@ -308,7 +337,7 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
     taken: set[str] = set()
     files = []
     for path, root in found:
-        is_video = path.suffix.lower() in VIDEO_SUFFIXES
+        is_video = path.suffix.lower() in VIDEO_SUFFIXES or is_recording(path)
         name = safe_name(path.stem)
         if stems[name] > 1:
             inner = path.relative_to(root).parts[:-1]

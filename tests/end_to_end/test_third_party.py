@@ -1,4 +1,6 @@
-"""An installed package adds a method and a network: one file each, and an entry point each.
+"""An installed package adds a method, a network and a kind of recording.
+
+One file each, and an entry point each.
 
 The package is a folder with metadata on Python's path, as pip leaves one, and a process that knows
 of it by its metadata alone.
@@ -12,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 from roadshift.scenes import render_dataset
 
 SITE = Path(__file__).parents[1] / "third_party"  # a package and its metadata, as pip leaves them
@@ -44,6 +47,9 @@ made = roadshift.adapt_bundle(
 found["network"] = made.manifest.network.name
 found["settings"] = made.manifest.provenance.configuration["method_config"]
 roadshift.export_bundle(made)
+found["run"] = json.loads(command("run", "b", "drive.roadlog", "--out", "seen", "--json"))
+adapted = ["adapt", "made", "drive.roadlog", "--out", "c", "--json", *how]
+found["logged"] = json.loads(command(*adapted))
 found["engine"] = roadshift.evaluate("b", "source/images", "source/labels").engine
 print(json.dumps(found))
 """
@@ -52,6 +58,9 @@ print(json.dumps(found))
 def test_the_command_line_and_the_functions_know_what_a_package_adds(tmp_path: Path) -> None:
     for name, domain in (("source", "daylight"), ("target", "dusk")):
         render_dataset(tmp_path / name, domain, 4, seed=3, width=96, height=48)
+    images = np.random.default_rng(0).integers(0, 256, (6, 48, 96, 3), np.uint8)
+    with (tmp_path / "drive.roadlog").open("wb") as file:
+        np.savez(file, images=images, timestamp_ns=40_000_000 * np.arange(6))
     paths = os.pathsep.join([str(SITE), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
@@ -71,3 +80,7 @@ def test_the_command_line_and_the_functions_know_what_a_package_adds(tmp_path: P
     assert (found["cli"]["method"], found["cli"]["outcome"]["steps"]) == ("sharp", 2)
     assert (found["network"], found["settings"]) == ("lane_net", {"power": 3.0})
     assert found["engine"] == "onnxruntime"
+    assert (found["run"]["frames"], found["run"]["frames_skipped"]) == (6, 0)
+    labels = sorted(path.name for path in (tmp_path / "seen" / "labels").iterdir())
+    assert labels == [f"drive_{i:06d}.png" for i in range(6)]
+    assert found["logged"]["outcome"]["steps"] == 2
