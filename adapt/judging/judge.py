@@ -25,6 +25,7 @@ from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted, shortened
 from ..data.context import Context
 from ..data.dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
+from ..models.importing import read_weights
 from ..models.loading import load_network, pick_device
 from ..models.weight_checks import BrokenWeightsError
 from ..networks import SegmentationNetwork
@@ -85,8 +86,7 @@ def judge_run(
     """
     held = context.held
     try:
-        old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
-        if _alike(old, candidate):
+        if _unchanged(incumbent, candidate):
             sentence = (
                 "The run has left the incumbent as it was, so there is nothing to replace it by."
             )
@@ -94,7 +94,7 @@ def judge_run(
         if held is None:
             return _ask(incumbent, _why_none_is_held(len(context.frames)))
         context.note("judging the result against the incumbent, without labels")
-        return _judged(old, incumbent, candidate, context, held, older)
+        return _judged(incumbent, candidate, context, held, older)
     except RunInterrupted:
         raise
     except FrameError as error:
@@ -111,7 +111,6 @@ def judge_run(
 
 
 def _judged(
-    old: Model,
     incumbent: Bundle,
     candidate: Model,
     context: Context,
@@ -119,6 +118,7 @@ def _judged(
     older: Sequence[str | Path],
 ) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
+    old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
     chosen = evenly_spaced(len(held), JUDGED_ON)
     with context.work.phase("judging", len(chosen)) as done:
         count = affordable(len(chosen), old.network, context)
@@ -212,12 +212,19 @@ def _ask(incumbent: Bundle, sentence: str) -> Verdict:
     return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
 
 
-def _alike(one: Model, other: Model) -> bool:
-    """Tell whether two models of one kind have the same weights and are fed the same."""
-    theirs = other.network.state_dict()
-    return one.spec == other.spec and all(
-        torch.equal(value, theirs[name])
-        for name, value in one.network.state_dict().items()
+def _unchanged(incumbent: Bundle, candidate: Model) -> bool:
+    """Tell whether the candidate has the incumbent's weights and is fed the same.
+
+    Without building the incumbent's network, for which there may be no time.
+    """
+    artefact = incumbent.artefact(kind="weights")
+    if artefact is None or candidate.spec != incumbent.manifest.input:
+        return False
+    before = read_weights(incumbent.content(artefact), str(incumbent.file(artefact)))
+    now = candidate.network.state_dict()
+    return now.keys() == before.keys() and all(
+        torch.equal(value.cpu(), before[name])
+        for name, value in now.items()
         if not name.endswith("num_batches_tracked")  # which no output depends on
     )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from ..data.context import Context
 from ..networks import SegmentationNetwork
-from ..run.options import Progress, RunOptions
+from ..run.options import RunOptions
 from ..scoring.timing import LONG, forward_seconds
 from .pace import seconds_of_end, seconds_of_step
 
@@ -55,13 +53,16 @@ class StepClock:
         """The first step of a stage begins."""
         self._began_s = self._deadline.elapsed_s
 
-    def step_done(self, stage: str, done: int, planned: int, losses: Mapping[str, float]) -> None:
-        """Report the step that brings the run to ``done`` of ``planned``; the next one begins."""
+    def step_done(self, done: int, planned: int) -> tuple[float, float]:
+        """Record that a step brought the run to ``done`` of ``planned``, and the next one begins.
+
+        Returns:
+            Steps a second of late, and the seconds that those to come will take.
+        """
         rate = self._deadline.steps_per_s(done)
-        eta_s = (planned - done) / rate if rate else 0.0
-        self._options.report(Progress(stage, done, planned, rate, eta_s, dict(losses)))
         now = self._deadline.elapsed_s
         self._step_s, self._began_s = now - self._began_s, now
+        return rate, (planned - done) / rate if rate else 0.0
 
     @property
     def has_time(self) -> bool:

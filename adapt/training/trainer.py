@@ -34,7 +34,7 @@ from ..run.checkpoint import (
     write_tensors,
 )
 from ..run.core_sharing import crowded_s
-from ..run.options import RunOptions, RunSummary
+from ..run.options import Progress, RunOptions, RunSummary
 from ..run.precision import Precision, native_precisions
 from ..run.work import OutOfTimeError
 from ..scoring.statistics_share import Share
@@ -332,7 +332,8 @@ class Trainer:
                 self.state = replace(self.state, done=done, planned_steps=planned)
                 lr = optimizer.param_groups[0]["lr"]
                 self.files.append(stage.name, done, losses, lr)
-                self.clock.step_done(stage.name, done, planned, losses)
+                pace = self.clock.step_done(done, planned)
+                self.options.report(Progress(stage.name, done, planned, *pace, losses))
                 self.watch.look(done)
                 if self.watch.stopped:
                     break

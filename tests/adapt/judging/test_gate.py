@@ -382,7 +382,7 @@ def test_another_tone_alone_is_judged(adapt: Adapt, monkeypatch: pytest.MonkeyPa
         spec = given[2]
         return spec.model_copy(update={"gamma": 0.5})
 
-    monkeypatch.setattr("roadshift.adapt.adaptation.align_tone", brighter)
+    monkeypatch.setattr("roadshift.adapt.workflows.whole_run.align_tone", brighter)
     verdict = adapt("tone=auto", method="tone_only").manifest.verdict
     assert verdict is not None
     assert verdict.frames == 10
