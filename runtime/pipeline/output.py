@@ -11,7 +11,15 @@ from typing import Any
 
 from ..atomic import output_errors
 from ..engines import Engine
-from ..errors import EngineError, FrameError, OutputError, RoadshiftError, RunInterrupted, arg
+from ..errors import (
+    ConfigError,
+    EngineError,
+    FrameError,
+    OutputError,
+    RoadshiftError,
+    RunInterrupted,
+    arg,
+)
 from ..file_names import check_name
 from ..frames import Frame, FrameSource
 from ..frames.live import LiveSource
@@ -24,6 +32,9 @@ from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
 _NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}).difference(WRITTEN_VIDEO_SUFFIXES)
+
+# Frames a second: more than cameras give, and few enough that files and waits hold the times.
+_LEAST_FPS, _MOST_FPS = 0.1, 1000.0
 
 _MEANWHILE = ".{}.incomplete.mkv"  # the longest name that a video has before it is whole
 
@@ -76,6 +87,7 @@ def run_frames(
         `Result`; p50, p90, p99, max), "stages_ms" (means), "out", "engine".
 
     Raises:
+        ConfigError: ``fps`` is no rate from 0.1 to 1000.
         OutputError: ``out`` exists (unless ``overwrite``), names a kind of file that is not
             written, or cannot be written.
         FrameError: not one frame can be read.
@@ -83,6 +95,11 @@ def run_frames(
             written before is complete.
         RunInterrupted: a second signal came; likewise.
     """
+    if fps is not None and not _LEAST_FPS <= fps <= _MOST_FPS:  # nan is within no bounds
+        raise ConfigError(
+            f"{arg('fps')}: {fps:g} is no rate; give {_LEAST_FPS:g} to {_MOST_FPS:g} frames a "
+            "second."
+        )
     if out is not None:
         _check_out(out, overwrite)
     live = isinstance(frames, LiveSource)

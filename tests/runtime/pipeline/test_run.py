@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.engines import Engine
-from roadshift.runtime.errors import FrameError, OutputError
+from roadshift.runtime.errors import ConfigError, FrameError, OutputError
 from roadshift.runtime.frames import Frame, images, open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
@@ -403,6 +403,17 @@ def test_images_have_the_rate_that_was_asked_for(tmp_path: Path) -> None:
     run_frames(source, Threshold(), tmp_path / "a.mp4", fps=25)
     times = [frame.timestamp_ns for frame in open_frames(tmp_path / "a.mp4")]
     assert times == [0, 40_000_000, 80_000_000, 120_000_000]
+
+
+@pytest.mark.parametrize("fps", [float("inf"), float("nan"), 1e300, 0.0, -1.0])
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_rate_that_is_none_is_refused_before_anything_is_written(
+    fps: float, realtime: bool, tmp_path: Path
+) -> None:
+    source = open_frames(folder_of(tmp_path / "in", 4))
+    with pytest.raises(ConfigError, match=r"fps: .* is no rate; give 0.1 to 1000 frames a second"):
+        run_frames(source, Threshold(), tmp_path / "a.mp4", fps=fps, realtime=realtime)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 # ---- memory -----------------------------------------------------------------------------------
