@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import RunInterrupted, arg
+from ...runtime.probes.memory import give_back_unused
 from ...runtime.probes.waiting import waiting
 from ..data.context import Context
 from ..data.dataset import Batch, CropSampler
@@ -158,18 +159,17 @@ class Trainer:
     def _end(self) -> int:
         """The best step looked at, interpolation, clean statistics; counts layers with new ones."""
         self.deadline.begin_end()
+        give_back_unused()  # what the steps had, before statistics and judging take their own
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
             self.options.note("the time budget was too short for a step: the result is the start")
             return 0
         self.watch.finish(self.state.done, self.state.planned_steps)
         if not self.stages:
             return 0
-        if self.context.config.weight_interpolation < 1:
-            interpolate_weights(
-                self.model,
-                read_tensors(self.context.workspace.stage_start(0))[0],
-                self.context.config.weight_interpolation,
-            )
+        kept = self.context.config.weight_interpolation
+        if kept < 1:
+            start, _ = read_tensors(self.context.workspace.stage_start(0))
+            interpolate_weights(self.model, start, kept)
         if not self.statistics.at_the_end:
             return 0
         with self.deadline.part(STATISTICS):

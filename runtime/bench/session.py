@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle import Bundle
+from ..errors import ConfigError, arg
 from ..printable import printable
 from . import check_bundle, check_none_failed, measure_bundle
 from .baseline import (
@@ -93,6 +95,9 @@ def bench_bundles(
             be written.
         RoadshiftError: see `bench_bundle`.
     """
+    for name, value in (("tolerance", files.tolerance), ("max_drop", files.max_drop)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{arg(name)} {value}: write a number from 0 on.")
     baseline = load_baseline(files.baseline) if files.baseline else None
     if baseline is not None:
         check_comparable(baseline, scenario(settings.camera_fps), any_machine=files.any_machine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,3 +98,12 @@ def test_what_cannot_be_written_or_compared_is_refused_before_anything_is_measur
         with pytest.raises(error):
             bench_bundles(bundles(), SETTINGS, files)
     assert read == []
+
+
+@pytest.mark.parametrize("name", ["tolerance", "max_drop"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_a_tolerance_that_is_none_is_refused(
+    name: str, value: float, bench: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} {value}: write a number from 0 on"):
+        bench(**{name: value})
