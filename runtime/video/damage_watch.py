@@ -34,6 +34,13 @@ def no_phase(_: str, __: int) -> AbstractContextManager[Callable[[int], object]]
 _LOOK_EVERY_S = 0.05  # while the check is waited for
 _LAST_WORD_S = 1.0  # for an answer about what was checked when time is over
 
+# The process finds packages where this one does, and in that order: where it starts, no folder of
+# packages may come before Python's own modules, for which some have namesakes.
+_CHILD = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); "
+    f"from {decoder_errors.__name__} import main; main()"
+)
+
 
 @dataclass(frozen=True)
 class _Errors:
@@ -220,11 +227,10 @@ class DamageWatch:
             if self._over:
                 return None
             process = subprocess.Popen(
-                [sys.executable, "-m", decoder_errors.__name__, os.path.abspath(path)],
+                [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path), os.path.abspath(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
-                cwd=Path(__file__).parents[3],  # where the package is found
                 env={**os.environ, **decoder_errors.ENVIRONMENT, "OPENBLAS_NUM_THREADS": "1"},
             )
             self._current = path, process
