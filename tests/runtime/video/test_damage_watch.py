@@ -340,19 +340,12 @@ def test_packages_with_the_names_of_pythons_own_modules_do_no_harm(
     """As the old ``typing`` from the package index, which lies beside Roadshift once installed."""
     (tmp_path / "typing.py").write_text("raise ImportError('not this one')")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path / "nothing"))
-    sys.path.append(str(tmp_path))  # as site-packages: behind Python's own
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # as site-packages, behind others
     path = damage_pictures(write_mpeg4(tmp_path / "drive.mp4"), [7])
     source, notes = open_frames(path), list[str]()
     with DamageWatch(notes.append) as watch:
         source.watch = watch
         assert len(list(source)) == 24
         watch.finish()
-    assert (
-        notes
-        == [
-            f"{path}: 1 of 24 frames was decoded with errors, at frame 7 (0.7 s): the recording is "
-            "damaged there"
-        ]
-        or "decoded with errors" in notes[0]
-    )
+    (note,) = notes
+    assert "decoded with errors" in note
