@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .engines import import_torch_backend
 from .options import AllowNetwork, Device, Json, LabelMapFile, LabelSpaceOfFiles, Threads
 from .parse import parse_duration, parse_names
 
@@ -116,10 +115,9 @@ def bench(
 
 
 def _opened(paths: Sequence[Path], allow: Sequence[str]) -> Iterator[Bundle]:
-    """Open one bundle after the other, with torch's engine for those that need it."""
+    """Open one bundle after the other."""
     from ..runtime.bundle import open_bundle
     from ..runtime.console.terminal import note
 
-    import_torch_backend()
     for path in paths:
         yield open_bundle(path, allow_networks=allow, note=note)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,16 +24,4 @@ def engine_of(
     from ..runtime.engines import open_engine
 
     opened = open_bundle(bundle, allow_networks=allow or (), note=note)
-    named = None if artefact is None else opened.artefact(name=artefact)
-    wanted = named or opened.artefact(kind="onnx")
-    if backend.startswith("torch") or (
-        backend == "auto" and (wanted is None or wanted.kind == "weights")
-    ):
-        import_torch_backend()
     return open_engine(opened, backend=backend, device=device, artefact=artefact, threads=threads)
-
-
-def import_torch_backend() -> None:
-    """Make the torch engine known where the ``adapt`` extra is; exported bundles need none."""
-    if sys.version_info >= (3, 11) and find_spec("torch") is not None:
-        from .. import adapt as _  # noqa: F401

@@ -71,8 +71,14 @@ def _problem(suffix: str, reader: object) -> str | None:
 
 
 def is_recording(path: Path) -> bool:
-    """Tell whether somebody else's reader reads files of that suffix."""
+    """Tell whether somebody else's reader reads files of that suffix.
+
+    Never of pictures and videos: looking through installed packages takes milliseconds, and folders
+    hold many.
+    """
     suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
+        return False
     return suffix in _REGISTERED or bool(_points(suffix))
 
 

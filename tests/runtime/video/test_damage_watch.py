@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import roadshift
 from roadshift.runtime.bench.run import BundleRun
 from roadshift.runtime.bench.settings import BenchSettings
 from roadshift.runtime.frames import FrameSource, open_frames
@@ -334,18 +335,27 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_packages_with_the_names_of_pythons_own_modules_do_no_harm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_packages_with_the_names_of_pythons_own_modules_do_no_harm(tmp_path: Path) -> None:
     """As the old ``typing`` from the package index, which lies beside Roadshift once installed."""
-    (tmp_path / "typing.py").write_text("raise ImportError('not this one')")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])  # as site-packages, behind others
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "roadshift").symlink_to(Path(roadshift.__file__).parent)
+    (site / "typing.py").write_text("raise ImportError('an old one')")
     path = damage_pictures(write_mpeg4(tmp_path / "drive.mp4"), [7])
-    source, notes = open_frames(path), list[str]()
-    with DamageWatch(notes.append) as watch:
-        source.watch = watch
-        assert len(list(source)) == 24
-        watch.finish()
-    (note,) = notes
-    assert "decoded with errors" in note
+    code = """
+import sys
+first = next(i for i, entry in enumerate(sys.path) if "site-packages" in entry)
+sys.path.insert(first, sys.argv[1])  # as a folder of packages: behind Python's own modules
+from roadshift.runtime.frames import open_frames
+from roadshift.runtime.video import damage_watch
+assert damage_watch.__file__.startswith(sys.argv[1])
+source = open_frames(sys.argv[2])
+with damage_watch.DamageWatch(print) as watch:
+    source.watch = watch
+    list(source)
+    watch.finish()
+"""
+    command = [sys.executable, "-I", "-c", code, str(site), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "of 24 frames" in done.stdout
+    assert "decoded with errors" in done.stdout
