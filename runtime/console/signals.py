@@ -26,8 +26,13 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     A second SIGINT stops at once, as the handler that was there before does, or by
     KeyboardInterrupt. Outside the main thread, where Python takes no handlers, signals do what they
     did before.
+
+    A signal whose KeyboardInterrupt was lost in a body of `unwind_on_signals` around this one came,
+    too: a library's import, or a finaliser, may swallow any exception.
     """
     stop = threading.Event()
+    if any(around.by is not None for around in _AROUND):
+        stop.set()
     earlier = signal.getsignal(signal.SIGINT)
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -41,11 +46,14 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         yield stop.is_set
 
 
-@dataclass
+@dataclass(eq=False)
 class Unwinding:
     """The signal that ended the body of `unwind_on_signals`, None if none came."""
 
     by: signal.Signals | None = None
+
+
+_AROUND: list[Unwinding] = []  # of the bodies that have begun and not ended
 
 
 @contextmanager
@@ -60,8 +68,12 @@ def unwind_on_signals() -> Iterator[Unwinding]:
         unwinding.by = signal.Signals(number)
         raise KeyboardInterrupt
 
-    with _handled_by(handle):
-        yield unwinding
+    _AROUND.append(unwinding)
+    try:
+        with _handled_by(handle):
+            yield unwinding
+    finally:
+        _AROUND.remove(unwinding)
 
 
 @contextmanager

@@ -100,3 +100,21 @@ def test_a_second_interrupt_of_a_run_unwinds() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         assert unwinding.by is signal.SIGINT
+
+
+def test_an_interrupt_that_was_swallowed_is_not_lost() -> None:
+    """As by a library whose import catches whatever comes."""
+
+    def swallow() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException:
+            return
+
+    with unwind_on_signals() as unwinding:
+        swallow()
+        with stop_on_signals() as stop_requested:
+            assert stop_requested()
+        assert unwinding.by is signal.SIGINT
+    with stop_on_signals() as stop_requested:
+        assert not stop_requested()
