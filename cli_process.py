@@ -54,6 +54,8 @@ def exit_code(app: Callable[..., object]) -> int:
     handler = _Notes()
     logger = logging.getLogger("roadshift")
     logger.addHandler(handler)
+    if is_the_command():
+        sys.unraisablehook = _unraisable
     try:
         return _signalled(app)
     except KeyboardInterrupt:  # between the handlers' coming and the command's, or at its end
@@ -65,6 +67,15 @@ def exit_code(app: Callable[..., object]) -> int:
         logger.removeHandler(handler)
         if is_the_command():  # nothing is left to clean up
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """Tell of an exception that nobody can catch, but not of an interrupt; see `stop_on_signals`.
+
+    Python's own import has finalisers in which one may be lost.
+    """
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
 
 
 def _signalled(app: Callable[..., object]) -> int:

@@ -299,3 +299,26 @@ def test_main_is_the_entry(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert (stopped.value.code, capsys.readouterr().out) == (0, "roadshift 0.1.0\n")
+
+
+@pytest.mark.parametrize(("error", "told"), [(KeyboardInterrupt, False), (ValueError, True)])
+def test_of_what_a_finaliser_loses_an_interrupt_is_not_told(
+    error: type[BaseException], told: bool
+) -> None:
+    code = f"""
+import sys
+from roadshift import cli_process
+sys.argv = ["roadshift"]
+
+class Lost:
+    def __del__(self):
+        raise {error.__name__}
+
+def app(standalone_mode):
+    Lost()
+
+print(cli_process.exit_code(app))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "0\n"
+    assert ("Exception ignored" in done.stderr) is told
