@@ -11,18 +11,7 @@ from typing import Any
 from ..bundle.manifest import library_versions
 from ..errors import ConfigError, RegressionError
 from ..probes.cores import available_cores
-from .baseline_file import check_can_save, load_baseline, write_baseline
-
-__all__ = [
-    "Change",
-    "Comparison",
-    "check_can_save",
-    "check_comparable",
-    "compare_baseline",
-    "load_baseline",
-    "machine",
-    "save_baseline",
-]
+from .baseline_file import write_baseline
 
 # The figures that are compared. Of the first a higher one is worse and the tolerance is a share;
 # of the second a lower one is worse and the tolerance is in points.

@@ -13,13 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from roadshift.commands.bench_tables import print_comparison
 from roadshift.runtime.bench import baseline as bench_baseline
-from roadshift.runtime.bench.baseline import (
-    check_can_save,
-    check_comparable,
-    compare_baseline,
-    load_baseline,
-    save_baseline,
-)
+from roadshift.runtime.bench.baseline import check_comparable, compare_baseline, save_baseline
+from roadshift.runtime.bench.baseline_file import check_can_save, load_baseline
 from roadshift.runtime.bench.row import COLUMNS, left_out_row
 from roadshift.runtime.errors import ConfigError, OutputError, RegressionError
 
