@@ -81,7 +81,11 @@ def bench_table(rows: Rows) -> None:
         ],
         width=_WIDTH,
     )
-    states = {key: title for key, title in _MACHINE.items() if _is_known(measured, key)}
+    states = {
+        key: title
+        for key, title in _MACHINE.items()
+        if any(row["machine"][key] not in (None, [], {}) for row in measured)
+    }
     if states.keys() - {"source", "name", "other_cores"}:
         table(
             "The machine meanwhile",
@@ -119,10 +123,6 @@ def print_comparison(comparison: Comparison, *, on_stdout: bool = True) -> None:
     )
     for sentence in sentences:
         say(sentence)
-
-
-def _is_known(rows: Rows, key: str) -> bool:
-    return any(row["machine"][key] not in (None, [], {}) for row in rows)
 
 
 def _warnings(rows: Rows) -> list[str]:

@@ -66,8 +66,8 @@ def compare(
     command takes up finished runs and goes on where it was stopped.
     """
     from ..runtime.addresses import without_password
-    from ..runtime.console.terminal import note, print_json
-    from .tables import comparison_table
+    from ..runtime.console.terminal import note
+    from .tables import comparison_table, show
 
     with needs_torch("compare", threads, nice):
         from ..adapt import Job
@@ -97,9 +97,6 @@ def compare(
         command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
         write_report(comparison, rows, out, command, device=device)
     note(f"wrote {out / 'compare.md'}")
-    if as_json:
-        print_json(rows)
-    else:
-        comparison_table(rows)
+    show(rows, as_json, lambda: comparison_table(rows))
     if not comparison.succeeded:
         raise typer.Exit(1)

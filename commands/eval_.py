@@ -35,9 +35,9 @@ def eval_(
 ) -> None:
     """Measure mIoU and per-class IoU against labels."""
     from ..runtime.bench.evaluation import check_label_map, labels_through, measure
-    from ..runtime.console.terminal import note, print_json, progress
+    from ..runtime.console.terminal import note, progress
     from ..runtime.folders.label_pairs import labelled_pairs
-    from .tables import evaluation_table
+    from .tables import evaluation_table, show
 
     check_label_map(label_space, label_map)
     pairs = labelled_pairs(images, labels, note=note)
@@ -48,7 +48,4 @@ def eval_(
             record = measure(
                 engine, pairs, mapping, lambda done, total: update(done, total, ""), note=note
             )
-    if as_json:
-        print_json(record)
-    else:
-        evaluation_table({engine.backend: record})
+    show(record, as_json, lambda: evaluation_table({engine.backend: record}))

@@ -64,8 +64,8 @@ def export(
     from ..runtime.bench.evaluation import labels_through
     from ..runtime.bundle import open_bundle
     from ..runtime.console.phases import PhaseDisplay
-    from ..runtime.console.terminal import note, print_json, say
-    from .tables import export_line
+    from ..runtime.console.terminal import note, say
+    from .tables import export_line, show
 
     with needs_torch("export", threads):
         from ..export.artefacts import export_bundle
@@ -103,9 +103,6 @@ def export(
                 )
             except PartialExportError as error:
                 record, refused = error.record, error
-    if as_json:
-        print_json(record)
-    else:
-        say(*(export_line(bundle, row) for row in record["artefacts"]))
+    show(record, as_json, lambda: say(*(export_line(bundle, row) for row in record["artefacts"])))
     if refused is not None:
         raise refused

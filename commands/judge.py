@@ -32,8 +32,8 @@ def judge(
     """
     from ..runtime.bundle import open_bundle
     from ..runtime.console.signals import stop_on_signals
-    from ..runtime.console.terminal import note, print_json, progress
-    from .tables import verdict_table
+    from ..runtime.console.terminal import note, progress
+    from .tables import show, verdict_table
 
     with needs_torch("judge", threads):
         from ..adapt.judging.judge import judge_bundles
@@ -55,10 +55,7 @@ def judge(
                 report=lambda done, total: update(done, total, ""),
                 stop=stop,
             )
-    if as_json:
-        print_json(verdict.record())
-    else:
-        verdict_table(verdict)
+    show(verdict.record(), as_json, lambda: verdict_table(verdict))
     error = verdict.error(candidate)
     if error is not None:
         raise typer.Exit(error.exit_code)

@@ -42,8 +42,7 @@ def reproduce(
 
     Puts both figures side by side.
     """
-    from ..runtime.console.terminal import print_json
-    from .tables import published_tables
+    from .tables import published_tables, show
 
     with needs_torch("reproduce", threads, nice):
         from ..adapt.workflows.recipes import find_recipe
@@ -62,7 +61,4 @@ def reproduce(
                 options=options,
                 allow_networks=allow_network or (),
             )
-    if as_json:
-        print_json(result)
-    else:
-        published_tables(result)
+    show(result, as_json, lambda: published_tables(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +14,19 @@ if TYPE_CHECKING:
     from ..runtime.verdict import Verdict
 
 
+def show(document: Any, as_json: bool, in_words: Callable[[], None]) -> None:
+    """Print the JSON document, or what it says in tables and sentences."""
+    if as_json:
+        print_json(document)
+    else:
+        in_words()
+
+
 def listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print rows of equal keys, as a table or as JSON."""
-    if as_json:
-        print_json(rows)
-    else:
-        columns = list(rows[0])
-        table(title, columns, [[row[column] for column in columns] for row in rows])
+    columns = list(rows[0])
+    cells = [[row[column] for column in columns] for row in rows]
+    show(rows, as_json, lambda: table(title, columns, cells))
 
 
 def print_made(bundle: Bundle, as_json: bool) -> None:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runtime.arguments import (
+    LabelMapSource,
     ProgressUpdate,
     Source,
     Sources,
     above_zero,
+    mapping_of,
     opened,
     sources,
-    space_of,
 )
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
-from ..runtime.labels.spaces import LabelMap
 from ..runtime.notes import log_note
 from . import artefacts
 from .judge import Floors
@@ -32,7 +32,7 @@ def export_bundle(
     frames: Sources = (),
     labels: Source | None = None,
     label_space: LabelSpace | Source | None = None,
-    label_map: LabelMap | Mapping[str, str | None] | Source | None = None,
+    label_map: LabelMapSource = None,
     calibration: Sources = (),
     logits: bool = False,
     argmax: str = "auto",
@@ -78,20 +78,13 @@ def export_bundle(
     """
     above_zero("workspace_mib", workspace_mib)
     source = opened(bundle)
-    mapping = label_map if isinstance(label_map, LabelMap) else None
-    if label_space is not None:
-        mapping = source.label_space.map_to(space_of(label_space), label_map)
-    elif mapping is None and label_map is not None:
-        raise ConfigError(
-            f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
-        )
     artefacts.export_bundle(
         source,
         _listed("formats", formats),
         precisions=_listed("precisions", precisions),
         frames=sources("frames", frames, least=0),
         labels=None if labels is None else Path(labels),
-        label_map=mapping,
+        label_map=mapping_of(source.label_space, label_space, label_map),
         calibration=sources("calibration", calibration, least=0),
         with_logits=logits,
         argmax=argmax,

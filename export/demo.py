@@ -36,12 +36,7 @@ PICTURES = 3
 
 
 def run_demo(
-    out: Path,
-    *,
-    seed: int,
-    overwrite: bool,
-    note: Callable[[str], None],
-    options: RunOptions,
+    out: Path, *, seed: int, overwrite: bool, note: Callable[[str], None], options: RunOptions
 ) -> dict[str, Any]:
     """Render scenes, train on one domain, adapt to another, export, run and measure.
 
@@ -140,14 +135,7 @@ def _is_a_demo(folder: Path) -> bool:
 
 
 _SCENES = {"source", "indomain", "target", "heldout"}
-_LEFT = {
-    "scenes",
-    "source",
-    "source.run",
-    "adapted",
-    "adapted.run",
-    "before-after.png",
-}
+_LEFT = {"scenes", "source", "source.run", "adapted", "adapted.run", "before-after.png"}
 
 
 def _render(scenes: Path, seed: int) -> None:

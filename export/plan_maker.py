@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from ..runtime.bundle import Artefact, Bundle, Kind
+from ..runtime.bundle import Artefact, Bundle
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx.engine import OnnxEngine
 from ..runtime.engines.onnx.graph import read_model
@@ -22,9 +21,11 @@ from ..runtime.probes.driver import Gpu
 from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 from .judge import Judge
 from .onnx import onnx_name, stamp
+from .outcome import Draft
 from .precision import to_half
 from .refit import base_to_refit, refit_plan
 from .rounding import RoundedEngine
+from .staged import staged_artefact
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
 
 QUANTISED = ("int8", "fp8")
@@ -58,16 +59,6 @@ class PlanOptions:
 def plan_name(precision: str) -> str:
     """The file name of a plan in a bundle."""
     return f"model-{precision}.plan"
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A judged artefact in the scratch folder."""
-
-    name: str
-    kind: Kind
-    precision: str
-    details: dict[str, Any]
 
 
 class PlanMaker:
@@ -133,7 +124,7 @@ class PlanMaker:
             self._note(f"{plan_name(precision)}: what is not quantised stays in fp32: {error}")
             return graph, "fp32"
         onnx.save(lowered, str(self._folder / name))
-        staged = self._staged(name, "onnx", precision, dict(source.details))
+        staged = staged_artefact(self._folder / name, "onnx", precision, source.details)
         with self._on_cpu(lowered, staged, precision) as engine:
             holds = self._judge.holds(engine)
         (self._folder / name).unlink()
@@ -167,7 +158,7 @@ class PlanMaker:
         write_weights(model, folds, state, gamma)
         graph = self._judged_graph(model, precision, base)
         details = {**self._made(graph, folds), "refit_s": seconds, "refitted_from": base.hash}
-        written = Draft(graph.path, "onnx", precision, dict(graph.details))
+        written = Draft(graph.path, "onnx", precision, "onnx", dict(graph.details))
         return [written, self._judged(plan, precision, details, folds)]
 
     def _made(self, source: Artefact, folds: Mapping[str, Fold] | None) -> dict[str, Any]:
@@ -197,11 +188,11 @@ class PlanMaker:
         check_precision(layers, precision, name)
         (self._folder / name).write_bytes(plan)
         details = {**details, "layers": dict(layers)}
-        artefact = self._staged(name, "tensorrt", precision, details)
+        artefact = staged_artefact(self._folder / name, "tensorrt", precision, details)
         with TensorRTEngine(self._here(), artefact) as engine:
             details |= self._judge.measure(engine, engine.reason)
         self._judge.check(name, precision, details)
-        return Draft(name, "tensorrt", precision, details)
+        return Draft(name, "tensorrt", precision, "tensorrt", details)
 
     def _judged_graph(self, model: onnx.ModelProto, precision: str, base: Bundle) -> Artefact:
         """The graph with new weights in the folder, judged as an export judges it."""
@@ -210,7 +201,7 @@ class PlanMaker:
         assert source is not None  # base_to_refit found it
         stamp(model, self._bundle)
         onnx.save(model, str(self._folder / name))
-        artefact = self._staged(name, "onnx", precision, dict(source.details))
+        artefact = staged_artefact(self._folder / name, "onnx", precision, source.details)
         with self._on_cpu(model, artefact, precision) as engine:
             measured = self._judge.measure(engine, engine.reason)
         self._judge.check(name, precision, measured)
@@ -222,17 +213,6 @@ class PlanMaker:
         if precision == "fp32" or artefact.details.get("argmax") == "runtime":
             return OnnxEngine(self._here(), artefact, device="cpu")
         return RoundedEngine(self._bundle, model, precision)
-
-    def _staged(self, name: str, kind: Kind, precision: str, details: dict[str, Any]) -> Artefact:
-        data = (self._folder / name).read_bytes()
-        return Artefact(
-            path=name,
-            kind=kind,
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            precision=precision,
-            details=details,
-        )
 
     def _here(self) -> Bundle:
         """The bundle with its files looked for where they are made."""

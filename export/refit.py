@@ -145,9 +145,7 @@ def _differences(base: Bundle, bundle: Bundle) -> list[str]:
 
 def _give(trt: Any, refitter: Any, weights: Mapping[str, Array], what: str) -> None:
     """Hand weights over; they must stay in memory until the refit."""
-    types = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
     for name, array in weights.items():
-        kind = getattr(trt, types[array.dtype.name])
-        given = trt.Weights(kind, array.ctypes.data, array.size)
+        given = trt.Weights(getattr(trt, array.dtype.name), array.ctypes.data, array.size)
         if not refitter.set_named_weights(name, given):
             raise EngineError(f"TensorRT refuses the new weight {name!r} of {what}; rebuild it.")

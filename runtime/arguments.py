@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .bundle import Bundle, open_bundle
 from .errors import ConfigError, arg
-from .labels import LabelSpace, label_space
+from .labels import LabelSpace
+from .labels import label_space as find_label_space
+from .labels.spaces import LabelMap
 
 Source = str | Path
 Sources = Source | Sequence[Source]
+LabelMapSource = LabelMap | Mapping[str, str | None] | Source | None
 LEAST_SIDE = 32  # pixels of a model's input
 
 
@@ -53,7 +56,27 @@ def space_of(value: LabelSpace | Source) -> LabelSpace:
     Raises:
         LabelSpaceError: it is none of these.
     """
-    return value if isinstance(value, LabelSpace) else label_space(value)
+    return value if isinstance(value, LabelSpace) else find_label_space(value)
+
+
+def mapping_of(
+    own: LabelSpace, label_space: LabelSpace | Source | None, label_map: LabelMapSource
+) -> LabelMap | None:
+    """The map from ``own`` to the labels' classes; None where they are ``own``'s.
+
+    Raises:
+        LabelSpaceError: there is none.
+        ConfigError: a map is given without the label space that it leads to.
+    """
+    if isinstance(label_map, LabelMap):
+        label_space = label_space or label_map.target
+    if label_space is None:
+        if label_map is not None:
+            raise ConfigError(
+                f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
+            )
+        return None
+    return own.map_to(space_of(label_space), label_map)
 
 
 def sources(name: str, value: Sources, *, least: int = 1) -> list[str]:

@@ -86,12 +86,7 @@ class Context:
             RunInterrupted: a signal came.
         """
         return self.work.over(
-            items,
-            title,
-            unit=unit,
-            in_order=in_order,
-            passes=passes,
-            stop=self.stop_if_requested,
+            items, title, unit=unit, in_order=in_order, passes=passes, stop=self.stop_if_requested
         )
 
     def prepare(

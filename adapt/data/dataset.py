@@ -133,10 +133,7 @@ def set_aside(
         f"the last {held} of {counted(count, 'frame')} are set aside to judge the result "
         "on (see --gate)"
     )
-    return (
-        frames.only(range(count - held - held // 8)),
-        frames.only(range(count - held, count)),
-    )
+    return (frames.only(range(count - held - held // 8)), frames.only(range(count - held, count)))
 
 
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
@@ -310,7 +307,8 @@ class CropSampler:
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
-        rows = [self._row(step * self._training.batch_size + slot) for slot in self._slots()]
+        size = self._training.batch_size
+        rows = [self._row(step * size + slot) for slot in range(size)]
         clean = torch.from_numpy(np.stack([row[0] for row in rows]))
         plain = self._augment.policy == "none"
         augmented = clean if plain else torch.from_numpy(np.stack([row[1] for row in rows]))
@@ -319,9 +317,6 @@ class CropSampler:
             maps = [row[2] for row in rows if row[2] is not None]
             labels = torch.from_numpy(np.stack(maps)).long()
         return Batch(clean, augmented, labels, tuple(r[3] for r in rows), tuple(r[4] for r in rows))
-
-    def _slots(self) -> range:
-        return range(self._training.batch_size)
 
     def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
         epoch, place = divmod(position, len(self._chosen))
@@ -345,11 +340,6 @@ class CropSampler:
         left = int(rng.integers(frames.width - width + 1))
         top = int(rng.integers(frames.height - height + 1))
         return Crop(left, top, width, height, self._training.flip and bool(rng.integers(2)))
-
-
-def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
-    """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
-    return (stacked(frames, rows) for rows in in_batches(len(frames), batch_size))
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

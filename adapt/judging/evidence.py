@@ -85,8 +85,12 @@ def gather(
         FrameError: there is no frame.
     """
     viewers = Viewer(incumbent, device), Viewer(candidate, device)
-    distinct = _Distinct()
-    seen = [(viewers[0].fitted(frame), viewers[1].fitted(frame)) for frame in distinct.of(frames)]
+    distinct, seen, copies = DistinctFrames(), list[tuple[Image, Image]](), 0
+    for frame in frames:
+        if distinct.is_new(frame):
+            seen.append((viewers[0].fitted(frame), viewers[1].fitted(frame)))
+        else:
+            copies += 1
     if not seen:
         raise FrameError("No frame could be read to judge the models on.")
     references = References(incumbent.network, candidate.network)
@@ -119,7 +123,7 @@ def gather(
         True,
         gathered.scores(divergences),
         gathered.lost(),
-        distinct.copies,
+        copies,
         gathered.pairs(),
         gathered.displaced(),
         references.share,
@@ -143,21 +147,6 @@ def referred(
             found[name] = viewer.probabilities(images, grid)
     found.setdefault(MIXED, old.p)  # without batch norm
     return found
-
-
-class _Distinct:
-    """Frames without those that are nearly the same picture as one before."""
-
-    def __init__(self) -> None:
-        self.copies = 0
-
-    def of(self, frames: Iterable[Image]) -> Iterator[Image]:
-        seen = DistinctFrames()
-        for frame in frames:
-            if seen.is_new(frame):
-                yield frame
-            else:
-                self.copies += 1
 
 
 def in_batches_of(frames: Iterable[T], size: int) -> Iterator[list[T]]:

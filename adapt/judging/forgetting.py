@@ -57,9 +57,7 @@ def remembered(
         known, sure = p.argmax(dim=1), p.amax(dim=1) >= CONFIDENT
         kept = sure & (known == said)
         sums.add(
-            weights.draw(1),
-            sure=sure.double().sum(dim=(1, 2)),
-            kept=kept.double().sum(dim=(1, 2)),
+            weights.draw(1), sure=sure.double().sum(dim=(1, 2)), kept=kept.double().sum(dim=(1, 2))
         )
         pairs += pairs_of(known[sure][None, None], said[sure][None, None], len(classes))
         count += 1

@@ -99,6 +99,18 @@ def unsealed(data: bytes) -> bytes:
     return content
 
 
+def read_sealed(path: Path, note: Callable[[str], None]) -> bytes | None:
+    """The content that a file was `sealed` with; None if missing, or damaged, which is noted."""
+    try:
+        with open_file(path) as file:
+            return unsealed(file.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedError) as error:
+        note(f"{path}: damaged ({error}), so it is made again")
+        return None
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal.
 

@@ -21,8 +21,8 @@ from ..networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
+from ..networks.modes import evaluating
 from .statistics_share import PASSES, score, weighted_mean
-from .views import evaluating
 
 SHARES = (0.0, 0.35, 0.7, 1.0)  # that the opinion's is looked for among
 FRAMES = 4  # that it is found on, evenly spaced: scores of few frames are much alike
@@ -90,11 +90,7 @@ class References:
             stop()
             if due():
                 return HALF
-            with (
-                self._with(self._target, share),
-                evaluating(self._network),
-                torch.no_grad(),
-            ):
+            with self._with(self._target, share), evaluating(self._network), torch.no_grad():
                 scores.append(score(self._network, few))
         return max(LEAST_SHARE, weighted_mean(SHARES, scores))
 

@@ -27,9 +27,10 @@ from ..data.dataset import evenly_spaced
 from ..losses.common import at_least_float32
 from ..networks import SegmentationNetwork
 from ..networks.mixed_statistics import Statistics, mix_statistics
+from ..networks.modes import evaluating
 from .distinct import DistinctFrames
 from .scores import consistency, information_maximisation
-from .views import evaluating, overlaps
+from .views import overlaps
 
 SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 FRAMES = 16  # of the target set, evenly spaced

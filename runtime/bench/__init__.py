@@ -20,7 +20,7 @@ from ..frames import Frame
 from ..probes.base import Probe
 from ..probes.machine_state import open_probe
 from .backends import Contender, choose_backends, contenders, is_default, not_by_default
-from .frames import random_bench_frames, random_frames, read_frames
+from .frames import random_frames, read_frames
 from .lane import Lane
 from .loop import Clock, Limit, SystemClock
 from .run import BundleRun, Measured, Note, Report, label_map_of
@@ -101,7 +101,7 @@ def bench_engine(
     """
     check_limits(queries, warmup, duration_s, camera_fps)
     size = engine.input.width, engine.input.height
-    chosen = random_bench_frames(*size) if frames is None else read_frames(frames)
+    chosen = random_frames(*size) if frames is None else read_frames(frames)
     own = probe or open_probe(engine.device)
     try:
         lane = Lane(chosen, clock or SystemClock(), own, camera_fps)

@@ -18,6 +18,7 @@ from ..strict_json import JsonError, read_json
 from .row import COLUMNS
 
 SCHEMA: Literal[1] = 1
+_KEYS = {"schema", "machine", "versions", "rows"}  # of baselines of all versions
 
 
 class _Row(BaseModel):
@@ -111,18 +112,14 @@ def _check_ours(path: Path) -> None:
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             return
         try:
-            ours = path.is_file() and _looks_like_one(read_json(path))
+            document = read_json(path) if path.is_file() else None
+            ours = isinstance(document, dict) and document.keys() >= _KEYS
         except JsonError:
             ours = False
     if not ours:
         raise OutputError(
             f"{path}: exists and is no baseline, so it is never overwritten; choose another name."
         )
-
-
-def _looks_like_one(document: Any) -> bool:
-    """Tell whether a document was written as a baseline, by this version or another."""
-    return isinstance(document, dict) and {"schema", "machine", "versions", "rows"} <= set(document)
 
 
 def _problem(document: Any) -> str | None:

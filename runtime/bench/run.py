@@ -23,7 +23,7 @@ from ..probes.memory import resident_memory_mib
 from ..video.damage_watch import DamageWatch
 from .backends import Contender, contenders
 from .evaluation import evaluate
-from .frames import BenchFrames, random_bench_frames, read_frames
+from .frames import BenchFrames, random_frames, read_frames
 from .lane import Lane
 from .loop import SystemClock
 from .settings import BenchSettings
@@ -112,7 +112,7 @@ class BundleRun:
     def _frames(self) -> BenchFrames:
         if self._settings.frames is None:
             spec = self._bundle.manifest.input
-            return random_bench_frames(spec.width, spec.height)
+            return random_frames(spec.width, spec.height)
         source = open_frames(self._settings.frames, on_skip=self._note)
         # Not beside the reading, whose time is measured as well.
         with DamageWatch(self._note, at_once=False) as watch:

@@ -3,10 +3,4 @@
 from .base import Engine
 from .registry import backend_kinds, backend_problem, open_engine, register_backend
 
-__all__ = [
-    "Engine",
-    "backend_kinds",
-    "backend_problem",
-    "open_engine",
-    "register_backend",
-]
+__all__ = ["Engine", "backend_kinds", "backend_problem", "open_engine", "register_backend"]

@@ -116,12 +116,7 @@ class _Plan:
     """
 
     def __init__(
-        self,
-        library: TensorRT,
-        plan: bytes,
-        what: str,
-        bundle: Bundle,
-        align_corners: bool | None,
+        self, library: TensorRT, plan: bytes, what: str, bundle: Bundle, align_corners: bool | None
     ) -> None:
         self._what, self._trt = what, library.module
         self._logger, self._said = library.listen()

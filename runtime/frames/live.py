@@ -151,10 +151,7 @@ def open_source(
 
 
 def open_live(
-    source: str,
-    *,
-    note: Callable[[str], None] = log_skip,
-    give_up_after_s: float = GIVE_UP_AFTER_S,
+    source: str, *, note: Callable[[str], None] = log_skip, give_up_after_s: float = GIVE_UP_AFTER_S
 ) -> LiveSource:
     """Open a camera or a stream when it is iterated over.
 
@@ -178,10 +175,7 @@ def open_live(
     if source.startswith("camera:"):
         camera = _parse_camera(source)
         return LiveSource(
-            f"camera:{camera.device}",
-            camera.connect,
-            note=note,
-            give_up_after_s=give_up_after_s,
+            f"camera:{camera.device}", camera.connect, note=note, give_up_after_s=give_up_after_s
         )
     scheme = source.split("://", 1)[0]
     if scheme not in SCHEMES or "://" not in source:

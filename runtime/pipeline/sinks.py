@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +68,7 @@ class FolderSink:
     def __enter__(self) -> FolderSink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Each file is complete; folders in which a failed run left nothing are removed."""
         for folder in (*self._places(), self._labels.parent):
             if error is not None:
@@ -221,12 +215,7 @@ class VideoSink:
     def __enter__(self) -> VideoSink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             if self._waiting:
                 self._open()

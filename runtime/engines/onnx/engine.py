@@ -307,11 +307,7 @@ class OnnxEngine(Engine):
         self._hides_scores = False
 
     def describe(self) -> dict[str, Any]:
-        return {
-            **super().describe(),
-            "threads": self._threads,
-            "waiting": waiting(),
-        }
+        return {**super().describe(), "threads": self._threads, "waiting": waiting()}
 
     def close(self) -> None:
         memory, self._memory, self._session = self._memory, None, None

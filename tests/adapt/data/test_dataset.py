@@ -26,10 +26,11 @@ from roadshift.adapt.data.dataset import (
     CropSampler,
     FrameSet,
     evenly_spaced,
+    in_batches,
     labelled_frames,
     resize_window,
+    stacked,
     target_frames,
-    whole_frames,
 )
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
@@ -475,10 +476,11 @@ def test_whole_frames_come_in_order_and_clean_and_none_is_alone_in_the_last_batc
     count: int, batch_size: int, sizes: list[int]
 ) -> None:
     frames = frame_set(5)
-    batches = list(whole_frames(frames.only([i % 5 for i in range(count)]), batch_size))
+    chosen = frames.only([i % 5 for i in range(count)])
+    batches = [stacked(chosen, rows) for rows in in_batches(count, batch_size)]
     assert [len(images) for images in batches] == sizes
-    stacked = [frames.image(i % 5) for i in range(count)]
-    assert np.array_equal(torch.cat(batches) if batches else [], stacked)
+    expected = [frames.image(i % 5) for i in range(count)]
+    assert np.array_equal(torch.cat(batches) if batches else [], expected)
 
 
 # --- prefetching --------------------------------------------------------------------------------

@@ -20,10 +20,10 @@ from roadshift.adapt.judging.looks import Look, Seen, clearly_better, informatio
 from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
+from roadshift.adapt.networks.modes import evaluating
 from roadshift.adapt.run.config import RunConfig, WatchConfig
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
-from roadshift.adapt.scoring.views import evaluating
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.adapt.workflows import whole_run
 from roadshift.runtime.bundle import Bundle

@@ -325,7 +325,7 @@ def test_batch_statistics_are_those_of_each_view_and_leave_the_model_alone(tmp_p
     ours = frame_probabilities(net, surroundings, 1, (1.0,), mirror=False, batch_statistics=True)
     after = net.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not any(module.training for module in net.modules())
+    assert all(module.training for module in net.modules())
     assert net.norm.track_running_stats
     clean = surroundings.normalise(torch.from_numpy(surroundings.frames.image(1).copy())[None])
     with torch.no_grad():

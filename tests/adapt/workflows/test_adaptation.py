@@ -18,7 +18,7 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.data import dataset
-from roadshift.adapt.data.dataset import whole_frames
+from roadshift.adapt.data.dataset import in_batches, stacked
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import device_name, pick_device
@@ -160,7 +160,8 @@ def reestimated(source: Bundle, frames_dir: Path) -> dict[str, Tensor]:
     spec = source.manifest.input
     frames = dataset.target_frames([frames_dir], spec.width, spec.height, frames_dir.parent)
     normalise = Normalise(spec)
-    reestimate_batch_norm(network, (normalise(images) for images in whole_frames(frames, 3)), 1.0)
+    batches = (normalise(stacked(frames, rows)) for rows in in_batches(len(frames), 3))
+    reestimate_batch_norm(network, batches, 1.0)
     return dict(network.state_dict())
 
 

@@ -209,7 +209,7 @@ def test_without_frames_it_measures_random_textures_of_the_input_size() -> None:
     row = bench_engine(engine, warmup=2, queries=5)
     assert row["frames"] == "4 random textures"
     assert engine.calls == 4 + 2 + 5
-    pictures = [frame.image for frame in random_frames(32, 16)]
+    pictures = [frame.image for frame in random_frames(32, 16).frames]
     assert all(image.shape == (16, 32, 3) and image.std() > 10 for image in pictures)
     assert not np.array_equal(pictures[0], pictures[1])
 
@@ -296,7 +296,7 @@ def test_every_artefact_gets_a_row_with_its_agreement_with_fp32(
         ("0.onnx", "int8"),
         ("1.onnx", "fp32"),
     ]
-    pictures = np.stack([frame.image for frame in random_frames(32, 16)])
+    pictures = np.stack([frame.image for frame in random_frames(32, 16).frames])
     labels = [tiny.labels(tiny.weight(i), pictures) for i in range(2)]
     same = 100 * (labels[0] == labels[1]).mean()
     assert [row["label_agreement"] for row in rows] == pytest.approx([same, 100])
