@@ -20,7 +20,6 @@ CLASS_PARAMETERS = (
     *("nc",),
 )
 _TRIED = CLASS_PARAMETERS[:8]  # where only **kwargs show, these are tried in turn
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
