@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from roadshift.adapt.judging.evidence import Evidence
-from roadshift.adapt.judging.gatherer import Score
+from roadshift.adapt.judging.score_accumulator import Score
 from roadshift.adapt.scoring.class_pairs import ClassPairs
-from roadshift.adapt.scoring.displaced import Displaced
+from roadshift.adapt.scoring.displacement import Displaced
 
 
 def to_json(evidence: Evidence) -> Any:

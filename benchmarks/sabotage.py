@@ -30,10 +30,10 @@ from machine_line import machine_line
 from roadshift.adapt import load_network
 from roadshift.adapt.data.dataset import evenly_spaced
 from roadshift.adapt.judging.evidence import BATCH, Evidence, in_batches_of, referred
-from roadshift.adapt.judging.gatherer import Gatherer
+from roadshift.adapt.judging.score_accumulator import Gatherer
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.scoring.class_pairs import is_vulnerable
-from roadshift.adapt.scoring.displaced import moves
+from roadshift.adapt.scoring.displacement import moves
 from roadshift.adapt.scoring.references import FRAMES, References
 from roadshift.adapt.scoring.views import Model, Said, Viewer
 from roadshift.runtime.bundle import open_bundle

@@ -19,7 +19,7 @@ from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, a
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
-from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
+from .data_splits import Calibration, Evidence, gather_calibration, gather_evidence
 from .graph import opset as opset_of
 from .judge import Floors, Judge
 from .onnx import MODEL, Traced, onnx_name, trace

@@ -27,8 +27,9 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines.checks import GO_BACK
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError, arg
 from ..runtime.words import counted
-from .evidence import Evidence
-from .folds import (
+from .data_splits import Evidence
+from .graph import opset
+from .weight_origins import (
     FOLDS,
     NOT_REFITTABLE,
     find_folds,
@@ -39,7 +40,6 @@ from .folds import (
     write_gamma,
     write_weights,
 )
-from .graph import opset
 
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels

@@ -19,13 +19,13 @@ from ..runtime.engines.tensorrt_engine import TensorRTEngine
 from ..runtime.engines.tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from ..runtime.errors import EngineError, ParityError, arg
 from ..runtime.probes.driver import Gpu
-from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 from .judge import Judge
 from .onnx import onnx_name, stamp
 from .precision import to_half
 from .refit import base_to_refit, refit_plan
 from .rounding import RoundedEngine
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
+from .weight_origins import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 
 QUANTISED = ("int8", "fp8")
 # Of the ONNX model's details, for the engine.

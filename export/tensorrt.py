@@ -18,13 +18,13 @@ from ..runtime.engines.cuda import load_cudart
 from ..runtime.engines.tensorrt_library import INSTALL, load_tensorrt
 from ..runtime.errors import ConfigError, EngineError, arg
 from ..runtime.probes.driver import driver_problem, gpu
-from .evidence import Evidence
-from .folds import state_arrays
+from .data_splits import Evidence
 from .judge import Judge
 from .outcome import Refusal, alone
 from .plan_maker import Draft, Machine, PlanMaker, PlanOptions, plan_name
 from .refit import REFITTABLE
 from .tensorrt_build import Report
+from .weight_origins import state_arrays
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 

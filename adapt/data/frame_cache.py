@@ -20,7 +20,7 @@ from ...runtime.errors import FrameError, OutputError, arg
 from ...runtime.frames import Frame
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.words import counted
-from ..run.seals import (
+from ..run.checksums import (
     LONG_WORK_BYTES,
     DamagedError,
     file_hash,

@@ -20,7 +20,7 @@ from ..scoring.class_pairs import (
     closest,
     is_vulnerable,
 )
-from ..scoring.displaced import Displaced
+from ..scoring.displacement import Displaced
 from ..scoring.references import MIXED, OWN, WORN
 from .evidence import Evidence
 

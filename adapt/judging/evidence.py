@@ -13,11 +13,11 @@ from torch import Tensor
 from ...runtime.errors import FrameError
 from ..data.dataset import evenly_spaced
 from ..scoring.class_pairs import ClassPairs
-from ..scoring.displaced import Displaced, moves
-from ..scoring.distinct import DistinctFrames
+from ..scoring.displacement import Displaced, moves
+from ..scoring.near_duplicates import DistinctFrames
 from ..scoring.references import FRAMES, MIXED, OWN, References
 from ..scoring.views import Image, Model, Said, Viewer
-from .gatherer import Gatherer, Score
+from .score_accumulator import Gatherer, Score
 
 T = TypeVar("T")
 BATCH = 4  # frames that batch norm's own statistics are taken over

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...runtime.labels.matching import Matrix
+from ...runtime.labels.linear_assignment import Matrix
 from ..scoring.class_pairs import ClassPairs, pairs_of
-from ..scoring.displaced import Displaced, Move, agreements
+from ..scoring.displacement import Displaced, Move, agreements
 from ..scoring.references import MIXED, OWN
 from ..scoring.resampling import Sums, Weights, interval
 from ..scoring.scores import (

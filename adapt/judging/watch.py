@@ -30,8 +30,8 @@ from ..networks import SegmentationNetwork
 from ..networks.ema import interpolate_weights, restore, snapshot
 from ..run.checkpoint import read_tensors, write_tensors
 from ..scoring.views import evaluating
-from .gradients import GradientNorms
-from .looks import Look, Seen, clearly_better, judged
+from .gradient_norms import GradientNorms
+from .validation import Look, Seen, clearly_better, judged
 
 FRAMES = 8  # of those set aside, evenly spaced: enough to see a class vanish, and cheap
 BATCH = 4  # frames at most that are normalised together, and never one alone

@@ -23,7 +23,7 @@ from ..networks import SegmentationNetwork
 from ..networks.batch_norm import fold_batch_norm
 from ..networks.ema import frozen_copy
 from ..pseudo_labels.hard_labels import label_frames, label_identity, selected
-from ..run.seals import read_or_redo, write_sealed_json
+from ..run.checksums import read_or_redo, write_sealed_json
 from ..scoring.views import evaluating
 from .base import ParameterGroup, Stage
 

@@ -19,8 +19,8 @@ from ..losses.backends.core import weighted_sums
 from ..losses.backends.spec import Inputs, Terms
 from ..losses.common import upsample
 from ..networks import SegmentationNetwork
+from ..run.checksums import read_or_redo, write_sealed_json
 from ..run.config import Settings
-from ..run.seals import read_or_redo, write_sealed_json
 from .base import Method, Stage
 
 

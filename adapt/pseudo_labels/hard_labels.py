@@ -26,9 +26,9 @@ from ..losses.backends.taps import upsample_map
 from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
-from ..networks.lone_values import lone_values_allowed
+from ..networks.batch_norm_of_one import lone_values_allowed
 from ..run.checkpoint import open_file
-from ..run.seals import DamagedError, sealed, unsealed
+from ..run.checksums import DamagedError, sealed, unsealed
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 SCALES = (1.0, 1.25, 0.75)

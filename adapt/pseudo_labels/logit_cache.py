@@ -26,7 +26,7 @@ from ..data.dataset import Batch
 from ..losses.backends.spec import Map
 from ..networks import SegmentationNetwork
 from ..run.checkpoint import write_atomically
-from ..run.seals import DamagedError, file_hash, read_sealed_json, write_sealed_json
+from ..run.checksums import DamagedError, file_hash, read_sealed_json, write_sealed_json
 from ..run.work import OutOfTimeError
 
 

@@ -24,7 +24,7 @@ from ..data.context import Context
 from ..data.dataset import Batch, Crop, resize_window
 from ..losses.backends.spec import Map
 from ..run.checkpoint import open_file, write_atomically
-from ..run.seals import DamagedError, sealed, unsealed
+from ..run.checksums import DamagedError, sealed, unsealed
 from ..run.work import OutOfTimeError
 
 Labels = NDArray[Any]

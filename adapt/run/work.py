@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from ...runtime.errors import TrainingError
 from .budget import Deadline, Repeated
+from .checksums import DamagedError, read_sealed_json, write_sealed_json
 from .options import Phase
-from .seals import DamagedError, read_sealed_json, write_sealed_json
 
 Item = TypeVar("Item")
 

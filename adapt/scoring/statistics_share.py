@@ -27,7 +27,7 @@ from ..data.dataset import evenly_spaced
 from ..losses.common import at_least_float32
 from ..networks import SegmentationNetwork
 from ..networks.mixed_statistics import Statistics, mix_statistics
-from .distinct import DistinctFrames
+from .near_duplicates import DistinctFrames
 from .scores import consistency, information_maximisation
 from .views import evaluating, overlaps
 

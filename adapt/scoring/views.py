@@ -19,7 +19,7 @@ from ..losses.common import at_least_float32, upsample
 from ..models.inputs import Normalise
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
-from ..networks.lone_values import lone_values_allowed
+from ..networks.batch_norm_of_one import lone_values_allowed
 from .scores import InputMoments, batch_norm_divergence, normalised_entropy
 
 ZOOM = 0.75  # of the smaller view, in each axis

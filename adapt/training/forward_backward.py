@@ -15,8 +15,8 @@ from ..data.dataset import Batch
 from ..methods.base import Stage
 from ..networks import SegmentationNetwork
 from ..networks.ema import restore, snapshot
+from ..networks.foreign.forward_pass import says_no_memory
 from ..networks.foreign.learning_trial import check_backward, whose
-from ..networks.foreign.one_pass import says_no_memory
 from ..run.precision import Precision
 
 

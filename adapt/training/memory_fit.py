@@ -16,7 +16,7 @@ from ..methods.base import Stage
 from ..run.budget import Peak, peak_memory
 from ..run.checkpoint import optimizer_bytes
 from ..run.precision import Precision
-from .passes import Passes
+from .forward_backward import Passes
 
 SPARE = 0.02  # of a budget: later steps peak a little higher than the one that is tried
 

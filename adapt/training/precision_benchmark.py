@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..data.dataset import Batch
 from ..run.precision import Precision, PrecisionName
-from .passes import Passes
+from .forward_backward import Passes
 
 MARGIN = 1.1  # a lower precision has to be so many times as fast: noise should not choose
 AGREEMENT = 0.98  # and the cosine of its gradient with float32's so large

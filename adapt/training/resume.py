@@ -9,7 +9,7 @@ from pathlib import Path
 from ...runtime.bundle import InputSpec
 from ...runtime.errors import TrainingError, arg
 from ..run.checkpoint import RunState, load_checkpoint
-from ..run.seals import DamagedError, read_or_redo, read_sealed_json, write_sealed_json
+from ..run.checksums import DamagedError, read_or_redo, read_sealed_json, write_sealed_json
 from ..run.workspace import Workspace
 
 

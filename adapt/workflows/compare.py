@@ -32,14 +32,14 @@ from ...runtime.file_names import check_name
 from ...runtime.frames import open_frames
 from ...runtime.labels.metrics import evaluation_record
 from ...runtime.labels.spaces import LabelMap
-from ..data.fingerprints import hash_of, learned_from
+from ..data.input_hashes import hash_of, learned_from
 from ..methods import hashed_settings
 from ..models.loading import pick_device
+from ..run.checksums import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from ..run.config import RunConfig
 from ..run.options import Progress
-from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .adaptation import adapt_bundle
-from .contenders import Contender
+from .method_variants import Contender
 from .run_folder import Job
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run

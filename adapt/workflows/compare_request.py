@@ -10,7 +10,7 @@ from ...runtime.bundle import open_bundle
 from ...runtime.errors import LabelError
 from ...runtime.folders.label_pairs import labelled_pairs
 from .compare import Comparison, Pairs, compare
-from .contenders import choose_contenders
+from .method_variants import choose_contenders
 from .run_folder import Job
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...runtime.labels.metrics import mapped_through
 from .compare import Comparison, Result
-from .contenders import Contender
+from .method_variants import Contender
 
 FOUND = 1.0  # percent IoU from which a class counts as found
 Ious = Mapping[str, float | None]

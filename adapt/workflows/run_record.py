@@ -19,10 +19,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...runtime.bundle import Bundle, library_versions, open_bundle
 from ...runtime.errors import BundleError, FrameError, TrainingError, arg
 from ...runtime.words import counted
-from ..data.fingerprints import hash_of, identity_of, learned_from
+from ..data.input_hashes import hash_of, identity_of, learned_from
 from ..methods import hashed_settings
+from ..run.checksums import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from ..run.config import RunConfig
-from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .run_folder import Job
 
 

@@ -19,12 +19,12 @@ from ..errors import EngineError
 from ..frames import Frame
 from ..probes.base import Probe
 from ..probes.machine_state import open_probe
-from .backends import Contender, choose_backends, contenders, is_default, not_by_default
+from .engine_measurement import Lane
 from .frames import random_bench_frames, random_frames, read_frames
-from .lane import Lane
 from .loop import Clock, Limit, SystemClock
 from .run import BundleRun, Measured, Note, Report, label_map_of
 from .settings import BenchSettings, check_limits
+from .targets import Contender, choose_backends, contenders, is_default, not_by_default
 
 __all__ = [
     "BenchSettings",

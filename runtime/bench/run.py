@@ -21,12 +21,12 @@ from ..probes.base import Probe
 from ..probes.machine_state import open_probe
 from ..probes.memory import resident_memory_mib
 from ..video.damage_watch import DamageWatch
-from .backends import Contender, contenders
+from .engine_measurement import Lane
 from .evaluation import evaluate
 from .frames import BenchFrames, random_bench_frames, read_frames
-from .lane import Lane
 from .loop import SystemClock
 from .settings import BenchSettings
+from .targets import Contender, contenders
 
 REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
 # Of one engine; torch's are RuntimeErrors.

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from ..errors import LabelError, LabelSpaceError
 from ..strict_json import JsonError, read_json
 from ..words import shortened
-from .checks import a_list, is_id, require
-from .correspondence import Classes, ClassNames, correspondence, listed
+from .class_mapping import Classes, ClassNames, correspondence, listed
+from .label_space_checks import a_list, is_id, require
 from .layouts import RAW_ENDING
 
 UNMAPPED = 255  # what `LabelMap.apply` writes; no class, since a label space has 255 at most

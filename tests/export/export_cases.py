@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import Evidence
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.labels import label_space

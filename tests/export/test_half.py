@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import Evidence
 from roadshift.export.judge import Floors
 from roadshift.export.precision import to_half
 from roadshift.export.rounding import RoundedEngine

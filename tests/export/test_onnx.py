@@ -25,7 +25,7 @@ from roadshift.adapt import load_network
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import Evidence
 from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL, Parity, check_parity
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance

@@ -25,14 +25,14 @@ from fake_builder import OnnxTensorRT
 from onnx import numpy_helper
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import collect
-from roadshift.export.evidence import Evidence
-from roadshift.export.folds import folds_from_json, read_folds
+from roadshift.export.data_splits import Evidence
 from roadshift.export.judge import Floors
 from roadshift.export.plan_maker import PlanOptions
 from roadshift.export.quantise import quantise, quantised_values
 from roadshift.export.refit import base_to_refit
 from roadshift.export.tensorrt import prepare_plans
 from roadshift.export.tensorrt_build import build_plan, cache_file, check_precision, inspect_plan
+from roadshift.export.weight_origins import folds_from_json, read_folds
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
 from roadshift.runtime.engines import cuda as cuda_module
 from roadshift.runtime.engines import open_engine

@@ -10,7 +10,7 @@ import torch
 from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
 from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models.loading import IMAGENET_INPUT
-from roadshift.adapt.training.rehearsal import MEASURED_FROM, Measured, choose_precision
+from roadshift.adapt.training.precision_benchmark import MEASURED_FROM, Measured, choose_precision
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle

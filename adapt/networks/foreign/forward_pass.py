@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ....runtime.errors import NetworkError, RoadshiftError, arg
-from .answers import maps_in, shown
 from .graph import Graph, Mixing, Node
+from .output_maps import maps_in, shown
 
 MODES = {False: "while evaluating", True: "while training"}
 UNREGISTERED = "a tensor that is no parameter"

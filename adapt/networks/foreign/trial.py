@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ....runtime.errors import ConfigError, NetworkError, arg
-from .answers import ESTABLISHED, FEATURES, at, described, listed, maps_in, shown
-from .one_pass import Candidate, Seen, left_as_it_was, see
+from .forward_pass import Candidate, Seen, left_as_it_was, see
+from .output_maps import ESTABLISHED, FEATURES, at, described, listed, maps_in, shown
 
 TRIAL_SIZE = (64, 128)  # (height, width), where nobody says what the network will see
 FEW = 0.5  # share of the weights that reach the logits below which a person should know
@@ -54,7 +54,7 @@ class Wiring:
     """Places of the logits and the features, in one mode of a user's network.
 
     Attributes:
-        output: path of the logits in the answer, see `answers`.
+        output: path of the logits in the answer, see `output_maps`.
         features: path of the features in the answer, if the network returns them.
         tap: where else they come from.
         head: names of the weights that make the logits last.

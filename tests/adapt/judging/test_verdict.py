@@ -25,7 +25,7 @@ from judging_cases import (
     without,
 )
 from roadshift.adapt.judging.evidence import BATCH, Evidence, gather
-from roadshift.adapt.judging.gatherer import Score
+from roadshift.adapt.judging.score_accumulator import Score
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import build_network

@@ -15,8 +15,8 @@ import torch
 from roadshift.adapt import Job, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
-from roadshift.adapt.judging.gradients import DEAD_STEPS, LEAST, GradientNorms
-from roadshift.adapt.judging.looks import Look, Seen, clearly_better, information, judged
+from roadshift.adapt.judging.gradient_norms import DEAD_STEPS, LEAST, GradientNorms
+from roadshift.adapt.judging.validation import Look, Seen, clearly_better, information, judged
 from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign

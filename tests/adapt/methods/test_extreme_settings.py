@@ -19,7 +19,7 @@ from roadshift.adapt.run.config import (
     TrainingConfig,
 )
 from roadshift.adapt.training.trainer import Trainer
-from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.adapt.workflows.method_variants import choose_contenders
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, RoadshiftError, TrainingError
 from safetensors.torch import load_file

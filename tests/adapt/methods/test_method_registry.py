@@ -22,7 +22,7 @@ from roadshift.adapt.methods import (
 )
 from roadshift.adapt.methods.bn_stats import BnStats
 from roadshift.adapt.run.config import RunConfig, Settings
-from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.adapt.workflows.method_variants import choose_contenders
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError

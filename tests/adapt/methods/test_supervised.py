@@ -20,8 +20,8 @@ from roadshift.adapt.methods.supervised import (
 )
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.run.checksums import write_sealed_json
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.seals import write_sealed_json
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import LabelError
 

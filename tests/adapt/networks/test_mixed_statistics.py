@@ -238,7 +238,7 @@ def test_no_method_replaces_statistics_unless_it_is_asked_to(
 
     for module in (
         "networks.mixed_statistics",
-        "training.run_statistics",
+        "training.batch_norm_statistics",
         "scoring.statistics_share",
     ):
         monkeypatch.setattr(f"roadshift.adapt.{module}.mix_statistics", watched)

@@ -35,7 +35,7 @@ from roadshift.adapt.pseudo_labels.class_balance import sqrt_inverse_weights
 from roadshift.adapt.run.config import RunConfig
 from roadshift.cli import app
 from roadshift.export.artefacts import export_onnx
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import Evidence
 from roadshift.export.judge import Floors
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine

@@ -7,15 +7,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from roadshift.adapt.judging.class_checks import identity_checks
 from roadshift.adapt.judging.evidence import Evidence
-from roadshift.adapt.judging.identity import identity_checks
 from roadshift.adapt.scoring.class_pairs import (
     ClassPairs,
     cycles,
     is_vulnerable,
     pairs_of,
 )
-from roadshift.adapt.scoring.displaced import Displaced, agreements, moves
+from roadshift.adapt.scoring.displacement import Displaced, agreements, moves
 from roadshift.adapt.scoring.references import MIXED, OWN
 from roadshift.runtime.verdict import Check
 

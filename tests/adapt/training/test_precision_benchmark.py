@@ -22,11 +22,11 @@ from roadshift.adapt.run.checkpoint import load_checkpoint, save_checkpoint
 from roadshift.adapt.run.precision import Precision, PrecisionName
 from roadshift.adapt.run.workspace import CHECKPOINT
 from roadshift.adapt.training import memory_fit as memory_fit_module
-from roadshift.adapt.training import rehearsal as module
+from roadshift.adapt.training import precision_benchmark as module
 from roadshift.adapt.training import trainer as trainer_module
+from roadshift.adapt.training.forward_backward import Passes
 from roadshift.adapt.training.optimisation import build_optimizer
-from roadshift.adapt.training.passes import Passes
-from roadshift.adapt.training.rehearsal import (
+from roadshift.adapt.training.precision_benchmark import (
     NO_ROOM,
     Measured,
     _cosine,

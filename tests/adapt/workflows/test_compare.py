@@ -16,9 +16,9 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.workflows import compare as module
 from roadshift.adapt.workflows.compare import Comparison, check_comparison, compare
+from roadshift.adapt.workflows.compare_request import measured_pairs
 from roadshift.adapt.workflows.compare_rows import comparison_rows
-from roadshift.adapt.workflows.comparing import measured_pairs
-from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.adapt.workflows.method_variants import choose_contenders
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine

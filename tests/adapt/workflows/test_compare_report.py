@@ -17,7 +17,7 @@ from roadshift.adapt.workflows.bar_chart import Bar, bar_chart
 from roadshift.adapt.workflows.compare import Comparison, Result
 from roadshift.adapt.workflows.compare_report import write_report
 from roadshift.adapt.workflows.compare_rows import classes_lost, comparison_rows
-from roadshift.adapt.workflows.contenders import Contender
+from roadshift.adapt.workflows.method_variants import Contender
 from roadshift.runtime.bundle import Bundle
 
 ROW = ["method", "variant", "miou", "gain", "iou", "seconds", "steps_per_s", "peak_mib"]

@@ -15,8 +15,7 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle
 from roadshift.adapt.run.checkpoint import load_checkpoint, read_tensors, write_tensors
-from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.seals import (
+from roadshift.adapt.run.checksums import (
     SEAL,
     DamagedError,
     content_hash,
@@ -25,6 +24,7 @@ from roadshift.adapt.run.seals import (
     unsealed,
     write_sealed_json,
 )
+from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.workspace import CHECKPOINT, FRAME_INDEX, HISTORY, RECORD
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import RoadshiftError, RunInterrupted, TrainingError
@@ -367,9 +367,9 @@ def test_the_hash_of_files_follows_their_names_order_and_bytes(tmp_path: Path) -
 
 
 def test_gigabytes_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from roadshift.adapt.run import seals
+    from roadshift.adapt.run import checksums
 
-    monkeypatch.setattr(seals, "LONG_WORK_BYTES", 10)
+    monkeypatch.setattr(checksums, "LONG_WORK_BYTES", 10)
     (tmp_path / "f").write_bytes(bytes(20))
     notes: list[str] = []
     stops: list[int] = []

@@ -14,10 +14,10 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data import dataset
-from roadshift.adapt.data.fingerprints import hash_of
+from roadshift.adapt.data.input_hashes import hash_of
+from roadshift.adapt.run.checksums import read_sealed_json, write_sealed_json
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.options import Progress
-from roadshift.adapt.run.seals import read_sealed_json, write_sealed_json
 from roadshift.adapt.run.workspace import CHECKPOINT, RECORD
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle

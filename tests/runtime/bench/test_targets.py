@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from roadshift.runtime.bench import backends
-from roadshift.runtime.bench.backends import (
+from roadshift.runtime.bench import targets
+from roadshift.runtime.bench.targets import (
     DEVICES,
     SLOW,
     choose_backends,
@@ -30,7 +30,7 @@ def bundle(make_bundle: Callable[..., Bundle], tiny: Any) -> Bundle:
 
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "driver_problem", lambda: None)
+    monkeypatch.setattr(targets, "driver_problem", lambda: None)
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_every_artefact_runs_on_every_backend_and_device_that_takes_it(bundle: B
 def test_without_a_gpu_its_rows_are_left_out_with_the_reason(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "driver_problem", lambda: "no CUDA driver found")
+    monkeypatch.setattr(targets, "driver_problem", lambda: "no CUDA driver found")
     found, left_out = contenders(bundle, ("onnxruntime", "torch-fp16"), "auto")
     assert {c.device for c in found} == {"cpu"}
     assert [(row["backend"], row["device"], row["error"]) for row in left_out] == [

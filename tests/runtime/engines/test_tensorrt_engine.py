@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from roadshift.runtime.bench.backends import contenders
+from roadshift.runtime.bench.targets import contenders
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engines import cuda as cuda_module
 from roadshift.runtime.engines import open_engine, tensorrt_engine, tensorrt_library
