@@ -19,13 +19,13 @@ from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, a
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
-from .data_splits import Calibration, Evidence, gather_calibration, gather_evidence
+from .data_splits import Calibration, EvaluationData, gather_calibration, gather_evidence
 from .graph import opset as opset_of
 from .judge import Floors, Judge
 from .onnx import MODEL, Traced, onnx_name, trace
 from .opsets import check_opset
 from .outcome import Refusal, alone, finished
-from .plan_maker import Machine, PlanOptions, plan_name
+from .plan_maker import PlanOptions, PlanTarget, plan_name
 from .precision import to_half
 from .quantise import Form
 from .rounding import RoundedEngine
@@ -168,7 +168,7 @@ def _machine(
     plans: PlanOptions | None,
     refused: list[Refusal],
     note: Callable[[str], None],
-) -> Machine | None:
+) -> PlanTarget | None:
     """The builder of plans, as `prepare_plans`; without it other formats are made all the same."""
     try:
         return prepare_plans(precisions, formats, plans)
@@ -192,7 +192,7 @@ def _with_graphs(precisions: Sequence[str], refused: list[Refusal]) -> list[str]
 
 def export_onnx(
     bundle: Bundle,
-    evidence: Evidence,
+    evidence: EvaluationData,
     *,
     precisions: Sequence[str] = ("fp32",),
     calibration: Calibration | None = None,
@@ -236,9 +236,9 @@ def export_onnx(
                 opset_version=opset_version,
             )
             maker = _Maker(bundle, folder, evidence, calibration, traced, floors, report)
-        drafts: list[_Draft] = []
+        drafts: list[_JudgedArtefact] = []
 
-        def make(precision: str) -> _Draft:
+        def make(precision: str) -> _JudgedArtefact:
             with output_errors(bundle.path):
                 return maker.settle(maker.make(precision), argmax, note)
 
@@ -259,7 +259,7 @@ def export_onnx(
     return bundle
 
 
-def _published(bundle: Bundle, folder: Path, drafts: Sequence[_Draft]) -> Bundle:
+def _published(bundle: Bundle, folder: Path, drafts: Sequence[_JudgedArtefact]) -> Bundle:
     """The bundle with the drafts' files from ``folder``; as it was where there are none."""
     if not drafts:
         return bundle
@@ -298,7 +298,7 @@ def check_used(
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _JudgedArtefact:
     """An artefact that was judged and not yet published."""
 
     name: str
@@ -314,7 +314,7 @@ class _Maker:
         self,
         bundle: Bundle,
         folder: Path,
-        evidence: Evidence,
+        evidence: EvaluationData,
         calibration: Calibration | None,
         traced: Traced,
         floors: Floors,
@@ -334,7 +334,7 @@ class _Maker:
                 choice = Judge(bundle, held_out, expected, floors, report)
                 self._tuner = Tuner(traced.model, calibration, choice, self._try, report)
 
-    def make(self, form: str) -> _Draft:
+    def make(self, form: str) -> _JudgedArtefact:
         """The artefact in that precision, written to the folder; ParityError below a floor."""
         name, precision = onnx_name(form), form.removesuffix("-cpu")
         details: dict[str, Any] = {}
@@ -360,9 +360,11 @@ class _Maker:
             "outputs": [output.name for output in model.graph.output],
         }
         target = "onnxruntime-cpu" if form.endswith("-cpu") else "onnx"
-        return _Draft(name, precision, target, {**described, **details})
+        return _JudgedArtefact(name, precision, target, {**described, **details})
 
-    def settle(self, draft: _Draft, where: Where, note: Callable[[str], None]) -> _Draft:
+    def settle(
+        self, draft: _JudgedArtefact, where: Where, note: Callable[[str], None]
+    ) -> _JudgedArtefact:
         """The draft with its labels made where `settle_argmax` puts them, judged as it is then.
 
         Half precision keeps what was measured: a CPU's engine does not round as a GPU does, and

@@ -31,7 +31,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvaluationData:
     """Frames and labels that an export is judged on.
 
     Attributes:
@@ -85,7 +85,7 @@ def gather_evidence(
     labels: Path | None,
     note: Note,
     label_map: LabelMap | None = None,
-) -> Evidence:
+) -> EvaluationData:
     """The first 16 frames of ``sources``, or built-in scenes; with ``labels``, the pairs too.
 
     Raises:
@@ -106,9 +106,9 @@ def gather_evidence(
     pairs = labelled_pairs(Path(sources[0]), labels, note=_said_below) if labels is not None else []
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
-        return Evidence(scenes, "built-in scenes")
+        return EvaluationData(scenes, "built-in scenes")
     found = list(_fitted(sources, width, height, note, PARITY_FRAMES))
-    return Evidence(found, "frames of " + ", ".join(sources), pairs, label_map)
+    return EvaluationData(found, "frames of " + ", ".join(sources), pairs, label_map)
 
 
 def _fitted(
@@ -128,7 +128,7 @@ def _said_below(_: str) -> None:
 
 
 def gather_calibration(
-    bundle: Bundle, sources: Sequence[str], evidence: Evidence, note: Note
+    bundle: Bundle, sources: Sequence[str], evidence: EvaluationData, note: Note
 ) -> Calibration:
     """Up to 128 frames spread over ``sources``, without those of ``evidence``.
 

@@ -15,7 +15,7 @@ from ..runtime.engines import Engine
 from ..runtime.errors import ConfigError, ParityError, arg
 from ..runtime.labels.metrics import label_agreement, mapped_through
 from ..runtime.words import counted
-from .data_splits import Evidence, evenly
+from .data_splits import EvaluationData, evenly
 
 MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 97.0}
 """Percent of the pixels that must keep their class, unless a user says otherwise."""
@@ -67,7 +67,7 @@ class Judge:
     def __init__(
         self,
         bundle: Bundle,
-        evidence: Evidence,
+        evidence: EvaluationData,
         expected: Sequence[NDArray[np.uint8]],
         floors: Floors,
         report: Callable[[int, int, str], None] = lambda *_: None,

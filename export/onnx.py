@@ -27,7 +27,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines.checks import GO_BACK
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError, arg
 from ..runtime.words import counted
-from .data_splits import Evidence
+from .data_splits import EvaluationData
 from .graph import opset
 from .weight_origins import (
     FOLDS,
@@ -83,7 +83,7 @@ class Traced:
 def trace(
     bundle: Bundle,
     path: Path,
-    evidence: Evidence,
+    evidence: EvaluationData,
     *,
     with_logits: bool = False,
     min_agreement: float = MIN_AGREEMENT,
@@ -218,7 +218,7 @@ def stamp(model: onnx.ModelProto, bundle: Bundle) -> None:
 
 
 def compare(
-    segmenter: Segmenter, model: onnx.ModelProto, evidence: Evidence
+    segmenter: Segmenter, model: onnx.ModelProto, evidence: EvaluationData
 ) -> tuple[Parity, list[NDArray[np.uint8]]]:
     """Run both on every frame, on the CPU in float32; also torch's labels of each."""
     if not evidence.frames:

@@ -17,7 +17,7 @@ DIRECTIONS = {
 
 
 @dataclass(frozen=True)
-class Displaced:
+class Displacement:
     """Labels that fit the reference better when they are moved back.
 
     Attributes:

@@ -38,8 +38,8 @@ from ..run.core_sharing import crowded_s
 from ..run.options import Progress, RunOptions, RunSummary
 from ..run.precision import Precision, native_precisions
 from ..run.work import OutOfTimeError
-from ..scoring.statistics_share import Share
-from .batch_norm_statistics import RunStatistics
+from ..scoring.statistics_share import StatisticsShare
+from .batch_norm_statistics import BatchNormStatistics
 from .compiling import compiler_errors
 from .first_step import choose_precision, fit_memory
 from .forward_backward import Passes, seed_of
@@ -95,7 +95,7 @@ class Trainer:
             planned_steps=steps,
             micro_batch=self.training.micro_batch or self.training.batch_size,
         )
-        self.statistics = RunStatistics(model, context)
+        self.statistics = BatchNormStatistics(model, context)
         self.watch = Watch(
             model,
             context,
@@ -189,7 +189,7 @@ class Trainer:
                 state.precision, self.context.device, self.context.workdir
             )
         known = state.statistics_share
-        self._share_is(None if known is None else Share(known, state.statistics_why))
+        self._share_is(None if known is None else StatisticsShare(known, state.statistics_why))
         with take_back(self.context.workspace.checkpoint):
             self.watch.load_state(state.watch)
         self.options.note(f"resuming after step {state.done}")
@@ -221,7 +221,7 @@ class Trainer:
             f"are its steps: {steps} of {planned} are taken"
         )
 
-    def _share_is(self, share: Share | None) -> None:
+    def _share_is(self, share: StatisticsShare | None) -> None:
         """Tell all who ask what the start took of the target's statistics."""
         self.statistics.share = share
         if self.statistics.frozen:

@@ -35,7 +35,7 @@ from ..run.options import RunSummary
 from ..run.size_limits import check_batch_size
 from ..run.work import Work
 from ..run.workspace import HISTORY
-from ..scoring.views import Model
+from ..scoring.views import ScoredModel
 from ..training.compiling import to_memory_format
 from ..training.resume import kept_tone, spent_before
 from ..training.time_allocation import TONE
@@ -177,7 +177,7 @@ def _publish(
     config, device = context.config, device_name(context.device)
     verdict = None
     if incumbent is not None:
-        verdict = judge_run(incumbent, Model(subject.network, subject.input), context, older)
+        verdict = judge_run(incumbent, ScoredModel(subject.network, subject.input), context, older)
     weights, history = save_weights(subject.network), job.workspace.history
     with BundleWriter(job.out, overwrite=job.overwrite) as writer:
         writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")

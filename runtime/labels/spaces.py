@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..errors import LabelError, LabelSpaceError
 from ..strict_json import JsonError, read_json
 from ..words import shortened
-from .class_mapping import Classes, ClassNames, correspondence, listed
+from .class_mapping import Classes, ClassNames, class_mapping, listed
 from .label_space_checks import a_list, is_id, require
 from .layouts import RAW_ENDING
 
@@ -203,7 +203,7 @@ class LabelSpace:
         """
         if isinstance(map, LabelMap):
             return map.between(self, other)
-        found = correspondence(self, other, map)
+        found = class_mapping(self, other, map)
         return LabelMap(found.name, self, other, found.indices, found.built_in)
 
     def colourise(self, label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:

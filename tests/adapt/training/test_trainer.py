@@ -22,7 +22,7 @@ from roadshift.adapt.methods import Stage, build_stages
 from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
 from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
-from roadshift.adapt.run.budget import RESERVE, Peak, peak_memory
+from roadshift.adapt.run.budget import RESERVE, PeakMemory, peak_memory
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
@@ -624,8 +624,8 @@ def mib_a_frame(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return losses(self, batch)
 
     @contextmanager
-    def fake(_: torch.device) -> Iterator[Peak]:
-        peak = Peak()
+    def fake(_: torch.device) -> Iterator[PeakMemory]:
+        peak = PeakMemory()
         in_losses.clear()
         try:
             yield peak
