@@ -79,7 +79,7 @@ class Calibration:
         return cls(rest, [frames[i] for i in held], source)
 
 
-def gather_evidence(
+def gather_evaluation(
     bundle: Bundle,
     sources: Sequence[str],
     labels: Path | None,
@@ -128,9 +128,9 @@ def _said_below(_: str) -> None:
 
 
 def gather_calibration(
-    bundle: Bundle, sources: Sequence[str], evidence: EvaluationData, note: Note
+    bundle: Bundle, sources: Sequence[str], evaluation: EvaluationData, note: Note
 ) -> Calibration:
-    """Up to 128 frames spread over ``sources``, without those of ``evidence``.
+    """Up to 128 frames spread over ``sources``, without those of ``evaluation``.
 
     Built-in scenes where there are no sources, and a note that says what that is worth.
 
@@ -145,8 +145,8 @@ def gather_calibration(
         )
         scenes = (render_scene(seed, "daylight", width, height).image for seed in _SCENES)
         return Calibration.of(list(scenes), "built-in scenes")
-    judged = {_digest(frame) for frame in evidence.frames} | {
-        _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evidence.pairs
+    judged = {_digest(frame) for frame in evaluation.frames} | {
+        _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evaluation.pairs
     }
     fitted = _fitted(sources, width, height, note)
     kept = spread((frame for frame in fitted if _digest(frame) not in judged), CALIBRATION_FRAMES)

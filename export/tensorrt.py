@@ -87,7 +87,7 @@ def require_machine() -> PlanTarget:
 def export_plans(
     bundle: Bundle,
     precisions: Sequence[str],
-    evidence: EvaluationData,
+    evaluation: EvaluationData,
     machine: PlanTarget,
     judge_of: Callable[[Sequence[Any]], Judge],
     *,
@@ -103,7 +103,7 @@ def export_plans(
     ``options.refit`` the ONNX models are made anew too: the same graphs with the new weights.
 
     Args:
-        judge_of: a judge that expects these label maps of the evidence's frames.
+        judge_of: a judge that expects these label maps of the evaluation's frames.
         report: progress in thousandths of each build.
         refused: takes the plans that were not written, and why; None: that is raised.
 
@@ -120,7 +120,7 @@ def export_plans(
     with TorchEngine(
         network, bundle.label_space, bundle.manifest.input, device=torch.device("cpu")
     ) as torch_engine:
-        judge = judge_of([torch_engine.segment(frame) for frame in evidence.frames])
+        judge = judge_of([torch_engine.segment(frame) for frame in evaluation.frames])
         judge.measure_fp32(torch_engine)
     with tempfile.TemporaryDirectory(prefix="roadshift-tensorrt-") as scratch:
         maker = PlanMaker(bundle, Path(scratch), machine, judge, options, note, report)

@@ -1,4 +1,4 @@
-"""Sums of what two models and the references say of frame after frame, and scores of the sums."""
+"""Sums over frames of what two models and the references predict, and the scores they make."""
 
 from __future__ import annotations
 

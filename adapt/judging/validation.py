@@ -1,4 +1,4 @@
-"""One look at a model on a few frames, and whether it is an alarm beside a reference."""
+"""Validation without labels while a run learns: one look at a few frames, and its alarms."""
 
 from __future__ import annotations
 

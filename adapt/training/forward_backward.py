@@ -115,7 +115,7 @@ class Passes:
         self.model.zero_grad(set_to_none=True)
 
     @contextmanager
-    def rehearse(self, batch: Batch, micro_batch: int, precision: Precision) -> Iterator[bool]:
+    def dry_run(self, batch: Batch, micro_batch: int, precision: Precision) -> Iterator[bool]:
         """A step on ``batch`` but for the optimiser's; no trace is left when the block ends.
 
         Gives whether losses and gradient are finite; the gradient is there inside the block.

@@ -43,7 +43,7 @@ def largest_micro_batch(
 
     Args:
         batch: a whole batch, on the run's device.
-        precision: not the run's own, see `Passes.rehearse`.
+        precision: not the run's own, see `Passes.dry_run`.
 
     Returns:
         Frames, 0 where not even one fits, and the peak of the last that fits, or else of one.
@@ -76,7 +76,7 @@ def _peak_of(passes: Passes, batch: Batch, size: int, precision: Precision) -> P
     give_back_unused()  # what the last try freed is no part of this one's
     with peak_memory(batch.augmented.device) as peak:
         try:
-            with passes.rehearse(part, size, precision):
+            with passes.dry_run(part, size, precision):
                 pass
         except torch.OutOfMemoryError:
             peak.exceeded = True

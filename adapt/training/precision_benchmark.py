@@ -138,7 +138,7 @@ def measure_precisions(
     def take(name: PrecisionName) -> bool:
         """Take one pass in the precision ``name``; tell whether there was a gradient to compare."""
         before = _clock(device)
-        with passes.rehearse(batch, len(batch.frames), tried[name]) as finite:
+        with passes.dry_run(batch, len(batch.frames), tried[name]) as finite:
             seconds[name].append(_clock(device) - before)
             gradients = [_gradient(parameter) for parameter in passes.parameters]
             if name == "fp32" and finite and not reference:

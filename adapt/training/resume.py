@@ -1,4 +1,4 @@
-"""The beginning of a run, as far as a resumed one keeps it besides its checkpoint."""
+"""Resuming of a run: its identity, time spent, tone and held frames, as kept when it began."""
 
 from __future__ import annotations
 

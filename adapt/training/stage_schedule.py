@@ -1,4 +1,4 @@
-"""The steps of a run, shared by its stages, and a look at the whole when they are done."""
+"""The steps of a run, shared by its stages, and checks that something was prepared and learnt."""
 
 from __future__ import annotations
 
