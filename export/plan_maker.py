@@ -18,7 +18,6 @@ from ..runtime.engines.tensorrt_engine import TensorRTEngine
 from ..runtime.engines.tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from ..runtime.errors import EngineError, ParityError, arg
 from ..runtime.probes.driver import Gpu
-from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 from .judge import Judge
 from .onnx import onnx_name, stamp
 from .outcome import Draft
@@ -27,6 +26,7 @@ from .refit import base_to_refit, refit_plan
 from .rounding import RoundedEngine
 from .staged import staged_artefact
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
+from .weight_origins import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 
 QUANTISED = ("int8", "fp8")
 # Of the ONNX model's details, for the engine.
@@ -34,7 +34,7 @@ _CARRIED = ("argmax", "align_corners", "measured_on", "outputs")
 
 
 @dataclass(frozen=True)
-class Machine:
+class PlanTarget:
     """TensorRT and GPU that plans are built with and for."""
 
     library: TensorRT
@@ -68,7 +68,7 @@ class PlanMaker:
         self,
         bundle: Bundle,
         folder: Path,
-        machine: Machine,
+        machine: PlanTarget,
         judge: Judge,
         options: PlanOptions,
         note: Callable[[str], None],

@@ -19,8 +19,8 @@ from ..runtime.atomic import replacing
 from ..runtime.engines.tensorrt_library import TensorRT
 from ..runtime.errors import EngineError, arg
 from ..runtime.probes.driver import Gpu
-from .folds import Fold
 from .refit import check_refittable
+from .weight_origins import Fold
 
 Report = Callable[[int, int, str], None]  # done, of how many, at what
 

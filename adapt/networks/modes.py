@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from .batch_norm import batch_norm_layers
-from .lone_values import lone_values_allowed
+from .batch_norm_of_one import lone_values_allowed
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from ..losses.backends.taps import upsample_map
 from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
 from ..networks.modes import evaluating
-from ..run.seals import read_sealed, sealed
+from ..run.checksums import read_with_checksum, with_checksum
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 SCALES = (1.0, 1.25, 0.75)
@@ -35,7 +35,7 @@ class PseudoLabels:
     """A folder with one PNG a frame: the class of every pixel, and how confident the model was.
 
     A PNG's channels hold the class (255: none) and the high and low byte of the confidence's bin
-    (`confidence_bins`), at frame size. Compressed and sealed; written whole or not at all.
+    (`confidence_bins`), at frame size. Compressed, with a checksum; written whole or not at all.
 
     Args:
         folder: of the PNGs.
@@ -55,7 +55,7 @@ class PseudoLabels:
         return None if stored is None else _unpack(stored)
 
     def _read(self, frame: int) -> Image | None:
-        content = read_sealed(self.path(frame), self._note)
+        content = read_with_checksum(self.path(frame), self._note)
         if content is None:
             return None
         stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -68,7 +68,7 @@ class PseudoLabels:
         temporary = self.path(frame).with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(sealed(data.tobytes()))
+            temporary.write_bytes(with_checksum(data.tobytes()))
             temporary.replace(self.path(frame))
         except OSError as error:
             raise OutputError(

@@ -24,7 +24,7 @@ from ..data.context import Context
 from ..data.dataset import Batch, Crop, resize_window
 from ..losses.backends.spec import Map
 from ..run.checkpoint import write_atomically
-from ..run.seals import read_sealed, sealed
+from ..run.checksums import read_with_checksum, with_checksum
 from ..run.work import OutOfTimeError
 
 Labels = NDArray[Any]
@@ -114,7 +114,7 @@ class SoftLabels:
         return self._folder / f"{frame:06d}.npz"
 
     def _read(self, frame: int) -> Labels | None:
-        content = read_sealed(self._path(frame), self.context.note)
+        content = read_with_checksum(self._path(frame), self.context.note)
         if content is None:
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
@@ -128,7 +128,7 @@ class SoftLabels:
             stored = self._reduced(answer).astype(np.float16)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, answer=stored)
-        write_atomically(self._path(frame), sealed(buffer.getvalue()))
+        write_atomically(self._path(frame), with_checksum(buffer.getvalue()))
 
     def _reduced(self, p: Labels) -> Labels:
         """At most a quarter of the frame's height and width, by area."""

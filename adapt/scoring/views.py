@@ -26,7 +26,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Model:
+class ScoredModel:
     """A network and what it is fed."""
 
     network: SegmentationNetwork
@@ -34,7 +34,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Said:
+class ViewPredictions:
     """Answers about a batch: probabilities (B, K, h, w) and labels of three views, (B, h, w)."""
 
     p: Tensor
@@ -43,7 +43,7 @@ class Said:
     zoomed: Tensor | None  # None where the network takes its own size alone
 
     @classmethod
-    def of(cls, logits: Tensor, flipped: Tensor, zoomed: Tensor | None) -> Said:
+    def of(cls, logits: Tensor, flipped: Tensor, zoomed: Tensor | None) -> ViewPredictions:
         """Answers from the logits of the views, each (B, K, h, w)."""
         return cls(
             logits.softmax(dim=1),
@@ -65,7 +65,7 @@ class Viewer:
     two models' pixels are the same ones).
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: ScoredModel, device: torch.device) -> None:
         self.model, self._device = model, device
         self._normalise = Normalise(model.spec).to(device)
         self._layers = batch_norm_layers(model.network)
@@ -88,13 +88,13 @@ class Viewer:
 
     def say(
         self, images: Tensor, grid: tuple[int, int] | None = None, *, zoom: bool = True
-    ) -> Said:
+    ) -> ViewPredictions:
         """The model's answer in evaluation mode, with its own statistics.
 
         Args:
             zoom: ask about the smaller view, too.
         """
-        return Said.of(*self.views(images, grid, zoom=zoom))
+        return ViewPredictions.of(*self.views(images, grid, zoom=zoom))
 
     @torch.no_grad()
     def views(
@@ -142,7 +142,7 @@ def _zoomed_size(images: Tensor) -> tuple[int, int]:
     return scaled_size(images.shape[2], images.shape[3], ZOOM)
 
 
-def sums_of(said: Said) -> Mapping[str, Tensor]:
+def sums_of(said: ViewPredictions) -> Mapping[str, Tensor]:
     """Contribution of each frame to a model's sums, each (B,) or (B, K)."""
     classes = said.p.shape[1]
     values = {

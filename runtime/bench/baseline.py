@@ -51,7 +51,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """Result of `compare_baseline`.
 
     Attributes:
@@ -143,7 +143,7 @@ def compare_baseline(
     *,
     tolerance: float,
     max_drop: float,
-) -> Comparison:
+) -> BaselineComparison:
     """Every figure of the baseline beside what was measured now, rows matched by what they are.
 
     Args:
@@ -176,7 +176,7 @@ def compare_baseline(
         for figure in (*COSTS, *SCORES)
         if _measured(figure, before[title][figure])
     ]
-    return Comparison(
+    return BaselineComparison(
         changes,
         [title for title in before if title not in after],
         [title for title in after if title not in before],

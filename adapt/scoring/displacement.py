@@ -1,4 +1,4 @@
-"""Tell whether a candidate's labels lie where the reference's do, or some pixels beside them."""
+"""Displacement of labels: a candidate's may lie some pixels beside where the reference's do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIRECTIONS = {"low": (1, 0), "high": (-1, 0), "far right": (0, 1), "far left": (
 
 
 @dataclass(frozen=True)
-class Displaced:
+class Displacement:
     """Labels that fit the reference better when they are moved back.
 
     Attributes:
