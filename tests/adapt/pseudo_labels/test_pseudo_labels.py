@@ -258,7 +258,8 @@ def test_a_mirrored_image_gets_the_mirrored_probabilities() -> None:
 def test_every_frame_gets_argmax_and_maximum_of_the_averaged_probabilities(tmp_path: Path) -> None:
     net, surroundings = Net().train(), context(tmp_path)
     stored = label_frames(net, surroundings)
-    assert not net.training  # evaluation mode: dropout would scramble the labels
+    assert net.training  # as it was; meanwhile in evaluation mode: dropout would scramble labels
+    net.eval()
     for i in range(3):
         pixels = torch.from_numpy(surroundings.frames.image(i).copy())[None]
         p = multi_scale_probabilities(net, surroundings.normalise(pixels))[0]
