@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Floats, Surface
+from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Surface
 from .domains import Colour
 from .solids import pick, shade, window_glass
 from .textures import SIZE, Texture, cloud_tile
@@ -49,8 +49,8 @@ def house(
         gable.insert(3, (ridge, height + rise, near))
         slope = [(x, height, near), (x, height, far)]
         slope += [(ridge, height + rise, far), (ridge, height + rise, near)]
-        canvas.polygons([np.array(slope)], [roof], [(-0.45 * side, 0.85, 0.0)])
-    canvas.polygons([np.array(gable)], [wall])
+        canvas.draw([Face(np.array(slope), roof, (-0.45 * side, 0.85, 0.0))])
+    canvas.draw([Face(np.array(gable), wall)])
     surfaces = [
         wall,
         Surface(BUILDING, window_glass(rng)),
@@ -155,7 +155,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     if not canvas.sees(x, z, 2.0 * crown):
         return
     stem = [(x - 0.16, 0, z), (x + 0.16, 0, z), (x + 0.1 + lean, top, z), (x - 0.1 + lean, top, z)]
-    canvas.polygons([np.array(stem)], [Surface(VEGETATION, _BARK, Texture.LEAVES)])
+    canvas.draw([Face(np.array(stem), Surface(VEGETATION, _BARK, Texture.LEAVES))])
     canvas.foliage(centres, (0.8 * crown, 0.72 * crown), tones, phase)
     canvas.stand(x, z - 0.6, z + 0.6, 1.2 * crown, 0.0)
     canvas.stand(x, z - 0.2, z + 0.2, 0.3, top)
@@ -164,7 +164,7 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
 
 def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
     """Distant houses and trees where the street ends."""
-    shapes, surfaces = [], []
+    faces = []
     angles = np.linspace(0.0, np.pi, 12)
     crown = 0.5 + 0.5 * np.cos(angles), 0.6 * np.sin(angles) ** 0.5
     block = np.repeat([0.0, 1.0], 6), np.repeat([0.0, 1.0, 0.0], [3, 6, 3])
@@ -177,10 +177,9 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
             else:
                 outline, surface = block, Surface(BUILDING, pick(rng, _FACADES), Texture.BRICK)
             rows = x + width * outline[0], height * outline[1], np.full(12, z)
-            shapes.append(np.stack(rows, axis=1))
-            surfaces.append(surface)
+            faces.append(Face(np.stack(rows, axis=1), surface))
             x += width * step
-    canvas.polygons(shapes, surfaces)
+    canvas.draw(faces)
 
 
 def _foliage_tones(rng: np.random.Generator) -> list[Surface]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -37,6 +38,14 @@ class Surface:
     colour: Colour
     texture: Texture = Texture.FLAT
     glow: Colour = OFF
+
+
+class Face(NamedTuple):
+    """A flat polygon, (N, 3) in street coordinates, its look and the direction it faces."""
+
+    corners: Floats
+    surface: Surface
+    normal: Normal = FACING
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,27 +141,20 @@ class Canvas:
         self.ids[first:] = self.add(surfaces, UP)[np.searchsorted(np.asarray(edges), x)]
         self.depth[first:] = z
 
-    def polygons(
-        self,
-        shapes: Sequence[Floats],
-        surfaces: Sequence[Surface],
-        normals: Sequence[Normal] | None = None,
-    ) -> None:
-        """Fill polygons, each (N, 3) in street coordinates, one after the other.
+    def draw(self, faces: Sequence[Face]) -> None:
+        """Fill polygons one after the other.
 
         Those that lie on the road have the road's depth, others the mean of their corners.
-        ``normals`` are `FACING` unless given.
         """
-        points, counts = np.concatenate(shapes), [len(shape) for shape in shapes]
+        points = np.concatenate([face.corners for face in faces])
+        counts = [len(face.corners) for face in faces]
         starts = np.cumsum([0, *counts[:-1]])
         depths = np.add.reduceat(points[:, 2], starts) / counts
         heights = np.maximum.reduceat(points[:, 1], starts)
-        corners = np.split(_fixed(self.camera.project(points)), starts[1:])
-        for surface, normal, ring, depth, height in zip(
-            surfaces, normals or [FACING] * len(shapes), corners, depths, heights, strict=True
-        ):
-            flat = normal[1] > 0.99 and height < 0.1
-            (code,) = self.add([surface], normal, np.nan if flat else depth).tolist()
+        rings = np.split(_fixed(self.camera.project(points)), starts[1:])
+        for face, ring, depth, height in zip(faces, rings, depths, heights, strict=True):
+            flat = face.normal[1] > 0.99 and height < 0.1
+            (code,) = self.add([face.surface], face.normal, np.nan if flat else depth).tolist()
             cv2.fillPoly(self.ids, [ring], code, shift=_FIXED)
 
     def see_through(self, points: Floats, label: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .canvas import Canvas, Floats, Surface
+from .canvas import Canvas, Face, Floats, Surface
 from .domains import Colour
 from .solids import Patch, Points, accent, box, ellipse, pick, shade
 from .textures import Texture
@@ -58,9 +58,15 @@ class _Spot:
 
     def draw(self, label: int, parts: Sequence[Part], texture: Texture = Texture.FLAT) -> None:
         if self.canvas.sees(self.x, self.z, 2.0):
-            patches = [Patch(*part) for part in parts]
-            surfaces = [Surface(label, patch.colour, texture, patch.glow) for patch in patches]
-            self.canvas.polygons([self.upright(patch.corners) for patch in patches], surfaces)
+            self.canvas.draw(
+                [
+                    Face(
+                        self.upright(patch.corners),
+                        Surface(label, patch.colour, texture, patch.glow),
+                    )
+                    for patch in (Patch(*part) for part in parts)
+                ]
+            )
 
     def stand(self, radius: float, height: float) -> None:
         self.canvas.stand(self.x, self.z - 0.15, self.z + 0.15, 2.0 * radius, height)
@@ -144,7 +150,7 @@ def pole(
     if arm:
         shape[2:3] = [(radius, height - 0.12), (arm, height - 0.12), (arm, height)]
     spot = _Spot(canvas, x, z)
-    canvas.polygons([spot.upright(shape)], [surface])
+    canvas.draw([Face(spot.upright(shape), surface)])
     spot.stand(radius, height)
 
 

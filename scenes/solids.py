@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .canvas import FACING, OFF, Canvas, Floats, Normal, Surface
+from .canvas import OFF, Canvas, Face, Floats, Normal, Surface
 from .domains import Colour
 from .textures import Texture
 
@@ -73,60 +72,43 @@ class Body:
 
     def draw(self, canvas: Canvas, pose: Pose, length: float) -> None:
         """Draw what the camera sees of this part of a vehicle of that length: faces, details."""
-        along, up = np.array(self.profile).T
-        start, stop, a = along.min(), along.max(), 0.5 * self.width
-        corners = [(-a, 0.0, start), (a, 0.0, start), (a, 0.0, stop), (-a, 0.0, stop)]
+        profile, half = np.array(self.profile), 0.5 * self.width
+        (start, low), (stop, high) = profile.min(axis=0), profile.max(axis=0)
+        corners = [(-half, 0, start), (half, 0, start), (half, 0, stop), (-half, 0, stop)]
         base = pose.place(np.array(corners), length)
         x, _, z = base.mean(axis=0)
         if not canvas.sees(x, z, 0.6 * (stop - start) + 2.0):
             return
-        canvas.footprints.append((base[:, [0, 2]], up.max()))
+        canvas.footprints.append((base[:, [0, 2]], high))
         near = base[np.argsort(base[:, 2], kind="stable")[:2]]
-        lift = np.array([0.0, up.min() + 0.04, 0.0])
-        shapes = [np.concatenate([near, near[::-1] + lift])]
-        surfaces = [Surface(self.label, _UNDERSIDE)]
-        normals: list[Normal] = [FACING]
-
-        def add_faces(rings: Floats, windows: dict[int, Colour]) -> list[int]:
-            """Add those of the faces (N, K, 3) that look at the camera, the farthest first."""
-            directions, seen = _outward(canvas, rings)
-            order = np.argsort(-rings[..., 2].mean(axis=1), kind="stable")
-            visible: list[int] = order[seen[order]].tolist()
-            shapes.extend(rings[visible])
-            colours = [windows.get(i, self.paint) for i in visible]
-            surfaces.extend(Surface(self.label, colour, self.texture) for colour in colours)
-            normals.extend(map(tuple, directions[visible].tolist()))
-            return visible
-
-        right = np.stack([self._half_width(up), up, along], axis=1)
+        gap = np.concatenate([near, near[::-1] + np.array([0.0, low + 0.04, 0.0])])
+        faces = [Face(gap, Surface(self.label, _UNDERSIDE))]
+        right = np.array([(self._half_width(up), up, along) for along, up in self.profile])
         left = right * (-1.0, 1.0, 1.0)
         edges = np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1)
-        add_faces(pose.place(edges, length), self.windows)
-        sides = add_faces(pose.place(np.stack([left[::-1], right]), length), {})
-        if base[:, 2].min() < _PLAIN_FROM:
-            for patch, local in self._details(pose.heading, sides, start, stop):
-                shapes.append(pose.place(local, length))
-                glow = OFF if pose.parked else patch.glow
-                surfaces.append(Surface(self.label, patch.colour, Texture.FLAT, glow))
-                normals.append(FACING)
-        canvas.polygons(shapes, surfaces, normals)
-
-    def _details(
-        self, heading: str, sides: Sequence[int], start: float, stop: float
-    ) -> list[tuple[Patch, Floats]]:
-        """Details on the given sides and on the end seen, with their local corners, (N, 3)."""
+        for i, edge, normal in _towards_camera(canvas, pose.place(edges, length)):
+            colour = self.windows.get(i, self.paint)
+            faces.append(Face(edge, Surface(self.label, colour, self.texture), normal))
         details = []
-        for side in sides:
+        sides = pose.place(np.stack([left[::-1], right]), length)
+        for i, side, normal in _towards_camera(canvas, sides):
+            faces.append(Face(side, Surface(self.label, self.paint, self.texture), normal))
             for patch in self.side:
-                along, up = np.array(patch.corners).T
-                across = (2 * side - 1) * (self._half_width(up) + 0.01)
-                details.append((patch, np.stack([across, up, along], axis=1)))
-        end, at = {"away": (self.rear, start), "towards": (self.front, stop)}.get(heading, ((), 0))
-        details += [(patch, np.array([(x, up, at) for x, up in patch.corners])) for patch in end]
-        return details
+                across = [(2 * i - 1) * (self._half_width(up) + 0.01) for _, up in patch.corners]
+                details.append((patch, np.insert(patch.corners, 0, across, axis=1)[:, [0, 2, 1]]))
+        end, at = {"away": (self.rear, start), "towards": (self.front, stop)}.get(
+            pose.heading, ((), 0.0)
+        )
+        details += [(patch, np.insert(patch.corners, 2, at, axis=1)) for patch in end]
+        if base[:, 2].min() < _PLAIN_FROM:
+            for patch, local in details:
+                glow = OFF if pose.parked else patch.glow
+                look = Surface(self.label, patch.colour, glow=glow)
+                faces.append(Face(pose.place(local, length), look))
+        canvas.draw(faces)
 
-    def _half_width(self, up: Floats) -> Floats:
-        return 0.5 * self.width * (1.0 - 0.3 * np.maximum(up - self.belt, 0.0))
+    def _half_width(self, up: float) -> float:
+        return 0.5 * self.width * (1.0 - 0.3 * max(up - self.belt, 0.0))
 
 
 def draw_vehicle(canvas: Canvas, bodies: Sequence[Body], pose: Pose) -> None:
@@ -136,25 +118,28 @@ def draw_vehicle(canvas: Canvas, bodies: Sequence[Body], pose: Pose) -> None:
         body.draw(canvas, pose, length)
 
 
-def _outward(canvas: Canvas, rings: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Unit normals (N, 3) of flat rings of corners, (N, K, 3), and which face the camera, (N,)."""
+def _towards_camera(canvas: Canvas, rings: Floats) -> Iterator[tuple[int, Floats, Normal]]:
+    """Those of flat rings of corners, (N, K, 3), that face the camera, the farthest first.
+
+    Yields the index, the corners and the unit normal of each.
+    """
     world = canvas.camera.world(rings)
     area = np.cross(world, np.roll(world, -1, axis=1)).sum(axis=1)  # by Newell's method
     towards = (0.0, canvas.camera.above_road, 0.0) - world[:, 0]
-    size = np.maximum(np.sqrt((area * area).sum(axis=1, keepdims=True)), 1e-12)
-    return area / size, (area * towards).sum(axis=1) > 0.0
+    seen = (area * towards).sum(axis=1) > 0.0
+    area /= np.maximum(np.sqrt((area * area).sum(axis=1, keepdims=True)), 1e-12)
+    for i in np.argsort(-rings[..., 2].mean(axis=1), kind="stable").tolist():
+        if seen[i]:
+            yield i, rings[i], tuple(area[i].tolist())
 
 
 def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
     """One of the colours, slightly varied."""
-    which, tone, *tints = rng.random(5).tolist()
-    base = colours[int(which * len(colours))]
-    scale = 0.88 + 0.24 * tone
-    red, green, blue = (
-        min(max(scale * value + 0.07 * (tint - 0.5), 0.02), 0.98)
-        for value, tint in zip(base, tints, strict=True)
-    )
-    return (red, green, blue)
+    which, tone, *tints = rng.random(5)
+    base = np.array(colours[int(which * len(colours))])
+    varied = (0.88 + 0.24 * tone) * base + 0.07 * (np.array(tints) - 0.5)
+    red, green, blue = np.clip(varied, 0.02, 0.98).tolist()
+    return red, green, blue
 
 
 def shade(colour: Colour, factor: float) -> Colour:

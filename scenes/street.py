@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from . import buildings, figures, vehicles
-from .canvas import UP, Canvas, Surface
-from .solids import Pose, box, draw_vehicle, ellipse, pick
+from .canvas import UP, Canvas, Face, Surface
+from .solids import Points, Pose, box, draw_vehicle, ellipse, pick
 from .textures import Texture
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
@@ -26,7 +26,6 @@ _BODIES = {
     "train": vehicles.tram,
 }
 _BORDERS = {"fence": buildings.fence, "wall": buildings.wall, "hedge": buildings.hedge}
-_Slab = tuple[float, float, float, float, Surface]  # on the road: left, right, near, far
 
 
 def build_street(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -96,45 +95,40 @@ class _Street:
         asphalt = Surface(ROAD, (grey, grey, 1.02 * grey), Texture.ASPHALT)
         edges = [-self.left.verge, -left - 0.2, -left, right, right + 0.2, self.right.verge]
         self.canvas.ground(edges, [grass, paving, kerb, asphalt, kerb, paving, earth])
-        repairs: list[_Slab] = []
+        spots = []
         for _ in range(rng.integers(2, 6)):
             x, z = rng.uniform(-left, right - 2.0), rng.uniform(4.0, 30.0)
             tone = grey * rng.uniform(0.7, 0.9)
             patch = Surface(ROAD, (tone, tone, tone), Texture.ASPHALT)
-            repairs.append((x, x + rng.uniform(0.6, 2.0), z, 1.3 * z, patch))
-        self._lay(repairs)
+            spots.append(_flat(box(x, x + rng.uniform(0.6, 2.0), z, 1.3 * z), patch))
         for _ in range(2):
             x, z = rng.uniform(-left + 1.0, right - 1.0), rng.uniform(6.0, 20.0)
-            lid = np.insert(ellipse(x, z, 0.35, 0.35), 1, 0.0, axis=1)
-            self.canvas.polygons([lid], [Surface(ROAD, (0.22, 0.21, 0.2))], [UP])
+            spots.append(_flat(ellipse(x, z, 0.35, 0.35), Surface(ROAD, (0.22, 0.21, 0.2))))
+        self.canvas.draw(spots)
 
     def paint_marks(self, *, tracks: bool) -> None:
         """Lane marks, edge lines, a crossing and the tram's rails."""
         rng, left, right = self.rng, self.left.kerb, self.right.kerb
         paint = Surface(ROAD, (0.86, 0.86, 0.83), Texture.ASPHALT)
         phase, solid = rng.random(), rng.random() < 0.3
-        slabs: list[_Slab] = []
+        marks: list[Face] = []
         if tracks:
             rail, bed = Surface(ROAD, (0.5, 0.48, 0.47)), Surface(ROAD, (0.24, 0.23, 0.23))
             for x in (-_LANE - 0.72, -_LANE + 0.72):
-                slabs += _dashes(x, 0.2, (3.0, 100.0), (6.0, 6.0), bed)
-                slabs += _dashes(x, 0.1, (3.0, 100.0), (6.0, 6.0), rail)
+                marks += _dashes(x, 0.2, 3.0, 100.0, 6.0, 6.0, bed)
+                marks += _dashes(x, 0.1, 3.0, 100.0, 6.0, 6.0, rail)
         step, dash = (4.0, 4.0) if solid else (7.0, 3.0)
-        slabs += _dashes(-0.5 * _LANE, 0.16, (3.0 + phase * step, 80.0), (step, dash), paint)
+        marks += _dashes(-0.5 * _LANE, 0.16, 3.0 + phase * step, 80.0, step, dash, paint)
         if right > 1.4 * _LANE:
-            slabs += _dashes(0.5 * _LANE, 0.16, (3.0 + 7.0 * phase, 80.0), (7.0, 3.0), paint)
+            marks += _dashes(0.5 * _LANE, 0.16, 3.0 + 7.0 * phase, 80.0, 7.0, 3.0, paint)
         for x in (-left + 0.35, right - 0.35):
-            slabs += _dashes(x, 0.12, (3.0, 80.0), (7.0, 7.0), paint)
+            marks += _dashes(x, 0.12, 3.0, 80.0, 7.0, 7.0, paint)
         if rng.random() < 0.4:
             z = rng.uniform(7.0, 16.0)
             stripes = np.arange(-left + 0.5, right - 0.6, 0.95).tolist()
-            slabs += [(x, x + 0.5, z, z + 3.0, paint) for x in stripes]
-            slabs.append((-0.5 * _LANE, 0.5 * _LANE, z - 1.6, z - 1.2, paint))
-        self._lay(slabs)
-
-    def _lay(self, slabs: Sequence[_Slab]) -> None:
-        shapes = [np.insert(box(*slab[:4]), 1, 0.0, axis=1) for slab in slabs]
-        self.canvas.polygons(shapes, [slab[4] for slab in slabs], [UP] * len(slabs))
+            marks += [_flat(box(x, x + 0.5, z, z + 3.0), paint) for x in stripes]
+            marks.append(_flat(box(-0.5 * _LANE, 0.5 * _LANE, z - 1.6, z - 1.2), paint))
+        self.canvas.draw(marks)
 
     def draw_border(self, side: _Side) -> None:
         """Houses or yards block by block, then walls, fences and hedges in front of them."""
@@ -250,16 +244,18 @@ class _Street:
         return self.left if self.rng.random() < 0.5 else self.right
 
 
+def _flat(shape: Points, surface: Surface) -> Face:
+    """A shape, (across, ahead) in metres, on the road."""
+    return Face(np.insert(shape, 1, 0.0, axis=1), surface, UP)
+
+
 def _dashes(
-    x: float,
-    width: float,
-    extent: tuple[float, float],
-    pattern: tuple[float, float],
-    surface: Surface,
-) -> list[_Slab]:
-    """Dashes along the street: ``pattern`` is their spacing and their length."""
-    left, right, (step, dash) = x - 0.5 * width, x + 0.5 * width, pattern
-    return [(left, right, z, z + dash, surface) for z in np.arange(*extent, step).tolist()]
+    x: float, width: float, near: float, far: float, step: float, dash: float, surface: Surface
+) -> list[Face]:
+    """Dashes along the street, from near to far, ``dash`` metres of each ``step``."""
+    left, right = x - 0.5 * width, x + 0.5 * width
+    starts = np.arange(near, far, step).tolist()
+    return [_flat(box(left, right, z, z + dash), surface) for z in starts]
 
 
 def _places(rng: np.random.Generator, first: float, last: float, step: float) -> list[float]:
