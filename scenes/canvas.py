@@ -65,15 +65,16 @@ class Camera:
 
     def world(self, points: Floats) -> Floats:
         """Street coordinates (..., 3) as camera-aligned coordinates (..., 3)."""
-        x, y, z = np.moveaxis(points, -1, 0)
-        return np.stack([x + (self.turn + self.bend * z) * z, y, z], axis=-1)
+        moved, z = points.copy(), points[..., 2]
+        moved[..., 0] += (self.turn + self.bend * z) * z
+        return moved
 
     def project(self, points: Floats) -> Floats:
         """Columns and rows (..., 2) of street coordinates (..., 3)."""
-        x, y, z = np.moveaxis(self.world(points), -1, 0)
-        scale = self.focal / np.maximum(z, _NEAR)
-        columns = 0.5 * self.width + x * scale
-        return np.stack([columns, self.horizon + (self.above_road - y) * scale], axis=-1)
+        pixels = self.world(points)[..., :2]
+        pixels[..., 1] = self.above_road - points[..., 1]
+        pixels *= self.focal / np.maximum(points[..., 2:], _NEAR)
+        return np.array((0.5 * self.width, self.horizon)) + pixels
 
 
 @dataclass(slots=True)

@@ -58,15 +58,10 @@ class _Spot:
 
     def draw(self, label: int, parts: Sequence[Part], texture: Texture = Texture.FLAT) -> None:
         if self.canvas.sees(self.x, self.z, 2.0):
-            self.canvas.draw(
-                [
-                    Face(
-                        self.upright(patch.corners),
-                        Surface(label, patch.colour, texture, patch.glow),
-                    )
-                    for patch in (Patch(*part) for part in parts)
-                ]
-            )
+            patches = [Patch(*part) for part in parts]
+            looks = [Surface(label, patch.colour, texture, patch.glow) for patch in patches]
+            shapes = (self.upright(patch.corners) for patch in patches)
+            self.canvas.draw([*map(Face, shapes, looks)])
 
     def stand(self, radius: float, height: float) -> None:
         self.canvas.stand(self.x, self.z - 0.15, self.z + 0.15, 2.0 * radius, height)

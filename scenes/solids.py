@@ -41,15 +41,16 @@ class Pose:
 
     def place(self, local: Floats, length: float) -> Floats:
         """Local coordinates (..., 3) - right, up, forward from the rear - in the street."""
-        across, up, along = np.moveaxis(local, -1, 0)
+        across, along, placed = local[..., 0], local[..., 2], local.copy()
         if self.heading == "away":
-            x, z = self.x + across, self.z + along
+            placed += (self.x, 0.0, self.z)
         elif self.heading == "towards":
-            x, z = self.x - across, self.z + length - along
+            placed[..., 0], placed[..., 2] = self.x - across, self.z + length - along
         else:
             sign = 1.0 if self.heading == "right" else -1.0
-            x, z = self.x + sign * (along - 0.5 * length), self.z + 1.0 - sign * across
-        return np.stack([x, up, z], axis=-1)
+            placed[..., 0] = self.x + sign * (along - 0.5 * length)
+            placed[..., 2] = self.z + 1.0 - sign * across
+        return placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ class Body:
         """Draw what the camera sees of this part of a vehicle of that length: faces, details."""
         profile, half = np.array(self.profile), 0.5 * self.width
         (start, low), (stop, high) = profile.min(axis=0), profile.max(axis=0)
-        corners = [(-half, 0, start), (half, 0, start), (half, 0, stop), (-half, 0, stop)]
-        base = pose.place(np.array(corners), length)
+        ground = [(-half, 0.0, start), (half, 0.0, start), (half, 0.0, stop), (-half, 0.0, stop)]
+        base = pose.place(np.array(ground), length)
         x, _, z = base.mean(axis=0)
         if not canvas.sees(x, z, 0.6 * (stop - start) + 2.0):
             return
@@ -89,22 +90,21 @@ class Body:
         for i, edge, normal in _towards_camera(canvas, pose.place(edges, length)):
             colour = self.windows.get(i, self.paint)
             faces.append(Face(edge, Surface(self.label, colour, self.texture), normal))
-        details = []
+        details: list[tuple[Patch, list[tuple[float, float, float]]]] = []
         sides = pose.place(np.stack([left[::-1], right]), length)
-        for i, side, normal in _towards_camera(canvas, sides):
-            faces.append(Face(side, Surface(self.label, self.paint, self.texture), normal))
+        for i, ring, normal in _towards_camera(canvas, sides):
+            faces.append(Face(ring, Surface(self.label, self.paint, self.texture), normal))
             for patch in self.side:
-                across = [(2 * i - 1) * (self._half_width(up) + 0.01) for _, up in patch.corners]
-                details.append((patch, np.insert(patch.corners, 0, across, axis=1)[:, [0, 2, 1]]))
-        end, at = {"away": (self.rear, start), "towards": (self.front, stop)}.get(
-            pose.heading, ((), 0.0)
-        )
-        details += [(patch, np.insert(patch.corners, 2, at, axis=1)) for patch in end]
+                outer = [(self._half_width(up) + 0.01, up, along) for along, up in patch.corners]
+                details.append((patch, [((2 * i - 1) * x, y, z) for x, y, z in outer]))
+        ends = {"away": (self.rear, start), "towards": (self.front, stop)}
+        patches, at = ends.get(pose.heading, ((), 0.0))
+        details += [(patch, [(x, up, at) for x, up in patch.corners]) for patch in patches]
         if base[:, 2].min() < _PLAIN_FROM:
-            for patch, local in details:
+            for patch, corners in details:
                 glow = OFF if pose.parked else patch.glow
                 look = Surface(self.label, patch.colour, glow=glow)
-                faces.append(Face(pose.place(local, length), look))
+                faces.append(Face(pose.place(np.array(corners), length), look))
         canvas.draw(faces)
 
     def _half_width(self, up: float) -> float:
@@ -135,10 +135,10 @@ def _towards_camera(canvas: Canvas, rings: Floats) -> Iterator[tuple[int, Floats
 
 def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
     """One of the colours, slightly varied."""
-    which, tone, *tints = rng.random(5)
-    base = np.array(colours[int(which * len(colours))])
-    varied = (0.88 + 0.24 * tone) * base + 0.07 * (np.array(tints) - 0.5)
-    red, green, blue = np.clip(varied, 0.02, 0.98).tolist()
+    which, tone, *tints = rng.random(5).tolist()
+    base, scale = colours[int(which * len(colours))], 0.88 + 0.24 * tone
+    varied = (scale * value + 0.07 * (tint - 0.5) for value, tint in zip(base, tints, strict=True))
+    red, green, blue = (min(max(value, 0.02), 0.98) for value in varied)
     return red, green, blue
 
 

@@ -246,7 +246,7 @@ class _Street:
 
 def _flat(shape: Points, surface: Surface) -> Face:
     """A shape, (across, ahead) in metres, on the road."""
-    return Face(np.insert(shape, 1, 0.0, axis=1), surface, UP)
+    return Face(np.array([(x, 0.0, z) for x, z in shape]), surface, UP)
 
 
 def _dashes(
