@@ -90,30 +90,42 @@ class Body:
         for i, edge, normal in _towards_camera(canvas, pose.place(edges, length)):
             colour = self.windows.get(i, self.paint)
             faces.append(Face(edge, Surface(self.label, colour, self.texture), normal))
-        details: list[tuple[Patch, list[tuple[float, float, float]]]] = []
+        details: list[tuple[Patch, Floats]] = []
         sides = pose.place(np.stack([left[::-1], right]), length)
         for i, ring, normal in _towards_camera(canvas, sides):
             faces.append(Face(ring, Surface(self.label, self.paint, self.texture), normal))
-            for patch in self.side:
-                outer = [(self._half_width(up) + 0.01, up, along) for along, up in patch.corners]
-                details.append((patch, [((2 * i - 1) * x, y, z) for x, y, z in outer]))
-        ends = {"away": (self.rear, start), "towards": (self.front, stop)}
-        patches, at = ends.get(pose.heading, ((), 0.0))
-        details += [(patch, [(x, up, at) for x, up in patch.corners]) for patch in patches]
+            details += self._side_details(2 * i - 1)
+        if pose.heading in ("away", "towards"):
+            end, at = (self.rear, start) if pose.heading == "away" else (self.front, stop)
+            details += [(p, np.array([(x, up, at) for x, up in p.corners])) for p in end]
         if base[:, 2].min() < _PLAIN_FROM:
             for patch, corners in details:
                 glow = OFF if pose.parked else patch.glow
                 look = Surface(self.label, patch.colour, glow=glow)
-                faces.append(Face(pose.place(np.array(corners), length), look))
+                faces.append(Face(pose.place(corners, length), look))
         canvas.draw(faces)
+
+    def _side_details(self, sign: int) -> Iterator[tuple[Patch, Floats]]:
+        """Yield the details of the left (-1) or right (1) side, with their local corners."""
+        for patch in self.side:
+            half = [self._half_width(up) + 0.01 for _, up in patch.corners]
+            corners = [
+                (sign * a, up, along) for a, (along, up) in zip(half, patch.corners, strict=True)
+            ]
+            yield patch, np.array(corners)
 
     def _half_width(self, up: float) -> float:
         return 0.5 * self.width * (1.0 - 0.3 * max(up - self.belt, 0.0))
 
 
+def length_of(bodies: Sequence[Body]) -> float:
+    """Length of a vehicle of those bodies, metres."""
+    return max(along for body in bodies for along, _ in body.profile)
+
+
 def draw_vehicle(canvas: Canvas, bodies: Sequence[Body], pose: Pose) -> None:
     """Draw a vehicle of one or several bodies, given from rear to front; the farthest first."""
-    length = max(along for body in bodies for along, _ in body.profile)
+    length = length_of(bodies)
     for body in bodies[::-1] if pose.heading == "away" else bodies:
         body.draw(canvas, pose, length)
 

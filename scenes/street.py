@@ -12,7 +12,7 @@ import numpy as np
 
 from . import buildings, figures, vehicles
 from .canvas import UP, Canvas, Face, Surface
-from .solids import Points, Pose, box, draw_vehicle, ellipse, pick
+from .solids import Points, Pose, box, draw_vehicle, ellipse, length_of, pick
 from .textures import Texture
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
@@ -70,6 +70,8 @@ def _side(rng: np.random.Generator, sign: float, lanes: float) -> _Side:
 
 @dataclass(frozen=True, slots=True)
 class _Street:
+    """A street under construction: what is flat is painted at once, what stands is planned."""
+
     canvas: Canvas
     rng: np.random.Generator
     left: _Side
@@ -77,7 +79,7 @@ class _Street:
     planned: list[tuple[int, float, Callable[[], None]]] = field(default_factory=list)
 
     def plan(self, layer: int, z: float, draw: Callable[..., None], *arguments: object) -> None:
-        """Have something drawn later: the layers outwards in, each from far to near."""
+        """Have something drawn later: the outermost layer first, each from far to near."""
         self.planned.append((layer, -z, partial(draw, self.canvas, *arguments)))
 
     def draw_planned(self) -> None:
@@ -194,10 +196,8 @@ class _Street:
         for kind in features:
             if kind in ("bicycle", "motorcycle"):
                 draw = figures.bicycle if kind == "bicycle" else figures.motorcycle
-                x, z = (
-                    rng.uniform(0.6, 1.6) - (0.0 if to_the_right else 3.0),
-                    rng.uniform(5.5, 11.0),
-                )
+                x = rng.uniform(0.6, 1.6) - (0.0 if to_the_right else 3.0)
+                z = rng.uniform(5.5, 11.0)
                 self.plan(1, z, draw, rng, x, z, True)
                 to_the_right = not to_the_right
                 if rng.random() < 0.4:
@@ -238,7 +238,7 @@ class _Street:
         """Plan a vehicle of that kind; returns its length."""
         bodies = _BODIES[kind](self.rng)
         self.plan(1, pose.z, draw_vehicle, bodies, pose)
-        return max(along for body in bodies for along, _ in body.profile)
+        return length_of(bodies)
 
     def _either_side(self) -> _Side:
         return self.left if self.rng.random() < 0.5 else self.right
