@@ -8,9 +8,9 @@ sums, what is left is ordinary autograd on a handful of scalars.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -118,3 +118,41 @@ class Inputs:
     soft: Map | None = None  # q, as logits or probabilities
     paste: Paste | None = None  # of q
     soft_class_weights: Tensor | None = None  # a, (K,)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A loss's term that is linear in one of the sums: ``weight`` times the sum, over ``over``."""
+
+    of: str  # the sum's name
+    weight: float
+    over: float | Tensor = 1  # how many pixels, or how much weight, the sum is the mean of
+
+    @property
+    def factor(self) -> float | Tensor:
+        """dterm/dsum, in double precision."""
+        over = self.over.double() if isinstance(self.over, Tensor) else self.over
+        return self.weight / over
+
+
+class Backend(Protocol):
+    """What computes the sums of a loss; all give the same up to rounding."""
+
+    def sums(
+        self,
+        terms: Terms,
+        logits: Tensor,
+        inputs: Inputs,
+        prototypes: Tensor | None,
+        expected: Mapping[str, float | Tensor] | None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """`core.pixel_sums` of one image or more."""
+        ...
+
+    def scaled(self, total: Tensor, share: Share) -> Tensor:
+        """The loss's term that ``share`` makes of its sum, ``total``."""
+        ...
+
+    def soft_mass(self, inputs: Inputs) -> Tensor:
+        """sum_v q_v of the soft labels over the pixels of all images, (K,), a constant."""
+        ...
