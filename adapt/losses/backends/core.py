@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .fused import Fused
 from .reference import Reference
-from .spec import Backend, Inputs, Kernel, Share, Terms
+from .spec import Inputs, Kernel, Share, Terms
 from .tiled import tiled_sums
 
 
@@ -69,7 +69,7 @@ def soft_mass(inputs: Inputs, kernel: Kernel) -> Tensor:
     return _backend(kernel).soft_mass(inputs)
 
 
-def _backend(kernel: Kernel) -> Backend:
+def _backend(kernel: Kernel) -> Reference | Fused:
     if kernel == "reference":
         return Reference()
     if kernel == "tiled":

@@ -6,8 +6,8 @@ What the fused backends are tested against; the symbols are those of `spec`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +30,33 @@ class Reference:
         expected: Mapping[str, float | Tensor] | None,  # noqa: ARG002 - it gains nothing by it
     ) -> tuple[dict[str, Tensor], Tensor]:
         """`core.pixel_sums`, as autograd takes them."""
-        v = _Pixels(terms, logits, inputs, prototypes)
-        sums = {name: equation(v) for name, equation in EQUATIONS.items() if name in terms.names}
-        return sums, v.z.new_zeros(0) if terms.sharpness is None else v.confident[1]
+        z = upsample(logits, inputs.size, inputs.align_corners)
+        sums, mass = dict[str, Tensor](), z.new_zeros(0)
+        if terms.soft is not None:
+            sums["soft"] = _soft(z, terms, inputs)
+        if terms.names == tuple(sums):
+            return sums, mass
+        log_p = z.log_softmax(dim=1)
+        teacher, labels = _teacher(inputs)
+        if terms.cross_entropy:
+            sums["cross_entropy"] = _cross_entropy(log_p, labels, teacher, terms, inputs)
+        if prototypes is not None:
+            s = upsample(prototypes, inputs.size, inputs.align_corners)
+            sums |= _prototypes(log_p, s, labels, terms, inputs)
+        if terms.entropy:
+            sums["entropy"] = pixel_entropy(log_p, terms.epsilon).sum()
+        if terms.curriculum is not None:
+            sums["curriculum"] = _curriculum(log_p, terms.curriculum, terms.detach_focus)
+        if terms.sharpness:
+            sums["certainty"], mass = confident_mass(
+                log_p, terms.sharpness, detach_weight=terms.detach_certainty
+            )
+        elif terms.sharpness is not None:  # every pixel counts alike
+            p = z.softmax(dim=1)
+            sums["certainty"], mass = p.new_tensor(p[:, 0].numel()), p.sum(dim=(0, 2, 3))
+        if "negative" in terms.names:
+            sums["negative"] = -torch.log1p(-_unlikely(log_p, terms, inputs)).sum(dim=1).sum()
+        return sums, mass
 
     def scaled(self, total: Tensor, share: Share) -> Tensor:
         """The weight times the mean."""
@@ -41,75 +65,6 @@ class Reference:
     def soft_mass(self, inputs: Inputs) -> Tensor:
         """sum_v q_v, (K,)."""
         return _soft_labels(inputs).sum(dim=(0, 2, 3))
-
-
-class _Pixels:
-    """Maps at the pixels that several sums share, each made when it is first asked for."""
-
-    def __init__(
-        self, terms: Terms, logits: Tensor, inputs: Inputs, prototypes: Tensor | None
-    ) -> None:
-        self.terms, self.inputs = terms, inputs
-        self._logits, self._prototypes = logits, prototypes
-
-    @cached_property
-    def z(self) -> Tensor:
-        """The student's logits, (B, K, H, W)."""
-        return upsample(self._logits, self.inputs.size, self.inputs.align_corners)
-
-    @cached_property
-    def log_p(self) -> Tensor:
-        """log p, (B, K, H, W)."""
-        return self.z.log_softmax(dim=1)
-
-    @cached_property
-    def teacher(self) -> Tensor | None:
-        """t, (B, K, H, W)."""
-        inputs = self.inputs
-        if inputs.teacher is None:
-            return None
-        t = upsample_map(inputs.teacher, inputs.size, align_corners=inputs.align_corners)
-        return t.detach()
-
-    @cached_property
-    def labels(self) -> Tensor:
-        """y, or y^ = argmax t where no labels are given, (B, H, W)."""
-        if self.inputs.labels is not None:
-            return self.inputs.labels
-        assert self.teacher is not None
-        return self.teacher.max(dim=1).indices
-
-    @cached_property
-    def s(self) -> Tensor:
-        """Similarities to the prototypes, -inf where a class has none, (B, K, H, W)."""
-        assert self._prototypes is not None
-        s = upsample(self._prototypes, self.inputs.size, self.inputs.align_corners)
-        present = self.inputs.present
-        return s if present is None else s.masked_fill(~present[:, :, None, None], float("-inf"))
-
-    @cached_property
-    def nearest(self) -> Tensor:
-        """y' = argmax p', (B, H, W)."""
-        return self.s.detach().max(dim=1).indices
-
-    @cached_property
-    def own(self) -> Tensor:
-        """y_t = argmax p, (B, H, W)."""
-        return self.log_p.detach().max(dim=1).indices
-
-    @cached_property
-    def nearest_cross_entropy(self) -> Tensor:
-        """CE(p, y'), (B, H, W)."""
-        return F.nll_loss(self.log_p, self.nearest, reduction="none")
-
-    @cached_property
-    def confident(self) -> tuple[Tensor, Tensor]:
-        """sum_v w_v and sum_v w_v p_v, (K,), with w = exp(-lambda h)."""
-        sharpness, detach_weight = self.terms.sharpness, self.terms.detach_certainty
-        if not sharpness:  # every pixel counts alike
-            p = self.z.softmax(dim=1)
-            return p.new_tensor(p[:, 0].numel()), p.sum(dim=(0, 2, 3))
-        return confident_mass(self.log_p, sharpness, detach_weight=detach_weight)
 
 
 # --- maps that are worth a test of their own ---
@@ -185,82 +140,83 @@ def confident_mass(
 # --- the sums ---
 
 
-def _cross_entropy(v: _Pixels) -> Tensor:
-    terms, inputs = v.terms, v.inputs
-    ce = partial(F.nll_loss, v.log_p, v.labels, inputs.class_weights, ignore_index=IGNORED)
-    if v.teacher is None and inputs.pixel_weights is None:
+def _teacher(inputs: Inputs) -> tuple[Tensor | None, Tensor | None]:
+    """t, (B, K, H, W), constant; and y, or y^ = argmax t where no labels are given, (B, H, W)."""
+    if inputs.teacher is None:
+        return None, inputs.labels
+    t = upsample_map(inputs.teacher, inputs.size, align_corners=inputs.align_corners).detach()
+    return t, t.max(dim=1).indices if inputs.labels is None else inputs.labels
+
+
+def _cross_entropy(
+    log_p: Tensor, labels: Tensor | None, teacher: Tensor | None, terms: Terms, inputs: Inputs
+) -> Tensor:
+    assert labels is not None
+    ce = partial(F.nll_loss, log_p, labels, inputs.class_weights, ignore_index=IGNORED)
+    if teacher is None and inputs.pixel_weights is None:
         return ce(reduction="sum")
     weighted = ce(reduction="none")
-    if v.teacher is not None:
+    if teacher is not None:
         of_logits = terms.importance_of_logits
-        weighted = importance_map(v.teacher, terms.importance, of_logits=of_logits) * weighted
+        weighted = importance_map(teacher, terms.importance, of_logits=of_logits) * weighted
     if inputs.pixel_weights is not None:
         weighted = inputs.pixel_weights * weighted
     return weighted.sum()
 
 
-def _agreement(v: _Pixels) -> Tensor:
-    agrees = v.nearest == (v.own if v.terms.agree_with == "student" else v.labels)
-    a, ce = v.inputs.prototype_class_weights, v.nearest_cross_entropy
-    return (agrees * (ce if a is None else ce * a[v.nearest])).sum()
-
-
-def _prototype(v: _Pixels) -> Tensor:
-    target, present = v.own, v.inputs.present
+def _prototypes(
+    log_p: Tensor, s: Tensor, labels: Tensor | None, terms: Terms, inputs: Inputs
+) -> dict[str, Tensor]:
+    sums, present, a = dict[str, Tensor](), inputs.present, inputs.prototype_class_weights
     if present is not None:
-        has_prototype = present.gather(1, target.flatten(1)).view_as(target)
-        target = target.where(has_prototype, IGNORED)
-    reverse = F.cross_entropy(v.s, target, ignore_index=IGNORED, reduction="none")
-    return (v.nearest_cross_entropy + reverse).sum()
+        s = s.masked_fill(~present[:, :, None, None], float("-inf"))
+    y_prime, y_student = s.detach().max(dim=1).indices, log_p.detach().max(dim=1).indices
+    ce = F.nll_loss(log_p, y_prime, reduction="none")
+    if terms.agreement:
+        agrees = y_prime == (y_student if terms.agree_with == "student" else labels)
+        sums["agreement"] = (agrees * (ce if a is None else ce * a[y_prime])).sum()
+    if terms.prototype:
+        target = y_student
+        if present is not None:
+            has_prototype = present.gather(1, y_student.flatten(1)).view_as(y_student)
+            target = y_student.where(has_prototype, IGNORED)
+        reverse = F.cross_entropy(s, target, ignore_index=IGNORED, reduction="none")
+        sums["prototype"] = (ce + reverse).sum()
+    return sums
 
 
-def _curriculum(v: _Pixels) -> Tensor:
-    h, gamma = normalised_entropy(v.log_p), v.terms.curriculum
-    assert gamma is not None
-    certainty = 1 - (h.detach() if v.terms.detach_focus else h)
+def _curriculum(log_p: Tensor, gamma: float, detach_focus: bool) -> Tensor:
+    h = normalised_entropy(log_p)
+    certainty = 1 - (h.detach() if detach_focus else h)
     # A power of 0 below 1 would have an infinite gradient.
     focus = certainty.clamp(min=torch.finfo(h.dtype).tiny) ** gamma
     return (focus * h).sum()
 
 
-def _negative(v: _Pixels) -> Tensor:
-    below, ranks = v.terms.negative_below, v.inputs.ranks
-    if below is not None:
-        p = v.log_p.exp()
-        unlikely = p.masked_fill(p.detach() >= below, 0.0)  # not after the log: p may be 1
-    else:
-        assert ranks is not None
-        descending = v.log_p.detach().topk(int(ranks.max()), dim=1).indices
-        complement = descending.gather(1, ranks.expand(v.log_p[:, 0].shape)[:, None] - 1)
-        unlikely = v.log_p.gather(1, complement).exp()
-    return -torch.log1p(-unlikely).sum(dim=1).sum()
+def _unlikely(log_p: Tensor, terms: Terms, inputs: Inputs) -> Tensor:
+    """p of the classes that "negative" is about, (B, some, H, W); 0 for those it is not about."""
+    if terms.negative_below is not None:
+        p = log_p.exp()
+        return p.masked_fill(p.detach() >= terms.negative_below, 0.0)  # p may be 1
+    ranks = inputs.ranks
+    assert ranks is not None
+    descending = log_p.detach().topk(int(ranks.max()), dim=1).indices
+    complement = descending.gather(1, ranks.expand(log_p[:, 0].shape)[:, None] - 1)
+    return log_p.gather(1, complement).exp()
 
 
-def _soft(v: _Pixels) -> Tensor:
-    q, a = _soft_labels(v.inputs, v.terms.soft), v.inputs.soft_class_weights
-    product = q * v.z.log_softmax(dim=1)
+def _soft(z: Tensor, terms: Terms, inputs: Inputs) -> Tensor:
+    q, a = _soft_labels(inputs, as_logits=terms.soft == "logits"), inputs.soft_class_weights
+    product = q * z.log_softmax(dim=1)
     if a is None:
         return -product.sum()
     return ((a[:, None, None] * q).sum(dim=1) * -product.sum(dim=1)).sum()
 
 
-def _soft_labels(inputs: Inputs, given: str | None = "probabilities") -> Tensor:
+def _soft_labels(inputs: Inputs, *, as_logits: bool = False) -> Tensor:
     """q, (B, K, H, W), each pixel from the image that it is of."""
     assert inputs.soft is not None
     q = upsample_map(inputs.soft, inputs.size, align_corners=inputs.align_corners)
-    q = q.softmax(dim=1) if given == "logits" else q
+    q = q.softmax(dim=1) if as_logits else q
     paste = inputs.paste
     return q if paste is None else q.where(paste.over[:, None], q[paste.under])
-
-
-# In the order in which they are made, and their gradients added up.
-EQUATIONS: Mapping[str, Callable[[_Pixels], Tensor]] = {
-    "cross_entropy": _cross_entropy,
-    "agreement": _agreement,
-    "prototype": _prototype,
-    "entropy": lambda v: pixel_entropy(v.log_p, v.terms.epsilon).sum(),
-    "curriculum": _curriculum,
-    "certainty": lambda v: v.confident[0],
-    "negative": _negative,
-    "soft": _soft,
-}

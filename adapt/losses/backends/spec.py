@@ -8,9 +8,9 @@ sums, what is left is ordinary autograd on a handful of scalars.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
@@ -133,26 +133,3 @@ class Share:
         """dterm/dsum, in double precision."""
         over = self.over.double() if isinstance(self.over, Tensor) else self.over
         return self.weight / over
-
-
-class Backend(Protocol):
-    """What computes the sums of a loss; all give the same up to rounding."""
-
-    def sums(
-        self,
-        terms: Terms,
-        logits: Tensor,
-        inputs: Inputs,
-        prototypes: Tensor | None,
-        expected: Mapping[str, float | Tensor] | None,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """`core.pixel_sums` of one image or more."""
-        ...
-
-    def scaled(self, total: Tensor, share: Share) -> Tensor:
-        """The loss's term that ``share`` makes of its sum, ``total``."""
-        ...
-
-    def soft_mass(self, inputs: Inputs) -> Tensor:
-        """sum_v q_v of the soft labels over the pixels of all images, (K,), a constant."""
-        ...
