@@ -12,11 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from .spec import Inputs, Map, Share, Terms
 from .taps import mass_of_pixels
-from .tiled import Result
+from .tiled import SumsAndGradients
 
 Compute = Callable[
     [Terms, Tensor, Map | None, Inputs, tuple[Tensor, Tensor] | None],
-    Result,
+    SumsAndGradients,
 ]
 
 
