@@ -320,13 +320,16 @@ def _decided(evidence: Evidence, incumbent: Bundle, started: float) -> Verdict:
     """The verdict for a manifest, which holds no NaN: a score that does not exist is None there."""
     verdict = decide(evidence, incumbent.label_space.classes, time.monotonic() - started)
     checks = tuple(
-        replace(check, **{figure: _number(getattr(check, figure)) for figure in _FIGURES})
+        replace(
+            check,
+            incumbent=_number(check.incumbent),
+            candidate=_number(check.candidate),
+            low=_number(check.low),
+            high=_number(check.high),
+        )
         for check in verdict.checks
     )
     return replace(verdict, checks=checks, incumbent=incumbent.hash)
-
-
-_FIGURES = ("incumbent", "candidate", "low", "high")
 
 
 def _number(value: float | None) -> float | None:
