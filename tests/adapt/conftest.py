@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from label_guard import no_labels, target  # noqa: F401 - fixtures
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import FrameSet
 from roadshift.adapt.methods import Stage, resolve_config
@@ -26,15 +26,11 @@ from roadshift.adapt.run.options import Progress, RunOptions
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
+from run_clock import clock, slow_network  # noqa: F401 - fixtures
 from torch import Tensor, nn
 
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
-sys.path.insert(0, str(Path(__file__).parent))  # tiny_network and the cases
-pytest.register_assert_rewrite("loss_cases", "run_cases", "kernel_cases")
-
-from label_guard import no_labels, target  # noqa: E402, F401 - fixtures
-from run_clock import clock, slow_network  # noqa: E402, F401 - fixtures
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 6
 INPUT = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))

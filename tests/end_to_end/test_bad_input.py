@@ -589,7 +589,7 @@ def test_export_and_bench_name_the_argument_that_they_cannot_use(
     refused("bench", world.adapted, "--labels", world.dusk / "labels", says=["--frames"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.no_gpu
 def test_cuda_is_refused_where_there_is_none(
     world: Any, refused: Refused, unchanged: Unchanged, tmp_path: Path
 ) -> None:

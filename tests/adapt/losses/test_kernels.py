@@ -27,7 +27,7 @@ from roadshift.adapt.losses.backends.labels import (
 from roadshift.adapt.losses.backends.spec import Inputs, Kernel, Map, Terms, Window
 from roadshift.adapt.losses.common import upsample
 from roadshift.runtime.errors import ConfigError
-from run_cases import python_output
+from run_cases import SUPPORT, python_output
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -216,7 +216,7 @@ def test_triton_compiles_every_loss_for_a_gpu(
 ) -> None:
     """To machine code, by the assembler that Triton brings along: it needs no GPU."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    said = python_output((Path(__file__).parents[1] / "compile_triton.py"), capability)
+    said = python_output(SUPPORT / "compile_triton.py", capability)
     kernels = json.loads(said)
     names = {loss.__name__ for loss in LOSSES}
     assert {name for name, _, _ in kernels} == names | {"many_classes"}
@@ -230,8 +230,7 @@ def test_triton_compiles_every_loss_for_a_gpu(
 def test_tiles_need_no_memory_of_the_frames_size() -> None:
     """Peak memory of the loss in a process of its own, at two sizes."""
     small, large = (
-        int(python_output((Path(__file__).parents[1] / "tile_memory.py"), *size))
-        for size in ((256, 512), (1024, 2048))
+        int(python_output(SUPPORT / "tile_memory.py", *size)) for size in ((256, 512), (1024, 2048))
     )
     one_tensor = 1024 * 2048 * 19 * 4
     assert large - small < one_tensor // 8

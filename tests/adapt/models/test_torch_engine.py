@@ -24,7 +24,6 @@ from roadshift.runtime.errors import ConfigError, EngineError, NetworkError
 from roadshift.runtime.frames.preprocess import fit_frame, restore_labels
 
 CPU = torch.device("cpu")
-needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
 
 def frames(count: int, height: int = 32, width: int = 48, seed: int = 0) -> np.ndarray:
@@ -206,7 +205,7 @@ def test_logits_that_are_not_finite_are_refused_on_their_frame(
             engine.infer(batch, ["a", "b", "c"])
 
 
-@needs_no_gpu
+@pytest.mark.no_gpu
 def test_cuda_is_refused_where_there_is_none_and_auto_is_the_cpu(source: Bundle) -> None:
     with pytest.raises(EngineError, match="torch finds no CUDA GPU here; `roadshift doctor`"):
         open_engine(source, device="cuda")
@@ -304,7 +303,7 @@ def test_weights_that_do_not_fit_the_manifests_network_are_refused(source: Bundl
         load_network(wrong, CPU)
 
 
-@needs_no_gpu
+@pytest.mark.no_gpu
 def test_a_device_is_picked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == pick_device("cpu") == CPU
     with pytest.raises(ConfigError, match="device='cuda': torch finds no CUDA GPU"):

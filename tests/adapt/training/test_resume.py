@@ -26,7 +26,7 @@ from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import LabelSpace
-from run_cases import Killed, Polls, adapted, assert_same, kill_at, python_output
+from run_cases import SUPPORT, Killed, Polls, adapted, assert_same, kill_at, python_output
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -42,8 +42,9 @@ def driven(
     source: Bundle, frames_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What `kill_driver` reports."""
-    driver = Path(__file__).parents[1] / "kill_driver.py"
-    output = python_output(driver, source.path, frames_dir, tmp_path_factory.mktemp("kills"))
+    output = python_output(
+        SUPPORT / "kill_driver.py", source.path, frames_dir, tmp_path_factory.mktemp("kills")
+    )
     report: dict[str, Any] = json.loads(output)
     assert report["whole"]["steps"] == list(range(1, 13))
     return report

@@ -1,14 +1,16 @@
 """bench_engine: what its figures are figures of. Times come from a clock that the test moves."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_graphs
 import pytest
+import roadshift.runtime.bench
+from roadshift.cli import app
 from roadshift.runtime.bench import (
     BenchSettings,
     bench_bundle,
@@ -38,12 +40,6 @@ from roadshift.runtime.labels import LabelSpace, label_space
 from roadshift.runtime.probes import machine_state
 from roadshift.runtime.probes.base import Sample
 from typer.testing import CliRunner
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
-
-import odd_graphs
-import roadshift.runtime.bench
-from roadshift.cli import app
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cuda import Driver, FakeCudart, use_driver
 from roadshift.runtime.engines import cuda as module
 from roadshift.runtime.engines.cuda import Cuda, load_cudart
 from roadshift.runtime.errors import EngineError, MissingDependencyError
 from roadshift.runtime.probes import driver
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_cuda import Driver, FakeCudart, use_driver
 
 
 def test_bytes_go_to_the_device_and_come_back() -> None:

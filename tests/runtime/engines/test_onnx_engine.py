@@ -351,9 +351,7 @@ def test_the_driver_is_asked_for_a_device(
     assert (problem is None) if said is None else (said in str(problem))
 
 
-@pytest.mark.skipif(
-    onnx_engine.cuda_problem() is None, reason="a machine with CUDA runs on CUDA here"
-)
+@pytest.mark.no_gpu
 def test_a_session_that_falls_back_is_refused_quietly(
     make_bundle: MakeBundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -378,7 +376,7 @@ def test_a_session_that_falls_back_is_refused_quietly(
     assert (said.out, said.err) == ("", "")
 
 
-@pytest.mark.skipif(onnx_engine.cuda_problem() is not None, reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_gives_the_labels_of_the_cpu(make_bundle: MakeBundle, tiny: Any) -> None:
     batch = images(3, 16, 32)
     with open_engine(make_bundle(), device="cuda") as engine:

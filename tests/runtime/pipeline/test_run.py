@@ -19,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from damaged_videos import damage_pictures, write_mpeg4
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.engines import Engine
 from roadshift.runtime.errors import ConfigError, FrameError, OutputError
@@ -32,10 +33,6 @@ from roadshift.runtime.pipeline.handoff import Handoff
 from roadshift.runtime.pipeline.latency import Latencies
 from roadshift.runtime.pipeline.output import run_frames
 from roadshift.runtime.pipeline.sinks import open_sink
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
-
-from damaged_videos import damage_pictures, write_mpeg4
 
 TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 TIMEOUT_S = 60.0  # only a failure waits so long

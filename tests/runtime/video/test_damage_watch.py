@@ -16,16 +16,13 @@ import cv2
 import numpy as np
 import pytest
 import roadshift
+from damaged_videos import FRAMES, HEIGHT, WIDTH, damage_pictures, write_mpeg4
 from roadshift.runtime.bench.run import BundleRun
 from roadshift.runtime.bench.settings import BenchSettings
 from roadshift.runtime.frames import FrameSource, open_frames
 from roadshift.runtime.video import decoder_errors
 from roadshift.runtime.video.damage_watch import DamageWatch
 from roadshift.runtime.video.decoder_errors import find_errors, is_error
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
-
-from damaged_videos import FRAMES, HEIGHT, WIDTH, damage_pictures, write_mpeg4
 
 SENTENCE = (
     "{}: 2 of 24 frames were decoded with errors, first at frame 7 (0.7 s): the recording is "

@@ -9,22 +9,17 @@ from __future__ import annotations
 import base64
 import ctypes
 import json
-import sys
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
-
 from fake_cuda import FakeCudart
 from fake_tensorrt import FLOAT, HALF, UINT8, Context, Engine, FakeTensorRT
+from onnx import numpy_helper
 
 _TYPES = {"float32": FLOAT, "float16": HALF, "uint8": UINT8}
 _WRITTEN = {

@@ -25,6 +25,8 @@ from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file
 from torch import Tensor
 
+SUPPORT = Path(__file__).parent  # with the programs that tests start
+
 
 def stage_context(
     folder: Path, frames: FrameSet, normalise: Normalise, config: RunConfig
