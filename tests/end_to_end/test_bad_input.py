@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from payload import Payload
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.frames.images import read_image
 
@@ -277,16 +278,6 @@ def test_what_is_not_a_bundle_is_refused(refused: Refused, tmp_path: Path) -> No
 
 
 # ---- weights -------------------------------------------------------------------------------------
-
-
-class Payload:
-    """Unpickles into a call that leaves a file behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import LOSSES, Losses, assert_close, problem, results
+from processes import python_output
 from roadshift.adapt.losses.atp import soft_cross_entropy
 from roadshift.adapt.losses.backends import tiles
 from roadshift.adapt.losses.backends.choice import choose_kernel, triton_problem
@@ -27,7 +28,7 @@ from roadshift.adapt.losses.backends.labels import (
 from roadshift.adapt.losses.backends.spec import Inputs, Kernel, Map, Terms, Window
 from roadshift.adapt.losses.common import upsample
 from roadshift.runtime.errors import ConfigError
-from run_cases import SUPPORT, python_output
+from run_cases import SUPPORT
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")

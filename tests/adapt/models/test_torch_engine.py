@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from bundle_cases import write_bundle
 from roadshift.adapt import TorchEngine, load_network
 from roadshift.adapt.models import torch_engine
 from roadshift.adapt.models.loading import device_name, pick_device
 from roadshift.adapt.models.segmenter import Segmenter, SegmenterWithLogits
 from roadshift.adapt.networks import SegmentationNetwork
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError, EngineError, NetworkError
 from roadshift.runtime.frames.preprocess import fit_frame, restore_labels
@@ -284,14 +285,7 @@ def test_a_network_is_loaded_ready_to_run(source: Bundle) -> None:
 
 
 def test_a_bundle_without_weights_can_only_be_run(tmp_path: Path, source: Bundle) -> None:
-    manifest = source.manifest
-    with BundleWriter(tmp_path / "bare") as writer:
-        bare = writer.commit(
-            network=manifest.network,
-            label_space=source.label_space,
-            input=manifest.input,
-            provenance=Provenance(),
-        )
+    bare = write_bundle(tmp_path / "bare", None, like=source)
     with pytest.raises(NetworkError, match=r"bare: holds no weights"):
         load_network(bare, CPU)
 

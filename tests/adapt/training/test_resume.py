@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
+from processes import python_output
 from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
@@ -26,7 +27,7 @@ from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import LabelSpace
-from run_cases import SUPPORT, Killed, Polls, adapted, assert_same, kill_at, python_output
+from run_cases import SUPPORT, Killed, Polls, adapted, assert_same, kill_at
 from safetensors.torch import load_file
 from torch import Tensor
 
