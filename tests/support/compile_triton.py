@@ -1,8 +1,8 @@
 """Every loss's kernels compiled for GPUs that need not be there: compile_triton.py CAPABILITY...
 
 Triton compiles them to machine code with the assembler that it brings along. Prints a JSON list:
-the compute capability, the loss, the bytes of the kernel's machine code, and the bytes of each thread's stack (registers
-that were spilled).
+the compute capability, the loss, the bytes of the kernel's machine code, and the bytes of each
+thread's stack (registers that were spilled).
 """
 
 import json
