@@ -227,6 +227,7 @@ def test_triton_compiles_every_loss_for_a_gpu(
 # --- cost -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tiles_need_no_memory_of_the_frames_size() -> None:
     """Peak memory of the loss in a process of its own, at two sizes."""
     said = python_output(SUPPORT / "tile_memory.py", 256, 512, 1024, 2048)

@@ -715,6 +715,7 @@ def test_an_answer_that_is_none_leaves_nothing(
 # --- the command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_a_bundle_of_another_network(
     predictions: Path, student: Student, frames_dir: Path, tmp_path: Path
 ) -> None:

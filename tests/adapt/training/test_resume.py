@@ -51,12 +51,14 @@ def driven(
     return report
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(driven: dict[str, Any]) -> None:
     assert driven["random"]["kills"] == 20
     for outcome in driven["random"]["outcomes"]:
         assert outcome == driven["whole"]
 
 
+@pytest.mark.slow
 def test_a_kill_before_every_file_operation_changes_no_bit(driven: dict[str, Any]) -> None:
     files = {name for _, _, name in driven["writes"]["moments"]}
     assert {"/out.run/checkpoint.safetensors.tmp", "/.out.tmp/manifest.json", "/out.run"} <= files
@@ -140,6 +142,7 @@ def test_resume_is_exact_with_other_settings(
     assert_same(adapted(source, frames_dir, config, tmp_path / "out", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_wherever_a_run_asks_whether_to_stop_it_can_be_resumed(
     source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
 ) -> None:
