@@ -12,7 +12,7 @@ import torch
 from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
-from roadshift.adapt.losses.iapc import mean_entropy
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork
@@ -72,7 +72,8 @@ class Entropy(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         self.calls += 1
         logits = self.model(self.normalise(batch.augmented)).logits
-        return {"entropy": self.factor(self.calls) * mean_entropy(logits)}
+        mean_entropy = pixel_entropy(logits.log_softmax(dim=1)).mean()
+        return {"entropy": self.factor(self.calls) * mean_entropy}
 
 
 def sgd_steps(
