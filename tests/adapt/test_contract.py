@@ -25,9 +25,8 @@ from roadshift.adapt.methods import METHODS, build_stages, find_method, resolve_
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import Bundle
-from run_cases import Killed, assert_same, black_box, history_of, kill_at
+from run_cases import Killed, assert_same, black_box, history_of, kill_at, weights
 from run_clock import A_FRAME_S, Clock
-from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 SITE = str(Path(__file__).parents[1] / "third_party")
@@ -76,10 +75,6 @@ def run(source: Bundle, target: Path, tmp_path: Path) -> Run:
         return adapt_bundle(source, [target], small(method), job)
 
     return run
-
-
-def weights(bundle: Bundle) -> dict[str, torch.Tensor]:
-    return load_file(bundle.path / "model.safetensors")
 
 
 @pytest.mark.usefixtures("one_thread")

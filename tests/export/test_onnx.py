@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from bundle_cases import write_bundle
 from export_cases import BGR, RGB, SCENES, SPACE, frames_of, stays_as_it_is, write_source
 from onnx import numpy_helper
 from roadshift import __version__
@@ -28,7 +29,7 @@ from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.data_splits import EvaluationData
 from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL, Parity, check_parity
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import (
@@ -358,13 +359,8 @@ def test_a_missing_exporter_names_the_extra(small: Bundle, monkeypatch: pytest.M
 
 
 def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
-    with BundleWriter(tmp_path / "bare") as writer:
-        bundle = writer.commit(
-            network=NetworkSpec(name="tiny_network:build"),
-            label_space=SPACE,
-            input=RGB,
-            provenance=Provenance(),
-        )
+    tiny = NetworkSpec(name="tiny_network:build")
+    bundle = write_bundle(tmp_path / "bare", None, network=tiny, label_space=SPACE, input=RGB)
     with stays_as_it_is(bundle), pytest.raises(NetworkError, match="holds no weights"):
         export_onnx(bundle, SCENES)
 

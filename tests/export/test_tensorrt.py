@@ -22,6 +22,7 @@ import pytest
 import torch
 from export_cases import RGB, frames_of, stays_as_it_is, write_source
 from fake_builder import OnnxTensorRT
+from fake_cuda import Driver, FakeCudart, use_driver
 from onnx import numpy_helper
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import collect
@@ -46,10 +47,6 @@ from roadshift.runtime.errors import (
     RoadshiftError,
 )
 from roadshift.runtime.probes.driver import Gpu
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
-
-from fake_cuda import Driver, FakeCudart, use_driver
 
 TINY = NetworkSpec(name="tiny_network:build")
 OWN = TINY.modules
@@ -575,7 +572,7 @@ def test_missing_packages_and_drivers_are_sentences(
         workshop.build()
 
 
-@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="this machine has a GPU")
+@pytest.mark.no_gpu
 def test_the_command_says_what_to_install_and_exits_with_1(originals: tuple[Path, Path]) -> None:
     before = hashlib.sha256((originals[0] / "manifest.json").read_bytes()).hexdigest()
     done = subprocess.run(

@@ -24,7 +24,7 @@ from roadshift.runtime.labels import label_space
 from roadshift.runtime.labels.metrics import label_agreement
 from roadshift.scenes import render_dataset, render_scene
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.gpu
 
 WIDTH, HEIGHT = 256, 128
 

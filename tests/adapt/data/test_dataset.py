@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from damaged_videos import damage_pictures, write_mpeg4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -39,10 +39,6 @@ from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.preprocess import fit_frame
 from roadshift.runtime.labels import LabelSpace
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "runtime"))  # tests are imported by path
-
-from damaged_videos import damage_pictures, write_mpeg4
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +14,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundle_cases import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt import Job, adapt_bundle
 from roadshift.adapt.data.dataset import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
 from roadshift.adapt.judging.judge import choose_gate, judge_bundles
 from roadshift.adapt.judging.verdict import LEAST_FRAMES
-from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.run.budget import Deadline
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.work import Work
-from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
+from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
     FrameError,
@@ -76,27 +77,9 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Decided:
 
 
 @pytest.fixture
-def adapt(source: Bundle, recording: Path, tmp_path: Path, settings: Settings) -> Adapt:
-    """``adapt(frames=..., out=..., resume=...)``: a gated run into ``tmp_path/out``."""
-
-    def run(
-        *assignments: str,
-        frames: Path = recording,
-        out: Path = tmp_path / "out",
-        method: str = "iapc",
-        gated: bool = True,
-        overwrite: bool = False,
-        max_frames: int | None = None,
-        older: Sequence[Path] = (),
-        **options: Any,
-    ) -> Bundle:
-        config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
-        return adapt_bundle(
-            source, [frames], config, job, max_frames=max_frames, gated=gated, older=older
-        )
-
-    return run
+def adapt(adapt: Adapt, recording: Path) -> Adapt:
+    """The shared one, of a gated run over more frames."""
+    return partial(adapt, frames=recording, gated=True)
 
 
 @pytest.fixture
@@ -107,17 +90,7 @@ def changed(source: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
         network = load_network(source, torch.device("cpu"))
         with torch.no_grad():
             change(network)
-        with BundleWriter(tmp_path / "changed") as writer:
-            writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-            return writer.commit(
-                **{
-                    "network": source.manifest.network,
-                    "label_space": source.label_space,
-                    "input": source.manifest.input,
-                    "provenance": source.manifest.provenance,
-                    **parts,
-                }
-            )
+        return write_bundle(tmp_path / "changed", network, like=source, **parts)
 
     return make
 

@@ -36,6 +36,7 @@ from run_cases import (
     assert_same,
     history_of,
     kill_at,
+    sgd_steps,
     stage_context,
     values,
 )
@@ -94,19 +95,8 @@ def batch_of(rows: Sequence[int]) -> Batch:
 
 
 def train(stage: Stage, model: SegmentationNetwork, steps: range) -> list[dict[str, float]]:
-    """Plain SGD steps as the trainer takes them; the terms of each."""
     groups = [{"params": group.parameters} for group in stage.parameter_groups(model, 10.0)]
-    optimizer = torch.optim.SGD(groups, lr=0.05)
-    history = []
-    for step in steps:
-        torch.manual_seed(step)
-        terms = stage.losses(drawn(step))
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        stage.after_step()
-        history.append(values(terms))
-    return history
+    return sgd_steps(stage, groups, steps, drawn)
 
 
 def shaken(model: SegmentationNetwork) -> SegmentationNetwork:

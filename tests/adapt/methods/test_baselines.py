@@ -24,8 +24,8 @@ from roadshift.adapt.training.tone_alignment import align_tone
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, NetworkError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from run_cases import weights
+from torch import nn
 
 Adapt = Callable[..., Bundle]
 Network = Callable[..., SegmentationNetwork]
@@ -59,10 +59,6 @@ def adapt(
         return adapt_bundle(source, [frames_dir], config, job)
 
     return run
-
-
-def weights(bundle: Bundle) -> dict[str, Tensor]:
-    return load_file(bundle.path / "model.safetensors")
 
 
 def changed(one: Bundle, other: Bundle) -> set[str]:

@@ -26,7 +26,7 @@ from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig,
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import ConfigError
-from run_cases import Killed, kill_at, stage_context, values, without_labels
+from run_cases import Killed, kill_at, sgd_steps, stage_context, values, without_labels
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -80,17 +80,7 @@ def losses(stage: LdStage | BoundaryStage, step: int = 0) -> dict[str, Tensor]:
 
 
 def train(stage: LdStage | BoundaryStage, steps: int, start: int = 0) -> list[dict[str, float]]:
-    """Plain SGD steps as the trainer takes them; the terms of each."""
-    optimizer = torch.optim.SGD(stage.model.parameters(), lr=0.05)
-    history = []
-    for step in range(start, start + steps):
-        terms = losses(stage, step)
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        stage.after_step()
-        history.append(values(terms))
-    return history
+    return sgd_steps(stage, stage.model.parameters(), range(start, start + steps), batch)
 
 
 # --- selection ----------------------------------------------------------------------------------

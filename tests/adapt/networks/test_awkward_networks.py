@@ -171,7 +171,7 @@ def test_a_copy_is_built_anew_and_stands_on_its_own(
     assert not any(p.requires_grad for p in clone.parameters())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU for what wants one")
+@pytest.mark.no_gpu
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_is_refused_at_import_and_nothing_is_written(
     name: str, imported: Callable[..., Bundle], tmp_path: Path

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 import user_networks
+from bundle_cases import write_bundle
 from roadshift.adapt.methods import resolve_config
-from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.networks.batch_norm_of_one import allow_lone_values, lone_values_allowed
@@ -18,7 +18,7 @@ from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.workflows.adaptation import adapt_bundle
 from roadshift.adapt.workflows.run_folder import Job
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.labels import label_space
 from torch import Tensor, nn
 
@@ -121,14 +121,13 @@ def test_a_compiled_network_with_pooling_takes_single_frames() -> None:
 def source(tmp_path: Path) -> Bundle:
     torch.manual_seed(0)
     network = build_network("user_networks:Pooled", CAMVID.num_classes)
-    with BundleWriter(tmp_path / "source") as writer:
-        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-        return writer.commit(
-            network=NetworkSpec(name="user_networks:Pooled"),
-            label_space=CAMVID,
-            input=InputSpec(width=48, height=32, mean=(110, 115, 120), std=(60, 58, 57)),
-            provenance=Provenance(),
-        )
+    return write_bundle(
+        tmp_path / "source",
+        network,
+        network=NetworkSpec(name="user_networks:Pooled"),
+        label_space=CAMVID,
+        input=InputSpec(width=48, height=32, mean=(110, 115, 120), std=(60, 58, 57)),
+    )
 
 
 RUNS = {

@@ -27,6 +27,7 @@ from roadshift.adapt.pseudo_labels.thresholds import BINS, confidence_bins
 from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import OutputError
+from run_cases import stage_context
 from torch import Tensor, nn
 
 WIDTH, HEIGHT, K = 24, 16, 4
@@ -58,14 +59,7 @@ def frames(count: int = 3, width: int = WIDTH) -> FrameSet:
 
 def context(folder: Path, frame_set: FrameSet | None = None) -> Context:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(120, 110, 100), std=(60, 60, 60))
-    return Context(
-        frames=frame_set or frames(),
-        normalise=Normalise(spec),
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="iapc"),
-        crop_size=(HEIGHT, WIDTH),
-    )
+    return stage_context(folder, frame_set or frames(), Normalise(spec), RunConfig(method="iapc"))
 
 
 def random_labels(seed: int = 0) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import pytest
 import torch
+from processes import python_output
 from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
@@ -26,7 +27,7 @@ from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import LabelSpace
-from run_cases import Killed, Polls, adapted, assert_same, kill_at, python_output
+from run_cases import SUPPORT, Killed, Polls, adapted, assert_same, kill_at
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -42,19 +43,22 @@ def driven(
     source: Bundle, frames_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What `kill_driver` reports."""
-    driver = Path(__file__).parents[1] / "kill_driver.py"
-    output = python_output(driver, source.path, frames_dir, tmp_path_factory.mktemp("kills"))
+    output = python_output(
+        SUPPORT / "kill_driver.py", source.path, frames_dir, tmp_path_factory.mktemp("kills")
+    )
     report: dict[str, Any] = json.loads(output)
     assert report["whole"]["steps"] == list(range(1, 13))
     return report
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(driven: dict[str, Any]) -> None:
     assert driven["random"]["kills"] == 20
     for outcome in driven["random"]["outcomes"]:
         assert outcome == driven["whole"]
 
 
+@pytest.mark.slow
 def test_a_kill_before_every_file_operation_changes_no_bit(driven: dict[str, Any]) -> None:
     files = {name for _, _, name in driven["writes"]["moments"]}
     assert {"/out.run/checkpoint.safetensors.tmp", "/.out.tmp/manifest.json", "/out.run"} <= files
@@ -138,6 +142,7 @@ def test_resume_is_exact_with_other_settings(
     assert_same(adapted(source, frames_dir, config, tmp_path / "out", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_wherever_a_run_asks_whether_to_stop_it_can_be_resumed(
     source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
 ) -> None:

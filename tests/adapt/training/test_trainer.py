@@ -17,7 +17,6 @@ import pytest
 import torch
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
-from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage, build_stages
 from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
 from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
@@ -33,31 +32,14 @@ from roadshift.adapt.training.memory_fit import SPARE, candidates
 from roadshift.adapt.training.optimisation import build_optimizer, learning_rate_factor
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.errors import OutputError, RunInterrupted, TrainingError
+from run_cases import Entropy, Killed, kill_at
+from run_clock import Clock
 from safetensors.torch import load_file
 from torch import Tensor
 
 MakeTrainer = Callable[..., Trainer]
 MakeNetwork = Callable[..., SegmentationNetwork]
 MIB = 2**20
-
-
-class Entropy(Stage):
-    """Mean entropy of the network's predictions, times what ``factor`` gives for each call."""
-
-    name = "entropy"
-
-    def __init__(self, factor: Callable[[int], float] = lambda _: 1.0) -> None:
-        self.factor, self.calls = factor, 0
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.normalise = model.train(), context.normalise
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        self.calls += 1
-        logits = self.model(self.normalise(batch.augmented)).logits
-        return {
-            "entropy": self.factor(self.calls) * pixel_entropy(logits.log_softmax(dim=1)).mean()
-        }
 
 
 def history(trainer: Trainer) -> list[dict[str, Any]]:
@@ -393,9 +375,6 @@ def test_the_search_for_fp16s_scale_is_no_error(
 def test_fp16s_scale_survives_a_resume_between_stages(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def trainer_with_scale(scale: float, second: Callable[[int], float], **options: Any) -> Trainer:
         stages = [Entropy(), Entropy(second)]
         trainer = make_trainer(network(), stages, "training.steps=2", **options)
@@ -421,16 +400,6 @@ def test_fp16s_scale_survives_a_resume_between_stages(
 
 
 # --- time ----------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Stands where it is until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -520,16 +489,6 @@ def test_a_time_budget_is_shared_by_stages_without_repeating_a_step(
 def test_a_run_resumed_after_its_plan_was_lowered_goes_on_where_it_was(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill_at(step: int) -> Callable[[Progress], None]:
-        def report(progress: Progress) -> None:
-            if progress.step == step:
-                raise Killed
-
-        return report
-
     calls = []
     for kill, resume in ((12, False), (23, True), (0, True)):
         stages = [slow(clock), slow(clock)]

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bundle_cases import write_bundle
 from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import in_batches, stacked
@@ -36,38 +37,12 @@ from roadshift.runtime.errors import (
     RunInterrupted,
     TrainingError,
 )
-from run_cases import Killed, adapted, history_of, kill_at
-from safetensors.torch import load_file
+from run_cases import Killed, adapted, history_of, kill_at, weights
 from torch import Tensor, nn
 
 Settings = Callable[..., RunConfig]
 CPU = torch.device("cpu")
 Adapt = Callable[..., Bundle]
-
-
-@pytest.fixture
-def adapt(source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings) -> Adapt:
-    """``adapt("training.steps=2", out=..., overwrite=..., resume=...)`` into ``tmp_path/out``."""
-
-    def run(
-        *assignments: str,
-        method: str = "iapc",
-        out: Path = tmp_path / "out",
-        overwrite: bool = False,
-        frames: Path = frames_dir,
-        bundle: Bundle = source,
-        max_frames: int | None = None,
-        **options: Any,
-    ) -> Bundle:
-        config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
-        return adapt_bundle(bundle, [frames], config, job, max_frames=max_frames)
-
-    return run
-
-
-def weights(bundle: Bundle) -> dict[str, Tensor]:
-    return load_file(bundle.path / "model.safetensors")
 
 
 def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
@@ -218,18 +193,10 @@ def test_the_last_statistics_are_those_of_the_clean_frames(
 
 
 @pytest.fixture
-def plain(source: Bundle, tmp_path: Path, network: Callable[..., torch.nn.Module]) -> Bundle:
+def plain(source: Bundle, tmp_path: Path, network: Callable[..., Any]) -> Bundle:
     """A source model without batch norm."""
     spec = source.manifest.network.model_copy(update={"arguments": {"norm": False}})
-    with BundleWriter(tmp_path / "plain") as writer:
-        content = whole_run.save_weights(network(norm=False))  # type: ignore[arg-type]
-        writer.add_bytes("model.safetensors", content, kind="weights")
-        return writer.commit(
-            network=spec,
-            label_space=source.label_space,
-            input=source.manifest.input,
-            provenance=source.manifest.provenance,
-        )
+    return write_bundle(tmp_path / "plain", network(norm=False), like=source, network=spec)
 
 
 def test_a_network_without_batch_norm_is_told_so(adapt: Adapt, plain: Bundle) -> None:
@@ -439,9 +406,6 @@ def test_a_full_disk_at_any_write_loses_neither_run_nor_bundle(
 def test_a_result_published_before_a_kill_is_taken_as_it_is(
     adapt: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def kill(_: Job) -> None:
         raise Killed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +69,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- threads, machine, versions ------------------------------------------------------------------
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's threads, and sets them back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2), (3, 1)])
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
     first: int,
     second: int,
-    threads: Callable[[int], None],
     source: Bundle,
     frames: Path,
     tmp_path: Path,
@@ -90,11 +81,11 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
 ) -> None:
     seen: list[int] = []
     notes: list[str] = []
-    threads(first)
+    torch.set_num_threads(first)  # `one_thread` sets it back
     whole = adapted(source, frames, settings(), tmp_path / "whole")
     with pytest.raises(RunInterrupted):
         adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
-    threads(second)
+    torch.set_num_threads(second)
     resumed = adapted(
         source,
         frames,

@@ -1,14 +1,17 @@
 """bench_engine: what its figures are figures of. Times come from a clock that the test moves."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_graphs
 import pytest
+import roadshift.runtime.bench
+from fake_engines import FakeClock, FakeEngine
+from roadshift.cli import app
 from roadshift.runtime.bench import (
     BenchSettings,
     bench_bundle,
@@ -22,8 +25,8 @@ from roadshift.runtime.bench import frames as bench_frames
 from roadshift.runtime.bench import loop as bench_loop
 from roadshift.runtime.bench import run as bench_run
 from roadshift.runtime.bench.evaluation import evaluate
-from roadshift.runtime.bundle import Bundle, InputSpec
-from roadshift.runtime.engines import Engine, open_engine
+from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import (
     ConfigError,
     EngineError,
@@ -34,34 +37,14 @@ from roadshift.runtime.errors import (
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.images import write_image
-from roadshift.runtime.labels import LabelSpace, label_space
+from roadshift.runtime.labels import label_space
 from roadshift.runtime.probes import machine_state
 from roadshift.runtime.probes.base import Sample
+from spaces import TWO
 from typer.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
 
-import odd_graphs
-import roadshift.runtime.bench
-from roadshift.cli import app
-
-TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
-
-
-class FakeClock:
-    """Time in seconds that passes only when told to, or waited for."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def wait_until(self, moment: float) -> None:
-        self.time = max(self.time, moment)
-
-
-class Timed(Engine):
+class Timed(FakeEngine):
     """Class 1 where red is above ``threshold``; the i-th inference takes ``seconds(i)``."""
 
     def __init__(
@@ -70,8 +53,7 @@ class Timed(Engine):
         seconds: Callable[[int], float] = lambda _: 0.02,
         threshold: int = 127,
     ) -> None:
-        spec = InputSpec(width=8, height=4, mean=(0, 0, 0), std=(1, 1, 1))
-        super().__init__(TWO, spec, backend="test", precision="exact", device="cpu", reason="")
+        super().__init__(TWO, 8, 4)
         self.calls = 0
         self._clock, self._seconds, self._threshold = clock, seconds, threshold
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fake_engines import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from roadshift.runtime.bench import bench_engine
 from roadshift.runtime.bench.evaluation import evaluate, labels_through, measure
 from roadshift.runtime.bundle import InputSpec
-from roadshift.runtime.engines import Engine
 from roadshift.runtime.errors import ConfigError, LabelError, LabelSpaceError
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames import Frame
@@ -26,11 +26,11 @@ TWENTY, CAMVID = label_space("cityscapes20"), label_space("camvid11")
 SPEC = InputSpec(width=16, height=12, mean=(0, 0, 0), std=(1, 1, 1))
 
 
-class Red(Engine):
+class Red(FakeEngine):
     """The class that red says."""
 
     def __init__(self, space: LabelSpace = TWENTY) -> None:
-        super().__init__(space, SPEC, backend="test", precision="exact", device="cpu", reason="")
+        super().__init__(space, 16, 12)
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         return batch[..., 0].copy()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from fake_cuda import Driver, use_driver
 from onnx import TensorProto
 from roadshift.runtime.bundle import Artefact, Bundle
 from roadshift.runtime.engines import Engine, open_engine, register_backend
@@ -18,7 +19,7 @@ from roadshift.runtime.engines.upsample import upsample_argmax
 from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError, ShapeError
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.preprocess import fit_frame, restore_labels
-from roadshift.runtime.probes import core_watch, driver
+from roadshift.runtime.probes import core_watch
 from roadshift.runtime.probes.core_watch import CoreWatch
 from roadshift.runtime.probes.waiting import waiting
 
@@ -296,10 +297,7 @@ def test_a_model_without_uint8_labels_is_refused(make_bundle: MakeBundle) -> Non
 
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(driver.ctypes, "CDLL", missing)
+    use_driver(monkeypatch, None)
     available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnx_engine.onnxruntime, "get_available_providers", lambda: available)
 
@@ -333,17 +331,7 @@ def test_an_onnxruntime_without_cuda_says_so(
 def test_the_driver_is_asked_for_a_device(
     monkeypatch: pytest.MonkeyPatch, init: int, count: int, said: str | None
 ) -> None:
-    class Driver:
-        @staticmethod
-        def cuInit(_: int) -> int:  # noqa: N802 - the driver's name
-            return init
-
-        @staticmethod
-        def cuDeviceGetCount(pointer: Any) -> int:  # noqa: N802
-            pointer._obj.value = count
-            return 0
-
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Driver)
+    use_driver(monkeypatch, Driver(count, init))
     monkeypatch.setattr(
         onnx_engine.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
     )
@@ -351,9 +339,7 @@ def test_the_driver_is_asked_for_a_device(
     assert (problem is None) if said is None else (said in str(problem))
 
 
-@pytest.mark.skipif(
-    onnx_engine.cuda_problem() is None, reason="a machine with CUDA runs on CUDA here"
-)
+@pytest.mark.no_gpu
 def test_a_session_that_falls_back_is_refused_quietly(
     make_bundle: MakeBundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -378,7 +364,7 @@ def test_a_session_that_falls_back_is_refused_quietly(
     assert (said.out, said.err) == ("", "")
 
 
-@pytest.mark.skipif(onnx_engine.cuda_problem() is not None, reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_gives_the_labels_of_the_cpu(make_bundle: MakeBundle, tiny: Any) -> None:
     batch = images(3, 16, 32)
     with open_engine(make_bundle(), device="cuda") as engine:

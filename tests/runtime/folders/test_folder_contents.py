@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from picture_folders import camera, make
 from roadshift.runtime.errors import FrameError, OutputError
 from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.frames import open_frames
@@ -21,10 +21,6 @@ from roadshift.runtime.pictures.media_kinds import (
     VIDEO_SUFFIXES,
     WRITTEN_VIDEO_SUFFIXES,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from picture_folders import camera, make
 
 
 def write_clip(path: Path, frames: int = 3) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,13 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from picture_folders import camera, make, regions, soft
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.frames import open_frames
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from picture_folders import camera, make, regions, soft
 
 Files = list[tuple[str, str]]
 

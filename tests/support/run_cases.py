@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,10 @@ import torch
 from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise
+from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
@@ -24,6 +23,8 @@ from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file
 from torch import Tensor
+
+SUPPORT = Path(__file__).parent  # with the programs that tests start
 
 
 def stage_context(
@@ -57,18 +58,39 @@ class _Untouchable:
         raise AssertionError(f"a label was touched: {name}")
 
 
-def python_output(*words: object) -> str:
-    """What ``python WORDS...`` prints, in a process of its own that finds what this one does."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Entropy(Stage):
+    """Mean entropy of the network's predictions, times what ``factor`` gives for each call."""
+
+    name = "entropy"
+
+    def __init__(self, factor: Callable[[int], float] = lambda _: 1.0) -> None:
+        self.factor, self.calls = factor, 0
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        self.model, self.normalise = model.train(), context.normalise
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        logits = self.model(self.normalise(batch.augmented)).logits
+        mean_entropy = pixel_entropy(logits.log_softmax(dim=1)).mean()
+        return {"entropy": self.factor(self.calls) * mean_entropy}
+
+
+def sgd_steps(
+    stage: Stage, parameters: Any, steps: Iterable[int], draw: Callable[[int], Batch]
+) -> list[dict[str, float]]:
+    """Plain SGD steps of a stage, on ``draw(step)``, as the trainer takes them; their terms."""
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    history = []
+    for step in steps:
+        torch.manual_seed(step)
+        terms = stage.losses(draw(step))
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        stage.after_step()
+        history.append(values(terms))
+    return history
 
 
 class Killed(BaseException):
@@ -107,7 +129,18 @@ def adapted(
 ) -> dict[str, Tensor]:
     """The weights of a run through `adapt_bundle`, on the CPU."""
     job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
-    return load_file(adapt_bundle(source, [frames], config, job).path / "model.safetensors")
+    return weights(adapt_bundle(source, [frames], config, job))
+
+
+def weights(bundle: Bundle) -> dict[str, Tensor]:
+    return load_file(bundle.path / "model.safetensors")
+
+
+def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """The same names, and bit for bit the same tensors."""
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:
