@@ -230,7 +230,7 @@ def test_without_an_option_the_choice_is_by_time_and_remembered(
     assert (row["argmax"], row["measured_on"]) == ("runtime", device_name("cpu"))
     with open_engine(bundle.path, device="cpu") as engine:
         assert "chosen by time" not in engine.reason
-    monkeypatch.setattr("roadshift.runtime.engines.registry.device_name", lambda _: "another CPU")
+    monkeypatch.setattr("roadshift.runtime.engines.opening.device_name", lambda _: "another CPU")
     with open_engine(bundle.path, device="cpu") as engine:
         assert engine.reason.endswith(
             f"Where its labels are made (runtime) was chosen by time on {device_name('cpu')}; "
