@@ -8,7 +8,7 @@ from typing import Any
 
 from ..bundle import Artefact, Bundle
 from ..engines import backend_names, find_backend, problem_here
-from ..errors import ConfigError
+from ..errors import ConfigError, arg
 from ..probes.driver import driver_problem
 from ..words import shortened
 from .row import left_out_row
@@ -49,8 +49,8 @@ def choose_backends(names: str | Sequence[str]) -> tuple[str, ...]:
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         raise ConfigError(
-            f"--backends {shortened(','.join(chosen))!r}: use auto, all, or of {', '.join(known)}, "
-            "with commas."
+            f"{arg('backends')} {shortened(','.join(chosen))!r}: use auto, all, or of "
+            f"{', '.join(known)}, with commas."
         )
     return chosen
 
@@ -103,6 +103,6 @@ def not_by_default(bundle: Bundle, device: str) -> list[dict[str, Any]]:
     found, _ = contenders(bundle, tuple(reasons), device)
     places = dict.fromkeys((contender.backend, contender.device) for contender in found)
     return [
-        left_out_row(backend, where, f"{reasons[backend]}; ask for it with --backends.")
+        left_out_row(backend, where, f"{reasons[backend]}; ask for it by its name.")
         for backend, where in places
     ]

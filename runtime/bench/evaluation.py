@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import Engine
-from ..errors import ConfigError, LabelError
+from ..errors import ConfigError, LabelError, arg
 from ..frames import Frame
 from ..frames.images import read_frame_image
 from ..labels import LabelSpace, label_space, read_labels
@@ -123,8 +123,8 @@ def check_label_map(labels_of: str | None, label_map: Path | None) -> None:
     """Raise ConfigError for a label map without the label space that it leads to."""
     if label_map is not None and labels_of is None:
         raise ConfigError(
-            f"--label-map {label_map}: leads from the bundle's classes to those of the labels; say "
-            "which these are with --label-space."
+            f"{arg('label_map')} {label_map}: leads from the bundle's classes to those of the "
+            f"labels; say which these are with {arg('label_space')}."
         )
 
 

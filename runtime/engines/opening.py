@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..bundle import Artefact, Bundle, open_bundle
-from ..errors import EngineError, MissingDependencyError, arg
+from ..errors import EngineError, MissingDependencyError, Sentence, arg, marked
 from ..probes.machine_state import device_name
 from ..words import shortened
 from .base import Engine
@@ -54,10 +54,10 @@ def open_engine(
     except (EngineError, MissingDependencyError) as error:
         if name != "tensorrt" or len(choices) == 1:
             raise
-        why = f"Instead of {chosen.path}: {error}"
+        why = f"Instead of {chosen.path}: {error.marked}"
     name, chosen = choices[1]
     engine = _open(backends[name], opened, chosen, device, threads)
-    engine.reason = f"{engine.reason} {why}"
+    engine.reason = Sentence(f"{marked(engine.reason)} {why}")
     logging.getLogger("roadshift").warning(engine.reason)
     return engine
 

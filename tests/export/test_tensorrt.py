@@ -471,7 +471,7 @@ def test_what_stands_in_the_way_of_a_refit_is_a_sentence(
 
 
 def test_without_a_plan_to_refit_it_says_how_to_build_one(workshop: Workshop) -> None:
-    with pytest.raises(EngineError, match=r"has no model-fp16.plan to refit; .*--refittable"):
+    with pytest.raises(EngineError, match=r"has no model-fp16.plan to refit; .*refittable=True"):
         workshop.refit()
 
 

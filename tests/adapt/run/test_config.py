@@ -25,6 +25,7 @@ from roadshift.adapt.run.config import (
 )
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.console.flags import flag_of
 from roadshift.runtime.errors import ConfigError
 from typer.testing import CliRunner
 
@@ -280,7 +281,7 @@ def test_no_option_is_silently_ignored(
     labels = ["--labels", str(frames_dir)] if command == "compare" else []
     ran = CliRunner().invoke(app, [*words_of, *labels, *settings_])
     assert isinstance(ran.exception, ConfigError)
-    assert words in str(ran.exception)
+    assert words in ran.exception.told(flag_of)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -83,8 +83,8 @@ def test_what_auto_leaves_out_says_how_to_ask_for_it(bundle: Bundle) -> None:
         ("torch-compile", "cuda"),
     ]
     assert {row["error"] for row in rows} == {
-        "it builds for minutes; ask for it with --backends.",
-        "it compiles for minutes; ask for it with --backends.",
+        "it builds for minutes; ask for it by its name.",
+        "it compiles for minutes; ask for it by its name.",
     }
     assert [row["device"] for row in not_by_default(bundle, "cpu")] == ["cpu"]
 
