@@ -87,8 +87,8 @@ def export_bundle(
         )
     artefacts.export_bundle(
         source,
-        _listed("formats", formats),
-        precisions=_listed("precisions", precisions),
+        formats,
+        precisions=precisions,
         frames=sources("frames", frames, least=0),
         labels=None if labels is None else Path(labels),
         label_map=mapping,
@@ -106,10 +106,3 @@ def export_bundle(
         report=lambda done, total, task: on_progress(ProgressUpdate(task, "steps", done, total)),
     )
     return open_bundle(source.path, allow_networks=source.allow_networks)
-
-
-def _listed(name: str, words: Sequence[str]) -> str:
-    """The words as `artefacts.export_bundle` takes them; ConfigError for what is no list."""
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise ConfigError(f"{arg(name)}: {words!r} is no list of names, such as ('onnx',).")
-    return ",".join(words)

@@ -83,7 +83,7 @@ def run_demo(
     )
     note("exporting to ONNX and comparing with torch")
     heldout = scenes / "heldout"
-    export_bundle(adapted, "onnx", frames=[str(heldout / "images")])
+    export_bundle(adapted, ("onnx",), frames=[str(heldout / "images")])
 
     note(f"measuring on {HELDOUT_FRAMES} {TARGET_DOMAIN} frames that adaptation did not see")
     pairs = labelled_pairs(heldout / "images", heldout / "labels")
