@@ -12,10 +12,9 @@ from ..runtime.arguments import (
     above_zero,
     opened,
     sources,
-    space_of,
 )
+from ..runtime.bench.evaluation import labels_through
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.notes import log_note
@@ -78,13 +77,7 @@ def export_bundle(
     """
     above_zero("workspace_mib", workspace_mib)
     source = opened(bundle)
-    mapping = label_map if isinstance(label_map, LabelMap) else None
-    if label_space is not None:
-        mapping = source.label_space.map_to(space_of(label_space), label_map)
-    elif mapping is None and label_map is not None:
-        raise ConfigError(
-            f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
-        )
+    mapping = labels_through(source.label_space, label_space, label_map, note=on_note)
     artefacts.export_bundle(
         source,
         formats,

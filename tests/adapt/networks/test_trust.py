@@ -110,7 +110,7 @@ def test_a_manifest_runs_no_code_unless_the_user_names_its_module(
     for file in ("stranger/evil.py", "evil.py", "package/evil.py", "package/__init__.py"):
         code(here / file)
     module = network.partition(":")[0]
-    refusal = rf"stranger: its network is {network}, .* --allow-network {module} "
+    refusal = rf"stranger: its network is {network}, .* allow_networks=\['{module}'\]"
     before = set(sys.modules)
     with pytest.raises(NetworkError, match=refusal):
         load_network(open_bundle(path), CPU)
