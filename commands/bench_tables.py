@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..runtime.bench.baseline import BaselineComparison
+from ..runtime.console.flags import with_flags
 from ..runtime.console.terminal import note, say, table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -147,4 +148,6 @@ def _left_out(rows: Rows) -> list[str]:
         if row["error"] is not None:
             what = f"{row['artefact']} on {row['backend']}" if row["artefact"] else row["backend"]
             about.setdefault(row["error"], []).append(f"{what} {row['device']}")
-    return [f"left out, {', '.join(titles)}: {reason}" for reason, titles in about.items()]
+    return [
+        f"left out, {', '.join(titles)}: {with_flags(reason)}" for reason, titles in about.items()
+    ]

@@ -9,7 +9,7 @@ import typer
 
 from .learning import needs_torch
 from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
-from .parse import parse_memory
+from .parse import parse_memory, parse_names
 
 
 def export(
@@ -85,8 +85,8 @@ def export(
             try:
                 record = export_bundle(
                     opened,
-                    to,
-                    precisions=precision,
+                    parse_names(to),
+                    precisions=parse_names(precision),
                     frames=frames or (),
                     labels=labels,
                     label_map=mapping,

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.errors import RunInterrupted
 from .learning import needs_torch
 from .options import AllowNetwork, Device, Json, Older, Threads
 
@@ -36,14 +35,9 @@ def judge(
     from .tables import show, verdict_table
 
     with needs_torch("judge", threads):
-        from ..adapt.judging.judge import judge_bundles
+        from ..adapt.api import judge_bundles
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
-
-            def stop() -> None:
-                if stop_requested():
-                    raise RunInterrupted("Stopped; nothing was judged.")
-
             verdict = judge_bundles(
                 open_bundle(incumbent, allow_networks=allow_network or ()),
                 open_bundle(candidate, allow_networks=allow_network or ()),
@@ -51,9 +45,9 @@ def judge(
                 device=device,
                 max_frames=max_frames,
                 older=older or (),
-                note=note,
-                report=lambda done, total: update(done, total, ""),
-                stop=stop,
+                on_note=note,
+                on_progress=lambda now: update(now.done, now.total, ""),
+                stop_requested=stop_requested,
             )
     show(verdict.record(), as_json, lambda: verdict_table(verdict))
     error = verdict.error(candidate)

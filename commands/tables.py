@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.console.flags import with_flags
 from ..runtime.console.terminal import print_json, say, table
 from ..runtime.words import counted
 
@@ -138,7 +139,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])
     for row, shown in zip(rows, cells, strict=True):
         if "error" in row:
-            say(f"{shown['method']}: {row['error']}")
+            say(f"{shown['method']}: {with_flags(row['error'])}")
 
 
 CONDITIONS = (

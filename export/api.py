@@ -11,12 +11,11 @@ from ..runtime.arguments import (
     Source,
     Sources,
     above_zero,
-    mapping_of,
     opened,
     sources,
 )
+from ..runtime.bench.evaluation import labels_through
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from . import artefacts
@@ -78,13 +77,14 @@ def export_bundle(
     """
     above_zero("workspace_mib", workspace_mib)
     source = opened(bundle)
+    mapping = labels_through(source.label_space, label_space, label_map, note=on_note)
     artefacts.export_bundle(
         source,
-        _listed("formats", formats),
-        precisions=_listed("precisions", precisions),
+        formats,
+        precisions=precisions,
         frames=sources("frames", frames, least=0),
         labels=None if labels is None else Path(labels),
-        label_map=mapping_of(source.label_space, label_space, label_map),
+        label_map=mapping,
         calibration=sources("calibration", calibration, least=0),
         with_logits=logits,
         argmax=argmax,
@@ -99,10 +99,3 @@ def export_bundle(
         report=lambda done, total, task: on_progress(ProgressUpdate(task, "steps", done, total)),
     )
     return open_bundle(source.path, allow_networks=source.allow_networks)
-
-
-def _listed(name: str, words: Sequence[str]) -> str:
-    """The words as `artefacts.export_bundle` takes them; ConfigError for what is no list."""
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise ConfigError(f"{arg(name)}: {words!r} is no list of names, such as ('onnx',).")
-    return ",".join(words)

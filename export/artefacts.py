@@ -12,6 +12,7 @@ from typing import Any, cast
 import onnx
 
 from ..adapt.run.core_sharing import sharing_cores
+from ..runtime.arguments import names_of
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines import Engine
@@ -42,9 +43,9 @@ PRECISIONS = ("fp32", *HALVES, *FORMS)
 @sharing_cores()
 def export_bundle(
     bundle: Bundle,
-    to: str,
+    formats: Sequence[str],
     *,
-    precisions: str = "fp32",
+    precisions: Sequence[str] = ("fp32",),
     frames: Sequence[str] = (),
     labels: Path | None = None,
     label_map: LabelMap | None = None,
@@ -57,13 +58,14 @@ def export_bundle(
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
 ) -> dict[str, Any]:
-    """Export ``bundle`` to every format of ``to`` in every precision, in place.
+    """Export ``bundle`` to every format in every precision, in place.
 
     "onnx" makes ONNX models; "tensorrt" builds plans of them, and makes those that are not there.
     Each artefact stands alone: those that pass are written, whatever becomes of the others.
 
     Args, beside those of `export.api.export_bundle`:
-        precisions: those of `PRECISIONS`, separated by commas.
+        formats: of `FORMATS`.
+        precisions: of `PRECISIONS`.
         frames: sources; the first 16 of their frames are compared on.
         labels: then ``frames`` is one folder of images, and mIoU is measured on all of them.
         label_map: None: labels are in the bundle's label space.
@@ -83,8 +85,8 @@ def export_bundle(
         PartialExportError: of several artefacts some were refused. Its ``record`` is as above,
             with ``{"path", "format", "precision", "error"}`` of each of these under "refused".
     """
-    formats = _listed("formats", to, FORMATS)
-    wanted = _listed("precisions", precisions, PRECISIONS)
+    formats = names_of("formats", formats, FORMATS, "this version exports to")
+    wanted = names_of("precisions", precisions, PRECISIONS, "this version exports to")
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError(
@@ -337,13 +339,3 @@ class _Maker:
 
 
 _CANDIDATE = "candidate.onnx"
-
-
-def _listed(name: str, text: str, known: Sequence[str]) -> list[str]:
-    """The words of a list with commas, each once; ConfigError for one that is not known."""
-    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words or not set(words) <= set(known):
-        raise ConfigError(
-            f"{arg(name)} {shortened(text)!r}: this version exports to {', '.join(known)}."
-        )
-    return words

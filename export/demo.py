@@ -17,7 +17,7 @@ from ..runtime.bench.evaluation import measure
 from ..runtime.bundle import NetworkSpec
 from ..runtime.bundle.manifest import MANIFEST_NAME
 from ..runtime.engines import open_engine
-from ..runtime.errors import OutputError
+from ..runtime.errors import OutputError, arg
 from ..runtime.file_names import check_name
 from ..runtime.folders.label_pairs import labelled_pairs
 from ..runtime.frames.images import read_frame_image, write_image
@@ -78,7 +78,7 @@ def run_demo(
     )
     note("exporting to ONNX and comparing with torch")
     heldout = scenes / "heldout"
-    export_bundle(adapted, "onnx", frames=[str(heldout / "images")])
+    export_bundle(adapted, ("onnx",), frames=[str(heldout / "images")])
 
     note(f"measuring on {HELDOUT_FRAMES} {TARGET_DOMAIN} frames that adaptation did not see")
     pairs = labelled_pairs(heldout / "images", heldout / "labels")
@@ -115,8 +115,12 @@ def _prepare(out: Path, overwrite: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         ours = out.is_dir() and _is_a_demo(out)
         if not (overwrite and ours):
-            advice = "use --overwrite" if ours else "it is not a demo's, so choose another name"
-            raise OutputError(f"{out}: already exists; {advice}, or give another --out.")
+            advice = (
+                f"use {arg('overwrite', True)}"
+                if ours
+                else "it is not a demo's, so choose another name"
+            )
+            raise OutputError(f"{out}: already exists; {advice}, or give another {arg('out')}.")
         with output_errors(out):
             shutil.rmtree(out)
     with output_errors(out):

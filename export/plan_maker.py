@@ -227,5 +227,6 @@ def _folds(graph: bytes, what: str) -> dict[str, Fold]:
     told = {entry.key: entry.value for entry in model.metadata_props}
     why = told.get(NOT_REFITTABLE)
     if why is None:
-        why = "it lacks the map of its weights; export it again with --to onnx,tensorrt"
+        anew = arg("formats", ("onnx", "tensorrt"))
+        why = f"it lacks the map of its weights; export it again with {anew}"
     raise EngineError(f"{what} cannot be built {arg('refittable', True)}: {why}.")

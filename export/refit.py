@@ -90,12 +90,12 @@ def base_to_refit(
         EngineError: what stands in the way of a refit, and that it takes a rebuild.
     """
     name = f"model-{precision}.plan"
-    command = f"roadshift export {bundle.path} --to onnx,tensorrt --precision {precision}"
-    build = f"`{command} --refittable`"
+    command = f"`roadshift export {bundle.path} --to onnx,tensorrt --precision {precision}`"
+    build = f"{command} with {arg('refittable', True)}"
     plan = base.artefact(kind="tensorrt", name=name)
     if precision not in REFITTABLE:
         raise EngineError(
-            f"{precision} engines are rebuilt, their scales follow the weights; `{command}` does, "
+            f"{precision} engines are rebuilt, their scales follow the weights; {command} does, "
             "and the kept timings make it quick."
         )
     if plan is None:

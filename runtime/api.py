@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .arguments import LabelMapSource, ProgressUpdate, Source, mapping_of
-from .bench.evaluation import measure
+from .arguments import LabelMapSource, ProgressUpdate, Source
+from .bench.evaluation import check_label_map, labels_through, measure
 from .bundle import Bundle
 from .engines import Engine, open_engine
 from .folders.label_pairs import labelled_pairs
 from .labels import LabelSpace
+from .labels.spaces import LabelMap
 from .notes import log_note
 
 
@@ -81,6 +82,8 @@ def evaluate(
         LabelSpaceError: no label map leads to ``label_space``.
         FrameError, LabelError: images or label maps are missing, damaged, or do not fit.
     """
+    if not isinstance(label_map, LabelMap):
+        check_label_map(label_space, label_map)  # before an engine is opened
 
     def report(done: int, total: int) -> None:
         on_progress(ProgressUpdate("eval", "frames", done, total))
@@ -94,8 +97,6 @@ def evaluate(
         )
     with opened as engine:
         pairs = labelled_pairs(Path(images), Path(labels), note=on_note)
-        mapping = mapping_of(engine.label_space, label_space, label_map)
-        for sentence in mapping.notes() if mapping else ():
-            on_note(sentence)
+        mapping = labels_through(engine.label_space, label_space, label_map, note=on_note)
         record = measure(engine, pairs, mapping, report, note=on_note)
     return Evaluation(**record | {"ci95": tuple(record["ci95"])})

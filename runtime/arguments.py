@@ -9,9 +9,9 @@ from pathlib import Path
 
 from .bundle import Bundle, open_bundle
 from .errors import ConfigError, arg
-from .labels import LabelSpace
-from .labels import label_space as find_label_space
+from .labels import LabelSpace, label_space
 from .labels.spaces import LabelMap
+from .words import shortened
 
 Source = str | Path
 Sources = Source | Sequence[Source]
@@ -56,27 +56,7 @@ def space_of(value: LabelSpace | Source) -> LabelSpace:
     Raises:
         LabelSpaceError: it is none of these.
     """
-    return value if isinstance(value, LabelSpace) else find_label_space(value)
-
-
-def mapping_of(
-    own: LabelSpace, label_space: LabelSpace | Source | None, label_map: LabelMapSource
-) -> LabelMap | None:
-    """The map from ``own`` to the labels' classes; None where they are ``own``'s.
-
-    Raises:
-        LabelSpaceError: there is none.
-        ConfigError: a map is given without the label space that it leads to.
-    """
-    if isinstance(label_map, LabelMap):
-        label_space = label_space or label_map.target
-    if label_space is None:
-        if label_map is not None:
-            raise ConfigError(
-                f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
-            )
-        return None
-    return own.map_to(space_of(label_space), label_map)
+    return value if isinstance(value, LabelSpace) else label_space(value)
 
 
 def sources(name: str, value: Sources, *, least: int = 1) -> list[str]:
@@ -92,6 +72,23 @@ def sources(name: str, value: Sources, *, least: int = 1) -> list[str]:
     if len(several) < least:
         raise ConfigError(f"{arg(name)}: is empty; give at least {least}.")
     return [str(one) for one in several]
+
+
+def names_of(name: str, value: Sequence[str], known: Sequence[str], does: str) -> list[str]:
+    """Names of ``known``, each once, in their order.
+
+    Args:
+        does: begins what is said of the known ones, "this version exports to".
+
+    Raises:
+        ConfigError: it is no sequence of texts, is empty, or one is not known.
+    """
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{arg(name)}: {value!r} is no list of names, such as {known[:1]!r}.")
+    if not value or not set(value) <= set(known):
+        given = shortened(",".join(value))
+        raise ConfigError(f"{arg(name)} {given!r}: {does} {', '.join(known)}.")
+    return list(dict.fromkeys(value))
 
 
 def above_zero(name: str, value: float | None) -> None:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...runtime.errors import FrameError
+from ...runtime.errors import FrameError, Sentence, arg
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.images import read_frame_image
 from ...runtime.frames.preprocess import fit_frame, restore_labels
@@ -130,8 +130,10 @@ def set_aside(
         return frames, None
     held = max(count // 10, min(16, count // 4))
     note(
-        f"the last {held} of {counted(count, 'frame')} are set aside to judge the result "
-        "on (see --gate)"
+        Sentence(
+            f"the last {held} of {counted(count, 'frame')} are set aside to judge the result on "
+            f"(see {arg('gate')})"
+        )
     )
     return (frames.only(range(count - held - held // 8)), frames.only(range(count - held, count)))
 
@@ -213,17 +215,20 @@ def thinned(
         chosen = evenly_spaced(len(stills), limit)
         if len(chosen) < len(stills):
             note(
-                f"using {len(chosen)} of {counted(len(stills), 'frame')}, evenly spaced "
-                "(--max-frames)"
+                Sentence(
+                    f"using {len(chosen)} of {counted(len(stills), 'frame')}, evenly spaced "
+                    f"({arg('max_frames')})"
+                )
             )
         return source.only(chosen)
     if limit is None:
         return iter(source)
-    note("counting the frames of the videos, to use evenly spaced ones (--max-frames)")
+    which = f"evenly spaced ones ({arg('max_frames')})"
+    note(Sentence(f"counting the frames of the videos, to use {which}"))
     count = source.count()
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
-        note(f"using {len(keep)} of {counted(count, 'frame')}, evenly spaced (--max-frames)")
+        note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
     return (frame for i, frame in enumerate(source) if i in keep)
 
 

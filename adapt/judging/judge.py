@@ -18,6 +18,7 @@ from ...runtime.errors import (
     LabelSpaceError,
     RoadshiftError,
     RunInterrupted,
+    arg,
 )
 from ...runtime.frames import FrameSource, open_frames
 from ...runtime.verdict import Verdict
@@ -50,19 +51,19 @@ GATES = ("refuse", "warn", "off")
 
 
 def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> str:
-    """Choose the gate: that of `--gate`, else "refuse"; "off" for a black-box method.
+    """Choose the gate: the one asked for, else "refuse"; "off" for a black-box method.
 
     Raises:
         ConfigError: it is none of `GATES`, or a black-box method cannot have it.
     """
     if asked is not None and asked not in GATES:
-        raise ConfigError(f"--gate {shortened(asked)!r}: is one of {', '.join(GATES)}.")
+        raise ConfigError(f"{arg('gate')} {shortened(asked)!r}: is one of {', '.join(GATES)}.")
     if not black_box:
         return asked or "refuse"
     if asked not in (None, "off"):
         raise ConfigError(
-            f"--gate {asked}: {method} knows its source model by its answers alone, so there is no "
-            "incumbent to judge its student against; leave the option out."
+            f"{arg('gate')} {asked}: {method} knows its source model by its answers alone, so "
+            "there is no incumbent to judge its student against; leave the option out."
         )
     if asked is None:
         note("no gate: a student of a black box has no incumbent to be judged against")

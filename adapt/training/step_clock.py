@@ -82,6 +82,6 @@ class StepClock:
             assert patience_s is not None
             self._options.note(
                 f"{planned} of {before} steps, which is what fits {patience_s / 60:.0f} minutes on "
-                f"this machine; for all of them --set training.steps={before}"
+                f"this machine; for all of them set training.steps={before}"
             )
         return planned

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...runtime.errors import RunInterrupted, arg
+from ...runtime.errors import RunInterrupted, Sentence, arg
 from ...runtime.probes.memory import give_back_unused
 from ...runtime.probes.waiting import waiting
 from ..data.context import Context
@@ -387,7 +387,7 @@ class Trainer:
         if micro != before:
             self.state = replace(self.state, micro_batch=micro)
             for change in self._micro_batch_changes():
-                self.options.note(f"because of --memory-budget {change}")
+                self.options.note(Sentence(f"because of {arg('memory_budget_mib')} {change}"))
         self._checkpoint()  # or a kill before the next one might change the micro-batch
 
     def _first_batch(self) -> Batch:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...runtime.bundle import Bundle, open_bundle
-from ...runtime.errors import ConfigError, RoadshiftError
+from ...runtime.errors import ConfigError, RoadshiftError, arg
 from ..judging.judge import choose_gate
 from ..methods import adapting_method, choose_method, resolve_config
 from ..models.loading import pick_device
@@ -72,12 +72,13 @@ def adapt(
     student = student or Student()
     if not black_box and student != Student():
         raise ConfigError(
-            "--student, --label-space, --input-size, --init and --output are for black-box "
-            f"methods; {method} starts from the bundle's own network."
+            f"{arg('student')}, {arg('label_space')}, {arg('input_size')}, {arg('initial')} and "
+            f"{arg('output')} are for black-box methods; {method} starts from the bundle's own "
+            "network."
         )
     gate = choose_gate(gate, method, black_box, job.options.note)
     if black_box and older:
-        raise ConfigError("--older: a student of a black box is not judged; leave it out.")
+        raise ConfigError(f"{arg('older')}: a student of a black box is not judged; leave it out.")
     patience_s = default_patience_s(method, pick_device(job.device), file, assignments)
     job = replace(job, options=replace(job.options, patience_s=patience_s))
     if black_box:

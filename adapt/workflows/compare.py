@@ -27,6 +27,9 @@ from ...runtime.errors import (
     OutputError,
     RoadshiftError,
     RunInterrupted,
+    Sentence,
+    arg,
+    marked,
 )
 from ...runtime.file_names import check_name
 from ...runtime.frames import open_frames
@@ -153,7 +156,7 @@ def compare(
                 results[variant].append(runner.result(variant, seed, now))
                 done += 1
     except RunInterrupted as error:
-        how = "without --overwrite " if job.overwrite else ""
+        how = f"without {arg('overwrite')} " if job.overwrite else ""
         raise RunInterrupted(
             f"Stopped at {now}, with {done} of {total} runs done; the same command {how}goes on "
             "from there."
@@ -171,7 +174,7 @@ def check_comparison(out: Path) -> None:
     with output_errors(out):
         names = {path.name for path in out.iterdir()} if out.exists() else set()
     if "manifest.json" in names:
-        raise OutputError(f"{out}: is a bundle; give another --out for the comparison.")
+        raise OutputError(f"{out}: is a bundle; give another {arg('out')} for the comparison.")
     begun = (out / RUNS / "source-only.json").is_file() or names <= {RUNS}
     if not begun:
         raise OutputError(
@@ -217,11 +220,11 @@ class _Runner:
         except (RunInterrupted, OutputError):
             raise
         except (RoadshiftError, torch.OutOfMemoryError) as error:
-            sentence = str(error)
+            sentence = marked(error)
             if isinstance(error, torch.OutOfMemoryError):
                 sentence = "The GPU's memory is not enough; lower training.batch_size for all."
-            self.job.options.note(f"{title} failed: {sentence}")
-            return VariantRun(seed, folder, {}, error=sentence)
+            self.job.options.note(Sentence(f"{title} failed: {sentence}"))
+            return VariantRun(seed, folder, {}, error=Sentence(sentence))
         origin = bundle.manifest.provenance
         return VariantRun(
             seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...runtime.bench.evaluation import labels_through
 from ...runtime.bundle import open_bundle
-from ...runtime.errors import LabelError
+from ...runtime.errors import LabelError, arg
 from ...runtime.folders.label_pairs import labelled_pairs
 from .compare import Comparison, Pairs, compare
 from .method_variants import choose_variants
@@ -64,7 +64,7 @@ def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> 
         return labelled_pairs(images, labels)
     if len(frames) != 1 or not Path(frames[0]).is_dir():
         raise LabelError(
-            "--labels alone measures on the target frames, and these are not one folder of images; "
-            "give the folder of the labelled images with --images."
+            f"{arg('labels')} alone measures on the target frames, and these are not one folder of "
+            f"images; give the folder of the labelled images with {arg('images')}."
         )
     return labelled_pairs(frames[0], labels)

@@ -14,7 +14,14 @@ import torch
 from ...runtime.atomic import output_errors, write_whole
 from ...runtime.bench.evaluation import evaluate
 from ...runtime.bundle import Bundle, check_output, open_bundle
-from ...runtime.errors import FrameError, LabelSpaceError, NetworkError, OutputError, RunInterrupted
+from ...runtime.errors import (
+    FrameError,
+    LabelSpaceError,
+    NetworkError,
+    OutputError,
+    RunInterrupted,
+    arg,
+)
 from ...runtime.file_names import check_name
 from ...runtime.frames.images import read_image
 from ...runtime.labels import label_space
@@ -148,7 +155,7 @@ def _check_ours(file: Path) -> None:
     if not (isinstance(found, dict) and {"recipe", "published"} <= set(found)):
         raise OutputError(
             f"{file}: exists and is no result of this command, so it is never overwritten; give "
-            "another --out."
+            f"another {arg('out')}."
         )
 
 
@@ -187,8 +194,8 @@ def _source_model(
         named = bundle.manifest.provenance.configuration.get("weights")
         if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
             raise OutputError(
-                f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
-                "with --overwrite."
+                f"{out}: was not made from {checkpoint.name}; choose another {arg('out')}, or "
+                f"start anew with {arg('overwrite', True)}."
             )
         return bundle
     bundle = open_bundle(checkpoint, allow_networks=allow_networks)
@@ -222,7 +229,9 @@ def _reporter(stage: str, options: RunOptions) -> Callable[[int, int], None]:
         rate = done / max(time.monotonic() - started, 1e-9)
         options.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
         if options.stop_requested():
-            raise RunInterrupted(f"stopped while measuring ({stage}); go on with --resume.")
+            raise RunInterrupted(
+                f"stopped while measuring ({stage}); go on with {arg('resume', True)}."
+            )
 
     return report
 

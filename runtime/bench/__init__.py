@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle, open_bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError
+from ..errors import EngineError, marked
 from ..frames import Frame
 from ..probes.base import Probe
 from ..probes.machine_state import open_probe
@@ -208,7 +208,7 @@ def _all_failed(bundle: Bundle, measured: Sequence[TimedRow]) -> EngineError:
     reasons: dict[str, str] = {}
     for row in (m.row for m in measured):
         reasons.setdefault(row["error"], f"{row['artefact']} on {row['backend']}, {row['device']}")
-    told = " ".join(f"{where}: {reason}" for reason, where in reasons.items())
+    told = " ".join(f"{where}: {marked(reason)}" for reason, where in reasons.items())
     return EngineError(f"{bundle.path}: nothing of it could be measured: {told}")
 
 
@@ -220,5 +220,5 @@ def _nothing_runs(
         open_engine(bundle, device=settings.device, threads=settings.threads).close()
     except EngineError as error:
         return error
-    reasons = " ".join(dict.fromkeys(row["error"] for row in rows))
+    reasons = " ".join(dict.fromkeys(marked(row["error"]) for row in rows))
     return EngineError(f"{bundle.path}: nothing of it runs as asked: {reasons}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..atomic import output_errors, write_whole
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError, OutputError, arg
 from ..file_names import check_name
 from ..printable import encodable
 from ..strict_json import JsonError, read_json
@@ -97,11 +97,13 @@ def load_baseline(path: Path) -> dict[str, Any]:
         document = read_json(path)
     except (OSError, JsonError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ConfigError(f"--compare {path}: cannot be read ({reason}); {remedy}.") from error
+        raise ConfigError(
+            f"{arg('baseline')} {path}: cannot be read ({reason}); {remedy}."
+        ) from error
     problem = _problem(document)
     if problem is not None:
         raise ConfigError(
-            f"--compare {path}: is no baseline of this version ({problem}); {remedy}."
+            f"{arg('baseline')} {path}: is no baseline of this version ({problem}); {remedy}."
         )
     return dict(document)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError, MissingDependencyError, NetworkError
+from ..errors import EngineError, MissingDependencyError, NetworkError, Sentence, marked
 from ..folders.label_pairs import labelled_pairs
 from ..frames import open_frames
 from ..labels.metrics import mapped_through
@@ -185,5 +185,5 @@ def label_map_of(bundle: Bundle, settings: BenchSettings) -> LabelMap | None:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = marked(error).strip().splitlines()
+    return Sentence(lines[0]) if lines else type(error).__name__

@@ -251,5 +251,5 @@ def _remedy(bundle: Bundle, artefact: Artefact) -> str:
     precision = artefact.precision or "fp32"
     return (
         f"Rebuilding is `roadshift export {bundle.path} --to tensorrt --precision {precision}`; "
-        "--backend onnxruntime runs the bundle without TensorRT."
+        f"{arg('backend', 'onnxruntime')} runs the bundle without TensorRT."
     )

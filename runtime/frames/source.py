@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..addresses import is_live, without_password
+from ..addresses import without_password
 from ..errors import FrameError
 from ..folders.folder_contents import folder_contents
 from ..notes import log_note
@@ -23,6 +23,7 @@ from ..regular_files import check_regular
 from ..video.damage_watch import DamageWatch
 from ..video.video_file import LostFrames, count_frames, expected_frames, read_video
 from .images import Image, read_frame_image
+from .live_registry import is_live
 from .readers import is_recording, read_recording
 
 _LONGEST_NAME = 160  # bytes

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import output_errors
-from ..errors import OutputError
+from ..errors import OutputError, Sentence, arg
 from ..file_names import check_name
 from ..frames.images import write_image
 from ..labels import LabelSpace
@@ -186,8 +186,10 @@ class VideoSink:
         rate = self._ask() or rate_of(times)
         if rate is None and len(times) > 1:
             self._note(
-                f"{self._path}: images have no times; they are shown at {self._still_fps:g} a "
-                "second (--fps)."
+                Sentence(
+                    f"{self._path}: images have no times; they are shown at "
+                    f"{self._still_fps:g} a second ({arg('fps')})."
+                )
             )
         height, width = self._waiting[0].pixels.shape[:2]
         self._fps = self._recording.open(rate or self._still_fps, (width, height))

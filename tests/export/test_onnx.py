@@ -210,12 +210,12 @@ def test_it_compares_on_the_first_16_frames_given_and_else_on_scenes(
 ) -> None:
     render_dataset(tmp_path / "drive", "dusk", 17, width=64, height=48)
     folder = str(tmp_path / "drive/images")
-    said = export_bundle(small, "onnx", frames=[folder])
+    said = export_bundle(small, ("onnx",), frames=[folder])
     (row,) = said["artefacts"]
     assert (row["frames"], row["compared_on"]) == (16, f"frames of {folder}")
     assert said["hash"] == read_bundle(small.path).hash
     again = read_bundle(small.path, allow_networks=["tiny_network"])
-    (row,) = export_bundle(again, " onnx")["artefacts"]
+    (row,) = export_bundle(again, ("onnx",))["artefacts"]
     assert (row["frames"], row["compared_on"]) == (4, "built-in scenes")
 
 
@@ -227,7 +227,7 @@ def test_a_damaged_frame_is_noted_and_left_out_of_the_comparison(
     first.write_bytes(first.read_bytes()[:100])
     notes: list[str] = []
     frames = [str(first.parent)]
-    said = export_bundle(small, "onnx", frames=frames, argmax="graph", note=notes.append)
+    said = export_bundle(small, ("onnx",), frames=frames, argmax="graph", note=notes.append)
     assert said["artefacts"][0]["frames"] == 2
     assert len(notes) == 1
     assert str(first) in notes[0]
@@ -365,7 +365,7 @@ def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
         export_onnx(bundle, SCENES)
 
 
-@pytest.mark.parametrize("to", ["coreml", "onnx,coreml", "", ","])
-def test_a_format_that_is_not_written_is_refused(small: Bundle, to: str) -> None:
+@pytest.mark.parametrize("to", [("coreml",), ("onnx", "coreml"), (), ("",)])
+def test_a_format_that_is_not_written_is_refused(small: Bundle, to: tuple[str, ...]) -> None:
     with stays_as_it_is(small), pytest.raises(ConfigError, match="this version exports to onnx"):
         export_bundle(small, to)

@@ -48,7 +48,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         tmp_path_factory.mktemp("base") / "b", NetworkSpec(name="fast_scnn"), SIZE
     )
     export_bundle(
-        bundle, "onnx,tensorrt", precisions="fp32,fp16", plans=PlanOptions(refittable=True)
+        bundle,
+        ("onnx", "tensorrt"),
+        precisions=("fp32", "fp16"),
+        plans=PlanOptions(refittable=True),
     )
     return open_bundle(bundle.path)
 
@@ -77,7 +80,7 @@ def test_a_refit_takes_less_time_than_a_build_and_gives_the_new_labels(
 ) -> None:
     spec = NetworkSpec(name="fast_scnn")
     adapted = write_source(tmp_path / "adapted" / "b", spec, SIZE, shift)
-    export_bundle(adapted, "tensorrt", precisions=precision, plans=PlanOptions(refit=base))
+    export_bundle(adapted, ("tensorrt",), precisions=(precision,), plans=PlanOptions(refit=base))
     adapted = open_bundle(adapted.path)
     old, new = (b.artefact(name=f"model-{precision}.plan") for b in (base, adapted))
     assert old is not None

@@ -360,3 +360,10 @@ def _check_contract(session: Any, file: Path, bundle: Bundle, output: str) -> in
             f"{bundle.label_space.name!r} need (1, {classes}, h, w); export the bundle again."
         )
     return batch if isinstance(batch, int) else None
+
+
+def open_on_tensorrt(
+    bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
+) -> OnnxEngine:
+    """The artefact on ONNX Runtime's TensorRT provider, see `OnnxEngine`."""
+    return OnnxEngine(bundle, artefact, device=device, threads=threads, tensorrt=True)

@@ -147,7 +147,7 @@ def test_a_limit_takes_frames_evenly_and_says_so(tmp_path: Path) -> None:
     notes: list[str] = []
     frames = target_frames([source], WIDTH, HEIGHT, tmp_path, limit=3, note=notes.append)
     assert frames.names == ("frame_0", "frame_3", "frame_6")
-    assert notes == ["using 3 of 7 frames, evenly spaced (--max-frames)"]
+    assert notes == ["using 3 of 7 frames, evenly spaced (max_frames)"]
 
 
 def test_videos_and_folders_of_videos_are_sources(tmp_path: Path) -> None:

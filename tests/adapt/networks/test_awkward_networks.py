@@ -138,7 +138,7 @@ def test_it_is_imported_adapted_and_exported(
     assert result.manifest.network == source.manifest.network
     if name in EXPORTED:
         allowed = open_bundle(result.path, allow_networks=["user_networks"])
-        exported = export_bundle(allowed, "onnx")
+        exported = export_bundle(allowed, ("onnx",))
         assert exported["artefacts"][0]["label_agreement"] > 99.9
 
 

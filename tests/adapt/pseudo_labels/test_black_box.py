@@ -441,8 +441,8 @@ def test_the_same_classes_under_another_name_are_no_contradiction(
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        (Student(), "needs a student that learns: --student fast_scnn"),
-        (Student("fast_scnn"), "does not say what its classes are: give --label-space"),
+        (Student(), "needs a student that learns: student='fast_scnn'"),
+        (Student("fast_scnn"), "does not say what its classes are: give label_space"),
     ],
 )
 def test_a_student_that_is_not_settled_is_refused(student: Student, words: str) -> None:
@@ -452,7 +452,7 @@ def test_a_student_that_is_not_settled_is_refused(student: Student, words: str) 
 
 def test_a_label_space_that_contradicts_the_model_is_refused(exported: Bundle) -> None:
     black_box = open_black_box(str(exported.path))
-    with pytest.raises(ConfigError, match=r"--label-space camvid11: the black box answers in four"):
+    with pytest.raises(ConfigError, match=r"^label_space camvid11: the black box answers in four"):
         resolve_student(Student("fast_scnn", "camvid11"), black_box)
 
 

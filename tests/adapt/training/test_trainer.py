@@ -655,7 +655,7 @@ def test_a_micro_batch_lowered_by_the_budget_says_what_it_changes(
         assert len(summary.micro_batch_changes) == len(said)
         for sentence, part in zip(summary.micro_batch_changes, said, strict=True):
             assert part in sentence
-            assert f"because of --memory-budget {sentence}" in notes
+            assert f"because of memory_budget_mib {sentence}" in notes
     assert mib_a_frame
 
 

@@ -277,7 +277,7 @@ def test_a_stop_between_two_runs_is_heeded(bench: Bench) -> None:
 
 
 def test_after_overwrite_the_command_that_goes_on_is_another(bench: Bench) -> None:
-    with pytest.raises(RunInterrupted, match="the same command without --overwrite goes on"):
+    with pytest.raises(RunInterrupted, match="the same command without overwrite goes on"):
         bench(overwrite=True, stop_requested=lambda: True)
 
 
@@ -420,7 +420,7 @@ def test_an_output_that_cannot_be_written_ends_the_comparison(
 def test_what_concerns_all_methods_is_refused_before_the_first(
     bench: Bench, source: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match=r"source: is a bundle; give another --out"):
+    with pytest.raises(OutputError, match=r"source: is a bundle; give another out"):
         bench(out=source.path)
     with pytest.raises(OutputError, match="missing is not an existing folder"):
         bench(out=tmp_path / "missing" / "out")
@@ -509,9 +509,9 @@ def test_a_variant_brings_its_preset_and_steps_go_over_it() -> None:
         (
             "bn_stats",
             ["iapc.weight_pe=1"],
-            r"iapc\.weight_pe=1: iapc is not one of --methods",
+            r"iapc\.weight_pe=1: iapc is not one of methods",
         ),
-        ("bn_stats", ["seed=4"], "--set seed=4: a comparison counts its seeds itself"),
+        ("bn_stats", ["seed=4"], "assignments seed=4: a comparison counts its seeds itself"),
         ("bn_stats,iapc", ["iapcc.weight_pe=1"], "unknown key 'iapcc'"),
     ],
 )
@@ -533,7 +533,5 @@ def test_labels_alone_measure_on_the_target_frames(frames_dir: Path, labels_dir:
     assert pairs == measured_pairs(["clip.mp4", "more"], frames_dir, labels_dir)
     assert [(a.parent, b.parent) for a, b in pairs] == [(frames_dir, labels_dir)] * 6
     for frames in (["clip.mp4"], [str(frames_dir), str(frames_dir)]):
-        with pytest.raises(
-            LabelError, match="give the folder of the labelled images with --images"
-        ):
+        with pytest.raises(LabelError, match="give the folder of the labelled images with images"):
             measured_pairs(frames, None, labels_dir)

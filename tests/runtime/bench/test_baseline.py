@@ -261,7 +261,7 @@ def test_a_malformed_baseline_is_refused_or_can_be_compared_with(
 )
 def test_a_document_that_no_program_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"^--compare .*x\.json: .*`roadshift bench --save`\.$"):
+    with pytest.raises(ConfigError, match=r"^baseline .*x\.json: .*`roadshift bench --save`\.$"):
         load_baseline(tmp_path / "x.json")
 
 

@@ -148,8 +148,7 @@ def test_below_1024_queries_a_figure_is_not_to_be_published() -> None:
 
     assert sentences(1024) == []
     assert sentences(1023) == [
-        "1023 queries tell how fast it is, not what to publish: that takes 1,024 or more "
-        "(--queries 1024)."
+        "1023 queries tell how fast it is, not what to publish: that takes 1,024 or more."
     ]
 
 
@@ -314,7 +313,7 @@ def test_miou_of_a_bundle_is_over_every_labelled_frame(
 def test_labels_without_frames_and_a_bundle_that_cannot_run_are_refused(
     make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="give --frames as well"):
+    with pytest.raises(ConfigError, match="give frames as well"):
         BenchSettings(labels=tmp_path)
     with pytest.raises(EngineError, match="no model for any engine"):
         bench_bundle(make_bundle("empty", models={}))

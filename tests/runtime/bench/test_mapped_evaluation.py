@@ -130,7 +130,7 @@ def test_the_built_in_map_is_found_said_and_counted(tmp_path: Path) -> None:
 
 def test_a_label_map_needs_the_label_space_that_it_leads_to() -> None:
     assert labels_through(TWENTY, None, None) is None
-    with pytest.raises(ConfigError, match=r"^--label-map x\.json: .* with --label-space\.$"):
+    with pytest.raises(ConfigError, match=r"^label_map x\.json: .* with label_space\.$"):
         labels_through(TWENTY, None, Path("x.json"))
 
 

@@ -12,8 +12,7 @@ import pytest
 from fake_cuda import Driver, use_driver
 from onnx import TensorProto
 from roadshift.runtime.bundle import Artefact, Bundle
-from roadshift.runtime.engines import Engine, open_engine, register_backend
-from roadshift.runtime.engines import registry as engine_module
+from roadshift.runtime.engines import Backend, Engine, open_engine, registry
 from roadshift.runtime.engines.onnx import engine as onnx_engine
 from roadshift.runtime.engines.upsample import upsample_argmax
 from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError, ShapeError
@@ -183,12 +182,11 @@ def torch_backend(monkeypatch: pytest.MonkeyPatch) -> None:
             reason=f"torch, {threads} threads",
         )
 
-    monkeypatch.setattr(engine_module, "_OPENERS", dict(engine_module._OPENERS))
-    register_backend("torch", opener)
+    monkeypatch.setitem(registry.BACKENDS, "torch", Backend("weights", opener))
 
 
 @pytest.mark.usefixtures("torch_backend")
-def test_a_registered_backend_is_used_where_it_is_asked_for_or_alone(
+def test_torch_is_used_where_it_is_asked_for_or_alone(
     make_bundle: MakeBundle,
 ) -> None:
     both = make_bundle("both", weights=b"w")
@@ -206,10 +204,7 @@ def test_a_registered_backend_is_used_where_it_is_asked_for_or_alone(
 
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        engine_module, "_OPENERS", {"onnxruntime": engine_module._OPENERS["onnxruntime"]}
-    )
-    monkeypatch.setattr(engine_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
 
 
 @pytest.mark.usefixtures("no_torch")
@@ -235,15 +230,13 @@ def test_where_torch_is_installed_its_backends_are_loaded_when_one_is_opened(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "brings_torch.py").write_text(
-        "from roadshift.runtime.engines import register_backend\n"
         "def opener(bundle, artefact, *, device, threads):\n"
         "    raise RuntimeError(f'opened {artefact.path}')\n"
-        "def register():\n"
-        "    register_backend('torch', opener)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(engine_module, "_TORCH_BACKENDS", "brings_torch")
-    monkeypatch.setattr(engine_module, "find_spec", lambda _: object())
+    torch = registry.BACKENDS["torch"]._replace(opener="brings_torch:opener")
+    monkeypatch.setitem(registry.BACKENDS, "torch", torch)
+    monkeypatch.setattr(registry, "find_spec", lambda _: object())
     assert open_engine(make_bundle("both", weights=b"w")).backend == "onnxruntime"
     assert "brings_torch" not in sys.modules
     with pytest.raises(RuntimeError, match=r"opened model\.safetensors"):

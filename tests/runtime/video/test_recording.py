@@ -460,7 +460,7 @@ def test_images_are_shown_at_the_rate_that_is_said(tmp_path: Path) -> None:
     times = [frame.timestamp_ns for frame in open_frames(tmp_path / "a.mp4")]
     assert times == [i * 250_000_000 for i in range(40)]
     assert said == [
-        f"{tmp_path / 'a.mp4'}: images have no times; they are shown at 4 a second (--fps)."
+        f"{tmp_path / 'a.mp4'}: images have no times; they are shown at 4 a second (fps)."
     ]
 
 
