@@ -8,16 +8,16 @@ from .models.loading import load_network
 from .models.torch_engine import TorchEngine, register
 from .networks import NETWORKS, build_network
 from .pseudo_labels.black_box import Student
-from .run.options import Progress, RunOptions
+from .run.events import Events, Progress
+from .run.options import RunOptions
 from .workflows.adaptation import adapt_black_box, adapt_bundle, train_bundle
-from .workflows.run_folder import Job
 
 register()
 
 __all__ = [
     "METHODS",
     "NETWORKS",
-    "Job",
+    "Events",
     "Progress",
     "RunOptions",
     "Student",

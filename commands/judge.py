@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.errors import RunInterrupted
 from .learning import needs_torch
 from .options import AllowNetwork, Device, Json, Older, Threads
 
@@ -37,13 +36,14 @@ def judge(
 
     with needs_torch("judge", threads):
         from ..adapt.judging.judge import judge_bundles
+        from ..adapt.run.events import Events
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
-
-            def stop() -> None:
-                if stop_requested():
-                    raise RunInterrupted("Stopped; nothing was judged.")
-
+            events = Events(
+                note,
+                report_phase=lambda judged: update(judged.done, judged.total, ""),
+                stop_requested=stop_requested,
+            )
             verdict = judge_bundles(
                 open_bundle(incumbent, allow_networks=allow_network or ()),
                 open_bundle(candidate, allow_networks=allow_network or ()),
@@ -51,9 +51,7 @@ def judge(
                 device=device,
                 max_frames=max_frames,
                 older=older or (),
-                note=note,
-                report=lambda done, total: update(done, total, ""),
-                stop=stop,
+                events=events,
             )
     if as_json:
         print_json(verdict.record())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli_start import STARTED
@@ -52,25 +53,22 @@ def _give_way(nice: int) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
-def plain_options() -> RunOptions:
-    """Options of a run that only prints its notes."""
-    from ..adapt.run.options import RunOptions
-    from ..runtime.console.terminal import note
-
-    return RunOptions(fingerprint="", note=note)  # the run fills in its own
-
-
 @contextmanager
 def run_options(
-    resume: bool,
-    checkpoint_every: str,
-    time_budget: str | None,
-    memory_budget: str | None,
+    out: Path,
+    overwrite: bool,
+    device: str,
+    *,
+    resume: bool = False,
+    checkpoint_every: str = "60s",
+    time_budget: str | None = None,
+    memory_budget: str | None = None,
     title: str = "step",
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from ..adapt.run.options import Phase, Progress, RunOptions
+    from ..adapt.run.events import Events, Phase, Progress
+    from ..adapt.run.options import RunOptions
     from ..runtime.console.phases import PhaseDisplay, pace
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note
@@ -88,7 +86,9 @@ def run_options(
             display.show(phase.title, phase.unit, phase.done, phase.total, text)
 
         yield RunOptions(
-            fingerprint="",  # the run fills in its own
+            out,
+            overwrite,
+            device,
             resume=resume,
             checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
             time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
@@ -96,8 +96,5 @@ def run_options(
             memory_budget_bytes=(
                 parse_memory("--memory-budget", memory_budget) if memory_budget else None
             ),
-            report=report,
-            report_phase=report_phase,
-            note=note,
-            stop_requested=stop_requested,
+            events=Events(note, report, report_phase, stop_requested),
         )

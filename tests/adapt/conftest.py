@@ -22,7 +22,8 @@ from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.events import Progress
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
@@ -34,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tiny_network and the cases
 pytest.register_assert_rewrite("loss_cases", "run_cases", "kernel_cases")
 
 from label_guard import no_labels, target  # noqa: E402, F401 - fixtures
+from run_cases import run_options  # noqa: E402
 from run_clock import clock, slow_network  # noqa: E402, F401 - fixtures
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 6
@@ -148,6 +150,7 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
         **options: Any,
     ) -> Trainer:
         config = settings("augment.policy=none", *assignments)
+        given = run_options(tmp_path / "out", **options)
         images = _images(FRAMES)
         names = [f"frame_{i}" for i in range(FRAMES)]
         context = Context(
@@ -157,8 +160,10 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
             workdir=tmp_path,
             config=config,
             crop_size=(HEIGHT, WIDTH),
+            fingerprint="run",
+            work=Work.of(given),
         )
-        return Trainer(model, list(stages), context, RunOptions(fingerprint="run", **options))
+        return Trainer(model, list(stages), context, given)
 
     return make
 

@@ -7,18 +7,19 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
+from roadshift.adapt import Events, RunOptions, Student, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress
+from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels import LabelSpace
@@ -102,11 +103,18 @@ class Polls:
         return stop
 
 
+def run_options(out: Path, **options: Any) -> RunOptions:
+    """Options of a run on the CPU, with those of `Events` among them."""
+    names = {field.name for field in fields(Events)} & options.keys()
+    events = Events(**{name: options.pop(name) for name in names})
+    return RunOptions(out, **{"device": "cpu", **options}, events=events)
+
+
 def adapted(
     source: Bundle, frames: Path, config: RunConfig, out: Path, **options: Any
 ) -> dict[str, Tensor]:
     """The weights of a run through `adapt_bundle`, on the CPU."""
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
+    job = run_options(out, **options)
     return load_file(adapt_bundle(source, [frames], config, job).path / "model.safetensors")
 
 

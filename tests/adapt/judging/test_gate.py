@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt import RunOptions, adapt_bundle
 from roadshift.adapt.data.dataset import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
@@ -25,6 +25,7 @@ from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.run.budget import Deadline
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.errors import (
@@ -38,7 +39,7 @@ from roadshift.runtime.errors import (
     UndecidedError,
 )
 from roadshift.runtime.verdict import Check, Decision, Verdict
-from run_cases import Killed, kill_at
+from run_cases import Killed, kill_at, run_options
 from safetensors.torch import load_file
 
 Settings = Callable[..., RunConfig]
@@ -91,7 +92,7 @@ def adapt(source: Bundle, recording: Path, tmp_path: Path, settings: Settings) -
         **options: Any,
     ) -> Bundle:
         config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
+        job = run_options(out, overwrite=overwrite, **options)
         return adapt_bundle(
             source, [frames], config, job, max_frames=max_frames, gated=gated, older=older
         )
@@ -423,7 +424,7 @@ def test_at_most_32_of_the_frames_are_looked_at(
 def test_the_incumbent_is_never_the_output(
     source: Bundle, recording: Path, settings: Settings
 ) -> None:
-    job = Job(source.path, True, "cpu")
+    job = RunOptions(source.path, overwrite=True, device="cpu")
     with pytest.raises(OutputError, match=r"is the incumbent itself.*give another out"):
         adapt_bundle(source, [recording], settings(), job, gated=True)
     assert open_bundle(source.path).hash == source.hash
@@ -551,7 +552,7 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
         [recording],
         device="cpu",
         max_frames=6,
-        report=lambda *so_far: done.append(so_far),
+        events=Events(report_phase=lambda judged: done.append((judged.done, judged.total))),
     )
     assert (verdict.frames, verdict.incumbent) == (6, source.hash)
     assert asked[0].scores["entropy"].difference < 0  # 1.5 times the logits: surer
@@ -671,6 +672,8 @@ def test_frames_that_cannot_be_read_are_named(
     with pytest.raises(FrameError, match=r"a\.png"):
         judge_bundles(source, candidate, [bad], device="cpu")
     notes: list[str] = []
-    verdict = judge_bundles(source, candidate, [bad, recording], note=notes.append, device="cpu")
+    verdict = judge_bundles(
+        source, candidate, [bad, recording], events=Events(notes.append), device="cpu"
+    )
     assert verdict.frames == 31
     assert any("a.png" in note for note in notes)

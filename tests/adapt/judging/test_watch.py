@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, adapt_bundle
+from roadshift.adapt import RunOptions, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.adapt.judging.gradients import DEAD_STEPS, LEAST, GradientNorms
@@ -21,7 +21,7 @@ from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
 from roadshift.adapt.run.config import RunConfig, WatchConfig
-from roadshift.adapt.run.options import Progress
+from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.scoring.views import evaluating
 from roadshift.adapt.training.trainer import Trainer
@@ -103,7 +103,6 @@ def watched(make_trainer: MakeTrainer) -> MakeTrainer:
             plain.context,
             held=held or held_frames(),
             classes=CLASSES,
-            note=plain.options.note,
             workdir=folder or plain.context.workdir,
         )
         context.workdir.mkdir(exist_ok=True)
@@ -239,7 +238,7 @@ def test_it_looks_at_the_model_that_would_be_published(
     of = Seen.of
     monkeypatch.setattr(Seen, "of", lambda logits: said.append(logits.clone()) or of(logits))
     recorder = Recorder(model)
-    trainer.options = replace(trainer.options, report=recorder)
+    trainer.events = replace(trainer.events, report=recorder)
     trainer.run()
     start = load_file(trainer.context.workdir / "stage-0.safetensors")
     for step, logits in zip((0, 2), said[:2], strict=True):
@@ -500,7 +499,7 @@ def test_a_run_that_drives_a_class_away_is_stopped_and_keeps_the_good_weights(
     trainer = watched(
         model, [Drift(bad_from=8), Drift()], "training.steps=80", *given, note=notes.append
     )
-    trainer.options = replace(trainer.options, report=(recorder := Recorder(model)))
+    trainer.events = replace(trainer.events, report=(recorder := Recorder(model)))
     summary = trainer.run()
     record = record_of(trainer)
     looks = {look["step"]: look for look in record["looks"]}
@@ -616,7 +615,7 @@ def test_the_manifest_has_what_was_seen_and_what_it_cost(
     monkeypatch.setattr(whole_run, "judge_run", lambda *_: verdict)
     config = settings("training.steps=4", "watch.every=2")
     bundle = adapt_bundle(
-        source, [recording], config, Job(tmp_path / "out", device="cpu"), gated=True
+        source, [recording], config, RunOptions(tmp_path / "out", device="cpu"), gated=True
     )
     manifest = json.loads((bundle.path / "manifest.json").read_text())
     record = manifest["provenance"]["configuration"]["outcome"]["watch"]
@@ -724,7 +723,7 @@ def test_the_snapshot_of_a_checkpoint_is_there_until_the_next_one(
         found = trainer.context.workdir.glob("look-*.safetensors")
         files[progress.step] = sorted(int(path.stem[5:]) for path in found)
 
-    trainer.options = replace(trainer.options, report=report)
+    trainer.events = replace(trainer.events, report=report)
     trainer.run()
     assert files[7] == [2, 4, 6]  # each better than the one before
     assert files[8] == [6]

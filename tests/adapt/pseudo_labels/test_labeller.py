@@ -20,6 +20,8 @@ from roadshift.adapt.pseudo_labels.hard_labels import (
 )
 from roadshift.adapt.pseudo_labels.labeller import Labeller
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import RunInterrupted
 from torch import Tensor
@@ -41,7 +43,7 @@ def context(
         workdir=folder,
         config=RunConfig(method="ld", training=TrainingConfig(batch_size=batch)),
         crop_size=(HEIGHT, WIDTH),
-        stop_requested=stop,
+        work=Work(events=Events(stop_requested=stop)),
     )
 
 

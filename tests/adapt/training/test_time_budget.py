@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
+from roadshift.adapt import METHODS, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.losses.iapc import mean_entropy
@@ -22,12 +22,12 @@ from roadshift.adapt.pseudo_labels.labeller import Labeller
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import MOST_KEPT_BACK, RESERVE, Deadline, Repeated
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Phase
+from roadshift.adapt.run.events import Phase
 from roadshift.adapt.run.work import PreparedFrames, Work, spread
 from roadshift.adapt.scoring.timing import seconds_once_warm
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle
-from run_cases import Killed, assert_same, kill_at
+from run_cases import Killed, assert_same, kill_at, run_options
 from run_clock import A_FRAME_S, Clock
 from safetensors.torch import load_file
 from torch import Tensor
@@ -46,7 +46,7 @@ def run(
     gated: bool = True,
     **options: Any,
 ) -> Bundle:
-    job = Job(out, True, "cpu", RunOptions(fingerprint="", **options))
+    job = run_options(out, overwrite=True, **options)
     return adapt_bundle(source, [frames], config, job, gated=gated)
 
 

@@ -24,7 +24,7 @@ from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import RESERVE, Peak, peak_memory
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
-from roadshift.adapt.run.options import Progress
+from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.training import memory_fit as memory_fit_module
 from roadshift.adapt.training import run_files, run_statistics

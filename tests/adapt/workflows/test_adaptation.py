@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
+from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import whole_frames
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
@@ -36,7 +36,7 @@ from roadshift.runtime.errors import (
     RunInterrupted,
     TrainingError,
 )
-from run_cases import Killed, adapted, history_of, kill_at
+from run_cases import Killed, adapted, history_of, kill_at, run_options
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -60,7 +60,7 @@ def adapt(source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings) 
         **options: Any,
     ) -> Bundle:
         config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
+        job = run_options(out, overwrite=overwrite, **options)
         return adapt_bundle(bundle, [frames], config, job, max_frames=max_frames)
 
     return run
@@ -258,7 +258,7 @@ def test_what_a_method_cannot_change_is_refused_before_a_frame_is_decoded(
     plain: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
 ) -> None:
     phases: list[object] = []
-    job = Job(tmp_path / "out", device="cpu", options=RunOptions("", report_phase=phases.append))
+    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report_phase=phases.append))
     with pytest.raises(NetworkError, match=r"this network has none; choose .*, such as entmin"):
         adapt_bundle(plain, [frames_dir], settings(method="tent"), job)
     assert phases == []
@@ -441,7 +441,7 @@ def test_a_result_published_before_a_kill_is_taken_as_it_is(
     class Killed(BaseException):
         pass
 
-    def kill(_: Job) -> None:
+    def kill(_: RunOptions) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -618,7 +618,7 @@ def test_tone_is_searched_once_and_kept_for_a_resume(
 ) -> None:
     config, out = settings("tone=auto"), tmp_path / "out"
     _stopped_after(2, source, frames_dir, out, config)
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", resume=True))
+    job = RunOptions(out, device="cpu", resume=True)
     bundle = adapt_bundle(source, [frames_dir], config, job)
     assert aligned == [0]
     assert bundle.manifest.input.gamma == pytest.approx(0.8)

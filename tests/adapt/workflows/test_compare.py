@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
+from roadshift.adapt import METHODS, RunOptions, adapt_bundle
 from roadshift.adapt.methods import resolve_config
-from roadshift.adapt.run.options import Progress
+from roadshift.adapt.run.events import Progress
 from roadshift.adapt.workflows import compare as module
 from roadshift.adapt.workflows.compare import Comparison, check_comparison, compare
 from roadshift.adapt.workflows.compare_rows import comparison_rows
@@ -29,6 +29,7 @@ from roadshift.runtime.errors import (
     OutputError,
     RunInterrupted,
 )
+from run_cases import run_options
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +82,7 @@ class Bench:
             [str(self.frames)],
             measured_pairs([str(self.frames)], None, self.labels),
             contenders,
-            Job(out or self.out, overwrite, "cpu", RunOptions(fingerprint="", **options)),
+            run_options(out or self.out, overwrite=overwrite, **options),
             max_frames=max_frames,
         )
 
@@ -102,7 +103,7 @@ def bench(
     frames, labels = tmp_path / frames_dir.name, tmp_path / labels_dir.name
     made = Bench(source, frames, labels, tmp_path / "out", [], [])
 
-    def adapting(source: Bundle, frames: Any, config: Any, job: Job, **more: Any) -> Bundle:
+    def adapting(source: Bundle, frames: Any, config: Any, job: RunOptions, **more: Any) -> Bundle:
         made.adapted.append(job.out.name)
         return adapt_bundle(source, frames, config, job, **more)
 
@@ -147,7 +148,9 @@ def test_every_run_is_the_one_that_adapt_makes_and_eval_measures(
             own = [ONLINE, "training.steps=2"] if contender.method == "iapc" else []
             config = resolve_config(contender.method, assignments=[*SMALL, *own], seed=seed)
             alone = tmp_path / f"{contender.title}-{seed}"
-            made = adapt_bundle(bench.source, [bench.frames], config, Job(alone, device="cpu"))
+            made = adapt_bundle(
+                bench.source, [bench.frames], config, RunOptions(alone, device="cpu")
+            )
             assert_same_weights(run.bundle, alone)
             with open_engine(made, backend="torch", device="cpu") as engine:
                 confusion = evaluate(engine, pairs)
@@ -426,7 +429,7 @@ def test_what_concerns_all_methods_is_refused_before_the_first(
         bench(out=tmp_path / "missing" / "out")
     pairs = measured_pairs([str(bench.frames)], None, bench.labels)
     with pytest.raises(FrameError, match="nowhere does not exist"):
-        compare(source, ["nowhere"], pairs, choose_contenders(["bn_stats"]), Job(bench.out))
+        compare(source, ["nowhere"], pairs, choose_contenders(["bn_stats"]), RunOptions(bench.out))
     with pytest.raises(OutputError, match="the name is 1 bytes too long"):
         bench(out=tmp_path / ("x" * 256))
     assert bench.adapted == []

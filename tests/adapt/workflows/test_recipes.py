@@ -16,7 +16,7 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.run.config import read_toml
-from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.events import Progress
 from roadshift.adapt.workflows.recipes import Published, find_recipe, read_recipe, recipe_names
 from roadshift.adapt.workflows.reproduction import reproduce
 from roadshift.cli import app
@@ -30,6 +30,7 @@ from roadshift.runtime.errors import (
     RunInterrupted,
 )
 from roadshift.runtime.labels import label_space
+from run_cases import run_options
 from typer.testing import CliRunner
 
 # mIoU, mIoU*, and both of the paper's source model, as papers and their repositories print them.
@@ -240,11 +241,8 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
             tiny,
             data,
             source,
-            out,
+            run_options(out, overwrite=overwrite, **options),
             seed=seed,
-            overwrite=overwrite,
-            device="cpu",
-            options=RunOptions(fingerprint="", **options),
             allow_networks=allow_networks,
         )
 

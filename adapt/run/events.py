@@ -1,0 +1,78 @@
+"""Events of long work: what it says, how far it is, and whether it is asked to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...runtime.errors import RunInterrupted, arg
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One step, as a progress display wants it."""
+
+    stage: str
+    step: int  # steps done in the whole run
+    steps: int
+    steps_per_s: float
+    eta_s: float
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of work other than steps, as a progress display wants it."""
+
+    title: str
+    unit: str
+    done: int
+    total: int | None  # None where it is not known
+    rate: float  # units a second; 0 before anything is timed
+    left_s: float | None  # None where it is not known
+
+
+@dataclass(frozen=True)
+class Events:
+    """The line between long work and who asked for it; made once, where it is asked for.
+
+    Attributes:
+        note: called with a sentence on each thing worth knowing.
+        report: called after every step.
+        report_phase: called when other work begins and whenever some of it is done.
+        stop_requested: asked again and again; True ends the work, see `stop_if_requested`.
+        stopped: the sentence of that end; empty: the run goes on from there when it is resumed.
+    """
+
+    note: Callable[[str], None] = lambda _: None
+    report: Callable[[Progress], None] = lambda _: None
+    report_phase: Callable[[Phase], None] = lambda _: None
+    stop_requested: Callable[[], bool] = lambda: False
+    stopped: str = ""
+
+    def stop_if_requested(self) -> None:
+        """Raise if a stop was requested, in work that a resume does again, or goes on with.
+
+        Raises:
+            RunInterrupted: a stop was requested.
+        """
+        if self.stop_requested():
+            raise RunInterrupted(
+                self.stopped
+                or f"Stopped; the same command with {arg('resume', True)} goes on from there."
+            )
+
+    def measuring(self, stage: str) -> Callable[[int, int], None]:
+        """Make a function that reports how many frames of all are measured, and may stop there."""
+        started = time.monotonic()
+
+        def measured(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            self.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
+            self.stop_if_requested()
+
+        return measured
+
+
+QUIET = Events()  # nobody follows the work, and nobody stops it
