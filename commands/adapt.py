@@ -91,13 +91,7 @@ def adapt(
         chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
         size = None if input_size is None else parse_size("--input-size", input_size)
         with run_options(
-            out,
-            overwrite,
-            device,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            time_budget=time_budget,
-            memory_budget=memory_budget,
+            out, overwrite, device, resume, checkpoint_every, time_budget, memory_budget
         ) as options:
             adapted = adapt_model(
                 bundle,

@@ -58,7 +58,6 @@ def run_options(
     out: Path,
     overwrite: bool,
     device: str,
-    *,
     resume: bool = False,
     checkpoint_every: str = "60s",
     time_budget: str | None = None,

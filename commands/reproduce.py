@@ -51,12 +51,7 @@ def reproduce(
 
         file = find_recipe(recipe)
         with run_options(
-            out,
-            overwrite,
-            device,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            memory_budget=memory_budget,
+            out, overwrite, device, resume, checkpoint_every, memory_budget=memory_budget
         ) as options:
             result = reproduce_row(
                 file,

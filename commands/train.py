@@ -61,13 +61,7 @@ def train(
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)
         with run_options(
-            out,
-            overwrite,
-            device,
-            resume=resume,
-            checkpoint_every=checkpoint_every,
-            time_budget=time_budget,
-            memory_budget=memory_budget,
+            out, overwrite, device, resume, checkpoint_every, time_budget, memory_budget
         ) as options:
             bundle = train_bundle(
                 images,

@@ -556,6 +556,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     make_trainer: MakeTrainer,
     network: MakeNetwork,
     monkeypatch: pytest.MonkeyPatch,
+    after_one_step: dict[str, Any],
 ) -> None:
     reestimate = run_statistics.target_statistics
 
@@ -566,9 +567,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     for module in (run_statistics, mixed_statistics):
         monkeypatch.setattr(module, "target_statistics", slowly)
     options = {"time_budget_s": 20.0, "resume": True, "checkpoint_every_s": 0.0}
-    stop = make_trainer(
-        network(), [slow(clock)], "training.steps=99", stop_requested=lambda: True, **options
-    )
+    stop = make_trainer(network(), [slow(clock)], "training.steps=99", **after_one_step, **options)
     with pytest.raises(RunInterrupted):
         stop.run()
     clock.now += 1000  # between the two
@@ -760,7 +759,10 @@ def test_running_out_of_memory_is_a_try_that_did_not_fit(
 
 
 def test_a_resumed_run_keeps_its_micro_batches(
-    mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
+    mib_a_frame: list[int],
+    make_trainer: MakeTrainer,
+    network: MakeNetwork,
+    after_one_step: dict[str, Any],
 ) -> None:
     with pytest.raises(RunInterrupted):
         make_trainer(
@@ -768,7 +770,7 @@ def test_a_resumed_run_keeps_its_micro_batches(
             [Entropy()],
             *SIX,
             memory_budget_bytes=350 * MIB,
-            stop_requested=lambda: True,
+            **after_one_step,
         ).run()
     mib_a_frame.clear()
     options = {"memory_budget_bytes": 150 * MIB, "resume": True}
@@ -837,10 +839,10 @@ def test_a_disk_that_fills_up_is_an_output_error_and_the_run_can_go_on(
 
 
 def test_lines_after_the_last_checkpoint_are_written_anew(
-    make_trainer: MakeTrainer, network: MakeNetwork
+    make_trainer: MakeTrainer, network: MakeNetwork, after_one_step: dict[str, Any]
 ) -> None:
     with pytest.raises(RunInterrupted):
-        make_trainer(network(), [Entropy()], stop_requested=lambda: True).run()
+        make_trainer(network(), [Entropy()], **after_one_step).run()
     trainer = make_trainer(network(), [Entropy()], resume=True)
     with (trainer.context.workdir / HISTORY).open("a") as file:
         file.write('{"stage": "entropy", "step": 2, "los')  # killed in the middle of a line
