@@ -8,7 +8,7 @@ from .models.loading import load_network
 from .models.torch_engine import TorchEngine, register
 from .networks import NETWORKS, build_network
 from .pseudo_labels.black_box import Student
-from .run.events import Events, Progress
+from .run.events import Events
 from .run.options import RunOptions
 from .workflows.adaptation import adapt_black_box, adapt_bundle, train_bundle
 
@@ -18,7 +18,6 @@ __all__ = [
     "METHODS",
     "NETWORKS",
     "Events",
-    "Progress",
     "RunOptions",
     "Student",
     "TorchEngine",

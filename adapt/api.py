@@ -50,7 +50,7 @@ from .methods import DEFAULT, adapting_method, by_new_names, find_method, resolv
 from .methods.supervised import Supervised
 from .models.loading import IMAGENET_INPUT, pick_device
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
-from .run.events import Events, Phase, Progress
+from .run.events import Events
 from .run.options import RunOptions
 from .training.pace import patience_s
 from .workflows import adaptation
@@ -268,10 +268,6 @@ def judge_bundles(
         RoadshiftError: see the top of this module.
     """
     above_zero("max_frames", max_frames)
-
-    def judged(phase: Phase) -> None:
-        on_progress(ProgressUpdate("judge", "frames", phase.done, phase.total))
-
     return judge.judge_bundles(
         opened(incumbent),
         opened(candidate),
@@ -279,7 +275,7 @@ def judge_bundles(
         device=device,
         max_frames=max_frames,
         older=sources("older", older, least=0),
-        events=Events(on_note, report_phase=judged, stop_requested=stop_requested),
+        events=Events(on_note, report_phase=on_progress, stop_requested=stop_requested),
     )
 
 
@@ -356,24 +352,6 @@ def _options(
     above_zero("time_budget_s", time_budget_s)
     above_zero("memory_budget_mib", memory_budget_mib)
 
-    def step(done: Progress) -> None:
-        on_progress(
-            ProgressUpdate(
-                done.stage,
-                "steps",
-                done.step,
-                done.steps,
-                done.steps_per_s,
-                done.eta_s,
-                dict(done.losses),
-            )
-        )
-
-    def phase(done: Phase) -> None:
-        on_progress(
-            ProgressUpdate(done.title, done.unit, done.done, done.total, done.rate, done.left_s)
-        )
-
     return RunOptions(
         out,
         overwrite,
@@ -385,5 +363,5 @@ def _options(
         memory_budget_bytes=(
             None if memory_budget_mib is None else round(memory_budget_mib * 2**20)
         ),
-        events=Events(on_note, step, phase, stop_requested),
+        events=Events(on_note, on_progress, on_progress, stop_requested),
     )

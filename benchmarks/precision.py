@@ -27,13 +27,14 @@ from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
-from roadshift.adapt.run.events import QUIET, Events, Progress
+from roadshift.adapt.run.events import QUIET, Events
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.compiling import to_memory_format
 from roadshift.adapt.training.rehearsal import MEASURED_FROM
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import RunInterrupted
 from roadshift.runtime.folders.label_pairs import labelled_pairs
@@ -104,7 +105,7 @@ def measure(folder: Path, name: str, arguments: Any, device: torch.device) -> li
     rows = []
     for method in arguments.methods.split(","):
         model.load_state_dict(weights)
-        steps: list[Progress] = []
+        steps: list[ProgressUpdate] = []
         trainer = begin(
             folder / method,
             model,

@@ -17,6 +17,7 @@ from .parse import parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from ..adapt.run.options import RunOptions
+    from ..runtime.arguments import ProgressUpdate
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def run_options(
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from ..adapt.run.events import Events, Phase, Progress
+    from ..adapt.run.events import Events
     from ..adapt.run.options import RunOptions
     from ..runtime.console.phases import PhaseDisplay, pace
     from ..runtime.console.signals import stop_on_signals
@@ -74,15 +75,15 @@ def run_options(
 
     with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
-        def report(step: Progress) -> None:
+        def report(step: ProgressUpdate) -> None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-            said = ", ".join(filter(None, [pace(step.steps_per_s, step.eta_s), losses]))
-            text = f"{step.stage}: {said}" if said else step.stage
-            display.show(title, unit, step.step, step.steps, text, by_tenths=True)
+            said = ", ".join(filter(None, [pace(step.per_s, step.left_s), losses]))
+            text = f"{step.task}: {said}" if said else step.task
+            display.show(title, unit, step.done, step.total, text, by_tenths=True)
 
-        def report_phase(phase: Phase) -> None:
-            text = pace(phase.rate, phase.left_s)
-            display.show(phase.title, phase.unit, phase.done, phase.total, text)
+        def report_phase(phase: ProgressUpdate) -> None:
+            text = pace(phase.per_s, phase.left_s)
+            display.show(phase.task, phase.unit, phase.done, phase.total, text)
 
         yield RunOptions(
             out,

@@ -6,31 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ...runtime.arguments import ProgressUpdate
 from ...runtime.errors import RunInterrupted, arg
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step, as a progress display wants it."""
-
-    stage: str
-    step: int  # steps done in the whole run
-    steps: int
-    steps_per_s: float
-    eta_s: float
-    losses: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of work other than steps, as a progress display wants it."""
-
-    title: str
-    unit: str
-    done: int
-    total: int | None  # None where it is not known
-    rate: float  # units a second; 0 before anything is timed
-    left_s: float | None  # None where it is not known
 
 
 @dataclass(frozen=True)
@@ -46,8 +23,8 @@ class Events:
     """
 
     note: Callable[[str], None] = lambda _: None
-    report: Callable[[Progress], None] = lambda _: None
-    report_phase: Callable[[Phase], None] = lambda _: None
+    report: Callable[[ProgressUpdate], None] = lambda _: None
+    report_phase: Callable[[ProgressUpdate], None] = lambda _: None
     stop_requested: Callable[[], bool] = lambda: False
     stopped: str = ""
 
@@ -69,7 +46,7 @@ class Events:
 
         def measured(done: int, total: int) -> None:
             rate = done / max(time.monotonic() - started, 1e-9)
-            self.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
+            self.report(ProgressUpdate(stage, "frames", done, total, rate, (total - done) / rate))
             self.stop_if_requested()
 
         return measured

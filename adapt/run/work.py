@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
 
+from ...runtime.arguments import ProgressUpdate
 from ...runtime.errors import TrainingError
 from .budget import Deadline, Repeated
-from .events import QUIET, Events, Phase
+from .events import QUIET, Events
 from .options import RunOptions
 from .seals import DamagedError, read_sealed_json, write_sealed_json
 
@@ -44,7 +45,7 @@ class Work:
             seconds = self.deadline.elapsed_s - started
             rate = count / seconds if seconds > 0 else 0.0
             left = (total - count) / rate if total is not None and rate else None
-            self.events.report_phase(Phase(title, unit, count, total, rate, left))
+            self.events.report_phase(ProgressUpdate(title, unit, count, total, rate, left))
 
         done(0)
         yield done

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ...runtime.arguments import ProgressUpdate
 from ...runtime.errors import RunInterrupted, arg
 from ...runtime.probes.memory import give_back_unused
 from ...runtime.probes.waiting import waiting
@@ -35,7 +36,6 @@ from ..run.checkpoint import (
     write_tensors,
 )
 from ..run.core_sharing import crowded_s
-from ..run.events import Progress
 from ..run.options import RunOptions, RunSummary
 from ..run.precision import Precision, native_precisions
 from ..run.work import OutOfTimeError
@@ -332,7 +332,9 @@ class Trainer:
                 lr = optimizer.param_groups[0]["lr"]
                 self.files.append(stage.name, done, losses, lr)
                 pace = self.clock.step_done(done, planned)
-                self.events.report(Progress(stage.name, done, planned, *pace, losses))
+                self.events.report(
+                    ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)
+                )
                 self.watch.look(done)
                 if self.watch.stopped:
                     break

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ... import __version__
+from ...runtime.arguments import ProgressUpdate
 from ...runtime.atomic import output_errors
 from ...runtime.bench.evaluation import evaluate
 from ...runtime.bundle import Bundle, open_bundle
@@ -36,7 +37,7 @@ from ..data.fingerprints import hash_of, learned_from
 from ..methods import hashed_settings
 from ..models.loading import pick_device
 from ..run.config import RunConfig
-from ..run.events import Events, Progress
+from ..run.events import Events
 from ..run.options import RunOptions
 from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .adaptation import adapt_bundle
@@ -254,9 +255,9 @@ class _Runner:
         torch.cuda.empty_cache()
         events, clock = self.options.events, _StepClock()
 
-        def report(progress: Progress) -> None:
+        def report(progress: ProgressUpdate) -> None:
             clock.tick()
-            events.report(replace(progress, stage=f"{title}, {progress.stage}"))
+            events.report(replace(progress, task=f"{title}, {progress.task}"))
 
         resume = record.get("begun", False)
         record = {"run": record["run"], "begun": True}

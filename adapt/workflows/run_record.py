@@ -171,8 +171,8 @@ class RunRecord:
     def _another(self, what: str) -> TrainingError:
         return TrainingError(
             f"{self.options.workspace.folder}: this run was started with other frames, settings or "
-            f"({what}); repeat its command with {arg('resume', True)}, or start anew with "
-            f"{arg('overwrite', True)}."
+            f"source model ({what}); repeat its command with {arg('resume', True)}, or start anew "
+            f"with {arg('overwrite', True)}."
         )
 
 

@@ -22,9 +22,9 @@ from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import LabelSpace
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ def settings() -> Callable[..., RunConfig]:
 @pytest.fixture
 def after_one_step() -> dict[str, Any]:
     """Run options with which a run is stopped, as by a signal, after its first step."""
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     return {"report": reports.append, "stop_requested": lambda: bool(reports)}
 
 

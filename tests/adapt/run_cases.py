@@ -19,8 +19,8 @@ from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import HISTORY
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file
@@ -76,11 +76,11 @@ class Killed(BaseException):
     """What a lost process looks like from within: nothing below it may catch it."""
 
 
-def kill_at(step: int) -> Callable[[Progress], None]:
+def kill_at(step: int) -> Callable[[ProgressUpdate], None]:
     """A report that dies after ``step``."""
 
-    def report(progress: Progress) -> None:
-        if progress.step == step:
+    def report(progress: ProgressUpdate) -> None:
+        if progress.done == step:
             raise Killed
 
     return report

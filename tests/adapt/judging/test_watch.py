@@ -21,11 +21,11 @@ from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
 from roadshift.adapt.run.config import RunConfig, WatchConfig
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.scoring.views import evaluating
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.adapt.workflows import whole_run
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Verdict
@@ -117,8 +117,8 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.weights = model, {0: copied(model)}
 
-    def __call__(self, progress: Progress) -> None:
-        self.weights[progress.step] = copied(self.model)
+    def __call__(self, progress: ProgressUpdate) -> None:
+        self.weights[progress.done] = copied(self.model)
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
@@ -717,11 +717,11 @@ def test_the_snapshot_of_a_checkpoint_is_there_until_the_next_one(
     trainer = watched(network(), [Drift()], "training.steps=20", checkpoint_every_s=1e9)
     files: dict[int, list[int]] = {}
 
-    def report(progress: Progress) -> None:
-        if progress.step == 7:
+    def report(progress: ProgressUpdate) -> None:
+        if progress.done == 7:
             trainer.files._saved = -1e9
         found = trainer.context.workdir.glob("look-*.safetensors")
-        files[progress.step] = sorted(int(path.stem[5:]) for path in found)
+        files[progress.done] = sorted(int(path.stem[5:]) for path in found)
 
     trainer.events = replace(trainer.events, report=report)
     trainer.run()

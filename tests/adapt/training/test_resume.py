@@ -19,9 +19,9 @@ from roadshift.adapt.methods import Stage
 from roadshift.adapt.methods.base import ParameterGroup
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import CHECKPOINT, HISTORY
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames.images import read_image
@@ -72,8 +72,8 @@ def sigterm_at() -> Iterator[Callable[[int], dict[str, Any]]]:
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
 
     def options(step: int) -> dict[str, Any]:
-        def report(progress: Progress) -> None:
-            if progress.step == step:
+        def report(progress: ProgressUpdate) -> None:
+            if progress.done == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         heard.clear()

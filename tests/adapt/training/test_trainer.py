@@ -24,7 +24,6 @@ from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import RESERVE, Peak, peak_memory
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.training import memory_fit as memory_fit_module
 from roadshift.adapt.training import run_files, run_statistics
@@ -32,6 +31,7 @@ from roadshift.adapt.training import trainer as trainer_module
 from roadshift.adapt.training.memory_fit import SPARE, candidates
 from roadshift.adapt.training.optimisation import build_optimizer, learning_rate_factor
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.errors import OutputError, RunInterrupted, TrainingError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -250,12 +250,12 @@ def test_stages_share_the_steps_evenly_and_start_from_the_last_ones_result(
             begin(model, context)
 
         stage.begin = recorded  # type: ignore[method-assign]
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     trainer = make_trainer(network(), stages, "training.steps=10", report=reports.append)
     assert trainer.run().steps == 10
     assert [stage.calls for stage in stages] == [3, 3, 4]
     assert [line["step"] for line in history(trainer)] == list(range(1, 11))
-    assert [(report.step, report.steps) for report in reports] == [(n, 10) for n in range(1, 11)]
+    assert [(report.done, report.total) for report in reports] == [(n, 10) for n in range(1, 11)]
     for earlier, later in itertools.pairwise(starts):
         assert not torch.equal(earlier["classifier.weight"], later["classifier.weight"])
 
@@ -521,9 +521,9 @@ def test_a_run_resumed_after_its_plan_was_lowered_goes_on_where_it_was(
     class Killed(BaseException):
         pass
 
-    def kill_at(step: int) -> Callable[[Progress], None]:
-        def report(progress: Progress) -> None:
-            if progress.step == step:
+    def kill_at(step: int) -> Callable[[ProgressUpdate], None]:
+        def report(progress: ProgressUpdate) -> None:
+            if progress.done == step:
                 raise Killed
 
         return report
@@ -598,13 +598,13 @@ def test_checkpoints_come_at_the_interval(
 def test_progress_tells_rate_and_remaining_time(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     stage = slow(clock, lambda _: 0.5)
     make_trainer(network(), [stage], "training.steps=8", report=reports.append).run()
-    assert reports[0].eta_s == 0  # nothing timed yet
+    assert reports[0].left_s == 0  # nothing timed yet
     for report in reports[1:]:
-        assert report.steps_per_s == pytest.approx(2.0)
-        assert report.eta_s == pytest.approx((8 - report.step) / 2)
+        assert report.per_s == pytest.approx(2.0)
+        assert report.left_s == pytest.approx((8 - report.done) / 2)
     assert set(reports[-1].losses) == {"entropy", "total"}
 
 

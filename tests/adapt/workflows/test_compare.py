@@ -13,12 +13,12 @@ import pytest
 import torch
 from roadshift.adapt import METHODS, RunOptions, adapt_bundle
 from roadshift.adapt.methods import resolve_config
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.workflows import compare as module
 from roadshift.adapt.workflows.compare import Comparison, check_comparison, compare
 from roadshift.adapt.workflows.compare_rows import comparison_rows
 from roadshift.adapt.workflows.comparing import measured_pairs
 from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine
@@ -201,17 +201,17 @@ def test_no_label_is_read_while_a_method_adapts(
 
 def test_progress_says_which_run_and_which_stage(bench: Bench) -> None:
     notes: list[str] = []
-    steps: list[Progress] = []
+    steps: list[ProgressUpdate] = []
     bench("bn_stats,iapc", note=notes.append, report=steps.append)
     assert [note for note in notes if "(run" in note] == [
         "bn_stats, seed 0 (run 1 of 2)",
         "iapc, seed 0 (run 2 of 2)",
     ]
-    assert [(s.stage, s.step, s.steps) for s in steps if "measuring" not in s.stage] == [
+    assert [(s.task, s.done, s.total) for s in steps if "measuring" not in s.task] == [
         ("iapc, seed 0, iapc", 1, 2),
         ("iapc, seed 0, iapc", 2, 2),
     ]
-    measuring = [(s.stage, s.step) for s in steps if s.stage.startswith("source only")]
+    measuring = [(s.task, s.done) for s in steps if s.task.startswith("source only")]
     assert measuring == [("source only, measuring frames", done) for done in range(1, 7)]
 
 
@@ -239,7 +239,7 @@ def test_a_comparison_interrupted_again_and_again_goes_on_to_the_same_end(
     whole = bench(seeds=2, out=tmp_path / "whole")
     order = [f"{method}-roadshift-seed{seed}" for seed in (0, 1) for method in ("bn_stats", "iapc")]
     assert bench.adapted == order
-    heard: list[Progress] = []
+    heard: list[ProgressUpdate] = []
     notes: list[str] = []
     for stage, step, begun, done in (
         ("iapc, seed 0, iapc", 1, order[:2], 1),
@@ -247,8 +247,8 @@ def test_a_comparison_interrupted_again_and_again_goes_on_to_the_same_end(
         ("iapc, seed 1, measuring", 3, order[3:], 3),
     ):
 
-        def report(progress: Progress, stage: str = stage, step: int = step) -> None:
-            if progress.stage.startswith(stage) and progress.step == step:
+        def report(progress: ProgressUpdate, stage: str = stage, step: int = step) -> None:
+            if progress.task.startswith(stage) and progress.done == step:
                 heard.append(progress)
 
         heard.clear()
@@ -339,11 +339,11 @@ def test_a_run_stopped_with_other_settings_is_not_continued(
     assert outcomes(after) == outcomes(alone)
 
 
-def stop_after_a_step(options: dict[str, Any]) -> Callable[[Progress], None]:
+def stop_after_a_step(options: dict[str, Any]) -> Callable[[ProgressUpdate], None]:
     """The report of ``after_one_step``, for steps of a run and not for frames measured."""
 
-    def report(progress: Progress) -> None:
-        if "measuring" not in progress.stage:
+    def report(progress: ProgressUpdate) -> None:
+        if "measuring" not in progress.task:
             options["report"](progress)
 
     return report

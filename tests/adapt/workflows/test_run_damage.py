@@ -48,7 +48,7 @@ class Stopped:
         with pytest.raises(RunInterrupted):
             self._adapt(
                 self.out,
-                report=lambda progress: steps.append(progress.step),
+                report=lambda progress: steps.append(progress.done),
                 stop_requested=lambda: steps[-1:] == [2],
             )
         self.run.rename(self._kept)

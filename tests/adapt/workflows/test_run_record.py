@@ -16,10 +16,10 @@ from roadshift.adapt import RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.fingerprints import hash_of
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.events import Progress
 from roadshift.adapt.run.seals import read_sealed_json, write_sealed_json
 from roadshift.adapt.run.workspace import CHECKPOINT, RECORD
 from roadshift.cli import app
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
@@ -331,7 +331,7 @@ def test_a_finished_run_is_done_and_stays_as_it_is(
 ) -> None:
     adapted(source, frames, settings(), tmp_path / "out")
     before = contents(tmp_path / "out")
-    steps: list[Progress] = []
+    steps: list[ProgressUpdate] = []
     notes: list[str] = []
     for _ in range(2):
         adapted(
