@@ -12,7 +12,7 @@ from ...runtime.errors import RunInterrupted, arg
 
 @dataclass(frozen=True)
 class Events:
-    """The line between long work and who asked for it; made once, where it is asked for.
+    """Notes, progress and stop requests of long work; made once, where the work is asked for.
 
     Attributes:
         note: called with a sentence on each thing worth knowing.
