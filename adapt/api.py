@@ -52,7 +52,7 @@ from .models.loading import IMAGENET_INPUT, pick_device
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
 from .run.events import Events
 from .run.options import RunOptions
-from .training.pace import patience_s
+from .training.time_allocation import patience_s
 from .workflows import adaptation
 from .workflows.import_bundle import import_weights
 

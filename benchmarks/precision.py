@@ -31,7 +31,7 @@ from roadshift.adapt.run.events import QUIET, Events
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.compiling import to_memory_format
-from roadshift.adapt.training.rehearsal import MEASURED_FROM
+from roadshift.adapt.training.precision_benchmark import MEASURED_FROM
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
 from roadshift.runtime.arguments import ProgressUpdate

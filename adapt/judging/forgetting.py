@@ -18,9 +18,9 @@ from ...runtime.verdict import Check, Verdict
 from ...runtime.words import percent
 from ..run.events import QUIET, Events
 from ..scoring.class_pairs import LEAST_AREA, pairs_of
-from ..scoring.resampling import Sums, Weights, interval
+from ..scoring.resampling import BootstrapSums, BootstrapWeights, interval
 from ..scoring.scores import CONFIDENT
-from ..scoring.views import Image, Model, Viewer
+from ..scoring.views import Image, ScoredModel, Viewer
 
 LEAST_REMEMBERED = 0.9  # share of the pixels that the incumbent is sure of
 OLDER = 16  # frames, at most
@@ -28,8 +28,8 @@ OLDER = 16  # frames, at most
 
 @torch.no_grad()
 def remembered(
-    incumbent: Model,
-    candidate: Model,
+    incumbent: ScoredModel,
+    candidate: ScoredModel,
     frames: Iterable[Image],
     device: torch.device,
     classes: tuple[str, ...],
@@ -49,7 +49,7 @@ def remembered(
         RunInterrupted: a signal came.
     """
     old, new = Viewer(incumbent, device), Viewer(candidate, device)
-    weights, sums, count = Weights(), Sums(), 0
+    weights, sums, count = BootstrapWeights(), BootstrapSums(), 0
     pairs = np.zeros((len(classes), len(classes)))
     for frame in frames:
         events.stop_if_requested()

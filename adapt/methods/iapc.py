@@ -18,14 +18,14 @@ from ..losses.common import Size
 from ..losses.iapc import IapcWeights, iapc_terms
 from ..networks import Output, SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers, fold_batch_norm, folding_view
+from ..networks.batch_norm_of_one import allow_lone_values
 from ..networks.ema import ema_update, frozen_copy
-from ..networks.lone_values import allow_lone_values
 from ..pseudo_labels.class_balance import ClassBalance
 from ..pseudo_labels.hard_labels import PseudoLabels, label_frames
 from ..pseudo_labels.logit_cache import LogitCache, open_cache
 from ..pseudo_labels.prototypes import Similarity, class_prototypes, class_sums, prototype_logits
 from ..run.config import Settings
-from ..run.renaming import Renamed, Renames, complement
+from ..run.renamed_settings import Renamed, Renames, complement
 from ..run.work import OutOfTimeError
 from .base import SMALL_DATA, FeatureTap, Method, Stage, prefixed, under
 

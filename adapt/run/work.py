@@ -11,9 +11,9 @@ from typing import Self, TypeVar
 from ...runtime.arguments import ProgressUpdate
 from ...runtime.errors import TrainingError
 from .budget import Deadline, Repeated
+from .checksums import DamagedError, read_json_with_checksum, write_json_with_checksum
 from .events import QUIET, Events
 from .options import RunOptions
-from .seals import DamagedError, read_sealed_json, write_sealed_json
 
 Item = TypeVar("Item")
 
@@ -126,7 +126,7 @@ class PreparedFrames:
     def settle(self, kept: Path) -> None:
         """The stage's first step comes: write down which frames it learns from, if not all."""
         if self.chosen is not None and not self.settled:
-            write_sealed_json(kept, {"frames": self.chosen})
+            write_json_with_checksum(kept, {"frames": self.chosen})
         self.settled = True
 
 
@@ -137,7 +137,7 @@ def _read(kept: Path) -> list[int]:
         TrainingError: it was changed since.
     """
     try:
-        return list(map(int, read_sealed_json(kept)["frames"]))
+        return list(map(int, read_json_with_checksum(kept)["frames"]))
     except (OSError, DamagedError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{kept}: is damaged ({error}); delete {kept.parent} and start again."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..data.context import Context
 from ..networks import SegmentationNetwork
 from ..scoring.timing import LONG, forward_seconds
-from .pace import seconds_of_end, seconds_of_step
+from .time_allocation import seconds_of_end, seconds_of_step
 
 
 class StepClock:

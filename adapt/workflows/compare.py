@@ -33,23 +33,28 @@ from ...runtime.file_names import check_name
 from ...runtime.frames import open_frames
 from ...runtime.labels.metrics import evaluation_record
 from ...runtime.labels.spaces import LabelMap
-from ..data.fingerprints import hash_of, learned_from
+from ..data.input_hashes import hash_of, learned_from
 from ..methods import hashed_settings
 from ..models.loading import pick_device
+from ..run.checksums import (
+    DamagedError,
+    content_hash,
+    read_json_with_checksum,
+    write_json_with_checksum,
+)
 from ..run.config import RunConfig
 from ..run.events import Events
 from ..run.options import RunOptions
-from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .adaptation import adapt_bundle
-from .contenders import Contender
+from .method_variants import MethodVariant
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run
 Pairs = Sequence[tuple[Path, Path]]
 
 
 @dataclass(frozen=True)
-class Result:
-    """One run of a contender: what it took and what it gave, or why it could not."""
+class VariantRun:
+    """One run of a variant: what it took and what it gave, or why it could not."""
 
     seed: int
     bundle: Path
@@ -65,7 +70,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Inputs of a comparison, and the results of each contender, seed by seed.
+    """Inputs of a comparison, and the results of each variant, seed by seed.
 
     Attributes:
         source: the source model.
@@ -80,7 +85,7 @@ class Comparison:
     frames: tuple[str, ...]
     pairs: Pairs
     before: dict[str, Any]
-    results: dict[Contender, list[Result]]
+    results: dict[MethodVariant, list[VariantRun]]
     label_map: LabelMap | None = None
 
     @property
@@ -97,13 +102,13 @@ def compare(
     source: Bundle,
     frames: Sequence[str],
     pairs: Pairs,
-    contenders: Sequence[Contender],
+    variants: Sequence[MethodVariant],
     options: RunOptions,
     *,
     label_map: LabelMap | None = None,
     max_frames: int | None = None,
 ) -> Comparison:
-    """Run every contender with every seed, one at a time, and measure what each gives.
+    """Run every variant with every seed, one at a time, and measure what each gives.
 
     Results in ``options.out`` that follow from the same settings, frames and source model are taken
     up, and a run that was interrupted goes on; with ``overwrite`` everything is done anew. A method
@@ -126,8 +131,8 @@ def compare(
     with output_errors(options.out):
         options.out.mkdir(exist_ok=True)
         (options.out / RUNS).mkdir(exist_ok=True)
-    results: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
-    total = sum(len(contender.configs) for contender in contenders)
+    results: dict[MethodVariant, list[VariantRun]] = {variant: [] for variant in variants}
+    total = sum(len(variant.configs) for variant in variants)
     done, now = 0, "source only"
     try:
         runner = _Runner(
@@ -142,11 +147,11 @@ def compare(
             _content_of([file for pair in pairs for file in pair], options.events),
         )
         before = runner.source_only()
-        for seed in range(max(len(contender.configs) for contender in contenders)):
-            for contender in contenders:
-                now = f"{contender.title}, seed {seed}"
+        for seed in range(max(len(variant.configs) for variant in variants)):
+            for variant in variants:
+                now = f"{variant.title}, seed {seed}"
                 options.events.note(f"{now} (run {done + 1} of {total})")
-                results[contender].append(runner.result(contender, seed, now))
+                results[variant].append(runner.result(variant, seed, now))
                 done += 1
     except RunInterrupted as error:
         how = "without --overwrite " if options.overwrite else ""
@@ -196,11 +201,11 @@ class _Runner:
         record = self._kept(path, self.source.hash)
         return self._measured(path, record, self.source, "source only")
 
-    def result(self, contender: Contender, seed: int, title: str) -> Result:
+    def result(self, variant: MethodVariant, seed: int, title: str) -> VariantRun:
         """Adapt and measure, or take up what is there."""
-        name = f"{contender.method}-{contender.variant}-seed{seed}"
+        name = f"{variant.method}-{variant.name}-seed{seed}"
         folder, path = self.options.out / RUNS / name, self.options.out / RUNS / f"{name}.json"
-        config = contender.configs[seed]
+        config = variant.configs[seed]
         self.options.events.stop_if_requested()
         try:
             record = self._kept(path, self._fingerprint(config))
@@ -217,9 +222,9 @@ class _Runner:
             if isinstance(error, torch.OutOfMemoryError):
                 sentence = "The GPU's memory is not enough; lower training.batch_size for all."
             self.options.events.note(f"{title} failed: {sentence}")
-            return Result(seed, folder, {}, error=sentence)
+            return VariantRun(seed, folder, {}, error=sentence)
         origin = bundle.manifest.provenance
-        return Result(
+        return VariantRun(
             seed,
             folder,
             evaluation,
@@ -253,7 +258,7 @@ class _Runner:
         """Adapt into ``folder``; what an earlier attempt of the same run left is continued."""
         gc.collect()  # the last run's network may hold itself in a cycle; this one needs its room
         torch.cuda.empty_cache()
-        events, clock = self.options.events, _StepClock()
+        events, clock = self.options.events, _StepRate()
 
         def report(progress: ProgressUpdate) -> None:
             clock.tick()
@@ -261,7 +266,7 @@ class _Runner:
 
         resume = record.get("begun", False)
         record = {"run": record["run"], "begun": True}
-        write_sealed_json(path, record)
+        write_json_with_checksum(path, record)
         bundle = adapt_bundle(
             self.source,
             self.frames,
@@ -285,7 +290,7 @@ class _Runner:
             "steps_per_s": clock.rate or whole,
             "peak_mib": outcome["peak_memory_mib"],
         }
-        write_sealed_json(path, record)
+        write_json_with_checksum(path, record)
         return bundle, record
 
     def _measured(
@@ -299,7 +304,7 @@ class _Runner:
         if record.get("measured") != fingerprint:
             evaluation = self._evaluate(bundle, title)
             record = {**record, "measured": fingerprint, "evaluation": evaluation}
-            write_sealed_json(path, record)
+            write_json_with_checksum(path, record)
         kept: dict[str, Any] = record["evaluation"]
         return kept
 
@@ -326,7 +331,7 @@ class _Runner:
         )
 
 
-class _StepClock:
+class _StepRate:
     """Rate of a run's steps; pauses between stages hardly count."""
 
     def __init__(self) -> None:
@@ -363,7 +368,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         DamagedError: it was changed since.
         OSError: it cannot be read.
     """
-    return read_sealed_json(path) if path.exists() else {}
+    return read_json_with_checksum(path) if path.exists() else {}
 
 
 def _content_of(files: Sequence[Path], events: Events) -> str:
