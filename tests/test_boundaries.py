@@ -195,9 +195,6 @@ INNER = {
 FACES = ("__init__", "api", "arguments")
 LOOSE_IN_ADAPT: tuple[str, ...] = ()  # what lies loose beside the face
 MOST_LINES = 400
-LONGER = {  # files that are to be split, with the lines that they have now: fewer is fine
-    "adapt/losses/backends/triton_kernel.py": 401,
-}
 
 
 def name_of(module: Path) -> str:
@@ -311,10 +308,4 @@ def test_a_circle_would_be_found() -> None:
 
 def test_no_file_is_too_long_to_read_at_once() -> None:
     lines = {m.as_posix(): (ROOT / m).read_text(encoding="utf-8").count("\n") for m in MODULES}
-    too_long = {m: n for m, n in lines.items() if n > LONGER.get(m, MOST_LINES)}
-    assert too_long == {}
-
-
-@pytest.mark.parametrize("module", LONGER)
-def test_a_file_that_was_split_is_no_longer_an_exception(module: str) -> None:
-    assert (ROOT / module).read_text(encoding="utf-8").count("\n") > MOST_LINES
+    assert {m: n for m, n in lines.items() if n > MOST_LINES} == {}

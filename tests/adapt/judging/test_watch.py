@@ -23,7 +23,7 @@ from roadshift.adapt.judging.validation import (
     information,
     judged,
 )
-from roadshift.adapt.losses.iapc import mean_entropy
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
 from roadshift.adapt.run.config import RunConfig, WatchConfig
@@ -64,7 +64,7 @@ class Drift(Stage):
         if self.bad_from is not None and self.batches >= self.bad_from:
             return {"away": self.push * logits[:, VICTIM].mean()}
         p = logits.softmax(dim=1).mean(dim=(0, 2, 3))
-        return {"sharp": mean_entropy(logits) + 3 * (p * p.log()).sum()}
+        return {"sharp": pixel_entropy(logits.log_softmax(dim=1)).mean() + 3 * (p * p.log()).sum()}
 
     def after_step(self) -> None:
         self.batches += 1

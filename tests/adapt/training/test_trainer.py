@@ -17,7 +17,7 @@ import pytest
 import torch
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
-from roadshift.adapt.losses.iapc import mean_entropy
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage, build_stages
 from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
 from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
@@ -55,7 +55,9 @@ class Entropy(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         self.calls += 1
         logits = self.model(self.normalise(batch.augmented)).logits
-        return {"entropy": self.factor(self.calls) * mean_entropy(logits)}
+        return {
+            "entropy": self.factor(self.calls) * pixel_entropy(logits.log_softmax(dim=1)).mean()
+        }
 
 
 def history(trainer: Trainer) -> list[dict[str, Any]]:
