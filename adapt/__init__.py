@@ -5,15 +5,14 @@ from .models.loading import load_network
 from .models.torch_engine import TorchEngine
 from .networks import NETWORKS, build_network
 from .pseudo_labels.black_box import Student
-from .run.options import Progress, RunOptions
+from .run.events import Events
+from .run.options import RunOptions
 from .workflows.adaptation import adapt_black_box, adapt_bundle, train_bundle
-from .workflows.run_folder import Job
 
 __all__ = [
     "METHODS",
     "NETWORKS",
-    "Job",
-    "Progress",
+    "Events",
     "RunOptions",
     "Student",
     "TorchEngine",

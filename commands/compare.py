@@ -70,19 +70,20 @@ def compare(
     from .tables import comparison_table, show
 
     with needs_torch("compare", threads, nice):
-        from ..adapt import Job
         from ..adapt.workflows.compare_report import write_report
         from ..adapt.workflows.compare_request import compare_methods
         from ..adapt.workflows.compare_rows import comparison_rows
 
         names = parse_names(methods)
         chosen = with_loss_backend(settings, loss_backend, losses=losses)
-        with run_options(False, "60s", time_budget, None, "compare", "done") as options:
+        with run_options(
+            out, overwrite, device, time_budget=time_budget, title="compare", unit="done"
+        ) as options:
             comparison = compare_methods(
                 bundle,
                 frames,
                 labels,
-                Job(out, overwrite, device, options),
+                options,
                 images=images,
                 label_space=label_space,
                 label_map=label_map,

@@ -49,16 +49,15 @@ def reproduce(
         from ..adapt.workflows.reproduction import reproduce as reproduce_row
 
         file = find_recipe(recipe)
-        with run_options(resume, checkpoint_every, None, memory_budget) as options:
+        with run_options(
+            out, overwrite, device, resume, checkpoint_every, memory_budget=memory_budget
+        ) as options:
             result = reproduce_row(
                 file,
                 data,
                 checkpoint,
-                out,
+                options,
                 seed=seed,
-                overwrite=overwrite,
-                device=device,
-                options=options,
                 allow_networks=allow_network or (),
             )
     show(result, as_json, lambda: published_tables(result))

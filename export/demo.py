@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..adapt import Job, RunOptions, adapt_bundle, resolve_config, train_bundle
+from ..adapt import Events, RunOptions, adapt_bundle, resolve_config, train_bundle
 from ..adapt.models.loading import IMAGENET_INPUT
 from ..runtime.atomic import output_errors
 from ..runtime.bench import BenchSettings, bench_bundle
@@ -35,9 +34,7 @@ ADAPT_SETTINGS = ("training.steps=40", "training.batch_size=4")
 PICTURES = 3
 
 
-def run_demo(
-    out: Path, *, seed: int, overwrite: bool, note: Callable[[str], None], options: RunOptions
-) -> dict[str, Any]:
+def run_demo(out: Path, *, seed: int, overwrite: bool, events: Events) -> dict[str, Any]:
     """Render scenes, train on one domain, adapt to another, export, run and measure.
 
     Leaves in ``out``: ``source/`` and ``adapted/`` (bundles, the second exported), ``scenes/``
@@ -51,7 +48,7 @@ def run_demo(
     Raises:
         OutputError: ``out`` exists, or cannot be written.
     """
-    started = time.monotonic()
+    started, note = time.monotonic(), events.note
     _prepare(out, overwrite)
     scenes = out / "scenes"
     note(f"rendering {SOURCE_DOMAIN} and {TARGET_DOMAIN} scenes, {WIDTH}x{HEIGHT}")
@@ -66,14 +63,14 @@ def run_demo(
         NetworkSpec(name="fast_scnn"),
         IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
         resolve_config("supervised", assignments=TRAIN_SETTINGS, seed=seed),
-        Job(out / "source", options=options),
+        RunOptions(out / "source", events=events),
     )
     note(f"adapting it to {TARGET_FRAMES} unlabelled {TARGET_DOMAIN} frames with Nightshift")
     adapted = adapt_bundle(
         source,
         [scenes / "target/images"],
         resolve_config("nightshift", assignments=ADAPT_SETTINGS, seed=seed),
-        Job(out / "adapted", options=replace(options)),
+        RunOptions(out / "adapted", events=events),
         gated=True,
     )
     note("exporting to ONNX and comparing with torch")

@@ -152,9 +152,7 @@ def target_frames(
     workdir: Path,
     *,
     limit: int | None = None,
-    note: Callable[[str], None] = lambda _: None,
     work: Work | None = None,
-    stop: Callable[[], None] = lambda: None,
 ) -> FrameSet:
     """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
 
@@ -166,12 +164,14 @@ def target_frames(
 
     Args:
         work: the deadline, and where decoding is shown.
-        stop: called before each frame; may raise.
 
     Raises:
+        RunInterrupted: a signal came.
         FrameError: a source does not exist or holds no readable frame.
         OutputError: the disk cannot hold the frames.
     """
+    work = work or Work()
+    note = work.events.note
     wanted = {
         "sources": encodable([str(Path(source).resolve()) for source in sources]),
         "size": [width, height],
@@ -182,7 +182,6 @@ def target_frames(
         return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, note)
-    work = work or Work()
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
@@ -200,8 +199,8 @@ def target_frames(
             frames = frames.only(evenly_spaced(len(stills), fewer))
     with DamageWatch(note, treatment=", and these frames are left out") as watch:
         opened.watch = watch
-        unfit = partial(damaged_names, opened, work, stop)
-        read = decoded(frames, total, work, stop)
+        unfit = partial(damaged_names, opened, work)
+        read = decoded(frames, total, work)
         names = write_cache(workdir, wanted, read, width, height, unfit)
     return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...runtime.errors import FrameError
 from ..data.dataset import evenly_spaced
+from ..run.events import QUIET, Events
 from ..scoring.class_pairs import ClassPairs
 from ..scoring.displacement import Displacement, moves
 from ..scoring.near_duplicates import DistinctFrames
@@ -59,7 +60,7 @@ def gather(
     frames: Iterable[Image],
     device: torch.device,
     *,
-    stop: Callable[[], None] = lambda: None,
+    events: Events = QUIET,
     due: Callable[[], bool] = lambda: False,
     report: Callable[[int], None] = lambda _: None,
     seed: int = 0,
@@ -77,12 +78,13 @@ def gather(
 
     Args:
         frames: uint8 RGB (H, W, 3), any size.
-        stop: called before every batch; may raise.
+        events: asked before every batch whether to stop.
         due: whether the time is over; asked after every batch.
         report: called with the number of frames judged so far.
 
     Raises:
         FrameError: there is no frame.
+        RunInterrupted: a signal came.
     """
     viewers = Viewer(incumbent, device), Viewer(candidate, device)
     distinct, seen, copies = DistinctFrames(), list[tuple[Image, Image]](), 0
@@ -96,10 +98,10 @@ def gather(
     references = References(incumbent.network, candidate.network)
     ours = [mine for mine, _ in seen]
     few = [viewers[0].images([ours[i]]) for i in evenly_spaced(len(ours), FRAMES)]
-    references.look((viewers[0].images(b) for b in in_batches_of(ours, BATCH)), few, stop, due)
+    references.look((viewers[0].images(b) for b in in_batches_of(ours, BATCH)), few, events, due)
     gathered, zoom = ScoreAccumulator(incumbent.network.num_classes, seed), True
     for batch in in_batches_of(seen, BATCH):
-        stop()
+        events.stop_if_requested()
         inputs = (
             viewers[0].images([mine for mine, _ in batch]),
             viewers[1].images([its for _, its in batch]),

@@ -70,7 +70,7 @@ def class_counts(context: Context, num_classes: int) -> NDArray[np.int64]:
         return np.array(kept["counts"], np.int64)
     counts = np.zeros(256, np.int64)
     chosen = evenly_spaced(len(context.frames), CLASS_COUNT_FRAMES)
-    for i in context.over(chosen, "counting the pixels of each class"):
+    for i in context.work.over(chosen, "counting the pixels of each class"):
         counts += np.bincount(labels(i).ravel(), minlength=256)
     write_json_with_checksum(path, {"counts": counts[:num_classes].tolist()})
     return counts[:num_classes]

@@ -16,16 +16,18 @@ import pytest
 import torch
 from bundle_cases import write_bundle
 from label_guard import no_labels, target  # noqa: F401 - fixtures
-from roadshift.adapt import Job, adapt_bundle
+from roadshift.adapt import adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import FrameSet
 from roadshift.adapt.methods import Stage, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, Provenance
+from run_cases import run_options
 from run_clock import clock, slow_network  # noqa: F401 - fixtures
 from spaces import FOUR
 from torch import Tensor, nn
@@ -141,7 +143,7 @@ def adapt(
         **options: Any,
     ) -> Bundle:
         config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
+        job = run_options(out, overwrite=overwrite, **options)
         return adapt_bundle(
             bundle, [frames], config, job, max_frames=max_frames, gated=gated, older=older
         )
@@ -152,7 +154,7 @@ def adapt(
 @pytest.fixture
 def after_one_step() -> dict[str, Any]:
     """Run options with which a run is stopped, as by a signal, after its first step."""
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     return {"report": reports.append, "stop_requested": lambda: bool(reports)}
 
 
@@ -167,6 +169,7 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
         **options: Any,
     ) -> Trainer:
         config = settings("augment.policy=none", *assignments)
+        given = run_options(tmp_path / "out", **options)
         images = _images(FRAMES)
         names = [f"frame_{i}" for i in range(FRAMES)]
         context = Context(
@@ -176,8 +179,10 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
             workdir=tmp_path,
             config=config,
             crop_size=(HEIGHT, WIDTH),
+            fingerprint="run",
+            work=Work.of(given),
         )
-        return Trainer(model, list(stages), context, RunOptions(fingerprint="run", **options))
+        return Trainer(model, list(stages), context, given)
 
     return make
 

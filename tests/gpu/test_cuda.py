@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
+from roadshift.adapt import RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
 from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models.loading import IMAGENET_INPUT
 from roadshift.adapt.training.precision_benchmark import (
@@ -41,7 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         NetworkSpec(name="fast_scnn"),
         IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
         resolve_config("supervised", assignments=["training.steps=40"]),
-        Job(folder / "source", device="cuda"),
+        RunOptions(folder / "source", device="cuda"),
     )
 
 
@@ -50,7 +50,7 @@ def adapt(source: Bundle, out: Path, *assignments: str, **options: object) -> Bu
     if not frames.exists():
         render_dataset(frames, "dusk", 8, seed=9, width=WIDTH, height=HEIGHT)
     settings = ["training.steps=4", *assignments]
-    job = Job(out, device="cuda", options=RunOptions(fingerprint="", **options))  # type: ignore[arg-type]
+    job = RunOptions(out, device="cuda", **options)  # type: ignore[arg-type]
     return adapt_bundle(
         source, [frames / "images"], resolve_config("iapc", assignments=settings), job
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
+from roadshift.adapt import Events, RunOptions, Student, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.adapt.losses.backends.reference import pixel_entropy
@@ -17,8 +18,8 @@ from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file
@@ -97,11 +98,11 @@ class Killed(BaseException):
     """What a lost process looks like from within: nothing below it may catch it."""
 
 
-def kill_at(step: int) -> Callable[[Progress], None]:
+def kill_at(step: int) -> Callable[[ProgressUpdate], None]:
     """A report that dies after ``step``."""
 
-    def report(progress: Progress) -> None:
-        if progress.step == step:
+    def report(progress: ProgressUpdate) -> None:
+        if progress.done == step:
             raise Killed
 
     return report
@@ -124,12 +125,18 @@ class Polls:
         return stop
 
 
+def run_options(out: Path, **options: Any) -> RunOptions:
+    """Options of a run on the CPU, with those of `Events` among them."""
+    names = {field.name for field in fields(Events)} & options.keys()
+    events = Events(**{name: options.pop(name) for name in names})
+    return RunOptions(out, **{"device": "cpu", **options}, events=events)
+
+
 def adapted(
     source: Bundle, frames: Path, config: RunConfig, out: Path, **options: Any
 ) -> dict[str, Tensor]:
     """The weights of a run through `adapt_bundle`, on the CPU."""
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
-    return weights(adapt_bundle(source, [frames], config, job))
+    return weights(adapt_bundle(source, [frames], config, run_options(out, **options)))
 
 
 def weights(bundle: Bundle) -> dict[str, Tensor]:

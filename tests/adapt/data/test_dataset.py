@@ -34,6 +34,8 @@ from roadshift.adapt.data.dataset import (
 )
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.errors import FrameError, LabelError, OutputError
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
@@ -127,7 +129,9 @@ def test_label_maps_beside_the_frames_are_not_learned(tmp_path: Path, folder: st
         ids = cv2.resize(small[..., 0] % 5, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
         assert cv2.imwrite(str(tmp_path / f"data/{folder}/{i}.png"), ids)
     said: list[str] = []
-    frames = target_frames([tmp_path / "data"], WIDTH, HEIGHT, tmp_path, note=said.append)
+    frames = target_frames(
+        [tmp_path / "data"], WIDTH, HEIGHT, tmp_path, work=Work(events=Events(said.append))
+    )
     assert frames.names == ("0", "1", "2")
     assert "taken 3 pictures of road/; left out 3 label maps and the like" in said[0]
 
@@ -136,7 +140,9 @@ def test_a_damaged_frame_is_reported_before_the_first_step_and_left_out(tmp_path
     source = folder_of(tmp_path / "in", 3)
     (source / "frame_1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     notes: list[str] = []
-    frames = target_frames([source], WIDTH, HEIGHT, tmp_path, note=notes.append)
+    frames = target_frames(
+        [source], WIDTH, HEIGHT, tmp_path, work=Work(events=Events(notes.append))
+    )
     assert frames.names == ("frame_0", "frame_2")
     assert len(notes) == 1
     assert "frame_1.png" in notes[0]
@@ -145,7 +151,9 @@ def test_a_damaged_frame_is_reported_before_the_first_step_and_left_out(tmp_path
 def test_a_limit_takes_frames_evenly_and_says_so(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 7)
     notes: list[str] = []
-    frames = target_frames([source], WIDTH, HEIGHT, tmp_path, limit=3, note=notes.append)
+    frames = target_frames(
+        [source], WIDTH, HEIGHT, tmp_path, limit=3, work=Work(events=Events(notes.append))
+    )
     assert frames.names == ("frame_0", "frame_3", "frame_6")
     assert notes == ["using 3 of 7 frames, evenly spaced (max_frames)"]
 
@@ -211,7 +219,9 @@ def test_folders_above_the_cache_limit_are_decoded_when_drawn(
     source = folder_of(tmp_path / "in", 3, width=64, height=40)
     monkeypatch.setattr(dataset, "CACHE_LIMIT_BYTES", 3 * WIDTH * HEIGHT * 3 - 1)
     notes: list[str] = []
-    frames = target_frames([source], WIDTH, HEIGHT, tmp_path, note=notes.append)
+    frames = target_frames(
+        [source], WIDTH, HEIGHT, tmp_path, work=Work(events=Events(notes.append))
+    )
     assert "do not fit the frame cache" in notes[0]
     assert not (tmp_path / "frames.rgb").exists()
     assert np.array_equal(frames.image(2), fit_frame(picture(2, 64, 40), WIDTH, HEIGHT))
@@ -563,7 +573,7 @@ def test_frames_that_were_decoded_with_errors_are_not_learned_from(tmp_path: Pat
     path, notes = damage_pictures(write_mpeg4(tmp_path / "drive.mp4"), [7, 15]), list[str]()
     work = tmp_path / "work"
     work.mkdir()
-    frames = target_frames([path], WIDTH, HEIGHT, work, note=notes.append)
+    frames = target_frames([path], WIDTH, HEIGHT, work, work=Work(events=Events(notes.append)))
     kept = [i for i in range(24) if i not in (7, 15)]
     assert list(frames.names) == [f"drive_{i:06d}" for i in kept]
     assert notes == [

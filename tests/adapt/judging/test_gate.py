@@ -17,7 +17,7 @@ import torch
 from bundle_cases import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from roadshift.adapt import Job, adapt_bundle
+from roadshift.adapt import RunOptions, adapt_bundle
 from roadshift.adapt.data.dataset import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
@@ -26,6 +26,7 @@ from roadshift.adapt.judging.verdict import LEAST_FRAMES
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.run.budget import Deadline
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
@@ -396,7 +397,7 @@ def test_at_most_32_of_the_frames_are_looked_at(
 def test_the_incumbent_is_never_the_output(
     source: Bundle, recording: Path, settings: Settings
 ) -> None:
-    job = Job(source.path, True, "cpu")
+    job = RunOptions(source.path, overwrite=True, device="cpu")
     with pytest.raises(OutputError, match=r"is the incumbent itself.*give another out"):
         adapt_bundle(source, [recording], settings(), job, gated=True)
     assert open_bundle(source.path).hash == source.hash
@@ -524,7 +525,7 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
         [recording],
         device="cpu",
         max_frames=6,
-        report=lambda *so_far: done.append(so_far),
+        events=Events(report_phase=lambda judged: done.append((judged.done, judged.total))),
     )
     assert (verdict.frames, verdict.incumbent) == (6, source.hash)
     assert asked[0].scores["entropy"].difference < 0  # 1.5 times the logits: surer
@@ -644,6 +645,8 @@ def test_frames_that_cannot_be_read_are_named(
     with pytest.raises(FrameError, match=r"a\.png"):
         judge_bundles(source, candidate, [bad], device="cpu")
     notes: list[str] = []
-    verdict = judge_bundles(source, candidate, [bad, recording], note=notes.append, device="cpu")
+    verdict = judge_bundles(
+        source, candidate, [bad, recording], events=Events(notes.append), device="cpu"
+    )
     assert verdict.frames == 31
     assert any("a.png" in note for note in notes)

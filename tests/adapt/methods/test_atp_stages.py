@@ -26,6 +26,8 @@ from roadshift.adapt.methods.propagate import PropagateStage
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork, build_network
 from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig, validate
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, NetworkError, RunInterrupted
@@ -283,7 +285,7 @@ def test_kept_entropies_that_were_changed_are_noted_and_measured_again(
     kept.write_bytes(changed)
     notes: list[str] = []
     stage = PropagateStage(validate(AtpConfig, {"easy_ratio": 0.5}, "atp"))
-    stage.begin(net(), replace(context(tmp_path), note=notes.append))
+    stage.begin(net(), replace(context(tmp_path), work=Work(events=Events(notes.append))))
     assert stage.easy == easy
     assert any(kept.name in note and "damaged" in note for note in notes)
     assert kept.read_bytes() == whole

@@ -207,12 +207,12 @@ def test_what_is_allowed_is_a_list(source: Bundle) -> None:
 def test_a_successor_of_an_allowed_bundle_is_allowed_and_only_in_this_process(
     naming: Callable[..., Path], here: Path, code: Callable[..., Path], frames_dir: Path
 ) -> None:
-    from roadshift.adapt import Job, adapt_bundle, resolve_config
+    from roadshift.adapt import RunOptions, adapt_bundle, resolve_config
 
     code(here / "theirs.py")
     config = resolve_config("bn_stats", assignments=["bn_batch_size=3", "tone=none"])
     opened = open_bundle(naming("theirs:f"), allow_networks=["theirs"])
-    adapted = adapt_bundle(opened, [frames_dir], config, Job(here / "out", device="cpu"))
+    adapted = adapt_bundle(opened, [frames_dir], config, RunOptions(here / "out", device="cpu"))
     load_network(adapted, CPU)
     with pytest.raises(NetworkError, match=r"allow_networks=\['theirs'\]"):
         load_network(open_bundle(adapted.path), CPU)
@@ -548,12 +548,12 @@ def plain_onnx(bundle: Bundle) -> bytes:
 def test_a_finished_run_that_is_resumed_gives_a_bundle_that_is_as_allowed(
     naming: Callable[..., Path], here: Path, code: Callable[..., Path], frames_dir: Path
 ) -> None:
-    from roadshift.adapt import Job, RunOptions, adapt_bundle, resolve_config
+    from roadshift.adapt import RunOptions, adapt_bundle, resolve_config
 
     code(here / "theirs.py")
     config = resolve_config("bn_stats", assignments=["bn_batch_size=3", "tone=none"])
     source = open_bundle(naming("theirs:f"), allow_networks=["theirs"])
-    job = Job(here / "out", device="cpu", options=RunOptions(fingerprint="", resume=True))
+    job = RunOptions(here / "out", device="cpu", resume=True)
     first, again = (adapt_bundle(source, [frames_dir], config, job) for _ in range(2))
     assert again == first
     load_network(again, CPU)

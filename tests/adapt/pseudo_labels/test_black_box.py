@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from processes import python_output
-from roadshift.adapt import Job, RunOptions, Student, adapt_black_box, adapt_bundle, load_network
+from roadshift.adapt import RunOptions, Student, adapt_black_box, adapt_bundle, load_network
 from roadshift.adapt.losses.nightshift import nightshift_terms
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.importing import save_weights
@@ -52,7 +52,7 @@ from roadshift.runtime.errors import (
     TrainingError,
 )
 from roadshift.runtime.frames.images import read_image
-from run_cases import equal, history_of, weights
+from run_cases import equal, history_of, run_options, weights
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -148,7 +148,7 @@ def adapt(
         whole = [f'{method}.stages=["teach","propagate"]', f"{method}.ask=once"]
         whole = whole if method.endswith("black_box") else []
         config = settings("training.steps=4", *whole, *assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
+        job = run_options(out, overwrite=overwrite, **options)
         return adapt_black_box(str(source), [frames_dir], config, job, student)
 
     return run
@@ -694,7 +694,7 @@ def test_methods_are_kept_apart(
         adapt(predictions, method="iapc")
     config = resolve_config("atp_black_box")
     with pytest.raises(ConfigError, match="give it a black box and a student"):
-        adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out"))
+        adapt_bundle(source, [frames_dir], config, RunOptions(tmp_path / "out"))
 
 
 def test_no_tone_is_aligned_with_what_cannot_be_seen(adapt: Adapt, predictions: Path) -> None:

@@ -21,6 +21,8 @@ from roadshift.adapt.pseudo_labels.hard_labels import (
 )
 from roadshift.adapt.pseudo_labels.labeller import Labeller
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import RunInterrupted
 from run_cases import stage_context
@@ -42,7 +44,7 @@ def context(
         Normalise(spec),
         RunConfig(method="ld", training=TrainingConfig(batch_size=batch)),
     )
-    return replace(made, stop_requested=stop)
+    return replace(made, work=Work(events=Events(stop_requested=stop)))
 
 
 def learn(student: SegmentationNetwork) -> None:

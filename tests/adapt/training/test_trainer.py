@@ -23,7 +23,6 @@ from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import RESERVE, PeakMemory, peak_memory
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.training import batch_norm_statistics, run_files
 from roadshift.adapt.training import memory_fit as memory_fit_module
@@ -31,6 +30,7 @@ from roadshift.adapt.training import trainer as trainer_module
 from roadshift.adapt.training.memory_fit import SPARE, candidates
 from roadshift.adapt.training.optimisation import build_optimizer, learning_rate_factor
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.errors import OutputError, RunInterrupted, TrainingError
 from run_cases import Entropy, Killed, kill_at
 from run_clock import Clock
@@ -234,12 +234,12 @@ def test_stages_share_the_steps_evenly_and_start_from_the_last_ones_result(
             begin(model, context)
 
         stage.begin = recorded  # type: ignore[method-assign]
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     trainer = make_trainer(network(), stages, "training.steps=10", report=reports.append)
     assert trainer.run().steps == 10
     assert [stage.calls for stage in stages] == [3, 3, 4]
     assert [line["step"] for line in history(trainer)] == list(range(1, 11))
-    assert [(report.step, report.steps) for report in reports] == [(n, 10) for n in range(1, 11)]
+    assert [(report.done, report.total) for report in reports] == [(n, 10) for n in range(1, 11)]
     for earlier, later in itertools.pairwise(starts):
         assert not torch.equal(earlier["classifier.weight"], later["classifier.weight"])
 
@@ -517,6 +517,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     make_trainer: MakeTrainer,
     network: MakeNetwork,
     monkeypatch: pytest.MonkeyPatch,
+    after_one_step: dict[str, Any],
 ) -> None:
     reestimate = batch_norm_statistics.target_statistics
 
@@ -527,9 +528,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     for module in (batch_norm_statistics, mixed_statistics):
         monkeypatch.setattr(module, "target_statistics", slowly)
     options = {"time_budget_s": 20.0, "resume": True, "checkpoint_every_s": 0.0}
-    stop = make_trainer(
-        network(), [slow(clock)], "training.steps=99", stop_requested=lambda: True, **options
-    )
+    stop = make_trainer(network(), [slow(clock)], "training.steps=99", **after_one_step, **options)
     with pytest.raises(RunInterrupted):
         stop.run()
     clock.now += 1000  # between the two
@@ -560,13 +559,13 @@ def test_checkpoints_come_at_the_interval(
 def test_progress_tells_rate_and_remaining_time(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     stage = slow(clock, lambda _: 0.5)
     make_trainer(network(), [stage], "training.steps=8", report=reports.append).run()
-    assert reports[0].eta_s == 0  # nothing timed yet
+    assert reports[0].left_s == 0  # nothing timed yet
     for report in reports[1:]:
-        assert report.steps_per_s == pytest.approx(2.0)
-        assert report.eta_s == pytest.approx((8 - report.step) / 2)
+        assert report.per_s == pytest.approx(2.0)
+        assert report.left_s == pytest.approx((8 - report.done) / 2)
     assert set(reports[-1].losses) == {"entropy", "total"}
 
 
@@ -721,7 +720,10 @@ def test_running_out_of_memory_is_a_try_that_did_not_fit(
 
 
 def test_a_resumed_run_keeps_its_micro_batches(
-    mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
+    mib_a_frame: list[int],
+    make_trainer: MakeTrainer,
+    network: MakeNetwork,
+    after_one_step: dict[str, Any],
 ) -> None:
     with pytest.raises(RunInterrupted):
         make_trainer(
@@ -729,7 +731,7 @@ def test_a_resumed_run_keeps_its_micro_batches(
             [Entropy()],
             *SIX,
             memory_budget_bytes=350 * MIB,
-            stop_requested=lambda: True,
+            **after_one_step,
         ).run()
     mib_a_frame.clear()
     options = {"memory_budget_bytes": 150 * MIB, "resume": True}
@@ -798,10 +800,10 @@ def test_a_disk_that_fills_up_is_an_output_error_and_the_run_can_go_on(
 
 
 def test_lines_after_the_last_checkpoint_are_written_anew(
-    make_trainer: MakeTrainer, network: MakeNetwork
+    make_trainer: MakeTrainer, network: MakeNetwork, after_one_step: dict[str, Any]
 ) -> None:
     with pytest.raises(RunInterrupted):
-        make_trainer(network(), [Entropy()], stop_requested=lambda: True).run()
+        make_trainer(network(), [Entropy()], **after_one_step).run()
     trainer = make_trainer(network(), [Entropy()], resume=True)
     with (trainer.context.workdir / HISTORY).open("a") as file:
         file.write('{"stage": "entropy", "step": 2, "los')  # killed in the middle of a line

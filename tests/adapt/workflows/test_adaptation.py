@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_cases import write_bundle
-from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
+from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import in_batches, stacked
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
@@ -226,7 +226,7 @@ def test_what_a_method_cannot_change_is_refused_before_a_frame_is_decoded(
     plain: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
 ) -> None:
     phases: list[object] = []
-    job = Job(tmp_path / "out", device="cpu", options=RunOptions("", report_phase=phases.append))
+    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report_phase=phases.append))
     with pytest.raises(NetworkError, match=r"this network has none; choose .*, such as entmin"):
         adapt_bundle(plain, [frames_dir], settings(method="tent"), job)
     assert phases == []
@@ -406,7 +406,7 @@ def test_a_full_disk_at_any_write_loses_neither_run_nor_bundle(
 def test_a_result_published_before_a_kill_is_taken_as_it_is(
     adapt: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def kill(_: Job) -> None:
+    def kill(_: RunOptions) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -583,7 +583,7 @@ def test_tone_is_searched_once_and_kept_for_a_resume(
 ) -> None:
     config, out = settings("tone=auto"), tmp_path / "out"
     _stopped_after(2, source, frames_dir, out, config)
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", resume=True))
+    job = RunOptions(out, device="cpu", resume=True)
     bundle = adapt_bundle(source, [frames_dir], config, job)
     assert aligned == [0]
     assert bundle.manifest.input.gamma == pytest.approx(0.8)
