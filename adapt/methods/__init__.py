@@ -17,6 +17,7 @@ from .das3 import Das3
 from .entmin import Entmin
 from .iapc import Iapc
 from .ld import Ld
+from .negative_learning import NegativeLearning
 from .nightshift import Nightshift
 from .pseudo import Pseudo, PseudoEntmin, PseudoSelected
 from .registry import METHODS, MethodRegistry, register_method
@@ -168,6 +169,11 @@ def resolve_settings(
         raise ConfigError(
             f"teacher_cache: {method} asks no frozen teacher at every step; {those} do."
         )
+    if config.negative_learning.weight and not chosen.stages(settings):
+        raise ConfigError(
+            f"negative_learning: {method} takes no steps, so there is nothing to add a term to; "
+            "leave it out, or choose a method that learns."
+        )
     return config
 
 
@@ -209,7 +215,9 @@ def _is_method(name: str) -> bool:
 def build_stages(config: RunConfig) -> list[Stage]:
     """The stages that ``config`` describes, not yet begun."""
     chosen = find_method(config.method)
-    return list(chosen.stages(validate(chosen.Config, config.method_config, config.method)))
+    stages = chosen.stages(validate(chosen.Config, config.method_config, config.method))
+    negative = config.negative_learning
+    return [NegativeLearning(stage, negative) for stage in stages] if negative.weight else [*stages]
 
 
 __all__ = [

@@ -1,0 +1,108 @@
+"""LD's negative learning as a term that any method can add to its own (arXiv:2110.06484)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ...runtime.errors import NetworkError
+from ..data.context import Context
+from ..data.dataset import Batch
+from ..losses.ld import complementary_ranks, negative_term
+from ..networks import Output, SegmentationNetwork
+from ..run.config import NegativeLearningConfig
+from .base import ParameterGroup, Stage
+
+TERM = "negative_learning"
+
+
+class NegativeLearning(Stage):
+    """A stage of any method with L_neg (eq. 6 of LD) among its terms.
+
+    for each batch:
+        terms  <- those of the stage; z <- the logits that the student gave it with a gradient
+        K, c   <- as in `LdStage`, on those logits
+        terms  <- terms + weight mean -log(1 - softmax(z)_c)
+
+    The student makes no pass of its own for it. Ranks are drawn after all that the stage draws, so
+    that its own terms stay what they are without it.
+
+    Args:
+        stage: the method's, not yet begun.
+        settings: with a weight above 0.
+    """
+
+    def __init__(self, stage: Stage, settings: NegativeLearningConfig) -> None:
+        self.stage, self.settings = stage, settings
+        self.name, self.share = stage.name, stage.share
+        self.when_frozen, self.mixes = stage.when_frozen, stage.mixes
+
+    def check(self, model: SegmentationNetwork) -> None:
+        self.stage.check(model)
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        self.model, self.context = model, context
+        self.stage.begin(model, context)
+
+    def prepare(self) -> None:
+        self.stage.prepare()
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        with self._watching() as passes:
+            terms = self.stage.losses(batch)
+        if not passes:
+            raise NetworkError(
+                f"negative_learning: {self.name} asked the student for no logits with a gradient, "
+                "so there is nothing to learn from; set negative_learning.weight to 0."
+            )
+        images = sum(map(len, passes))
+        each = [self._term(logits, len(logits) / images) for logits in passes]
+        return {**terms, TERM: torch.stack(each).sum()}
+
+    @contextmanager
+    def _watching(self) -> Iterator[list[Tensor]]:
+        """Give the logits of the student's passes in the block that a gradient flows through."""
+        passes: list[Tensor] = []
+
+        def keep(_: object, __: object, output: Output) -> None:
+            if output.logits.requires_grad and len(output.logits):
+                passes.append(output.logits)
+
+        hook = self.model.register_forward_hook(keep)
+        try:
+            yield passes
+        finally:
+            hook.remove()
+
+    def _term(self, logits: Tensor, share: float) -> Tensor:
+        settings, size = self.settings, self.context.crop_size
+        shape = (len(logits), *size) if settings.rank_draw == "pixel" else ()
+        ranks = complementary_ranks(
+            logits.shape[1], shape, settings.rank_spread, logits.device, settings.complementary
+        )
+        return negative_term(
+            logits,
+            ranks,
+            size,
+            align_corners=self.model.align_corners,
+            weight=settings.weight * share,
+            kernel=self.context.losses,
+        )
+
+    def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
+        return self.stage.parameter_groups(model, factor)
+
+    def after_step(self) -> None:
+        self.stage.after_step()
+
+    def touched(self) -> list[Tensor]:
+        return self.stage.touched()
+
+    def state(self) -> dict[str, Tensor]:
+        return self.stage.state()
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        self.stage.load_state(tensors)
