@@ -24,7 +24,7 @@ from ..data.dataset import FrameSet, labelled_frames, set_aside, target_frames
 from ..losses.backends.choice import choose_kernel
 from ..methods import adapting_method, build_stages, hashed_settings
 from ..methods.supervised import Supervised
-from ..models.importing import load_weights_file
+from ..models.initial_weights import load_initial_weights
 from ..models.loading import check_learning, load_network, new_network, pick_device
 from ..networks import SegmentationNetwork
 from ..pseudo_labels.black_box import Student, open_black_box, resolve_student
@@ -209,7 +209,8 @@ def train_bundle(
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
-        initial: weights to start from (a checkpoint of the same network); random otherwise.
+        initial: weights to start from, a checkpoint of the same network or of its backbone, see
+            `load_initial_weights`; random otherwise.
 
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``options.out``.
@@ -276,7 +277,7 @@ def _new_network(
     torch.manual_seed(seed)
     network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:
-        load_weights_file(network, initial, label_space=space.name, note=note)
+        load_initial_weights(network, initial, label_space=space.name, note=note)
     return network
 
 
