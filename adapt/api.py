@@ -48,7 +48,7 @@ from ..runtime.verdict import Verdict
 from .judging import judge
 from .methods import DEFAULT, adapting_method, by_new_names, find_method, resolve_settings
 from .methods.supervised import Supervised
-from .models.loading import IMAGENET_INPUT, pick_device
+from .models.loading import pick_device, training_input
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
 from .run.events import Events
 from .run.options import RunOptions
@@ -137,7 +137,8 @@ def train_bundle(
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
-        initial: weights to start from, of the same network; random ones otherwise.
+        initial: weights to start from, of the same network or of its backbone, as ImageNet's are;
+            random ones otherwise.
         output: path of the logits in what the network returns, where that is not clear.
         settings: a `SupervisedConfig`.
 
@@ -163,7 +164,9 @@ def train_bundle(
         Path(labels),
         space_of(label_space),
         _network(network, arguments, output),
-        IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+        training_input(
+            network, (width, height), published=resolved.method_config["variant"] == "paper"
+        ),
         resolved,
         options,
         initial=None if initial is None else Path(initial),
