@@ -7,6 +7,7 @@ what makes a resumed run the run that was never interrupted.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +35,7 @@ from .frame_cache import cached_images, read_cache, write_cache
 from .view_sizes import scaled_side
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
+COUNTING = 0.3  # of the time to decode frames, to count those of a video before, at most
 Image = NDArray[np.uint8]
 
 
@@ -181,7 +183,7 @@ def target_frames(
     if names is not None:
         return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
-    frames = thinned(opened, limit, note)
+    frames = thinned(opened, limit, work)
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
@@ -206,9 +208,18 @@ def target_frames(
 
 
 def thinned(
-    source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
+    source: FrameSource, limit: int | None, work: Work | None = None
 ) -> FrameSource | Iterator[Frame]:
-    """At most ``limit`` of the frames, evenly spaced; those of videos are counted by decoding."""
+    """At most ``limit`` of the frames, evenly spaced.
+
+    Those of a video are its compressed pictures, where these can be counted without decoding it;
+    else they are counted by decoding, and spaced over what the deadline's part has time for.
+
+    Raises:
+        RunInterrupted: a signal came while frames were counted.
+    """
+    work = work or Work()
+    note = work.events.note
     stills = source.stills
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
@@ -223,12 +234,33 @@ def thinned(
     if limit is None:
         return iter(source)
     which = f"evenly spaced ones ({arg('max_frames')})"
-    note(Sentence(f"counting the frames of the videos, to use {which}"))
-    count = source.count()
+    count = source.length
+    if count is None:
+        note(Sentence(f"counting the frames of the videos, to use {which}"))
+        count = _count_in_time(source, work)
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
         note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
     return (frame for i, frame in enumerate(source) if i in keep)
+
+
+def _count_in_time(source: FrameSource, work: Work) -> int:
+    """The frames of videos, by decoding; fewer where time runs out, which is noted."""
+    with work.phase("counting frames") as done, work.deadline.part(COUNTING):
+        passed = iter(range(sys.maxsize))
+
+        def go_on() -> bool:
+            work.events.stop_if_requested()
+            done(next(passed))
+            return not work.deadline.due
+
+        count = source.count(go_on)
+        if work.deadline.due:
+            work.events.note(
+                f"counting frames: the first {counted(count, 'frame')}, for more the time budget "
+                "leaves no time"
+            )
+    return count
 
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
