@@ -8,6 +8,7 @@ y' = argmax p'; y_t = argmax p. Natural logarithms; every mean is over all pixel
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,6 +87,7 @@ def iapc_terms(
     present: Tensor | None,
     size: Size,
     *,
+    prototype_labels: Tensor | None = None,
     align_corners: bool,
     weights: IapcWeights,
     importance: Importance = "margin_ratio",
@@ -115,6 +117,8 @@ def iapc_terms(
             p'_c = 0, and a pixel whose y_t is absent has no CE(p', y_t). ``None``: every class
             competes, as in the authors' code, where an absent class has the similarity 0.
         size: (H, W) of the pixels.
+        prototype_labels: y' where it is not the argmax of the upsampled similarities, int64
+            (B, H, W), in [0, K).
         labels: y^ where it is not the teacher's own argmax, int64 (B, H, W); 255 is not labelled.
         class_weights: a of each class in L_IA, (K,); ``None`` is 1 (the paper).
         prototype_class_weights: a' of each class in L_PE, (K,).
@@ -137,7 +141,8 @@ def iapc_terms(
         prototype_logits=prototype_logits,
         present=present,
     )
-    check_pixels("iapc_terms", (len(logits), *size), labels=labels)
+    pixels = (len(logits), *size)
+    check_pixels("iapc_terms", pixels, labels=labels, prototype_labels=prototype_labels)
     asks_prototypes = bool(weights.agreement or weights.prototype)
     if asks_prototypes and prototype_logits is None:
         raise ValueError("iapc_terms: prototype_logits are needed where a prototype term counts")
@@ -150,8 +155,7 @@ def iapc_terms(
             "prototype": ("prototype", weights.prototype),
             "entropy": ("entropy", weights.entropy),
         }
-        pixels = len(logits) * size[0] * size[1]
-        factors = {name: weight / pixels for name, (_, weight) in names.items()}
+        factors = {name: weight / math.prod(pixels) for name, (_, weight) in names.items()}
         sums = weighted_sums(
             Terms(
                 cross_entropy=bool(weights.importance),
@@ -172,6 +176,7 @@ def iapc_terms(
                 class_weights=class_weights,
                 prototype_class_weights=prototype_class_weights,
                 present=present,
+                nearest=prototype_labels,
             ),
             prototype_logits if asks_prototypes else None,
             kernel=kernel,
@@ -191,7 +196,8 @@ def iapc_terms(
         s = upsample(prototype_logits, size, align_corners)
         if present is not None:
             s = s.masked_fill(~present[:, :, None, None], float("-inf"))
-        y_prime, y_student = s.detach().max(dim=1).indices, log_p.detach().max(dim=1).indices
+        y_prime, y_student = (scores.detach().max(dim=1).indices for scores in (s, log_p))
+        y_prime = y_prime if prototype_labels is None else prototype_labels
         ce = F.nll_loss(log_p, y_prime, reduction="none")
         if weights.agreement:
             mask = y_prime == (y_student if agree_with == "student" else labels)

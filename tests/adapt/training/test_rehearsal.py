@@ -15,7 +15,8 @@ from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
-from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
+from roadshift.adapt.methods.iapc import IapcStage
+from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.budget import Peak
 from roadshift.adapt.run.checkpoint import load_checkpoint, save_checkpoint

@@ -19,7 +19,8 @@ from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage, build_stages
-from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
+from roadshift.adapt.methods.iapc import IapcStage
+from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import RESERVE, Peak, peak_memory
