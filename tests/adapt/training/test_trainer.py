@@ -96,6 +96,12 @@ def test_warm_up_rises_linearly_and_meets_the_decay() -> None:
     assert warm[5:] == plain[5:]
 
 
+def test_a_warm_up_in_place_of_the_decay_knows_nothing_of_it() -> None:
+    warm = schedule(steps=20, warmup_steps=5, warmup_factor=0.1, warmup_replaces_decay=True)
+    assert warm[:5] == pytest.approx([0.1, 0.28, 0.46, 0.64, 0.82])
+    assert warm[5:] == schedule(steps=20)[5:]
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_classifier_learns_ten_times_as_fast(optimizer: str, network: MakeNetwork) -> None:
     model, training = network(), TrainingConfig(optimizer=optimizer, lr=2e-3, weight_decay=0.02)
@@ -303,6 +309,7 @@ def test_a_bad_step_leaves_weights_buffers_and_stage_as_they_were(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
     recipe = {"class_balance": "rare", "prototypes": "momentum", "memory_mode": "train"}
+    recipe |= {"clean_pass": True}
     stage = BadIapc(IapcConfig(**recipe))
     before: dict[str, Tensor] = {}
     begin = stage.begin
