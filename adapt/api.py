@@ -51,7 +51,7 @@ from .methods.supervised import Supervised
 from .models.loading import IMAGENET_INPUT, pick_device
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
 from .run.options import Phase, Progress, RunOptions
-from .training.pace import patience_s
+from .training.time_allocation import patience_s
 from .workflows import adaptation
 from .workflows.import_bundle import import_weights
 from .workflows.run_folder import Job

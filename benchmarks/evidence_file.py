@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from roadshift.adapt.judging.evidence import Evidence
-from roadshift.adapt.judging.gatherer import Score
+from roadshift.adapt.judging.score_accumulator import Score
 from roadshift.adapt.scoring.class_pairs import ClassPairs
-from roadshift.adapt.scoring.displaced import Displaced
+from roadshift.adapt.scoring.displacement import Displacement
 
 
 def to_json(evidence: Evidence) -> Any:
@@ -28,6 +28,6 @@ def from_json(values: Mapping[str, Any]) -> Evidence:
         {int(index): share for index, share in values["lost"].items()},
         values["copies"],
         {name: ClassPairs(np.array(pair["counts"])) for name, pair in values["pairs"].items()},
-        {name: Displaced(**moved) for name, moved in values["displaced"].items()},
+        {name: Displacement(**moved) for name, moved in values["displaced"].items()},
         values["share"],
     )

@@ -26,7 +26,7 @@ from evidence_file import from_json, to_json
 from roadshift.adapt import load_network
 from roadshift.adapt.judging.evidence import Evidence, gather
 from roadshift.adapt.judging.verdict import decide
-from roadshift.adapt.scoring.views import Model
+from roadshift.adapt.scoring.views import ScoredModel
 from roadshift.runtime.bench.chart import Axis, Chart
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.frames.images import read_frame_image
@@ -157,9 +157,9 @@ def gathered(kept: Path, incumbent: Path, candidate: Path, frames: Path) -> Evid
 
 
 @cache
-def model_of(path: Path) -> Model:
+def model_of(path: Path) -> ScoredModel:
     bundle = open_bundle(path)
-    return Model(load_network(bundle, torch.device("cpu")), bundle.manifest.input)
+    return ScoredModel(load_network(bundle, torch.device("cpu")), bundle.manifest.input)
 
 
 def record(pair: Pair) -> dict[str, Any]:

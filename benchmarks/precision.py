@@ -29,7 +29,7 @@ from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
 from roadshift.adapt.run.options import Progress, RunOptions
 from roadshift.adapt.training.compiling import to_memory_format
-from roadshift.adapt.training.rehearsal import MEASURED_FROM
+from roadshift.adapt.training.precision_benchmark import MEASURED_FROM
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
 from roadshift.runtime.bundle import library_versions

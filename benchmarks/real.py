@@ -177,7 +177,7 @@ def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str) 
 
 
 def read_rows(work: Path) -> list[dict[str, Any]]:
-    """Every cell that has been measured."""
+    """Every cell that has been measured, those of `real_oracle.py` among them."""
     return [json.loads(path.read_text()) for path in sorted(work.glob("*.*.*.json"))]
 
 
@@ -192,6 +192,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         "{machine}": machine_line(),
         "{tables}": "\n\n".join(table(cells, name) for name in NETWORKS if known(cells, name)),
         "{means}": "\n".join(mean_lines(cells)),
+        "{oracle}": "\n".join(oracle_lines(cells)) or "| - | - | - | - | - | - |",
         "{verdicts}": "\n".join(verdict_lines(cells)) or "| - | - | - | - | not measured yet |",
     }
     page = TEMPLATE.read_text()
@@ -248,6 +249,16 @@ def mean_lines(cells: Cells) -> list[str]:
                 f"| {network} | {TITLES.get(way, way)} | {len(gains)} | "
                 f"{statistics.mean(gains.values()):+.1f} | {gains[worst]:+.1f} ({worst}) |"
             )
+    return lines
+
+
+def oracle_lines(cells: Cells) -> list[str]:
+    """Headroom: learning with the labels of every other frame."""
+    lines = []
+    for (network, road, way), cell in cells.items():
+        if way == "oracle":
+            figures = " | ".join(f"{cell[key]:.1f}" for key in ("source", "mixed", "miou"))
+            lines.append(f"| {network} | {road} | {cell['frames']} | {figures} |")
     return lines
 
 

@@ -30,12 +30,12 @@ from machine_line import machine_line
 from roadshift.adapt import load_network
 from roadshift.adapt.data.dataset import evenly_spaced
 from roadshift.adapt.judging.evidence import BATCH, Evidence, in_batches_of, referred
-from roadshift.adapt.judging.gatherer import Gatherer
+from roadshift.adapt.judging.score_accumulator import ScoreAccumulator
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.scoring.class_pairs import is_vulnerable
-from roadshift.adapt.scoring.displaced import moves
+from roadshift.adapt.scoring.displacement import moves
 from roadshift.adapt.scoring.references import FRAMES, References
-from roadshift.adapt.scoring.views import Model, Said, Viewer
+from roadshift.adapt.scoring.views import ScoredModel, Viewer, ViewPredictions
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames.images import read_image
@@ -139,7 +139,9 @@ def measure(case: Case, work: Path) -> None:
         open_bundle(path, allow_networks=[module] if module else [])
         for path in (case.incumbent, case.candidate)
     ]
-    models = [Model(load_network(b, torch.device("cpu")).eval(), b.manifest.input) for b in bundles]
+    models = [
+        ScoredModel(load_network(b, torch.device("cpu")).eval(), b.manifest.input) for b in bundles
+    ]
     viewers = [Viewer(model, torch.device("cpu")) for model in models]
     names, space = bundles[0].label_space.classes, label_space(case.space)
     mapping = bundles[0].label_space.map_to(space)
@@ -166,9 +168,9 @@ def measure(case: Case, work: Path) -> None:
     area = torch.bincount(plain.flatten(), minlength=len(names)).double() / plain.numel()
     results = {}
     for title, edit in {"none": lambda x: x, **edits(area.tolist(), names)}.items():
-        gatherer, labels = Gatherer(len(names), 0), []
+        gatherer, labels = ScoreAccumulator(len(names), 0), []
         for old, views, known, tried in batches:
-            said = Said.of(*(None if view is None else edit(view) for view in views))
+            said = ViewPredictions.of(*(None if view is None else edit(view) for view in views))
             gatherer.add(old, said, known, tried)
             labels.append(said.plain)
         evidence = Evidence(

@@ -86,7 +86,7 @@ def adapt(
 
     with needs_torch("adapt", threads, nice):
         from ..adapt import Job, Student
-        from ..adapt.workflows.adapting import adapt as adapt_model
+        from ..adapt.workflows.adapt_request import adapt as adapt_model
 
         chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
         size = None if input_size is None else parse_size("--input-size", input_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..runtime.bench.baseline import Comparison
+from ..runtime.bench.baseline import BaselineComparison
 from ..runtime.console.terminal import note, say, table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -96,7 +96,7 @@ def bench_table(rows: Rows) -> None:
         say(sentence)
 
 
-def print_comparison(comparison: Comparison, *, on_stdout: bool = True) -> None:
+def print_comparison(comparison: BaselineComparison, *, on_stdout: bool = True) -> None:
     """Before and after of every figure, the rows that only one side has, and what else differs.
 
     As a table on stdout, or as notes on stderr where stdout is for JSON.

@@ -72,8 +72,8 @@ def compare(
     with needs_torch("compare", threads, nice):
         from ..adapt import Job
         from ..adapt.workflows.compare_report import write_report
+        from ..adapt.workflows.compare_request import compare_methods
         from ..adapt.workflows.compare_rows import comparison_rows
-        from ..adapt.workflows.comparing import compare_methods
 
         names = parse_names(methods)
         chosen = with_loss_backend(settings, loss_backend, losses=losses)

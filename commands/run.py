@@ -60,7 +60,7 @@ def run(
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note, print_json, say
     from ..runtime.frames.live import open_source
-    from ..runtime.pipeline.output import run_frames
+    from ..runtime.pipeline.run_frames import run_frames
     from .tables import run_line
 
     source = open_source(frames, note=note)

@@ -19,13 +19,13 @@ from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, a
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
-from .evidence import Calibration, Evidence, gather_calibration, gather_evidence
+from .data_splits import Calibration, EvaluationData, gather_calibration, gather_evaluation
 from .graph import opset as opset_of
 from .judge import Floors, Judge
 from .onnx import MODEL, Traced, onnx_name, trace
 from .opsets import check_opset
 from .outcome import Refusal, alone, finished
-from .plan_maker import Machine, PlanOptions, plan_name
+from .plan_maker import PlanOptions, PlanTarget, plan_name
 from .precision import to_half
 from .quantise import Form
 from .rounding import RoundedEngine
@@ -115,7 +115,7 @@ def export_bundle(
         check_opset(opset, wanted)
     refused: list[Refusal] = []
     machine = _machine(wanted, formats, plans, refused, note)
-    evidence = gather_evidence(bundle, frames, labels, note, label_map)
+    evaluation = gather_evaluation(bundle, frames, labels, note, label_map)
     graphs = {onnx_name(precision): precision for precision in wanted}
     if plans is not None and plans.refit is not None:
         traced = []  # refitting writes the new weights into the old graphs
@@ -130,10 +130,10 @@ def export_bundle(
     if traced:
         exported = export_onnx(
             bundle,
-            evidence,
+            evaluation,
             precisions=traced,
             calibration=(
-                gather_calibration(bundle, calibration, evidence, note)
+                gather_calibration(bundle, calibration, evaluation, note)
                 if set(traced) & set(FORMS)
                 else None
             ),
@@ -150,9 +150,9 @@ def export_bundle(
         exported = export_plans(
             exported,
             _with_graphs(wanted, refused),
-            evidence,
+            evaluation,
             machine,
-            partial(Judge, exported, evidence, floors=floors),
+            partial(Judge, exported, evaluation, floors=floors),
             options=plans,
             note=note,
             report=report,
@@ -168,7 +168,7 @@ def _machine(
     plans: PlanOptions | None,
     refused: list[Refusal],
     note: Callable[[str], None],
-) -> Machine | None:
+) -> PlanTarget | None:
     """The builder of plans, as `prepare_plans`; without it other formats are made all the same."""
     try:
         return prepare_plans(precisions, formats, plans)
@@ -192,7 +192,7 @@ def _with_graphs(precisions: Sequence[str], refused: list[Refusal]) -> list[str]
 
 def export_onnx(
     bundle: Bundle,
-    evidence: Evidence,
+    evaluation: EvaluationData,
     *,
     precisions: Sequence[str] = ("fp32",),
     calibration: Calibration | None = None,
@@ -230,15 +230,15 @@ def export_onnx(
             traced = trace(
                 bundle,
                 folder / MODEL,
-                evidence,
+                evaluation,
                 with_logits=with_logits,
                 min_agreement=floors.agreement("fp32"),
                 opset_version=opset_version,
             )
-            maker = _Maker(bundle, folder, evidence, calibration, traced, floors, report)
-        drafts: list[_Draft] = []
+            maker = _Maker(bundle, folder, evaluation, calibration, traced, floors, report)
+        drafts: list[_OnnxDraft] = []
 
-        def make(precision: str) -> _Draft:
+        def make(precision: str) -> _OnnxDraft:
             with output_errors(bundle.path):
                 return maker.settle(maker.make(precision), argmax, note)
 
@@ -259,7 +259,7 @@ def export_onnx(
     return bundle
 
 
-def _published(bundle: Bundle, folder: Path, drafts: Sequence[_Draft]) -> Bundle:
+def _published(bundle: Bundle, folder: Path, drafts: Sequence[_OnnxDraft]) -> Bundle:
     """The bundle with the drafts' files from ``folder``; as it was where there are none."""
     if not drafts:
         return bundle
@@ -298,7 +298,7 @@ def check_used(
 
 
 @dataclass(frozen=True)
-class _Draft:
+class _OnnxDraft:
     """An artefact that was judged and not yet published."""
 
     name: str
@@ -314,27 +314,27 @@ class _Maker:
         self,
         bundle: Bundle,
         folder: Path,
-        evidence: Evidence,
+        evaluation: EvaluationData,
         calibration: Calibration | None,
         traced: Traced,
         floors: Floors,
         report: Report,
     ) -> None:
         self._bundle, self._folder, self._traced, self._floors = bundle, folder, traced, floors
-        self._frames = evidence.frames
-        self._judge = Judge(bundle, evidence, traced.labels, floors, report)
+        self._frames = evaluation.frames
+        self._judge = Judge(bundle, evaluation, traced.labels, floors, report)
         self._tuner: Tuner | None = None
         with self._open(MODEL, "fp32") as engine:
             self._fp32 = {"parity": asdict(traced.parity), **self._judge.measure_fp32(engine)}
             if calibration is not None:
                 held_out = replace(
-                    evidence, frames=calibration.choice, compared_on=calibration.source
+                    evaluation, frames=calibration.choice, compared_on=calibration.source
                 )
                 expected = [engine.segment(frame) for frame in calibration.choice]
                 choice = Judge(bundle, held_out, expected, floors, report)
                 self._tuner = Tuner(traced.model, calibration, choice, self._try, report)
 
-    def make(self, form: str) -> _Draft:
+    def make(self, form: str) -> _OnnxDraft:
         """The artefact in that precision, written to the folder; ParityError below a floor."""
         name, precision = onnx_name(form), form.removesuffix("-cpu")
         details: dict[str, Any] = {}
@@ -360,9 +360,9 @@ class _Maker:
             "outputs": [output.name for output in model.graph.output],
         }
         target = "onnxruntime-cpu" if form.endswith("-cpu") else "onnx"
-        return _Draft(name, precision, target, {**described, **details})
+        return _OnnxDraft(name, precision, target, {**described, **details})
 
-    def settle(self, draft: _Draft, where: Where, note: Callable[[str], None]) -> _Draft:
+    def settle(self, draft: _OnnxDraft, where: Where, note: Callable[[str], None]) -> _OnnxDraft:
         """The draft with its labels made where `settle_argmax` puts them, judged as it is then.
 
         Half precision keeps what was measured: a CPU's engine does not round as a GPU does, and

@@ -15,7 +15,7 @@ from ..runtime.engines import Engine
 from ..runtime.errors import ConfigError, ParityError, arg
 from ..runtime.labels.metrics import label_agreement, mapped_through
 from ..runtime.words import counted
-from .evidence import Evidence, evenly
+from .data_splits import EvaluationData, evenly
 
 MIN_AGREEMENT = {"fp32": 99.9, "fp16": 99.8, "bf16": 99.0, "int8": 98.5, "fp8": 97.0}
 """Percent of the pixels that must keep their class, unless a user says otherwise."""
@@ -57,8 +57,8 @@ class Judge:
     """Judge of engines by torch's labels and, where there are labels, by fp32's mIoU.
 
     Args:
-        bundle: whose labels the pairs of ``evidence`` hold, unless it has a label map.
-        evidence: frames, and pairs where there are labels.
+        bundle: whose labels the pairs of ``evaluation`` hold, unless it has a label map.
+        evaluation: frames, and pairs where there are labels.
         expected: labels of the frames by the model in float32, uint8 (H, W).
         floors: for `check`.
         report: called with images done, images in all and a word on what is measured.
@@ -67,12 +67,12 @@ class Judge:
     def __init__(
         self,
         bundle: Bundle,
-        evidence: Evidence,
+        evaluation: EvaluationData,
         expected: Sequence[NDArray[np.uint8]],
         floors: Floors,
         report: Callable[[int, int, str], None] = lambda *_: None,
     ) -> None:
-        self._bundle, self._evidence, self._floors = bundle, evidence, floors
+        self._bundle, self._evaluation, self._floors = bundle, evaluation, floors
         self._expected = expected
         self._report = report
         self._fp32_miou: float | None = None
@@ -81,14 +81,14 @@ class Judge:
         """Percent of the pixels that ``engine`` labels as expected.
 
         Args:
-            frames: at most so many, spread over those of the evidence; None takes all.
+            frames: at most so many, spread over those of the evaluation; None takes all.
         """
         every = len(self._expected)
         chosen = list(evenly(every, frames or every))
         shares = []
         for done, i in enumerate(chosen):
             self._report(done, len(chosen), f"agreement of {engine.precision}")
-            labels = engine.segment(self._evidence.frames[i])
+            labels = engine.segment(self._evaluation.frames[i])
             shares.append(label_agreement(labels, self._expected[i]))
         return sum(shares) / len(shares)  # all frames have one size
 
@@ -98,12 +98,12 @@ class Judge:
 
     def miou(self, engine: Engine) -> float | None:
         """mIoU in percent over all labelled frames; None without labels."""
-        if not self._evidence.pairs:
+        if not self._evaluation.pairs:
             return None
         confusion = evaluate(
             engine,
-            self._evidence.pairs,
-            self._evidence.label_map,
+            self._evaluation.pairs,
+            self._evaluation.label_map,
             report=lambda done, n: self._report(done, n, f"mIoU of {engine.precision}"),
         )
         return confusion.miou()
@@ -113,15 +113,15 @@ class Judge:
         self._fp32_miou = self.miou(engine)
         if self._fp32_miou is None:
             return {}
-        return {"miou": self._fp32_miou, **mapped_through(self._evidence.label_map)}
+        return {"miou": self._fp32_miou, **mapped_through(self._evaluation.label_map)}
 
     def measure(self, engine: Engine, compared_by: str) -> dict[str, Any]:
         """Details of an artefact in another precision, after `measure_fp32`."""
         details: dict[str, Any] = {
             "parity": {
                 "label_agreement": self.agreement(engine),
-                "frames": len(self._evidence.frames),
-                "compared_on": self._evidence.compared_on,
+                "frames": len(self._evaluation.frames),
+                "compared_on": self._evaluation.compared_on,
                 "compared_with": "torch in fp32",
                 "compared_by": compared_by,
             }
@@ -129,7 +129,7 @@ class Judge:
         miou = self.miou(engine)
         if miou is not None and self._fp32_miou is not None:
             details |= {"miou": miou, "miou_fp32": self._fp32_miou}
-            details |= mapped_through(self._evidence.label_map)
+            details |= mapped_through(self._evaluation.label_map)
         return details
 
     def check(self, name: str, precision: str, details: dict[str, Any]) -> None:

@@ -27,8 +27,9 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines.checks import GO_BACK
 from ..runtime.errors import MissingDependencyError, NetworkError, ParityError, arg
 from ..runtime.words import counted
-from .evidence import Evidence
-from .folds import (
+from .data_splits import EvaluationData
+from .graph import opset
+from .weight_origins import (
     FOLDS,
     NOT_REFITTABLE,
     find_folds,
@@ -39,7 +40,6 @@ from .folds import (
     write_gamma,
     write_weights,
 )
-from .graph import opset
 
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
@@ -72,7 +72,7 @@ class Traced:
     Attributes:
         model: the graph.
         parity: with torch.
-        labels: what torch makes of each frame of the evidence, uint8 (H, W).
+        labels: what torch makes of each frame of the evaluation, uint8 (H, W).
     """
 
     model: onnx.ModelProto
@@ -83,7 +83,7 @@ class Traced:
 def trace(
     bundle: Bundle,
     path: Path,
-    evidence: Evidence,
+    evaluation: EvaluationData,
     *,
     with_logits: bool = False,
     min_agreement: float = MIN_AGREEMENT,
@@ -105,7 +105,7 @@ def trace(
     model = write_graph(
         segmenter, bundle, path, with_logits=with_logits, opset_version=opset_version
     )
-    parity, labels = compare(segmenter, model, evidence)
+    parity, labels = compare(segmenter, model, evaluation)
     check_parity(parity, min_agreement, f"{bundle.path}: {MODEL}")
     return Traced(model, parity, labels)
 
@@ -218,16 +218,16 @@ def stamp(model: onnx.ModelProto, bundle: Bundle) -> None:
 
 
 def compare(
-    segmenter: Segmenter, model: onnx.ModelProto, evidence: Evidence
+    segmenter: Segmenter, model: onnx.ModelProto, evaluation: EvaluationData
 ) -> tuple[Parity, list[NDArray[np.uint8]]]:
     """Run both on every frame, on the CPU in float32; also torch's labels of each."""
-    if not evidence.frames:
+    if not evaluation.frames:
         raise ValueError("compare: at least one frame is needed")
     session = _session(_with_scores(model))
     same = pixels = 0
     difference = largest = 0.0
     kept = []
-    for frame in evidence.frames:
+    for frame in evaluation.frames:
         image = np.ascontiguousarray(frame)[None]
         with torch.inference_mode():
             expected = segmenter.scores(torch.from_numpy(image))[0].numpy()
@@ -238,8 +238,8 @@ def compare(
         # np.maximum keeps a nan, which then fails the check; max() would drop it
         difference = float(np.maximum(difference, np.abs(scores - expected).max()))
         largest = float(np.maximum(largest, np.abs(expected).max()))
-    frames = len(evidence.frames)
-    return Parity(100 * same / pixels, difference, largest, frames, evidence.compared_on), kept
+    frames = len(evaluation.frames)
+    return Parity(100 * same / pixels, difference, largest, frames, evaluation.compared_on), kept
 
 
 def check_parity(parity: Parity, min_agreement: float, what: str) -> None:

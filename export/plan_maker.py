@@ -19,13 +19,13 @@ from ..runtime.engines.tensorrt_engine import TensorRTEngine
 from ..runtime.engines.tensorrt_library import TensorRT, load_tensorrt, plan_problem
 from ..runtime.errors import EngineError, ParityError, arg
 from ..runtime.probes.driver import Gpu
-from .folds import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 from .judge import Judge
 from .onnx import onnx_name, stamp
 from .precision import to_half
 from .refit import base_to_refit, refit_plan
 from .rounding import RoundedEngine
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
+from .weight_origins import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 
 QUANTISED = ("int8", "fp8")
 # Of the ONNX model's details, for the engine.
@@ -33,7 +33,7 @@ _CARRIED = ("argmax", "align_corners", "measured_on", "outputs")
 
 
 @dataclass(frozen=True)
-class Machine:
+class PlanTarget:
     """TensorRT and GPU that plans are built with and for."""
 
     library: TensorRT
@@ -61,7 +61,7 @@ def plan_name(precision: str) -> str:
 
 
 @dataclass(frozen=True)
-class Draft:
+class PlanDraft:
     """A judged artefact in the scratch folder."""
 
     name: str
@@ -77,7 +77,7 @@ class PlanMaker:
         self,
         bundle: Bundle,
         folder: Path,
-        machine: Machine,
+        machine: PlanTarget,
         judge: Judge,
         options: PlanOptions,
         note: Callable[[str], None],
@@ -86,7 +86,7 @@ class PlanMaker:
         self._bundle, self._folder, self._machine = bundle, folder, machine
         self._judge, self._options, self._note, self._report = judge, options, note, report
 
-    def build(self, precision: str) -> list[Draft]:
+    def build(self, precision: str) -> list[PlanDraft]:
         """A plan of the bundle's ONNX model in that precision.
 
         Of a quantised one, what is not quantised goes in as FP16, see `_with_half`.
@@ -145,7 +145,7 @@ class PlanMaker:
         )
         return graph, "fp32"
 
-    def refit(self, precision: str, state: Mapping[str, Any]) -> list[Draft]:
+    def refit(self, precision: str, state: Mapping[str, Any]) -> list[PlanDraft]:
         """The base's ONNX model and plan with this bundle's weights."""
         base = self._options.refit
         assert base is not None
@@ -167,7 +167,7 @@ class PlanMaker:
         write_weights(model, folds, state, gamma)
         graph = self._judged_graph(model, precision, base)
         details = {**self._made(graph, folds), "refit_s": seconds, "refitted_from": base.hash}
-        written = Draft(graph.path, "onnx", precision, dict(graph.details))
+        written = PlanDraft(graph.path, "onnx", precision, dict(graph.details))
         return [written, self._judged(plan, precision, details, folds)]
 
     def _made(self, source: Artefact, folds: Mapping[str, Fold] | None) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class PlanMaker:
 
     def _judged(
         self, plan: bytes, precision: str, details: dict[str, Any], folds: Mapping[str, Fold] | None
-    ) -> Draft:
+    ) -> PlanDraft:
         """The plan in the folder, once its precision and its labels are what they should be."""
         name = plan_name(precision)
         layers = inspect_plan(self._machine.library, plan, name, folds)
@@ -201,7 +201,7 @@ class PlanMaker:
         with TensorRTEngine(self._here(), artefact) as engine:
             details |= self._judge.measure(engine, engine.reason)
         self._judge.check(name, precision, details)
-        return Draft(name, "tensorrt", precision, details)
+        return PlanDraft(name, "tensorrt", precision, details)
 
     def _judged_graph(self, model: onnx.ModelProto, precision: str, base: Bundle) -> Artefact:
         """The graph with new weights in the folder, judged as an export judges it."""

@@ -13,7 +13,7 @@ from ..runtime.bundle import Bundle
 from ..runtime.engines.onnx.graph import read_model
 from ..runtime.engines.tensorrt_library import TensorRT
 from ..runtime.errors import EngineError, arg
-from .folds import Array, Fold, State, cast_weight, few, folds_from_json, read_folds
+from .weight_origins import Array, Fold, State, cast_weight, few, folds_from_json, read_folds
 
 REFITTABLE = ("fp32", "fp16", "bf16")
 

@@ -18,20 +18,20 @@ from ..runtime.engines.cuda import load_cudart
 from ..runtime.engines.tensorrt_library import INSTALL, load_tensorrt
 from ..runtime.errors import ConfigError, EngineError, arg
 from ..runtime.probes.driver import driver_problem, gpu
-from .evidence import Evidence
-from .folds import state_arrays
+from .data_splits import EvaluationData
 from .judge import Judge
 from .outcome import Refusal, alone
-from .plan_maker import Draft, Machine, PlanMaker, PlanOptions, plan_name
+from .plan_maker import PlanDraft, PlanMaker, PlanOptions, PlanTarget, plan_name
 from .refit import REFITTABLE
 from .tensorrt_build import Report
+from .weight_origins import state_arrays
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 def prepare_plans(
     precisions: Sequence[str], formats: Sequence[str], options: PlanOptions | None
-) -> Machine | None:
+) -> PlanTarget | None:
     """The machine where ``formats`` ask for plans, before hours are spent; None where they do not.
 
     Raises:
@@ -66,7 +66,7 @@ def prepare_plans(
     return require_machine()
 
 
-def require_machine() -> Machine:
+def require_machine() -> PlanTarget:
     """The TensorRT and the GPU of this machine.
 
     Raises:
@@ -81,14 +81,14 @@ def require_machine() -> Machine:
         )
     library = load_tensorrt()
     load_cudart()
-    return Machine(library, gpu())
+    return PlanTarget(library, gpu())
 
 
 def export_plans(
     bundle: Bundle,
     precisions: Sequence[str],
-    evidence: Evidence,
-    machine: Machine,
+    evaluation: EvaluationData,
+    machine: PlanTarget,
     judge_of: Callable[[Sequence[Any]], Judge],
     *,
     options: PlanOptions | None = None,
@@ -103,7 +103,7 @@ def export_plans(
     ``options.refit`` the ONNX models are made anew too: the same graphs with the new weights.
 
     Args:
-        judge_of: a judge that expects these label maps of the evidence's frames.
+        judge_of: a judge that expects these label maps of the evaluation's frames.
         report: progress in thousandths of each build.
         refused: takes the plans that were not written, and why; None: that is raised.
 
@@ -120,14 +120,14 @@ def export_plans(
     with TorchEngine(
         network, bundle.label_space, bundle.manifest.input, device=torch.device("cpu")
     ) as torch_engine:
-        judge = judge_of([torch_engine.segment(frame) for frame in evidence.frames])
+        judge = judge_of([torch_engine.segment(frame) for frame in evaluation.frames])
         judge.measure_fp32(torch_engine)
     with tempfile.TemporaryDirectory(prefix="roadshift-tensorrt-") as scratch:
         maker = PlanMaker(bundle, Path(scratch), machine, judge, options, note, report)
         state = state_arrays(network)
-        drafts: list[Draft] = []
+        drafts: list[PlanDraft] = []
 
-        def make(precision: str) -> list[Draft]:
+        def make(precision: str) -> list[PlanDraft]:
             with output_errors(bundle.path):
                 if options.refit:
                     return maker.refit(precision, state)
@@ -150,7 +150,7 @@ def export_plans(
     return bundle
 
 
-def _published(bundle: Bundle, folder: Path, drafts: Sequence[Draft]) -> Bundle:
+def _published(bundle: Bundle, folder: Path, drafts: Sequence[PlanDraft]) -> Bundle:
     """The bundle with the drafts' files from ``folder``; as it was where there are none."""
     if not drafts:
         return bundle

@@ -18,8 +18,8 @@ from typing import Any
 from ..runtime.engines.tensorrt_library import TensorRT
 from ..runtime.errors import EngineError, arg
 from ..runtime.probes.driver import Gpu
-from .folds import Fold
 from .refit import check_refittable
+from .weight_origins import Fold
 
 Report = Callable[[int, int, str], None]  # done, of how many, at what
 

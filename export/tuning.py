@@ -12,7 +12,7 @@ import onnx
 from ..runtime.engines import Engine
 from ..runtime.errors import NetworkError
 from .calibration import METHODS, Histogram, Method, Range, collect
-from .evidence import Calibration
+from .data_splits import Calibration
 from .judge import Judge
 from .quantise import Form, layers_for, quantise, quantised_values
 from .sensitivity import spare, sweep, sweep_frames

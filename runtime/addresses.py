@@ -73,7 +73,7 @@ def without_password(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Machine:
+class _Host:
     """A host with its port, and what an address says before and after it."""
 
     before: str
@@ -85,7 +85,7 @@ class _Machine:
         return _IP.match(self.name) is not None
 
 
-def _machine(rest: str) -> _Machine | None:
+def _machine(rest: str) -> _Host | None:
     """The machine in an address without its scheme; None where it is not beyond doubt.
 
     Two readings: the standard's, in which the first ``/``, ``?`` or ``#`` ends the authority, and
@@ -112,11 +112,11 @@ def _until(end: re.Pattern[str], text: str) -> str:
     return text[: found.start()] if found else text
 
 
-def _checked(before: str, name: str, after: str) -> _Machine | None:
+def _checked(before: str, name: str, after: str) -> _Host | None:
     found = _MACHINE.fullmatch(name)
     if found is None or int(found["port"] or 0) > 65535:
         return None
-    return _Machine(before, name, after)
+    return _Host(before, name, after)
 
 
 def hiding(arguments: Iterable[str]) -> Callable[[str], str]:

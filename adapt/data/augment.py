@@ -20,7 +20,7 @@ _LEVELS = np.arange(256)
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
-class Step(NamedTuple):
+class AugmentOperation(NamedTuple):
     """One operation of a sub-policy: applied with a probability, at a level of 0 to 9."""
 
     operation: str
@@ -31,25 +31,25 @@ class Step(NamedTuple):
 # AutoAugment's ImageNet policy (Cubuk et al., CVPR 2019, arXiv:1805.09501, Table 9) without the
 # seven of its 25 sub-policies that rotate or shear, as IAPC's reference code has it. Levels of
 # operations without a magnitude are the paper's and unused. Some sub-policies stand in it twice.
-IMAGENET_PHOTOMETRIC: tuple[tuple[Step, Step], ...] = (
-    (Step("solarize", 0.6, 5), Step("autocontrast", 0.6, 5)),
-    (Step("equalize", 0.8, 8), Step("equalize", 0.6, 3)),
-    (Step("posterize", 0.6, 7), Step("posterize", 0.6, 6)),
-    (Step("equalize", 0.4, 7), Step("solarize", 0.2, 4)),
-    (Step("solarize", 0.6, 3), Step("equalize", 0.6, 7)),
-    (Step("posterize", 0.8, 5), Step("equalize", 1.0, 2)),
-    (Step("equalize", 0.6, 8), Step("posterize", 0.4, 6)),
-    (Step("equalize", 0.0, 7), Step("equalize", 0.8, 8)),
-    (Step("invert", 0.6, 4), Step("equalize", 1.0, 8)),
-    (Step("color", 0.6, 4), Step("contrast", 1.0, 8)),
-    (Step("color", 0.8, 8), Step("solarize", 0.8, 7)),
-    (Step("sharpness", 0.4, 7), Step("invert", 0.6, 8)),
-    (Step("color", 0.4, 0), Step("equalize", 0.6, 3)),
-    (Step("equalize", 0.4, 7), Step("solarize", 0.2, 4)),
-    (Step("solarize", 0.6, 5), Step("autocontrast", 0.6, 5)),
-    (Step("invert", 0.6, 4), Step("equalize", 1.0, 8)),
-    (Step("color", 0.6, 4), Step("contrast", 1.0, 8)),
-    (Step("equalize", 0.8, 8), Step("equalize", 0.6, 3)),
+IMAGENET_PHOTOMETRIC: tuple[tuple[AugmentOperation, AugmentOperation], ...] = (
+    (AugmentOperation("solarize", 0.6, 5), AugmentOperation("autocontrast", 0.6, 5)),
+    (AugmentOperation("equalize", 0.8, 8), AugmentOperation("equalize", 0.6, 3)),
+    (AugmentOperation("posterize", 0.6, 7), AugmentOperation("posterize", 0.6, 6)),
+    (AugmentOperation("equalize", 0.4, 7), AugmentOperation("solarize", 0.2, 4)),
+    (AugmentOperation("solarize", 0.6, 3), AugmentOperation("equalize", 0.6, 7)),
+    (AugmentOperation("posterize", 0.8, 5), AugmentOperation("equalize", 1.0, 2)),
+    (AugmentOperation("equalize", 0.6, 8), AugmentOperation("posterize", 0.4, 6)),
+    (AugmentOperation("equalize", 0.0, 7), AugmentOperation("equalize", 0.8, 8)),
+    (AugmentOperation("invert", 0.6, 4), AugmentOperation("equalize", 1.0, 8)),
+    (AugmentOperation("color", 0.6, 4), AugmentOperation("contrast", 1.0, 8)),
+    (AugmentOperation("color", 0.8, 8), AugmentOperation("solarize", 0.8, 7)),
+    (AugmentOperation("sharpness", 0.4, 7), AugmentOperation("invert", 0.6, 8)),
+    (AugmentOperation("color", 0.4, 0), AugmentOperation("equalize", 0.6, 3)),
+    (AugmentOperation("equalize", 0.4, 7), AugmentOperation("solarize", 0.2, 4)),
+    (AugmentOperation("solarize", 0.6, 5), AugmentOperation("autocontrast", 0.6, 5)),
+    (AugmentOperation("invert", 0.6, 4), AugmentOperation("equalize", 1.0, 8)),
+    (AugmentOperation("color", 0.6, 4), AugmentOperation("contrast", 1.0, 8)),
+    (AugmentOperation("equalize", 0.8, 8), AugmentOperation("equalize", 0.6, 3)),
 )
 
 

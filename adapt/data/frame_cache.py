@@ -1,6 +1,6 @@
 """The frames of a run, decoded once into its folder: ``frames.rgb``, described by ``frames.json``.
 
-Both are verified when a resumed run takes them up: the index by its seal, the pixels by their
+Both are verified when a resumed run takes them up: the index by its checksum, the pixels by their
 SHA-256, which the index has.
 """
 
@@ -20,12 +20,12 @@ from ...runtime.errors import FrameError, OutputError, arg
 from ...runtime.frames import Frame
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.words import counted
-from ..run.seals import (
+from ..run.checksums import (
     LONG_WORK_BYTES,
     DamagedError,
     file_hash,
-    read_sealed_json,
-    write_sealed_json,
+    read_json_with_checksum,
+    write_json_with_checksum,
 )
 from ..run.workspace import Workspace
 
@@ -42,7 +42,7 @@ def read_cache(
     if not index.exists():
         return None
     try:
-        stored = read_sealed_json(index)
+        stored = read_json_with_checksum(index)
         if {key: stored[key] for key in wanted} != dict(wanted):
             return None
         names, content = list(map(str, stored["names"])), stored["content"]
@@ -110,7 +110,7 @@ def write_cache(
         )
     names = [names[i] for i in fit]
     record = {**wanted, "names": names, "content": content}
-    write_sealed_json(index, record)
+    write_json_with_checksum(index, record)
     return names
 
 

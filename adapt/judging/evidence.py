@@ -13,11 +13,11 @@ from torch import Tensor
 from ...runtime.errors import FrameError
 from ..data.dataset import evenly_spaced
 from ..scoring.class_pairs import ClassPairs
-from ..scoring.displaced import Displaced, moves
-from ..scoring.distinct import DistinctFrames
+from ..scoring.displacement import Displacement, moves
+from ..scoring.near_duplicates import DistinctFrames
 from ..scoring.references import FRAMES, MIXED, OWN, References
-from ..scoring.views import Image, Model, Said, Viewer
-from .gatherer import Gatherer, Score
+from ..scoring.views import Image, ScoredModel, Viewer, ViewPredictions
+from .score_accumulator import Score, ScoreAccumulator
 
 T = TypeVar("T")
 BATCH = 4  # frames that batch norm's own statistics are taken over
@@ -48,14 +48,14 @@ class Evidence:
     lost: dict[int, float]
     copies: int = 0
     pairs: dict[str, ClassPairs] = field(default_factory=dict)
-    displaced: dict[str, Displaced] = field(default_factory=dict)
+    displaced: dict[str, Displacement] = field(default_factory=dict)
     share: float | None = None
 
 
 @torch.no_grad()
 def gather(
-    incumbent: Model,
-    candidate: Model,
+    incumbent: ScoredModel,
+    candidate: ScoredModel,
     frames: Iterable[Image],
     device: torch.device,
     *,
@@ -93,7 +93,7 @@ def gather(
     ours = [mine for mine, _ in seen]
     few = [viewers[0].images([ours[i]]) for i in evenly_spaced(len(ours), FRAMES)]
     references.look((viewers[0].images(b) for b in in_batches_of(ours, BATCH)), few, stop, due)
-    gathered, zoom = Gatherer(incumbent.network.num_classes, seed), True
+    gathered, zoom = ScoreAccumulator(incumbent.network.num_classes, seed), True
     for batch in in_batches_of(seen, BATCH):
         stop()
         inputs = (
@@ -127,7 +127,7 @@ def gather(
 
 
 def referred(
-    viewer: Viewer, references: References, inputs: tuple[Tensor, Tensor], old: Said
+    viewer: Viewer, references: References, inputs: tuple[Tensor, Tensor], old: ViewPredictions
 ) -> dict[str, Tensor]:
     """Probabilities of every reference, (B, K, h, w), at the grid of ``old``, the incumbent's own.
 

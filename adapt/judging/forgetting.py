@@ -17,9 +17,9 @@ from ...runtime.errors import FrameError
 from ...runtime.verdict import Check, Verdict
 from ...runtime.words import percent
 from ..scoring.class_pairs import LEAST_AREA, pairs_of
-from ..scoring.resampling import Sums, Weights, interval
+from ..scoring.resampling import BootstrapSums, BootstrapWeights, interval
 from ..scoring.scores import CONFIDENT
-from ..scoring.views import Image, Model, Viewer
+from ..scoring.views import Image, ScoredModel, Viewer
 
 LEAST_REMEMBERED = 0.9  # share of the pixels that the incumbent is sure of
 OLDER = 16  # frames, at most
@@ -27,8 +27,8 @@ OLDER = 16  # frames, at most
 
 @torch.no_grad()
 def remembered(
-    incumbent: Model,
-    candidate: Model,
+    incumbent: ScoredModel,
+    candidate: ScoredModel,
     frames: Iterable[Image],
     device: torch.device,
     classes: tuple[str, ...],
@@ -47,7 +47,7 @@ def remembered(
         FrameError: there is no frame.
     """
     old, new = Viewer(incumbent, device), Viewer(candidate, device)
-    weights, sums, count = Weights(), Sums(), 0
+    weights, sums, count = BootstrapWeights(), BootstrapSums(), 0
     pairs = np.zeros((len(classes), len(classes)))
     for frame in frames:
         stop()

@@ -34,7 +34,7 @@ from ..run.core_sharing import sharing_cores
 from ..run.work import spread
 from ..scoring.references import passes_of_share
 from ..scoring.timing import forward_seconds
-from ..scoring.views import Image, Model
+from ..scoring.views import Image, ScoredModel
 from .evidence import BATCH, Evidence, gather
 from .forgetting import OLDER, remembered, with_older
 from .verdict import LEAST_FRAMES, broken, decide, too_few
@@ -70,7 +70,7 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
 
 
 def judge_run(
-    incumbent: Bundle, candidate: Model, context: Context, older: Sequence[str | Path] = ()
+    incumbent: Bundle, candidate: ScoredModel, context: Context, older: Sequence[str | Path] = ()
 ) -> Verdict:
     """The verdict on what a run has made, on at most 32 of the frames that it set aside.
 
@@ -112,13 +112,13 @@ def judge_run(
 
 def _judged(
     incumbent: Bundle,
-    candidate: Model,
+    candidate: ScoredModel,
     context: Context,
     held: FrameSet,
     older: Sequence[str | Path],
 ) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
-    old = Model(load_network(incumbent, context.device), incumbent.manifest.input)
+    old = ScoredModel(load_network(incumbent, context.device), incumbent.manifest.input)
     chosen = evenly_spaced(len(held), JUDGED_ON)
     with context.work.phase("judging", len(chosen)) as done:
         count = affordable(len(chosen), old.network, context)
@@ -212,7 +212,7 @@ def _ask(incumbent: Bundle, sentence: str) -> Verdict:
     return Verdict("ask", sentence, (), 0, incumbent=incumbent.hash)
 
 
-def _unchanged(incumbent: Bundle, candidate: Model) -> bool:
+def _unchanged(incumbent: Bundle, candidate: ScoredModel) -> bool:
     """Tell whether the candidate has the incumbent's weights and is fed the same.
 
     Without building the incumbent's network, for which there may be no time.
@@ -293,9 +293,9 @@ def judge_bundles(
     if older:
         open_frames([str(one) for one in older])  # what is not there is said at once
     total = None if source.length is None else min(source.length, max_frames)
-    old = Model(load_network(incumbent, run_on), incumbent.manifest.input)
+    old = ScoredModel(load_network(incumbent, run_on), incumbent.manifest.input)
     try:
-        new = Model(load_network(candidate, run_on), candidate.manifest.input)
+        new = ScoredModel(load_network(candidate, run_on), candidate.manifest.input)
     except BrokenWeightsError as error:
         sentence = f"The candidate's weights are not numbers: {error}"
         verdict = broken(sentence, 0, time.monotonic() - started)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from ...runtime.verdict import Check, Decision, Verdict
 from ...runtime.words import percent
+from .class_checks import identity_checks
 from .evidence import Evidence
-from .gatherer import Score
-from .identity import identity_checks
+from .score_accumulator import Score
 
 # Harm: any of these keeps the incumbent, whatever else speaks for the candidate.
 MOST_ENTROPY = 0.7  # of the largest possible; a model that knows nothing has 1

@@ -30,8 +30,8 @@ from ..networks import SegmentationNetwork
 from ..networks.ema import interpolate_weights, restore, snapshot
 from ..run.checkpoint import read_tensors, write_tensors
 from ..scoring.views import evaluating
-from .gradients import GradientNorms
-from .looks import Look, Seen, clearly_better, judged
+from .gradient_norms import GradientNorms
+from .validation import Look, PredictionSummary, clearly_better, judged
 
 FRAMES = 8  # of those set aside, evenly spaced: enough to see a class vanish, and cheap
 BATCH = 4  # frames at most that are normalised together, and never one alone
@@ -172,7 +172,7 @@ class Watch:
         return self._frames.only(fine) if len(fine) > 1 else None
 
     @torch.no_grad()
-    def _see(self) -> Seen:
+    def _see(self) -> PredictionSummary:
         """Ask the model that the run would publish now about the frames set aside."""
         assert self._frames is not None
         config, count = self._context.config, len(self._frames)
@@ -187,8 +187,8 @@ class Watch:
                 inputs = torch.from_numpy(images).to(self._context.device)
                 # not model(): torch.compile would compile a pass of its own
                 logits = self._model.forward(self._context.normalise(inputs)).logits
-                parts.append(Seen.of(at_least_float32(logits)))
-        return Seen(*(torch.cat(values) for values in zip(*parts, strict=True)))
+                parts.append(PredictionSummary.of(at_least_float32(logits)))
+        return PredictionSummary(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     @contextmanager
     def _interpolated(self, share: float) -> Iterator[None]:
@@ -202,7 +202,7 @@ class Watch:
         finally:
             restore(parameters, copies)
 
-    def _add(self, step: int, seen: Seen) -> Look:
+    def _add(self, step: int, seen: PredictionSummary) -> Look:
         names = self._context.classes or [f"class {i}" for i in range(seen.p.shape[1])]
         dead = ["the gradient is dead since it exploded"] if self._gradients.dead else []
         look = judged(step, seen, self._reference, names)
@@ -230,7 +230,7 @@ class Watch:
         good = [look for look in self._looks if not look.alarms]
         return max(good or self._looks[:1], key=lambda look: look.information)
 
-    def _preferred(self, last: Look, seen: Seen) -> Look:
+    def _preferred(self, last: Look, seen: PredictionSummary) -> Look:
         """The last look, unless it gave an alarm or the best one is clearly better."""
         best = self._best()
         if best is last or last.alarms:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...runtime.errors import ConfigError, arg
 from ..run.config import RunConfig, merge, parse_assignments, read_toml, shown, validate
-from ..run.renaming import in_new_names, in_old_names
+from ..run.renamed_settings import in_new_names, in_old_names
 from .atp import Atp
 from .base import Method, Stage
 from .black_box import AtpBlackBox, Das3BlackBox

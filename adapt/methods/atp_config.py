@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..run.config import Scales, Settings
-from ..run.renaming import Renamed, Renames
+from ..run.renamed_settings import Renamed, Renames
 
 StageName = Literal["align", "teach", "propagate"]
 

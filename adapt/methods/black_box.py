@@ -13,7 +13,7 @@ from ..data.dataset import Batch
 from ..losses.atp import divergence_from
 from ..losses.nightshift import nightshift_terms
 from ..networks import SegmentationNetwork
-from ..pseudo_labels.answers import StoredAnswers
+from ..pseudo_labels.black_box_labels import StoredAnswers
 from ..pseudo_labels.class_balance import sqrt_inverse_weights
 from ..run.config import Settings
 from .atp import RECIPE, stages_of

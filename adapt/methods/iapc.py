@@ -17,8 +17,8 @@ from ..losses.common import Size
 from ..losses.iapc import IapcWeights, iapc_terms
 from ..networks import Output, SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers, fold_batch_norm, folding_view
+from ..networks.batch_norm_of_one import allow_lone_values
 from ..networks.ema import ema_update, frozen_copy
-from ..networks.lone_values import allow_lone_values
 from ..pseudo_labels.class_balance import ClassBalance
 from ..pseudo_labels.hard_labels import PseudoLabels, count_classes, label_frames
 from ..pseudo_labels.logit_cache import LogitCache, open_cache

@@ -11,7 +11,7 @@ from ..losses.backends.spec import Importance
 from ..pseudo_labels.hard_labels import SCALES
 from ..pseudo_labels.prototypes import Normalisation, Similarity
 from ..run.config import Scales, Settings
-from ..run.renaming import Renamed, Renames, complement
+from ..run.renamed_settings import Renamed, Renames, complement
 from .base import SMALL_DATA
 
 

@@ -19,7 +19,7 @@ from ..pseudo_labels.class_balance import ClassBalance
 from ..pseudo_labels.labeller import Labeller
 from ..pseudo_labels.selection import Selection, ThresholdOf
 from ..run.config import Scales, Settings
-from ..run.renaming import Renamed, Renames
+from ..run.renamed_settings import Renamed, Renames
 from .base import SMALL_DATA, Method, ParameterGroup, Stage, prefixed, under
 
 

@@ -23,7 +23,7 @@ from ..networks import SegmentationNetwork
 from ..networks.batch_norm import fold_batch_norm
 from ..networks.ema import frozen_copy
 from ..pseudo_labels.hard_labels import label_frames, label_identity, selected
-from ..run.seals import read_or_redo, write_sealed_json
+from ..run.checksums import read_or_redo, write_json_with_checksum
 from ..scoring.views import evaluating
 from .base import ParameterGroup, Stage
 
@@ -96,7 +96,7 @@ class PropagateStage(Stage):
 
         context.prepare("finding easy frames", known.__contains__, measure)
         finite = {str(frame): value for frame, value in known.items() if math.isfinite(value)}
-        write_sealed_json(path, finite)
+        write_json_with_checksum(path, finite)
         return known
 
     def _easy_frames(self, entropies: Mapping[int, float]) -> set[int]:

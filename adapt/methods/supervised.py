@@ -19,8 +19,8 @@ from ..losses.backends.core import weighted_sums
 from ..losses.backends.spec import Inputs, Terms
 from ..losses.common import upsample
 from ..networks import SegmentationNetwork
+from ..run.checksums import read_or_redo, write_json_with_checksum
 from ..run.config import Settings
-from ..run.seals import read_or_redo, write_sealed_json
 from .base import Method, Stage
 
 
@@ -72,7 +72,7 @@ def class_counts(context: Context, num_classes: int) -> NDArray[np.int64]:
     chosen = evenly_spaced(len(context.frames), CLASS_COUNT_FRAMES)
     for i in context.over(chosen, "counting the pixels of each class"):
         counts += np.bincount(labels(i).ravel(), minlength=256)
-    write_sealed_json(path, {"counts": counts[:num_classes].tolist()})
+    write_json_with_checksum(path, {"counts": counts[:num_classes].tolist()})
     return counts[:num_classes]
 
 

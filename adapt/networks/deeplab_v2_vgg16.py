@@ -16,7 +16,7 @@ from .base import Output, SegmentationNetwork
 from .deeplab_v2 import DeepLabV2, DilatedClassifier
 
 
-class Block(NamedTuple):
+class VggBlock(NamedTuple):
     """``convolutions`` 3x3 convolutions and ReLUs of one width, then perhaps a 2x2 pooling."""
 
     width: int
@@ -26,12 +26,12 @@ class Block(NamedTuple):
 
 
 BLOCKS = (
-    Block(64, 2, pooled=True),
-    Block(128, 2, pooled=True),
-    Block(256, 3, pooled=True),
-    Block(512, 3),  # conv4, whose pooling is left out
-    Block(512, 3, dilation=2),  # conv5, likewise
-    Block(1024, 2, dilation=4),  # fc6 and fc7
+    VggBlock(64, 2, pooled=True),
+    VggBlock(128, 2, pooled=True),
+    VggBlock(256, 3, pooled=True),
+    VggBlock(512, 3),  # conv4, whose pooling is left out
+    VggBlock(512, 3, dilation=2),  # conv5, likewise
+    VggBlock(1024, 2, dilation=4),  # fc6 and fc7
 )
 
 

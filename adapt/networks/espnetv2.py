@@ -68,10 +68,10 @@ class ESPNetv2(SegmentationNetwork):
         d8, d4, d2 = (decoder_width * times for times in (4, 3, 2))
         inner = min(num_classes // 2, decoder_width)
         self.base_net = _Encoder(w2, w4, w8, w16)
-        self.bu_dec_l1 = PyramidPooling(w16, inner, d8)
-        self.bu_dec_l2 = PyramidPooling(d8, inner, d4)
-        self.bu_dec_l3 = PyramidPooling(d4, inner, d2)
-        self.bu_dec_l4 = PyramidPooling(d2, inner, num_classes, classifies=True)
+        self.bu_dec_l1 = EfficientPyramidPooling(w16, inner, d8)
+        self.bu_dec_l2 = EfficientPyramidPooling(d8, inner, d4)
+        self.bu_dec_l3 = EfficientPyramidPooling(d4, inner, d2)
+        self.bu_dec_l4 = EfficientPyramidPooling(d2, inner, num_classes, classifies=True)
         self.merge_enc_dec_l2 = _Gated(w8, d8)
         self.merge_enc_dec_l3 = _Gated(w4, d4)
         self.merge_enc_dec_l4 = _Gated(w2, d2)
@@ -163,7 +163,7 @@ class StridedEESP(nn.Module):
         return activated
 
 
-class PyramidPooling(nn.Module):
+class EfficientPyramidPooling(nn.Module):
     """Depthwise convolutions over five sizes of a map, brought back to its size and merged.
 
     Args:
@@ -173,14 +173,14 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, inputs: int, inner: int, outputs: int, *, classifies: bool = False) -> None:
         super().__init__()
-        self.projection_layer = _Block(inputs, inner)
+        self.projection_layer = _DecoderBlock(inputs, inner)
         self.stages = nn.ModuleList(
             nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=False) for _ in _PYRAMID
         )
         self.merge_layer = nn.Sequential(
             _NormalisedBlock(inner * len(_PYRAMID)),
             nn.ChannelShuffle(len(_PYRAMID)),
-            _Block(inner * len(_PYRAMID), inner, kernel=3, groups=inner),
+            _DecoderBlock(inner * len(_PYRAMID), inner, kernel=3, groups=inner),
             nn.Conv2d(inner, outputs, 1, bias=classifies),
         )
         if not classifies:
@@ -243,7 +243,9 @@ class _Gated(nn.Module):
         self.wt_layer = nn.Sequential(
             nn.Identity(), nn.Conv2d(inputs, outputs, 1, bias=False), nn.Sigmoid()
         )
-        self.expansion_layer = _Block(inputs, outputs, kernel=3, groups=math.gcd(inputs, outputs))
+        self.expansion_layer = _DecoderBlock(
+            inputs, outputs, kernel=3, groups=math.gcd(inputs, outputs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         weights = self.wt_layer(x.mean(dim=(2, 3), keepdim=True))
@@ -291,7 +293,7 @@ class _Normalised(nn.Module):
         return activated
 
 
-class _Block(nn.Module):
+class _DecoderBlock(nn.Module):
     """ "Same" convolution, batch norm and PReLU; the decoder's names."""
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 1, groups: int = 1) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .batch_norm import batch_norm_layers
-from .lone_values import Note, lone_values_allowed
+from .batch_norm_of_one import Note, lone_values_allowed
 
 
 class Moments(NamedTuple):
@@ -50,7 +50,7 @@ def target_statistics(
     Each batch is normalised with its own statistics while it passes, every other layer is in
     evaluation mode, and the statistics of all batches count alike (a cumulative average, so the
     order of the frames does not matter). A layer that sees one value a channel, behind global
-    pooling in a batch of one frame, learns nothing from that batch (see `lone_values`).
+    pooling in a batch of one frame, learns nothing from that batch (see `batch_norm_of_one`).
 
     Args:
         batches: network inputs, (B, 3, H, W).

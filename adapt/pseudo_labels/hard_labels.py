@@ -26,9 +26,9 @@ from ..losses.backends.taps import upsample_map
 from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
-from ..networks.lone_values import lone_values_allowed
+from ..networks.batch_norm_of_one import lone_values_allowed
 from ..run.checkpoint import open_file
-from ..run.seals import DamagedError, sealed, unsealed
+from ..run.checksums import DamagedError, with_checksum, without_checksum
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 SCALES = (1.0, 1.25, 0.75)
@@ -38,7 +38,7 @@ class PseudoLabels:
     """A folder with one PNG a frame: the class of every pixel, and how confident the model was.
 
     A PNG's channels hold the class (255: none) and the high and low byte of the confidence's bin
-    (`confidence_bins`), at frame size. Compressed and sealed; written whole or not at all.
+    (`confidence_bins`), at frame size. Compressed, with a checksum; written whole or not at all.
 
     Args:
         folder: of the PNGs.
@@ -60,7 +60,7 @@ class PseudoLabels:
     def _read(self, frame: int) -> Image | None:
         try:
             with open_file(self.path(frame)) as file:
-                content = unsealed(file.read())
+                content = without_checksum(file.read())
         except FileNotFoundError:
             return None
         except (OSError, DamagedError) as error:
@@ -76,7 +76,7 @@ class PseudoLabels:
         temporary = self.path(frame).with_suffix(".tmp")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(sealed(data.tobytes()))
+            temporary.write_bytes(with_checksum(data.tobytes()))
             temporary.replace(self.path(frame))
         except OSError as error:
             raise OutputError(

@@ -26,7 +26,12 @@ from ..data.dataset import Batch
 from ..losses.backends.spec import Map
 from ..networks import SegmentationNetwork
 from ..run.checkpoint import write_atomically
-from ..run.seals import DamagedError, file_hash, read_sealed_json, write_sealed_json
+from ..run.checksums import (
+    DamagedError,
+    file_hash,
+    read_json_with_checksum,
+    write_json_with_checksum,
+)
 from ..run.work import OutOfTimeError
 
 
@@ -58,7 +63,7 @@ class LogitCache:
         if not self._index.exists():
             return None
         try:
-            record = read_sealed_json(self._index)
+            record = read_json_with_checksum(self._index)
             if file_hash(self._path) != record["content"]:
                 raise DamagedError("its content and its SHA-256 differ")
         except (OSError, DamagedError, KeyError) as error:
@@ -98,7 +103,7 @@ class LogitCache:
                 file.flush()
                 os.fsync(file.fileno())
             record = {"shape": shape, "content": digest.hexdigest()}
-            write_sealed_json(self._index, record)  # now it is whole
+            write_json_with_checksum(self._index, record)  # now it is whole
         return shape
 
     def _answers(self, teacher: SegmentationNetwork) -> Iterator[Tensor]:

@@ -24,7 +24,7 @@ from ..data.context import Context
 from ..data.dataset import Batch, Crop, resize_window
 from ..losses.backends.spec import Map
 from ..run.checkpoint import open_file, write_atomically
-from ..run.seals import DamagedError, sealed, unsealed
+from ..run.checksums import DamagedError, with_checksum, without_checksum
 from ..run.work import OutOfTimeError
 
 Labels = NDArray[Any]
@@ -117,7 +117,7 @@ class SoftLabels:
         path = self._path(frame)
         try:
             with open_file(path) as file:
-                content = unsealed(file.read())
+                content = without_checksum(file.read())
         except FileNotFoundError:
             return None
         except (OSError, DamagedError) as error:
@@ -134,7 +134,7 @@ class SoftLabels:
             stored = self._reduced(answer).astype(np.float16)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, answer=stored)
-        write_atomically(self._path(frame), sealed(buffer.getvalue()))
+        write_atomically(self._path(frame), with_checksum(buffer.getvalue()))
 
     def _reduced(self, p: Labels) -> Labels:
         """At most a quarter of the frame's height and width, by area."""

@@ -141,7 +141,7 @@ class Repeated:
 
 
 @dataclass
-class Peak:
+class PeakMemory:
     """Peak memory of a stretch of work: the GPU's where there is one, else the process's."""
 
     bytes: int = 0
@@ -153,16 +153,16 @@ class Peak:
         return self.bytes / 2**20
 
 
-_measuring: list[Peak] = []  # blocks that have begun and not ended
+_measuring: list[PeakMemory] = []  # blocks that have begun and not ended
 
 
 @contextmanager
-def peak_memory(device: torch.device) -> Iterator[Peak]:
+def peak_memory(device: torch.device) -> Iterator[PeakMemory]:
     """Measure the peak of what runs inside it; the value is there when the block ends.
 
     Blocks may be nested: the mark that an inner one resets is kept for those around it.
     """
-    peak = Peak()
+    peak = PeakMemory()
     _note_mark(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

@@ -31,8 +31,8 @@ from .precision import PrecisionName
 Buffer = bytes | memoryview
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-_SEAL = "sha256"  # key of the metadata
-_UNSEALED = "0" * 64
+_CHECKSUM = "sha256"  # key of the metadata
+_NO_CHECKSUM = "0" * 64
 _LARGEST_HEADER = 100_000_000  # bytes, the limit of safetensors itself
 
 
@@ -131,12 +131,12 @@ def write_tensors(
     """
     digest = hashlib.sha256()
     with _replacing(path) as file:
-        parts = tensor_parts(tensors, {**(metadata or {}), _SEAL: _UNSEALED})
+        parts = tensor_parts(tensors, {**(metadata or {}), _CHECKSUM: _NO_CHECKSUM})
         header = bytes(next(parts))
         for part in chain([header], parts):
             digest.update(part)
             file.write(part)
-        file.seek(header.index(_UNSEALED.encode()))
+        file.seek(header.index(_NO_CHECKSUM.encode()))
         file.write(digest.hexdigest().encode())
 
 
@@ -147,7 +147,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         TrainingError: the file is damaged, or another program wrote it.
     """
     try:
-        problem = _seal_problem(path)
+        problem = _checksum_problem(path)
         if problem:
             raise TrainingError(f"{path}: {problem}; delete {path.parent} and start again.")
         with safe_open(str(path), framework="pt") as file:
@@ -171,7 +171,7 @@ def open_file(path: Path) -> BufferedReader:
     return path.open("rb")
 
 
-def _seal_problem(path: Path) -> str | None:
+def _checksum_problem(path: Path) -> str | None:
     """The fault of the file's SHA-256, a phrase; ``None``: it is what was written."""
     with open_file(path) as file:
         start = file.read(8)
@@ -181,13 +181,13 @@ def _seal_problem(path: Path) -> str | None:
         header = file.read(length)
         described = parse_json(header)
         metadata = described.get("__metadata__") if isinstance(described, dict) else None
-        seal = metadata.get(_SEAL) if isinstance(metadata, dict) else None
-        if not isinstance(seal, str) or len(seal) != len(_UNSEALED):
+        checksum = metadata.get(_CHECKSUM) if isinstance(metadata, dict) else None
+        if not isinstance(checksum, str) or len(checksum) != len(_NO_CHECKSUM):
             return "not a checkpoint of this version"
-        digest = hashlib.sha256(start + header.replace(seal.encode(), _UNSEALED.encode(), 1))
+        digest = hashlib.sha256(start + header.replace(checksum.encode(), _NO_CHECKSUM.encode(), 1))
         while block := file.read(1 << 20):
             digest.update(block)
-    if digest.hexdigest() != seal:
+    if digest.hexdigest() != checksum:
         return "the run's checkpoint is damaged (its content and its SHA-256 differ)"
     return None
 

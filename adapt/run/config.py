@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...runtime.errors import ConfigError
 from ...runtime.regular_files import read_regular_file
-from .renaming import Renamed, Renames, in_new_names
+from .renamed_settings import Renamed, Renames, in_new_names
 
 _LARGEST_TOML = 1 << 20  # bytes
 
@@ -132,7 +132,7 @@ class RunConfig(Settings):
 
     method: str
     seed: int = Field(default=0, ge=0, lt=2**32)  # any that numpy takes
-    tone: Literal["auto", "none"] = "auto"  # one gamma for the frames where it helps, see `tone`
+    tone: Literal["auto", "none"] = "auto"  # a gamma for the frames if it helps: see `align_tone`
     warm_start: Literal["mixed", "target", "source"] = "mixed"  # whose BN statistics to start from
     statistics_share: float | None = Field(default=None, ge=0, le=1)  # mixed: the target's; None:
     # found on the frames, see `statistics_share`

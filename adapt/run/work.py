@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from ...runtime.errors import TrainingError
 from .budget import Deadline, Repeated
+from .checksums import DamagedError, read_json_with_checksum, write_json_with_checksum
 from .options import Phase
-from .seals import DamagedError, read_sealed_json, write_sealed_json
 
 Item = TypeVar("Item")
 
@@ -125,7 +125,7 @@ class PreparedFrames:
     def settle(self, kept: Path) -> None:
         """The stage's first step comes: write down which frames it learns from, if not all."""
         if self.chosen is not None and not self.settled:
-            write_sealed_json(kept, {"frames": self.chosen})
+            write_json_with_checksum(kept, {"frames": self.chosen})
         self.settled = True
 
 
@@ -136,7 +136,7 @@ def _read(kept: Path) -> list[int]:
         TrainingError: it was changed since.
     """
     try:
-        return list(map(int, read_sealed_json(kept)["frames"]))
+        return list(map(int, read_json_with_checksum(kept)["frames"]))
     except (OSError, DamagedError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{kept}: is damaged ({error}); delete {kept.parent} and start again."

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...runtime.labels.matching import Matrix, best_matching
+from ...runtime.labels.linear_assignment import Matrix, best_matching
 
 PEOPLE = "person", "people", "pedestrian", "human", "child", "wheelchair", "rider"
 RIDERS = "bicyclist", "cyclist", "motorcyclist", "cycle", "bicycle", "bike", "motorcycle"

@@ -11,7 +11,7 @@ from torch import Tensor
 REPLICATES = 400
 
 
-class Weights:
+class BootstrapWeights:
     """Weights of frame after frame: row 0 counts each once, the others resample.
 
     In a bootstrap of many frames, how often a frame is drawn tends to Poisson(1), independent of
@@ -32,7 +32,7 @@ class Weights:
         return torch.from_numpy(np.vstack([np.ones((1, frames)), drawn]).astype(np.float64))
 
 
-class Sums:
+class BootstrapSums:
     """Weighted sums over frames by name, each (R, ...), in float64."""
 
     def __init__(self) -> None:

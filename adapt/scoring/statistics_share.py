@@ -27,7 +27,7 @@ from ..data.dataset import evenly_spaced
 from ..losses.common import at_least_float32
 from ..networks import SegmentationNetwork
 from ..networks.mixed_statistics import Statistics, mix_statistics
-from .distinct import DistinctFrames
+from .near_duplicates import DistinctFrames
 from .scores import consistency, information_maximisation
 from .views import evaluating, overlaps
 
@@ -40,7 +40,7 @@ PRIOR = 2  # frames that the network's own statistics are worth, where there are
 
 
 @dataclass(frozen=True)
-class Share:
+class StatisticsShare:
     """The weight of the target's statistics, 0 to 1, and why it is that, in words."""
 
     value: float
@@ -50,7 +50,7 @@ class Share:
 @torch.no_grad()
 def find_share(
     network: SegmentationNetwork, source: Statistics, target: Statistics, context: Context
-) -> Share:
+) -> StatisticsShare:
     """Find how much of the target's statistics to take; the network's own are left as they were.
 
     At most N / (N + 2) for N frames that differ (Schneider et al., NeurIPS 2020), if fewer than 16
@@ -138,13 +138,13 @@ def weighted_mean(shares: Sequence[float], scores: Sequence[float]) -> float:
     return sum(a * w for a, w in zip(shares, weights, strict=True)) / sum(weights)
 
 
-def capped(value: float, different: int, why: str) -> Share:
+def capped(value: float, different: int, why: str) -> StatisticsShare:
     """``value``, rounded to hundredths, with what few different frames allow at most."""
     most = 1.0 if different >= FRAMES else different / (different + PRIOR)
     if value > most:
         few = f"{counted(different, 'different frame')} allow{'s' if different == 1 else ''}"
-        return Share(round(most, 2), f"{why}; {few} no more")
-    return Share(1.0 if value >= ALL else round(value, 2), why)
+        return StatisticsShare(round(most, 2), f"{why}; {few} no more")
+    return StatisticsShare(1.0 if value >= ALL else round(value, 2), why)
 
 
 def _frame(context: Context, index: int) -> Tensor:

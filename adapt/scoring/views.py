@@ -19,7 +19,7 @@ from ..losses.common import at_least_float32, upsample
 from ..models.inputs import Normalise
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
-from ..networks.lone_values import lone_values_allowed
+from ..networks.batch_norm_of_one import lone_values_allowed
 from .scores import InputMoments, batch_norm_divergence, normalised_entropy
 
 ZOOM = 0.75  # of the smaller view, in each axis
@@ -27,7 +27,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Model:
+class ScoredModel:
     """A network and what it is fed."""
 
     network: SegmentationNetwork
@@ -35,7 +35,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Said:
+class ViewPredictions:
     """Answers about a batch: probabilities (B, K, h, w) and labels of three views, (B, h, w)."""
 
     p: Tensor
@@ -44,7 +44,7 @@ class Said:
     zoomed: Tensor | None  # None where the network takes its own size alone
 
     @classmethod
-    def of(cls, logits: Tensor, flipped: Tensor, zoomed: Tensor | None) -> Said:
+    def of(cls, logits: Tensor, flipped: Tensor, zoomed: Tensor | None) -> ViewPredictions:
         """Answers from the logits of the views, each (B, K, h, w)."""
         return cls(
             logits.softmax(dim=1),
@@ -66,7 +66,7 @@ class Viewer:
     two models' pixels are the same ones).
     """
 
-    def __init__(self, model: Model, device: torch.device) -> None:
+    def __init__(self, model: ScoredModel, device: torch.device) -> None:
         self.model, self._device = model, device
         self._normalise = Normalise(model.spec).to(device)
         self._layers = batch_norm_layers(model.network)
@@ -89,13 +89,13 @@ class Viewer:
 
     def say(
         self, images: Tensor, grid: tuple[int, int] | None = None, *, zoom: bool = True
-    ) -> Said:
+    ) -> ViewPredictions:
         """The model's answer in evaluation mode, with its own statistics.
 
         Args:
             zoom: ask about the smaller view, too.
         """
-        return Said.of(*self.views(images, grid, zoom=zoom))
+        return ViewPredictions.of(*self.views(images, grid, zoom=zoom))
 
     @torch.no_grad()
     def views(
@@ -169,7 +169,7 @@ def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) ->
             module.training = training
 
 
-def sums_of(said: Said) -> Mapping[str, Tensor]:
+def sums_of(said: ViewPredictions) -> Mapping[str, Tensor]:
     """Contribution of each frame to a model's sums, each (B,) or (B, K)."""
     classes = said.p.shape[1]
     values = {

@@ -1,1 +1,1 @@
-"""The training loop: steps, passes, precision, memory and time."""
+"""The training loop: steps, forward and backward passes, precision, memory and time."""

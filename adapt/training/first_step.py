@@ -8,10 +8,10 @@ from ..data.dataset import Batch
 from ..run.options import RunOptions
 from ..run.precision import Precision, PrecisionName
 from ..run.work import Work
+from .forward_backward import Passes
 from .memory_fit import fitting_micro_batch, largest_micro_batch, room_for_a_step
-from .pace import PRECISIONS
-from .passes import Passes
-from .rehearsal import find_precision
+from .precision_benchmark import find_precision
+from .time_allocation import PRECISIONS
 
 
 def choose_precision(

@@ -13,10 +13,10 @@ from ...runtime.errors import TrainingError, arg
 from ...runtime.probes.memory import give_back_unused
 from ..data.dataset import Batch
 from ..methods.base import Stage
-from ..run.budget import Peak, peak_memory
+from ..run.budget import PeakMemory, peak_memory
 from ..run.checkpoint import optimizer_bytes
 from ..run.precision import Precision
-from .passes import Passes
+from .forward_backward import Passes
 
 SPARE = 0.02  # of a budget: later steps peak a little higher than the one that is tried
 
@@ -35,7 +35,7 @@ def largest_micro_batch(
     micro_batch: int,
     precision: Precision,
     room: int,
-) -> tuple[int, Peak]:
+) -> tuple[int, PeakMemory]:
     """The largest of ``micro_batch`` and its halves whose step peaks below ``room`` bytes.
 
     They are tried from 1 on, and one is tried only where the growth so far leaves it room: so the
@@ -43,7 +43,7 @@ def largest_micro_batch(
 
     Args:
         batch: a whole batch, on the run's device.
-        precision: not the run's own, see `Passes.rehearse`.
+        precision: not the run's own, see `Passes.dry_run`.
 
     Returns:
         Frames, 0 where not even one fits, and the peak of the last that fits, or else of one.
@@ -51,7 +51,7 @@ def largest_micro_batch(
     with peak_memory(batch.augmented.device) as idle:
         give_back_unused()
     gradient = sum(p.numel() * p.element_size() for p in passes.parameters)
-    best, peaks = (0, Peak()), [(0, idle.bytes + gradient)]
+    best, peaks = (0, PeakMemory()), [(0, idle.bytes + gradient)]
     for size in candidates(micro_batch):
         if len(peaks) > 1 and _expected(peaks, size) > room:
             break
@@ -70,13 +70,13 @@ def _expected(peaks: Sequence[tuple[int, int]], size: int) -> float:
     return high + (high - low) / (other - one) * (size - other)
 
 
-def _peak_of(passes: Passes, batch: Batch, size: int, precision: Precision) -> Peak:
+def _peak_of(passes: Passes, batch: Batch, size: int, precision: Precision) -> PeakMemory:
     """Memory of a step in micro-batches of ``size``, the first one's gradient included."""
     part = batch.part(0, min(2 * size, len(batch.frames)))
     give_back_unused()  # what the last try freed is no part of this one's
     with peak_memory(batch.augmented.device) as peak:
         try:
-            with passes.rehearse(part, size, precision):
+            with passes.dry_run(part, size, precision):
                 pass
         except torch.OutOfMemoryError:
             peak.exceeded = True

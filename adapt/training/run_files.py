@@ -14,8 +14,8 @@ from ...runtime.atomic import flush, output_errors
 from ...runtime.errors import TrainingError
 from ..run.checkpoint import RunState, load_checkpoint, prefix_hash, save_checkpoint
 from ..run.workspace import Workspace
-from .going_on import check_same_run
-from .passes import is_finite
+from .forward_backward import is_finite
+from .resume import check_same_run
 
 
 class RunFiles:

@@ -14,8 +14,8 @@ from ..judging.watch import Watch
 from ..run.checkpoint import RunState
 from ..run.config import TrainingConfig
 from ..run.precision import Precision
+from .forward_backward import Passes, is_finite
 from .optimisation import learning_rate_factor
-from .passes import Passes, is_finite
 
 
 def take_step(

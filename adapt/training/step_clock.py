@@ -6,7 +6,7 @@ from ..data.context import Context
 from ..networks import SegmentationNetwork
 from ..run.options import RunOptions
 from ..scoring.timing import LONG, forward_seconds
-from .pace import seconds_of_end, seconds_of_step
+from .time_allocation import seconds_of_end, seconds_of_step
 
 
 class StepClock:

@@ -23,8 +23,8 @@ from ..judging.watch import Watch
 from ..methods.base import Stage, prefixed, under
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
+from ..networks.batch_norm_of_one import lone_values_allowed
 from ..networks.ema import interpolate_weights
-from ..networks.lone_values import lone_values_allowed
 from ..run.budget import Deadline, peak_memory
 from ..run.checkpoint import (
     RunState,
@@ -38,25 +38,25 @@ from ..run.core_sharing import crowded_s
 from ..run.options import Progress, RunOptions, RunSummary
 from ..run.precision import Precision, native_precisions
 from ..run.work import OutOfTimeError
-from ..scoring.statistics_share import Share
+from ..scoring.statistics_share import StatisticsShare
+from .batch_norm_statistics import BatchNormStatistics
 from .compiling import compiler_errors
 from .first_step import choose_precision, fit_memory
+from .forward_backward import Passes, seed_of
 from .memory_fit import changes_by_micro_batch
 from .optimisation import build_optimizer
-from .pace import PREPARATION, STATISTICS, WARM_START
-from .passes import Passes, seed_of
-from .plan import (
+from .precision_benchmark import MEASURED_FROM
+from .run_files import RunFiles
+from .stage_schedule import (
     check_learned,
     end_of_stage,
     enough_prepared,
     resumed_precision,
     steps_of_those_left,
 )
-from .rehearsal import MEASURED_FROM
-from .run_files import RunFiles
-from .run_statistics import RunStatistics
 from .step import take_step
 from .step_clock import StepClock
+from .time_allocation import PREPARATION, STATISTICS, WARM_START
 
 
 class Trainer:
@@ -95,7 +95,7 @@ class Trainer:
             planned_steps=steps,
             micro_batch=self.training.micro_batch or self.training.batch_size,
         )
-        self.statistics = RunStatistics(model, context)
+        self.statistics = BatchNormStatistics(model, context)
         self.watch = Watch(
             model,
             context,
@@ -189,7 +189,7 @@ class Trainer:
                 state.precision, self.context.device, self.context.workdir
             )
         known = state.statistics_share
-        self._share_is(None if known is None else Share(known, state.statistics_why))
+        self._share_is(None if known is None else StatisticsShare(known, state.statistics_why))
         with take_back(self.context.workspace.checkpoint):
             self.watch.load_state(state.watch)
         self.options.note(f"resuming after step {state.done}")
@@ -221,7 +221,7 @@ class Trainer:
             f"are its steps: {steps} of {planned} are taken"
         )
 
-    def _share_is(self, share: Share | None) -> None:
+    def _share_is(self, share: StatisticsShare | None) -> None:
         """Tell all who ask what the start took of the target's statistics."""
         self.statistics.share = share
         if self.statistics.frozen:

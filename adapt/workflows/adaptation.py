@@ -18,7 +18,7 @@ from ...runtime.errors import ConfigError, OutputError, arg
 from ...runtime.folders.label_pairs import labelled_pairs
 from ...runtime.frames import open_frames
 from ...runtime.labels import LabelSpace
-from ...runtime.labels.census import check_label_maps
+from ...runtime.labels.label_id_checks import check_label_maps
 from ..data.blank_frames import check_not_blank
 from ..data.dataset import FrameSet, labelled_frames, set_aside, target_frames
 from ..losses.backends.choice import choose_kernel
@@ -30,11 +30,11 @@ from ..networks import SegmentationNetwork
 from ..pseudo_labels.black_box import Student, open_black_box, resolve_student
 from ..run.budget import Deadline
 from ..run.config import RunConfig
-from ..run.feasible import check_frame_size
+from ..run.size_limits import check_frame_size
 from ..run.work import Work
-from ..training.going_on import frames_were_held
 from ..training.optimisation import nothing_learns
-from ..training.pace import DECODING
+from ..training.resume import frames_were_held
+from ..training.time_allocation import DECODING
 from .run_folder import Job, check_job, run_folder
 from .run_record import RunRecord, record_of_adapting
 from .whole_run import Subject, carry_out

@@ -32,14 +32,19 @@ from ...runtime.file_names import check_name
 from ...runtime.frames import open_frames
 from ...runtime.labels.metrics import evaluation_record
 from ...runtime.labels.spaces import LabelMap
-from ..data.fingerprints import hash_of, learned_from
+from ..data.input_hashes import hash_of, learned_from
 from ..methods import hashed_settings
 from ..models.loading import pick_device
+from ..run.checksums import (
+    DamagedError,
+    content_hash,
+    read_json_with_checksum,
+    write_json_with_checksum,
+)
 from ..run.config import RunConfig
 from ..run.options import Progress
-from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .adaptation import adapt_bundle
-from .contenders import Contender
+from .method_variants import MethodVariant
 from .run_folder import Job
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run
@@ -47,8 +52,8 @@ Pairs = Sequence[tuple[Path, Path]]
 
 
 @dataclass(frozen=True)
-class Result:
-    """One run of a contender: what it took and what it gave, or why it could not."""
+class VariantRun:
+    """One run of a variant: what it took and what it gave, or why it could not."""
 
     seed: int
     bundle: Path
@@ -64,7 +69,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Inputs of a comparison, and the results of each contender, seed by seed.
+    """Inputs of a comparison, and the results of each variant, seed by seed.
 
     Attributes:
         source: the source model.
@@ -79,7 +84,7 @@ class Comparison:
     frames: tuple[str, ...]
     pairs: Pairs
     before: dict[str, Any]
-    results: dict[Contender, list[Result]]
+    results: dict[MethodVariant, list[VariantRun]]
     label_map: LabelMap | None = None
 
     @property
@@ -96,13 +101,13 @@ def compare(
     source: Bundle,
     frames: Sequence[str],
     pairs: Pairs,
-    contenders: Sequence[Contender],
+    variants: Sequence[MethodVariant],
     job: Job,
     *,
     label_map: LabelMap | None = None,
     max_frames: int | None = None,
 ) -> Comparison:
-    """Run every contender with every seed, one at a time, and measure what each gives.
+    """Run every variant with every seed, one at a time, and measure what each gives.
 
     Results in ``job.out`` that follow from the same settings, frames and source model are taken up,
     and a run that was interrupted goes on; ``job.overwrite`` does everything anew. A method that
@@ -125,8 +130,8 @@ def compare(
     with output_errors(job.out):
         job.out.mkdir(exist_ok=True)
         (job.out / RUNS).mkdir(exist_ok=True)
-    results: dict[Contender, list[Result]] = {contender: [] for contender in contenders}
-    total = sum(len(contender.configs) for contender in contenders)
+    results: dict[MethodVariant, list[VariantRun]] = {variant: [] for variant in variants}
+    total = sum(len(variant.configs) for variant in variants)
     done, now = 0, "source only"
     try:
         runner = _Runner(
@@ -141,11 +146,11 @@ def compare(
             _content_of([file for pair in pairs for file in pair], job),
         )
         before = runner.source_only()
-        for seed in range(max(len(contender.configs) for contender in contenders)):
-            for contender in contenders:
-                now = f"{contender.title}, seed {seed}"
+        for seed in range(max(len(variant.configs) for variant in variants)):
+            for variant in variants:
+                now = f"{variant.title}, seed {seed}"
                 job.options.note(f"{now} (run {done + 1} of {total})")
-                results[contender].append(runner.result(contender, seed, now))
+                results[variant].append(runner.result(variant, seed, now))
                 done += 1
     except RunInterrupted as error:
         how = "without --overwrite " if job.overwrite else ""
@@ -195,11 +200,11 @@ class _Runner:
         record = self._kept(path, self.source.hash)
         return self._measured(path, record, self.source, "source only")
 
-    def result(self, contender: Contender, seed: int, title: str) -> Result:
+    def result(self, variant: MethodVariant, seed: int, title: str) -> VariantRun:
         """Adapt and measure, or take up what is there."""
-        name = f"{contender.method}-{contender.variant}-seed{seed}"
+        name = f"{variant.method}-{variant.name}-seed{seed}"
         folder, path = self.job.out / RUNS / name, self.job.out / RUNS / f"{name}.json"
-        config = contender.configs[seed]
+        config = variant.configs[seed]
         self._check_stop()
         try:
             record = self._kept(path, self._fingerprint(config))
@@ -216,9 +221,9 @@ class _Runner:
             if isinstance(error, torch.OutOfMemoryError):
                 sentence = "The GPU's memory is not enough; lower training.batch_size for all."
             self.job.options.note(f"{title} failed: {sentence}")
-            return Result(seed, folder, {}, error=sentence)
+            return VariantRun(seed, folder, {}, error=sentence)
         origin = bundle.manifest.provenance
-        return Result(
+        return VariantRun(
             seed,
             folder,
             evaluation,
@@ -252,7 +257,7 @@ class _Runner:
         """Adapt into ``folder``; what an earlier attempt of the same run left is continued."""
         gc.collect()  # the last run's network may hold itself in a cycle; this one needs its room
         torch.cuda.empty_cache()
-        options, clock = self.job.options, _StepClock()
+        options, clock = self.job.options, _StepRate()
 
         def report(progress: Progress) -> None:
             clock.tick()
@@ -260,7 +265,7 @@ class _Runner:
 
         resume = record.get("begun", False)
         record = {"run": record["run"], "begun": True}
-        write_sealed_json(path, record)
+        write_json_with_checksum(path, record)
         bundle = adapt_bundle(
             self.source,
             self.frames,
@@ -281,7 +286,7 @@ class _Runner:
             "steps_per_s": clock.rate or whole,
             "peak_mib": outcome["peak_memory_mib"],
         }
-        write_sealed_json(path, record)
+        write_json_with_checksum(path, record)
         return bundle, record
 
     def _measured(
@@ -295,7 +300,7 @@ class _Runner:
         if record.get("measured") != fingerprint:
             evaluation = self._evaluate(bundle, title)
             record = {**record, "measured": fingerprint, "evaluation": evaluation}
-            write_sealed_json(path, record)
+            write_json_with_checksum(path, record)
         kept: dict[str, Any] = record["evaluation"]
         return kept
 
@@ -333,7 +338,7 @@ class _Runner:
         )
 
 
-class _StepClock:
+class _StepRate:
     """Rate of a run's steps; pauses between stages hardly count."""
 
     def __init__(self) -> None:
@@ -370,7 +375,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         DamagedError: it was changed since.
         OSError: it cannot be read.
     """
-    return read_sealed_json(path) if path.exists() else {}
+    return read_json_with_checksum(path) if path.exists() else {}
 
 
 def _content_of(files: Sequence[Path], job: Job) -> str:

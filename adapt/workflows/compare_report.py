@@ -82,9 +82,9 @@ def _predictions(
 ) -> dict[str, list[NDArray[np.uint8]]]:
     """Label maps of the source model and of each method's first seed, one model at a time."""
     bundles = {"source only": comparison.source.path}
-    for contender, runs in comparison.results.items():
+    for variant, runs in comparison.results.items():
         if runs[0].error is None:
-            bundles[contender.title] = runs[0].bundle
+            bundles[variant.title] = runs[0].bundle
     columns = {}
     for title, path in bundles.items():
         bundle = open_bundle(path, allow_networks=comparison.source.allow_networks)

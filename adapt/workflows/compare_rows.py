@@ -1,4 +1,4 @@
-"""Rows of a comparison's table: figures of the source model and of each contender."""
+"""Rows of a comparison's table: figures of the source model and of each variant."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...runtime.labels.metrics import mapped_through
-from .compare import Comparison, Result
-from .contenders import Contender
+from .compare import Comparison, VariantRun
+from .method_variants import MethodVariant
 
 FOUND = 1.0  # percent IoU from which a class counts as found
 Ious = Mapping[str, float | None]
@@ -43,12 +43,12 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
         source |= {"miou_std": None, "gain_std": None, "seeds": []}
     through = mapped_through(comparison.label_map)
     rows = [{"method": "source only", "variant": None, **source, **through}]
-    for contender, runs in comparison.results.items():
+    for variant, runs in comparison.results.items():
         each = [
             _figures(
                 run.evaluation,
                 before,
-                _reference(comparison, contender, run.seed),
+                _reference(comparison, variant, run.seed),
                 seconds=run.seconds,
                 steps_per_s=run.steps_per_s,
                 peak_mib=run.peak_mib,
@@ -56,7 +56,7 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
             for run in runs
             if run.error is None
         ]
-        row = {"method": contender.method, "variant": contender.variant, **_mean(each, before)}
+        row = {"method": variant.method, "variant": variant.name, **_mean(each, before)}
         if several:
             seeds = [run.seed for run in runs if run.error is None]
             row |= {
@@ -113,10 +113,10 @@ def _figures(
     }
 
 
-def _reference(comparison: Comparison, contender: Contender, seed: int) -> Mapping[str, Any]:
+def _reference(comparison: Comparison, variant: MethodVariant, seed: int) -> Mapping[str, Any]:
     """The `eval` record that tells which classes there are to lose."""
     for other, runs in comparison.results.items():
-        if other.method == "bn_stats" and contender.method != "bn_stats":
+        if other.method == "bn_stats" and variant.method != "bn_stats":
             for run in runs:
                 if run.seed == seed and run.error is None:
                     return run.evaluation
@@ -148,7 +148,7 @@ def _deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _errors(runs: Sequence[Result]) -> str | None:
+def _errors(runs: Sequence[VariantRun]) -> str | None:
     """The runs' errors, each once, with its seeds where not all runs have it."""
     seeds: dict[str, list[str]] = {}
     for run in runs:

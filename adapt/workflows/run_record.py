@@ -19,10 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ...runtime.bundle import Bundle, library_versions, open_bundle
 from ...runtime.errors import BundleError, FrameError, TrainingError, arg
 from ...runtime.words import counted
-from ..data.fingerprints import hash_of, identity_of, learned_from
+from ..data.input_hashes import hash_of, identity_of, learned_from
 from ..methods import hashed_settings
+from ..run.checksums import (
+    DamagedError,
+    content_hash,
+    read_json_with_checksum,
+    write_json_with_checksum,
+)
 from ..run.config import RunConfig
-from ..run.seals import DamagedError, content_hash, read_sealed_json, write_sealed_json
 from .run_folder import Job
 
 
@@ -119,7 +124,7 @@ class RunRecord:
             machine=_machine(device),
             versions=library_versions(),
         )
-        write_sealed_json(path, beginning.model_dump())
+        write_json_with_checksum(path, beginning.model_dump())
 
     def _go_on(self, path: Path, device: torch.device) -> None:
         note = self.job.options.note
@@ -209,7 +214,7 @@ def record_of_adapting(
 
 def _read(path: Path) -> _Beginning:
     try:
-        return _Beginning.model_validate(read_sealed_json(path))
+        return _Beginning.model_validate(read_json_with_checksum(path))
     except OSError as error:
         problem = f"cannot be read ({error.strerror or error})"
     except DamagedError as error:

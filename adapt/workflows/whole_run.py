@@ -20,7 +20,7 @@ from ...runtime.bundle import (
 from ...runtime.labels import LabelSpace
 from ..data.context import Context
 from ..data.dataset import CropSampler, FrameSet
-from ..data.fingerprints import hash_of
+from ..data.input_hashes import hash_of
 from ..judging.judge import judge_run
 from ..losses.backends.choice import choose_kernel
 from ..methods import build_stages, hashed_settings
@@ -31,15 +31,15 @@ from ..networks import SegmentationNetwork
 from ..run.checkpoint import write_atomically
 from ..run.config import RunConfig
 from ..run.core_sharing import sharing_cores
-from ..run.feasible import check_batch_size
 from ..run.options import RunSummary
+from ..run.size_limits import check_batch_size
 from ..run.work import Work
 from ..run.workspace import HISTORY
-from ..scoring.views import Model
+from ..scoring.views import ScoredModel
 from ..training.compiling import to_memory_format
-from ..training.going_on import kept_tone, spent_before
-from ..training.pace import TONE
-from ..training.tone import align_tone
+from ..training.resume import kept_tone, spent_before
+from ..training.time_allocation import TONE
+from ..training.tone_alignment import align_tone
 from ..training.trainer import Trainer
 from .outcome import check_finite, measurements
 from .run_folder import WEIGHTS, Job, discard, published
@@ -177,7 +177,7 @@ def _publish(
     config, device = context.config, device_name(context.device)
     verdict = None
     if incumbent is not None:
-        verdict = judge_run(incumbent, Model(subject.network, subject.input), context, older)
+        verdict = judge_run(incumbent, ScoredModel(subject.network, subject.input), context, older)
     weights, history = save_weights(subject.network), job.workspace.history
     with BundleWriter(job.out, overwrite=job.overwrite) as writer:
         writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")

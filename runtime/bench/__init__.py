@@ -19,16 +19,16 @@ from ..errors import EngineError
 from ..frames import Frame
 from ..probes.base import Probe
 from ..probes.machine_state import open_probe
-from .backends import Contender, choose_backends, contenders, is_default, not_by_default
+from .engine_measurement import EngineMeasurement
 from .frames import random_bench_frames, random_frames, read_frames
-from .lane import Lane
 from .loop import Clock, Limit, SystemClock
-from .run import BundleRun, Measured, Note, Report, label_map_of
+from .run import BundleRun, Note, Report, TimedRow, label_map_of
 from .settings import BenchSettings, check_limits
+from .targets import BenchTarget, bench_targets, choose_backends, is_default, not_by_default
 
 __all__ = [
     "BenchSettings",
-    "Measured",
+    "TimedRow",
     "bench_bundle",
     "bench_engine",
     "check_bundle",
@@ -104,10 +104,10 @@ def bench_engine(
     chosen = random_bench_frames(*size) if frames is None else read_frames(frames)
     own = probe or open_probe(engine.device)
     try:
-        lane = Lane(chosen, clock or SystemClock(), own, camera_fps)
-        lane.open(lambda: engine, warmup, labels, reference)
-        lane.run(Limit(queries, duration_s))
-        return lane.row()
+        measurement = EngineMeasurement(chosen, clock or SystemClock(), own, camera_fps)
+        measurement.open(lambda: engine, warmup, labels, reference)
+        measurement.run(Limit(queries, duration_s))
+        return measurement.row()
     finally:
         if probe is None:
             own.close()
@@ -145,11 +145,11 @@ def measure_bundle(
     *,
     note: Note = lambda _: None,
     report: Report = lambda *_: None,
-) -> list[Measured]:
+) -> list[TimedRow]:
     """As `bench_bundle`, with the time of every query."""
     settings = settings or BenchSettings()
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    found, left_out = _contenders(opened, settings)
+    found, left_out = _targets(opened, settings)
     run = BundleRun(opened, settings, note, report)
     try:
         measured = run.measure(found)
@@ -161,7 +161,7 @@ def measure_bundle(
     failed = [m for m in measured if m.row["error"] is not None]
     if is_default(settings.backends):
         left_out += not_by_default(opened, settings.device)
-    failed += [Measured(row, np.empty(0)) for row in left_out]
+    failed += [TimedRow(row, np.empty(0)) for row in left_out]
     return [*done, *failed]
 
 
@@ -173,10 +173,10 @@ def check_bundle(bundle: Bundle, settings: BenchSettings) -> None:
         LabelSpaceError: no label map leads from its classes to those of the labels.
     """
     label_map_of(bundle, settings)
-    _contenders(bundle, settings)
+    _targets(bundle, settings)
 
 
-def check_none_failed(measured: Sequence[Measured]) -> None:
+def check_none_failed(measured: Sequence[TimedRow]) -> None:
     """Refuse figures that lack an artefact because its engines failed; what runs nowhere here may.
 
     Raises:
@@ -193,17 +193,17 @@ def _artefact(row: dict[str, Any]) -> tuple[str, str]:
     return row.get("bundle", ""), row["artefact"]
 
 
-def _contenders(
+def _targets(
     bundle: Bundle, settings: BenchSettings
-) -> tuple[list[Contender], list[dict[str, Any]]]:
-    """Contenders to measure, at least one, and rows for what cannot run here."""
-    found, left_out = contenders(bundle, choose_backends(settings.backends), settings.device)
+) -> tuple[list[BenchTarget], list[dict[str, Any]]]:
+    """Targets to measure, at least one, and rows for what cannot run here."""
+    found, left_out = bench_targets(bundle, choose_backends(settings.backends), settings.device)
     if not found:
         raise _nothing_runs(bundle, settings, left_out)
     return found, left_out
 
 
-def _all_failed(bundle: Bundle, measured: Sequence[Measured]) -> EngineError:
+def _all_failed(bundle: Bundle, measured: Sequence[TimedRow]) -> EngineError:
     """Why there is no row though engines were there: each reason once, with where it was met."""
     reasons: dict[str, str] = {}
     for row in (m.row for m in measured):

@@ -14,8 +14,8 @@ from ..probes.cores import available_cores
 from .baseline_file import check_can_save, load_baseline, write_baseline
 
 __all__ = [
+    "BaselineComparison",
     "Change",
-    "Comparison",
     "check_can_save",
     "check_comparable",
     "compare_baseline",
@@ -62,7 +62,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """Result of `compare_baseline`.
 
     Attributes:
@@ -154,7 +154,7 @@ def compare_baseline(
     *,
     tolerance: float,
     max_drop: float,
-) -> Comparison:
+) -> BaselineComparison:
     """Every figure of the baseline beside what was measured now, rows matched by what they are.
 
     Args:
@@ -187,7 +187,7 @@ def compare_baseline(
         for figure in (*COSTS, *SCORES)
         if _measured(figure, before[title][figure])
     ]
-    return Comparison(
+    return BaselineComparison(
         changes,
         [title for title in before if title not in after],
         [title for title in after if title not in before],

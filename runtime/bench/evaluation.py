@@ -11,7 +11,7 @@ from ..errors import ConfigError, LabelError
 from ..frames import Frame
 from ..frames.images import read_frame_image
 from ..labels import LabelSpace, label_space, read_labels
-from ..labels.census import label_notes
+from ..labels.label_id_checks import label_notes
 from ..labels.layouts import LabelIds
 from ..labels.metrics import ConfusionMatrix, evaluation_record
 from ..labels.spaces import UNMAPPED, LabelMap

@@ -68,7 +68,7 @@ class Limit:
 
 
 @dataclass
-class Series:
+class QueryTimes:
     """Times of queries, in seconds.
 
     Attributes:
@@ -95,7 +95,7 @@ class Series:
         deadline = self.period * (1 + 1e-9)
         return self.dropped + sum(latency > deadline for latency in self.latencies)
 
-    def extend(self, other: Series) -> None:
+    def extend(self, other: QueryTimes) -> None:
         """Append another run under the same conditions."""
         self.latencies += other.latencies
         self.services += other.services
@@ -104,9 +104,9 @@ class Series:
         self.dropped += other.dropped
 
 
-def closed_loop(engine: Engine, frames: Sequence[Frame], limit: Limit, clock: Clock) -> Series:
+def closed_loop(engine: Engine, frames: Sequence[Frame], limit: Limit, clock: Clock) -> QueryTimes:
     """Frames in turn, each as soon as the last one is done."""
-    series = Series()
+    series = QueryTimes()
     started = clock.now()
     while not limit.reached(len(series.latencies), clock.now() - started):
         stages = run_query(engine, frames[len(series.latencies) % len(frames)], clock)
@@ -119,10 +119,10 @@ def closed_loop(engine: Engine, frames: Sequence[Frame], limit: Limit, clock: Cl
 
 def camera_loop(
     engine: Engine, frames: Sequence[Frame], fps: float, limit: Limit, clock: Clock
-) -> Series:
+) -> QueryTimes:
     """Frames as a camera gives them, the newest one first; see the head of this file."""
     period = 1.0 / fps
-    series = Series(period=period)
+    series = QueryTimes(period=period)
     started = clock.now()
     last = -1
     while not limit.reached(len(series.latencies), clock.now() - started):

@@ -13,7 +13,7 @@ from ..errors import OutputError
 from ..file_names import check_name
 from ..printable import printable
 from .chart import Axis, Chart
-from .run import Measured
+from .run import TimedRow
 
 _STEPS = 400  # points of a curve at most
 _PICTURES = ("latency.svg", "accuracy.svg")
@@ -45,7 +45,7 @@ def _check_ours(picture: Path) -> None:
         )
 
 
-def write_plots(measured: Sequence[Measured], folder: Path) -> list[Path]:
+def write_plots(measured: Sequence[TimedRow], folder: Path) -> list[Path]:
     """Write ``latency.svg`` and, where accuracy was measured, ``accuracy.svg``.
 
     Raises:
@@ -61,7 +61,7 @@ def write_plots(measured: Sequence[Measured], folder: Path) -> list[Path]:
     return [folder / name for name in pictures]
 
 
-def latency_svg(measured: Sequence[Measured]) -> str:
+def latency_svg(measured: Sequence[TimedRow]) -> str:
     """Share of the queries that were done within a time, one curve a row; a log axis if wide."""
     latencies = [np.sort(m.latencies_ms) for m in measured]
     low, high = min(x[0] for x in latencies), max(x[-1] for x in latencies)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .loop import Series
+from .loop import QueryTimes
 
 STABLE_COV_PERCENT = 2.5  # above it, a row carries a warning
 PUBLISHABLE_QUERIES = 1024  # MLPerf Inference, single stream
@@ -20,7 +20,7 @@ COLUMNS = (
 )
 
 
-def time_figures(series: Series, decode_ms: float | None) -> dict[str, Any]:
+def time_figures(series: QueryTimes, decode_ms: float | None) -> dict[str, Any]:
     """The figures of `bench_engine` that come from times alone; milliseconds and percent."""
     latencies = 1e3 * np.array(series.latencies)
     services = 1e3 * np.array(series.services)

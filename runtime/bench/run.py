@@ -1,4 +1,4 @@
-"""Every contender of a bundle: opened, checked, and timed in turns."""
+"""Every target of a bundle: opened, checked, and timed in turns."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ..probes.base import Probe
 from ..probes.machine_state import open_probe
 from ..probes.memory import resident_memory_mib
 from ..video.damage_watch import DamageWatch
-from .backends import Contender, contenders
+from .engine_measurement import EngineMeasurement
 from .evaluation import evaluate
 from .frames import BenchFrames, random_bench_frames, read_frames
-from .lane import Lane
 from .loop import SystemClock
 from .settings import BenchSettings
+from .targets import BenchTarget, bench_targets
 
 REWARM = 2  # queries at the start of a round that are not counted: the caches were another row's
 # Of one engine; torch's are RuntimeErrors.
@@ -37,7 +37,7 @@ Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
-class Measured:
+class TimedRow:
     """A row, and the milliseconds of each of its queries; none if it did not run.
 
     ``failed``: its engine was there and failed.
@@ -49,7 +49,7 @@ class Measured:
 
 
 class BundleRun:
-    """The frames, the reference labels and the lanes of one bundle; see `bench_bundle`."""
+    """The frames, the reference labels and the measurements of one bundle; see `bench_bundle`."""
 
     def __init__(self, bundle: Bundle, settings: BenchSettings, note: Note, report: Report) -> None:
         self._bundle, self._settings, self._note, self._report = bundle, settings, note, report
@@ -62,50 +62,50 @@ class BundleRun:
         for sentence in self._label_map.notes() if self._label_map else ():
             note(sentence)
         self._probes: dict[str, Probe] = {}
-        self._lanes: dict[Contender, Lane] = {}
-        self._rows: dict[Contender, Measured] = {}
+        self._measurements: dict[BenchTarget, EngineMeasurement] = {}
+        self._rows: dict[BenchTarget, TimedRow] = {}
 
-    def measure(self, found: Sequence[Contender]) -> list[Measured]:
-        """A row for every contender, in their order; one that fails has its reason in it."""
+    def measure(self, found: Sequence[BenchTarget]) -> list[TimedRow]:
+        """A row for every target, in their order; one that fails has its reason in it."""
         frames = self._frames()
         base = resident_memory_mib()
         reference = self._reference(found, frames)
         self._probes = {
             device: open_probe(device) for device in dict.fromkeys(c.device for c in found)
         }
-        for done, contender in enumerate(found):
-            self._report(done, len(found), f"preparing {contender.title}")
-            probe = self._probes[contender.device]
-            self._lanes[contender] = Lane(
+        for done, target in enumerate(found):
+            self._report(done, len(found), f"preparing {target.title}")
+            probe = self._probes[target.device]
+            self._measurements[target] = EngineMeasurement(
                 frames, SystemClock(), probe, self._settings.camera_fps, base
             )
-            with self._failing(contender):
-                self._prepare(self._lanes[contender], contender, reference)
+            with self._failing(target):
+                self._prepare(self._measurements[target], target, reference)
                 if self._settings.rounds == 1:
-                    self._lanes[contender].run(self._settings.limit)
-                    self._finish(contender)
+                    self._measurements[target].run(self._settings.limit)
+                    self._finish(target)
         if self._settings.rounds > 1:
             self._take_turns()
-            for contender in list(self._lanes):
-                self._finish(contender)
-        return [self._rows[contender] for contender in found]
+            for target in list(self._measurements):
+                self._finish(target)
+        return [self._rows[target] for target in found]
 
     @contextmanager
-    def _failing(self, contender: Contender) -> Iterator[None]:
+    def _failing(self, target: BenchTarget) -> Iterator[None]:
         """An engine that fails, GPU memory full for one, leaves its reason as its row."""
         try:
             yield
         except _FAILURES as error:
-            self._lanes.pop(contender).close()
+            self._measurements.pop(target).close()
             reason = _first_line(error)
-            row = contender.left_out(reason)
+            row = target.left_out(reason)
             failed = not isinstance(error, _NOT_HERE)
-            self._rows[contender] = Measured(row, np.empty(0), failed)
+            self._rows[target] = TimedRow(row, np.empty(0), failed)
 
     def close(self) -> None:
         """Close the engines that are still open, and the probes."""
-        for lane in self._lanes.values():
-            lane.close()
+        for measurement in self._measurements.values():
+            measurement.close()
         for probe in self._probes.values():
             probe.close()
 
@@ -122,51 +122,55 @@ class BundleRun:
         return frames
 
     def _reference(
-        self, found: Sequence[Contender], frames: BenchFrames
+        self, found: Sequence[BenchTarget], frames: BenchFrames
     ) -> list[NDArray[np.uint8]] | None:
         """Labels of the torch model, else of the first fp32 artefact that opens; None if none."""
-        torch_model = contenders(self._bundle, ("torch",), self._settings.device)[0]
+        torch_model = bench_targets(self._bundle, ("torch",), self._settings.device)[0]
         fp32 = [c for c in found if c.artefact.precision == "fp32"]
-        for contender in (*torch_model[::-1], *fp32):  # on a GPU where there is one
-            with suppress(*_FAILURES), self._open(contender) as engine:  # its own row says why
+        for target in (*torch_model[::-1], *fp32):  # on a GPU where there is one
+            with suppress(*_FAILURES), self._open(target) as engine:  # its own row says why
                 return [engine.segment(frame) for frame in frames.frames]
         return None
 
     def _prepare(
-        self, lane: Lane, contender: Contender, reference: list[NDArray[np.uint8]] | None
+        self,
+        measurement: EngineMeasurement,
+        target: BenchTarget,
+        reference: list[NDArray[np.uint8]] | None,
     ) -> None:
-        lane.open(lambda: self._open(contender), self._settings.warmup, None, reference)
-        self._note(lane.engine.reason)
+        measurement.open(lambda: self._open(target), self._settings.warmup, None, reference)
+        self._note(measurement.engine.reason)
         if self._pairs is not None:
-            lane.quality["miou"] = evaluate(lane.engine, self._pairs, self._label_map).miou()
+            matrix = evaluate(measurement.engine, self._pairs, self._label_map)
+            measurement.quality["miou"] = matrix.miou()
 
     def _take_turns(self) -> None:
         """Rounds A B C, B C A, ...: nobody is always first, nor always after the same one."""
         rounds, share = self._settings.rounds, self._settings.limit.share(self._settings.rounds)
         for index in range(rounds):
-            lanes = list(self._lanes.items())  # without those that failed in an earlier round
-            turn = index % max(1, len(lanes))
-            for place, (contender, lane) in enumerate((*lanes[turn:], *lanes[:turn])):
-                self._report(index * len(lanes) + place, rounds * len(lanes), contender.title)
-                with self._failing(contender):
-                    lane.rewarm(REWARM)
-                    lane.run(share)
+            left = list(self._measurements.items())  # without those that failed in an earlier round
+            turn = index % max(1, len(left))
+            for place, (target, measurement) in enumerate((*left[turn:], *left[:turn])):
+                self._report(index * len(left) + place, rounds * len(left), target.title)
+                with self._failing(target):
+                    measurement.rewarm(REWARM)
+                    measurement.run(share)
 
-    def _open(self, contender: Contender) -> Engine:
+    def _open(self, target: BenchTarget) -> Engine:
         return open_engine(
             self._bundle,
-            backend=contender.backend,
-            device=contender.device,
-            artefact=contender.artefact.path,
+            backend=target.backend,
+            device=target.device,
+            artefact=target.artefact.path,
             threads=self._settings.threads,
         )
 
-    def _finish(self, contender: Contender) -> None:
-        lane = self._lanes.pop(contender)
-        size_mib = contender.artefact.bytes / 2**20
-        row = lane.row(size_mib=size_mib, **mapped_through(self._label_map))
-        lane.close()
-        self._rows[contender] = Measured(row, 1e3 * np.array(lane.series.latencies))
+    def _finish(self, target: BenchTarget) -> None:
+        measurement = self._measurements.pop(target)
+        size_mib = target.artefact.bytes / 2**20
+        row = measurement.row(size_mib=size_mib, **mapped_through(self._label_map))
+        measurement.close()
+        self._rows[target] = TimedRow(row, 1e3 * np.array(measurement.series.latencies))
 
 
 def label_map_of(bundle: Bundle, settings: BenchSettings) -> LabelMap | None:

@@ -14,7 +14,7 @@ from ..errors import ConfigError, arg
 from ..printable import printable
 from . import check_bundle, check_none_failed, measure_bundle
 from .baseline import (
-    Comparison,
+    BaselineComparison,
     check_can_save,
     check_comparable,
     compare_baseline,
@@ -23,7 +23,7 @@ from .baseline import (
 )
 from .plots import check_can_plot, write_plots
 from .row import scenario
-from .run import Measured, Note, Report
+from .run import Note, Report, TimedRow
 from .settings import BenchSettings
 
 
@@ -51,8 +51,8 @@ class BenchFiles:
 class BenchResult:
     """The rows of a bench, each with the time of every query, and what a baseline says of them."""
 
-    measured: list[Measured]
-    comparison: Comparison | None
+    measured: list[TimedRow]
+    comparison: BaselineComparison | None
     baseline: Path | None
 
     @property
@@ -105,7 +105,7 @@ def bench_bundles(
         check_can_save(files.save)
     if files.plots is not None:
         check_can_plot(files.plots)
-    measured: list[Measured] = []
+    measured: list[TimedRow] = []
     opened = list(bundles)
     for bundle in opened:  # before the first is timed, which takes minutes
         check_bundle(bundle, settings)

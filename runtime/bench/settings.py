@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..errors import ConfigError
 from ..labels import LabelSpace
-from .backends import choose_backends
 from .loop import Limit
+from .targets import choose_backends
 
 QUERIES = 200
 

@@ -24,11 +24,11 @@ Kind = Literal["weights", "onnx", "tensorrt", "history", "report", "other"]
 Triple = tuple[float, float, float]
 
 
-class _Model(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class NetworkSpec(_Model):
+class NetworkSpec(_StrictModel):
     """The builder of the network: its registered name or ``package.module:factory``.
 
     ``output`` is the path of the logits in what a user's network returns ("1", "main", "0.out"),
@@ -46,7 +46,7 @@ class NetworkSpec(_Model):
         return (module,) if colon else ()
 
 
-class InputSpec(_Model):
+class InputSpec(_StrictModel):
     """Input of the network: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.
 
     ``image``, ``mean`` and ``std`` are in 0-255 units. ``gamma`` is 1 unless tone alignment found
@@ -68,7 +68,7 @@ class InputSpec(_Model):
         return std
 
 
-class Artefact(_Model):
+class Artefact(_StrictModel):
     """One file of the bundle, with its SHA-256 in hexadecimal and its size in bytes."""
 
     path: str
@@ -85,7 +85,7 @@ class Artefact(_Model):
         return check_artefact_name(path)
 
 
-class Provenance(_Model):
+class Provenance(_StrictModel):
     """Origin of a bundle.
 
     Attributes:
@@ -111,7 +111,7 @@ class Provenance(_Model):
     )
 
 
-class Measurement(_Model):
+class Measurement(_StrictModel):
     """A measured figure, unique by name, and how it was measured."""
 
     name: str
@@ -120,7 +120,7 @@ class Measurement(_Model):
     how: str
 
 
-class Manifest(_Model):
+class Manifest(_StrictModel):
     """All that a bundle says about itself; ``label_space`` is ``LabelSpace.to_dict()``.
 
     ``verdict`` is that of the gate which an adapted model had to pass, or None.

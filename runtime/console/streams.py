@@ -68,7 +68,7 @@ def guarded(descriptor: int, like: TextIO | None, hide: Hide, *, lossy: bool) ->
     Args:
         lossy: drop what cannot be written; OutputError otherwise.
     """
-    file = _File(descriptor, lossy=lossy)
+    file = _Descriptor(descriptor, lossy=lossy)
     return _Screen(
         io.BufferedWriter(file),
         encoding=like.encoding if like is not None else "utf-8",
@@ -89,7 +89,7 @@ def _occupy(descriptor: int, mode: int) -> None:
             os.close(null)
 
 
-class _File(io.FileIO):
+class _Descriptor(io.FileIO):
     """A descriptor whose first failed write is an OutputError, or is passed over if ``lossy``."""
 
     def __init__(self, descriptor: int, *, lossy: bool) -> None:

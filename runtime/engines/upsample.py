@@ -80,7 +80,7 @@ def upsample_argmax(
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _UpsamplingAxis:
     """Cells along one axis and the pixels in them; one cell more than logits, at each end one that
     lies between the border and the outermost logit.
 
@@ -121,7 +121,7 @@ def _positions(logits: int, pixels: int, align_corners: bool) -> tuple[_Indices,
 
 
 @lru_cache(maxsize=32)
-def _axis(logits: int, pixels: int, align_corners: bool) -> _Axis:
+def _axis(logits: int, pixels: int, align_corners: bool) -> _UpsamplingAxis:
     lower, fraction = _positions(logits, pixels, align_corners)
     cell = lower + 1
     ends = np.arange(-1, logits + 1).clip(0, logits - 1)
@@ -129,7 +129,7 @@ def _axis(logits: int, pixels: int, align_corners: bool) -> _Axis:
     start = np.cumsum(counts) - counts
     member = np.minimum(np.arange(counts.max())[:, None], np.maximum(counts - 1, 0))
     members = np.minimum(start + member, pixels - 1)
-    return _Axis(cell, ends[:-1], ends[1:], counts > 0, members, fraction[members])
+    return _UpsamplingAxis(cell, ends[:-1], ends[1:], counts > 0, members, fraction[members])
 
 
 def _argmax(logits: _Floats) -> NDArray[np.uint8]:
@@ -155,8 +155,8 @@ def _fill_mixed(
     labels: NDArray[np.uint8],
     logits: _Floats,
     winner: NDArray[np.uint8],
-    rows: _Axis,
-    columns: _Axis,
+    rows: _UpsamplingAxis,
+    columns: _UpsamplingAxis,
     at_row: _Indices,
     at_column: _Indices,
 ) -> None:

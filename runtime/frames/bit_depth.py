@@ -23,13 +23,13 @@ SIXTEEN_BITS = 65535
 _LOOKED_AT = 8
 
 
-class _Series(NamedTuple):
+class _PictureSeries(NamedTuple):
     folder: Path
     suffix: str
     marks: tuple[str, ...]
 
 
-_WHITES: dict[_Series, int] = {}  # of the folders that this process has read from
+_WHITES: dict[_PictureSeries, int] = {}  # of the folders that this process has read from
 
 
 def white_of_one(brightest: int) -> int:
@@ -66,11 +66,11 @@ def white_in_folder(path: Path, brightest: int, brightest_of: Callable[[Path], i
     return _WHITES.setdefault(series, SIXTEEN_BITS if is_sixteen else TWELVE_BITS)
 
 
-def _series_of(path: Path) -> _Series:
-    return _Series(path.parent, path.suffix.lower(), marks(path.stem))
+def _series_of(path: Path) -> _PictureSeries:
+    return _PictureSeries(path.parent, path.suffix.lower(), marks(path.stem))
 
 
-def _some_of(series: _Series) -> list[Path]:
+def _some_of(series: _PictureSeries) -> list[Path]:
     """Evenly spaced pictures of the series, with its first and last."""
     try:
         files = [file for file in series.folder.iterdir() if _series_of(file) == series]

@@ -210,7 +210,7 @@ def _shown(source: str) -> str:
 
 
 @dataclass(frozen=True)
-class _Camera:
+class _LocalCamera:
     device: str  # a number, or a path
     settings: tuple[tuple[int, float], ...]  # property of OpenCV, value; in the order to set them
 
@@ -228,7 +228,7 @@ _WRITTEN = {
 }
 
 
-def _parse_camera(source: str) -> _Camera:
+def _parse_camera(source: str) -> _LocalCamera:
     device, _, query = source.removeprefix("camera:").partition("?")
     asked = dict(parse_qsl(query, keep_blank_values=True))
     if not re.fullmatch(r"[0-9]+|/.+", device) or any(
@@ -253,4 +253,4 @@ def _parse_camera(source: str) -> _Camera:
     if "fps" in asked:
         settings.append((cv2.CAP_PROP_FPS, float(asked["fps"])))
     settings.append((cv2.CAP_PROP_BUFFERSIZE, 1))  # the newest frame, where the driver can
-    return _Camera(device, tuple(settings))
+    return _LocalCamera(device, tuple(settings))

@@ -22,7 +22,7 @@ from ..notes import log_note
 from ..pictures.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..regular_files import check_regular
 from ..video.damage_watch import DamageWatch
-from ..video.video_file import Loss, count_frames, expected_frames, read_video
+from ..video.video_file import LostFrames, count_frames, expected_frames, read_video
 from .images import Image, read_frame_image, read_image, write_image
 from .readers import is_recording, read_recording
 
@@ -60,7 +60,7 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _SourceFile:
     """One file of a source; ``name`` is its frame's name, or the start of its frames' names."""
 
     path: Path
@@ -79,7 +79,9 @@ class FrameSource:
         watch: looks over the videos whose frames are read, if it is set.
     """
 
-    def __init__(self, title: str, files: Sequence[_File], on_skip: Callable[[str], None]) -> None:
+    def __init__(
+        self, title: str, files: Sequence[_SourceFile], on_skip: Callable[[str], None]
+    ) -> None:
         self._title = title
         self._files = files
         self._on_skip = on_skip
@@ -165,20 +167,20 @@ class FrameSource:
                 f"the first: {losses[0]}"
             )
 
-    def _read(self, file: _File) -> Iterator[Frame | Loss]:
+    def _read(self, file: _SourceFile) -> Iterator[Frame | LostFrames]:
         """The frames of one file, and what is lost of it."""
         if not file.is_video:
             try:
                 yield Frame(read_frame_image(file.path, remark=self._remark), file.name, 0)
             except FrameError as error:
-                yield Loss(str(error), 1)
+                yield LostFrames(str(error), 1)
             return
         if is_recording(file.path):
             yield from self._read_recording(file)
             return
         frames = 0
         for read in read_video(file.path):
-            if isinstance(read, Loss):
+            if isinstance(read, LostFrames):
                 yield read
                 continue
             if self.watch is not None:
@@ -188,7 +190,7 @@ class FrameSource:
             frames += 1
         self._counts[file.path] = frames
 
-    def _read_recording(self, file: _File) -> Iterator[Frame | Loss]:
+    def _read_recording(self, file: _SourceFile) -> Iterator[Frame | LostFrames]:
         """The frames that another's reader gives, and what it says is lost."""
         frames = 0
         try:
@@ -196,7 +198,7 @@ class FrameSource:
                 yield Frame(image, _frame_name(file, frames), timestamp_ns)
                 frames += 1
         except FrameError as error:
-            yield Loss(str(error), 0)
+            yield LostFrames(str(error), 0)
         self._counts[file.path] = frames
 
     def damaged_names(self) -> set[str]:
@@ -210,7 +212,7 @@ class FrameSource:
             for number in self.watch.damaged(file.path)
         }
 
-    def _report(self, place: int, loss: Loss) -> None:
+    def _report(self, place: int, loss: LostFrames) -> None:
         if (place, loss.sentence) in self._reported:
             return
         self._reported.add((place, loss.sentence))
@@ -236,7 +238,7 @@ def _count(pictures: Iterable[object]) -> int:
     return count
 
 
-def _frame_name(video: _File, number: int) -> str:
+def _frame_name(video: _SourceFile, number: int) -> str:
     return f"{video.name}_{number:06d}"
 
 
@@ -329,7 +331,7 @@ def _expand(source: str | Path, note: Callable[[str], None]) -> list[tuple[Path,
     return [(path, path)]
 
 
-def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
+def _named(found: Sequence[tuple[Path, Path]]) -> list[_SourceFile]:
     """Give each (file, root) a name: its stem, or a longer name wherever two would be equal."""
     stems = Counter(safe_name(path.stem) for path, _ in found)
     # A frame of clip.mp4 would be named like a picture clip_000007.
@@ -347,7 +349,7 @@ def _named(found: Sequence[tuple[Path, Path]]) -> list[_File]:
         while unique in taken or (is_video and unique in numbered):
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
-        files.append(_File(path, unique, is_video))
+        files.append(_SourceFile(path, unique, is_video))
     return files
 
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from ..errors import LabelError, LabelSpaceError
 from ..strict_json import JsonError, read_json
 from ..words import shortened
-from .checks import a_list, is_id, require
-from .correspondence import Classes, ClassNames, correspondence, listed
+from .class_mapping import Classes, ClassNames, class_mapping, listed
+from .label_space_checks import a_list, is_id, require
 from .layouts import RAW_ENDING
 
 UNMAPPED = 255  # what `LabelMap.apply` writes; no class, since a label space has 255 at most
@@ -203,7 +203,7 @@ class LabelSpace:
         """
         if isinstance(map, LabelMap):
             return map.between(self, other)
-        found = correspondence(self, other, map)
+        found = class_mapping(self, other, map)
         return LabelMap(found.name, self, other, found.indices, found.built_in)
 
     def colourise(self, label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:

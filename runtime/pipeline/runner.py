@@ -59,7 +59,7 @@ class Result:
 
 
 @dataclass(slots=True)
-class _Job:
+class _FrameJob:
     """A frame on its way; ``pixels`` are (1, h, w, 3) before inference, (h, w) labels after."""
 
     frame: Frame
@@ -121,14 +121,14 @@ class Pipeline(Closing):
         self._stop_when = stop_when
         self._patience_s = patience_s
         self._waiting_since: float | None = None  # for a result, once `stop_when` was true
-        self._at_work: _Job | None = None  # what the engine has in its hands
+        self._at_work: _FrameJob | None = None  # what the engine has in its hands
         self._slowest_s = 0.0
         self._interrupted = False
         # A slot is taken before decoding (with ``newest`` before inference) and given back when
         # the caller asks for the next result, while it still holds the last one.
         self._slots = threading.Semaphore(depth + 3)
-        self._decoded: Handoff[_Job] = Handoff(newest=newest)
-        self._inferred: _Queue[_Job] = queue.SimpleQueue()
+        self._decoded: Handoff[_FrameJob] = Handoff(newest=newest)
+        self._inferred: _Queue[_FrameJob] = queue.SimpleQueue()
         self._finished: _Queue[Result] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._totals = dict.fromkeys(STAGES, 0.0)
@@ -273,17 +273,17 @@ class Pipeline(Closing):
             "decode_ms": 1e3 * (read - started),
             "preprocess_ms": 1e3 * (perf_counter() - read),
         }
-        return self._decoded.put(_Job(frame, fitted[None], started, read, stages))
+        return self._decoded.put(_FrameJob(frame, fitted[None], started, read, stages))
 
-    def _next_decoded(self) -> _Job | BaseException | None:
+    def _next_decoded(self) -> _FrameJob | BaseException | None:
         if self._newest:
             self._slots.acquire()
         return self._decoded.get()
 
     def _stage(
         self,
-        take: Callable[[], _Job | BaseException | None],
-        work: Callable[[_Job], _T],
+        take: Callable[[], _FrameJob | BaseException | None],
+        work: Callable[[_FrameJob], _T],
         target: _Queue[_T],
     ) -> None:
         """Do ``work`` on every job, up to what comes last, which is passed on."""
@@ -296,18 +296,18 @@ class Pipeline(Closing):
 
     @staticmethod
     def _step(
-        take: Callable[[], _Job | BaseException | None],
-        work: Callable[[_Job], _T],
+        take: Callable[[], _FrameJob | BaseException | None],
+        work: Callable[[_FrameJob], _T],
         target: _Queue[_T],
     ) -> bool:
         job = take()  # held by this call only, not while the next one waits
-        if not isinstance(job, _Job):
+        if not isinstance(job, _FrameJob):
             target.put(job)
             return False
         target.put(work(job))
         return True
 
-    def _infer(self, job: _Job) -> _Job:
+    def _infer(self, job: _FrameJob) -> _FrameJob:
         started = perf_counter()
         self._at_work = job
         try:
@@ -327,7 +327,7 @@ class Pipeline(Closing):
         job.pixels = labels
         return job
 
-    def _postprocess(self, job: _Job) -> Result:
+    def _postprocess(self, job: _FrameJob) -> Result:
         started = perf_counter()
         height, width = job.frame.image.shape[:2]
         labels = restore_labels(job.pixels, width, height)

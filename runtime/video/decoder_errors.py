@@ -182,7 +182,7 @@ def _placed(path: Path, fetched: _Fetched) -> set[int]:
 
 
 @dataclass(frozen=True)
-class _Packets:
+class _FirstPackets:
     """The first compressed pictures of a video, in the order in which they are stored.
 
     Attributes:
@@ -212,7 +212,7 @@ class _Packets:
         return self.delay if least <= self.delay <= least + 2 else least
 
 
-def _packets(path: Path, most: int) -> _Packets:
+def _packets(path: Path, most: int) -> _FirstPackets:
     """At most so many compressed pictures of a video."""
     import cv2
 
@@ -232,10 +232,10 @@ def _packets(path: Path, most: int) -> _Packets:
             keys.append(bool(capture.get(cv2.CAP_PROP_LRF_HAS_KEY_FRAME)))
     finally:
         capture.release()
-    return _Packets(times_ms, keys, delay, are_all)
+    return _FirstPackets(times_ms, keys, delay, are_all)
 
 
-class _Limit:
+class _FrameLimit:
     """The number of frames to look at, read from standard input by a thread."""
 
     def __init__(self) -> None:
@@ -255,7 +255,7 @@ def main() -> None:
     if hasattr(os, "nice"):
         os.nice(19)
     answers = os.dup(1)
-    limit = _Limit()
+    limit = _FrameLimit()
 
     def say(answer: object) -> None:
         os.write(answers, json.dumps(answer).encode() + b"\n")

@@ -38,7 +38,7 @@ _COUNTED_AHEAD_BYTES = 2**30  # of larger files the length is not looked up
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class LostFrames:
     """Frames that a source should have given and did not.
 
     Attributes:
@@ -58,12 +58,12 @@ class VideoFrame:
     timestamp_ns: int
 
 
-def read_video(path: Path) -> Iterator[VideoFrame | Loss]:
+def read_video(path: Path) -> Iterator[VideoFrame | LostFrames]:
     """The frames of a video in order, and after them what was lost, if anything was."""
     capture = _open(path)
     try:
         if refusal := _refusal(capture):
-            yield Loss(f"{path} {refusal}.", 0)
+            yield LostFrames(f"{path} {refusal}.", 0)
             return
         account = _Account(
             path,
@@ -117,19 +117,19 @@ class _Account:
         self.damaged += frames
         self.damaged_at_end += frames
 
-    def losses(self) -> Iterator[Loss]:
+    def losses(self) -> Iterator[LostFrames]:
         try:
             damage = container_damage(self.path)
         except OSError as error:  # a disk that was unplugged ends a video as well
-            yield Loss(f"{self.path} cannot be read: {error.strerror or error}.", 0)
+            yield LostFrames(f"{self.path} cannot be read: {error.strerror or error}.", 0)
             return
         if self.frames == 0:
-            yield Loss(self._nothing_sentence(damage), self.damaged)
+            yield LostFrames(self._nothing_sentence(damage), self.damaged)
             return
         if damage is not None and damage.is_cut:  # through its last picture
             self.damaged -= self.damaged_at_end
         if self.damaged:
-            yield Loss(
+            yield LostFrames(
                 f"{self.path} is damaged: {self.damaged} of "
                 f"{counted(self.frames + self.damaged, 'frame')} "
                 "cannot be decoded and are left out, the first of them after "
@@ -137,7 +137,7 @@ class _Account:
                 self.damaged,
             )
         if damage is not None:
-            yield Loss(self._container_sentence(damage), 0)
+            yield LostFrames(self._container_sentence(damage), 0)
 
     def _nothing_sentence(self, damage: Damage | None) -> str:
         nothing = f"{self.path} has no frame that can be decoded: "

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
-from roadshift.adapt.scoring.views import Model
+from roadshift.adapt.scoring.views import ScoredModel
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.labels import label_space
 from roadshift.scenes import render_scene
@@ -68,12 +68,12 @@ def trained() -> Small:
     return network.eval()
 
 
-def model(network: SegmentationNetwork | None = None) -> Model:
-    return Model(copy.deepcopy(network or trained()), SPEC)
+def model(network: SegmentationNetwork | None = None) -> ScoredModel:
+    return ScoredModel(copy.deepcopy(network or trained()), SPEC)
 
 
 @torch.no_grad()
-def constant() -> Model:
+def constant() -> ScoredModel:
     """All road."""
     spoilt = model()
     assert isinstance(spoilt.network, Small)
@@ -83,7 +83,7 @@ def constant() -> Model:
 
 
 @torch.no_grad()
-def uniform() -> Model:
+def uniform() -> ScoredModel:
     """Hardly more likely one than the other; the best class is what it was."""
     spoilt = model()
     assert isinstance(spoilt.network, Small)
@@ -93,7 +93,7 @@ def uniform() -> Model:
 
 
 @torch.no_grad()
-def permuted() -> Model:
+def permuted() -> ScoredModel:
     """Every class under another one's name."""
     spoilt = model()
     assert isinstance(spoilt.network, Small)
@@ -104,7 +104,7 @@ def permuted() -> Model:
 
 
 @torch.no_grad()
-def without(index: int) -> Model:
+def without(index: int) -> ScoredModel:
     """One class is never said."""
     spoilt = model()
     assert isinstance(spoilt.network, Small)
@@ -113,7 +113,7 @@ def without(index: int) -> Model:
 
 
 @torch.no_grad()
-def not_numbers() -> Model:
+def not_numbers() -> ScoredModel:
     spoilt = model()
     assert isinstance(spoilt.network, Small)
     spoilt.network.middle.weight[0, 0] = torch.nan

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from roadshift.commands.bench_tables import BENCH_COLUMNS, bench_table
-from roadshift.runtime.bench import Measured
+from roadshift.runtime.bench import TimedRow
 from roadshift.runtime.bench.plots import latency_svg, write_plots
 from roadshift.runtime.bench.row import COLUMNS, left_out_row
 from roadshift.runtime.errors import OutputError
@@ -110,9 +110,9 @@ def test_the_machine_is_shown_where_it_says_anything(capsys: Capture) -> None:
 # ---- pictures ------------------------------------------------------------------------------------
 
 
-def measured(times: np.ndarray, **changes: Any) -> Measured:
+def measured(times: np.ndarray, **changes: Any) -> TimedRow:
     figures = {"p50_ms": float(np.median(times)), "p99_ms": float(np.percentile(times, 99))}
-    return Measured(bench_row(**{**figures, **changes}), times)
+    return TimedRow(bench_row(**{**figures, **changes}), times)
 
 
 def points(path: str) -> list[tuple[float, float]]:
@@ -155,7 +155,7 @@ def test_both_pictures_are_written_and_name_every_row_that_ran(tmp_path: Path) -
     rows = [
         measured(np.array([1.0, 2.0]), miou=70.0),
         measured(np.array([3.0, 4.0]), miou=60.0, artefact="a<b>.onnx"),
-        Measured(left_out_row("torch", "cuda", "no GPU."), np.empty(0)),
+        TimedRow(left_out_row("torch", "cuda", "no GPU."), np.empty(0)),
     ]
     paths = write_plots(rows, tmp_path / "new/plots")
     assert [path.name for path in paths] == ["latency.svg", "accuracy.svg"]

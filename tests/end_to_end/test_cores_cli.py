@@ -45,9 +45,9 @@ def test_learning_gives_way_to_other_programs(
 ) -> None:
     program = (
         "import os, sys\n"
-        "from roadshift.adapt.workflows import adapting\n"
+        "from roadshift.adapt.workflows import adapt_request\n"
         "def said(*_, **__): print(os.getpriority(os.PRIO_PROCESS, 0)); sys.exit(0)\n"
-        "adapting.adapt_bundle = said\n"
+        "adapt_request.adapt_bundle = said\n"
         "from roadshift.cli import main\n"
         "main()\n"
     )

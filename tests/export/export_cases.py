@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import EvaluationData
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.labels import label_space
@@ -48,7 +48,7 @@ def frames_of(size: InputSpec, count: int = 3) -> list[np.ndarray]:
     return [render_scene(seed, "dusk", size.width, size.height).image for seed in range(count)]
 
 
-SCENES = Evidence(frames_of(RGB), "scenes")
+SCENES = EvaluationData(frames_of(RGB), "scenes")
 
 
 @contextmanager

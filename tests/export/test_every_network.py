@@ -14,10 +14,10 @@ import pytest
 from export_cases import frames_of
 from roadshift.adapt.networks import NETWORKS as KNOWN
 from roadshift.export.calibration import collect
-from roadshift.export.folds import read_folds, write_weights
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import Form, layers_of, quantise, quantised_values
 from roadshift.export.tensorrt_build import build_plan
+from roadshift.export.weight_origins import read_folds, write_weights
 from roadshift.runtime.bundle import NetworkSpec
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import EvaluationData
 from roadshift.export.judge import Floors
 from roadshift.export.precision import to_half
 from roadshift.export.rounding import RoundedEngine
@@ -295,7 +295,7 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
 def test_another_precision_leaves_what_was_there_and_again_replaces_it(tmp_path: Path) -> None:
     bundle = export_onnx(write_source(tmp_path / "bundle", TINY), SCENES)
     both = export_onnx(bundle, SCENES, precisions=("fp16",))
-    again = export_onnx(both, Evidence(frames_of(RGB), "again"), precisions=("fp16",))
+    again = export_onnx(both, EvaluationData(frames_of(RGB), "again"), precisions=("fp16",))
     found = {artefact.path: artefact for artefact in open_bundle(again.path).manifest.artefacts}
     assert list(found) == ["model.safetensors", "model.onnx", "model-fp16.onnx"]
     assert found["model.onnx"] == bundle.artefact(name="model.onnx")

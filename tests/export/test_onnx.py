@@ -25,7 +25,7 @@ from roadshift.adapt import load_network
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import EvaluationData
 from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL, Parity, check_parity
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
@@ -63,7 +63,7 @@ def exported(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Exported
     path = tmp_path_factory.mktemp("exported") / "bundle"
     before = write_source(path, NetworkSpec(name=name, arguments=arguments), size)
     frames = frames_of(size)
-    bundle = export_onnx(before, Evidence(frames, "three scenes"), with_logits=True)
+    bundle = export_onnx(before, EvaluationData(frames, "three scenes"), with_logits=True)
     return Exported(before, bundle, onnx.load(path / MODEL), frames)
 
 
@@ -194,8 +194,8 @@ def traced(monkeypatch: pytest.MonkeyPatch, graph: onnx.ModelProto) -> onnx.Mode
 
 @pytest.mark.usefixtures("traced")
 def test_exporting_again_replaces_the_file(small: Bundle) -> None:
-    once = export_onnx(small, Evidence(frames_of(RGB), "first"))
-    again = export_onnx(once, Evidence(frames_of(RGB), "second"))
+    once = export_onnx(small, EvaluationData(frames_of(RGB), "first"))
+    again = export_onnx(once, EvaluationData(frames_of(RGB), "second"))
     assert [artefact.path for artefact in again.manifest.artefacts] == ["model.safetensors", MODEL]
     artefact = read_bundle(small.path).artefact(kind="onnx")
     assert artefact is not None

@@ -22,7 +22,7 @@ HIGHEST = highest_opset()
 def test_the_version_that_was_asked_for_is_written_recorded_and_run(
     tmp_path: Path, opset: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artefacts, "gather_evidence", lambda *_: SCENES)
+    monkeypatch.setattr(artefacts, "gather_evaluation", lambda *_: SCENES)
     bundle = write_source(tmp_path / "bundle", TINY)
     record = export_bundle(bundle, "onnx", precisions="fp32,fp16", opset=opset, argmax="graph")
     for row in record["artefacts"]:

@@ -42,7 +42,7 @@ def bundle(tmp_path: Path, exported: Bundle, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(exporting, "write_graph", write_graph)
     monkeypatch.setattr(artefacts, "settle_argmax", lambda *_: {"argmax": "graph"})
-    monkeypatch.setattr(artefacts, "gather_evidence", lambda *_: SCENES)
+    monkeypatch.setattr(artefacts, "gather_evaluation", lambda *_: SCENES)
     return write_source(tmp_path / "alone/bundle", TINY)
 
 

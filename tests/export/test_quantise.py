@@ -20,7 +20,7 @@ from roadshift.export import artefacts, tuning
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import Histogram, Range
-from roadshift.export.evidence import Calibration, spread
+from roadshift.export.data_splits import Calibration, spread
 from roadshift.export.judge import Floors
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import (

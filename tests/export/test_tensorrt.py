@@ -25,14 +25,14 @@ from fake_builder import OnnxTensorRT
 from onnx import numpy_helper
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import collect
-from roadshift.export.evidence import Evidence
-from roadshift.export.folds import folds_from_json, read_folds
+from roadshift.export.data_splits import EvaluationData
 from roadshift.export.judge import Floors
 from roadshift.export.plan_maker import PlanOptions
 from roadshift.export.quantise import quantise, quantised_values
 from roadshift.export.refit import base_to_refit
 from roadshift.export.tensorrt import prepare_plans
 from roadshift.export.tensorrt_build import build_plan, cache_file, check_precision, inspect_plan
+from roadshift.export.weight_origins import folds_from_json, read_folds
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
 from roadshift.runtime.engines import cuda as cuda_module
 from roadshift.runtime.engines import open_engine
@@ -69,7 +69,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A bundle exported to ONNX in fp32 and fp16, and one that was adapted from it."""
     folder = tmp_path_factory.mktemp("originals")
     base = write_source(folder / "a" / "base", TINY)
-    export_onnx(base, Evidence(FRAMES, "scenes"), precisions=("fp32", "fp16"))
+    export_onnx(base, EvaluationData(FRAMES, "scenes"), precisions=("fp32", "fp16"))
     changed = RGB.model_copy(update={"gamma": 0.7})  # as tone alignment may
     adapted = write_source(folder / "b" / "adapted", TINY, changed, lambda n: draw(n, 1))
     return base.path, adapted.path
@@ -276,7 +276,7 @@ def quantised(folder: Path, loud: float = 1.0) -> Bundle:
 
     spec = NetworkSpec(name=TINY.name, arguments={"norm": False})
     bundle = write_source(folder, spec, change=change)
-    bundle = export_onnx(bundle, Evidence(FRAMES, "scenes"))
+    bundle = export_onnx(bundle, EvaluationData(FRAMES, "scenes"))
     full = onnx.load(bundle.path / "model.onnx")
     ranges = {
         name: histogram.range("minmax")

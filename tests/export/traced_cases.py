@@ -12,8 +12,8 @@ import torch
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.segmenter import Segmenter
 from roadshift.adapt.networks import SegmentationNetwork, build_network
-from roadshift.export.folds import Folds, read_folds, state_arrays
 from roadshift.export.onnx import write_graph
+from roadshift.export.weight_origins import Folds, read_folds, state_arrays
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.labels import label_space
 from roadshift.scenes import render_scene

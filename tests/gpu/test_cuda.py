@@ -10,7 +10,11 @@ import torch
 from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
 from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models.loading import IMAGENET_INPUT
-from roadshift.adapt.training.rehearsal import MEASURED_FROM, Measured, choose_precision
+from roadshift.adapt.training.precision_benchmark import (
+    MEASURED_FROM,
+    PrecisionTrial,
+    choose_precision,
+)
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bench import BenchSettings, bench_bundle
 from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
@@ -71,7 +75,7 @@ def test_auto_measures_before_it_chooses(source: Bundle, tmp_path: Path) -> None
     found = outcome["precision_measured"]
     assert isinstance(found, dict)
     assert list(found) in (["fp32", "bf16", "fp16"], ["fp32", "fp16"])
-    measured = {name: Measured(**values) for name, values in found.items()}  # type: ignore[arg-type]
+    measured = {name: PrecisionTrial(**values) for name, values in found.items()}  # type: ignore[arg-type]
     assert all(values.seconds for values in measured.values())
     assert outcome["precision"] == choose_precision(measured)  # type: ignore[arg-type]
 

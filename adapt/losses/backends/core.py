@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .spec import Inputs, Kernel, Map, Terms
-from .tiled import Result, tiled_sums
+from .tiled import SumsAndGradients, tiled_sums
 
 Compute = Callable[
     [Terms, Tensor, Map | None, Inputs, tuple[Tensor, Tensor] | None],
-    Result,
+    SumsAndGradients,
 ]
 
 

@@ -20,7 +20,7 @@ from .workers import in_parallel
 
 
 @dataclass
-class Result:
+class SumsAndGradients:
     """Sums over all pixels, and the gradients of ``coefficients . sums`` where they were given."""
 
     sums: Tensor  # (S,), in the order of `Terms.names`
@@ -31,7 +31,7 @@ class Result:
 
 @dataclass
 class _Part:
-    """Contribution of one thread's tiles to a `Result`."""
+    """Contribution of one thread's tiles to a `SumsAndGradients`."""
 
     sums: Tensor
     mass: Tensor
@@ -45,7 +45,7 @@ def tiled_sums(
     prototypes: Map | None,
     inputs: Inputs,
     coefficients: tuple[Tensor, Tensor] | None,
-) -> Result:
+) -> SumsAndGradients:
     """`Terms` of ``logits`` (B, K, h, w), tile by tile, on as many threads as torch has.
 
     Args:
@@ -71,7 +71,7 @@ def tiled_sums(
             gradient.add_to(total)
         return total
 
-    return Result(
+    return SumsAndGradients(
         torch.stack([part.sums for part in parts]).sum(dim=0).to(kind),
         torch.stack([part.mass for part in parts]).sum(dim=0).to(kind),
         whole(logits, [part.logits_grad for part in parts]),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .spec import Inputs, Map, Terms
 from .taps import AxisTaps, axis_taps, map_taps
-from .tiled import Result
+from .tiled import SumsAndGradients
 from .triton_kernel import pixels_kernel
 
 IMPORTANCE = {"none": 0, "margin_ratio": 1, "first": 2, "one_minus_second": 3}
@@ -57,19 +57,19 @@ def triton_sums(
     prototypes: Map | None,
     inputs: Inputs,
     coefficients: tuple[Tensor, Tensor] | None,
-) -> Result:
+) -> SumsAndGradients:
     """As `tiled.tiled_sums`, by Triton; without coefficients the sums, else the gradients."""
     z = _Placed(Map(logits), inputs)
     s = _Placed(prototypes, inputs) if prototypes is not None else None
     if coefficients is None:
         sums, mass = _launch(terms, z, z, s, inputs, None)
-        return Result(sums, mass)
+        return SumsAndGradients(sums, mass)
     (z_grad,) = _launch(terms, z, z, s, inputs, coefficients)
     s_grad = None
     if s is not None and terms.prototype:
         (s_grad,) = _launch(terms, s, z, s, inputs, coefficients)
     empty = z_grad.new_zeros(0)
-    return Result(empty, empty, z_grad, s_grad)
+    return SumsAndGradients(empty, empty, z_grad, s_grad)
 
 
 def _launch(

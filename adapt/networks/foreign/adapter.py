@@ -11,8 +11,8 @@ from torch.nn.parameter import is_lazy
 
 from ....runtime.errors import NetworkError
 from ..base import Output, SegmentationNetwork
-from .answers import at, listed, shown
-from .one_pass import sentences
+from .forward_pass import sentences
+from .output_maps import at, listed, shown
 from .trial import TRIAL_SIZE, Trial, Wiring, try_out
 
 

@@ -48,7 +48,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 @dataclass(frozen=True)
-class Call:
+class FactoryCall:
     """Arguments of a factory, and how the number of classes is among them, for people."""
 
     positional: tuple[Any, ...]
@@ -98,7 +98,7 @@ def make_with(
 
 def _calls(
     factory: Callable[..., Any], where: str, num_classes: int, arguments: Mapping[str, Any]
-) -> Iterator[Call]:
+) -> Iterator[FactoryCall]:
     """The ways to call ``factory``, one unless its signature is no more than ``**kwargs``."""
     parameters = _parameters(factory)
     named = {n: p for n, p in parameters.items() if p.kind not in _VARIADIC}
@@ -185,7 +185,7 @@ def _only_required(
 
 def _bound(
     where: str, named: Mapping[str, inspect.Parameter], values: Mapping[str, Any], told: str
-) -> Call:
+) -> FactoryCall:
     """``values`` as positional-only and keyword arguments; NetworkError if one is missing."""
     missing = [n for n, p in named.items() if p.default is p.empty and n not in values]
     if missing:
@@ -205,7 +205,7 @@ def _bound(
         if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
             break
         positional.append(rest.pop(name, parameter.default))
-    return Call(tuple(positional), rest, told)
+    return FactoryCall(tuple(positional), rest, told)
 
 
 def _network(made: Any, where: str) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ....runtime.errors import NetworkError
 from ..base import SegmentationNetwork
 from .adapter import ForeignNetwork
-from .one_pass import MODES, left_as_it_was, sentences
+from .forward_pass import MODES, left_as_it_was, sentences
 from .trial import TRIAL_SIZE
 
 _NO_CAST: AbstractContextManager[None] = nullcontext()

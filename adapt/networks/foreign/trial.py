@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ....runtime.errors import ConfigError, NetworkError, arg
-from .answers import ESTABLISHED, FEATURES, at, described, listed, maps_in, shown
-from .one_pass import Candidate, Seen, left_as_it_was, see
+from .forward_pass import CandidateMap, ForwardResult, left_as_it_was, see
+from .output_maps import ESTABLISHED, FEATURES, at, described, listed, maps_in, shown
 
 TRIAL_SIZE = (64, 128)  # (height, width), where nobody says what the network will see
 FEW = 0.5  # share of the weights that reach the logits below which a person should know
@@ -54,7 +54,7 @@ class Wiring:
     """Places of the logits and the features, in one mode of a user's network.
 
     Attributes:
-        output: path of the logits in the answer, see `answers`.
+        output: path of the logits in the answer, see `output_maps`.
         features: path of the features in the answer, if the network returns them.
         tap: where else they come from.
         head: names of the weights that make the logits last.
@@ -118,8 +118,12 @@ def try_out(
 
 
 def _that_ships(
-    evaluated: Seen, trained: Seen, output: str | None, where: str, num_classes: int
-) -> Candidate:
+    evaluated: ForwardResult,
+    trained: ForwardResult,
+    output: str | None,
+    where: str,
+    num_classes: int,
+) -> CandidateMap:
     """The logits of evaluation mode."""
     candidates = evaluated.candidates
     if not candidates:
@@ -134,7 +138,9 @@ def _that_ships(
     raise _ambiguous(evaluated, where, num_classes)
 
 
-def _asked_for(output: str, evaluated: Seen, trained: Seen, where: str) -> Candidate:
+def _asked_for(
+    output: str, evaluated: ForwardResult, trained: ForwardResult, where: str
+) -> CandidateMap:
     if output in evaluated.candidates:
         return evaluated.candidates[output]
     wanted = trained.candidates.get(output)
@@ -158,8 +164,12 @@ def _asked_for(output: str, evaluated: Seen, trained: Seen, where: str) -> Candi
 
 
 def _that_learns(
-    ships: Candidate, evaluated: Seen, trained: Seen, output: str | None, where: str
-) -> Candidate:
+    ships: CandidateMap,
+    evaluated: ForwardResult,
+    trained: ForwardResult,
+    output: str | None,
+    where: str,
+) -> CandidateMap:
     """The map of training mode that the same layer makes."""
     candidates = trained.candidates
     if not candidates:
@@ -188,7 +198,7 @@ def _that_learns(
     )
 
 
-def _check_logits(chosen: Candidate, seen: Seen, where: str) -> None:
+def _check_logits(chosen: CandidateMap, seen: ForwardResult, where: str) -> None:
     """Raise NetworkError for probabilities: losses and confidences take the softmax themselves."""
     if chosen.sums_to_one:
         raise NetworkError(
@@ -198,7 +208,7 @@ def _check_logits(chosen: Candidate, seen: Seen, where: str) -> None:
         )
 
 
-def _check_graph(learns: Candidate, where: str) -> None:
+def _check_graph(learns: CandidateMap, where: str) -> None:
     """Raise NetworkError for logits that no weight can learn from."""
     if torch.is_inference_mode_enabled() or torch.compiler.is_exporting():
         return  # no pass has one
@@ -210,7 +220,7 @@ def _check_graph(learns: Candidate, where: str) -> None:
         )
 
 
-def _ambiguous(seen: Seen, where: str, num_classes: int) -> NetworkError:
+def _ambiguous(seen: ForwardResult, where: str, num_classes: int) -> NetworkError:
     choices = " or ".join(f"{arg('output')} {path}" for path in seen.candidates)
     return NetworkError(
         f"{where} returns {len(seen.candidates)} maps of {num_classes} channels {seen.mode}, and "
@@ -248,12 +258,12 @@ def _without_logits(answer: Any, num_classes: int) -> str:
 # --- what the logits are made of ------------------------------------------------------------------
 
 
-def _wiring(chosen: Candidate, seen: Seen) -> Wiring:
+def _wiring(chosen: CandidateMap, seen: ForwardResult) -> Wiring:
     tap = _tap(chosen, seen)
     return Wiring(chosen.path, _declared(chosen, seen, tap), tap, chosen.head)
 
 
-def _tap(chosen: Candidate, seen: Seen) -> Tap | None:
+def _tap(chosen: CandidateMap, seen: ForwardResult) -> Tap | None:
     """The layer whose input the logits are made of; ``None`` where that is not one map."""
     taps: dict[int, Tap | None] = {}  # by their input: several layers may share one
     for layer, one in chosen.makers:
@@ -277,7 +287,7 @@ def _layout(x: Tensor, logits: tuple[int, ...], *, linear: bool) -> str | None:
     return "tokens" if tokens else None
 
 
-def _declared(chosen: Candidate, seen: Seen, tap: Tap | None) -> str | None:
+def _declared(chosen: CandidateMap, seen: ForwardResult, tap: Tap | None) -> str | None:
     """Path of the features that a network returns beside its logits, if that is what they are.
 
     The logits must be made from them, and they must not look like logits. A tuple does not say
@@ -297,7 +307,7 @@ def _declared(chosen: Candidate, seen: Seen, tap: Tap | None) -> str | None:
     return path if declared.shape[1] == wide else None
 
 
-def _unlike(ships: Candidate, learns: Candidate) -> Iterator[str]:
+def _unlike(ships: CandidateMap, learns: CandidateMap) -> Iterator[str]:
     if ships.head and ships.head != learns.head:
         yield (
             f"the output that learns, {learns}, is made by other layers than the one that ships, "
@@ -305,7 +315,7 @@ def _unlike(ships: Candidate, learns: Candidate) -> Iterator[str]:
         )
 
 
-def _unreached(network: nn.Module, learns: Candidate) -> Iterator[str]:
+def _unreached(network: nn.Module, learns: CandidateMap) -> Iterator[str]:
     total = sum(p.numel() for p in network.parameters() if p.is_floating_point())
     if learns.reach is not None and total and learns.reach < FEW * total:
         yield (

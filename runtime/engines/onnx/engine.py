@@ -31,7 +31,7 @@ from ..upsample import upsample_argmax
 from ..upsample_cuda import UpsampleKernel
 from .graph import OnnxModel, read_model
 from .memory import DeviceMemory, PinnedMemory, PlainMemory
-from .scores import nan_weights, scores_are_finite
+from .nan_checks import nan_weights, scores_are_finite
 from .session import (
     cpu_session,
     cuda_problem,

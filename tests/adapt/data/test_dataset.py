@@ -226,9 +226,9 @@ def test_the_cache_index_names_what_it_was_made_from(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "frames.json").read_text(encoding="utf-8"))
     expected = {"sources": [str(source)], "size": [WIDTH, HEIGHT], "limit": 4}
     content = hashlib.sha256((tmp_path / "frames.rgb").read_bytes()).hexdigest()
-    seal = stored.pop("sha256")
+    checksum = stored.pop("sha256")
     assert stored == expected | {"names": ["frame_0"], "content": content}
-    assert len(seal) == 64
+    assert len(checksum) == 64
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -11,7 +11,7 @@ from judging_cases import CPU, NAMES, SPEC, frames, model, trained
 from roadshift.adapt.judging.forgetting import LEAST_REMEMBERED, remembered, with_older
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
-from roadshift.adapt.scoring.views import Model
+from roadshift.adapt.scoring.views import ScoredModel
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Check, Decision, Verdict
 
@@ -27,7 +27,7 @@ def test_a_model_of_the_fog_has_forgotten_the_day_and_the_class_is_named() -> No
     network = copy.deepcopy(trained())
     fog = Normalise(SPEC)(torch.from_numpy(np.stack(frames("fog", 8, 300))))
     reestimate_batch_norm(network, [fog], 1.0)
-    check = remembered(model(), Model(network, SPEC), frames("daylight", 4, 0), CPU, NAMES)
+    check = remembered(model(), ScoredModel(network, SPEC), frames("daylight", 4, 0), CPU, NAMES)
     assert not check.passed
     assert check.candidate is not None
     assert check.low is not None

@@ -25,18 +25,18 @@ from judging_cases import (
     without,
 )
 from roadshift.adapt.judging.evidence import BATCH, Evidence, gather
-from roadshift.adapt.judging.gatherer import Score
+from roadshift.adapt.judging.score_accumulator import Score
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
-from roadshift.adapt.scoring.views import Model
+from roadshift.adapt.scoring.views import ScoredModel
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Verdict
 from torch import nn
 
 
-def judged(candidate: Model, domain: str) -> Verdict:
+def judged(candidate: ScoredModel, domain: str) -> Verdict:
     return decide(gather(model(), candidate, frames(domain, 16, 500), CPU), NAMES)
 
 
@@ -53,7 +53,7 @@ def judged(candidate: Model, domain: str) -> Verdict:
     ids=["constant", "uniform", "permuted", "without road", "NaN"],
 )
 def test_a_spoilt_candidate_is_refused_with_the_reason(
-    spoil: Callable[[], Model], sentence: str, domain: str
+    spoil: Callable[[], ScoredModel], sentence: str, domain: str
 ) -> None:
     verdict = judged(spoil(), domain)
     assert verdict.decision == "keep"
@@ -93,7 +93,7 @@ def test_frames_of_any_size_and_one_left_over_will_do(count: int) -> None:
     network = build_network("fast_scnn", len(NAMES))  # pools the frame to one pixel
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (90, 200, 3)).astype(np.uint8) for _ in range(count)]
-    evidence = gather(Model(network, SPEC), Model(network, SPEC), images, CPU)
+    evidence = gather(ScoredModel(network, SPEC), ScoredModel(network, SPEC), images, CPU)
     assert evidence.frames == count
     assert evidence.scores["flip"].difference == 0
 
@@ -143,7 +143,7 @@ def test_a_network_of_one_size_is_judged_without_a_smaller_view() -> None:
 
     fixed = OneSize().eval()
     fixed.load_state_dict(trained().state_dict())
-    candidate = Model(fixed, SPEC)
+    candidate = ScoredModel(fixed, SPEC)
     dusk = np.stack(frames("dusk", 24, 300))
     reestimate_batch_norm(fixed, [Normalise(SPEC)(torch.from_numpy(dusk))], 1.0)
     verdict = decide(gather(model(), candidate, frames("dusk", 16, 500), CPU), NAMES)
@@ -163,7 +163,7 @@ def test_a_network_of_multiples_is_judged_in_a_smaller_view_of_a_multiple() -> N
     sizes: list[tuple[int, ...]] = []
     network = Multiples().eval()
     network.load_state_dict(trained().state_dict())
-    evidence = gather(Model(network, SPEC), model(), frames("night", 8, 500), CPU)
+    evidence = gather(ScoredModel(network, SPEC), model(), frames("night", 8, 500), CPU)
     assert evidence.scores["zoom"].candidate > 0
     assert set(sizes) == {(HEIGHT, WIDTH), (48, 96)}
 
@@ -176,7 +176,7 @@ def test_two_networks_of_unlike_strides_are_compared_pixel_by_pixel() -> None:
 
     coarse = Coarse().eval()
     coarse.load_state_dict(trained().state_dict())
-    evidence = gather(model(), Model(coarse, SPEC), frames("daylight", 4, 0), CPU)
+    evidence = gather(model(), ScoredModel(coarse, SPEC), frames("daylight", 4, 0), CPU)
     assert evidence.scores["agreement"].candidate > 0.9
 
 

@@ -15,8 +15,14 @@ import torch
 from roadshift.adapt import Job, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
-from roadshift.adapt.judging.gradients import DEAD_STEPS, LEAST, GradientNorms
-from roadshift.adapt.judging.looks import Look, Seen, clearly_better, information, judged
+from roadshift.adapt.judging.gradient_norms import DEAD_STEPS, LEAST, GradientNorms
+from roadshift.adapt.judging.validation import (
+    Look,
+    PredictionSummary,
+    clearly_better,
+    information,
+    judged,
+)
 from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
@@ -236,8 +242,10 @@ def test_it_looks_at_the_model_that_would_be_published(
         model, [Drift()], "training.steps=2", "weight_interpolation=0.25", held=held_frames(4)
     )
     said: list[Tensor] = []
-    of = Seen.of
-    monkeypatch.setattr(Seen, "of", lambda logits: said.append(logits.clone()) or of(logits))
+    of = PredictionSummary.of
+    monkeypatch.setattr(
+        PredictionSummary, "of", lambda logits: said.append(logits.clone()) or of(logits)
+    )
     recorder = Recorder(model)
     trainer.options = replace(trainer.options, report=recorder)
     trainer.run()
@@ -265,8 +273,10 @@ def test_without_final_batch_norm_it_uses_the_running_statistics(
     model = network()
     trainer = watched(model, [Drift()], "training.steps=2", "final_bn=false", held=held_frames(4))
     said: list[Tensor] = []
-    of = Seen.of
-    monkeypatch.setattr(Seen, "of", lambda logits: said.append(logits.clone()) or of(logits))
+    of = PredictionSummary.of
+    monkeypatch.setattr(
+        PredictionSummary, "of", lambda logits: said.append(logits.clone()) or of(logits)
+    )
     trainer.run()
     frames = trainer.context.held
     assert frames is not None
@@ -295,10 +305,10 @@ def test_a_frame_that_cannot_be_read_is_left_out(
 # --- what is an alarm ----------------------------------------------------------------------------
 
 
-def seen_of(labels: Tensor, sharpness: float = 12.0) -> Seen:
+def seen_of(labels: Tensor, sharpness: float = 12.0) -> PredictionSummary:
     """What a model says that gives these labels (F, h, w), each with the same confidence."""
     logits = nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).double() * sharpness
-    return Seen.of(logits)
+    return PredictionSummary.of(logits)
 
 
 def quarters(frames: int = 4) -> Tensor:
@@ -348,7 +358,7 @@ def test_permuted_labels_disagree_with_what_the_start_was_sure_of() -> None:
 def test_probabilities_that_are_no_numbers_are_an_alarm(bad: float) -> None:
     logits = torch.zeros(4, 4, 16, 16)
     logits[2, 1, 3, 5] = bad
-    look = judged(3, Seen.of(logits), seen_of(quarters()), CLASSES)
+    look = judged(3, PredictionSummary.of(logits), seen_of(quarters()), CLASSES)
     assert look.alarms == ["the model's probabilities are not numbers"]
     assert look.information == -float("inf")
     assert look.record()["scores"] == {}
@@ -527,7 +537,7 @@ def alarmed_at(trainer: Trainer, *steps: int) -> None:
     """Make the looks at these steps alarms."""
     add = trainer.watch._add
 
-    def adding(step: int, seen: Seen) -> Look:
+    def adding(step: int, seen: PredictionSummary) -> Look:
         look = add(step, seen)
         if step in steps:
             trainer.watch._looks[-1] = look = replace(look, alarms=["made up"])

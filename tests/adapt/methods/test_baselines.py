@@ -19,8 +19,8 @@ from roadshift.adapt.methods.tent import TentStage
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.networks.batch_norm import batch_norm_layers
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.training import tone
-from roadshift.adapt.training.tone import align_tone
+from roadshift.adapt.training import tone_alignment
+from roadshift.adapt.training.tone_alignment import align_tone
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, NetworkError
@@ -247,7 +247,7 @@ def test_tone_writes_the_aligned_gamma_and_the_weights_of_the_source(
 def test_tone_that_does_not_help_gives_the_source_model(
     adapt: Adapt, source: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tone, "LEAST_GAIN", math.inf)
+    monkeypatch.setattr(tone_alignment, "LEAST_GAIN", math.inf)
     bundle = adapt("tone_only")
     assert bundle.manifest.input == source.manifest.input
     assert not changed(source, bundle)

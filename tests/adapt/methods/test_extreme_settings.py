@@ -19,7 +19,7 @@ from roadshift.adapt.run.config import (
     TrainingConfig,
 )
 from roadshift.adapt.training.trainer import Trainer
-from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.adapt.workflows.method_variants import choose_variants
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, RoadshiftError, TrainingError
 from safetensors.torch import load_file
@@ -135,5 +135,5 @@ def test_weights_that_are_no_numbers_are_not_published(
 @pytest.mark.parametrize("seeds", [0, -1, 1001, 10**30])
 def test_as_many_seeds_as_no_one_runs_are_refused(seeds: int) -> None:
     with pytest.raises(ConfigError, match="--seeds"):
-        choose_contenders(["bn_stats"], seeds=seeds)
+        choose_variants(["bn_stats"], seeds=seeds)
     assert "bn_stats" in METHODS

@@ -22,7 +22,7 @@ from roadshift.adapt.methods import (
 )
 from roadshift.adapt.methods.bn_stats import BnStats
 from roadshift.adapt.run.config import RunConfig, Settings
-from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.adapt.workflows.method_variants import choose_variants
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError
@@ -64,8 +64,8 @@ def test_a_registered_method_is_known_to_every_function(
     config = resolve_config("own", assignments=["own.strength=0.25", "tone=none"])
     assert config.method_config == {"strength": 0.25}
     assert build_stages(config) == []
-    assert [c.title for c in choose_contenders(["own"])] == ["own"]
-    assert "own" in [c.title for c in choose_contenders(None)]
+    assert [c.title for c in choose_variants(["own"])] == ["own"]
+    assert "own" in [c.title for c in choose_variants(None)]
     bundle = adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out", device="cpu"))
     assert bundle.manifest.provenance.method == "own"
     with pytest.raises(ConfigError, match="settings of own are for runs of it"):

@@ -20,8 +20,8 @@ from roadshift.adapt.methods.supervised import (
 )
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.run.checksums import write_json_with_checksum
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.seals import write_sealed_json
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import LabelError
 
@@ -83,7 +83,7 @@ def test_a_resumed_run_has_the_counts_of_its_beginning_unless_they_are_damaged(
 ) -> None:
     context = context_of(frame_set(), tmp_path)
     counts = class_counts(context, K)
-    write_sealed_json(tmp_path / "class_counts.json", {"counts": [1, 2, 3, 4]})
+    write_json_with_checksum(tmp_path / "class_counts.json", {"counts": [1, 2, 3, 4]})
     assert class_counts(context, K).tolist() == [1, 2, 3, 4]
     for damage in ("[1, 2]", "[", '{"a": 1}', "[1, 2, 3, null]"):
         (tmp_path / "class_counts.json").write_text(damage)

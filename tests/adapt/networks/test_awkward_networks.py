@@ -16,7 +16,7 @@ from roadshift.adapt.models.loading import IMAGENET_INPUT, load_network, network
 from roadshift.adapt.networks import ForeignNetwork, build_network
 from roadshift.adapt.networks.batch_norm import folding_view
 from roadshift.adapt.networks.ema import ema_update, frozen_copy
-from roadshift.adapt.networks.foreign import answers
+from roadshift.adapt.networks.foreign import output_maps
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.workflows.adaptation import adapt_bundle, train_bundle
 from roadshift.adapt.workflows.import_bundle import import_bundle
@@ -275,6 +275,6 @@ def test_networks_of_the_registry_are_built_anew_too() -> None:
 
 def test_a_place_in_an_answer_that_is_no_number_python_reads_is_not_there() -> None:
     answer = (torch.zeros(1), [torch.ones(1)])
-    assert answers.at(answer, "1.0") is answer[1][0]
+    assert output_maps.at(answer, "1.0") is answer[1][0]
     for path in ("2", "9" * 5000, "\u00b2", "1.\u00b2"):
-        assert answers.at(answer, path) is None
+        assert output_maps.at(answer, path) is None

@@ -10,8 +10,8 @@ import torch
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.methods.entmin import EntminStage
 from roadshift.adapt.networks import ForeignNetwork, SegmentationNetwork, build_network
+from roadshift.adapt.networks.foreign.forward_pass import sentences
 from roadshift.adapt.networks.foreign.learning_trial import check_backward, try_learning
-from roadshift.adapt.networks.foreign.one_pass import sentences
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.errors import NetworkError
 from torch import Tensor
@@ -146,7 +146,8 @@ def test_a_network_of_the_packages_own_is_never_blamed(
 ) -> None:
     network: SegmentationNetwork = build_network("fast_scnn", K)
     monkeypatch.setattr(
-        "roadshift.adapt.training.passes.check_backward", lambda *_: pytest.fail("it was tried")
+        "roadshift.adapt.training.forward_backward.check_backward",
+        lambda *_: pytest.fail("it was tried"),
     )
     bug = RuntimeError("a bug")
     trainer = make_trainer(network, [Spoiled(bug)], "training.steps=1", "warm_start=source")

@@ -30,7 +30,7 @@ from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.scoring.statistics_share import (
     FRAMES,
     SHARES,
-    Share,
+    StatisticsShare,
     capped,
     find_share,
     score,
@@ -144,9 +144,9 @@ def test_without_any_information_the_source_s_own_statistics_stay() -> None:
 
 def test_few_different_frames_are_not_worth_more_than_the_source_s_own() -> None:
     assert capped(1.0, 1, "w").value == pytest.approx(0.33)
-    assert capped(1.0, 2, "w") == Share(0.5, "w; 2 different frames allow no more")
+    assert capped(1.0, 2, "w") == StatisticsShare(0.5, "w; 2 different frames allow no more")
     assert capped(1.0, 1, "w").why == "w; 1 different frame allows no more"
-    assert capped(0.2, 2, "w") == Share(0.2, "w")
+    assert capped(0.2, 2, "w") == StatisticsShare(0.2, "w")
     assert capped(0.95, FRAMES, "w").value == 1.0
     assert capped(0.89, FRAMES, "w").value == 0.89
 
@@ -238,7 +238,7 @@ def test_no_method_replaces_statistics_unless_it_is_asked_to(
 
     for module in (
         "networks.mixed_statistics",
-        "training.run_statistics",
+        "training.batch_norm_statistics",
         "scoring.statistics_share",
     ):
         monkeypatch.setattr(f"roadshift.adapt.{module}.mix_statistics", watched)

@@ -35,7 +35,7 @@ from roadshift.adapt.pseudo_labels.class_balance import sqrt_inverse_weights
 from roadshift.adapt.run.config import RunConfig
 from roadshift.cli import app
 from roadshift.export.artefacts import export_onnx
-from roadshift.export.evidence import Evidence
+from roadshift.export.data_splits import EvaluationData
 from roadshift.export.judge import Floors
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine
@@ -107,7 +107,7 @@ def exported(
     shutil.copytree(source.path, path)
     frame = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     soft = request.param == "logits"
-    evidence = Evidence([frame], "noise")
+    evidence = EvaluationData([frame], "noise")
     return export_onnx(
         open_bundle(path, allow_networks=["tiny_network"]),
         evidence,

@@ -7,15 +7,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from roadshift.adapt.judging.class_checks import identity_checks
 from roadshift.adapt.judging.evidence import Evidence
-from roadshift.adapt.judging.identity import identity_checks
 from roadshift.adapt.scoring.class_pairs import (
     ClassPairs,
     cycles,
     is_vulnerable,
     pairs_of,
 )
-from roadshift.adapt.scoring.displaced import Displaced, agreements, moves
+from roadshift.adapt.scoring.displacement import Displacement, agreements, moves
 from roadshift.adapt.scoring.references import MIXED, OWN
 from roadshift.runtime.verdict import Check
 
@@ -58,7 +58,7 @@ def test_pixels_are_counted_by_both_labels() -> None:
     assert pairs_of(opinion, candidate, 2).tolist() == [[1, 1], [0, 2]]
 
 
-def checks_of(counts: list[list[float]], displaced: Displaced | None = None) -> dict[str, Check]:
+def checks_of(counts: list[list[float]], displaced: Displacement | None = None) -> dict[str, Check]:
     pairs = ClassPairs(np.array(counts))
     evidence = Evidence(
         16,
@@ -133,7 +133,7 @@ def test_people_that_are_invented_are_refused() -> None:
 
 
 def test_displaced_labels_are_said_with_their_direction() -> None:
-    check = checks_of(HONEST, Displaced(8, "low", 0.031, 0.02))["displaced"]
+    check = checks_of(HONEST, Displacement(8, "low", 0.031, 0.02))["displaced"]
     assert not check.passed
     assert "lie 8 pixels too low" in check.sentence
 

@@ -15,7 +15,7 @@ from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.scoring.class_pairs import closest
 from roadshift.adapt.scoring.references import LEAST_SHARE, MIXED, OWN, WORN, References
-from roadshift.adapt.scoring.views import Model, Viewer
+from roadshift.adapt.scoring.views import ScoredModel, Viewer
 from torch import Tensor, nn
 
 GRID = HEIGHT // 4, WIDTH // 4
@@ -55,9 +55,9 @@ def test_where_the_time_is_over_the_mixture_takes_half_of_each() -> None:
 
 
 def test_an_incumbent_that_wears_the_statistics_of_a_candidate_is_that_candidate() -> None:
-    candidate, images = Model(adapted(), SPEC), images_of("dusk", 4)
+    candidate, images = ScoredModel(adapted(), SPEC), images_of("dusk", 4)
     references = References(copy.deepcopy(trained()), candidate.network)
-    incumbent = Model(references._network, SPEC)
+    incumbent = ScoredModel(references._network, SPEC)
     with references.wearing(WORN):
         p = Viewer(incumbent, CPU).probabilities(images, GRID)
     torch.testing.assert_close(p, Viewer(candidate, CPU).probabilities(images, GRID))
@@ -76,7 +76,7 @@ def test_statistics_that_do_not_fit_are_not_worn() -> None:
     references = References(copy.deepcopy(trained()), Narrow())
     references.look(iter([images_of("dusk", 2)]), [images_of("dusk", 1)])
     assert references.names == [MIXED]
-    evidence = gather(model(), Model(Narrow().eval(), SPEC), frames("dusk", 8, 0), CPU)
+    evidence = gather(model(), ScoredModel(Narrow().eval(), SPEC), frames("dusk", 8, 0), CPU)
     assert set(evidence.pairs) == {OWN, MIXED}
 
 
@@ -89,7 +89,7 @@ def test_without_batch_norm_the_incumbent_is_the_only_reference() -> None:
     assert references.share is None
 
 
-def exchanged(one: str, other: str) -> Model:
+def exchanged(one: str, other: str) -> ScoredModel:
     """Adapted to dusk, and two classes have changed places in its classifier."""
     network = adapted()
     order = list(range(len(NAMES)))
@@ -98,7 +98,7 @@ def exchanged(one: str, other: str) -> Model:
     with torch.no_grad():
         network.head.weight.copy_(network.head.weight[order])
         network.head.bias.copy_(network.head.bias[order])
-    return Model(network, SPEC)
+    return ScoredModel(network, SPEC)
 
 
 @pytest.mark.parametrize("domain", ["dusk", "fog", "night"])

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from roadshift.adapt.scoring.resampling import Sums, Weights, interval
+from roadshift.adapt.scoring.resampling import BootstrapSums, BootstrapWeights, interval
 from roadshift.adapt.scoring.scores import (
     area_lost,
     consistency,
@@ -124,8 +124,8 @@ def test_area_lost_counts_losses_alone() -> None:
 
 def test_sums_of_frames_one_by_one_are_those_of_all_at_once() -> None:
     values = torch.randn(7, 3, dtype=torch.float64)
-    weights = Weights(seed=4, replicates=50).draw(7)
-    sums = Sums()
+    weights = BootstrapWeights(seed=4, replicates=50).draw(7)
+    sums = BootstrapSums()
     for i in range(7):
         sums.add(weights[:, i : i + 1], x=values[i : i + 1])
     np.testing.assert_allclose(sums["x"].numpy(), (weights @ values).numpy(), atol=1e-12)
@@ -135,7 +135,7 @@ def test_sums_of_frames_one_by_one_are_those_of_all_at_once() -> None:
 def test_interval_of_a_mean_is_that_of_the_bootstrap() -> None:
     rng = np.random.default_rng(1)
     values = rng.normal(3.0, 2.0, 200)
-    weights, sums = Weights(seed=2, replicates=4000), Sums()
+    weights, sums = BootstrapWeights(seed=2, replicates=4000), BootstrapSums()
     for value in values:
         drawn = weights.draw(1)
         sums.add(drawn, x=torch.tensor([value]), n=torch.ones(1))

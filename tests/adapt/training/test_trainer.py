@@ -23,12 +23,12 @@ from roadshift.adapt.methods.iapc import IapcStage
 from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
-from roadshift.adapt.run.budget import RESERVE, Peak, peak_memory
+from roadshift.adapt.run.budget import RESERVE, PeakMemory, peak_memory
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
+from roadshift.adapt.training import batch_norm_statistics, run_files
 from roadshift.adapt.training import memory_fit as memory_fit_module
-from roadshift.adapt.training import run_files, run_statistics
 from roadshift.adapt.training import trainer as trainer_module
 from roadshift.adapt.training.memory_fit import SPARE, candidates
 from roadshift.adapt.training.optimisation import build_optimizer, learning_rate_factor
@@ -565,13 +565,13 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     network: MakeNetwork,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    reestimate = run_statistics.target_statistics
+    reestimate = batch_norm_statistics.target_statistics
 
     def slowly(*arguments: Any) -> Any:
         clock.now += 7
         return reestimate(*arguments)
 
-    for module in (run_statistics, mixed_statistics):
+    for module in (batch_norm_statistics, mixed_statistics):
         monkeypatch.setattr(module, "target_statistics", slowly)
     options = {"time_budget_s": 20.0, "resume": True, "checkpoint_every_s": 0.0}
     stop = make_trainer(
@@ -632,8 +632,8 @@ def mib_a_frame(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return losses(self, batch)
 
     @contextmanager
-    def fake(_: torch.device) -> Iterator[Peak]:
-        peak = Peak()
+    def fake(_: torch.device) -> Iterator[PeakMemory]:
+        peak = PeakMemory()
         in_losses.clear()
         try:
             yield peak

@@ -16,9 +16,9 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.run.options import Progress
 from roadshift.adapt.workflows import compare as module
 from roadshift.adapt.workflows.compare import Comparison, check_comparison, compare
+from roadshift.adapt.workflows.compare_request import measured_pairs
 from roadshift.adapt.workflows.compare_rows import comparison_rows
-from roadshift.adapt.workflows.comparing import measured_pairs
-from roadshift.adapt.workflows.contenders import choose_contenders
+from roadshift.adapt.workflows.method_variants import choose_variants
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine
@@ -73,14 +73,14 @@ class Bench:
         self.adapted.clear()
         self.measured.clear()
         own = [ONLINE] if "iapc" in methods else []
-        contenders = choose_contenders(
+        variants = choose_variants(
             methods.split(","), [*SMALL, *own, *assignments], seeds=seeds, steps=steps
         )
         return compare(
             self.source,
             [str(self.frames)],
             measured_pairs([str(self.frames)], None, self.labels),
-            contenders,
+            variants,
             Job(out or self.out, overwrite, "cpu", RunOptions(fingerprint="", **options)),
             max_frames=max_frames,
         )
@@ -129,8 +129,8 @@ def assert_same_weights(one: Path, other: Path) -> None:
 def outcomes(comparison: Comparison) -> dict[str, list[Any]]:
     """What does not depend on the clock."""
     return {
-        contender.title: [(run.seed, run.evaluation, run.frames, run.error) for run in runs]
-        for contender, runs in comparison.results.items()
+        variant.title: [(run.seed, run.evaluation, run.frames, run.error) for run in runs]
+        for variant, runs in comparison.results.items()
     }
 
 
@@ -142,11 +142,11 @@ def test_every_run_is_the_one_that_adapt_makes_and_eval_measures(
 ) -> None:
     comparison = bench("bn_stats,iapc")
     pairs = measured_pairs([str(bench.frames)], None, bench.labels)
-    for contender, runs in comparison.results.items():
+    for variant, runs in comparison.results.items():
         for seed, run in enumerate(runs):
-            own = [ONLINE, "training.steps=2"] if contender.method == "iapc" else []
-            config = resolve_config(contender.method, assignments=[*SMALL, *own], seed=seed)
-            alone = tmp_path / f"{contender.title}-{seed}"
+            own = [ONLINE, "training.steps=2"] if variant.method == "iapc" else []
+            config = resolve_config(variant.method, assignments=[*SMALL, *own], seed=seed)
+            alone = tmp_path / f"{variant.title}-{seed}"
             made = adapt_bundle(bench.source, [bench.frames], config, Job(alone, device="cpu"))
             assert_same_weights(run.bundle, alone)
             with open_engine(made, backend="torch", device="cpu") as engine:
@@ -162,8 +162,8 @@ def test_steps_are_of_methods_that_take_steps_and_a_section_is_of_its_own_method
 ) -> None:
     comparison = bench("bn_stats,iapc", "iapc.weight_pe=0.7", steps=3)
     configurations = {
-        contender.title: open_bundle(runs[0].bundle).manifest.provenance.configuration
-        for contender, runs in comparison.results.items()
+        variant.title: open_bundle(runs[0].bundle).manifest.provenance.configuration
+        for variant, runs in comparison.results.items()
     }
     taken: Any = {title: found["outcome"] for title, found in configurations.items()}
     assert {title: outcome["steps"] for title, outcome in taken.items()} == {
@@ -172,7 +172,7 @@ def test_steps_are_of_methods_that_take_steps_and_a_section_is_of_its_own_method
     }
     section: Any = configurations["iapc"]["method_config"]
     assert section["weight_pe"] == 0.7
-    results = {contender.title: runs[0] for contender, runs in comparison.results.items()}
+    results = {variant.title: runs[0] for variant, runs in comparison.results.items()}
     assert results["bn_stats"].steps_per_s is None
     assert results["iapc"].steps_per_s is not None
     assert results["iapc"].steps_per_s > 0
@@ -426,7 +426,7 @@ def test_what_concerns_all_methods_is_refused_before_the_first(
         bench(out=tmp_path / "missing" / "out")
     pairs = measured_pairs([str(bench.frames)], None, bench.labels)
     with pytest.raises(FrameError, match="nowhere does not exist"):
-        compare(source, ["nowhere"], pairs, choose_contenders(["bn_stats"]), Job(bench.out))
+        compare(source, ["nowhere"], pairs, choose_variants(["bn_stats"]), Job(bench.out))
     with pytest.raises(OutputError, match="the name is 1 bytes too long"):
         bench(out=tmp_path / ("x" * 256))
     assert bench.adapted == []
@@ -473,7 +473,7 @@ def bundle_of(like: Bundle, path: Path, tensors: dict[str, torch.Tensor]) -> Bun
 
 def titles(methods: str | None, *assignments: str, **more: Any) -> list[str]:
     names = None if methods is None else methods.split(",")
-    return [contender.title for contender in choose_contenders(names, assignments, **more)]
+    return [variant.title for variant in choose_variants(names, assignments, **more)]
 
 
 def test_all_is_every_method_that_starts_from_a_bundle() -> None:
@@ -489,7 +489,7 @@ def test_methods_keep_their_order_and_a_repeated_one_counts_once() -> None:
 
 def test_a_variant_brings_its_preset_and_steps_go_over_it() -> None:
     names = ["iapc:paper", "iapc"]
-    paper, ours = choose_contenders(names, ["iapc.weight_pe=0.7"], seeds=2, steps=7)
+    paper, ours = choose_variants(names, ["iapc.weight_pe=0.7"], seeds=2, steps=7)
     assert [config.seed for config in paper.configs] == [0, 1]
     assert paper.configs[0] == resolve_config(
         "iapc", assignments=["iapc.variant=paper", "iapc.weight_pe=0.7", "training.steps=7"]
@@ -519,13 +519,13 @@ def test_a_method_or_setting_that_would_do_nothing_is_refused(
     methods: str, assignments: Sequence[str], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        choose_contenders(methods.split(","), assignments)
+        choose_variants(methods.split(","), assignments)
 
 
 def test_black_box_methods_are_run_by_adapt() -> None:
     (name, *_) = [name for name, method in METHODS.items() if method.black_box]
     with pytest.raises(ConfigError, match=f"'{name}' starts from answers"):
-        choose_contenders(["bn_stats", name])
+        choose_variants(["bn_stats", name])
 
 
 def test_labels_alone_measure_on_the_target_frames(frames_dir: Path, labels_dir: Path) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from roadshift.adapt.workflows.bar_chart import Bar, bar_chart
-from roadshift.adapt.workflows.compare import Comparison, Result
+from roadshift.adapt.workflows.compare import Comparison, VariantRun
 from roadshift.adapt.workflows.compare_report import write_report
 from roadshift.adapt.workflows.compare_rows import classes_lost, comparison_rows
-from roadshift.adapt.workflows.contenders import Contender
+from roadshift.adapt.workflows.method_variants import MethodVariant
 from roadshift.runtime.bundle import Bundle
 
 ROW = ["method", "variant", "miou", "gain", "iou", "seconds", "steps_per_s", "peak_mib"]
@@ -33,28 +33,28 @@ def measured(road: float | None, sky: float | None, car: float | None = None) ->
 
 def run(
     seed: int, evaluation: dict[str, Any], bundle: Path = Path("nowhere"), **more: Any
-) -> Result:
+) -> VariantRun:
     """A run that took 2 s, 4 steps a second and 100 MiB unless ``more`` says otherwise."""
     took = {"seconds": 2.0, "steps_per_s": 4.0, "peak_mib": 100.0, "frames": 6, "device": "CPU"}
-    return Result(seed, bundle, evaluation, **{**took, "versions": {"torch": "2.12"}, **more})
+    return VariantRun(seed, bundle, evaluation, **{**took, "versions": {"torch": "2.12"}, **more})
 
 
-def failed(seed: int, error: str) -> Result:
-    return Result(seed, Path("nowhere"), {}, error=error)
+def failed(seed: int, error: str) -> VariantRun:
+    return VariantRun(seed, Path("nowhere"), {}, error=error)
 
 
 def comparison(
-    results: Mapping[str, list[Result]],
+    results: Mapping[str, list[VariantRun]],
     before: dict[str, Any] | None = None,
     source: Any = None,
     pairs: Any = (),
 ) -> Comparison:
-    contenders = {
-        Contender(title.partition(":")[0], title.partition(":")[2] or "roadshift", ()): runs
+    variants = {
+        MethodVariant(title.partition(":")[0], title.partition(":")[2] or "roadshift", ()): runs
         for title, runs in results.items()
     }
     frames = ("drive/images",)
-    return Comparison(source, frames, pairs, before or measured(50.0, 30.0), contenders)
+    return Comparison(source, frames, pairs, before or measured(50.0, 30.0), variants)
 
 
 # --- rows ----------------------------------------------------------------------------------------

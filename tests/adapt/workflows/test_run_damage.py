@@ -15,16 +15,16 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle
 from roadshift.adapt.run.checkpoint import load_checkpoint, read_tensors, write_tensors
-from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.seals import (
-    SEAL,
+from roadshift.adapt.run.checksums import (
+    CHECKSUM,
     DamagedError,
     content_hash,
-    read_sealed_json,
-    sealed,
-    unsealed,
-    write_sealed_json,
+    read_json_with_checksum,
+    with_checksum,
+    without_checksum,
+    write_json_with_checksum,
 )
+from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.workspace import CHECKPOINT, FRAME_INDEX, HISTORY, RECORD
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import RoadshiftError, RunInterrupted, TrainingError
@@ -289,7 +289,7 @@ def test_a_state_whose_watch_or_tensors_do_not_fit_is_a_sentence(stopped: Stoppe
 @pytest.mark.parametrize("name", [RECORD, FRAME_INDEX])
 @pytest.mark.usefixtures("one_thread")
 def test_every_key_of_a_record_is_checked(name: str, stopped: Stopped) -> None:
-    record = read_sealed_json(stopped._kept / name)
+    record = read_json_with_checksum(stopped._kept / name)
     refused = total = 0
     for what, change in mutations(record):
         if not any(value in what for value in ("removed", "None", "'x'", "{}")):
@@ -298,7 +298,7 @@ def test_every_key_of_a_record_is_checked(name: str, stopped: Stopped) -> None:
         def damage(run: Path, change: Callable[[dict[str, Any]], None] = change) -> None:
             document = copy.deepcopy(record)
             change(document)
-            write_sealed_json(run / name, document)
+            write_json_with_checksum(run / name, document)
 
         sentence, _ = stopped.resume(damage)
         refused += sentence is not None
@@ -308,7 +308,7 @@ def test_every_key_of_a_record_is_checked(name: str, stopped: Stopped) -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", [RECORD, FRAME_INDEX])
-def test_what_is_no_sealed_record_is_a_sentence(name: str, stopped: Stopped) -> None:
+def test_what_is_no_record_with_its_checksum_is_a_sentence(name: str, stopped: Stopped) -> None:
     whole = (stopped._kept / name).read_text(encoding="utf-8")
     texts = ["", "{", "null", "[]", "[" * 100_000, "9" * 6000, "\x00", "{}", '{"sha256": 3}']
     texts += [whole[:-9], whole.replace('"size"', '"seize"').replace('"threads"', '"dreads"')]
@@ -331,28 +331,28 @@ def test_what_is_no_sealed_record_is_a_sentence(name: str, stopped: Stopped) -> 
     assert "named pipe" in sentence
 
 
-# --- seals ---------------------------------------------------------------------------------------
+# --- checksums -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(1000), b"\nsha256:" * 9])
-def test_sealed_content_comes_back_and_any_change_is_found(content: bytes) -> None:
-    whole = sealed(content)
-    assert unsealed(whole) == content
+def test_content_with_a_checksum_comes_back_and_any_change_is_found(content: bytes) -> None:
+    whole = with_checksum(content)
+    assert without_checksum(whole) == content
     for place in range(0, len(whole), max(1, len(whole) // 50)):
         changed = bytearray(whole)
         changed[place] ^= 4
         with pytest.raises(DamagedError):
-            unsealed(bytes(changed))
+            without_checksum(bytes(changed))
     for cut in (0, 1, len(whole) // 2, len(whole) - 1):
         with pytest.raises(DamagedError):
-            unsealed(whole[:cut])
+            without_checksum(whole[:cut])
 
 
-def test_a_sealed_record_comes_back_without_its_seal(tmp_path: Path) -> None:
+def test_a_record_comes_back_without_its_checksum(tmp_path: Path) -> None:
     record = {"a": [1, 2.5, None], "b": {"ü": "\n"}}
-    write_sealed_json(tmp_path / "r.json", record)
-    assert read_sealed_json(tmp_path / "r.json") == record
-    assert len(json.loads((tmp_path / "r.json").read_text())[SEAL]) == 64
+    write_json_with_checksum(tmp_path / "r.json", record)
+    assert read_json_with_checksum(tmp_path / "r.json") == record
+    assert len(json.loads((tmp_path / "r.json").read_text())[CHECKSUM]) == 64
 
 
 def test_the_hash_of_files_follows_their_names_order_and_bytes(tmp_path: Path) -> None:
@@ -367,9 +367,9 @@ def test_the_hash_of_files_follows_their_names_order_and_bytes(tmp_path: Path) -
 
 
 def test_gigabytes_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from roadshift.adapt.run import seals
+    from roadshift.adapt.run import checksums
 
-    monkeypatch.setattr(seals, "LONG_WORK_BYTES", 10)
+    monkeypatch.setattr(checksums, "LONG_WORK_BYTES", 10)
     (tmp_path / "f").write_bytes(bytes(20))
     notes: list[str] = []
     stops: list[int] = []

@@ -14,10 +14,10 @@ import pytest
 import torch
 from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data import dataset
-from roadshift.adapt.data.fingerprints import hash_of
+from roadshift.adapt.data.input_hashes import hash_of
+from roadshift.adapt.run.checksums import read_json_with_checksum, write_json_with_checksum
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.options import Progress
-from roadshift.adapt.run.seals import read_sealed_json, write_sealed_json
 from roadshift.adapt.run.workspace import CHECKPOINT, RECORD
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
@@ -119,10 +119,10 @@ def test_another_machine_or_version_is_said(
 ) -> None:
     with pytest.raises(RunInterrupted):
         adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
-    record = read_sealed_json(tmp_path / "out.run" / RECORD)
+    record = read_json_with_checksum(tmp_path / "out.run" / RECORD)
     record["machine"] = "CPU abacus"
     record["versions"]["torch"] = "0.1"
-    write_sealed_json(tmp_path / "out.run" / RECORD, record)
+    write_json_with_checksum(tmp_path / "out.run" / RECORD, record)
     notes: list[str] = []
     adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
     (note,) = (note for note in notes if "began elsewhere" in note)
@@ -148,7 +148,7 @@ def test_a_run_that_began_under_old_names_of_settings_goes_on_under_the_new(
     document["method_config"] = dict(
         own.get(name, (name, value)) for name, value in now.method_config.items()
     )
-    kept = read_sealed_json(tmp_path / "out.run" / RECORD)["parts"]["settings"]
+    kept = read_json_with_checksum(tmp_path / "out.run" / RECORD)["parts"]["settings"]
     assert kept == hash_of(document)  # as an earlier version wrote it
     assert_same(adapted(source, frames, now, tmp_path / "out", resume=True), whole)
 

@@ -56,7 +56,7 @@ def saved(tmp_path: Path) -> Any:
     return save
 
 
-def compared(baseline: dict[str, Any], *rows: dict[str, Any]) -> bench_baseline.Comparison:
+def compared(baseline: dict[str, Any], *rows: dict[str, Any]) -> bench_baseline.BaselineComparison:
     return compare_baseline(baseline, rows, tolerance=10.0, max_drop=0.5)
 
 

@@ -385,12 +385,12 @@ def test_rows_take_turns_and_each_round_starts_with_another(
 ) -> None:
     ran: list[tuple[str | None, int]] = []
 
-    class Watched(bench_run.Lane):
+    class Watched(bench_run.EngineMeasurement):
         def run(self, limit: bench_loop.Limit) -> None:
             super().run(limit)
             ran.append((self.engine.artefact, len(self.series.latencies)))
 
-    monkeypatch.setattr(bench_run, "Lane", Watched)
+    monkeypatch.setattr(bench_run, "EngineMeasurement", Watched)
     settings = BenchSettings(queries=6, warmup=1, rounds=3, device="cpu")
     rows = measured_rows(two_models(make_bundle, tiny), settings)
     one, other = "0.onnx", "1.onnx"
@@ -403,7 +403,7 @@ def test_with_one_round_an_engine_is_closed_before_the_next_is_opened(
 ) -> None:
     told: list[str] = []
 
-    class Watched(bench_run.Lane):
+    class Watched(bench_run.EngineMeasurement):
         def open(self, *arguments: Any) -> None:
             told.append("open")
             super().open(*arguments)
@@ -412,7 +412,7 @@ def test_with_one_round_an_engine_is_closed_before_the_next_is_opened(
             told.append("close")
             super().close()
 
-    monkeypatch.setattr(bench_run, "Lane", Watched)
+    monkeypatch.setattr(bench_run, "EngineMeasurement", Watched)
     settings = BenchSettings(queries=2, warmup=0, rounds=1, device="cpu")
     assert len(measured_rows(two_models(make_bundle, tiny), settings)) == 2
     assert told == ["open", "close", "open", "close"]
@@ -452,13 +452,13 @@ def test_an_artefact_that_was_not_measured_anywhere_is_refused_after_the_others(
 def test_an_engine_that_fails_while_it_is_timed_loses_its_own_row_only(
     make_bundle: Callable[..., Bundle], tiny: Any, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
-    class Fails(bench_run.Lane):
+    class Fails(bench_run.EngineMeasurement):
         def run(self, limit: bench_loop.Limit) -> None:
             super().run(limit)
             if self.engine.artefact == "0.onnx":
                 raise RuntimeError("CUDA out of memory\nTried to allocate")
 
-    monkeypatch.setattr(bench_run, "Lane", Fails)
+    monkeypatch.setattr(bench_run, "EngineMeasurement", Fails)
     settings = BenchSettings(queries=6, warmup=0, device="cpu", rounds=rounds)
     rows = {row["artefact"]: row for row in bench_bundle(two_models(make_bundle, tiny), settings)}
     assert (rows["0.onnx"]["error"], rows["0.onnx"]["p50_ms"]) == ("CUDA out of memory", None)

@@ -9,7 +9,7 @@ import pytest
 from roadshift.runtime.bench.loop import (
     WARMUP_SECONDS,
     Limit,
-    Series,
+    QueryTimes,
     SystemClock,
     camera_loop,
     closed_loop,
@@ -52,7 +52,9 @@ class Slow(Engine):
 FRAMES = [Frame(np.full((2, 4, 3), index, np.uint8), str(index), 0) for index in range(100)]
 
 
-def paced(seconds: Callable[[int], float], fps: float, limit: Limit) -> tuple[Series, list[int]]:
+def paced(
+    seconds: Callable[[int], float], fps: float, limit: Limit
+) -> tuple[QueryTimes, list[int]]:
     clock = FakeClock()
     engine = Slow(clock, seconds)
     return camera_loop(engine, FRAMES, fps, limit, clock), engine.seen

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from roadshift.runtime.bench import Measured
+from roadshift.runtime.bench import TimedRow
 from roadshift.runtime.bench.plots import check_can_plot, write_plots
 from roadshift.runtime.errors import OutputError
 
 
-def measured(**changes: Any) -> Measured:
+def measured(**changes: Any) -> TimedRow:
     row = {"artefact": "model.onnx", "precision": "fp32", "backend": "onnxruntime", "device": "cpu"}
     figures = {"p50_ms": 10.0, "p99_ms": 12.0, "miou": 50.0, "label_agreement": 100.0}
-    return Measured({**row, **figures, "error": None, **changes}, np.array([10.0, 11.0, 12.0]))
+    return TimedRow({**row, **figures, "error": None, **changes}, np.array([10.0, 11.0, 12.0]))
 
 
 def test_pictures_are_drawn_and_drawn_again(tmp_path: Path) -> None:

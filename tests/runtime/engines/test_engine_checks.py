@@ -21,11 +21,11 @@ import odd_graphs
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engines import Engine, open_engine
 from roadshift.runtime.engines.checks import check_labels, check_logits
-from roadshift.runtime.engines.onnx.scores import nan_weights, scores_are_finite
+from roadshift.runtime.engines.onnx.nan_checks import nan_weights, scores_are_finite
 from roadshift.runtime.errors import EngineError, RunInterrupted
 from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.pipeline import Pipeline
-from roadshift.runtime.pipeline.output import run_frames
+from roadshift.runtime.pipeline.run_frames import run_frames
 
 MakeBundle = Callable[..., Bundle]
 FRAME = Frame(np.random.default_rng(0).integers(1, 256, (16, 32, 3), np.uint8), "drive_0001", 0)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from roadshift.runtime.bench.backends import contenders
+from roadshift.runtime.bench.targets import bench_targets
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.engines import cuda as cuda_module
 from roadshift.runtime.engines import open_engine, tensorrt_engine, tensorrt_library
@@ -398,7 +398,7 @@ def test_a_missing_piece_is_an_error_where_tensorrt_was_asked_for_and_a_loud_fal
 @pytest.mark.usefixtures("machine")
 def test_auto_prefers_the_plan_and_a_bench_lists_it_first(add_plan: Callable[..., Bundle]) -> None:
     bundle = add_plan()
-    found, _ = contenders(bundle, ("onnxruntime", "tensorrt"), "cuda")
+    found, _ = bench_targets(bundle, ("onnxruntime", "tensorrt"), "cuda")
     assert [c.artefact.path for c in found] == ["model-fp16.plan", "model.onnx"]
     with open_engine(bundle) as engine:
         assert engine.backend == "tensorrt"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from roadshift.runtime.errors import LabelError
 from roadshift.runtime.labels import LABEL_SPACES, LabelSpace, label_space, read_labels
-from roadshift.runtime.labels.census import check_label_maps, label_notes
+from roadshift.runtime.labels.label_id_checks import check_label_maps, label_notes
 
 CITYSCAPES = label_space("cityscapes19")
 TWINS = LabelSpace(name="twins", classes=("a", "b"), colours=((9, 9, 8), (9, 9, 8)))

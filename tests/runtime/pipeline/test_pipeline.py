@@ -18,8 +18,8 @@ from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.frames.images import read_image, write_image
 from roadshift.runtime.labels import LabelSpace, read_labels
 from roadshift.runtime.pipeline import Pipeline, Result
-from roadshift.runtime.pipeline.output import run_frames
 from roadshift.runtime.pipeline.overlay import overlay
+from roadshift.runtime.pipeline.run_frames import run_frames
 from roadshift.runtime.pipeline.runner import STAGES
 from roadshift.runtime.pipeline.sinks import open_sink
 

@@ -30,7 +30,7 @@ from roadshift.runtime.pipeline import Pipeline, Result
 from roadshift.runtime.pipeline import runner as pipeline_module
 from roadshift.runtime.pipeline.handoff import Handoff
 from roadshift.runtime.pipeline.latency import Latencies
-from roadshift.runtime.pipeline.output import run_frames
+from roadshift.runtime.pipeline.run_frames import run_frames
 from roadshift.runtime.pipeline.sinks import open_sink
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path

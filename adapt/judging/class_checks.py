@@ -20,7 +20,7 @@ from ..scoring.class_pairs import (
     closest,
     is_vulnerable,
 )
-from ..scoring.displaced import Displaced
+from ..scoring.displacement import Displacement
 from ..scoring.references import MIXED, OWN, WORN
 from .evidence import Evidence
 
@@ -140,7 +140,7 @@ def _grown(pairs: ClassPairs, classes: Sequence[str], who: str) -> list[Check]:
     ]
 
 
-def _displaced(displaced: Displaced | None, who: str) -> Check:
+def _displaced(displaced: Displacement | None, who: str) -> Check:
     gain = displaced.gain if displaced else 0.0
     if displaced is None or gain <= LEAST_DISPLACED:
         sentence = f"The candidate's labels fit those of {who} best where they lie."

@@ -15,8 +15,8 @@ from ..data.dataset import Batch
 from ..methods.base import Stage
 from ..networks import SegmentationNetwork
 from ..networks.ema import restore, snapshot
+from ..networks.foreign.forward_pass import says_no_memory
 from ..networks.foreign.learning_trial import check_backward, whose
-from ..networks.foreign.one_pass import says_no_memory
 from ..run.precision import Precision
 
 
@@ -119,7 +119,7 @@ class Passes:
         self.model.zero_grad(set_to_none=True)
 
     @contextmanager
-    def rehearse(self, batch: Batch, micro_batch: int, precision: Precision) -> Iterator[bool]:
+    def dry_run(self, batch: Batch, micro_batch: int, precision: Precision) -> Iterator[bool]:
         """A step on ``batch`` but for the optimiser's; no trace is left when the block ends.
 
         Gives whether losses and gradient are finite; the gradient is there inside the block.

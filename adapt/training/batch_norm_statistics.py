@@ -13,13 +13,13 @@ from ..networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
-from ..scoring.statistics_share import Share, find_share
+from ..scoring.statistics_share import StatisticsShare, find_share
 
 KEEPS_NONE = "the network keeps no batch-norm statistics"
 STATISTICS = 0.5  # of the warm start's time; finding the share has the rest
 
 
-class RunStatistics:
+class BatchNormStatistics:
     """The statistics of one run's network.
 
     With ``warm_start = "mixed"`` the share of the target's is found on the frames, unless
@@ -37,7 +37,7 @@ class RunStatistics:
     def __init__(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model, context
         self._source = running_statistics(model)
-        self.share: Share | None = None  # of the target's; None: nothing was re-estimated
+        self.share: StatisticsShare | None = None  # of the target's; None: nothing was re-estimated
 
     @property
     def why(self) -> str:
@@ -73,13 +73,13 @@ class RunStatistics:
         context, config = self.context, self.context.config
         if config.warm_start == "source":
             kept = config.final_bn and self.moves
-            self.share = Share(0.0, "as the settings say") if kept else None
+            self.share = StatisticsShare(0.0, "as the settings say") if kept else None
             return
         if not self.moves:
             context.note(f"no warm start: {KEEPS_NONE}")
             return
         if config.warm_start == "mixed" and config.statistics_share == 0:
-            self.share = Share(0.0, "as the settings say")
+            self.share = StatisticsShare(0.0, "as the settings say")
             return
         context.note(
             f"warm start: batch-norm statistics over {counted(len(context.frames), 'frame')}"
@@ -96,12 +96,12 @@ class RunStatistics:
             )
         mix_statistics(self._source, target, self.share.value)
 
-    def _chosen_share(self, target: Statistics) -> Share:
+    def _chosen_share(self, target: Statistics) -> StatisticsShare:
         config = self.context.config
         if config.warm_start == "target":
-            return Share(1.0, "as the settings say")
+            return StatisticsShare(1.0, "as the settings say")
         if config.statistics_share is not None:
-            return Share(config.statistics_share, "as the settings say")
+            return StatisticsShare(config.statistics_share, "as the settings say")
         return find_share(self.model, self._source, target, self.context)
 
     def freeze(self) -> None:

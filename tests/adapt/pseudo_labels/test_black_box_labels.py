@@ -16,9 +16,9 @@ from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
 from roadshift.adapt.losses.atp import divergence_from
 from roadshift.adapt.models.inputs import Normalise
-from roadshift.adapt.pseudo_labels import answers as answers_module
-from roadshift.adapt.pseudo_labels.answers import Ask, StoredAnswers
+from roadshift.adapt.pseudo_labels import black_box_labels
 from roadshift.adapt.pseudo_labels.black_box import BlackBox
+from roadshift.adapt.pseudo_labels.black_box_labels import Ask, StoredAnswers
 from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import LabelError, OutputError, RunInterrupted
@@ -64,7 +64,7 @@ def store(
         looks: bool = True,
     ) -> StoredAnswers:
         black_box = BlackBox(oracle, "test", looks=looks)
-        monkeypatch.setattr(answers_module, "open_black_box", lambda _: black_box)
+        monkeypatch.setattr(black_box_labels, "open_black_box", lambda _: black_box)
         context = Context(
             frames=FrameSet(
                 [f"frame_{i}" for i in range(FRAMES)], WIDTH, HEIGHT, images.__getitem__

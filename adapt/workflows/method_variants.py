@@ -13,26 +13,26 @@ MOST_SEEDS = 1000  # runs of each method
 
 
 @dataclass(frozen=True, eq=False)
-class Contender:
+class MethodVariant:
     """A method in one variant, with its settings for each seed, 0 and up."""
 
     method: str
-    variant: str
+    name: str
     configs: tuple[RunConfig, ...]
 
     @property
     def title(self) -> str:
-        """Name of the contender in tables: its method, and a variant other than `roadshift`."""
-        return self.method if self.variant == "roadshift" else f"{self.method}:{self.variant}"
+        """Name in tables: the method, and the variant if it is another than `roadshift`."""
+        return self.method if self.name == "roadshift" else f"{self.method}:{self.name}"
 
 
-def choose_contenders(
+def choose_variants(
     methods: Sequence[str] | None,
     assignments: Sequence[str] = (),
     *,
     seeds: int = 1,
     steps: int | None = None,
-) -> list[Contender]:
+) -> list[MethodVariant]:
     """The methods to compare, with the settings that each is to run by.
 
     Args:
@@ -58,14 +58,14 @@ def choose_contenders(
             )
     given = _settings_of([method for method, _ in chosen], assignments)
     _check_contradictions(chosen, assignments, steps)
-    found: dict[tuple[str, str], Contender] = {}
+    found: dict[tuple[str, str], MethodVariant] = {}
     for method, wanted in chosen:
         own = [*given[method], *([f"{method}.variant={wanted}"] if wanted else [])]
         if steps is not None and resolve_config(method, assignments=own).training.steps > 0:
             own.append(f"training.steps={steps}")
         configs = [resolve_config(method, assignments=own, seed=seed) for seed in range(seeds)]
         variant = str(parse_assignments(own).get(method, {}).get("variant", "roadshift"))
-        found.setdefault((method, variant), Contender(method, variant, tuple(configs)))
+        found.setdefault((method, variant), MethodVariant(method, variant, tuple(configs)))
     return list(found.values())
 
 

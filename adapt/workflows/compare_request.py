@@ -10,7 +10,7 @@ from ...runtime.bundle import open_bundle
 from ...runtime.errors import LabelError
 from ...runtime.folders.label_pairs import labelled_pairs
 from .compare import Comparison, Pairs, compare
-from .contenders import choose_contenders
+from .method_variants import choose_variants
 from .run_folder import Job
 
 
@@ -38,7 +38,7 @@ def compare_methods(
         labels, images: see `measured_pairs`.
         job: its ``out`` is the folder of the comparison.
         label_space, label_map: of the label files, see `labels_through`.
-        methods, assignments, seeds, steps: see `choose_contenders`.
+        methods, assignments, seeds, steps: see `choose_variants`.
         max_frames: use at most so many target frames, evenly spaced.
         allow_networks: modules whose code the bundle may name, see `open_bundle`.
 
@@ -46,11 +46,11 @@ def compare_methods(
         RunInterrupted: a signal came; calling it again goes on from there.
         RoadshiftError: of what concerns all methods, see `compare`.
     """
-    contenders = choose_contenders(methods, assignments, seeds=seeds, steps=steps)
+    variants = choose_variants(methods, assignments, seeds=seeds, steps=steps)
     pairs = measured_pairs(frames, images, labels)
     bundle = open_bundle(source, allow_networks=allow_networks)
     mapping = labels_through(bundle.label_space, label_space, label_map, note=job.options.note)
-    return compare(bundle, frames, pairs, contenders, job, label_map=mapping, max_frames=max_frames)
+    return compare(bundle, frames, pairs, variants, job, label_map=mapping, max_frames=max_frames)
 
 
 def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> Pairs:

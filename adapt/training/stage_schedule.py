@@ -1,4 +1,4 @@
-"""The steps of a run, shared by its stages, and a look at the whole when they are done."""
+"""The steps of a run, shared by its stages, and checks that something was prepared and learnt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...runtime.words import counted
 from ..methods.base import Stage
 from ..run.checkpoint import RunState
 from ..run.precision import Precision, PrecisionName
-from .pace import LEAST_PREPARED
+from .time_allocation import LEAST_PREPARED
 
 
 def end_of_stage(state: RunState, stages: Sequence[Stage]) -> int:

@@ -31,7 +31,7 @@ Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Evidence:
+class EvaluationData:
     """Frames and labels that an export is judged on.
 
     Attributes:
@@ -79,13 +79,13 @@ class Calibration:
         return cls(rest, [frames[i] for i in held], source)
 
 
-def gather_evidence(
+def gather_evaluation(
     bundle: Bundle,
     sources: Sequence[str],
     labels: Path | None,
     note: Note,
     label_map: LabelMap | None = None,
-) -> Evidence:
+) -> EvaluationData:
     """The first 16 frames of ``sources``, or built-in scenes; with ``labels``, the pairs too.
 
     Raises:
@@ -106,9 +106,9 @@ def gather_evidence(
     pairs = labelled_pairs(Path(sources[0]), labels, note=_said_below) if labels is not None else []
     if not sources:
         scenes = [render_scene(seed, "daylight", width, height).image for seed in range(4)]
-        return Evidence(scenes, "built-in scenes")
+        return EvaluationData(scenes, "built-in scenes")
     found = list(_fitted(sources, width, height, note, PARITY_FRAMES))
-    return Evidence(found, "frames of " + ", ".join(sources), pairs, label_map)
+    return EvaluationData(found, "frames of " + ", ".join(sources), pairs, label_map)
 
 
 def _fitted(
@@ -128,9 +128,9 @@ def _said_below(_: str) -> None:
 
 
 def gather_calibration(
-    bundle: Bundle, sources: Sequence[str], evidence: Evidence, note: Note
+    bundle: Bundle, sources: Sequence[str], evaluation: EvaluationData, note: Note
 ) -> Calibration:
-    """Up to 128 frames spread over ``sources``, without those of ``evidence``.
+    """Up to 128 frames spread over ``sources``, without those of ``evaluation``.
 
     Built-in scenes where there are no sources, and a note that says what that is worth.
 
@@ -145,8 +145,8 @@ def gather_calibration(
         )
         scenes = (render_scene(seed, "daylight", width, height).image for seed in _SCENES)
         return Calibration.of(list(scenes), "built-in scenes")
-    judged = {_digest(frame) for frame in evidence.frames} | {
-        _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evidence.pairs
+    judged = {_digest(frame) for frame in evaluation.frames} | {
+        _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evaluation.pairs
     }
     fitted = _fitted(sources, width, height, note)
     kept = spread((frame for frame in fitted if _digest(frame) not in judged), CALIBRATION_FRAMES)

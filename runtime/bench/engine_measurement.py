@@ -20,12 +20,12 @@ from ..probes.memory import (
     resident_memory_mib,
 )
 from .frames import BenchFrames
-from .loop import Clock, Limit, Series, camera_loop, closed_loop, warm_up
+from .loop import Clock, Limit, QueryTimes, camera_loop, closed_loop, warm_up
 from .quality import quality
 from .row import COLUMNS, time_figures, time_warnings
 
 
-class Lane:
+class EngineMeasurement:
     """Measurement of one engine: opens it, runs it in one or several segments, and makes its row.
 
     Args:
@@ -56,7 +56,7 @@ class Lane:
         self._gpu_mib: float | None = None
         self.quality: dict[str, float | None] = {}
         self._warmup, self._settled = 0, True
-        self.series = Series(period=None if camera_fps is None else 1 / camera_fps)
+        self.series = QueryTimes(period=None if camera_fps is None else 1 / camera_fps)
 
     @property
     def engine(self) -> Engine:

@@ -53,7 +53,7 @@ class NamedClasses(Protocol):
         ...
 
 
-class Correspondence(NamedTuple):
+class ClassMapping(NamedTuple):
     """Class index in a target, or None, of each class of a source, under a name for reports."""
 
     name: str
@@ -61,9 +61,9 @@ class Correspondence(NamedTuple):
     built_in: bool
 
 
-def correspondence(
+def class_mapping(
     source: NamedClasses, target: NamedClasses, given: ClassNames | str | Path | None
-) -> Correspondence:
+) -> ClassMapping:
     """The given names as indices; unless there are any, the identity or a built-in correspondence.
 
     Raises:
@@ -77,15 +77,15 @@ def correspondence(
     return _of_names("given", source, target, given)
 
 
-def _identity(source: NamedClasses, target: NamedClasses) -> Correspondence | None:
+def _identity(source: NamedClasses, target: NamedClasses) -> ClassMapping | None:
     if source.classes != target.classes:
         return None
     never = target.never_labelled
     indices = (None if name in never else i for i, name in enumerate(source.classes))
-    return Correspondence("identity", tuple(indices), built_in=True)
+    return ClassMapping("identity", tuple(indices), built_in=True)
 
 
-def _built_in(source: NamedClasses, target: NamedClasses) -> Correspondence:
+def _built_in(source: NamedClasses, target: NamedClasses) -> ClassMapping:
     names = _built_in_names(source.classes, target.classes)
     if names is None:
         raise LabelSpaceError(
@@ -141,7 +141,7 @@ def _read_names(path: str | Path) -> dict[str, str | None]:
 
 def _of_names(
     name: str, source: NamedClasses, target: NamedClasses, names: ClassNames
-) -> Correspondence:
+) -> ClassMapping:
     """The correspondence of these names; a class of the source that they lack is unmapped."""
     where = f"label map {name}"
     found: dict[str, int | None] = {}
@@ -160,7 +160,7 @@ def _of_names(
             raise LabelSpaceError(f"{where}: maps {ours!r} twice; give each class once.")
         measured = theirs is not None and theirs not in target.never_labelled
         found[ours] = target.classes.index(theirs) if measured else None
-    return Correspondence(name, tuple(found.get(ours) for ours in source.classes), False)
+    return ClassMapping(name, tuple(found.get(ours) for ours in source.classes), False)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from ..judging.judge import choose_gate
 from ..methods import adapting_method, choose_method, resolve_config
 from ..models.loading import pick_device
 from ..pseudo_labels.black_box import Student
-from ..training.pace import default_patience_s
+from ..training.time_allocation import default_patience_s
 from .adaptation import adapt_black_box, adapt_bundle
 from .run_folder import Job
 

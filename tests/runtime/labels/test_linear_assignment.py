@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from roadshift.runtime.labels.matching import best_matching
+from roadshift.runtime.labels.linear_assignment import best_matching
 
 
 @pytest.mark.parametrize("size", range(7))

@@ -10,8 +10,8 @@ from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.networks.batch_norm import batch_norm_layers
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
-from roadshift.adapt.training import tone
-from roadshift.adapt.training.tone import (
+from roadshift.adapt.training import tone_alignment
+from roadshift.adapt.training.tone_alignment import (
     GAMMAS,
     ToneScore,
     align_tone,
@@ -130,7 +130,7 @@ def test_a_gamma_is_kept_only_where_both_scores_agree(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured = {g: (d, i) for g, d, i in zip(GAMMAS, divergence, information, strict=True)}
-    monkeypatch.setattr(tone, "tone_score", lambda _, __, g: ToneScore(g, *measured[g]))
+    monkeypatch.setattr(tone_alignment, "tone_score", lambda _, __, g: ToneScore(g, *measured[g]))
     assert align_tone(Tiny(), scenes(), SPEC, CPU).gamma == gamma
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from roadshift.runtime.bench import backends
-from roadshift.runtime.bench.backends import (
+from roadshift.runtime.bench import targets
+from roadshift.runtime.bench.targets import (
     DEVICES,
     SLOW,
+    bench_targets,
     choose_backends,
-    contenders,
     not_by_default,
 )
 from roadshift.runtime.bundle import Bundle
@@ -30,7 +30,7 @@ def bundle(make_bundle: Callable[..., Bundle], tiny: Any) -> Bundle:
 
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "driver_problem", lambda: None)
+    monkeypatch.setattr(targets, "driver_problem", lambda: None)
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def chosen(bundle: Bundle, backends: str, device: str) -> list[tuple[str, str, str]]:
-    found, _ = contenders(bundle, choose_backends(backends.split(",")), device)
+    found, _ = bench_targets(bundle, choose_backends(backends.split(",")), device)
     return [(c.artefact.path, c.backend, c.device) for c in found]
 
 
@@ -62,8 +62,8 @@ def test_every_artefact_runs_on_every_backend_and_device_that_takes_it(bundle: B
 def test_without_a_gpu_its_rows_are_left_out_with_the_reason(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backends, "driver_problem", lambda: "no CUDA driver found")
-    found, left_out = contenders(bundle, ("onnxruntime", "torch-fp16"), "auto")
+    monkeypatch.setattr(targets, "driver_problem", lambda: "no CUDA driver found")
+    found, left_out = bench_targets(bundle, ("onnxruntime", "torch-fp16"), "auto")
     assert {c.device for c in found} == {"cpu"}
     assert [(row["backend"], row["device"], row["error"]) for row in left_out] == [
         ("onnxruntime", "cuda", "no CUDA driver found."),
@@ -74,11 +74,11 @@ def test_without_a_gpu_its_rows_are_left_out_with_the_reason(
 def test_a_backend_that_is_not_installed_or_has_no_artefact_says_so(
     bundle: Bundle, make_bundle: Callable[..., Bundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, left_out = contenders(make_bundle("bare"), ("torch",), "cpu")
+    _, left_out = bench_targets(make_bundle("bare"), ("torch",), "cpu")
     assert left_out[0]["error"].endswith("bare holds no artefact for it.")
     monkeypatch.setattr(engine, "_OPENERS", {"onnxruntime": engine._open_onnx})
     monkeypatch.setattr(engine, "find_spec", lambda _: None)
-    _, left_out = contenders(bundle, ("torch",), "cpu")
+    _, left_out = bench_targets(bundle, ("torch",), "cpu")
     assert left_out[0]["error"] == "torch is not installed; pip install 'roadshift[adapt]'."
 
 
@@ -103,4 +103,4 @@ def test_auto_is_all_but_what_compiles_for_minutes() -> None:
         with pytest.raises(ConfigError, match=f"'{wrong}': use auto, all, or of tensorrt"):
             choose_backends(wrong.split(","))
     with pytest.raises(ConfigError, match="no device 'gpu'"):
-        contenders(None, (), "gpu")  # type: ignore[arg-type]
+        bench_targets(None, (), "gpu")  # type: ignore[arg-type]

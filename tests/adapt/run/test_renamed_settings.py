@@ -16,9 +16,9 @@ from roadshift.adapt.methods import (
     resolve_settings,
 )
 from roadshift.adapt.methods.atp_config import AtpConfig
-from roadshift.adapt.run import renaming
+from roadshift.adapt.run import renamed_settings
 from roadshift.adapt.run.config import RunConfig, parse_assignments
-from roadshift.adapt.run.renaming import complement
+from roadshift.adapt.run.renamed_settings import complement
 from roadshift.runtime.errors import ConfigError
 
 ATP = ("atp", "das3", "atp_black_box", "das3_black_box")
@@ -37,7 +37,7 @@ IDS = [old for _, old, _ in RENAMED]
 @pytest.fixture(autouse=True)
 def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What is logged, in a process that has noted nothing yet."""
-    renaming._note_once.cache_clear()
+    renamed_settings._note_once.cache_clear()
     caplog.set_level(logging.WARNING, "roadshift")
     return caplog
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from roadshift.adapt import Job, RunOptions, Student
-from roadshift.adapt.training.pace import PATIENCE_S
-from roadshift.adapt.workflows import adapting
+from roadshift.adapt.training.time_allocation import PATIENCE_S
+from roadshift.adapt.workflows import adapt_request
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, RefusedError, UndecidedError
 from roadshift.runtime.verdict import Decision, Verdict
 
-Adapt = Callable[..., adapting.Adapted]
+Adapt = Callable[..., adapt_request.Adapted]
 
 
 @pytest.fixture
@@ -28,8 +28,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         verdict = Verdict(seen["decision"], "Because.", (), 16)
         return SimpleNamespace(path=job.out, manifest=SimpleNamespace(verdict=verdict))
 
-    monkeypatch.setattr(adapting, "adapt_bundle", run)
-    monkeypatch.setattr(adapting, "adapt_black_box", run)
+    monkeypatch.setattr(adapt_request, "adapt_bundle", run)
+    monkeypatch.setattr(adapt_request, "adapt_black_box", run)
     return seen
 
 
@@ -37,9 +37,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def adapt(source: Bundle, tmp_path: Path) -> Adapt:
     """``adapt(gate="warn", ...)``: of the source model, on a CPU."""
 
-    def run(*, note: Callable[[str], None] = lambda _: None, **changes: Any) -> adapting.Adapted:
+    def run(
+        *, note: Callable[[str], None] = lambda _: None, **changes: Any
+    ) -> adapt_request.Adapted:
         job = Job(tmp_path / "out", device="cpu", options=RunOptions(fingerprint="", note=note))
-        return adapting.adapt(source.path, ["frames"], job, **changes)
+        return adapt_request.adapt(source.path, ["frames"], job, **changes)
 
     return run
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..pictures.png import decode_label_png, read_png
 from .files import read_labels
 from .layouts import RAW_ENDING, TRAIN_ENDING
-from .matching import best_matching
+from .linear_assignment import best_matching
 from .spaces import LabelSpace
 from .tables import CITYSCAPES
 

@@ -1,4 +1,4 @@
-"""One look at a model on a few frames, and whether it is an alarm beside a reference."""
+"""Validation without labels while a run learns: one look at a few frames, and its alarms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.words import percent
-from ..scoring.resampling import Weights, interval
+from ..scoring.resampling import BootstrapWeights, interval
 from ..scoring.scores import CONFIDENT, area_lost, information_maximisation, normalised_entropy
 from ..scoring.views import area
 
@@ -21,7 +21,7 @@ LEAST_INFORMATION = 0.8  # of the reference's: collapse to a few classes takes i
 LEAST_AGREEMENT = 0.8  # on pixels that the reference is sure of: most of those are right
 
 
-class Seen(NamedTuple):
+class PredictionSummary(NamedTuple):
     """Answers of a model about F frames; float64 on the CPU but for labels and confident pixels."""
 
     p: Tensor  # mean probabilities, (F, K)
@@ -31,7 +31,7 @@ class Seen(NamedTuple):
     confident: Tensor  # bool (F, h, w)
 
     @classmethod
-    def of(cls, logits: Tensor) -> Seen:
+    def of(cls, logits: Tensor) -> PredictionSummary:
         """Summarise float logits, (F, K, h, w)."""
         p = logits.softmax(dim=1)
         labels = p.argmax(dim=1)
@@ -77,7 +77,9 @@ class Look:
         }
 
 
-def judged(step: int, seen: Seen, reference: Seen, names: Sequence[str]) -> Look:
+def judged(
+    step: int, seen: PredictionSummary, reference: PredictionSummary, names: Sequence[str]
+) -> Look:
     """The look that ``seen`` makes beside ``reference``, on the same frames.
 
     Args:
@@ -115,7 +117,7 @@ def information(p: Tensor, entropy: Tensor, weights: Tensor | None = None) -> tu
     """`information_maximisation` over frames, and its first term, the diversity: both in nats.
 
     Args:
-        p, entropy: as in `Seen`.
+        p, entropy: as in `PredictionSummary`.
         weights: of the frames, (R, F); None: one each.
 
     Returns:
@@ -139,8 +141,8 @@ def clearly_better(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bo
     better. In collapse the diversity goes as well.
 
     Args:
-        one, other: ``p`` and ``entropy`` of the same frames, as in `Seen`.
+        one, other: ``p`` and ``entropy`` of the same frames, as in `PredictionSummary`.
     """
-    weights = Weights().draw(len(one["p"]))
+    weights = BootstrapWeights().draw(len(one["p"]))
     ours, theirs = information(**one, weights=weights), information(**other, weights=weights)
     return all(interval(a - b)[0] > 0 for a, b in zip(ours, theirs, strict=True))

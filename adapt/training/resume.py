@@ -1,4 +1,4 @@
-"""The beginning of a run, as far as a resumed one keeps it besides its checkpoint."""
+"""Resuming of a run: its identity, time spent, tone and held frames, as kept when it began."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from pathlib import Path
 from ...runtime.bundle import InputSpec
 from ...runtime.errors import TrainingError, arg
 from ..run.checkpoint import RunState, load_checkpoint
-from ..run.seals import DamagedError, read_or_redo, read_sealed_json, write_sealed_json
+from ..run.checksums import (
+    DamagedError,
+    read_json_with_checksum,
+    read_or_redo,
+    write_json_with_checksum,
+)
 from ..run.workspace import Workspace
 
 
@@ -58,7 +63,7 @@ def kept_tone(
     if known and stored.get("run") == fingerprint:
         return spec.model_copy(update={"gamma": gamma})
     aligned = align()
-    write_sealed_json(workspace.tone, {"run": fingerprint, "gamma": float(aligned.gamma)})
+    write_json_with_checksum(workspace.tone, {"run": fingerprint, "gamma": float(aligned.gamma)})
     return aligned
 
 
@@ -70,10 +75,10 @@ def frames_were_held(workspace: Workspace, wanted: bool) -> bool:
     """
     path = workspace.held
     if not path.exists():
-        write_sealed_json(path, {"held": wanted})
+        write_json_with_checksum(path, {"held": wanted})
         return wanted
     try:
-        return read_sealed_json(path)["held"] is True
+        return read_json_with_checksum(path)["held"] is True
     except (OSError, DamagedError, KeyError) as error:
         raise TrainingError(
             f"{path}: is damaged ({error}); delete {workspace.folder} and start again."

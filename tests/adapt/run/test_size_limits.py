@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from roadshift.adapt.run import feasible
+from roadshift.adapt.run import size_limits
 from roadshift.adapt.run.config import TrainingConfig
-from roadshift.adapt.run.feasible import check_batch_size, check_frame_size
+from roadshift.adapt.run.size_limits import check_batch_size, check_frame_size
 from roadshift.runtime.errors import ConfigError
 from roadshift.runtime.probes.memory import available_memory_bytes
 
@@ -14,7 +14,7 @@ GB = 10**9
 
 @pytest.fixture
 def eight_gb(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feasible, "available_memory_bytes", lambda: 8 * GB)
+    monkeypatch.setattr(size_limits, "available_memory_bytes", lambda: 8 * GB)
 
 
 @pytest.mark.usefixtures("eight_gb")
@@ -48,7 +48,7 @@ def test_a_batch_of_few_frames_again_and_again_is_not(size: int, frames: int) ->
 
 
 def test_where_no_one_knows_the_memory_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feasible, "available_memory_bytes", lambda: None)
+    monkeypatch.setattr(size_limits, "available_memory_bytes", lambda: None)
     check_frame_size(TrainingConfig(), 100_000, 100_000)
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ..data.dataset import Batch
 from ..run.precision import Precision, PrecisionName
-from .passes import Passes
+from .forward_backward import Passes
 
 MARGIN = 1.1  # a lower precision has to be so many times as fast: noise should not choose
 AGREEMENT = 0.98  # and the cosine of its gradient with float32's so large
@@ -30,17 +30,17 @@ SCALES = 17  # fp16's scale starts at 2^16 and is halved while the gradient over
 
 
 @dataclass(frozen=True)
-class Measured:
+class PrecisionTrial:
     """One precision, tried on this network."""
 
     seconds: float | None  # median, forward and backward of a micro-batch; None: no room for it
     gradient_cosine: float | None  # the least, see `_cosine`; None: one was not finite, or zero
 
 
-NO_ROOM = Measured(None, None)
+NO_ROOM = PrecisionTrial(None, None)
 
 
-def choose_precision(measured: Mapping[PrecisionName, Measured]) -> PrecisionName:
+def choose_precision(measured: Mapping[PrecisionName, PrecisionTrial]) -> PrecisionName:
     """The precision to learn in.
 
     Float32, unless another's gradient agrees with its own and is ``MARGIN`` times as fast to get;
@@ -61,7 +61,7 @@ def choose_precision(measured: Mapping[PrecisionName, Measured]) -> PrecisionNam
     return chosen
 
 
-def describe_choice(measured: Mapping[PrecisionName, Measured], chosen: PrecisionName) -> str:
+def describe_choice(measured: Mapping[PrecisionName, PrecisionTrial], chosen: PrecisionName) -> str:
     """Describe the chosen precision and the reason, for a person."""
     base = measured["fp32"].seconds
     if base is None:
@@ -99,7 +99,7 @@ def find_precision(
     Returns:
         Its name, and what was measured; None where there was no time to measure.
     """
-    measured: dict[PrecisionName, Measured] | None = dict.fromkeys(("fp32", *names), NO_ROOM)
+    measured: dict[PrecisionName, PrecisionTrial] | None = dict.fromkeys(("fp32", *names), NO_ROOM)
     if batch.frames:
         measured = measure_precisions(passes, batch, names, device, due)
     if measured is None:
@@ -116,7 +116,7 @@ def measure_precisions(
     names: Sequence[PrecisionName],
     device: torch.device,
     due: Callable[[], bool] = lambda: False,
-) -> dict[PrecisionName, Measured] | None:
+) -> dict[PrecisionName, PrecisionTrial] | None:
     """Forward and backward of ``batch`` in float32 and each of ``names``, in turns.
 
     None where the time for it ends before every precision was tried and timed once.
@@ -138,7 +138,7 @@ def measure_precisions(
     def take(name: PrecisionName) -> bool:
         """Take one pass in the precision ``name``; tell whether there was a gradient to compare."""
         before = _clock(device)
-        with passes.rehearse(batch, len(batch.frames), tried[name]) as finite:
+        with passes.dry_run(batch, len(batch.frames), tried[name]) as finite:
             seconds[name].append(_clock(device) - before)
             gradients = [_gradient(parameter) for parameter in passes.parameters]
             if name == "fp32" and finite and not reference:
@@ -172,9 +172,9 @@ def measure_precisions(
 def _summary(
     seconds: Mapping[PrecisionName, Sequence[float]],
     cosines: Mapping[PrecisionName, Sequence[float | None]],
-) -> dict[PrecisionName, Measured]:
+) -> dict[PrecisionName, PrecisionTrial]:
     return {
-        name: Measured(statistics.median(took), _least(cosines[name]))
+        name: PrecisionTrial(statistics.median(took), _least(cosines[name]))
         for name, took in seconds.items()
     }
 

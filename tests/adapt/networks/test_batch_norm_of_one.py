@@ -13,7 +13,7 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import build_network
-from roadshift.adapt.networks.lone_values import allow_lone_values, lone_values_allowed
+from roadshift.adapt.networks.batch_norm_of_one import allow_lone_values, lone_values_allowed
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.workflows.adaptation import adapt_bundle

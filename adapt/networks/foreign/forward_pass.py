@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from ....runtime.errors import NetworkError, RoadshiftError, arg
-from .answers import maps_in, shown
 from .graph import Graph, Mixing, Node
+from .output_maps import maps_in, shown
 
 MODES = {False: "while evaluating", True: "while training"}
 UNREGISTERED = "a tensor that is no parameter"
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateMap:
     """A map of K channels in an answer.
 
     Attributes:
@@ -47,12 +47,12 @@ class Candidate:
 
 
 @dataclass
-class Seen:
+class ForwardResult:
     """The result of one forward pass in one mode."""
 
     training: bool
     answer: Any
-    candidates: dict[str, Candidate]
+    candidates: dict[str, CandidateMap]
     calls: dict[str, list[tuple[Any, Node]]]  # first input of every call of a layer, and its node
     linear: frozenset[str]  # layers that take channels last
 
@@ -118,7 +118,7 @@ def see(
     size: tuple[int, int],
     *,
     training: bool,
-) -> Seen:
+) -> ForwardResult:
     """One pass: of a frame while evaluating, of two while training, as batch norm wants it."""
     first = next(network.parameters(), torch.zeros(()))
     shape = (2 if training else 1, 3, *size)
@@ -149,7 +149,7 @@ def see(
         if made.shape[1] == num_classes
     }
     linear = frozenset(n for n, m in network.named_modules() if isinstance(m, nn.Linear))
-    return Seen(training, answer, candidates, calls, linear)
+    return ForwardResult(training, answer, candidates, calls, linear)
 
 
 def _never(_: Any) -> Tensor:
@@ -213,7 +213,7 @@ def _advice(error: BaseException) -> str:
     return "it must take normalised images (B, 3, H, W), float32, and return a map of K channels"
 
 
-def _candidate(network: nn.Module, path: str, made: Tensor, images: Tensor) -> Candidate:
+def _candidate(network: nn.Module, path: str, made: Tensor, images: Tensor) -> CandidateMap:
     graph = Graph(made, images)
     names = {id(p): n for n, p in network.named_parameters()}
     mixing, behind = graph.last_mixing()
@@ -225,7 +225,7 @@ def _candidate(network: nn.Module, path: str, made: Tensor, images: Tensor) -> C
         for one in mixing
     )
     reach = None if graph.opaque else sum(w.numel() for w in graph.reached if id(w) in names)
-    return Candidate(path, tuple(made.shape), head, makers, reach, _sums_to_one(made), graph)
+    return CandidateMap(path, tuple(made.shape), head, makers, reach, _sums_to_one(made), graph)
 
 
 def _sums_to_one(made: Tensor) -> bool:

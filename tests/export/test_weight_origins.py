@@ -14,7 +14,8 @@ from onnx import numpy_helper
 from roadshift.adapt.models.segmenter import Segmenter
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.networks.base import Output
-from roadshift.export.folds import (
+from roadshift.export.onnx import write_graph
+from roadshift.export.weight_origins import (
     NOT_REFITTABLE,
     Fold,
     cast_weight,
@@ -24,7 +25,6 @@ from roadshift.export.folds import (
     state_arrays,
     write_weights,
 )
-from roadshift.export.onnx import write_graph
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.errors import ParityError
 from traced_cases import IMAGE, SIZE, Traced, bundle_of, draw, logits_of, traced_network

@@ -1,6 +1,6 @@
-"""Seals: a run's files carry the SHA-256 of their content, so that a flipped bit is found.
+"""Checksums of a run's files: each carries the SHA-256 of its content, so a flipped bit is found.
 
-A kill leaves every file whole, but disks, copies and editors do not. A sealed file is read only
+A kill leaves every file whole, but disks, copies and editors do not. Such a file is read only
 if it is what was written; who reads it decides whether it can be made anew or ends the run.
 """
 
@@ -17,31 +17,31 @@ from ...runtime.regular_files import read_regular_file
 from ...runtime.strict_json import JsonError, parse_json
 from .checkpoint import open_file, write_atomically
 
-SEAL = "sha256"  # key of a JSON file's seal
+CHECKSUM = "sha256"  # key in a JSON file
 LARGEST_JSON = 256 << 20  # bytes: names of a million frames
 LONG_WORK_BYTES = 2 << 30  # from which reading files is worth a note
 _TRAILER = b"\nsha256:"  # and 32 bytes, after the content of a file that is not JSON
 
 
 class DamagedError(ValueError):
-    """A sealed file that is not what was written; the message is the reason, a phrase."""
+    """A file with a checksum that is not what was written; the message is the reason, a phrase."""
 
 
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-def write_sealed_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write ``record``, a JSON object without NaN, whole and with its seal.
+def write_json_with_checksum(path: Path, record: Mapping[str, Any]) -> None:
+    """Write ``record``, a JSON object without NaN, whole and with its checksum.
 
     Raises:
         OutputError: it cannot be written.
     """
-    whole = {**record, SEAL: _seal_of(record)}
+    whole = {**record, CHECKSUM: _checksum_of(record)}
     write_atomically(path, json.dumps(whole, indent=1, allow_nan=False).encode())
 
 
-def read_sealed_json(path: Path) -> dict[str, Any]:
-    """The record that `write_sealed_json` wrote, without the seal.
+def read_json_with_checksum(path: Path) -> dict[str, Any]:
+    """The record that `write_json_with_checksum` wrote, without the checksum.
 
     Raises:
         OSError: it cannot be read.
@@ -53,27 +53,27 @@ def read_sealed_json(path: Path) -> dict[str, Any]:
         raise DamagedError(str(error)) from error
     if not isinstance(record, dict):
         raise DamagedError("not a JSON object")
-    seal = record.pop(SEAL, None)
-    if seal != _seal_of(record):
-        raise DamagedError("its content and its SHA-256 differ" if seal else "it has no SHA-256")
+    stored = record.pop(CHECKSUM, None)
+    if stored != _checksum_of(record):
+        raise DamagedError("its content and its SHA-256 differ" if stored else "it has no SHA-256")
     return record
 
 
 def read_or_redo(path: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """The record that `write_sealed_json` wrote; empty if missing, or damaged, which is noted.
+    """The record that `write_json_with_checksum` wrote; empty if missing, or damaged and noted.
 
     For what can be found out anew from the rest of the run.
     """
     if not path.exists():
         return {}
     try:
-        return read_sealed_json(path)
+        return read_json_with_checksum(path)
     except (OSError, DamagedError) as error:
         note(f"{path}: damaged ({error}), so it is made again")
         return {}
 
 
-def _seal_of(record: Mapping[str, Any]) -> str:
+def _checksum_of(record: Mapping[str, Any]) -> str:
     text = json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -81,16 +81,16 @@ def _seal_of(record: Mapping[str, Any]) -> str:
 # --- any other content ---------------------------------------------------------------------------
 
 
-def sealed(content: bytes) -> bytes:
-    """``content`` with its seal behind it, where decoders of PNG and NPZ do not look."""
+def with_checksum(content: bytes) -> bytes:
+    """``content`` with its checksum behind it, where decoders of PNG and NPZ do not look."""
     return content + _TRAILER + hashlib.sha256(content).digest()
 
 
-def unsealed(data: bytes) -> bytes:
-    """The content of which `sealed` made ``data``.
+def without_checksum(data: bytes) -> bytes:
+    """The content of which `with_checksum` made ``data``.
 
     Raises:
-        DamagedError: it is not what `sealed` made.
+        DamagedError: it is not what `with_checksum` made.
     """
     size = len(data) - len(_TRAILER) - 32
     content, trailer = data[: max(size, 0)], data[max(size, 0) :]

@@ -18,18 +18,18 @@ from roadshift.adapt.methods import Stage
 from roadshift.adapt.methods.iapc import IapcStage
 from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork
-from roadshift.adapt.run.budget import Peak
+from roadshift.adapt.run.budget import PeakMemory
 from roadshift.adapt.run.checkpoint import load_checkpoint, save_checkpoint
 from roadshift.adapt.run.precision import Precision, PrecisionName
 from roadshift.adapt.run.workspace import CHECKPOINT
 from roadshift.adapt.training import memory_fit as memory_fit_module
-from roadshift.adapt.training import rehearsal as module
+from roadshift.adapt.training import precision_benchmark as module
 from roadshift.adapt.training import trainer as trainer_module
+from roadshift.adapt.training.forward_backward import Passes
 from roadshift.adapt.training.optimisation import build_optimizer
-from roadshift.adapt.training.passes import Passes
-from roadshift.adapt.training.rehearsal import (
+from roadshift.adapt.training.precision_benchmark import (
     NO_ROOM,
-    Measured,
+    PrecisionTrial,
     _cosine,
     choose_precision,
     describe_choice,
@@ -70,8 +70,8 @@ class Entropy(Stage):
 # --- the policy ----------------------------------------------------------------------------------
 
 
-def measured(**found: tuple[float | None, float | None]) -> dict[PrecisionName, Measured]:
-    return {name: Measured(*values) for name, values in found.items()}  # type: ignore[misc]
+def measured(**found: tuple[float | None, float | None]) -> dict[PrecisionName, PrecisionTrial]:
+    return {name: PrecisionTrial(*values) for name, values in found.items()}  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def measured(**found: tuple[float | None, float | None]) -> dict[PrecisionName, 
     ],
 )
 def test_the_faster_precision_is_taken_where_its_gradient_agrees(
-    found: dict[PrecisionName, Measured], chosen: PrecisionName, said: str
+    found: dict[PrecisionName, PrecisionTrial], chosen: PrecisionName, said: str
 ) -> None:
     assert choose_precision(found) == chosen
     assert said in describe_choice(found, chosen)
@@ -211,9 +211,9 @@ def test_wrong_gradients_are_seen_in_any_turn(
     passes, batch = passes_of(make_trainer(network(), [stage]))
     found = measure_precisions(passes, batch, ("bf16",), CPU)
     assert found["bf16"].gradient_cosine == pytest.approx(cosine, abs=0.05)
-    assert choose_precision({**found, "bf16": Measured(1e-9, found["bf16"].gradient_cosine)}) == (
-        "fp32"
-    )
+    assert choose_precision(
+        {**found, "bf16": PrecisionTrial(1e-9, found["bf16"].gradient_cosine)}
+    ) == ("fp32")
 
 
 def test_a_broken_kernel_of_one_small_parameter_is_seen() -> None:
@@ -405,8 +405,8 @@ def half_in_bf16(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return losses(self, batch)
 
     @contextmanager
-    def fake(_: torch.device) -> Iterator[Peak]:
-        peak = Peak()
+    def fake(_: torch.device) -> Iterator[PeakMemory]:
+        peak = PeakMemory()
         peaks.clear()
         try:
             yield peak

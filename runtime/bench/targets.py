@@ -1,4 +1,4 @@
-"""Contenders of a bench: each artefact of a bundle on each backend and device that can run it."""
+"""Targets of a bench: each artefact of a bundle on each backend and device that can run it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SLOW = {
 
 
 @dataclass(frozen=True, eq=False)  # by identity: an artefact's details are not hashable
-class Contender:
+class BenchTarget:
     """An artefact on a backend and a device: one row to be."""
 
     artefact: Artefact
@@ -41,7 +41,7 @@ class Contender:
         return f"{self.artefact.path} on {self.backend}, {self.device}"
 
     def left_out(self, reason: str) -> dict[str, Any]:
-        """Row of the contender if it does not run after all."""
+        """Row of the target if it does not run after all."""
         return left_out_row(
             self.backend, self.device, reason, self.artefact.path, self.artefact.precision
         )
@@ -77,10 +77,10 @@ def _listed(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(name for name in names if name)
 
 
-def contenders(
+def bench_targets(
     bundle: Bundle, backends: Sequence[str], device: str
-) -> tuple[list[Contender], list[dict[str, Any]]]:
-    """Contenders in the order of the table, and rows for what cannot run here, with reasons.
+) -> tuple[list[BenchTarget], list[dict[str, Any]]]:
+    """Targets in the order of the table, and rows for what cannot run here, with reasons.
 
     Args:
         backends: see `choose_backends`.
@@ -93,7 +93,7 @@ def contenders(
         raise ConfigError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
     no_gpu = driver_problem() if device != "cpu" else None
     kinds = backend_kinds()
-    found: list[Contender] = []
+    found: list[BenchTarget] = []
     left_out = []
     for backend in [name for name in kinds if name in backends]:
         artefacts = [a for a in bundle.manifest.artefacts if a.kind == kinds[backend]]
@@ -106,12 +106,12 @@ def contenders(
             if problem is not None:
                 left_out.append(left_out_row(backend, where, f"{problem.rstrip('.')}."))
                 continue
-            found += [Contender(artefact, backend, where) for artefact in artefacts]
+            found += [BenchTarget(artefact, backend, where) for artefact in artefacts]
     return found, left_out
 
 
 def not_by_default(bundle: Bundle, device: str) -> list[dict[str, Any]]:
     """Rows for what could run and "auto" leaves out, with the reason."""
-    found, _ = contenders(bundle, tuple(SLOW), device)
-    places = dict.fromkeys((contender.backend, contender.device) for contender in found)
+    found, _ = bench_targets(bundle, tuple(SLOW), device)
+    places = dict.fromkeys((target.backend, target.device) for target in found)
     return [left_out_row(backend, where, SLOW[backend]) for backend, where in places]

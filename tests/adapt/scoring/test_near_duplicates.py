@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from roadshift.adapt.scoring.distinct import DistinctFrames
+from roadshift.adapt.scoring.near_duplicates import DistinctFrames
 from roadshift.scenes import render_scene
 
 Image = NDArray[np.uint8]

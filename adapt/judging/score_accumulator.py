@@ -1,4 +1,4 @@
-"""Sums of what two models and the references say of frame after frame, and scores of the sums."""
+"""Sums over frames of what two models and the references predict, and the scores they make."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...runtime.labels.matching import Matrix
+from ...runtime.labels.linear_assignment import Matrix
 from ..scoring.class_pairs import ClassPairs, pairs_of
-from ..scoring.displaced import Displaced, Move, agreements
+from ..scoring.displacement import Displacement, Move, agreements
 from ..scoring.references import MIXED, OWN
-from ..scoring.resampling import Sums, Weights, interval
+from ..scoring.resampling import BootstrapSums, BootstrapWeights, interval
 from ..scoring.scores import (
     CONFIDENT,
     SND_PIXELS,
@@ -24,7 +24,7 @@ from ..scoring.scores import (
     information_maximisation,
     soft_neighbourhood_density,
 )
-from ..scoring.views import Said, area, sums_of
+from ..scoring.views import ViewPredictions, area, sums_of
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Score:
         return self.candidate - (self.incumbent or 0.0)
 
 
-class Gatherer:
+class ScoreAccumulator:
     """Sums over frames, and the scores that they make.
 
     Args:
@@ -59,14 +59,20 @@ class Gatherer:
 
     def __init__(self, classes: int, seed: int) -> None:
         self.frames, self._classes = 0, classes
-        self._weights, self._seed = Weights(seed), seed
-        self._models, self._pair = (Sums(), Sums()), Sums()
+        self._weights, self._seed = BootstrapWeights(seed), seed
+        self._models, self._pair = (BootstrapSums(), BootstrapSums()), BootstrapSums()
         self._pixels: Tensor | None = None
         self._pairs: dict[str, Matrix] = {}
-        self._moved: dict[str, Sums] = {}
+        self._moved: dict[str, BootstrapSums] = {}
         self._moves: list[Move] = []
 
-    def add(self, old: Said, new: Said, referred: dict[str, Tensor], tried: list[Move]) -> None:
+    def add(
+        self,
+        old: ViewPredictions,
+        new: ViewPredictions,
+        referred: dict[str, Tensor],
+        tried: list[Move],
+    ) -> None:
         """Add a batch of frames.
 
         Args:
@@ -101,7 +107,7 @@ class Gatherer:
             labels = p.argmax(dim=1)
             counts = pairs_of(labels, new.plain, self._classes)
             self._pairs[name] = self._pairs.get(name, np.zeros_like(counts)) + counts
-            self._moved.setdefault(name, Sums()).add(
+            self._moved.setdefault(name, BootstrapSums()).add(
                 weights, agreed=agreements(labels, new.plain, tried)
             )
 
@@ -109,7 +115,7 @@ class Gatherer:
         """Confusions of the candidate's classes with those of each reference, by its name."""
         return {name: ClassPairs(found) for name, found in self._pairs.items()}
 
-    def displaced(self) -> dict[str, Displaced]:
+    def displaced(self) -> dict[str, Displacement]:
         """For each reference, the move back that gains most, if one gains beyond doubt."""
         found = {}
         for name, sums in self._moved.items():
@@ -121,7 +127,7 @@ class Gatherer:
             low = interval(gains[:, best])[0]
             if low > 0:
                 move, gain = self._moves[best], float(gains[0, best])
-                found[name] = Displaced(move.pixels, move.direction, gain, low)
+                found[name] = Displacement(move.pixels, move.direction, gain, low)
         return found
 
     def _sampled(self, p: Tensor) -> Tensor:
@@ -148,7 +154,7 @@ class Gatherer:
             "largest": _alone(areas[1].amax(dim=1)),
         }
 
-    def _of_one(self, sums: Sums, frames: Tensor) -> dict[str, Tensor]:
+    def _of_one(self, sums: BootstrapSums, frames: Tensor) -> dict[str, Tensor]:
         entropy = sums["entropy"] / frames
         return {
             "density": sums["density"] / frames,
@@ -174,7 +180,7 @@ class Gatherer:
 LEAST_AREA = 0.002  # share of all pixels of a class whose loss is looked at
 
 
-def _zoom(sums: Sums) -> Tensor:
+def _zoom(sums: BootstrapSums) -> Tensor:
     """Consistency with the smaller view; NaN where there was none."""
     if "zoom_both" not in sums:
         return torch.full_like(sums["entropy"], torch.nan)

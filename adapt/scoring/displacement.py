@@ -1,4 +1,4 @@
-"""Tell whether a candidate's labels lie where the reference's do, or some pixels beside them."""
+"""Displacement of labels: a candidate's may lie some pixels beside where the reference's do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DIRECTIONS = {
 
 
 @dataclass(frozen=True)
-class Displaced:
+class Displacement:
     """Labels that fit the reference better when they are moved back.
 
     Attributes:
