@@ -5,11 +5,11 @@
 
 Every method takes its own steps, by `roadshift adapt`'s trainer, with our settings for small data
 on whole frames of built-in scenes; "published" is IAPC's step as its authors' code takes it
-(`published_iapc.py`), on batches made as ours are; IAPC then has its four terms here too. All in
-one process, one after the other, over again for every repeat: ratios are those of one repeat to its
-own published step. Every figure is the median over the repeats. Writes OUT.json and OUT.md. Runs
-this short do not measure which precision pays (`precision.py` does): here ``--amp auto`` is the
-first one below float32 that a GPU multiplies in hardware, and float32 on a CPU.
+(`published_iapc.py`), on batches made as ours are, and IAPC has its `reference` settings here. All
+in one process, one after the other, over again for every repeat: ratios are those of one repeat to
+its own published step. Every figure is the median over the repeats. Writes OUT.json and OUT.md.
+Runs this short do not measure which precision pays (`precision.py` does): here ``--amp auto`` is
+the first one below float32 that a GPU multiplies in hardware, and float32 on a CPU.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import CropSampler, FrameSet, target_frames
 from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
+from roadshift.adapt.methods.iapc_config import AUTHORS_CODE
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import SegmentationNetwork, build_network
+from roadshift.adapt.pseudo_labels.hard_labels import label_frames
 from roadshift.adapt.run.budget import peak_memory
 from roadshift.adapt.run.options import Progress, RunOptions
 from roadshift.adapt.run.precision import native_precisions
@@ -97,7 +99,7 @@ def measure(folder: Path, arguments: Any, device: torch.device) -> list[dict[str
         names = arguments.methods.split(",")
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for _ in range(arguments.repeats):
-        rows = [published(frames, arguments, device)]
+        rows = [published(folder, frames, arguments, device)]
         for name in names:
             if build_stages(resolve_config(name)):
                 for kernel in kernels(device):
@@ -132,22 +134,47 @@ def kernels(device: torch.device) -> list[str]:
     return found
 
 
-def published(frames: FrameSet, arguments: Any, device: torch.device) -> dict[str, Any]:
-    """Steps of `PublishedIapc`."""
+def published(
+    folder: Path, frames: FrameSet, arguments: Any, device: torch.device
+) -> dict[str, Any]:
+    """Steps of `PublishedIapc`, on labels stored before."""
     before = memory_in_use(device)
     model = network(arguments, device)
     config = settings("iapc", "reference", arguments)
     sampler = CropSampler(frames, config.training, config.augment, 0)
-    normalise = Normalise(IMAGENET_INPUT).to(device)
     iapc = PublishedIapc(model, 1e-4)
     times = []
-    with peak_memory(device) as peak:
-        for number in range(arguments.steps):
-            start = clock(device)
-            batch = sampler.batch(number).to(device)
-            iapc.step(normalise(batch.clean), normalise(batch.augmented))
-            times.append(clock(device) - start)
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        context = context_of(Path(work), frames, config, arguments, device)
+        labels, normalise = label_frames(iapc.teacher, context), context.normalise
+        with peak_memory(device) as peak:
+            for number in range(arguments.steps):
+                start = clock(device)
+                batch = sampler.batch(number).to(device)
+                iapc.step(
+                    normalise(batch.clean),
+                    normalise(batch.augmented),
+                    normalise(context.unscaled(batch)),
+                    labels.crops(batch, context)[0],
+                )
+                times.append(clock(device) - start)
     return row_of("iapc", "published", "", times[SKIPPED:], peak.bytes - before)
+
+
+def context_of(
+    folder: Path, frames: FrameSet, config: Any, arguments: Any, device: torch.device
+) -> Context:
+    """Surroundings of steps on whole frames, working in ``folder``."""
+    width, height = parse_size("--size", arguments.size)
+    return Context(
+        frames=frames,
+        normalise=Normalise(IMAGENET_INPUT).to(device),
+        device=device,
+        workdir=folder,
+        config=config,
+        crop_size=(height, width),
+        losses=choose_kernel(config.loss_backend, device),
+    )
 
 
 def ours(
@@ -161,7 +188,6 @@ def ours(
     config = config.model_copy(update={"training": training})
     for stage in stages:
         stage.share = 1
-    width, height = parse_size("--size", arguments.size)
     model = network(arguments, device)
     to_memory_format(model, training)
     marks: dict[str, list[float]] = {}
@@ -171,15 +197,7 @@ def ours(
         marks.setdefault(progress.stage, []).append(time.perf_counter())
 
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        context = Context(
-            frames=frames,
-            normalise=Normalise(IMAGENET_INPUT).to(device),
-            device=device,
-            workdir=Path(work),
-            config=config,
-            crop_size=(height, width),
-            losses=choose_kernel(config.loss_backend, device),
-        )
+        context = context_of(Path(work), frames, config, arguments, device)
         options = RunOptions("benchmark", checkpoint_every_s=1e9, report=report)
         with peak_memory(device) as peak:
             Trainer(model, stages, context, options).run()
@@ -208,11 +226,12 @@ def settings(method: str, kernel: str, arguments: Any) -> Any:
         "loss_backend": kernel,
     }
     if method == "iapc":  # what `PublishedIapc` computes, and nothing else
-        chosen |= {
-            "iapc.pseudo_labels": "online",
-            "iapc.class_balance": "none",
-            "iapc.weight_im": 0.02,
-        }
+        code = {name: json.dumps(value) for name, value in AUTHORS_CODE.items()}
+        weights = {"weight_ia": 0.2, "weight_pe": 0.5, "weight_ps": 0.04, "weight_im": 2.0}
+        own = {**code, **weights, "crop_classes": 0}  # a whole frame has one place
+        chosen |= {f"iapc.{name}": value for name, value in own.items()}
+        chosen |= {"training.nesterov": "true", "training.classifier_lr_factor": 10.0}
+        chosen |= {"training.lr": 1e-4}
     return resolve_config(method, assignments=[f"{key}={value}" for key, value in chosen.items()])
 
 

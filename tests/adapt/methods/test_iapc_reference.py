@@ -242,6 +242,12 @@ def learnt(folder: Path, **changed: Any) -> dict[str, Tensor]:
     return dict(model.state_dict())
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """What `EVERYTHING` ends with."""
+    return learnt(tmp_path_factory.mktemp("reference") / "run")
+
+
 @pytest.mark.parametrize("backend", ["reference", "tiled"])
 def test_five_steps_end_with_the_weights_of_a_plain_restatement(
     tmp_path: Path, backend: str
@@ -291,9 +297,9 @@ def rows_of(batch: Batch) -> list[tuple[int, Crop]]:
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_each_setting_leads_elsewhere(
-    tmp_path: Path, change: dict[str, Any], of_weights: bool
+    tmp_path: Path, unchanged: dict[str, Tensor], change: dict[str, Any], of_weights: bool
 ) -> None:
-    one, other = learnt(tmp_path / "one"), learnt(tmp_path / "other", **change)
+    one, other = unchanged, learnt(tmp_path / "other", **change)
     differ = {name for name in one if not torch.equal(one[name], other[name])}
     assert differ, "the setting does nothing"
     weights = {name for name in differ if "running" not in name and "num_batches" not in name}
