@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .runtime.arguments import ProgressUpdate
     from .runtime.bundle import Bundle, open_bundle
     from .runtime.engines import Engine, open_engine
+    from .runtime.engines.registry import Backend, register_backend
     from .runtime.errors import (
         BundleError,
         ConfigError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
         TrainingError,
     )
     from .runtime.frames import Frame, open_frames
+    from .runtime.frames.live_registry import register_live_source
     from .runtime.frames.readers import register_frame_reader
     from .runtime.labels import LabelSpace
     from .runtime.pipeline import Pipeline
@@ -74,6 +76,7 @@ _ERRORS = (
 )
 _MODULES = {
     "AtpConfig": "roadshift.adapt.methods.atp_config",
+    "Backend": "roadshift.runtime.engines.registry",
     "Batch": "roadshift.adapt.data.dataset",
     "BnStatsConfig": "roadshift.adapt.methods.bn_stats",
     "Bundle": "roadshift.runtime.bundle",
@@ -110,7 +113,9 @@ _MODULES = {
     "open_bundle": "roadshift.runtime.bundle",
     "open_engine": "roadshift.runtime.engines",
     "open_frames": "roadshift.runtime.frames",
+    "register_backend": "roadshift.runtime.engines.registry",
     "register_frame_reader": "roadshift.runtime.frames.readers",
+    "register_live_source": "roadshift.runtime.frames.live_registry",
     "register_method": "roadshift.adapt.methods.registry",
     "register_network": "roadshift.adapt.networks.registry",
     "train_bundle": "roadshift.adapt.api",
@@ -119,6 +124,7 @@ _MODULES = {
 
 __all__ = [
     "AtpConfig",
+    "Backend",
     "Batch",
     "BnStatsConfig",
     "Bundle",
@@ -170,7 +176,9 @@ __all__ = [
     "open_bundle",
     "open_engine",
     "open_frames",
+    "register_backend",
     "register_frame_reader",
+    "register_live_source",
     "register_method",
     "register_network",
     "train_bundle",

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import typer
 
-from .cli_flags import flag_of
 from .cli_start import is_the_command
 from .runtime.addresses import hiding
+from .runtime.console.flags import flag_of
 from .runtime.console.signals import Unwinding, ending_at_second_interrupt, unwind_on_signals
 from .runtime.console.streams import guard_streams
 from .runtime.errors import RoadshiftError, RunInterrupted
@@ -163,4 +163,4 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from .runtime.console.terminal import note
 
-        note(record.getMessage())
+        note(record.getMessage() if record.args else record.msg)  # a `Sentence` stays one

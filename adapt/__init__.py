@@ -1,24 +1,18 @@
-"""Everything that learns: networks, losses, methods and the trainer. Needs torch.
-
-Importing this package makes the "torch" backend known to `roadshift.runtime.open_engine`.
-"""
+"""Everything that learns: networks, losses, methods and the trainer. Needs torch."""
 
 from .methods import METHODS, choose_method, find_method, register_method, resolve_config
 from .models.loading import load_network
-from .models.torch_engine import TorchEngine, register
+from .models.torch_engine import TorchEngine
 from .networks import NETWORKS, build_network
 from .pseudo_labels.black_box import Student
-from .run.options import Progress, RunOptions
+from .run.events import Events
+from .run.options import RunOptions
 from .workflows.adaptation import adapt_black_box, adapt_bundle, train_bundle
-from .workflows.run_folder import Job
-
-register()
 
 __all__ = [
     "METHODS",
     "NETWORKS",
-    "Job",
-    "Progress",
+    "Events",
     "RunOptions",
     "Student",
     "TorchEngine",

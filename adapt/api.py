@@ -41,7 +41,7 @@ from ..runtime.arguments import (
     triple_of,
 )
 from ..runtime.bundle import Bundle, NetworkSpec
-from ..runtime.errors import ConfigError, RunInterrupted, arg
+from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from ..runtime.verdict import Verdict
@@ -50,11 +50,11 @@ from .methods import DEFAULT, adapting_method, by_new_names, find_method, resolv
 from .methods.supervised import Supervised
 from .models.loading import IMAGENET_INPUT, pick_device
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
-from .run.options import Phase, Progress, RunOptions
+from .run.events import Events
+from .run.options import RunOptions
 from .training.time_allocation import patience_s
 from .workflows import adaptation
 from .workflows.import_bundle import import_weights
-from .workflows.run_folder import Job
 
 Note = Callable[[str], None]
 OnProgress = Callable[[ProgressUpdate], None]
@@ -147,6 +147,9 @@ def train_bundle(
     width, height = size_of("input_size", input_size)
     resolved = _resolved(Supervised.name, settings, training, config, seed)
     options = _options(
+        Path(out),
+        overwrite,
+        device,
         resume,
         checkpoint_every_s,
         time_budget_s,
@@ -162,7 +165,7 @@ def train_bundle(
         _network(network, arguments, output),
         IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
         resolved,
-        Job(Path(out), overwrite, device, options),
+        options,
         initial=None if initial is None else Path(initial),
     )
 
@@ -218,6 +221,9 @@ def adapt_bundle(
         "steps" in read.get("training", {})
     )
     options = _options(
+        Path(out),
+        overwrite,
+        device,
         resume,
         checkpoint_every_s,
         time_budget_s,
@@ -231,7 +237,7 @@ def adapt_bundle(
         opened(bundle),
         sources("frames", frames),
         resolved,
-        Job(Path(out), overwrite, device, options),
+        options,
         max_frames=max_frames,
         gated=gate,
         older=sources("older", older, least=0),
@@ -262,11 +268,6 @@ def judge_bundles(
         RoadshiftError: see the top of this module.
     """
     above_zero("max_frames", max_frames)
-
-    def stop() -> None:
-        if stop_requested():
-            raise RunInterrupted("Stopped; nothing was judged.")
-
     return judge.judge_bundles(
         opened(incumbent),
         opened(candidate),
@@ -274,9 +275,7 @@ def judge_bundles(
         device=device,
         max_frames=max_frames,
         older=sources("older", older, least=0),
-        note=on_note,
-        report=lambda done, total: on_progress(ProgressUpdate("judge", "frames", done, total)),
-        stop=stop,
+        events=Events(on_note, report_phase=on_progress, stop_requested=stop_requested),
     )
 
 
@@ -337,6 +336,9 @@ def _check_type(name: str, value: object, wanted: type[Settings], whose: str = "
 
 
 def _options(
+    out: Path,
+    overwrite: bool,
+    device: str,
     resume: bool,
     checkpoint_every_s: float,
     time_budget_s: float | None,
@@ -350,35 +352,16 @@ def _options(
     above_zero("time_budget_s", time_budget_s)
     above_zero("memory_budget_mib", memory_budget_mib)
 
-    def step(done: Progress) -> None:
-        on_progress(
-            ProgressUpdate(
-                done.stage,
-                "steps",
-                done.step,
-                done.steps,
-                done.steps_per_s,
-                done.eta_s,
-                dict(done.losses),
-            )
-        )
-
-    def phase(done: Phase) -> None:
-        on_progress(
-            ProgressUpdate(done.title, done.unit, done.done, done.total, done.rate, done.left_s)
-        )
-
     return RunOptions(
-        fingerprint="",  # the run fills in its own
-        resume=resume,
+        out,
+        overwrite,
+        device,
+        resume,
         checkpoint_every_s=checkpoint_every_s,
         time_budget_s=time_budget_s,
         patience_s=patience,
         memory_budget_bytes=(
             None if memory_budget_mib is None else round(memory_budget_mib * 2**20)
         ),
-        report=step,
-        report_phase=phase,
-        note=on_note,
-        stop_requested=stop_requested,
+        events=Events(on_note, on_progress, on_progress, stop_requested),
     )

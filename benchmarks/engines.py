@@ -86,7 +86,9 @@ def measure(
     """Rows of `bench_bundle` for one network, exported here."""
     width, height = parse_size("--sizes", size)
     bundle = random_bundle(folder / "bundle", network, width, height)
-    export_bundle(bundle, "onnx", precisions=precisions, floors=Floors(min_agreement=95.0))
+    export_bundle(
+        bundle, ("onnx",), precisions=precisions.split(","), floors=Floors(min_agreement=95.0)
+    )
     render_dataset(folder / "frames", "daylight", FRAMES, seed=1, width=width, height=height)
 
     def note(sentence: str) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from roadshift.adapt import Job, adapt_bundle, resolve_config, train_bundle
+from roadshift.adapt import RunOptions, adapt_bundle, resolve_config, train_bundle
 from roadshift.adapt.models.loading import IMAGENET_INPUT
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import NetworkSpec, open_bundle
@@ -160,7 +160,7 @@ def trained(
             NetworkSpec(name="fast_scnn"),
             IMAGENET_INPUT.model_copy(update={"width": size[0], "height": size[1]}),
             resolve_config("supervised", assignments=settings, seed=seed),
-            Job(out, device="cpu"),
+            RunOptions(out, device="cpu"),
         )
     return out
 
@@ -180,7 +180,10 @@ def adapted(source: Path, target: Path, way: Way, seed: int, out: Path) -> Path 
         config = resolve_config(way.method, assignments=way.settings, seed=seed)
         try:
             adapt_bundle(
-                open_bundle(source), adapted_on(target), config, Job(out, True, device="cpu")
+                open_bundle(source),
+                adapted_on(target),
+                config,
+                RunOptions(out, overwrite=True, device="cpu"),
             )
         except RoadshiftError as error:
             failed.write_text(str(error))

@@ -42,7 +42,7 @@ def main() -> None:
 def measure(folder: Path, width: int, height: int, queries: int) -> list[dict[str, Any]]:
     """Rows of `bench_bundle`, for frames of the input size and of twice the size."""
     bundle = random_bundle(folder / "bundle", "fast_scnn", width, height)
-    export_bundle(bundle, "onnx", argmax="graph", floors=Floors(99.0))
+    export_bundle(bundle, ("onnx",), argmax="graph", floors=Floors(99.0))
     rows = []
     for scale in (1, 2):
         frames = folder / f"frames{scale}"

@@ -27,11 +27,14 @@ from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
-from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.events import QUIET, Events
+from roadshift.adapt.run.options import RunOptions
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.compiling import to_memory_format
 from roadshift.adapt.training.precision_benchmark import MEASURED_FROM
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import RunInterrupted
 from roadshift.runtime.folders.label_pairs import labelled_pairs
@@ -102,7 +105,7 @@ def measure(folder: Path, name: str, arguments: Any, device: torch.device) -> li
     rows = []
     for method in arguments.methods.split(","):
         model.load_state_dict(weights)
-        steps: list[Progress] = []
+        steps: list[ProgressUpdate] = []
         trainer = begin(
             folder / method,
             model,
@@ -111,8 +114,7 @@ def measure(folder: Path, name: str, arguments: Any, device: torch.device) -> li
             [f"training.steps={MEASURED_FROM}"],
             arguments,
             device,
-            report=steps.append,
-            stop_requested=lambda steps=steps: bool(steps),
+            Events(report=steps.append, stop_requested=lambda steps=steps: bool(steps)),
         )
         with suppress(RunInterrupted):
             trainer.run()
@@ -135,7 +137,7 @@ def begin(
     assignments: list[str],
     arguments: Any,
     device: torch.device,
-    **options: Any,
+    events: Events = QUIET,
 ) -> Trainer:
     """The trainer of a run on whole frames."""
     common = [f"training.batch_size={arguments.batch}", "training.crop_share=1.0", "tone=none"]
@@ -150,8 +152,9 @@ def begin(
         config=config,
         crop_size=(frames.height, frames.width),
         losses=choose_kernel(config.loss_backend, device),
+        work=Work(events=events),
     )
-    return Trainer(model, build_stages(config), context, RunOptions("benchmark", **options))
+    return Trainer(model, build_stages(config), context, RunOptions(folder))
 
 
 def table(document: dict[str, Any]) -> str:

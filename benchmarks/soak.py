@@ -75,7 +75,7 @@ def main() -> int:
 
 def make_bundle(path: Path) -> Path:
     bundle = random_bundle(path, "fast_scnn", WIDTH, HEIGHT)
-    export_bundle(bundle, "onnx", argmax="graph", floors=Floors(min_agreement=99.0))
+    export_bundle(bundle, ("onnx",), argmax="graph", floors=Floors(min_agreement=99.0))
     return path
 
 

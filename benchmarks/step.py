@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,14 @@ from roadshift.adapt.models.loading import IMAGENET_INPUT, device_name
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.pseudo_labels.hard_labels import label_frames
 from roadshift.adapt.run.budget import peak_memory
-from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.run.precision import native_precisions
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.compiling import to_memory_format
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.commands.parse import parse_size
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import library_versions
 from roadshift.runtime.errors import ConfigError
 from roadshift.scenes import render_dataset
@@ -192,13 +196,14 @@ def ours(
     to_memory_format(model, training)
     marks: dict[str, list[float]] = {}
 
-    def report(progress: Progress) -> None:
+    def report(progress: ProgressUpdate) -> None:
         clock(device)
-        marks.setdefault(progress.stage, []).append(time.perf_counter())
+        marks.setdefault(progress.task, []).append(time.perf_counter())
 
     with tempfile.TemporaryDirectory(dir=folder) as work:
         context = context_of(Path(work), frames, config, arguments, device)
-        options = RunOptions("benchmark", checkpoint_every_s=1e9, report=report)
+        context = replace(context, work=Work(events=Events(report=report)))
+        options = RunOptions(Path(work), checkpoint_every_s=1e9)
         with peak_memory(device) as peak:
             Trainer(model, stages, context, options).run()
     rows = []

@@ -85,16 +85,18 @@ def adapt(
     from .tables import print_made
 
     with needs_torch("adapt", threads, nice):
-        from ..adapt import Job, Student
+        from ..adapt import Student
         from ..adapt.workflows.adapt_request import adapt as adapt_model
 
         chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
         size = None if input_size is None else parse_size("--input-size", input_size)
-        with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+        with run_options(
+            out, overwrite, device, resume, checkpoint_every, time_budget, memory_budget
+        ) as options:
             adapted = adapt_model(
                 bundle,
                 frames,
-                Job(out, overwrite, device, options),
+                options,
                 method=method,
                 file=config,
                 assignments=chosen,

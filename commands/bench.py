@@ -72,9 +72,10 @@ def bench(
     from ..runtime.bench import BenchSettings
     from ..runtime.bench.evaluation import check_label_map
     from ..runtime.bench.session import BenchFiles, bench_bundles
-    from ..runtime.console.terminal import note, print_json, progress
+    from ..runtime.console.terminal import note, progress
     from ..runtime.labels import label_space as find_label_space
     from .bench_tables import bench_table, print_comparison
+    from .tables import show
 
     check_label_map(label_space, label_map)
     settings = BenchSettings(
@@ -105,10 +106,7 @@ def bench(
         note=note,
         progress=lambda: progress("bench", "steps"),
     )
-    if as_json:
-        print_json(result.rows)
-    else:
-        bench_table(result.rows)
+    show(result.rows, as_json, lambda: bench_table(result.rows))
     if result.comparison is not None:
         print_comparison(result.comparison, on_stdout=not as_json)
     result.check()

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..runtime.bench.baseline import BaselineComparison
+from ..runtime.console.flags import with_flags
 from ..runtime.console.terminal import note, say, table
 
 Rows = Sequence[Mapping[str, Any]]
@@ -81,7 +82,11 @@ def bench_table(rows: Rows) -> None:
         ],
         width=_WIDTH,
     )
-    states = {key: title for key, title in _MACHINE.items() if _is_known(measured, key)}
+    states = {
+        key: title
+        for key, title in _MACHINE.items()
+        if any(row["machine"][key] not in (None, [], {}) for row in measured)
+    }
     if states.keys() - {"source", "name", "other_cores"}:
         table(
             "The machine meanwhile",
@@ -121,10 +126,6 @@ def print_comparison(comparison: BaselineComparison, *, on_stdout: bool = True) 
         say(sentence)
 
 
-def _is_known(rows: Rows, key: str) -> bool:
-    return any(row["machine"][key] not in (None, [], {}) for row in rows)
-
-
 def _warnings(rows: Rows) -> list[str]:
     """Each sentence once, after the rows that it is about."""
     about: dict[str, list[str]] = {}
@@ -147,4 +148,6 @@ def _left_out(rows: Rows) -> list[str]:
         if row["error"] is not None:
             what = f"{row['artefact']} on {row['backend']}" if row["artefact"] else row["backend"]
             about.setdefault(row["error"], []).append(f"{what} {row['device']}")
-    return [f"left out, {', '.join(titles)}: {reason}" for reason, titles in about.items()]
+    return [
+        f"left out, {', '.join(titles)}: {with_flags(reason)}" for reason, titles in about.items()
+    ]

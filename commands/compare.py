@@ -66,23 +66,24 @@ def compare(
     command takes up finished runs and goes on where it was stopped.
     """
     from ..runtime.addresses import without_password
-    from ..runtime.console.terminal import note, print_json
-    from .tables import comparison_table
+    from ..runtime.console.terminal import note
+    from .tables import comparison_table, show
 
     with needs_torch("compare", threads, nice):
-        from ..adapt import Job
         from ..adapt.workflows.compare_report import write_report
         from ..adapt.workflows.compare_request import compare_methods
         from ..adapt.workflows.compare_rows import comparison_rows
 
         names = parse_names(methods)
         chosen = with_loss_backend(settings, loss_backend, losses=losses)
-        with run_options(False, "60s", time_budget, None, "compare", "done") as options:
+        with run_options(
+            out, overwrite, device, time_budget=time_budget, title="compare", unit="done"
+        ) as options:
             comparison = compare_methods(
                 bundle,
                 frames,
                 labels,
-                Job(out, overwrite, device, options),
+                options,
                 images=images,
                 label_space=label_space,
                 label_map=label_map,
@@ -97,9 +98,6 @@ def compare(
         command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
         write_report(comparison, rows, out, command, device=device)
     note(f"wrote {out / 'compare.md'}")
-    if as_json:
-        print_json(rows)
-    else:
-        comparison_table(rows)
+    show(rows, as_json, lambda: comparison_table(rows))
     if not comparison.succeeded:
         raise typer.Exit(1)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .learning import needs_torch, plain_options
+from .learning import needs_torch
 from .options import Json, Overwrite, Threads
 
 
@@ -29,9 +29,10 @@ def demo(
     from .tables import evaluation_table
 
     with needs_torch("demo", threads):
+        from ..adapt.run.events import Events
         from ..export.demo import run_demo
 
-        result = run_demo(out, seed=seed, overwrite=overwrite, note=note, options=plain_options())
+        result = run_demo(out, seed=seed, overwrite=overwrite, events=Events(note))
     if as_json:
         print_json(result)
         return

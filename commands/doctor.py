@@ -7,12 +7,8 @@ from .options import Json
 
 def doctor(as_json: Json = False) -> None:
     """Show what this machine can do, and what to install for more."""
-    from ..runtime.console.terminal import print_json
     from ..runtime.engines.doctor import diagnose
-    from .tables import checks_table
+    from .tables import checks_table, show
 
     checks = diagnose()
-    if as_json:
-        print_json(checks)
-    else:
-        checks_table(checks)
+    show(checks, as_json, lambda: checks_table(checks))

@@ -34,21 +34,21 @@ def eval_(
     as_json: Json = False,
 ) -> None:
     """Measure mIoU and per-class IoU against labels."""
-    from ..runtime.bench.evaluation import check_label_map, labels_through, measure
-    from ..runtime.console.terminal import note, print_json, progress
-    from ..runtime.folders.label_pairs import labelled_pairs
-    from .tables import evaluation_table
+    from ..runtime.api import evaluate
+    from ..runtime.console.terminal import note, progress
+    from .tables import evaluation_table, show
 
-    check_label_map(label_space, label_map)
-    pairs = labelled_pairs(images, labels, note=note)
     with engine_of(bundle, backend, device, artefact, threads, allow_network) as engine:
         note(engine.reason)
-        mapping = labels_through(engine.label_space, label_space, label_map, note=note)
         with progress("eval", "frames") as update:
-            record = measure(
-                engine, pairs, mapping, lambda done, total: update(done, total, ""), note=note
+            found = evaluate(
+                engine,
+                images,
+                labels,
+                label_space=label_space,
+                label_map=label_map,
+                on_note=note,
+                on_progress=lambda now: update(now.done, now.total, ""),
             )
-    if as_json:
-        print_json(record)
-    else:
-        evaluation_table({engine.backend: record})
+    record = found.record()
+    show(record, as_json, lambda: evaluation_table({engine.backend: record}))

@@ -9,7 +9,7 @@ import typer
 
 from .learning import needs_torch
 from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
-from .parse import parse_memory
+from .parse import parse_memory, parse_names
 
 
 def export(
@@ -64,8 +64,8 @@ def export(
     from ..runtime.bench.evaluation import labels_through
     from ..runtime.bundle import open_bundle
     from ..runtime.console.phases import PhaseDisplay
-    from ..runtime.console.terminal import note, print_json, say
-    from .tables import export_line
+    from ..runtime.console.terminal import note, say
+    from .tables import export_line, show
 
     with needs_torch("export", threads):
         from ..export.artefacts import export_bundle
@@ -85,8 +85,8 @@ def export(
             try:
                 record = export_bundle(
                     opened,
-                    to,
-                    precisions=precision,
+                    parse_names(to),
+                    precisions=parse_names(precision),
                     frames=frames or (),
                     labels=labels,
                     label_map=mapping,
@@ -103,9 +103,6 @@ def export(
                 )
             except PartialExportError as error:
                 record, refused = error.record, error
-    if as_json:
-        print_json(record)
-    else:
-        say(*(export_line(bundle, row) for row in record["artefacts"]))
+    show(record, as_json, lambda: say(*(export_line(bundle, row) for row in record["artefacts"])))
     if refused is not None:
         raise refused

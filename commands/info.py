@@ -8,16 +8,12 @@ from .options import BundleIn, Json
 def info(bundle: BundleIn, as_json: Json = False) -> None:
     """Show what a bundle holds and comes from; check every hash."""
     from ..runtime.bundle import open_bundle
-    from ..runtime.console.terminal import note, print_json
+    from ..runtime.console.terminal import note
     from ..runtime.engines.onnx.graph import refused_models
-    from .tables import bundle_tables
+    from .tables import bundle_tables, show
 
     opened = open_bundle(bundle)
     for sentence in refused_models(opened):
         note(sentence)
-    if as_json:
-        print_json(
-            {"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")}
-        )
-    else:
-        bundle_tables(opened)
+    document = {"path": str(bundle), "hash": opened.hash, **opened.manifest.model_dump(mode="json")}
+    show(document, as_json, lambda: bundle_tables(opened))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from ..runtime.errors import RunInterrupted
 from .learning import needs_torch
 from .options import AllowNetwork, Device, Json, Older, Threads
 
@@ -32,18 +31,13 @@ def judge(
     """
     from ..runtime.bundle import open_bundle
     from ..runtime.console.signals import stop_on_signals
-    from ..runtime.console.terminal import note, print_json, progress
-    from .tables import verdict_table
+    from ..runtime.console.terminal import note, progress
+    from .tables import show, verdict_table
 
     with needs_torch("judge", threads):
-        from ..adapt.judging.judge import judge_bundles
+        from ..adapt.api import judge_bundles
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
-
-            def stop() -> None:
-                if stop_requested():
-                    raise RunInterrupted("Stopped; nothing was judged.")
-
             verdict = judge_bundles(
                 open_bundle(incumbent, allow_networks=allow_network or ()),
                 open_bundle(candidate, allow_networks=allow_network or ()),
@@ -51,14 +45,11 @@ def judge(
                 device=device,
                 max_frames=max_frames,
                 older=older or (),
-                note=note,
-                report=lambda done, total: update(done, total, ""),
-                stop=stop,
+                on_note=note,
+                on_progress=lambda now: update(now.done, now.total, ""),
+                stop_requested=stop_requested,
             )
-    if as_json:
-        print_json(verdict.record())
-    else:
-        verdict_table(verdict)
+    show(verdict.record(), as_json, lambda: verdict_table(verdict))
     error = verdict.error(candidate)
     if error is not None:
         raise typer.Exit(error.exit_code)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli_start import STARTED
@@ -16,6 +17,7 @@ from .parse import parse_duration, parse_memory
 
 if TYPE_CHECKING:
     from ..adapt.run.options import RunOptions
+    from ..runtime.arguments import ProgressUpdate
 
 
 @contextmanager
@@ -52,43 +54,41 @@ def _give_way(nice: int) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
 
 
-def plain_options() -> RunOptions:
-    """Options of a run that only prints its notes."""
-    from ..adapt.run.options import RunOptions
-    from ..runtime.console.terminal import note
-
-    return RunOptions(fingerprint="", note=note)  # the run fills in its own
-
-
 @contextmanager
 def run_options(
-    resume: bool,
-    checkpoint_every: str,
-    time_budget: str | None,
-    memory_budget: str | None,
+    out: Path,
+    overwrite: bool,
+    device: str,
+    resume: bool = False,
+    checkpoint_every: str = "60s",
+    time_budget: str | None = None,
+    memory_budget: str | None = None,
     title: str = "step",
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
     """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
-    from ..adapt.run.options import Phase, Progress, RunOptions
+    from ..adapt.run.events import Events
+    from ..adapt.run.options import RunOptions
     from ..runtime.console.phases import PhaseDisplay, pace
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note
 
     with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
-        def report(step: Progress) -> None:
+        def report(step: ProgressUpdate) -> None:
             losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
-            said = ", ".join(filter(None, [pace(step.steps_per_s, step.eta_s), losses]))
-            text = f"{step.stage}: {said}" if said else step.stage
-            display.show(title, unit, step.step, step.steps, text, by_tenths=True)
+            said = ", ".join(filter(None, [pace(step.per_s, step.left_s), losses]))
+            text = f"{step.task}: {said}" if said else step.task
+            display.show(title, unit, step.done, step.total, text, by_tenths=True)
 
-        def report_phase(phase: Phase) -> None:
-            text = pace(phase.rate, phase.left_s)
-            display.show(phase.title, phase.unit, phase.done, phase.total, text)
+        def report_phase(phase: ProgressUpdate) -> None:
+            text = pace(phase.per_s, phase.left_s)
+            display.show(phase.task, phase.unit, phase.done, phase.total, text)
 
         yield RunOptions(
-            fingerprint="",  # the run fills in its own
+            out,
+            overwrite,
+            device,
             resume=resume,
             checkpoint_every_s=parse_duration("--checkpoint-every", checkpoint_every),
             time_budget_s=parse_duration("--time-budget", time_budget) if time_budget else None,
@@ -96,8 +96,5 @@ def run_options(
             memory_budget_bytes=(
                 parse_memory("--memory-budget", memory_budget) if memory_budget else None
             ),
-            report=report,
-            report_phase=report_phase,
-            note=note,
-            stop_requested=stop_requested,
+            events=Events(note, report, report_phase, stop_requested),
         )

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..runtime.console.streams import reserved_stdout
+from ..runtime.engines.registry import BACKENDS
 
 
 def _one_document(context: typer.Context, wanted: bool) -> bool:
@@ -25,12 +26,7 @@ Json = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Backend = Annotated[
-    str,
-    typer.Option(
-        help="auto, tensorrt, onnxruntime, onnxruntime-tensorrt, torch, torch-fp16, torch-compile."
-    ),
-]
+Backend = Annotated[str, typer.Option(help=f"{', '.join(('auto', *BACKENDS))}.")]
 BundleIn = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The bundle to write.")]
 Output = Annotated[

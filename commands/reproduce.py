@@ -42,27 +42,22 @@ def reproduce(
 
     Puts both figures side by side.
     """
-    from ..runtime.console.terminal import print_json
-    from .tables import published_tables
+    from .tables import published_tables, show
 
     with needs_torch("reproduce", threads, nice):
         from ..adapt.workflows.recipes import find_recipe
         from ..adapt.workflows.reproduction import reproduce as reproduce_row
 
         file = find_recipe(recipe)
-        with run_options(resume, checkpoint_every, None, memory_budget) as options:
+        with run_options(
+            out, overwrite, device, resume, checkpoint_every, memory_budget=memory_budget
+        ) as options:
             result = reproduce_row(
                 file,
                 data,
                 checkpoint,
-                out,
+                options,
                 seed=seed,
-                overwrite=overwrite,
-                device=device,
-                options=options,
                 allow_networks=allow_network or (),
             )
-    if as_json:
-        print_json(result)
-    else:
-        published_tables(result)
+    show(result, as_json, lambda: published_tables(result))

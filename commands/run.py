@@ -58,10 +58,10 @@ def run(
     """
     from ..runtime.console.phases import PhaseDisplay
     from ..runtime.console.signals import stop_on_signals
-    from ..runtime.console.terminal import note, print_json, say
+    from ..runtime.console.terminal import note, say
     from ..runtime.frames.live import open_source
     from ..runtime.pipeline.run_frames import run_frames
-    from .tables import run_line
+    from .tables import run_line, show
 
     source = open_source(frames, note=note)
     seconds = parse_duration("--duration", duration) if duration else None
@@ -94,10 +94,7 @@ def run(
                     by_tenths=True,
                 ),
             )
-    if as_json:
-        print_json(summary)
-    else:
-        say(run_line(summary))
+    show(summary, as_json, lambda: say(run_line(summary)))
     if summary["lost"]:
         raise FrameError(summary["lost"])
     if summary["ended_by"] == "signal" and summary["reconnects"] is None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..runtime.console.flags import with_flags
 from ..runtime.console.terminal import print_json, say, table
 from ..runtime.words import counted
 
@@ -14,13 +15,19 @@ if TYPE_CHECKING:
     from ..runtime.verdict import Verdict
 
 
+def show(document: Any, as_json: bool, in_words: Callable[[], None]) -> None:
+    """Print the JSON document, or what it says in tables and sentences."""
+    if as_json:
+        print_json(document)
+    else:
+        in_words()
+
+
 def listing(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     """Print rows of equal keys, as a table or as JSON."""
-    if as_json:
-        print_json(rows)
-    else:
-        columns = list(rows[0])
-        table(title, columns, [[row[column] for column in columns] for row in rows])
+    columns = list(rows[0])
+    cells = [[row[column] for column in columns] for row in rows]
+    show(rows, as_json, lambda: table(title, columns, cells))
 
 
 def print_made(bundle: Bundle, as_json: bool) -> None:
@@ -132,7 +139,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])
     for row, shown in zip(rows, cells, strict=True):
         if "error" in row:
-            say(f"{shown['method']}: {row['error']}")
+            say(f"{shown['method']}: {with_flags(row['error'])}")
 
 
 CONDITIONS = (

@@ -52,7 +52,7 @@ def train(
     from .tables import print_made
 
     with needs_torch("train", threads, nice):
-        from ..adapt import Job, resolve_config, train_bundle
+        from ..adapt import resolve_config, train_bundle
         from ..adapt.models.loading import IMAGENET_INPUT, network_spec
         from ..runtime.labels import label_space as find_label_space
 
@@ -60,7 +60,9 @@ def train(
         resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)
-        with run_options(resume, checkpoint_every, time_budget, memory_budget) as options:
+        with run_options(
+            out, overwrite, device, resume, checkpoint_every, time_budget, memory_budget
+        ) as options:
             bundle = train_bundle(
                 images,
                 labels,
@@ -68,7 +70,7 @@ def train(
                 network_spec(network, output=output),
                 IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
                 resolved,
-                Job(out, overwrite, device, options),
+                options,
                 initial=init,
             )
     print_made(bundle, as_json)

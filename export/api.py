@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runtime.arguments import (
+    LabelMapSource,
     ProgressUpdate,
     Source,
     Sources,
     above_zero,
     opened,
     sources,
-    space_of,
 )
+from ..runtime.bench.evaluation import labels_through
 from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
-from ..runtime.labels.spaces import LabelMap
 from ..runtime.notes import log_note
 from . import artefacts
 from .judge import Floors
@@ -32,7 +31,7 @@ def export_bundle(
     frames: Sources = (),
     labels: Source | None = None,
     label_space: LabelSpace | Source | None = None,
-    label_map: LabelMap | Mapping[str, str | None] | Source | None = None,
+    label_map: LabelMapSource = None,
     calibration: Sources = (),
     logits: bool = False,
     argmax: str = "auto",
@@ -78,17 +77,11 @@ def export_bundle(
     """
     above_zero("workspace_mib", workspace_mib)
     source = opened(bundle)
-    mapping = label_map if isinstance(label_map, LabelMap) else None
-    if label_space is not None:
-        mapping = source.label_space.map_to(space_of(label_space), label_map)
-    elif mapping is None and label_map is not None:
-        raise ConfigError(
-            f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
-        )
+    mapping = labels_through(source.label_space, label_space, label_map, note=on_note)
     artefacts.export_bundle(
         source,
-        _listed("formats", formats),
-        precisions=_listed("precisions", precisions),
+        formats,
+        precisions=precisions,
         frames=sources("frames", frames, least=0),
         labels=None if labels is None else Path(labels),
         label_map=mapping,
@@ -106,10 +99,3 @@ def export_bundle(
         report=lambda done, total, task: on_progress(ProgressUpdate(task, "steps", done, total)),
     )
     return open_bundle(source.path, allow_networks=source.allow_networks)
-
-
-def _listed(name: str, words: Sequence[str]) -> str:
-    """The words as `artefacts.export_bundle` takes them; ConfigError for what is no list."""
-    if isinstance(words, str) or not all(isinstance(word, str) for word in words):
-        raise ConfigError(f"{arg(name)}: {words!r} is no list of names, such as ('onnx',).")
-    return ",".join(words)

@@ -8,6 +8,7 @@ depends on the machine, so both are timed, and the artefact remembers the choice
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -64,8 +65,7 @@ def logits_only(model: onnx.ModelProto) -> Cut | None:
         *(b"align_corners", b"half_pixel", b"pytorch_half_pixel"),
     ):
         return None
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
+    cut = deepcopy(model)
     _end_in(cut, node.input[0])
     onnx.checker.check_model(cut)
     return Cut(cut, how == b"align_corners")
@@ -92,9 +92,7 @@ def _end_in(model: onnx.ModelProto, value: str) -> None:
         (graph.value_info, infos),
         (graph.output, [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)]),
     ):
-        copies = [type(item)() for item in items]
-        for copy, item in zip(copies, items, strict=True):
-            copy.CopyFrom(item)
+        copies = deepcopy(list(items))
         del field[:]
         field.extend(copies)
 

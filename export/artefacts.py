@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,8 +12,9 @@ from typing import Any, cast
 import onnx
 
 from ..adapt.run.core_sharing import sharing_cores
+from ..runtime.arguments import names_of
 from ..runtime.atomic import output_errors
-from ..runtime.bundle import Bundle, check_output, extend_bundle
+from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines import Engine
 from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, arg
 from ..runtime.labels.spaces import LabelMap
@@ -24,7 +25,7 @@ from .graph import opset as opset_of
 from .judge import Floors, Judge
 from .onnx import MODEL, Traced, onnx_name, trace
 from .opsets import check_opset
-from .outcome import Refusal, alone, finished
+from .outcome import Draft, Refusal, finished, publish_each
 from .plan_maker import PlanOptions, PlanTarget, plan_name
 from .precision import to_half
 from .quantise import Form
@@ -42,9 +43,9 @@ PRECISIONS = ("fp32", *HALVES, *FORMS)
 @sharing_cores()
 def export_bundle(
     bundle: Bundle,
-    to: str,
+    formats: Sequence[str],
     *,
-    precisions: str = "fp32",
+    precisions: Sequence[str] = ("fp32",),
     frames: Sequence[str] = (),
     labels: Path | None = None,
     label_map: LabelMap | None = None,
@@ -57,23 +58,18 @@ def export_bundle(
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
 ) -> dict[str, Any]:
-    """Export ``bundle`` to every format of ``to`` in every precision, in place.
+    """Export ``bundle`` to every format in every precision, in place.
 
     "onnx" makes ONNX models; "tensorrt" builds plans of them, and makes those that are not there.
     Each artefact stands alone: those that pass are written, whatever becomes of the others.
 
-    Args:
-        precisions: those of `PRECISIONS`, separated by commas.
-        frames: sources of frames to compare on, the first 16 of them; built-in scenes otherwise.
-        labels: label maps of ``frames``, which is then one folder of images: mIoU is measured as
-            well, on all of them.
-        label_map: from the bundle's classes to those of the labels, see `LabelSpace.map_to`; None:
-            labels are in the bundle's label space.
-        calibration: sources of frames that quantised precisions are made from, without those that
-            are compared on; built-in scenes otherwise.
-        with_logits: give the network's logits as a second output.
-        argmax: "graph", "runtime" or "auto", see `settle_argmax`.
-        opset: version of ONNX's operators in the models; None: the exporter's own.
+    Args, beside those of `export.api.export_bundle`:
+        formats: of `FORMATS`.
+        precisions: of `PRECISIONS`.
+        frames: sources; the first 16 of their frames are compared on.
+        labels: then ``frames`` is one folder of images, and mIoU is measured on all of them.
+        label_map: None: labels are in the bundle's label space.
+        calibration: without the frames that are compared on; built-in scenes unless given.
         floors: what each artefact must reach.
         plans: how "tensorrt" makes its plans.
         note: called with a sentence for each frame that is skipped.
@@ -83,16 +79,14 @@ def export_bundle(
         ``{"bundle", "hash", "artefacts": [row], "refused": []}`` with one row an artefact.
 
     Raises:
-        ConfigError: an unknown format or precision, or options that do not go together.
-        NetworkError: the network cannot be exported; the bundle stays as it was.
-        EngineError: plans cannot be built or refitted here, and nothing else was asked for.
+        ConfigError, NetworkError, EngineError: see there.
         ParityError: the one artefact that was asked for is not the model that it came from, or
             falls below a floor; the bundle stays as it was.
         PartialExportError: of several artefacts some were refused. Its ``record`` is as above,
             with ``{"path", "format", "precision", "error"}`` of each of these under "refused".
     """
-    formats = _listed("formats", to, FORMATS)
-    wanted = _listed("precisions", precisions, PRECISIONS)
+    formats = names_of("formats", formats, FORMATS, "this version exports to")
+    wanted = names_of("precisions", precisions, PRECISIONS, "this version exports to")
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError(
@@ -221,7 +215,6 @@ def export_onnx(
             below a floor.
     """
     floors = floors or Floors()
-    failed: list[Refusal] = []
     check_output(bundle.path, overwrite=True)
     with tempfile.TemporaryDirectory(prefix="roadshift-export-") as scratch:
         folder = Path(scratch)
@@ -236,44 +229,12 @@ def export_onnx(
                 opset_version=opset_version,
             )
             maker = _Maker(bundle, folder, evaluation, calibration, traced, floors, report)
-        drafts: list[_OnnxDraft] = []
 
-        def make(precision: str) -> _OnnxDraft:
-            with output_errors(bundle.path):
-                return maker.settle(maker.make(precision), argmax, note)
+        def make(precision: str) -> list[Draft]:
+            return [maker.settle(maker.make(precision), argmax, note)]
 
-        try:
-            for precision in precisions:
-                name = onnx_name(precision)
-                made = alone(partial(make, precision), name, "onnx", precision, note)
-                if isinstance(made, Refusal):
-                    failed.append(made)
-                else:
-                    drafts.append(made)
-        finally:  # an interrupt or a bug must not take with it what passed
-            bundle = _published(bundle, folder, drafts)
-    if refused is not None:
-        refused += failed
-    elif failed:
-        raise failed[0].error
-    return bundle
-
-
-def _published(bundle: Bundle, folder: Path, drafts: Sequence[_OnnxDraft]) -> Bundle:
-    """The bundle with the drafts' files from ``folder``; as it was where there are none."""
-    if not drafts:
-        return bundle
-    with extend_bundle(bundle) as writer:
-        for draft in drafts:
-            writer.add_file(
-                draft.name,
-                folder / draft.name,
-                kind="onnx",
-                precision=draft.precision,
-                target=draft.target,
-                details={**draft.details, "exported_from": bundle.hash},
-            )
-        return writer.commit()
+        names = {precision: onnx_name(precision) for precision in precisions}
+        return publish_each(bundle, folder, names, "onnx", make, note, refused)
 
 
 def check_used(
@@ -295,16 +256,6 @@ def check_used(
             f"{', '.join(said)} would change nothing: the ONNX models are there and are used as "
             f"they are; make them anew with {arg('formats', ('onnx', 'tensorrt'))}."
         )
-
-
-@dataclass(frozen=True)
-class _OnnxDraft:
-    """An artefact that was judged and not yet published."""
-
-    name: str
-    precision: str
-    target: str
-    details: dict[str, Any]
 
 
 class _Maker:
@@ -334,7 +285,7 @@ class _Maker:
                 choice = Judge(bundle, held_out, expected, floors, report)
                 self._tuner = Tuner(traced.model, calibration, choice, self._try, report)
 
-    def make(self, form: str) -> _OnnxDraft:
+    def make(self, form: str) -> Draft:
         """The artefact in that precision, written to the folder; ParityError below a floor."""
         name, precision = onnx_name(form), form.removesuffix("-cpu")
         details: dict[str, Any] = {}
@@ -360,9 +311,9 @@ class _Maker:
             "outputs": [output.name for output in model.graph.output],
         }
         target = "onnxruntime-cpu" if form.endswith("-cpu") else "onnx"
-        return _OnnxDraft(name, precision, target, {**described, **details})
+        return Draft(name, "onnx", precision, target, {**described, **details})
 
-    def settle(self, draft: _OnnxDraft, where: Where, note: Callable[[str], None]) -> _OnnxDraft:
+    def settle(self, draft: Draft, where: Where, note: Callable[[str], None]) -> Draft:
         """The draft with its labels made where `settle_argmax` puts them, judged as it is then.
 
         Half precision keeps what was measured: a CPU's engine does not round as a GPU does, and
@@ -388,13 +339,3 @@ class _Maker:
 
 
 _CANDIDATE = "candidate.onnx"
-
-
-def _listed(name: str, text: str, known: Sequence[str]) -> list[str]:
-    """The words of a list with commas, each once; ConfigError for one that is not known."""
-    words = list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not words or not set(words) <= set(known):
-        raise ConfigError(
-            f"{arg(name)} {shortened(text)!r}: this version exports to {', '.join(known)}."
-        )
-    return words

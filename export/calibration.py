@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,8 +133,7 @@ def collect(
 
 def _watching(model: onnx.ModelProto, values: Sequence[str]) -> onnxruntime.InferenceSession:
     """A session that gives ``values`` beside the model's own outputs."""
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
+    watched = deepcopy(model)
     for value in values:
         watched.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
     return onnxruntime.InferenceSession(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
-from ..runtime.errors import ConfigError, arg
+from ..runtime.errors import ConfigError, Sentence, arg
 from ..runtime.folders.label_pairs import labelled_pairs
 from ..runtime.frames import open_frames
 from ..runtime.frames.images import read_frame_image
@@ -140,8 +140,11 @@ def gather_calibration(
     width, height = bundle.manifest.input.width, bundle.manifest.input.height
     if not sources:
         note(
-            "No --calibration frames: calibrating on built-in scenes. Ranges of the roads that the "
-            "vehicle drives differ; give --calibration FRAMES for a model that is meant to drive."
+            Sentence(
+                f"No {arg('calibration')} frames: calibrating on built-in scenes. Ranges of the "
+                f"roads that the vehicle drives differ; give {arg('calibration')} FRAMES for a "
+                "model that is meant to drive."
+            )
         )
         scenes = (render_scene(seed, "daylight", width, height).image for seed in _SCENES)
         return Calibration.of(list(scenes), "built-in scenes")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..adapt import Job, RunOptions, adapt_bundle, resolve_config, train_bundle
+from ..adapt import Events, RunOptions, adapt_bundle, resolve_config, train_bundle
 from ..adapt.models.loading import IMAGENET_INPUT
 from ..runtime.atomic import output_errors
 from ..runtime.bench import BenchSettings, bench_bundle
@@ -17,7 +16,7 @@ from ..runtime.bench.evaluation import measure
 from ..runtime.bundle import NetworkSpec
 from ..runtime.bundle.manifest import MANIFEST_NAME
 from ..runtime.engines import open_engine
-from ..runtime.errors import OutputError
+from ..runtime.errors import OutputError, arg
 from ..runtime.file_names import check_name
 from ..runtime.folders.label_pairs import labelled_pairs
 from ..runtime.frames.images import read_frame_image, write_image
@@ -35,14 +34,7 @@ ADAPT_SETTINGS = ("training.steps=40", "training.batch_size=4")
 PICTURES = 3
 
 
-def run_demo(
-    out: Path,
-    *,
-    seed: int,
-    overwrite: bool,
-    note: Callable[[str], None],
-    options: RunOptions,
-) -> dict[str, Any]:
+def run_demo(out: Path, *, seed: int, overwrite: bool, events: Events) -> dict[str, Any]:
     """Render scenes, train on one domain, adapt to another, export, run and measure.
 
     Leaves in ``out``: ``source/`` and ``adapted/`` (bundles, the second exported), ``scenes/``
@@ -56,7 +48,7 @@ def run_demo(
     Raises:
         OutputError: ``out`` exists, or cannot be written.
     """
-    started = time.monotonic()
+    started, note = time.monotonic(), events.note
     _prepare(out, overwrite)
     scenes = out / "scenes"
     note(f"rendering {SOURCE_DOMAIN} and {TARGET_DOMAIN} scenes, {WIDTH}x{HEIGHT}")
@@ -71,19 +63,19 @@ def run_demo(
         NetworkSpec(name="fast_scnn"),
         IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
         resolve_config("supervised", assignments=TRAIN_SETTINGS, seed=seed),
-        Job(out / "source", options=options),
+        RunOptions(out / "source", events=events),
     )
     note(f"adapting it to {TARGET_FRAMES} unlabelled {TARGET_DOMAIN} frames with Nightshift")
     adapted = adapt_bundle(
         source,
         [scenes / "target/images"],
         resolve_config("nightshift", assignments=ADAPT_SETTINGS, seed=seed),
-        Job(out / "adapted", options=replace(options)),
+        RunOptions(out / "adapted", events=events),
         gated=True,
     )
     note("exporting to ONNX and comparing with torch")
     heldout = scenes / "heldout"
-    export_bundle(adapted, "onnx", frames=[str(heldout / "images")])
+    export_bundle(adapted, ("onnx",), frames=[str(heldout / "images")])
 
     note(f"measuring on {HELDOUT_FRAMES} {TARGET_DOMAIN} frames that adaptation did not see")
     pairs = labelled_pairs(heldout / "images", heldout / "labels")
@@ -120,8 +112,12 @@ def _prepare(out: Path, overwrite: bool) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         ours = out.is_dir() and _is_a_demo(out)
         if not (overwrite and ours):
-            advice = "use --overwrite" if ours else "it is not a demo's, so choose another name"
-            raise OutputError(f"{out}: already exists; {advice}, or give another --out.")
+            advice = (
+                f"use {arg('overwrite', True)}"
+                if ours
+                else "it is not a demo's, so choose another name"
+            )
+            raise OutputError(f"{out}: already exists; {advice}, or give another {arg('out')}.")
         with output_errors(out):
             shutil.rmtree(out)
     with output_errors(out):
@@ -140,14 +136,7 @@ def _is_a_demo(folder: Path) -> bool:
 
 
 _SCENES = {"source", "indomain", "target", "heldout"}
-_LEFT = {
-    "scenes",
-    "source",
-    "source.run",
-    "adapted",
-    "adapted.run",
-    "before-after.png",
-}
+_LEFT = {"scenes", "source", "source.run", "adapted", "adapted.run", "before-after.png"}
 
 
 def _render(scenes: Path, seed: int) -> None:

@@ -9,9 +9,9 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -223,7 +223,11 @@ def compare(
     """Run both on every frame, on the CPU in float32; also torch's labels of each."""
     if not evaluation.frames:
         raise ValueError("compare: at least one frame is needed")
-    session = _session(_with_scores(model))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        _with_scores(model), options, providers=["CPUExecutionProvider"]
+    )
     same = pixels = 0
     difference = largest = 0.0
     kept = []
@@ -270,8 +274,7 @@ _SCORES = "roadshift_scores"
 
 def _with_scores(model: onnx.ModelProto) -> bytes:
     """The model with the argmax's input as one more output, to compare numbers as well."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     argmax = [node for node in copy.graph.node if node.op_type == "ArgMax"][-1]
     copy.graph.node.append(onnx.helper.make_node("Identity", [argmax.input[0]], [_SCORES]))
     copy.graph.output.append(
@@ -279,12 +282,6 @@ def _with_scores(model: onnx.ModelProto) -> bytes:
     )
     data: bytes = copy.SerializeToString()
     return data
-
-
-def _session(model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-from ..runtime.bundle import Artefact, Bundle
+from ..runtime.atomic import output_errors
+from ..runtime.bundle import Artefact, Bundle, Kind, extend_bundle
 from ..runtime.errors import ParityError, RoadshiftError
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,68 @@ class Refusal:
         }
 
 
-def alone(
-    make: Callable[[], _T], path: str, format: str, precision: str, note: Callable[[str], None]
-) -> _T | Refusal:
-    """The result of ``make``, or why the artefact ``path`` is refused.
+@dataclass(frozen=True)
+class Draft:
+    """An artefact that lies in a scratch folder, was judged and is not yet published."""
 
-    That it is refused is noted at once; the reason is for `finished`, which gives it once.
+    name: str
+    kind: Kind
+    precision: str
+    target: str
+    details: dict[str, Any]
+
+
+def publish_each(
+    bundle: Bundle,
+    folder: Path,
+    names: Mapping[str, str],
+    kind: Kind,
+    make: Callable[[str], Sequence[Draft]],
+    note: Callable[[str], None],
+    refused: list[Refusal] | None,
+) -> Bundle:
+    """The bundle with what ``make`` gives for each precision, all published at once.
+
+    Those that pass are published whatever ends the others. That one is refused is noted at once;
+    the reason is for `finished`, which gives it once.
+
+    Args:
+        folder: that the drafts' files lie in.
+        names: of the files, by the precision.
+        refused: takes what was not written, and why; None: that is raised.
     """
+    failed: list[Refusal] = []
+    drafts: list[Draft] = []
     try:
-        return make()
-    except RoadshiftError as error:
-        note(f"{path} will not be written, as the end of the export explains")
-        return Refusal(path, format, precision, error)
+        for precision, name in names.items():
+            try:
+                with output_errors(bundle.path):
+                    drafts += make(precision)
+            except RoadshiftError as error:  # noqa: PERF203 - the others are made all the same
+                note(f"{name} will not be written, as the end of the export explains")
+                failed.append(Refusal(name, kind, precision, error))
+    finally:  # an interrupt or a bug must not take with it what took minutes
+        if drafts:
+            bundle = _published(bundle, folder, drafts)
+    if refused is not None:
+        refused += failed
+    elif failed:
+        raise failed[0].error
+    return bundle
+
+
+def _published(bundle: Bundle, folder: Path, drafts: Sequence[Draft]) -> Bundle:
+    with extend_bundle(bundle) as writer:
+        for draft in drafts:
+            writer.add_file(
+                draft.name,
+                folder / draft.name,
+                kind=draft.kind,
+                precision=draft.precision,
+                target=draft.target,
+                details={**draft.details, "exported_from": bundle.hash},
+            )
+        return writer.commit()
 
 
 class PartialExportError(ParityError):

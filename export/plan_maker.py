@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from ..runtime.bundle import Artefact, Bundle, Kind
+from ..runtime.bundle import Artefact, Bundle
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx.engine import OnnxEngine
 from ..runtime.engines.onnx.graph import read_model
@@ -21,9 +20,11 @@ from ..runtime.errors import EngineError, ParityError, arg
 from ..runtime.probes.driver import Gpu
 from .judge import Judge
 from .onnx import onnx_name, stamp
+from .outcome import Draft
 from .precision import to_half
 from .refit import base_to_refit, refit_plan
 from .rounding import RoundedEngine
+from .staged import staged_artefact
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
 from .weight_origins import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
 
@@ -60,16 +61,6 @@ def plan_name(precision: str) -> str:
     return f"model-{precision}.plan"
 
 
-@dataclass(frozen=True)
-class PlanDraft:
-    """A judged artefact in the scratch folder."""
-
-    name: str
-    kind: Kind
-    precision: str
-    details: dict[str, Any]
-
-
 class PlanMaker:
     """Maker and judge of one plan after the other."""
 
@@ -86,7 +77,7 @@ class PlanMaker:
         self._bundle, self._folder, self._machine = bundle, folder, machine
         self._judge, self._options, self._note, self._report = judge, options, note, report
 
-    def build(self, precision: str) -> list[PlanDraft]:
+    def build(self, precision: str) -> list[Draft]:
         """A plan of the bundle's ONNX model in that precision.
 
         Of a quantised one, what is not quantised goes in as FP16, see `_with_half`.
@@ -133,7 +124,7 @@ class PlanMaker:
             self._note(f"{plan_name(precision)}: what is not quantised stays in fp32: {error}")
             return graph, "fp32"
         onnx.save(lowered, str(self._folder / name))
-        staged = self._staged(name, "onnx", precision, dict(source.details))
+        staged = staged_artefact(self._folder / name, "onnx", precision, source.details)
         with self._on_cpu(lowered, staged, precision) as engine:
             holds = self._judge.holds(engine)
         (self._folder / name).unlink()
@@ -145,7 +136,7 @@ class PlanMaker:
         )
         return graph, "fp32"
 
-    def refit(self, precision: str, state: Mapping[str, Any]) -> list[PlanDraft]:
+    def refit(self, precision: str, state: Mapping[str, Any]) -> list[Draft]:
         """The base's ONNX model and plan with this bundle's weights."""
         base = self._options.refit
         assert base is not None
@@ -167,7 +158,7 @@ class PlanMaker:
         write_weights(model, folds, state, gamma)
         graph = self._judged_graph(model, precision, base)
         details = {**self._made(graph, folds), "refit_s": seconds, "refitted_from": base.hash}
-        written = PlanDraft(graph.path, "onnx", precision, dict(graph.details))
+        written = Draft(graph.path, "onnx", precision, "onnx", dict(graph.details))
         return [written, self._judged(plan, precision, details, folds)]
 
     def _made(self, source: Artefact, folds: Mapping[str, Fold] | None) -> dict[str, Any]:
@@ -190,18 +181,18 @@ class PlanMaker:
 
     def _judged(
         self, plan: bytes, precision: str, details: dict[str, Any], folds: Mapping[str, Fold] | None
-    ) -> PlanDraft:
+    ) -> Draft:
         """The plan in the folder, once its precision and its labels are what they should be."""
         name = plan_name(precision)
         layers = inspect_plan(self._machine.library, plan, name, folds)
         check_precision(layers, precision, name)
         (self._folder / name).write_bytes(plan)
         details = {**details, "layers": dict(layers)}
-        artefact = self._staged(name, "tensorrt", precision, details)
+        artefact = staged_artefact(self._folder / name, "tensorrt", precision, details)
         with TensorRTEngine(self._here(), artefact) as engine:
             details |= self._judge.measure(engine, engine.reason)
         self._judge.check(name, precision, details)
-        return PlanDraft(name, "tensorrt", precision, details)
+        return Draft(name, "tensorrt", precision, "tensorrt", details)
 
     def _judged_graph(self, model: onnx.ModelProto, precision: str, base: Bundle) -> Artefact:
         """The graph with new weights in the folder, judged as an export judges it."""
@@ -210,7 +201,7 @@ class PlanMaker:
         assert source is not None  # base_to_refit found it
         stamp(model, self._bundle)
         onnx.save(model, str(self._folder / name))
-        artefact = self._staged(name, "onnx", precision, dict(source.details))
+        artefact = staged_artefact(self._folder / name, "onnx", precision, source.details)
         with self._on_cpu(model, artefact, precision) as engine:
             measured = self._judge.measure(engine, engine.reason)
         self._judge.check(name, precision, measured)
@@ -222,17 +213,6 @@ class PlanMaker:
         if precision == "fp32" or artefact.details.get("argmax") == "runtime":
             return OnnxEngine(self._here(), artefact, device="cpu")
         return RoundedEngine(self._bundle, model, precision)
-
-    def _staged(self, name: str, kind: Kind, precision: str, details: dict[str, Any]) -> Artefact:
-        data = (self._folder / name).read_bytes()
-        return Artefact(
-            path=name,
-            kind=kind,
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            precision=precision,
-            details=details,
-        )
 
     def _here(self) -> Bundle:
         """The bundle with its files looked for where they are made."""
@@ -247,5 +227,6 @@ def _folds(graph: bytes, what: str) -> dict[str, Fold]:
     told = {entry.key: entry.value for entry in model.metadata_props}
     why = told.get(NOT_REFITTABLE)
     if why is None:
-        why = "it lacks the map of its weights; export it again with --to onnx,tensorrt"
+        anew = arg("formats", ("onnx", "tensorrt"))
+        why = f"it lacks the map of its weights; export it again with {anew}"
     raise EngineError(f"{what} cannot be built {arg('refittable', True)}: {why}.")

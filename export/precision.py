@@ -8,6 +8,7 @@ ONNX does not define for the lower type.
 from __future__ import annotations
 
 from collections import Counter
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +44,8 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
         ParityError: a weight is beyond the range of ``precision``; it names the weight.
     """
     wanted = BF16_OPSET if precision == "bf16" else 0
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(
-        version_converter.convert_version(model, wanted) if opset(model) < wanted else model
-    )
+    raised = opset(model) < wanted
+    lowered = version_converter.convert_version(model, wanted) if raised else deepcopy(model)
     for entry in model.metadata_props:
         if entry.key not in {kept.key for kept in lowered.metadata_props}:
             lowered.metadata_props.append(entry)

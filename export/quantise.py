@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -114,8 +115,7 @@ class _Quantiser:
         ranges: Mapping[str, Range],
         spared: Collection[str],
     ) -> None:
-        self.model = onnx.ModelProto()
-        self.model.CopyFrom(model)
+        self.model = deepcopy(model)
         self.graph, self.form, self.ranges = self.model.graph, form, ranges
         if form == "int8-cpu":
             normalise_in_one(self.model)

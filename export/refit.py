@@ -90,12 +90,12 @@ def base_to_refit(
         EngineError: what stands in the way of a refit, and that it takes a rebuild.
     """
     name = f"model-{precision}.plan"
-    command = f"roadshift export {bundle.path} --to onnx,tensorrt --precision {precision}"
-    build = f"`{command} --refittable`"
+    command = f"`roadshift export {bundle.path} --to onnx,tensorrt --precision {precision}`"
+    build = f"{command} with {arg('refittable', True)}"
     plan = base.artefact(kind="tensorrt", name=name)
     if precision not in REFITTABLE:
         raise EngineError(
-            f"{precision} engines are rebuilt, their scales follow the weights; `{command}` does, "
+            f"{precision} engines are rebuilt, their scales follow the weights; {command} does, "
             "and the kept timings make it quick."
         )
     if plan is None:
@@ -145,9 +145,7 @@ def _differences(base: Bundle, bundle: Bundle) -> list[str]:
 
 def _give(trt: Any, refitter: Any, weights: Mapping[str, Array], what: str) -> None:
     """Hand weights over; they must stay in memory until the refit."""
-    types = {"float32": "float32", "float16": "float16", "bfloat16": "bfloat16"}
     for name, array in weights.items():
-        kind = getattr(trt, types[array.dtype.name])
-        given = trt.Weights(kind, array.ctypes.data, array.size)
+        given = trt.Weights(getattr(trt, array.dtype.name), array.ctypes.data, array.size)
         if not refitter.set_named_weights(name, given):
             raise EngineError(f"TensorRT refuses the new weight {name!r} of {what}; rebuild it.")

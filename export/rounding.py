@@ -7,6 +7,8 @@ float32, as tensor cores sum, and each result is rounded to the graph's own type
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -47,8 +49,7 @@ class RoundedEngine(Engine):
 
 def with_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` in float32 throughout, each half-precision value cast there and back."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = deepcopy(model)
     graph = copy.graph
     types = {
         value.name: value.type.tensor_type.elem_type

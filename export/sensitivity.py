@@ -48,9 +48,7 @@ def sweep(
 
 
 def spare(
-    rows: Sequence[Sensitivity],
-    agreement_of: Callable[[Collection[str]], float],
-    target: float,
+    rows: Sequence[Sensitivity], agreement_of: Callable[[Collection[str]], float], target: float
 ) -> list[str]:
     """The fewest of the most sensitive layers that, left alone, bring agreement to ``target``.
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..runtime.bundle import Artefact, Bundle
+from ..runtime.bundle import Artefact, Bundle, Kind
 from ..runtime.bundle.reader import sha256_of
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx.engine import OnnxEngine
@@ -29,13 +30,17 @@ def open_staged(
         details: that its artefact will have, as far as the engine reads them.
         device: see `OnnxEngine`.
     """
-    staged = Bundle(path.parent, bundle.manifest, bundle.hash)
-    artefact = Artefact(
+    artefact = staged_artefact(path, "onnx", precision, details or {})
+    return OnnxEngine(replace(bundle, path=path.parent), artefact, device=device)
+
+
+def staged_artefact(path: Path, kind: Kind, precision: str, details: Mapping[str, Any]) -> Artefact:
+    """A finished file as the artefact that it will be."""
+    return Artefact(
         path=path.name,
-        kind="onnx",
+        kind=kind,
         sha256=sha256_of(path),
         bytes=path.stat().st_size,
         precision=precision,
-        details=dict(details or {}),
+        details=dict(details),
     )
-    return OnnxEngine(staged, artefact, device=device)

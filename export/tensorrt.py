@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +11,15 @@ import torch
 
 from ..adapt.models.loading import load_network
 from ..adapt.models.torch_engine import TorchEngine
-from ..runtime.atomic import output_errors
-from ..runtime.bundle import Bundle, check_output, extend_bundle
+from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines.cuda import load_cudart
 from ..runtime.engines.tensorrt_library import INSTALL, load_tensorrt
 from ..runtime.errors import ConfigError, EngineError, arg
 from ..runtime.probes.driver import driver_problem, gpu
 from .data_splits import EvaluationData
 from .judge import Judge
-from .outcome import Refusal, alone
-from .plan_maker import PlanDraft, PlanMaker, PlanOptions, PlanTarget, plan_name
+from .outcome import Draft, Refusal, publish_each
+from .plan_maker import PlanMaker, PlanOptions, PlanTarget, plan_name
 from .refit import REFITTABLE
 from .tensorrt_build import Report
 from .weight_origins import state_arrays
@@ -114,7 +112,6 @@ def export_plans(
     if not precisions:
         return bundle
     options = options or PlanOptions()
-    failed: list[Refusal] = []
     check_output(bundle.path, overwrite=True)
     network = load_network(bundle, torch.device("cpu"))
     with TorchEngine(
@@ -125,43 +122,9 @@ def export_plans(
     with tempfile.TemporaryDirectory(prefix="roadshift-tensorrt-") as scratch:
         maker = PlanMaker(bundle, Path(scratch), machine, judge, options, note, report)
         state = state_arrays(network)
-        drafts: list[PlanDraft] = []
 
-        def make(precision: str) -> list[PlanDraft]:
-            with output_errors(bundle.path):
-                if options.refit:
-                    return maker.refit(precision, state)
-                return maker.build(precision)
+        def make(precision: str) -> list[Draft]:
+            return maker.refit(precision, state) if options.refit else maker.build(precision)
 
-        try:
-            for precision in precisions:
-                name = plan_name(precision)
-                made = alone(partial(make, precision), name, "tensorrt", precision, note)
-                if isinstance(made, Refusal):
-                    failed.append(made)
-                else:
-                    drafts += made
-        finally:  # an interrupt or a bug must not take with it what was built for minutes
-            bundle = _published(bundle, Path(scratch), drafts)
-    if refused is not None:
-        refused += failed
-    elif failed:
-        raise failed[0].error
-    return bundle
-
-
-def _published(bundle: Bundle, folder: Path, drafts: Sequence[PlanDraft]) -> Bundle:
-    """The bundle with the drafts' files from ``folder``; as it was where there are none."""
-    if not drafts:
-        return bundle
-    with extend_bundle(bundle) as writer:
-        for draft in drafts:
-            writer.add_file(
-                draft.name,
-                folder / draft.name,
-                kind=draft.kind,
-                precision=draft.precision,
-                target=draft.kind,
-                details={**draft.details, "exported_from": bundle.hash},
-            )
-        return writer.commit()
+        names = {precision: plan_name(precision) for precision in precisions}
+        return publish_each(bundle, Path(scratch), names, "tensorrt", make, note, refused)

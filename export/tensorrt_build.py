@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..runtime.atomic import replacing
 from ..runtime.engines.tensorrt_library import TensorRT
 from ..runtime.errors import EngineError, arg
 from ..runtime.probes.driver import Gpu
@@ -232,14 +233,10 @@ def _read_cache(config: Any, file: Path) -> Any:
 
 def _write_cache(cache: Any, file: Path) -> None:
     """Replace the file in one step; a build is not lost because its timings cannot be kept."""
-    staged = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_bytes(bytes(memoryview(cache.serialize())))
-        staged.replace(file)
-    except OSError:
-        with suppress(OSError):
-            staged.unlink()
+        with replacing(file, f"{file.name}.{os.getpid()}") as staged:
+            staged.write(memoryview(cache.serialize()))
 
 
 def _first(words: Iterable[str]) -> str:

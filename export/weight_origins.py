@@ -320,7 +320,6 @@ def _same(a: Array, b: Array) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b, rtol=_TOLERANCE, atol=1e-6))
 
 
-def few(names: list[str], most: int = 3) -> str:
-    """The first ``most`` of ``names`` and how many more there are, for a message."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+def few(names: list[str]) -> str:
+    """The first three of ``names`` and how many more there are, for a message."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

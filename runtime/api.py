@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .arguments import ProgressUpdate, Source, space_of
-from .bench.evaluation import evaluate as count_pixels
+from .arguments import LabelMapSource, ProgressUpdate, Source
+from .bench.evaluation import check_label_map, labels_through, measure
 from .bundle import Bundle
 from .engines import Engine, open_engine
-from .errors import ConfigError, arg
 from .folders.label_pairs import labelled_pairs
 from .labels import LabelSpace
-from .labels.metrics import evaluation_record
 from .labels.spaces import LabelMap
 from .notes import log_note
 
@@ -56,7 +55,7 @@ def evaluate(
     labels: Source,
     *,
     label_space: LabelSpace | Source | None = None,
-    label_map: LabelMap | Mapping[str, str | None] | Source | None = None,
+    label_map: LabelMapSource = None,
     backend: str = "auto",
     device: str = "auto",
     artefact: str | None = None,
@@ -83,52 +82,21 @@ def evaluate(
         LabelSpaceError: no label map leads to ``label_space``.
         FrameError, LabelError: images or label maps are missing, damaged, or do not fit.
     """
-    if not isinstance(bundle, Engine):
-        with open_engine(
-            bundle, backend=backend, device=device, artefact=artefact, threads=threads
-        ) as engine:
-            return evaluate(
-                engine,
-                images,
-                labels,
-                label_space=label_space,
-                label_map=label_map,
-                on_note=on_note,
-                on_progress=on_progress,
-            )
-    pairs = labelled_pairs(Path(images), Path(labels), note=on_note)
-    own = bundle.label_space
-    mapping = _mapping(own, label_space, label_map)
-    if mapping is not None:
-        for sentence in mapping.notes():
-            on_note(sentence)
+    if not isinstance(label_map, LabelMap):
+        check_label_map(label_space, label_map)  # before an engine is opened
 
     def report(done: int, total: int) -> None:
         on_progress(ProgressUpdate("eval", "frames", done, total))
 
-    confusion = count_pixels(bundle, pairs, mapping, report, note=on_note)
-    space = mapping.target if mapping else own
-    record = evaluation_record(confusion, space, bundle.backend, mapping)
+    opened: AbstractContextManager[Engine]
+    if isinstance(bundle, Engine):
+        opened = nullcontext(bundle)
+    else:
+        opened = open_engine(
+            bundle, backend=backend, device=device, artefact=artefact, threads=threads
+        )
+    with opened as engine:
+        pairs = labelled_pairs(Path(images), Path(labels), note=on_note)
+        mapping = labels_through(engine.label_space, label_space, label_map, note=on_note)
+        record = measure(engine, pairs, mapping, report, note=on_note)
     return Evaluation(**record | {"ci95": tuple(record["ci95"])})
-
-
-def _mapping(
-    own: LabelSpace,
-    label_space: LabelSpace | Source | None,
-    label_map: LabelMap | Mapping[str, str | None] | Source | None,
-) -> LabelMap | None:
-    """The map from ``own`` to the labels' classes; None where they are ``own``'s.
-
-    Raises:
-        LabelSpaceError: there is none.
-        ConfigError: a map is given without the label space that it leads to.
-    """
-    if isinstance(label_map, LabelMap):
-        label_space = label_space or label_map.target
-    if label_space is None:
-        if label_map is not None:
-            raise ConfigError(
-                f"{arg('label_map')}: leads to the classes of {arg('label_space')}; give that too."
-            )
-        return None
-    return own.map_to(space_of(label_space), label_map)

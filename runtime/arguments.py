@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .bundle import Bundle, open_bundle
 from .errors import ConfigError, arg
 from .labels import LabelSpace, label_space
+from .labels.spaces import LabelMap
+from .words import shortened
 
 Source = str | Path
 Sources = Source | Sequence[Source]
+LabelMapSource = LabelMap | Mapping[str, str | None] | Source | None
 LEAST_SIDE = 32  # pixels of a model's input
 
 
@@ -69,6 +72,23 @@ def sources(name: str, value: Sources, *, least: int = 1) -> list[str]:
     if len(several) < least:
         raise ConfigError(f"{arg(name)}: is empty; give at least {least}.")
     return [str(one) for one in several]
+
+
+def names_of(name: str, value: Sequence[str], known: Sequence[str], does: str) -> list[str]:
+    """Names of ``known``, each once, in their order.
+
+    Args:
+        does: begins what is said of the known ones, "this version exports to".
+
+    Raises:
+        ConfigError: it is no sequence of texts, is empty, or one is not known.
+    """
+    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+        raise ConfigError(f"{arg(name)}: {value!r} is no list of names, such as {known[:1]!r}.")
+    if not value or not set(value) <= set(known):
+        given = shortened(",".join(value))
+        raise ConfigError(f"{arg(name)} {given!r}: {does} {', '.join(known)}.")
+    return list(dict.fromkeys(value))
 
 
 def above_zero(name: str, value: float | None) -> None:

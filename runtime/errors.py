@@ -2,7 +2,8 @@
 
 A message names the argument of the Python function, "older" or "gate=False", written with `arg`;
 the command line, which has flags in their place, prints `RoadshiftError.told`. It adds no traceback
-and exits with ``exit_code``. Anything else that escapes is a bug and keeps its traceback.
+and exits with ``exit_code``. Anything else that escapes is a bug and keeps its traceback. A note
+that names arguments is a `Sentence`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,45 @@ from typing import Any
 
 # Between two characters of Unicode's private use, which stand in no message that is shown.
 _MENTION = re.compile("\ue000([a-z_0-9]+)(=[^\ue001]*)?\ue001")
+Flag = Callable[[str, "str | None"], str]
 
 
 def arg(name: str, *value: object) -> str:
     """A function's argument, for the message of a `RoadshiftError`: ``name`` or ``name=value``."""
     given = f"={value[0]!r}" if value else ""
     return f"\ue000{name}{given}\ue001"
+
+
+class Sentence(str):
+    """A note that names arguments, as `RoadshiftError` does: in Python by their names.
+
+    Attributes:
+        marked: the sentence with its arguments as `arg` writes them, for use in another.
+    """
+
+    marked: str
+
+    def __new__(cls, text: str) -> Sentence:
+        sentence = super().__new__(cls, _plain(text))
+        sentence.marked = text
+        return sentence
+
+    def told(self, flag: Flag) -> str:
+        """The sentence with ``flag(name, repr of the value or None)`` in place of each argument."""
+        return _flagged(self.marked, flag)
+
+
+def marked(text: object) -> str:
+    """The text of a `Sentence` or an error for use in another, its arguments still marked."""
+    return str(getattr(text, "marked", text))
+
+
+def _plain(text: str) -> str:
+    return _MENTION.sub(lambda m: m[1] + (m[2] or ""), text)
+
+
+def _flagged(text: str, flag: Flag) -> str:
+    return _MENTION.sub(lambda m: flag(m[1], m[2] and m[2][1:]), text)
 
 
 class RoadshiftError(Exception):
@@ -31,7 +65,7 @@ class RoadshiftError(Exception):
     exit_code = 1
 
     def __init__(self, message: str = "", *rest: Any) -> None:
-        super().__init__(_MENTION.sub(lambda m: m[1] + (m[2] or ""), message), *rest)
+        super().__init__(_plain(message), *rest)
         self.marked = message
 
     @property
@@ -40,9 +74,9 @@ class RoadshiftError(Exception):
         found = _MENTION.search(self.marked)
         return found[1] if found else None
 
-    def told(self, flag: Callable[[str, str | None], str]) -> str:
+    def told(self, flag: Flag) -> str:
         """The message with ``flag(name, repr of the value or None)`` in place of each argument."""
-        return _MENTION.sub(lambda m: flag(m[1], m[2] and m[2][1:]), self.marked)
+        return _flagged(self.marked, flag)
 
 
 class BundleError(RoadshiftError):

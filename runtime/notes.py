@@ -7,4 +7,4 @@ import logging
 
 def log_note(sentence: str) -> None:
     """Log ``sentence`` as a warning of the logger ``roadshift``."""
-    logging.getLogger("roadshift").warning("%s", sentence)
+    logging.getLogger("roadshift").warning(sentence)

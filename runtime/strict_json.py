@@ -55,14 +55,14 @@ def parse_json(content: bytes | str, *, unique_keys: bool = False) -> Any:
     return value
 
 
-def read_json(path: str | Path, *, limit: int = LARGEST, unique_keys: bool = False) -> Any:
-    """The value of a JSON file of at most ``limit`` bytes; ``unique_keys`` as in `parse_json`.
+def read_json(path: str | Path, *, unique_keys: bool = False) -> Any:
+    """The value of a JSON file of at most `LARGEST` bytes; ``unique_keys`` as in `parse_json`.
 
     Raises:
         OSError: it cannot be read, or is no regular file, see `read_regular_file`.
         JsonError: see `parse_json`.
     """
-    return parse_json(read_regular_file(path, limit), unique_keys=unique_keys)
+    return parse_json(read_regular_file(path, LARGEST), unique_keys=unique_keys)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

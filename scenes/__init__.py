@@ -10,18 +10,18 @@ import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.errors import ConfigError, OutputError
+from ..runtime.frames.images import write_image
 from ..runtime.words import shortened
 from .canvas import Camera, Canvas
 from .domains import DOMAINS, Domain
 from .shading import photograph
 from .street import build_street
 
-__all__ = ["DOMAINS", "Domain", "Scene", "domain_named", "render_dataset", "render_scene"]
+__all__ = ["DOMAINS", "Domain", "Scene", "render_dataset", "render_scene"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +30,6 @@ class Scene:
 
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
-
-
-def domain_named(name: str) -> Domain:
-    """The built-in domain of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in DOMAINS:
-        known = ", ".join(DOMAINS)
-        raise ConfigError(
-            f"There is no built-in domain {shortened(name)!r}; choose one of {known}."
-        )
-    return DOMAINS[name]
 
 
 def render_scene(seed: int, domain: Domain | str, width: int = 512, height: int = 256) -> Scene:
@@ -59,16 +45,19 @@ def render_scene(seed: int, domain: Domain | str, width: int = 512, height: int 
         ConfigError: an unknown domain name, or a frame too small.
     """
     if isinstance(domain, str):
-        domain = domain_named(domain)
+        if domain not in DOMAINS:
+            known = f"choose one of {', '.join(DOMAINS)}"
+            raise ConfigError(f"There is no built-in domain {shortened(domain)!r}; {known}.")
+        domain = DOMAINS[domain]
     if min(width, height) < 16:
         raise ConfigError(f"A scene is at least 16 x 16 pixels; got {width} x {height}.")
     street = np.random.default_rng([seed, 0])
     canvas = Canvas(_camera(street, domain, width, height))
     build_street(canvas, street)
     weather = np.random.default_rng([seed, 1])
-    sun_side = float(weather.uniform(0.25, 1.0) * weather.choice([-1.0, 1.0]))
-    clouds = min(1.0, domain.clouds * float(weather.uniform(0.6, 1.4)))
-    exposure = domain.exposure * float(weather.uniform(0.88, 1.12))
+    sun_side = weather.uniform(0.25, 1.0) * float(weather.choice([-1.0, 1.0]))
+    clouds = min(1.0, domain.clouds * weather.uniform(0.6, 1.4))
+    exposure = domain.exposure * weather.uniform(0.88, 1.12)
     today = replace(domain, clouds=clouds, exposure=exposure)
     return Scene(photograph(canvas, today, sun_side, weather), canvas.labels())
 
@@ -100,27 +89,17 @@ def render_dataset(
     for scene_seed in range(seed, seed + count):
         scene = render_scene(scene_seed, domain, width, height)
         file = f"{name}_{scene_seed:06d}.png"
-        _write(images / file, scene.image[..., ::-1])
-        _write(labels / file, scene.labels)
+        write_image(images / file, scene.image)
+        write_image(labels / file, scene.labels)
         written.append(images / file)
     return written
 
 
 def _camera(rng: np.random.Generator, domain: Domain, width: int, height: int) -> Camera:
     """The domain's camera on this street; pitch and mount vary a little from scene to scene."""
-    turn, bend = float(rng.normal(0.0, 0.03)), float(rng.normal(0.0, 0.0004))
-    pitch = math.radians(domain.camera_pitch + float(rng.normal(0.0, 0.5)))
+    turn, bend = rng.normal(0.0, 0.03), rng.normal(0.0, 0.0004)
+    pitch = math.radians(domain.camera_pitch + rng.normal(0.0, 0.5))
     focal = 0.5 * width / math.tan(math.radians(0.5 * domain.fov))
     horizon = 0.5 * height + focal * math.tan(pitch)
-    above = domain.camera_height * float(rng.uniform(0.95, 1.05))
+    above = domain.camera_height * rng.uniform(0.95, 1.05)
     return Camera(width, height, focal, horizon, above, turn, bend)
-
-
-def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
-    encoded, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 3])
-    try:
-        if not encoded:
-            raise OSError("the PNG encoder failed")
-        path.write_bytes(data.tobytes())
-    except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error}.") from error

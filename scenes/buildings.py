@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .canvas import FACING, SEE_THROUGH, UNTOUCHED, Canvas, Floats, Surface
+from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Surface
 from .domains import Colour
 from .solids import pick, shade, window_glass
 from .textures import SIZE, Texture, cloud_tile
 
 BUILDING, WALL, FENCE, VEGETATION = 2, 3, 4, 8
-_Pattern = Callable[[Floats, Floats], NDArray[np.int64]]
 
+# fmt: off
 _FACADES: Sequence[Colour] = (
-    *((0.78, 0.72, 0.6), (0.62, 0.36, 0.28), (0.66, 0.66, 0.64), (0.82, 0.8, 0.76)),
-    *((0.7, 0.56, 0.38), (0.56, 0.5, 0.46), (0.75, 0.6, 0.52), (0.56, 0.62, 0.66)),
+    (0.78, 0.72, 0.6), (0.62, 0.36, 0.28), (0.66, 0.66, 0.64), (0.82, 0.8, 0.76),
+    (0.7, 0.56, 0.38), (0.56, 0.5, 0.46), (0.75, 0.6, 0.52), (0.56, 0.62, 0.66),
 )
 _ROOFS: Sequence[Colour] = ((0.46, 0.24, 0.18), (0.3, 0.3, 0.33), (0.38, 0.3, 0.26))
+_FRAMES: Sequence[Colour] = ((0.88, 0.87, 0.84), (0.4, 0.38, 0.36))
+_SHOPS: Sequence[Colour] = ((0.7, 0.2, 0.16), (0.16, 0.36, 0.5), (0.85, 0.75, 0.5))
 _WALLS: Sequence[Colour] = ((0.6, 0.57, 0.52), (0.5, 0.48, 0.46), (0.58, 0.4, 0.33))
 _FENCES: Sequence[Colour] = (
-    (0.2, 0.26, 0.22),
-    (0.15, 0.15, 0.16),
-    (0.8, 0.8, 0.78),
-    (0.5, 0.36, 0.24),
+    (0.2, 0.26, 0.22), (0.15, 0.15, 0.16), (0.8, 0.8, 0.78), (0.5, 0.36, 0.24),
 )
 _LEAVES: Sequence[Colour] = ((0.25, 0.38, 0.14), (0.2, 0.33, 0.16), (0.33, 0.42, 0.17))
+# fmt: on
 _BARK: Colour = (0.3, 0.25, 0.2)
 _WINDOW_GLOW: Colour = (0.75, 0.5, 0.2)
 
@@ -37,65 +36,57 @@ def house(
 ) -> None:
     """A house front along the street at ``x``, its gable end and roof; ``night``: lit windows."""
     side = float(np.sign(x))
-    floor, floors = float(rng.uniform(2.9, 3.5)), int(rng.integers(2, 6))
-    height = floor * floors + float(rng.uniform(0.4, 1.2))
+    floor, floors = rng.uniform(2.9, 3.5), int(rng.integers(2, 6))
+    height = floor * floors + rng.uniform(0.4, 1.2)
     brick = rng.random() < 0.35
     colour = pick(rng, _FACADES[1:2] if brick else _FACADES)
     wall = Surface(BUILDING, colour, Texture.BRICK if brick else Texture.PLASTER)
     roof = Surface(BUILDING, pick(rng, _ROOFS), Texture.STONE)
-    deep, rise = x + side * 11.0, float(rng.choice([0.0, 2.5, 3.2]))
+    rise = float(rng.choice([0.0, 2.5, 3.2]))
+    ridge, deep = x + side * 5.5, x + side * 11.0
     gable = [(x, 0, near), (deep, 0, near), (deep, height, near), (x, height, near)]
-    ridge = x + side * 5.5
     if rise:
         gable.insert(3, (ridge, height + rise, near))
         slope = [(x, height, near), (x, height, far)]
         slope += [(ridge, height + rise, far), (ridge, height + rise, near)]
-        tilt = (-0.45 * side, 0.85, 0.0)
-        canvas.polygon(np.array(slope, float), roof, tilt)
-    canvas.polygon(np.array(gable, float), wall)
+        canvas.draw([Face(np.array(slope), roof, (-0.45 * side, 0.85, 0.0))])
+    canvas.draw([Face(np.array(gable), wall)])
     surfaces = [
         wall,
         Surface(BUILDING, window_glass(rng)),
         Surface(BUILDING, shade(window_glass(rng), 0.9), glow=_WINDOW_GLOW),
-        Surface(BUILDING, pick(rng, ((0.88, 0.87, 0.84), (0.4, 0.38, 0.36)))),
+        Surface(BUILDING, pick(rng, _FRAMES)),
         Surface(BUILDING, shade(colour, 0.62), Texture.STONE),
-        Surface(BUILDING, pick(rng, ((0.7, 0.2, 0.16), (0.16, 0.36, 0.5), (0.85, 0.75, 0.5)))),
+        Surface(BUILDING, pick(rng, _SHOPS)),
     ]
     pattern = _house_pattern(rng, floor, floors, far - near, night)
-    canvas.panel((x, near), (x, far), (0.0, height), surfaces, pattern)
-    corners = np.array([(x, near), (deep, near), (deep, far), (x, far)])
-    canvas.footprints.append((corners, height + 0.5 * rise))
+    canvas.panel(x, near, far, height, surfaces, pattern)
+    canvas.stand(ridge, near, far, 11.0, height + 0.5 * rise)
 
 
 def _house_pattern(
     rng: np.random.Generator, floor: float, floors: int, length: float, night: float
-) -> _Pattern:
-    bays = max(1, round(length / float(rng.uniform(1.9, 3.2))))
+) -> Callable[[Floats, Floats], Codes]:
+    """Wall (0), panes (1, lit: 2), their frames and the cornice (3), base (4) and shop sign (5)."""
+    bays = max(1, round(length / rng.uniform(1.9, 3.2)))
     bay = length / bays
     lit = rng.random((floors + 2, bays + 1)) < night
-    left, low = float(rng.uniform(0.16, 0.3)), float(rng.uniform(0.2, 0.34))
-    high = float(rng.uniform(0.78, 0.9))
-    shop = bool(rng.random() < 0.5)
+    left, low, high = rng.uniform((0.16, 0.2, 0.78), (0.3, 0.34, 0.9)).tolist()
+    shop = rng.random() < 0.5
 
-    def pattern(s: Floats, y: Floats) -> NDArray[np.int64]:
-        storey, column = np.floor(y / floor), np.floor(s / bay)
+    def pattern(s: Floats, y: Floats) -> Codes:
+        storey, column = np.floor(y / floor).astype(int), np.floor(s / bay).astype(int)
         up, across = y / floor - storey, np.abs(s / bay - column - 0.5)
-        row = np.clip(storey, 0, floors + 1).astype(np.int64)
-        glass = 1 + lit[row, np.clip(column, 0, bays).astype(np.int64)]
-        codes = np.zeros(y.shape, np.int64)
-        upper = (storey >= 1) & (storey < floors)
+        glass = 1 + lit[np.clip(storey, 0, floors + 1), np.clip(column, 0, bays)]
+        ground, upper = storey < 1, (storey >= 1) & (storey < floors)
         frame = (across < 0.57 - left) & (up > low - 0.05) & (up < high + 0.04)
         pane = (across < 0.5 - left) & (across > 0.018) & (up > low) & (up < high)
+        window = (across < 0.42) & (up > 0.12) & (up < 0.76) if shop else pane & (up > 0.36)
+        codes = np.zeros(y.shape, np.int64)
         codes[upper & frame] = 3
-        codes = np.where(upper & pane, glass, codes)
-        ground = storey < 1
-        if shop:
-            codes[ground] = 4
-            codes[ground & (up > 0.8)] = 5
-            codes = np.where(ground & (across < 0.42) & (up > 0.12) & (up < 0.76), glass, codes)
-        else:
-            codes[ground & (y < 0.7)] = 4
-            codes = np.where(ground & pane & (up > 0.36), glass, codes)
+        codes[ground & (shop | (y < 0.7))] = 4
+        codes[ground & shop & (up > 0.8)] = 5
+        codes = np.where((upper & pane) | (ground & window), glass, codes)
         codes[(y > floor * floors) & (y < floor * floors + 0.35)] = 3
         return codes
 
@@ -104,27 +95,27 @@ def _house_pattern(
 
 def wall(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float) -> None:
     """A free-standing masonry wall with a coping."""
-    height = float(rng.uniform(1.7, 2.9))
+    height = rng.uniform(1.7, 2.9)
     colour = pick(rng, _WALLS)
     texture = Texture.BRICK if colour[0] > 1.3 * colour[1] else Texture.STONE
     surfaces = [Surface(WALL, colour, texture), Surface(WALL, shade(colour, 1.2), Texture.PLASTER)]
 
-    def pattern(s: Floats, y: Floats) -> NDArray[np.int64]:
+    def pattern(s: Floats, y: Floats) -> Codes:
         pillar = s % 4.0 < 0.4
         return ((y > height - 0.18) | (pillar & (y > 0.1))).astype(np.int64)
 
-    canvas.panel((x, near), (x, far), (0.0, height), surfaces, pattern)
-    canvas.footprints.append((_strip(x, near, far, 0.3), height))
+    canvas.panel(x, near, far, height, surfaces, pattern)
+    canvas.stand(x, near, far, 0.3, height)
 
 
 def fence(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float) -> None:
     """Railings, planks or a guard rail; one sees through the gaps, which are labelled as fence."""
     kind = str(rng.choice(["railings", "planks", "rail"], p=[0.5, 0.25, 0.25]))
-    height = {"railings": 1.5, "planks": 1.7, "rail": 1.0}[kind] * float(rng.uniform(0.9, 1.2))
+    height = {"railings": 1.5, "planks": 1.7, "rail": 1.0}[kind] * rng.uniform(0.9, 1.2)
     colour = pick(rng, _FENCES[3:] if kind == "planks" else _FENCES[:3])
     surfaces = [Surface(FENCE, colour, Texture.METAL), Surface(FENCE, shade(colour, 0.75))]
 
-    def pattern(s: Floats, y: Floats) -> NDArray[np.int64]:
+    def pattern(s: Floats, y: Floats) -> Codes:
         up, post = y / height, s % 2.4 < 0.14
         if kind == "railings":
             bar = (s % 0.3 < 0.1) | ((up > 0.84) & (up < 0.92)) | ((up > 0.1) & (up < 0.18))
@@ -132,49 +123,48 @@ def fence(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: 
             bar = s % 0.28 < 0.2
         else:
             bar = ((up > 0.5) & (up < 0.68)) | (up > 0.84)
-        return np.where(post, 1, np.where(bar, 0, SEE_THROUGH)).astype(np.int64)
+        return np.where(post, 1, np.where(bar, 0, SEE_THROUGH))
 
-    canvas.panel((x, near), (x, far), (0.0, height), surfaces, pattern)
+    canvas.panel(x, near, far, height, surfaces, pattern)
 
 
 def hedge(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float) -> None:
     """A row of bushes."""
-    tones, height, phase = foliage_tones(rng), float(rng.uniform(1.0, 2.2)), int(rng.integers(SIZE))
+    tones, height, phase = _foliage_tones(rng), rng.uniform(1.0, 2.2), rng.integers(SIZE)
     tile = cloud_tile()
 
-    def pattern(s: Floats, y: Floats) -> NDArray[np.int64]:
+    def pattern(s: Floats, y: Floats) -> Codes:
         column = (s[0] * 30.0).astype(int) + phase
         coarse = tile[(y * 30.0).astype(int) % SIZE, column % SIZE]
         fine = tile[(y * 80.0).astype(int) % SIZE, (column * 3) % SIZE]
         light = 0.5 * coarse + 0.3 * fine + 0.8 * y / height - 0.3
         codes = np.clip(((light + 0.8) * 2.5).astype(np.int64), 0, len(tones) - 1)
-        codes[y > height * (0.85 + 0.07 * coarse + 0.05 * fine)] = UNTOUCHED
-        return np.asarray(codes)
+        return np.where(y > height * (0.85 + 0.07 * coarse + 0.05 * fine), UNTOUCHED, codes)
 
-    canvas.panel((x, near), (x, far), (0.0, 1.2 * height), tones, pattern)
-    canvas.footprints.append((_strip(x, near, far, 0.8), height))
+    canvas.panel(x, near, far, 1.2 * height, tones, pattern)
+    canvas.stand(x, near, far, 0.8, height)
 
 
 def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     """A broad-leaved tree, 5 to 9 m tall; its trunk counts as vegetation."""
-    trunk, crown = float(rng.uniform(1.8, 3.0)), float(rng.uniform(1.5, 2.6))
-    top, lean = trunk + 1.2 * crown, float(rng.uniform(-0.2, 0.2))
-    tones, phase = foliage_tones(rng), int(rng.integers(SIZE))
+    trunk, crown = rng.uniform(1.8, 3.0), rng.uniform(1.5, 2.6)
+    top, lean = trunk + 1.2 * crown, rng.uniform(-0.2, 0.2)
+    tones, phase = _foliage_tones(rng), int(rng.integers(SIZE))
     centres = np.array([x + lean, top + 0.4 * crown, z]) + np.zeros((3, 3))
     centres[:, :2] += rng.uniform(-0.45, 0.45, (3, 2)) * crown
     if not canvas.sees(x, z, 2.0 * crown):
         return
     stem = [(x - 0.16, 0, z), (x + 0.16, 0, z), (x + 0.1 + lean, top, z), (x - 0.1 + lean, top, z)]
-    canvas.polygon(np.array(stem, float), Surface(VEGETATION, _BARK, Texture.LEAVES))
+    canvas.draw([Face(np.array(stem), Surface(VEGETATION, _BARK, Texture.LEAVES))])
     canvas.foliage(centres, (0.8 * crown, 0.72 * crown), tones, phase)
-    canvas.footprints.append((_strip(x, z - 0.6, z + 0.6, 1.2 * crown), 0.0))
-    canvas.footprints.append((_strip(x, z - 0.2, z + 0.2, 0.3), top))
-    canvas.footprints.append((_strip(x, z - 0.5 * crown, z + 0.5 * crown, 1.4 * crown), top))
+    canvas.stand(x, z - 0.6, z + 0.6, 1.2 * crown, 0.0)
+    canvas.stand(x, z - 0.2, z + 0.2, 0.3, top)
+    canvas.stand(x, z - 0.5 * crown, z + 0.5 * crown, 1.4 * crown, top)
 
 
 def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
     """Distant houses and trees where the street ends."""
-    points, surfaces = [], []
+    faces = []
     angles = np.linspace(0.0, np.pi, 12)
     crown = 0.5 + 0.5 * np.cos(angles), 0.6 * np.sin(angles) ** 0.5
     block = np.repeat([0.0, 1.0], 6), np.repeat([0.0, 1.0, 0.0], [3, 6, 3])
@@ -182,23 +172,16 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
         x = -100.0
         while x < 100.0:
             chance, width, height, step = rng.uniform((0, 8, 5, 0.7), (1, 22, 17, 1.1)).tolist()
-            outline = crown if chance < 0.4 else block
             if chance < 0.4:
-                surfaces.append(Surface(VEGETATION, pick(rng, _LEAVES), Texture.LEAVES))
+                outline, surface = crown, Surface(VEGETATION, pick(rng, _LEAVES), Texture.LEAVES)
             else:
-                surfaces.append(Surface(BUILDING, pick(rng, _FACADES), Texture.BRICK))
+                outline, surface = block, Surface(BUILDING, pick(rng, _FACADES), Texture.BRICK)
             rows = x + width * outline[0], height * outline[1], np.full(12, z)
-            points.append(np.stack(rows, axis=1))
+            faces.append(Face(np.stack(rows, axis=1), surface))
             x += width * step
-    normals = [FACING] * len(points)
-    canvas.polygons(np.concatenate(points), [12] * len(points), surfaces, normals)
+    canvas.draw(faces)
 
 
-def foliage_tones(rng: np.random.Generator) -> list[Surface]:
+def _foliage_tones(rng: np.random.Generator) -> list[Surface]:
     base = pick(rng, _LEAVES)
     return [Surface(VEGETATION, shade(base, k), Texture.LEAVES) for k in (0.6, 0.85, 1.1, 1.4)]
-
-
-def _strip(x: float, near: float, far: float, width: float) -> Floats:
-    a = 0.5 * width
-    return np.array([(x - a, near), (x + a, near), (x + a, far), (x - a, far)])

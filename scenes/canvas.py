@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -13,15 +14,19 @@ from .domains import Colour
 from .textures import SIZE, Texture, cloud_tile
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.int64]
+Normal = tuple[float, ...]
 # Street coordinates in metres: x to the right of the camera's lane, y up from the road, z ahead.
 # Codes that a panel's pattern may return besides the index of one of its surfaces:
 UNTOUCHED, SEE_THROUGH = -1, -2
 
-FACING = (0.0, 0.0, -1.0)  # normal of what faces the camera
+OFF: Colour = (0.0, 0.0, 0.0)  # glow of what does not shine
+FACING, UP = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)  # normals of what faces the camera, and of the road
 _ID_BITS = 16  # low bits of an id: the surface; above: 1 + label where a gap is looked through
+_ID_MASK = (1 << _ID_BITS) - 1
 _FIXED = 3  # fractional bits of polygon corners
 _NEAR = 0.9  # metres; nothing nearer is drawn
-SKY_LABEL = 10
+_SKY_LABEL = 10
 _SKY_DEPTH = 500.0  # metres of fog in front of the sky
 
 
@@ -32,7 +37,15 @@ class Surface:
     label: int
     colour: Colour
     texture: Texture = Texture.FLAT
-    glow: Colour = (0.0, 0.0, 0.0)
+    glow: Colour = OFF
+
+
+class Face(NamedTuple):
+    """A flat polygon, (N, 3) in street coordinates, its look and the direction it faces."""
+
+    corners: Floats
+    surface: Surface
+    normal: Normal = FACING
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +65,16 @@ class Camera:
 
     def world(self, points: Floats) -> Floats:
         """Street coordinates (..., 3) as camera-aligned coordinates (..., 3)."""
-        moved = points.copy()
-        z = points[..., 2]
+        moved, z = points.copy(), points[..., 2]
         moved[..., 0] += (self.turn + self.bend * z) * z
         return moved
 
     def project(self, points: Floats) -> Floats:
         """Columns and rows (..., 2) of street coordinates (..., 3)."""
-        x, y, z = points[..., 0], points[..., 1], points[..., 2]
-        scale = self.focal / np.maximum(z, _NEAR)
-        pixels = np.empty((*z.shape, 2))
-        pixels[..., 0] = 0.5 * self.width + (x + (self.turn + self.bend * z) * z) * scale
-        pixels[..., 1] = self.horizon + (self.above_road - y) * scale
-        return pixels
-
-    def ground_depth(self) -> Floats:
-        """Distance z of the road in each row, (height,), infinite above the horizon."""
-        below = np.arange(self.height) + 0.5 - self.horizon
-        with np.errstate(divide="ignore"):
-            return np.where(below > 0, self.focal * self.above_road / below, np.inf)
+        pixels = self.world(points)[..., :2]
+        pixels[..., 1] = self.above_road - points[..., 1]
+        pixels *= self.focal / np.maximum(points[..., 2:], _NEAR)
+        return np.array((0.5 * self.width, self.horizon)) + pixels
 
 
 @dataclass(slots=True)
@@ -80,23 +84,25 @@ class Canvas:
     camera: Camera
     ids: NDArray[np.int32] = field(init=False)  # (H, W): index of a surface; 0 is the sky
     depth: NDArray[np.float32] = field(init=False)  # (H, W), for surfaces without a depth of theirs
-    rows: list[tuple[float, ...]] = field(
-        default_factory=list
-    )  # label, colour, texture, normal, ...
-    footprints: list[tuple[Floats, float]] = field(default_factory=list)  # corners (N, 2), height
+    rows: list[tuple[float, ...]] = field(default_factory=list)  # as `table` describes
+    footprints: list[tuple[Floats, float]] = field(default_factory=list)  # corners (4, 2), height
     lamps: list[tuple[float, float]] = field(default_factory=list)  # x and z of street lights
 
     def __post_init__(self) -> None:
         shape = (self.camera.height, self.camera.width)
         self.ids = np.zeros(shape, np.int32)
         self.depth = np.full(shape, _SKY_DEPTH, np.float32)
-        self.add(Surface(SKY_LABEL, (0.0, 0.0, 0.0)), FACING)
+        self.add([Surface(_SKY_LABEL, OFF)], FACING)
 
-    def add(self, surface: Surface, normal: Sequence[float], depth: float = np.nan) -> int:
-        """Register a surface under one orientation; returns its id."""
-        label, texture = float(surface.label), float(surface.texture)
-        self.rows.append((label, *surface.colour, texture, *normal, *surface.glow, depth))
-        return len(self.rows) - 1
+    def add(
+        self, surfaces: Sequence[Surface], normal: Normal, depth: float = np.nan
+    ) -> NDArray[np.int32]:
+        """Register surfaces of one orientation; returns their ids."""
+        first = len(self.rows)
+        for surface in surfaces:
+            label, texture = float(surface.label), float(surface.texture)
+            self.rows.append((label, *surface.colour, texture, *normal, *surface.glow, depth))
+        return np.arange(first, len(self.rows), dtype=np.int32)
 
     def table(self) -> NDArray[np.float32]:
         """All surfaces, (N, 12): label, colour (3), texture, normal (3), glow (3), depth or nan."""
@@ -104,51 +110,13 @@ class Canvas:
 
     def surface_ids(self) -> NDArray[np.int32]:
         """The surface seen in each pixel, (H, W), gaps looked through."""
-        return self.ids & ((1 << _ID_BITS) - 1)
+        return self.ids & _ID_MASK
 
     def labels(self) -> NDArray[np.uint8]:
         """Class of each pixel, (H, W); the gaps of a fence or a wheel count as fence or wheel."""
         table = np.array([row[0] for row in self.rows], np.uint8)
         own, gap = table[self.surface_ids()], self.ids >> _ID_BITS
         return np.where(gap > 0, gap - 1, own).astype(np.uint8)
-
-    def ground(self, edges: Sequence[float], surfaces: Sequence[Surface]) -> None:
-        """Paint the ground: bands along the street, ``edges`` (N - 1) between ``surfaces`` (N)."""
-        camera = self.camera
-        z = camera.ground_depth()
-        first = int(np.searchsorted(-z, -400.0))
-        z = z[first:, None]
-        columns = np.arange(camera.width) + 0.5 - 0.5 * camera.width
-        x = columns[None, :] * z / camera.focal - (camera.turn + camera.bend * z) * z
-        ids = np.array([self.add(surface, (0.0, 1.0, 0.0)) for surface in surfaces], np.int32)
-        self.ids[first:] = ids[np.searchsorted(np.asarray(edges), x)]
-        self.depth[first:] = z
-
-    def polygon(self, points: Floats, surface: Surface, normal: Sequence[float] = FACING) -> None:
-        """Fill a polygon given in street coordinates, (N, 3), at its mean depth."""
-        self.polygons(points, [len(points)], [surface], [normal])
-
-    def polygons(
-        self,
-        points: Floats,
-        counts: Sequence[int],
-        surfaces: Sequence[Surface],
-        normals: Sequence[Sequence[float]],
-    ) -> None:
-        """Fill several polygons one after the other; ``points`` (sum of counts, 3) holds them all.
-
-        Those that lie on the road have the road's depth, others the mean of their corners.
-        """
-        corners = _fixed(self.camera.project(points))
-        stops = np.cumsum(np.asarray(counts, np.int64))
-        depths = np.add.reduceat(points[:, 2], stops - counts) / counts
-        heights = np.maximum.reduceat(points[:, 1], stops - counts)
-        for surface, normal, count, stop, depth, height in zip(
-            surfaces, normals, counts, stops.tolist(), depths.tolist(), heights, strict=True
-        ):
-            flat = normal[1] > 0.99 and height < 0.1
-            code = self.add(surface, normal, np.nan if flat else depth)
-            cv2.fillPoly(self.ids, [corners[stop - count : stop]], code, shift=_FIXED)
 
     def sees(self, x: float, z: float, reach: float) -> bool:
         """Tell whether anything within ``reach`` metres of (x, z) may be in the picture."""
@@ -157,45 +125,71 @@ class Canvas:
         x += (camera.turn + camera.bend * z) * z
         return abs(x) - reach < near * 0.5 * camera.width / camera.focal * 1.05 + 0.2 * reach
 
+    def stand(self, x: float, near: float, far: float, width: float, height: float) -> None:
+        """Note that something ``height`` metres high stands on the road, which it shades."""
+        left, right = x - 0.5 * width, x + 0.5 * width
+        corners = np.array([(left, near), (right, near), (right, far), (left, far)])
+        self.footprints.append((corners, height))
+
+    def ground(self, edges: Sequence[float], surfaces: Sequence[Surface]) -> None:
+        """Paint the ground: bands along the street, ``edges`` (N - 1) between ``surfaces`` (N)."""
+        camera = self.camera
+        below = np.arange(camera.height) + 0.5 - camera.horizon
+        first = int(np.searchsorted(below, camera.focal * camera.above_road / 400.0))
+        z = camera.focal * camera.above_road / below[first:, None]
+        columns = np.arange(camera.width) + 0.5 - 0.5 * camera.width
+        x = columns[None, :] * z / camera.focal - (camera.turn + camera.bend * z) * z
+        self.ids[first:] = self.add(surfaces, UP)[np.searchsorted(np.asarray(edges), x)]
+        self.depth[first:] = z
+
+    def draw(self, faces: Sequence[Face]) -> None:
+        """Fill polygons one after the other.
+
+        Those that lie on the road have the road's depth, others the mean of their corners.
+        """
+        points = np.concatenate([face.corners for face in faces])
+        counts = [len(face.corners) for face in faces]
+        starts = np.cumsum([0, *counts[:-1]])
+        depths = np.add.reduceat(points[:, 2], starts) / counts
+        heights = np.maximum.reduceat(points[:, 1], starts)
+        rings = np.split(_fixed(self.camera.project(points)), starts[1:])
+        for face, ring, depth, height in zip(faces, rings, depths, heights, strict=True):
+            flat = face.normal[1] > 0.99 and height < 0.1
+            (code,) = self.add([face.surface], face.normal, np.nan if flat else depth).tolist()
+            cv2.fillPoly(self.ids, [ring], code, shift=_FIXED)
+
     def see_through(self, points: Floats, label: int) -> None:
         """Give what shows through a polygon (N, 3) a label without painting over it."""
-        corners = self.camera.project(points)
-        left, top = np.maximum(np.floor(corners.min(axis=0)).astype(int), 0)
-        right, bottom = np.ceil(corners.max(axis=0)).astype(int) + 1
-        part = self.ids[top:bottom, left:right]
-        if part.size:
-            mask = np.zeros(part.shape, np.uint8)
-            cv2.fillPoly(mask, [_fixed(corners - (left, top))], 1, shift=_FIXED)
-            gap = (part & ((1 << _ID_BITS) - 1)) | ((label + 1) << _ID_BITS)
-            np.copyto(part, gap, where=mask > 0)
+        mask = np.zeros(self.ids.shape, np.uint8)
+        cv2.fillPoly(mask, [_fixed(self.camera.project(points))], 1, shift=_FIXED)
+        np.copyto(self.ids, _gap(self.ids, label), where=mask > 0)
 
     def stroke(self, points: Floats, thickness: float, surface: Surface) -> None:
         """A line through street coordinates (N, 3), ``thickness`` in metres, at its mean depth."""
         depth = float(points[:, 2].mean())
         width = max(1, round(thickness * self.camera.focal / depth))
+        (code,) = self.add([surface], FACING, depth).tolist()
         line = _fixed(self.camera.project(points))
-        code = self.add(surface, FACING, depth)
         cv2.polylines(self.ids, [line], False, code, width, cv2.LINE_8, _FIXED)
 
     def panel(
         self,
-        start: tuple[float, float],
-        end: tuple[float, float],
-        height: tuple[float, float],
+        x: float,
+        near: float,
+        far: float,
+        height: float,
         surfaces: Sequence[Surface],
-        pattern: Callable[[Floats, Floats], NDArray[np.int64]],
+        pattern: Callable[[Floats, Floats], Codes],
     ) -> None:
-        """An upright sheet over the ground line from ``start`` to ``end`` (x, z; start nearer).
+        """An upright sheet along the street, from the road up.
 
         ``pattern(s, y)`` gets metres along the sheet (1, n) and above the road (m, n), and returns
         for each an index into ``surfaces``, `UNTOUCHED` or `SEE_THROUGH` (labelled as surface 0).
         """
         camera = self.camera
-        inverse = np.linspace(1.0 / start[1], 1.0 / end[1], 32)
-        depths = 1.0 / inverse
-        along = (depths - start[1]) / (end[1] - start[1])
-        points = np.stack([start[0] + along * (end[0] - start[0]), 0 * depths, depths], axis=1)
-        columns = camera.project(points)[:, 0]
+        depths = 1.0 / np.linspace(1.0 / near, 1.0 / far, 32)
+        along = (depths - near) / (far - near)
+        columns = camera.project(np.stack([x + 0 * depths, 0 * depths, depths], axis=1))[:, 0]
         if columns[-1] < columns[0]:
             columns, depths, along = columns[::-1], depths[::-1], along[::-1]
         left = max(int(np.ceil(columns[0] - 0.5)), 0)
@@ -204,27 +198,19 @@ class Canvas:
             return
         at = np.arange(left, right) + 0.5
         z = 1.0 / np.interp(at, columns, 1.0 / depths)
-        top = camera.horizon + (camera.above_road - height[1]) * camera.focal / z.min()
-        top = min(top, camera.horizon + (camera.above_road - height[1]) * camera.focal / z.max())
-        bottom = camera.horizon + (camera.above_road - height[0]) * camera.focal / z.min()
-        first, last = max(int(top), 0), min(int(np.ceil(bottom)) + 1, camera.height)
+        ends = camera.horizon + (camera.above_road - np.array([[height], [0.0]])) * camera.focal / z
+        first, last = max(int(ends.min()), 0), min(int(np.ceil(ends.max())) + 1, camera.height)
         if last <= first:
             return
         rows = np.arange(first, last)[:, None] + 0.5
         y = camera.above_road - (rows - camera.horizon) * z / camera.focal
-        length = float(np.hypot(end[0] - start[0], end[1] - start[1]))
-        s = (np.interp(at, columns, along) * length)[None, :]
-        codes = np.broadcast_to(pattern(s, y), y.shape).copy()
-        codes[(y < height[0]) | (y > height[1])] = UNTOUCHED
-        normal = (-float(np.sign(start[0] + end[0])), 0.0, 0.0)
-        ids = np.array([self.add(surface, normal) for surface in surfaces], np.int32)
-        part = self.ids[first:last, left:right]
-        gap = (part & ((1 << _ID_BITS) - 1)) | ((surfaces[0].label + 1) << _ID_BITS)
-        behind = np.where(codes == SEE_THROUGH, gap, part)
-        solid = codes >= 0
-        part[...] = np.where(solid, ids[np.maximum(codes, 0)], behind)
-        depth = self.depth[first:last, left:right]
-        depth[...] = np.where(solid, z, depth)
+        codes = pattern((np.interp(at, columns, along) * (far - near))[None, :], y)
+        codes = np.where((y < 0.0) | (y > height), UNTOUCHED, codes)
+        ids = self.add(surfaces, (-float(np.sign(x)), 0.0, 0.0))
+        part, depth = self.ids[first:last, left:right], self.depth[first:last, left:right]
+        np.copyto(part, _gap(part, surfaces[0].label), where=codes == SEE_THROUGH)
+        np.copyto(part, ids[np.maximum(codes, 0)], where=codes >= 0)
+        np.copyto(depth, z, where=codes >= 0, casting="same_kind")
 
     def foliage(
         self, centres: Floats, radius: tuple[float, float], tones: Sequence[Surface], phase: int
@@ -244,28 +230,31 @@ class Canvas:
         if right <= left or last <= first:
             return
         columns = (np.arange(left, right) + 0.5 - middles[0, 0]) / scale
-        rows = (middles[0, 1] - np.arange(first, last) - 0.5) / scale
-        distance = np.full((len(rows), len(columns)), np.inf)
-        for centre in centres - centres[0]:
-            across = ((columns - centre[0]) / radius[0]) ** 2
-            np.minimum(
-                distance, across + ((rows - centre[1]) / radius[1])[:, None] ** 2, out=distance
-            )
+        rows = ((middles[0, 1] - np.arange(first, last) - 0.5) / scale)[:, None]
+        distances = [
+            ((columns - across) / radius[0]) ** 2 + ((rows - up) / radius[1]) ** 2
+            for across, up, _ in centres - centres[0]
+        ]
         fine, coarse = _rough(rows, columns, 90.0, phase), _rough(rows, columns, 30.0, phase)
-        inside = distance + 0.2 * fine + 0.2 * coarse < 1.0
-        light = 0.5 * coarse + 0.25 * fine + (0.3 / radius[1]) * rows[:, None]
+        inside = np.min(distances, axis=0) + 0.2 * fine + 0.2 * coarse < 1.0
+        light = 0.5 * coarse + 0.25 * fine + (0.3 / radius[1]) * rows
         level = np.clip(((light + 0.8) * (len(tones) / 1.6)).astype(int), 0, len(tones) - 1)
-        ids = np.array([self.add(tone, (0.0, 0.5, -0.6), depth) for tone in tones], np.int32)
+        ids = self.add(tones, (0.0, 0.5, -0.6), depth)
         np.copyto(self.ids[first:last, left:right], ids[level], where=inside)
 
 
+def _gap(ids: NDArray[np.int32], label: int) -> NDArray[np.int32]:
+    """The same surfaces, seen through something of that label."""
+    return (ids & _ID_MASK) | ((label + 1) << _ID_BITS)
+
+
 def _rough(rows: Floats, columns: Floats, per_metre: float, phase: int) -> NDArray[np.float32]:
-    """Noise over metres up (m,) and across (n,), (m, n)."""
+    """Noise over metres up (m, 1) and across (n,), (m, n)."""
     at = (rows * per_metre).astype(int) + phase, (columns * per_metre).astype(int) + 3 * phase
-    return np.asarray(cloud_tile()[np.ix_(at[0] % SIZE, at[1] % SIZE)])
+    return np.asarray(cloud_tile()[at[0] % SIZE, at[1] % SIZE])
 
 
 def _fixed(corners: Floats) -> NDArray[np.int32]:
     """Corners in pixels as OpenCV's fixed-point numbers, whose pixel centres are whole."""
-    limited = np.minimum(np.maximum(corners - 0.5, -30000.0), 30000.0)
+    limited = np.clip(corners - 0.5, -30000.0, 30000.0)
     return np.asarray(np.rint(limited * 2**_FIXED), np.int32)

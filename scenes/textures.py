@@ -12,21 +12,13 @@ from numpy.typing import NDArray
 SIZE = 256  # texels along one edge of a tile
 LEVELS = 6  # level L is averaged over 2**L x 2**L texels
 _SEED = 20230601
+_Tile = NDArray[np.float64]  # (SIZE, SIZE, 1 or 3)
 
 
 class Texture(IntEnum):
     """Surface structure of a material; the value is the tile's place in the atlas."""
 
-    FLAT = 0
-    ASPHALT = 1
-    PAVING = 2
-    GRASS = 3
-    LEAVES = 4
-    PLASTER = 5
-    BRICK = 6
-    STONE = 7
-    METAL = 8
-    CLOTH = 9
+    FLAT, ASPHALT, PAVING, GRASS, LEAVES, PLASTER, BRICK, STONE, METAL, CLOTH = range(10)
 
 
 # Texels per metre of each texture, in the order of `Texture`.
@@ -41,26 +33,36 @@ def texture_atlas() -> NDArray[np.uint32]:
     ``((texture * LEVELS + level) * SIZE + row) * SIZE + column``; row and column wrap around.
     """
     rng = np.random.default_rng(_SEED)
+    warm = np.array([1.0, 0.0, -1.0])  # more red, less blue
+
+    def white() -> _Tile:
+        return rng.standard_normal((SIZE, SIZE, 1))
+
+    def clouds(cells: int, octaves: int) -> _Tile:
+        return noise(rng, cells, octaves)[..., None]
+
     tiles = {
-        Texture.FLAT: np.zeros((SIZE, SIZE, 3)),
-        Texture.ASPHALT: _grey(0.22 * _white(rng) + 0.16 * noise(rng, 4, 4)),
-        Texture.PAVING: _blocks(rng, 32, 32, joint=2, spread=0.14, offset=0) + _speckle(rng, 0.07),
-        Texture.GRASS: _grass(rng),
-        Texture.LEAVES: _leaves(rng),
-        Texture.PLASTER: _grey(0.07 * noise(rng, 4, 5) + 0.03 * _white(rng)),
-        Texture.BRICK: _blocks(rng, 16, 32, joint=2, spread=0.22, offset=16) + _speckle(rng, 0.06),
-        Texture.STONE: _blocks(rng, 32, 64, joint=3, spread=0.25, offset=21)
-        + _grey(0.22 * noise(rng, 16, 4)),
-        Texture.METAL: _grey(0.06 * noise(rng, 2, 3)),
-        Texture.CLOTH: _grey(0.12 * noise(rng, 8, 4) + 0.06 * _white(rng)),
+        Texture.FLAT: np.zeros((SIZE, SIZE, 1)),
+        Texture.ASPHALT: 0.22 * white() + 0.16 * clouds(4, 4),
+        Texture.PAVING: _blocks(rng, 32, 32, joint=2, spread=0.14, offset=0) + 0.07 * white(),
+        Texture.GRASS: 0.28 * _blurred(white(), 1, 3)
+        + 0.2 * clouds(8, 4)
+        + 0.12 * clouds(4, 3) * warm,
+        Texture.LEAVES: 0.42 * np.tanh(1.6 * clouds(16, 3))
+        + 0.16 * white()
+        + 0.1 * clouds(16, 3) * warm,
+        Texture.PLASTER: 0.07 * clouds(4, 5) + 0.03 * white(),
+        Texture.BRICK: _blocks(rng, 16, 32, joint=2, spread=0.22, offset=16) + 0.06 * white(),
+        Texture.STONE: _blocks(rng, 32, 64, joint=3, spread=0.25, offset=21) + 0.22 * clouds(16, 4),
+        Texture.METAL: 0.06 * clouds(2, 3),
+        Texture.CLOTH: 0.12 * clouds(8, 4) + 0.06 * white(),
     }
     atlas = np.zeros((len(Texture), LEVELS, SIZE, SIZE, 4), np.uint8)
     for texture, tile in tiles.items():
-        factor = 1.0 + tile - tile.mean(axis=(0, 1))
+        coloured = tile + np.zeros(3)
+        factor = 1.0 + coloured - coloured.mean(axis=(0, 1))
         for level in range(LEVELS):
-            edge = 2**level
-            wrapped = np.pad(factor, ((edge, edge), (edge, edge), (0, 0)), mode="wrap")
-            mean = cv2.blur(wrapped, (edge, edge))[edge:-edge, edge:-edge]
+            mean = _blurred(factor, 2**level, 2**level)
             atlas[texture, level, ..., :3] = np.clip(np.rint(mean * 128), 0, 255)
     return atlas.view(np.uint32).reshape(-1)
 
@@ -98,16 +100,12 @@ def noise(rng: np.random.Generator, cells: int, octaves: int) -> NDArray[np.floa
     return np.asarray((total - total.mean()) / total.std())
 
 
-def _white(rng: np.random.Generator) -> NDArray[np.float64]:
-    return rng.standard_normal((SIZE, SIZE))
-
-
-def _grey(tile: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.repeat(tile[..., None], 3, axis=2)
-
-
-def _speckle(rng: np.random.Generator, amplitude: float) -> NDArray[np.float64]:
-    return _grey(amplitude * _white(rng))
+def _blurred(tile: _Tile, width: int, height: int) -> _Tile:
+    """A tile averaged over boxes of texels, beyond its edges, too."""
+    edge = max(width, height)
+    wrapped = np.pad(tile, ((edge, edge), (edge, edge), (0, 0)), mode="wrap")
+    mean = cv2.blur(wrapped, (width, height))[edge:-edge, edge:-edge]
+    return np.asarray(mean, np.float64).reshape(tile.shape)
 
 
 def _blocks(
@@ -122,17 +120,3 @@ def _blocks(
     tile = tones[course[:, None], block][..., None] + tints[course[:, None], block]
     tile[(row[:, None] < joint) | (column % width < joint)] = -0.3
     return np.asarray(tile)
-
-
-def _grass(rng: np.random.Generator) -> NDArray[np.float64]:
-    blades = cv2.blur(np.pad(_white(rng), 4, mode="wrap"), (1, 3))[4:-4, 4:-4]
-    tone = 0.28 * blades + 0.2 * noise(rng, 8, 4)
-    dry = 0.12 * noise(rng, 4, 3)
-    return np.stack([tone + dry, tone, tone - dry], axis=2)
-
-
-def _leaves(rng: np.random.Generator) -> NDArray[np.float64]:
-    clumps = np.tanh(1.6 * noise(rng, 16, 3))
-    tone = 0.42 * clumps + 0.16 * _white(rng)
-    warm = 0.1 * noise(rng, 16, 3)
-    return np.stack([tone + warm, tone, tone - warm], axis=2)

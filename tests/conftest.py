@@ -1,18 +1,48 @@
-"""What tests of all rooms share: the cores of the machine, and a terminal's signals."""
+"""What tests of all rooms share: the GPU, the cores of the machine, and a terminal's signals."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
-from roadshift.adapt.run.core_sharing import sharing_cores
 from roadshift.runtime.probes import core_watch
+from roadshift.runtime.probes.driver import driver_problem
+
+pytest.register_assert_rewrite(
+    "export_cases", "kernel_cases", "label_guard", "loss_cases", "run_cases", "traced_cases"
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` where there is none, and those marked `no_gpu` where there is one."""
+    if item.get_closest_marker("gpu") and (problem := gpu_problem()):
+        pytest.skip(problem)
+    if item.get_closest_marker("no_gpu") and driver_problem() is None:
+        pytest.skip("there is a GPU here")
+
+
+@cache
+def gpu_problem() -> str | None:
+    """Why torch cannot compute on a GPU here, None if it can."""
+    if problem := driver_problem():
+        return problem
+    import torch
+
+    return None if torch.cuda.is_available() else "this torch finds no CUDA GPU"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cores() -> Iterator[None]:
     """Beside other programs the suite takes twice its time, not twelve times."""
+    if "torch" not in sys.modules:  # whose threads they would be
+        yield
+        return
+    from roadshift.adapt.run.core_sharing import sharing_cores
+
     with sharing_cores():
         yield
 

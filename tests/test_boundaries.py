@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from processes import python_output
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -118,11 +118,6 @@ def test_runtime_and_scenes_never_import_what_only_learning_needs(module: Path) 
     assert {name.split(".")[0] for name in names} & {"torch", "torchvision", "onnxscript"} == set()
 
 
-def run_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
 def test_every_public_name_of_the_runtime_loads_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -130,7 +125,7 @@ def test_every_public_name_of_the_runtime_loads_without_torch() -> None:
         "missing = [n for n in runtime.__all__ if getattr(runtime, n).__name__ != n]\n"
         "print(missing, sorted(set(runtime.__all__) - set(dir(runtime))), sys.modules['torch'])"
     )
-    assert run_python(code) == "[] [] None"
+    assert python_output("-c", code) == "[] [] None"
 
 
 def test_importing_the_runtime_loads_no_library() -> None:
@@ -139,7 +134,7 @@ def test_importing_the_runtime_loads_no_library() -> None:
         "new = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "print(sorted(new - set(sys.stdlib_module_names)))"
     )
-    assert run_python(code) == "['roadshift']"
+    assert python_output("-c", code) == "['roadshift']"
 
 
 def test_an_unknown_name_of_the_runtime_is_an_attribute_error() -> None:
@@ -195,9 +190,6 @@ INNER = {
 FACES = ("__init__", "api", "arguments")
 LOOSE_IN_ADAPT: tuple[str, ...] = ()  # what lies loose beside the face
 MOST_LINES = 400
-LONGER = {  # files that are to be split, with the lines that they have now: fewer is fine
-    "adapt/losses/backends/triton_kernel.py": 401,
-}
 
 
 def name_of(module: Path) -> str:
@@ -311,10 +303,4 @@ def test_a_circle_would_be_found() -> None:
 
 def test_no_file_is_too_long_to_read_at_once() -> None:
     lines = {m.as_posix(): (ROOT / m).read_text(encoding="utf-8").count("\n") for m in MODULES}
-    too_long = {m: n for m, n in lines.items() if n > LONGER.get(m, MOST_LINES)}
-    assert too_long == {}
-
-
-@pytest.mark.parametrize("module", LONGER)
-def test_a_file_that_was_split_is_no_longer_an_exception(module: str) -> None:
-    assert (ROOT / module).read_text(encoding="utf-8").count("\n") > MOST_LINES
+    assert {m: n for m, n in lines.items() if n > MOST_LINES} == {}

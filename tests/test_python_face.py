@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import roadshift
+from processes import python_output
 
 INIT = Path(roadshift.__file__)
 LEARNS = ("roadshift.adapt", "roadshift.export")
@@ -28,18 +27,13 @@ FUNCTIONS = {
 }
 
 
-def run_python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
 def test_importing_loads_no_library_and_no_module_of_ours() -> None:
     code = (
         "import sys; before = set(sys.modules); import roadshift; dir(roadshift)\n"
         "new = set(sys.modules) - before\n"
         "print(sorted(n for n in new if n.split('.')[0] not in sys.stdlib_module_names))"
     )
-    assert run_python(code) == "['roadshift']"
+    assert python_output("-c", code) == "['roadshift']"
 
 
 def test_the_names_of_the_car_load_without_torch_and_the_others_say_what_to_install() -> None:
@@ -58,7 +52,9 @@ def test_the_names_of_the_car_load_without_torch_and_the_others_say_what_to_inst
     )
     places = roadshift._MODULES
     learn = {name for name in roadshift.__all__ if places.get(name, "").startswith(LEARNS)}
-    assert set(run_python(code).split()) == learn - {"PartialExportError"}  # to be caught anywhere
+    assert set(python_output("-c", code).split()) == learn - {
+        "PartialExportError"
+    }  # to be caught anywhere
 
 
 def test_every_promised_name_is_there_under_its_own_name() -> None:

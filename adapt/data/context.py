@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,12 +13,11 @@ from torch import Tensor
 from ..losses.backends.spec import Kernel, Window
 from ..models.inputs import Normalise
 from ..run.config import RunConfig
-from ..run.options import stop_if
+from ..run.events import Events
 from ..run.work import PreparedFrames, Work
 from ..run.workspace import Workspace
 from .dataset import Batch, Crop, FrameSet, in_batches, resize_window, stacked
 
-Item = TypeVar("Item")
 LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, however short the time
 
 
@@ -37,8 +35,7 @@ class Context:
     held: FrameSet | None = None  # set aside to judge on: nothing may learn from them
     statistics_share: float | None = None  # the target's in the start's; None: not re-estimated
     classes: tuple[str, ...] = ()  # their names, where someone is to read them
-    stop_requested: Callable[[], bool] = lambda: False
-    note: Callable[[str], None] = lambda _: None
+    fingerprint: str = ""  # of all that decides the run, apart from the content of its files
     work: Work = field(default_factory=Work)
     prepared: PreparedFrames = field(default_factory=PreparedFrames)  # of the stage at work
     said: set[str] = field(default_factory=set)  # by `note_once`
@@ -47,6 +44,15 @@ class Context:
     def workspace(self) -> Workspace:
         """The names of what lies in the working folder."""
         return Workspace(self.workdir)
+
+    @property
+    def events(self) -> Events:
+        """Notes, progress and the question whether to stop."""
+        return self.work.events
+
+    def note(self, sentence: str) -> None:
+        """Say what is worth knowing."""
+        self.events.note(sentence)
 
     def whole_frames(
         self, title: str = "looking at all frames", *, in_order: bool = False
@@ -69,31 +75,8 @@ class Context:
         while size > LEAST_IN_BATCH and not deadline.has_time_for(size):
             size = max(LEAST_IN_BATCH, size // 2)
         batches = in_batches(len(self.frames), size)
-        for rows in self.over(batches, title, unit="batches", in_order=in_order, passes=size):
+        for rows in self.work.over(batches, title, unit="batches", in_order=in_order, passes=size):
             yield self.normalise(stacked(self.frames, rows).to(self.device))
-
-    def over(
-        self,
-        items: Sequence[Item],
-        title: str,
-        *,
-        unit: str = "frames",
-        in_order: bool = False,
-        passes: float = 0.0,
-    ) -> Iterator[Item]:
-        """`Work.over`, which a signal stops.
-
-        Raises:
-            RunInterrupted: a signal came.
-        """
-        return self.work.over(
-            items,
-            title,
-            unit=unit,
-            in_order=in_order,
-            passes=passes,
-            stop=self.stop_if_requested,
-        )
 
     def prepare(
         self,
@@ -121,10 +104,10 @@ class Context:
         missing = [i for i in wanted if i not in have]
         if self.prepared.settled:
             for i in missing:  # steps followed from them: time is no reason now
-                self.stop_if_requested()
+                self.events.stop_if_requested()
                 make(i)
             return
-        for i in self.over(missing, title, passes=passes):
+        for i in self.work.over(missing, title, passes=passes):
             make(i)
             have.add(i)
         if len(have) < len(wanted):
@@ -165,10 +148,6 @@ class Context:
             image = self.frames.image(frame)
             rows.append(resize_window(image, window, width, height, nearest=False))
         return torch.from_numpy(np.stack(rows)).to(self.device)
-
-    def stop_if_requested(self) -> None:
-        """See `stop_if`."""
-        stop_if(self.stop_requested)
 
 
 def unscaled_crop(crop: Crop, whole: tuple[int, int], size: tuple[int, int]) -> Crop:

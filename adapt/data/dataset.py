@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...runtime.errors import FrameError
+from ...runtime.errors import FrameError, Sentence, arg
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.images import read_frame_image
 from ...runtime.frames.preprocess import fit_frame, restore_labels
@@ -138,13 +138,12 @@ def set_aside(
         return frames, None
     held = max(count // 10, min(16, count // 4))
     note(
-        f"the last {held} of {counted(count, 'frame')} are set aside to judge the result "
-        "on (see --gate)"
+        Sentence(
+            f"the last {held} of {counted(count, 'frame')} are set aside to judge the result on "
+            f"(see {arg('gate')})"
+        )
     )
-    return (
-        frames.only(range(count - held - held // 8)),
-        frames.only(range(count - held, count)),
-    )
+    return (frames.only(range(count - held - held // 8)), frames.only(range(count - held, count)))
 
 
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
@@ -161,9 +160,7 @@ def target_frames(
     workdir: Path,
     *,
     limit: int | None = None,
-    note: Callable[[str], None] = lambda _: None,
     work: Work | None = None,
-    stop: Callable[[], None] = lambda: None,
 ) -> FrameSet:
     """Unlabelled frames of folders, images and videos, fitted to ``width`` x ``height``.
 
@@ -175,12 +172,14 @@ def target_frames(
 
     Args:
         work: the deadline, and where decoding is shown.
-        stop: called before each frame; may raise.
 
     Raises:
+        RunInterrupted: a signal came.
         FrameError: a source does not exist or holds no readable frame.
         OutputError: the disk cannot hold the frames.
     """
+    work = work or Work()
+    note = work.events.note
     wanted = {
         "sources": encodable([str(Path(source).resolve()) for source in sources]),
         "size": [width, height],
@@ -191,7 +190,6 @@ def target_frames(
         return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, note)
-    work = work or Work()
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
@@ -209,8 +207,8 @@ def target_frames(
             frames = frames.only(evenly_spaced(len(stills), fewer))
     with DamageWatch(note, treatment=", and these frames are left out") as watch:
         opened.watch = watch
-        unfit = partial(damaged_names, opened, work, stop)
-        read = decoded(frames, total, work, stop)
+        unfit = partial(damaged_names, opened, work)
+        read = decoded(frames, total, work)
         names = write_cache(workdir, wanted, read, width, height, unfit)
     return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
 
@@ -224,17 +222,20 @@ def thinned(
         chosen = evenly_spaced(len(stills), limit)
         if len(chosen) < len(stills):
             note(
-                f"using {len(chosen)} of {counted(len(stills), 'frame')}, evenly spaced "
-                "(--max-frames)"
+                Sentence(
+                    f"using {len(chosen)} of {counted(len(stills), 'frame')}, evenly spaced "
+                    f"({arg('max_frames')})"
+                )
             )
         return source.only(chosen)
     if limit is None:
         return iter(source)
-    note("counting the frames of the videos, to use evenly spaced ones (--max-frames)")
+    which = f"evenly spaced ones ({arg('max_frames')})"
+    note(Sentence(f"counting the frames of the videos, to use {which}"))
     count = source.count()
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
-        note(f"using {len(keep)} of {counted(count, 'frame')}, evenly spaced (--max-frames)")
+        note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
     return (frame for i, frame in enumerate(source) if i in keep)
 
 
@@ -319,7 +320,8 @@ class CropSampler:
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
-        rows = [self._row(step * self._training.batch_size + slot) for slot in self._slots()]
+        size = self._training.batch_size
+        rows = [self._row(step * size + slot) for slot in range(size)]
         clean = torch.from_numpy(np.stack([row[0] for row in rows]))
         plain = self._augment.policy == "none"
         augmented = clean if plain else torch.from_numpy(np.stack([row[1] for row in rows]))
@@ -328,9 +330,6 @@ class CropSampler:
             maps = [row[2] for row in rows if row[2] is not None]
             labels = torch.from_numpy(np.stack(maps)).long()
         return Batch(clean, augmented, labels, tuple(r[3] for r in rows), tuple(r[4] for r in rows))
-
-    def _slots(self) -> range:
-        return range(self._training.batch_size)
 
     def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
         epoch, place = divmod(position, len(self._chosen))
@@ -365,11 +364,6 @@ class CropSampler:
             if holds is None or holds(crop):
                 break
         return replace(crop, flip=self._training.flip and bool(rng.integers(2)))
-
-
-def whole_frames(frames: FrameSet, batch_size: int) -> Iterator[Tensor]:
-    """All frames in order, uint8 (B, H, W, 3), clean and uncropped."""
-    return (stacked(frames, rows) for rows in in_batches(len(frames), batch_size))
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ...runtime.errors import FrameError
@@ -42,34 +42,38 @@ def decoded(
     frames: FrameSource | Iterator[Frame],
     total: int | None,
     work: Work,
-    stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Frame]:
     """The frames, shown as they are read; no more of them once the deadline's part is over.
 
     Args:
         total: how many are expected, where that is known.
-        stop: called before each; may raise.
+
+    Raises:
+        RunInterrupted: a signal came.
     """
     with work.phase("decoding", total) as done:
         for count, frame in enumerate(frames, 1):
-            stop()
+            work.events.stop_if_requested()
             yield frame
             done(count)
             if work.deadline.due and count != total:
-                work.note(
+                work.events.note(
                     f"decoding: the first {counted(count, 'frame')}, for more the time "
                     "budget leaves no time"
                 )
                 return
 
 
-def damaged_names(frames: FrameSource, work: Work, stop: Callable[[], None]) -> set[str]:
+def damaged_names(frames: FrameSource, work: Work) -> set[str]:
     """Names of the frames read that were decoded with errors, as far as there is time to find out.
 
     Args:
         frames: with a `FrameSource.watch`.
-        stop: called while the check is waited for; may raise.
+
+    Raises:
+        RunInterrupted: a signal came.
     """
     if frames.watch is not None:
+        stop = work.events.stop_if_requested
         frames.watch.finish(phase=work.phase, due=lambda: work.deadline.due, stop=stop)
     return frames.damaged_names()

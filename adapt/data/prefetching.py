@@ -27,12 +27,7 @@ class Prefetcher(Generic[Item]):
     """
 
     def __init__(
-        self,
-        make: Callable[[int], Item],
-        start: int,
-        stop: int,
-        depth: int = 3,
-        workers: int = 1,
+        self, make: Callable[[int], Item], start: int, stop: int, depth: int = 3, workers: int = 1
     ) -> None:
         self._make, self._next, self._stop, self._depth = make, start, stop, depth
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="frames")

@@ -14,12 +14,7 @@ import numpy as np
 
 from ...runtime.verdict import Check
 from ...runtime.words import percent
-from ..scoring.class_pairs import (
-    LEAST_VULNERABLE_AREA,
-    ClassPairs,
-    closest,
-    is_vulnerable,
-)
+from ..scoring.class_pairs import LEAST_VULNERABLE_AREA, ClassPairs, closest, is_vulnerable
 from ..scoring.displacement import Displacement
 from ..scoring.references import MIXED, OWN, WORN
 from .evidence import Evidence

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...runtime.errors import FrameError
 from ..data.dataset import evenly_spaced
+from ..run.events import QUIET, Events
 from ..scoring.class_pairs import ClassPairs
 from ..scoring.displacement import Displacement, moves
 from ..scoring.near_duplicates import DistinctFrames
@@ -59,7 +60,7 @@ def gather(
     frames: Iterable[Image],
     device: torch.device,
     *,
-    stop: Callable[[], None] = lambda: None,
+    events: Events = QUIET,
     due: Callable[[], bool] = lambda: False,
     report: Callable[[int], None] = lambda _: None,
     seed: int = 0,
@@ -77,25 +78,30 @@ def gather(
 
     Args:
         frames: uint8 RGB (H, W, 3), any size.
-        stop: called before every batch; may raise.
+        events: asked before every batch whether to stop.
         due: whether the time is over; asked after every batch.
         report: called with the number of frames judged so far.
 
     Raises:
         FrameError: there is no frame.
+        RunInterrupted: a signal came.
     """
     viewers = Viewer(incumbent, device), Viewer(candidate, device)
-    distinct = _Distinct()
-    seen = [(viewers[0].fitted(frame), viewers[1].fitted(frame)) for frame in distinct.of(frames)]
+    distinct, seen, copies = DistinctFrames(), list[tuple[Image, Image]](), 0
+    for frame in frames:
+        if distinct.is_new(frame):
+            seen.append((viewers[0].fitted(frame), viewers[1].fitted(frame)))
+        else:
+            copies += 1
     if not seen:
         raise FrameError("No frame could be read to judge the models on.")
     references = References(incumbent.network, candidate.network)
     ours = [mine for mine, _ in seen]
     few = [viewers[0].images([ours[i]]) for i in evenly_spaced(len(ours), FRAMES)]
-    references.look((viewers[0].images(b) for b in in_batches_of(ours, BATCH)), few, stop, due)
+    references.look((viewers[0].images(b) for b in in_batches_of(ours, BATCH)), few, events, due)
     gathered, zoom = ScoreAccumulator(incumbent.network.num_classes, seed), True
     for batch in in_batches_of(seen, BATCH):
-        stop()
+        events.stop_if_requested()
         inputs = (
             viewers[0].images([mine for mine, _ in batch]),
             viewers[1].images([its for _, its in batch]),
@@ -119,7 +125,7 @@ def gather(
         True,
         gathered.scores(divergences),
         gathered.lost(),
-        distinct.copies,
+        copies,
         gathered.pairs(),
         gathered.displaced(),
         references.share,
@@ -143,21 +149,6 @@ def referred(
             found[name] = viewer.probabilities(images, grid)
     found.setdefault(MIXED, old.p)  # without batch norm
     return found
-
-
-class _Distinct:
-    """Frames without those that are nearly the same picture as one before."""
-
-    def __init__(self) -> None:
-        self.copies = 0
-
-    def of(self, frames: Iterable[Image]) -> Iterator[Image]:
-        seen = DistinctFrames()
-        for frame in frames:
-            if seen.is_new(frame):
-                yield frame
-            else:
-                self.copies += 1
 
 
 def in_batches_of(frames: Iterable[T], size: int) -> Iterator[list[T]]:

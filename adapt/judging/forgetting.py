@@ -7,7 +7,7 @@ candidate against: what it is sure of there should stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from ...runtime.errors import FrameError
 from ...runtime.verdict import Check, Verdict
 from ...runtime.words import percent
+from ..run.events import QUIET, Events
 from ..scoring.class_pairs import LEAST_AREA, pairs_of
 from ..scoring.resampling import BootstrapSums, BootstrapWeights, interval
 from ..scoring.scores import CONFIDENT
@@ -32,7 +33,7 @@ def remembered(
     frames: Iterable[Image],
     device: torch.device,
     classes: tuple[str, ...],
-    stop: Callable[[], None] = lambda: None,
+    events: Events = QUIET,
 ) -> Check:
     """The share of what the incumbent is sure of, on older frames, that the candidate says too.
 
@@ -41,25 +42,24 @@ def remembered(
     Args:
         frames: uint8 RGB (H, W, 3), any size, of conditions that the incumbent serves.
         classes: the label space's names.
-        stop: called before every frame; may raise.
+        events: asked before every frame whether to stop.
 
     Raises:
         FrameError: there is no frame.
+        RunInterrupted: a signal came.
     """
     old, new = Viewer(incumbent, device), Viewer(candidate, device)
     weights, sums, count = BootstrapWeights(), BootstrapSums(), 0
     pairs = np.zeros((len(classes), len(classes)))
     for frame in frames:
-        stop()
+        events.stop_if_requested()
         p = old.probabilities(old.images([old.fitted(frame)]))
         grid = p.shape[2], p.shape[3]
         said = new.probabilities(new.images([new.fitted(frame)]), grid).argmax(dim=1)
         known, sure = p.argmax(dim=1), p.amax(dim=1) >= CONFIDENT
         kept = sure & (known == said)
         sums.add(
-            weights.draw(1),
-            sure=sure.double().sum(dim=(1, 2)),
-            kept=kept.double().sum(dim=(1, 2)),
+            weights.draw(1), sure=sure.double().sum(dim=(1, 2)), kept=kept.double().sum(dim=(1, 2))
         )
         pairs += pairs_of(known[sure][None, None], said[sure][None, None], len(classes))
         count += 1

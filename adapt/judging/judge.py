@@ -18,6 +18,7 @@ from ...runtime.errors import (
     LabelSpaceError,
     RoadshiftError,
     RunInterrupted,
+    arg,
 )
 from ...runtime.frames import FrameSource, open_frames
 from ...runtime.verdict import Verdict
@@ -31,7 +32,8 @@ from ..models.weight_checks import BrokenWeightsError
 from ..networks import SegmentationNetwork
 from ..run.budget import Deadline, Repeated
 from ..run.core_sharing import sharing_cores
-from ..run.work import spread
+from ..run.events import QUIET, Events
+from ..run.work import Work, spread
 from ..scoring.references import passes_of_share
 from ..scoring.timing import forward_seconds
 from ..scoring.views import Image, ScoredModel
@@ -50,19 +52,19 @@ GATES = ("refuse", "warn", "off")
 
 
 def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> str:
-    """Choose the gate: that of `--gate`, else "refuse"; "off" for a black-box method.
+    """Choose the gate: the one asked for, else "refuse"; "off" for a black-box method.
 
     Raises:
         ConfigError: it is none of `GATES`, or a black-box method cannot have it.
     """
     if asked is not None and asked not in GATES:
-        raise ConfigError(f"--gate {shortened(asked)!r}: is one of {', '.join(GATES)}.")
+        raise ConfigError(f"{arg('gate')} {shortened(asked)!r}: is one of {', '.join(GATES)}.")
     if not black_box:
         return asked or "refuse"
     if asked not in (None, "off"):
         raise ConfigError(
-            f"--gate {asked}: {method} knows its source model by its answers alone, so there is no "
-            "incumbent to judge its student against; leave the option out."
+            f"{arg('gate')} {asked}: {method} knows its source model by its answers alone, so "
+            "there is no incumbent to judge its student against; leave the option out."
         )
     if asked is None:
         note("no gate: a student of a black box has no incumbent to be judged against")
@@ -134,7 +136,7 @@ def _judged(
             candidate,
             _readable(held.only(chosen), context.note),
             context.device,
-            stop=context.stop_if_requested,
+            events=context.events,
             due=lambda: not batches.fits(),
             report=done,
         )
@@ -148,11 +150,11 @@ def _judged(
         context.note("the time budget left no time for the older frames")
         return verdict
     with context.work.phase("judging on older frames"):
-        classes, stop = incumbent.label_space.classes, context.stop_if_requested
+        classes = incumbent.label_space.classes
         try:
             source = open_frames([str(one) for one in older], on_skip=context.note)
-            frames = _images(source, OLDER, context.note, stop, due=lambda: deadline.due)
-            check = remembered(old, candidate, frames, context.device, classes, stop)
+            frames = _images(source, OLDER, context.events, due=lambda: deadline.due)
+            check = remembered(old, candidate, frames, context.device, classes, context.events)
         except FrameError as error:  # they were there when the run began
             context.note(f"what was forgotten was not measured: {error}")
             return verdict
@@ -162,23 +164,22 @@ def _judged(
 def _images(
     source: FrameSource,
     most: int,
-    note: Note,
-    stop: Callable[[], None],
+    events: Events,
     say: Note = lambda _: None,
     due: Callable[[], bool] = lambda: False,
 ) -> Iterator[Image]:
     """The images of at most so many frames, evenly spaced; behind them damage is said.
 
     Args:
-        note: called with a sentence on each video that is damaged.
-        stop, due: see `DamageWatch.finish`.
+        events: told of each video that is damaged, and asked meanwhile whether to stop.
+        due: see `DamageWatch.finish`.
         say: called with how many are chosen, where not all are.
     """
-    with DamageWatch(note) as watch:
+    with DamageWatch(events.note) as watch:
         source.watch = watch
         for frame in thinned(source, most, say):
             yield frame.image
-        watch.finish(due=due, stop=stop)
+        watch.finish(due=due, stop=events.stop_if_requested)
 
 
 def passes_of(frames: int) -> int:
@@ -265,9 +266,7 @@ def judge_bundles(
     device: str = "auto",
     max_frames: int = JUDGED_ON,
     older: Sequence[str | Path] = (),
-    note: Note = lambda _: None,
-    report: Callable[[int, int | None], None] = lambda *_: None,
-    stop: Callable[[], None] = lambda: None,
+    events: Events = QUIET,
 ) -> Verdict:
     """Judge, on frames not learned from, whether ``candidate`` should replace ``incumbent``.
 
@@ -276,20 +275,21 @@ def judge_bundles(
         max_frames: look at no more, evenly spaced.
         older: sources of frames of other conditions, which the incumbent serves: a candidate that
             has forgotten them is not promoted, a person is asked.
-        note: called with a sentence for every frame that cannot be read.
-        report: called with the frames done and, where that is known, those in all.
-        stop: called before every batch of frames; may raise.
+        events: told of every frame that cannot be read and how many are judged, and asked before
+            every batch whether to stop.
 
     Raises:
         ConfigError: both are the same model, or there is no such device.
         LabelSpaceError: their classes differ.
         FrameError: a source does not exist or holds no readable frame.
         NetworkError: a bundle holds no weights, or the incumbent's are broken.
+        RunInterrupted: a signal came.
     """
+    events = replace(events, stopped="Stopped; nothing was judged.")
     _check_pair(incumbent, candidate)
     run_on = pick_device(device)
     started = time.monotonic()
-    source = open_frames([str(one) for one in sources], on_skip=note)
+    source = open_frames([str(one) for one in sources], on_skip=events.note)
     if older:
         open_frames([str(one) for one in older])  # what is not there is said at once
     total = None if source.length is None else min(source.length, max_frames)
@@ -300,19 +300,17 @@ def judge_bundles(
         sentence = f"The candidate's weights are not numbers: {error}"
         verdict = broken(sentence, 0, time.monotonic() - started)
         return replace(verdict, incumbent=incumbent.hash)
-    report(0, total)
-    images = _images(source, max_frames, note, stop, note)
-    evidence = gather(
-        old, new, images, run_on, stop=stop, report=lambda judged: report(judged, total)
-    )
+    images = _images(source, max_frames, events, events.note)
+    with Work(events=events).phase("judge", total) as done:
+        evidence = gather(old, new, images, run_on, events=events, report=done)
     verdict = _decided(evidence, incumbent, started)
     if older:
         past, classes = (
-            open_frames([str(one) for one in older], on_skip=note),
+            open_frames([str(one) for one in older], on_skip=events.note),
             incumbent.label_space.classes,
         )
-        frames = _images(past, OLDER, note, stop)
-        verdict = with_older(verdict, remembered(old, new, frames, run_on, classes, stop))
+        frames = _images(past, OLDER, events)
+        verdict = with_older(verdict, remembered(old, new, frames, run_on, classes, events))
     return verdict
 
 

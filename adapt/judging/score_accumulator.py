@@ -144,7 +144,8 @@ class ScoreAccumulator:
         frames = self._pair["frames"].clamp(min=1)
         each = [self._of_one(sums, frames) for sums in self._models]
         found = {name: _paired(each[0][name], each[1][name]) for name in each[0]}
-        found["divergence"] = Score(divergences[0], divergences[1], *[_drop(divergences)] * 2)
+        old, new = divergences
+        found["divergence"] = Score(old, new, new - old, new - old)
         areas = [sums["area"] / frames[:, None] for sums in self._models]
         sure = self._pair["sure"]
         agreement = torch.where(sure > 0, self._pair["kept"] / sure.clamp(min=1), torch.nan)
@@ -185,10 +186,6 @@ def _zoom(sums: BootstrapSums) -> Tensor:
     if "zoom_both" not in sums:
         return torch.full_like(sums["entropy"], torch.nan)
     return consistency(sums["zoom_both"], sums["zoom_either"])
-
-
-def _drop(divergences: Sequence[float]) -> float:
-    return divergences[1] - divergences[0]
 
 
 def _alone(values: Tensor) -> Score:

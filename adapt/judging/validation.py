@@ -128,10 +128,7 @@ def information(p: Tensor, entropy: Tensor, weights: Tensor | None = None) -> tu
     total = weights.sum(dim=-1).clamp(min=1)
     mean_p = weights @ p / total[..., None]
     mean_entropy = weights @ entropy / total * math.log(p.shape[1])
-    return (
-        information_maximisation(mean_p, mean_entropy),
-        information_maximisation(mean_p, 0.0),
-    )
+    return (information_maximisation(mean_p, mean_entropy), information_maximisation(mean_p, 0.0))
 
 
 def clearly_better(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

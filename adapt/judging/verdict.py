@@ -88,7 +88,7 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         return verdict("keep", shift.sentence, checks)
     steadier = opinion if opinion.passed else flip
     clear = scores["opinion"].low >= LARGE_GAIN
-    against = [] if clear else [check for check in (flip, zoom) if _against(check)]
+    against = [c for c in (flip, zoom) if not clear and c.high is not None and c.high < 0]
     if (opinion.passed or (information.passed and flip.passed)) and not against:
         speaking = [check for check in (information, steadier) if check.passed]
         return verdict("promote", " ".join(check.sentence for check in speaking), checks)
@@ -96,11 +96,6 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
         return verdict("keep", f"Nothing speaks for the candidate. {information.sentence}", checks)
     doubt = next(iter(against), steadier if information.passed else information)
     return verdict("ask", f"The signs are mixed. {doubt.sentence}", checks)
-
-
-def _against(check: Check) -> bool:
-    """Tell whether the whole interval of a sign of gain lies below 0."""
-    return check.high is not None and check.high < 0
 
 
 def too_few(evidence: Evidence) -> str:
@@ -117,7 +112,8 @@ def too_few(evidence: Evidence) -> str:
 
 def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
     scores = evidence.scores
-    entropy, largest, agreement = scores["entropy"], scores["largest"], scores["agreement"]
+    entropy, largest, histogram = scores["entropy"], scores["largest"], scores["histogram"]
+    density, agreement, divergence = scores["density"], scores["agreement"], scores["divergence"]
     checks = [
         _check(
             "entropy",
@@ -137,9 +133,6 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
             "no class swallows the others",
             f"above {MOST_OF_ONE_CLASS:.0%} it has collapsed into one class",
         ),
-    ]
-    histogram, density = scores["histogram"], scores["density"]
-    checks += [
         _check(
             "histogram",
             histogram,
@@ -173,7 +166,6 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
                 f"below {LEAST_AGREEMENT:.0%} it has forgotten, or its classes have changed places",
             )
         )
-    divergence = scores["divergence"]
     if not math.isnan(divergence.difference):
         checks.append(
             _check(
@@ -188,25 +180,13 @@ def _signs_of_harm(evidence: Evidence, classes: Sequence[str]) -> list[Check]:
             )
         )
     if evidence.lost:
-        worst = max(evidence.lost, key=lambda index: evidence.lost[index])
-        lost = evidence.lost[worst]
-        checks.append(
-            Check(
-                "area_lost",
-                None,
-                lost,
-                None,
-                None,
-                MOST_LOST,
-                lost <= MOST_LOST,
-                f"Of all classes {classes[worst]} loses most, {percent(lost)} of its area; "
-                + (
-                    "no class vanishes."
-                    if lost <= MOST_LOST
-                    else f"above {MOST_LOST:.0%} a class is as good as gone."
-                ),
-            )
+        worst, lost = max(evidence.lost.items(), key=lambda item: item[1])
+        passed = lost <= MOST_LOST
+        end = "no class vanishes" if passed else f"above {MOST_LOST:.0%} a class is as good as gone"
+        sentence = (
+            f"Of all classes {classes[worst]} loses most, {percent(lost)} of its area; {end}."
         )
+        checks.append(Check("area_lost", None, lost, None, None, MOST_LOST, passed, sentence))
     return checks
 
 
@@ -252,21 +232,13 @@ def _gain(name: str, score: Score) -> Check:
         f"The candidate is {'' if passed else 'not '}{_GAINS[name]}: {score.incumbent:.3f} to "
         f"{score.candidate:.3f}, difference {score.low:+.3f} to {score.high:+.3f}."
     )
-    return Check(
-        name, score.incumbent, score.candidate, score.low, score.high, 0.0, passed, sentence
-    )
+    figures = score.incumbent, score.candidate, score.low, score.high
+    return Check(name, *figures, 0.0, passed, sentence)
 
 
 def _check(
     name: str, score: Score, threshold: float, passed: bool, fact: str, good: str, bad: str
 ) -> Check:
-    return Check(
-        name,
-        score.incumbent,
-        score.candidate,
-        score.low,
-        score.high,
-        threshold,
-        passed,
-        f"{fact}; {good if passed else bad}.",
-    )
+    sentence = f"{fact}; {good if passed else bad}."
+    figures = score.incumbent, score.candidate, score.low, score.high
+    return Check(name, *figures, threshold, passed, sentence)

@@ -28,8 +28,8 @@ from ..losses.common import at_least_float32
 from ..methods.base import prefixed, under
 from ..networks import SegmentationNetwork
 from ..networks.ema import interpolate_weights, restore, snapshot
+from ..networks.modes import evaluating
 from ..run.checkpoint import read_tensors, write_tensors
-from ..scoring.views import evaluating
 from .gradient_norms import GradientNorms
 from .validation import Look, PredictionSummary, clearly_better, judged
 

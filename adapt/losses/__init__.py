@@ -1,1 +1,1 @@
-"""Losses on low-resolution logits; plain torch references."""
+"""Losses on low-resolution logits: what is summed over the pixels, and how much of it."""

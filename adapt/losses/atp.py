@@ -7,7 +7,6 @@ entropy of p. Natural logarithms; every mean is over all pixels of the batch unl
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -15,50 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backends.core import pixel_sums, weighted_sums
-from .backends.spec import Inputs, Kernel, Map, Paste, Terms
-from .backends.taps import pasted, upsample_map
-from .common import (
-    Size,
-    check_logits,
-    check_pixels,
-    count_labels,
-    labelled_cross_entropy,
-    upsample,
-)
-
-
-def normalised_entropy(log_p: Tensor) -> Tensor:
-    """h = -1/log K * sum_c p_c log p_c, in [0, 1].
-
-    Args:
-        log_p: log-softmax, (B, K, H, W).
-
-    Returns:
-        (B, H, W), of the same dtype.
-    """
-    entropy = -(log_p.exp() * log_p).sum(dim=1) / math.log(log_p.shape[1])
-    return entropy + (entropy.clamp(0, 1) - entropy).detach()  # rounding alone can leave [0, 1]
-
-
-def confident_distribution(
-    log_p: Tensor, sharpness: float, *, per_weight: bool, detach_weight: bool
-) -> Tensor:
-    """p^ = sum_v w_v p_v / sum_v w_v  with w = exp(-sharpness h), over all pixels v of the batch.
-
-    Args:
-        log_p: log-softmax, (B, K, H, W).
-        sharpness: lambda of eq. 3.
-        per_weight: divide by the sum of the weights, which makes p^ a distribution; else by the
-            number of pixels, as the authors' code does.
-        detach_weight: treat w as a constant.
-
-    Returns:
-        (K,).
-    """
-    w = (-sharpness * normalised_entropy(log_p)).exp()
-    w = w.detach() if detach_weight else w
-    total = (log_p.exp() * w[:, None]).sum(dim=(0, 2, 3))
-    return total / (w.sum() if per_weight else w.numel())
+from .backends.spec import Inputs, Kernel, Map, Paste, Share, Terms
+from .common import Size, check_logits, check_pixels, count_labels, count_pixels, negentropy
 
 
 @dataclass(frozen=True)
@@ -85,14 +42,17 @@ def align_terms(
     """Curriculum entropy and diversity.
 
         L_ent = alpha mean( (1 - h)^gamma h )                    (eq. 2)
-        L_div = weight sum_c p^_c log p^_c                       (eq. 3)   `confident_distribution`
+        L_div = weight sum_c p^_c log p^_c                       (eq. 3)
+        p^    = sum_v w_v p_v / sum_v w_v,   w = exp(-lambda h)
 
     Where h > 1 / (gamma + 1), eq. 2 falls as h rises: uncertain pixels are pushed to be more so.
 
     Args:
         logits: the student's, (B, K, h, w); gradients flow.
         size: (H, W) of the pixels.
-        per_weight, detach_weight: of p^; the authors' code has False and True.
+        per_weight: divide p^ by the sum of the weights, which makes it a distribution; else by the
+            number of pixels, as the authors' code does.
+        detach_weight: treat w as a constant, as the authors' code does.
         detach_focus: treat (1 - h)^gamma as a constant, so that every pixel's entropy falls.
         kernel: what computes them; all give the same up to rounding.
 
@@ -103,45 +63,25 @@ def align_terms(
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("align_terms", logits)
-    terms: dict[str, Tensor] = {}
-    if kernel != "reference":
-        pixels = len(logits) * size[0] * size[1]
-        sums, mass = pixel_sums(
-            Terms(
-                curriculum=weights.focus if weights.entropy else None,
-                detach_focus=detach_focus,
-                sharpness=weights.sharpness if weights.diversity else None,
-                detach_certainty=detach_weight,
-            ),
-            logits,
-            Inputs(size, align_corners),
-            kernel=kernel,
-        )
-        if weights.entropy:
-            terms["entropy"] = weights.entropy * sums["curriculum"] / pixels
-        if weights.diversity:
-            total = sums["certainty"].detach() if detach_weight else sums["certainty"]
-            terms["diversity"] = weights.diversity * _negentropy(
-                mass / (total if per_weight else pixels)
-            )
-        return terms
-    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
+    sums, mass = pixel_sums(
+        Terms(
+            curriculum=weights.focus if weights.entropy else None,
+            detach_focus=detach_focus,
+            sharpness=weights.sharpness if weights.diversity else None,
+            detach_certainty=detach_weight,
+        ),
+        logits,
+        Inputs(size, align_corners),
+        kernel=kernel,
+    )
+    pixels, terms = count_pixels(logits, size), dict[str, Tensor]()
     if weights.entropy:
-        h = normalised_entropy(log_p)
-        certainty = 1 - (h.detach() if detach_focus else h)
-        # A power of 0 below 1 would have an infinite gradient.
-        focus = certainty.clamp(min=torch.finfo(h.dtype).tiny) ** weights.focus
-        terms["entropy"] = weights.entropy * (focus * h).mean()
+        terms["entropy"] = weights.entropy * (sums["curriculum"] / pixels)
     if weights.diversity:
-        p_hat = confident_distribution(
-            log_p, weights.sharpness, per_weight=per_weight, detach_weight=detach_weight
-        )
-        terms["diversity"] = weights.diversity * _negentropy(p_hat)
+        total = sums["certainty"].detach() if detach_weight else sums["certainty"]
+        p_hat = mass / (total if per_weight else pixels)
+        terms["diversity"] = weights.diversity * negentropy(p_hat)
     return terms
-
-
-def _negentropy(p: Tensor) -> Tensor:
-    return (p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum()
 
 
 def teach_terms(
@@ -176,30 +116,16 @@ def teach_terms(
     """
     check_logits("teach_terms", logits)
     check_pixels("teach_terms", (len(logits), *size), labels=labels)
-    if kernel != "reference":
-        factors: dict[str, float | Tensor] = {
-            "cross_entropy": positive / count_labels(labels).double(),
-            "negative": negative / labels.numel(),
-        }
-        return weighted_sums(
-            Terms(
-                cross_entropy=bool(positive), negative_below=negative_below if negative else None
-            ),
-            logits,
-            Inputs(size, align_corners, labels=labels),
-            kernel=kernel,
-            factors=factors,
-            titles={"cross_entropy": "positive"},
-        )
-    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
-    terms: dict[str, Tensor] = {}
-    if positive:
-        terms["positive"] = positive * labelled_cross_entropy(log_p, labels)
-    if negative:
-        p = log_p.exp()
-        unlikely = p.masked_fill(p.detach() >= negative_below, 0.0)  # not after the log: p may be 1
-        terms["negative"] = negative * -torch.log1p(-unlikely).sum(dim=1).mean()
-    return terms
+    return weighted_sums(
+        Terms(cross_entropy=bool(positive), negative_below=negative_below if negative else None),
+        logits,
+        Inputs(size, align_corners, labels=labels),
+        {
+            "positive": Share("cross_entropy", positive, count_labels(labels)),
+            "negative": Share("negative", negative, count_pixels(logits, size)),
+        },
+        kernel=kernel,
+    )
 
 
 def soft_cross_entropy(
@@ -224,8 +150,9 @@ def soft_cross_entropy(
     Returns:
         Scalar in float32 or wider.
     """
-    share = 1 / max(1, len(logits) * size[0] * size[1])
-    return share * _soft_sum(logits, target, size, align_corners, kernel, share, paste)
+    terms, inputs = _soft(target, size, align_corners, paste)
+    shares = {"soft": Share("soft", 1 / count_pixels(logits, size))}
+    return weighted_sums(terms, logits, inputs, shares, kernel=kernel)["soft"]
 
 
 def divergence_from(
@@ -244,32 +171,17 @@ def divergence_from(
     """
     known = target.sum().clamp(min=1)
     certainty: Tensor = torch.special.xlogy(target, target).sum()
-    return (certainty + _soft_sum(logits, target, size, align_corners, kernel, 1 / known)) / known
+    terms, inputs = _soft(target, size, align_corners)
+    sums, _ = pixel_sums(terms, logits, inputs, kernel=kernel, expected={"soft": 1 / known})
+    return (certainty + sums["soft"]) / known
 
 
-def _soft_sum(
-    logits: Tensor,
-    target: Tensor | Map,
-    size: Size,
-    align_corners: bool,
-    kernel: Kernel,
-    expected: float | Tensor,
-    paste: Paste | None = None,
-) -> Tensor:
-    """-sum_v sum_c q_c log p_c."""
-    if kernel == "reference":
-        if isinstance(target, Map):
-            target = upsample_map(target, size, align_corners=align_corners).softmax(dim=1)
-        q = pasted(target, paste)
-        return -(q * upsample(logits, size, align_corners).log_softmax(dim=1)).sum()
-    sums, _ = pixel_sums(
-        Terms(soft="logits" if isinstance(target, Map) else "probabilities"),
-        logits,
-        Inputs(size, align_corners, soft=Map.of(target), paste=paste),
-        kernel=kernel,
-        expected={"soft": expected},
-    )
-    return sums["soft"]
+def _soft(
+    target: Tensor | Map, size: Size, align_corners: bool, paste: Paste | None = None
+) -> tuple[Terms, Inputs]:
+    """-sum_v sum_c q_c log p_c, with q as `soft_cross_entropy` takes it."""
+    terms = Terms(soft="logits" if isinstance(target, Map) else "probabilities")
+    return terms, Inputs(size, align_corners, soft=Map.of(target), paste=paste)
 
 
 def regional_contrast(

@@ -6,22 +6,20 @@ H(q) = -sum_c q_c log q_c in nats. Every mean is over all pixels of the batch un
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .backends.core import pixel_sums, weighted_sums
 from .backends.labels import confident_argmax
-from .backends.spec import Inputs, Kernel, Map, Terms
+from .backends.spec import Inputs, Kernel, Map, Share, Terms
 from .common import (
     IGNORED,
     Size,
     check_logits,
     check_pixels,
     count_labels,
-    labelled_cross_entropy,
-    upsample,
+    count_pixels,
+    negentropy,
 )
-from .iapc import mean_entropy
 
 
 def entropy_terms(
@@ -44,16 +42,13 @@ def entropy_terms(
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("entropy_terms", logits)
-    if kernel != "reference":
-        mean = 1 / (len(logits) * size[0] * size[1])
-        return weighted_sums(
-            Terms(entropy=True),
-            logits,
-            Inputs(size, align_corners),
-            kernel=kernel,
-            factors={"entropy": mean},
-        )
-    return {"entropy": mean_entropy(upsample(logits, size, align_corners))}
+    return weighted_sums(
+        Terms(entropy=True),
+        logits,
+        Inputs(size, align_corners),
+        {"entropy": Share("entropy", 1.0, count_pixels(logits, size))},
+        kernel=kernel,
+    )
 
 
 def information_maximisation_terms(
@@ -84,19 +79,12 @@ def information_maximisation_terms(
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("information_maximisation_terms", logits)
-    if kernel == "reference":
-        z = upsample(logits, size, align_corners)
-        terms = {"entropy": mean_entropy(z)}
-        mean_p = z.softmax(dim=1).mean(dim=(0, 2, 3)) if diversity else None
-    else:
-        pixels = len(logits) * size[0] * size[1]
-        asked = Terms(entropy=True, sharpness=0.0 if diversity else None)
-        sums, mass = pixel_sums(asked, logits, Inputs(size, align_corners), kernel=kernel)
-        terms = {"entropy": sums["entropy"] / pixels}
-        mean_p = mass / pixels if diversity else None
-    if mean_p is not None:
-        log_mean_p = mean_p.clamp(min=torch.finfo(mean_p.dtype).tiny).log()  # finite where p is 0
-        terms["diversity"] = diversity * (mean_p * log_mean_p).sum()
+    asked = Terms(entropy=True, sharpness=0.0 if diversity else None)
+    sums, mass = pixel_sums(asked, logits, Inputs(size, align_corners), kernel=kernel)
+    pixels = count_pixels(logits, size)
+    terms = {"entropy": sums["entropy"] / pixels}
+    if diversity:
+        terms["diversity"] = diversity * negentropy(mass / pixels)
     return terms
 
 
@@ -154,22 +142,13 @@ def pseudo_label_terms(
     """
     check_logits("pseudo_label_terms", logits)
     check_pixels("pseudo_label_terms", (len(logits), *size), labels=labels)
-    if kernel != "reference":
-        factors: dict[str, float | Tensor] = {
-            "cross_entropy": pseudo_label / count_labels(labels).double(),
-            "entropy": entropy / labels.numel(),
-        }
-        return weighted_sums(
-            Terms(cross_entropy=True, entropy=bool(entropy)),
-            logits,
-            Inputs(size, align_corners, labels=labels),
-            kernel=kernel,
-            factors=factors,
-            titles={"cross_entropy": "pseudo_label"},
-        )
-    z = upsample(logits, size, align_corners)
-    cross_entropy = labelled_cross_entropy(z.log_softmax(dim=1), labels)
-    terms = {"pseudo_label": pseudo_label * cross_entropy}
-    if entropy:
-        terms["entropy"] = entropy * mean_entropy(z)
-    return terms
+    return weighted_sums(
+        Terms(cross_entropy=True, entropy=bool(entropy)),
+        logits,
+        Inputs(size, align_corners, labels=labels),
+        {
+            "pseudo_label": Share("cross_entropy", pseudo_label, count_labels(labels)),
+            "entropy": Share("entropy", entropy, count_pixels(logits, size)),
+        },
+        kernel=kernel,
+    )

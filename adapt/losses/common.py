@@ -53,20 +53,16 @@ def upsample(logits: Tensor, size: Size, align_corners: bool) -> Tensor:
     return F.interpolate(z, size=size, mode="bilinear", align_corners=align_corners)
 
 
-def labelled_cross_entropy(
-    log_p: Tensor, labels: Tensor, class_weights: Tensor | None = None
-) -> Tensor:
-    """Mean of a[y] CE over the pixels whose label is not 255; 0 where there is none.
-
-    Args:
-        log_p: (B, K, H, W).
-        labels: int64 (B, H, W).
-        class_weights: (K,).
-    """
-    total = F.nll_loss(log_p, labels, class_weights, ignore_index=255, reduction="sum")
-    return total / count_labels(labels)
-
-
 def count_labels(labels: Tensor) -> Tensor:
     """Count the labels that are not 255, at least 1: an int64 scalar."""
     return (labels != 255).sum().clamp(min=1)
+
+
+def count_pixels(logits: Tensor, size: Size) -> int:
+    """Count the pixels of all images, at least 1."""
+    return max(1, len(logits) * size[0] * size[1])
+
+
+def negentropy(p: Tensor) -> Tensor:
+    """sum_c p_c log p_c in nats, with a finite gradient where p is 0."""
+    return (p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum()

@@ -15,15 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .backends.core import weighted_sums
-from .backends.spec import Inputs, Kernel, Terms
-from .common import (
-    Size,
-    check_logits,
-    check_pixels,
-    count_labels,
-    labelled_cross_entropy,
-    upsample,
-)
+from .backends.spec import Inputs, Kernel, Share, Terms
+from .common import Size, check_logits, check_pixels, count_labels, count_pixels
 
 
 def complementary_ranks(
@@ -88,41 +81,25 @@ def ld_terms(
     Raises:
         ShapeError: shapes disagree.
     """
-    pixels = (len(logits), *size)
     check_logits("ld_terms", logits)
-    check_pixels("ld_terms", pixels, labels=labels, ranks=ranks if ranks.ndim else None)
-    if kernel != "reference":
-        mean = 1 / labels.numel()
-        factors: dict[str, float | Tensor] = {
-            "cross_entropy": weights.selected / count_labels(labels).double(),
-            "entropy": weights.entropy * mean,
-            "negative": weights.negative * mean,
-        }
-        return weighted_sums(
-            Terms(
-                cross_entropy=bool(weights.selected),
-                entropy=bool(weights.entropy),
-                negative_rank=bool(weights.negative),
-            ),
-            logits,
-            Inputs(size, align_corners, labels=labels, ranks=ranks, class_weights=class_weights),
-            kernel=kernel,
-            factors=factors,
-            titles={"cross_entropy": "selected"},
-        )
-    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
-    terms: dict[str, Tensor] = {}
-    if weights.selected:
-        loss = labelled_cross_entropy(log_p, labels, class_weights)
-        terms["selected"] = weights.selected * loss
-    if weights.entropy:
-        terms["entropy"] = weights.entropy * -(log_p.exp() * log_p).sum(dim=1).mean()
-    if weights.negative:
-        descending = log_p.detach().topk(int(ranks.max()), dim=1).indices
-        complement = descending.gather(1, ranks.expand(pixels)[:, None] - 1)
-        unlikely = log_p.gather(1, complement).exp()
-        terms["negative"] = weights.negative * -torch.log1p(-unlikely).mean()
-    return terms
+    per_pixel = {"labels": labels, "ranks": ranks if ranks.ndim else None}
+    check_pixels("ld_terms", (len(logits), *size), **per_pixel)
+    pixels = count_pixels(logits, size)
+    return weighted_sums(
+        Terms(
+            cross_entropy=bool(weights.selected),
+            entropy=bool(weights.entropy),
+            negative_rank=bool(weights.negative),
+        ),
+        logits,
+        Inputs(size, align_corners, labels=labels, ranks=ranks, class_weights=class_weights),
+        {
+            "selected": Share("cross_entropy", weights.selected, count_labels(labels)),
+            "entropy": Share("entropy", weights.entropy, pixels),
+            "negative": Share("negative", weights.negative, pixels),
+        },
+        kernel=kernel,
+    )
 
 
 def near_boundary(labels: Tensor, width: int) -> Tensor:
@@ -176,11 +153,10 @@ def boundary_cross_entropy(
     weight = torch.ones(labels.shape, dtype=dtype, device=labels.device)
     weight[near] = boundary_weight
     total = (weight * (labels != 255)).sum().clamp(min=1)
-    if kernel != "reference":
-        inputs = Inputs(size, align_corners, labels=labels, pixel_weights=weight)
-        factors: dict[str, float | Tensor] = {"cross_entropy": 1 / total.double()}
-        terms = Terms(cross_entropy=True)
-        return weighted_sums(terms, logits, inputs, kernel=kernel, factors=factors)["cross_entropy"]
-    log_p = upsample(logits, size, align_corners).log_softmax(dim=1)
-    loss = F.nll_loss(log_p, labels, ignore_index=255, reduction="none")
-    return (weight * loss).sum() / total
+    return weighted_sums(
+        Terms(cross_entropy=True),
+        logits,
+        Inputs(size, align_corners, labels=labels, pixel_weights=weight),
+        {"boundary": Share("cross_entropy", 1.0, total)},
+        kernel=kernel,
+    )["boundary"]

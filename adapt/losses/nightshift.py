@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import ShapeError
-from .backends.core import weighted_sums
-from .backends.spec import Inputs, Kernel, Map, Paste, Terms
-from .backends.taps import mass_of_pixels, pasted, upsample_map
-from .common import Size, check_logits, upsample
-from .iapc import mean_entropy
+from .backends.core import soft_mass, weighted_sums
+from .backends.spec import Inputs, Kernel, Map, Paste, Share, Terms
+from .common import Size, check_logits, count_pixels
 
 
 def nightshift_terms(
@@ -51,33 +49,20 @@ def nightshift_terms(
     """
     check_logits("nightshift_terms", logits)
     _check_shapes(logits, target, size, class_weights)
-    soft = Map.of(target)
-    if kernel == "reference":
-        soft = Map(pasted(upsample_map(soft, size, align_corners=align_corners), paste))
-        paste = None
-    total = (class_weights * _mass(soft, paste, size, align_corners)).sum().clamp(min=1e-12)
-    if kernel != "reference":
-        factors: dict[str, float | Tensor] = {
-            "soft": 1 / total.double(),
-            "entropy": weight_entropy / (len(logits) * size[0] * size[1]),
-        }
-        sums = weighted_sums(
-            Terms(soft="probabilities", entropy=bool(weight_entropy)),
-            logits,
-            Inputs(size, align_corners, soft=soft, paste=paste, soft_class_weights=class_weights),
-            kernel=kernel,
-            factors=factors,
-        )
-        names = ("soft", "entropy") if weight_entropy else ("soft",)
-        return {name: sums[name] for name in names}
-    target = soft.values
-    z = upsample(logits, size, align_corners)
-    w = (class_weights[:, None, None] * target).sum(dim=1)
-    ce = -(target * z.log_softmax(dim=1)).sum(dim=1)
-    terms = {"soft": (w * ce).sum() / total}
-    if weight_entropy:
-        terms["entropy"] = weight_entropy * mean_entropy(z)
-    return terms
+    inputs = Inputs(
+        size, align_corners, soft=Map.of(target), paste=paste, soft_class_weights=class_weights
+    )
+    total = (class_weights * soft_mass(inputs, kernel)).sum().clamp(min=1e-12)
+    return weighted_sums(
+        Terms(soft="probabilities", entropy=bool(weight_entropy)),
+        logits,
+        inputs,
+        {
+            "soft": Share("soft", 1.0, total),
+            "entropy": Share("entropy", weight_entropy, count_pixels(logits, size)),
+        },
+        kernel=kernel,
+    )
 
 
 def _check_shapes(logits: Tensor, target: Tensor | Map, size: Size, class_weights: Tensor) -> None:
@@ -94,15 +79,3 @@ def _check_shapes(logits: Tensor, target: Tensor | Map, size: Size, class_weight
                 f"nightshift_terms: {name} must be {tuple(expected)}, as logits of "
                 f"{tuple(logits.shape)} at {size[0]}x{size[1]} pixels ask for, got {tuple(shape)}."
             )
-
-
-def _mass(soft: Map, paste: Paste | None, size: Size, align_corners: bool) -> Tensor:
-    """sum_v q_v over the pixels of all images, (K,)."""
-    if paste is None and tuple(soft.values.shape[2:]) == tuple(size) and soft.windows is None:
-        # Element by element: a product of matrices would run in half precision under autocast.
-        return soft.values.sum(dim=(0, 2, 3))
-    counts = torch.ones(len(soft.values), *size, device=soft.values.device)
-    if paste is not None:
-        counts = paste.over.to(counts.dtype)
-        counts.index_add_(0, paste.under, 1 - counts)
-    return mass_of_pixels(soft, counts, size, align_corners=align_corners).sum(dim=0)

@@ -95,7 +95,7 @@ def resolve_config(
     assignments: Sequence[str] = (),
     seed: int | None = None,
 ) -> RunConfig:
-    """The whole of a run's settings: defaults, preset, TOML file, ``--set``, each over the last.
+    """The whole of a run's settings: defaults, preset, TOML file, assignments, each over the last.
 
     ``<method>.variant`` chooses the preset ("roadshift" unless set).
 
@@ -114,8 +114,8 @@ def resolve_config(
     assigned = parse_assignments(assignments)
     if "method" in assigned:
         raise ConfigError(
-            f"--set method={assigned['method']}: a setting cannot change the method; use --method "
-            f"{assigned['method']}."
+            f"{arg('assignments')} method={assigned['method']}: a setting cannot change the "
+            f"method; use {arg('method')} {assigned['method']}."
         )
     read, assigned = (by_new_names(method, given) for given in (read, assigned))
     return resolve_settings(method, merge(read, assigned), seed=seed)

@@ -22,9 +22,9 @@ from ..losses.common import upsample
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import fold_batch_norm
 from ..networks.ema import frozen_copy
+from ..networks.modes import evaluating
 from ..pseudo_labels.hard_labels import label_frames, label_identity, selected
 from ..run.checksums import read_or_redo, write_json_with_checksum
-from ..scoring.views import evaluating
 from .base import ParameterGroup, Stage
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from ...runtime.errors import LabelError, arg
 from ..data.context import Context
 from ..data.dataset import Batch, evenly_spaced
 from ..losses.backends.core import weighted_sums
-from ..losses.backends.spec import Inputs, Terms
+from ..losses.backends.spec import Inputs, Share, Terms
 from ..losses.common import upsample
 from ..networks import SegmentationNetwork
 from ..run.checksums import read_or_redo, write_json_with_checksum
@@ -70,7 +70,7 @@ def class_counts(context: Context, num_classes: int) -> NDArray[np.int64]:
         return np.array(kept["counts"], np.int64)
     counts = np.zeros(256, np.int64)
     chosen = evenly_spaced(len(context.frames), CLASS_COUNT_FRAMES)
-    for i in context.over(chosen, "counting the pixels of each class"):
+    for i in context.work.over(chosen, "counting the pixels of each class"):
         counts += np.bincount(labels(i).ravel(), minlength=256)
     write_json_with_checksum(path, {"counts": counts[:num_classes].tolist()})
     return counts[:num_classes]
@@ -101,23 +101,23 @@ class SupervisedStage(Stage):
         valid = batch.labels[batch.labels != 255]
         total = valid.new_tensor(len(valid)) if self.weights is None else self.weights[valid].sum()
         total = total.clamp(min=1)
-        if self.context.losses != "reference" and not self.settings.label_smoothing:
-            return weighted_sums(
-                Terms(cross_entropy=True),
-                logits,
-                Inputs(size, align_corners, labels=batch.labels, class_weights=self.weights),
-                kernel=self.context.losses,
-                factors={"cross_entropy": 1 / total.double()},
+        if self.settings.label_smoothing:
+            loss = F.cross_entropy(
+                upsample(logits, size, align_corners),
+                batch.labels,
+                self.weights,
+                ignore_index=255,
+                reduction="sum",
+                label_smoothing=self.settings.label_smoothing,
             )
-        loss = F.cross_entropy(
-            upsample(logits, size, align_corners),
-            batch.labels,
-            self.weights,
-            ignore_index=255,
-            reduction="sum",
-            label_smoothing=self.settings.label_smoothing,
+            return {"cross_entropy": loss / total}
+        return weighted_sums(
+            Terms(cross_entropy=True),
+            logits,
+            Inputs(size, align_corners, labels=batch.labels, class_weights=self.weights),
+            {"cross_entropy": Share("cross_entropy", 1.0, total)},
+            kernel=self.context.losses,
         )
-        return {"cross_entropy": loss / total}
 
 
 class Supervised(Method):

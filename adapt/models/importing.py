@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ...runtime.errors import NetworkError
+from ...runtime.errors import NetworkError, Sentence, arg
 from ...runtime.words import counted
 from ..networks.base import SegmentationNetwork
 from ..networks.deeplab_v2 import DILATIONS, INITIAL_STD
@@ -145,7 +145,7 @@ def _taken(found: Match, own: Mapping[str, Tensor], start: str, wrappers: str, w
     if missing:
         parts.append(f"{counted(missing, 'counter')} ({COUNTER}) not there and left at 0")
     if found.rivals:
-        keys = ", ".join(f"--key {as_key(start + p)}" if p else "those at the top"
+        keys = ", ".join(f"{arg('key')} {as_key(start + p)}" if p else "those at the top"
                          for p in found.rivals[:5])  # fmt: skip
         parts.append(f"the network fits other weights in the file too ({keys})")
     named = tuple(p for p in found.rivals if p)
@@ -153,7 +153,7 @@ def _taken(found: Match, own: Mapping[str, Tensor], start: str, wrappers: str, w
     if others:
         count = "1 other tensor was" if len(others) == 1 else f"{len(others)} other tensors were"
         parts.append(f"{count} left out ({listed(others)})")
-    return "; ".join(parts) + "."
+    return Sentence("; ".join(parts) + ".")
 
 
 def read_weights(content: bytes, where: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from ...runtime.errors import ConfigError, NetworkError, arg
 from ...runtime.labels import LabelSpace
 from ...runtime.words import shortened
 from ..networks import NETWORKS, ForeignNetwork, SegmentationNetwork, build_network
-from ..networks.copies import check_rebuilds
+from ..networks.copies import copy_of
 from ..networks.foreign.factory import without_class_count
 from ..networks.foreign.learning_trial import try_learning
 from ..networks.foreign.trial import try_out
@@ -113,7 +113,7 @@ def new_network(
         how: dict[str, Any] = {"size": (height, width), "output": spec.output}
         trial = try_out(network, network.__call__, space.num_classes, where, **how)
     if note is not None:
-        check_rebuilds(network)
+        copy_of(network)  # refused here where no copy can be built
         for said in trial.notes:
             note(f"{where}: {said}")
     return network

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...runtime.bundle import Artefact, Bundle, InputSpec
-from ...runtime.engines import Engine, register_backend
-from ...runtime.engines.base import Opener
+from ...runtime.engines import Engine
 from ...runtime.engines.checks import BadAnswerError, not_finite
 from ...runtime.errors import ConfigError, EngineError, arg
 from ...runtime.labels import LabelSpace
@@ -186,34 +186,28 @@ class _HalfSegmenter(Segmenter):
         return upsample(logits, self.size, self.network.align_corners), logits
 
 
-def _opener(backend: str) -> Opener:
-    def open_torch(
-        bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
-    ) -> Engine:
-        try:
-            chosen = pick_device(device)
-        except ConfigError as error:
-            raise EngineError(error.marked) from error
-        precision = "fp16" if backend == "torch-fp16" else "fp32"
-        how = ", compiled" if backend == "torch-compile" else ""
-        return TorchEngine(
-            load_network(bundle, chosen),
-            bundle.label_space,
-            bundle.manifest.input,
-            device=chosen,
-            artefact=artefact.path,
-            reason=(
-                f"torch {torch.__version__} runs {artefact.path} ({precision}{how}) on "
-                f"{chosen.type}."
-            ),
-            backend=backend,
-            threads=threads,
-        )
-
-    return open_torch
+def _open(
+    bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None, backend: str
+) -> Engine:
+    """The bundle's network as a `TorchEngine`; ``backend`` is one of `BACKENDS`."""
+    try:
+        chosen = pick_device(device)
+    except ConfigError as error:
+        raise EngineError(error.marked) from error
+    precision = "fp16" if backend == "torch-fp16" else "fp32"
+    how = ", compiled" if backend == "torch-compile" else ""
+    return TorchEngine(
+        load_network(bundle, chosen),
+        bundle.label_space,
+        bundle.manifest.input,
+        device=chosen,
+        artefact=artefact.path,
+        reason=(
+            f"torch {torch.__version__} runs {artefact.path} ({precision}{how}) on {chosen.type}."
+        ),
+        backend=backend,
+        threads=threads,
+    )
 
 
-def register() -> None:
-    """Make torch's backends available to `open_engine`."""
-    for backend in BACKENDS:
-        register_backend(backend, _opener(backend))
+open_eager, open_half, open_compiled = (partial(_open, backend=backend) for backend in BACKENDS)

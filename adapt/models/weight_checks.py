@@ -33,6 +33,7 @@ def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
         NetworkError: tensors are quantised, or no plain arrays of numbers in memory.
     """
     _check_kinds(own, state, where)
+    variances = {n: v for n, v in state.items() if n.rpartition(".")[2] == "running_var"}
     refusals = (
         (
             {n: _share(~torch.isfinite(v)) for n, v in state.items() if not _finite(v, own[n])},
@@ -40,7 +41,7 @@ def check_values(own: Mapping[str, Tensor], state: Mapping[str, Tensor], where: 
             "take a checkpoint from before its training diverged",
         ),
         (
-            {n: _share(v < 0) for n, v in state.items() if _is_variance(n) and bool((v < 0).any())},
+            {n: _share(v < 0) for n, v in variances.items() if bool((v < 0).any())},
             "hold variances below 0, which no batch norm can have",
             "the file is damaged or was averaged wrongly, take another one",
         ),
@@ -122,10 +123,6 @@ def _finite(value: Tensor, own: Tensor) -> bool:
 def _is_narrow(value: Tensor) -> bool:
     """Tell whether these are integers or 8-bit floats, which stand for weights with a scale."""
     return not value.is_complex() and (not value.is_floating_point() or value.element_size() == 1)
-
-
-def _is_variance(name: str) -> bool:
-    return name.rpartition(".")[2] == "running_var"
 
 
 def _overflow(value: Tensor, own: Tensor) -> str:

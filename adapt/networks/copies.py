@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
-from .base import SegmentationNetwork
 from .foreign.adapter import ForeignNetwork
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -58,11 +57,6 @@ def view_of(model: Model) -> Model:
         new._parameters.update(old._parameters)
         new._buffers.update(old._buffers)
     return fresh
-
-
-def check_rebuilds(model: SegmentationNetwork) -> None:
-    """Refuse a network of which no copy can be built; see `copy_of` for the NetworkError."""
-    copy_of(model)
 
 
 def _built_anew(model: Model) -> Model | None:

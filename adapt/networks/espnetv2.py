@@ -321,16 +321,8 @@ class _NormalisedBlock(nn.Module):
 def _conv(
     inputs: int, outputs: int, kernel: int, stride: int, dilation: int, groups: int
 ) -> nn.Conv2d:
-    return nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        stride,
-        padding=dilation * (kernel // 2),
-        dilation=dilation,
-        groups=groups,
-        bias=False,
-    )
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
 
 
 def _normalised(channels: int) -> nn.Sequential:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Output, SegmentationNetwork
-from .pooling import cell_means
+from .pooling import product_pool
 
 _BINS = (1, 2, 3, 6)
 
@@ -73,7 +73,7 @@ class PyramidPooling(nn.Module):
         """Context for x, (B, D, h, w), in the same shape."""
         parts = [x]
         for bins, branch in zip(_BINS, self.branches, strict=True):
-            pooled = F.relu(branch(average_pool(x, bins)))
+            pooled = F.relu(branch(product_pool(x, (bins, bins))))
             parts.append(_resize(pooled, x))
         joined: Tensor = self.join(torch.cat(parts, dim=1))
         return joined
@@ -112,12 +112,6 @@ class InvertedResidual(nn.Module):
         return x + y if self.is_residual else y
 
 
-def average_pool(x: Tensor, bins: int) -> Tensor:
-    """``F.adaptive_avg_pool2d(x, bins)`` as two matrix products, at every size."""
-    rows, columns = (cell_means(size, bins, x) for size in x.shape[-2:])
-    return rows @ x @ columns.transpose(0, 1)
-
-
 def _resize(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
 
@@ -133,16 +127,8 @@ def _convolution(
     relu: bool = True,
 ) -> nn.Sequential:
     """Convolution with "same" padding, batch normalisation and, unless told otherwise, ReLU."""
-    convolution = nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        stride,
-        padding=dilation * (kernel // 2),
-        dilation=dilation,
-        groups=groups,
-        bias=False,
-    )
+    padding = dilation * (kernel // 2)
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
     layers: list[nn.Module] = [convolution, nn.BatchNorm2d(outputs)]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
 

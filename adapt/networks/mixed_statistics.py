@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .batch_norm import batch_norm_layers
 from .batch_norm_of_one import Note, lone_values_allowed
+from .modes import evaluating
 
 
 class Moments(NamedTuple):
@@ -58,9 +59,8 @@ def target_statistics(
     """
     layers = batch_norm_layers(model)
     before = running_statistics(model)
-    with _buffers_kept(layers), _modes_kept(model):
+    with _buffers_kept(layers), evaluating(model):
         momenta = [layer.momentum for layer in layers]
-        model.eval()
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
@@ -92,8 +92,7 @@ def mix_statistics(source: Statistics, target: Statistics, share: float) -> int:
         else:
             apart = share * (1 - share) * (old.mean - mean).square()
             mixed = Moments(
-                torch.lerp(old.mean, mean, share),
-                torch.lerp(old.variance, variance, share) + apart,
+                torch.lerp(old.mean, mean, share), torch.lerp(old.variance, variance, share) + apart
             )
         layer.running_mean.copy_(mixed.mean)
         layer.running_var.copy_(mixed.variance)
@@ -124,18 +123,6 @@ def reestimate_batch_norm(
         return 0
     source = running_statistics(model) if source is None else source
     return mix_statistics(source, target_statistics(model, batches, note), share)
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Give every module its own training mode back at the end."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        yield
-    finally:
-        model.train(modes[model])
-        for module, training in modes.items():
-            module.training = training
 
 
 @contextmanager

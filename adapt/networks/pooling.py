@@ -22,11 +22,16 @@ def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
         first_rows = torch.tensor(rows.first, device=x.device)
         first_columns = torch.tensor(columns.first, device=x.device)
         return everywhere.index_select(2, first_rows).index_select(3, first_columns)
-    over_rows, over_columns = (cell_means(a, b, x) for a, b in zip(x.shape[-2:], size, strict=True))
-    return over_rows @ x @ over_columns.transpose(0, 1)
+    return product_pool(x, size)
 
 
-def cell_means(positions: int, cells: int, like: Tensor) -> Tensor:
+def product_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """``F.adaptive_avg_pool2d(x, size)`` as two matrix products, at every size."""
+    rows, columns = (_cell_means(a, b, x) for a, b in zip(x.shape[-2:], size, strict=True))
+    return rows @ x @ columns.transpose(0, 1)
+
+
+def _cell_means(positions: int, cells: int, like: Tensor) -> Tensor:
     """(cells, positions) matrix whose row i averages cell i, of ``like``'s type and device."""
     position = torch.arange(positions, device=like.device)
     cell = torch.arange(cells, device=like.device)[:, None]

@@ -32,6 +32,7 @@ from ...runtime.errors import (
     FrameError,
     LabelError,
     LabelSpaceError,
+    arg,
 )
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.labels import LabelSpace
@@ -91,7 +92,8 @@ def open_black_box(source: str) -> BlackBox:
         if artefact is None:
             raise BundleError(
                 f"{path}: a black box answers through its ONNX artefact, and the bundle has none; "
-                "run `roadshift export` on it first (--logits makes its answers soft)."
+                "run `roadshift export` on it first "
+                f"({arg('logits', True)} makes its answers soft)."
             )
         return replace(_onnx(bundle.content(artefact), bundle.file(artefact)), identity=bundle.hash)
     if path.is_dir():
@@ -133,18 +135,22 @@ def resolve_student(
         ConfigError: something is missing, or contradicts the black box.
     """
     if student.network is None:
-        raise ConfigError("A black box needs a student that learns: --student fast_scnn, say.")
+        raise ConfigError(
+            f"A black box needs a student that learns: {arg('student', 'fast_scnn')}, say."
+        )
     space = black_box.label_space
     if student.label_space is not None:
         given = find_label_space(student.label_space)
         if space is not None and space.classes != given.classes:
             raise ConfigError(
-                f"--label-space {given.name}: the black box answers in {space.name}, whose classes "
-                "are others; leave the option out."
+                f"{arg('label_space')} {given.name}: the black box answers in {space.name}, whose "
+                "classes are others; leave the option out."
             )
         space = space or given
     if space is None:
-        raise ConfigError("The black box does not say what its classes are: give --label-space.")
+        raise ConfigError(
+            f"The black box does not say what its classes are: give {arg('label_space')}."
+        )
     spec = IMAGENET_INPUT
     if student.input_size is not None:
         width, height = student.input_size

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cv2
@@ -25,10 +24,8 @@ from ..losses.backends.spec import Map, Window
 from ..losses.backends.taps import upsample_map
 from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
-from ..networks.batch_norm import batch_norm_layers
-from ..networks.batch_norm_of_one import lone_values_allowed
-from ..run.checkpoint import open_file
-from ..run.checksums import DamagedError, with_checksum, without_checksum
+from ..networks.modes import evaluating
+from ..run.checksums import read_with_checksum, with_checksum
 from .thresholds import BINS, ConfidenceHistograms, confidence_bins
 
 SCALES = (1.0, 1.25, 0.75)
@@ -58,13 +55,8 @@ class PseudoLabels:
         return None if stored is None else _unpack(stored)
 
     def _read(self, frame: int) -> Image | None:
-        try:
-            with open_file(self.path(frame)) as file:
-                content = without_checksum(file.read())
-        except FileNotFoundError:
-            return None
-        except (OSError, DamagedError) as error:
-            self._note(f"{self.path(frame)}: damaged ({error}), so it is made again")
+        content = read_with_checksum(self.path(frame), self._note)
+        if content is None:
             return None
         stored = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
         return np.asarray(stored, dtype=np.uint8)
@@ -200,11 +192,11 @@ def frame_probabilities(
     """`multi_scale_probabilities` of the whole clean frame number ``frame``, (K, H, W).
 
     Args:
-        model: put into evaluation mode; nothing else of it changes.
+        model: left as it was.
         batch_statistics: batch norm normalises each view with its own mean and variance, not with
             the stored ones, as the authors' code of LD does.
     """
-    with _labelling(model, batch_statistics=batch_statistics):
+    with evaluating(model, own_statistics=batch_statistics):
         return multi_scale_probabilities(model, _clean(context, frame), scales, mirror=mirror)[0]
 
 
@@ -212,27 +204,6 @@ def _clean(context: Context, frame: int) -> Tensor:
     image = torch.from_numpy(np.array(context.frames.image(frame)))
     clean: Tensor = context.normalise(image[None].to(context.device))
     return clean
-
-
-@contextmanager
-def _labelling(model: SegmentationNetwork, *, batch_statistics: bool) -> Iterator[None]:
-    model.eval()
-    with _own_statistics(model) if batch_statistics else nullcontext():
-        yield
-
-
-@contextmanager
-def _own_statistics(model: SegmentationNetwork) -> Iterator[None]:
-    """Batch norm neither moves its running statistics nor uses them, but for `lone_values`."""
-    layers = batch_norm_layers(model)
-    for layer in layers:
-        layer.track_running_stats, layer.training = False, True
-    try:
-        with lone_values_allowed(model):
-            yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats, layer.training = True, False
 
 
 def passes_of(scales: Sequence[float], *, mirror: bool) -> float:
@@ -245,7 +216,7 @@ def usable_scales(
 ) -> tuple[float, ...]:
     """Those of ``scales`` at which ``model`` answers, tried once; see `scales_taken`."""
     clean = _clean(context, 0)
-    with _labelling(model, batch_statistics=False):
+    with evaluating(model):
         return scales_taken(model, clean, scales, context.note_once)
 
 
@@ -274,7 +245,7 @@ def label_frames(
     def label(i: int) -> None:
         nonlocal taken
         taken = taken or usable_scales(model, context, scales)
-        with _labelling(model, batch_statistics=batch_statistics):
+        with evaluating(model, own_statistics=batch_statistics):
             views = list(multi_scale_logits(model, _clean(context, i), taken, mirror=mirror))
         labels, confidence = argmax_of_mean(views, size, align_corners=model.align_corners)
         bins = confidence_bins(confidence).cpu().numpy().astype(np.uint16)

@@ -23,8 +23,8 @@ from ...runtime.frames.preprocess import restore_labels
 from ..data.context import Context
 from ..data.dataset import Batch, Crop, resize_window
 from ..losses.backends.spec import Map
-from ..run.checkpoint import open_file, write_atomically
-from ..run.checksums import DamagedError, with_checksum, without_checksum
+from ..run.checkpoint import write_atomically
+from ..run.checksums import read_with_checksum, with_checksum
 from ..run.work import OutOfTimeError
 
 Labels = NDArray[Any]
@@ -114,14 +114,8 @@ class SoftLabels:
         return self._folder / f"{frame:06d}.npz"
 
     def _read(self, frame: int) -> Labels | None:
-        path = self._path(frame)
-        try:
-            with open_file(path) as file:
-                content = without_checksum(file.read())
-        except FileNotFoundError:
-            return None
-        except (OSError, DamagedError) as error:
-            self.context.note(f"{path}: damaged ({error}), so it is made again")
+        content = read_with_checksum(self._path(frame), self.context.note)
+        if content is None:
             return None
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return np.asarray(arrays["answer"])

@@ -30,13 +30,6 @@ def confidence_bins(confidence: Tensor) -> Tensor:
     return ((odds - LOWEST) * (BINS / (HIGHEST - LOWEST))).long().clamp(max=BINS - 1)
 
 
-def bin_floor(bins: Tensor) -> Tensor:
-    """The lowest confidence that falls into each bin, float64; above 1 for ``BINS`` itself."""
-    edges = torch.sigmoid(LOWEST + bins.double() * ((HIGHEST - LOWEST) / BINS))
-    edges = torch.where(bins <= 0, torch.zeros_like(edges), edges)
-    return torch.where(bins >= BINS, torch.full_like(edges, float("inf")), edges)
-
-
 class ConfidenceHistograms:
     """Counts of predictions by class and confidence, K x 4096, however many frames are added."""
 

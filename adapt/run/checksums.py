@@ -16,6 +16,7 @@ from typing import Any
 from ...runtime.regular_files import read_regular_file
 from ...runtime.strict_json import JsonError, parse_json
 from .checkpoint import open_file, write_atomically
+from .events import QUIET, Events
 
 CHECKSUM = "sha256"  # key in a JSON file
 LARGEST_JSON = 256 << 20  # bytes: names of a million frames
@@ -99,6 +100,18 @@ def without_checksum(data: bytes) -> bytes:
     return content
 
 
+def read_with_checksum(path: Path, note: Callable[[str], None]) -> bytes | None:
+    """The content of a file of `with_checksum`; None if missing, or damaged, which is noted."""
+    try:
+        with open_file(path) as file:
+            return without_checksum(file.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, DamagedError) as error:
+        note(f"{path}: damaged ({error}), so it is made again")
+        return None
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal.
 
@@ -109,34 +122,30 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def content_hash(
-    files: Iterable[Path],
-    note: Callable[[str], None] = lambda _: None,
-    stop: Callable[[], None] = lambda: None,
-) -> str:
+def content_hash(files: Iterable[Path], events: Events = QUIET) -> str:
     """SHA-256 of the names and bytes of ``files``, in their order, in hexadecimal.
 
     Args:
         files: of any size; what they hold is read, for sizes and times of change say nothing of it.
-        note: told of gigabytes, and how far it is.
-        stop: called between two files, where there are gigabytes; it may raise.
+        events: told of gigabytes, and how far it is; asked then between two files.
 
     Raises:
         OSError: one cannot be read.
+        RunInterrupted: a signal came.
     """
     paths = list(files)
     sizes = [path.stat().st_size for path in paths]
     total, done, told = sum(sizes), 0, time.monotonic()
     long = total >= LONG_WORK_BYTES
     if long:
-        note(f"reading {len(paths)} files, {total / 2**30:.1f} GiB, for their SHA-256")
+        events.note(f"reading {len(paths)} files, {total / 2**30:.1f} GiB, for their SHA-256")
     whole = hashlib.sha256()
     for path, size in zip(paths, sizes, strict=True):
         if long:
-            stop()
+            events.stop_if_requested()
         whole.update(json.dumps([path.name, size, file_hash(path)]).encode())
         done += size
         if time.monotonic() - told > 10:
             told = time.monotonic()
-            note(f"read {done / 2**30:.1f} of {total / 2**30:.1f} GiB")
+            events.note(f"read {done / 2**30:.1f} of {total / 2**30:.1f} GiB")
     return whole.hexdigest()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, arg
 from ...runtime.regular_files import read_regular_file
 from .renamed_settings import Renamed, Renames, in_new_names
 
@@ -207,7 +207,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     for entry in assignments:
         key, equals, text = entry.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
-            raise ConfigError(f"--set {shown(entry)}: write it as section.key=value.")
+            raise ConfigError(
+                f"{arg('assignments')} {shown(entry)}: write it as section.key=value."
+            )
         value = _toml_value(entry, text)
         for part in reversed(key.split(".")):
             value = {part.strip(): value}
@@ -222,7 +224,9 @@ def _toml_value(entry: str, text: str) -> Any:
     except tomllib.TOMLDecodeError:
         return text
     except (RecursionError, ValueError) as error:  # brackets or digits by the thousand
-        raise ConfigError(f"--set {shown(entry)}: is no value of a setting.") from error
+        raise ConfigError(
+            f"{arg('assignments')} {shown(entry)}: is no value of a setting."
+        ) from error
     return table["value"] if len(table) == 1 else text  # a second line is no second setting
 
 
@@ -236,19 +240,18 @@ def check_given_once(assignments: Sequence[str], **options: object) -> None:
         ConfigError: two set the same key, or one a section and the other a key inside it.
     """
     seen: dict[tuple[str, ...], str] = {
-        (name,): f"--{name.replace('_', '-')} {shown(value)}"
+        (name,): f"{arg(name)} {shown(value)}"
         for name, value in options.items()
         if value is not None
     }
     for entry in assignments:
         key = tuple(part.strip() for part in entry.partition("=")[0].split("."))
+        given = f"{arg('assignments')} {shown(entry)}"
         for other, before in seen.items():
             shorter = min(len(key), len(other))
             if key[:shorter] == other[:shorter]:
-                raise ConfigError(
-                    f"{before} and --set {shown(entry)} are both given; leave one of them out."
-                )
-        seen[key] = f"--set {shown(entry)}"
+                raise ConfigError(f"{before} and {given} are both given; leave one of them out.")
+        seen[key] = given
 
 
 def shown(value: object) -> str:

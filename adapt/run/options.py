@@ -1,69 +1,35 @@
-"""A run's options, its progress, and the summary of what it did."""
+"""A run's options, and the summary of what it did."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from ...runtime.errors import RunInterrupted, arg
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One step, as a progress display wants it."""
-
-    stage: str
-    step: int  # steps done in the whole run
-    steps: int
-    steps_per_s: float
-    eta_s: float
-    losses: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of work other than steps, as a progress display wants it."""
-
-    title: str
-    unit: str
-    done: int
-    total: int | None  # None where it is not known
-    rate: float  # units a second; 0 before anything is timed
-    left_s: float | None  # None where it is not known
-
-
-def stop_if(requested: Callable[[], bool]) -> None:
-    """Raise if a stop was requested, in work that a resume does again, or goes on with.
-
-    Raises:
-        RunInterrupted: a stop was requested.
-    """
-    if requested():
-        raise RunInterrupted(
-            f"Stopped; the same command with {arg('resume', True)} goes on from there."
-        )
+from .events import QUIET, Events
+from .workspace import Workspace
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """The circumstances in which a run is carried out; none of them belongs to the method."""
 
-    fingerprint: str
+    out: Path  # the bundle to write, or the folder of several
+    overwrite: bool = False
+    device: str = "auto"
     resume: bool = False
     checkpoint_every_s: float = 60.0
     time_budget_s: float | None = None
     began: float | None = None  # `time.monotonic` since when it counts; None: since the run's call
     patience_s: float | None = None  # without a budget: fewer steps where all would end later
     memory_budget_bytes: int | None = None
-    report: Callable[[Progress], None] = lambda _: None
-    report_phase: Callable[[Phase], None] = lambda _: None
-    note: Callable[[str], None] = lambda _: None
-    stop_requested: Callable[[], bool] = lambda: False
+    events: Events = QUIET
 
-    def stop_if_requested(self) -> None:
-        """See `stop_if`."""
-        stop_if(self.stop_requested)
+    @property
+    def workspace(self) -> Workspace:
+        """The run's own folder, beside ``out``: checkpoints, decoded frames, pseudo-labels."""
+        return Workspace.beside(self.out)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
+from ...runtime.arguments import ProgressUpdate
 from ...runtime.errors import TrainingError
 from .budget import Deadline, Repeated
 from .checksums import DamagedError, read_json_with_checksum, write_json_with_checksum
-from .options import Phase
+from .events import QUIET, Events
+from .options import RunOptions
 
 Item = TypeVar("Item")
 
@@ -22,17 +24,15 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Work:
-    """The deadline, display and signals that every long stretch of a run's work shares.
-
-    Attributes:
-        deadline: the run's.
-        report: called when a phase begins and whenever some of it is done.
-        note: called with a sentence where time cuts a phase short.
-    """
+    """The deadline and the events that every long stretch of a run's work shares."""
 
     deadline: Deadline = field(default_factory=lambda: Deadline(None))
-    report: Callable[[Phase], None] = lambda _: None
-    note: Callable[[str], None] = lambda _: None
+    events: Events = QUIET
+
+    @classmethod
+    def of(cls, options: RunOptions) -> Self:
+        """That of a run which begins now, or began when ``options`` say."""
+        return cls(Deadline(options.time_budget_s, options.began), options.events)
 
     @contextmanager
     def phase(
@@ -45,7 +45,7 @@ class Work:
             seconds = self.deadline.elapsed_s - started
             rate = count / seconds if seconds > 0 else 0.0
             left = (total - count) / rate if total is not None and rate else None
-            self.report(Phase(title, unit, count, total, rate, left))
+            self.events.report_phase(ProgressUpdate(title, unit, count, total, rate, left))
 
         done(0)
         yield done
@@ -58,7 +58,6 @@ class Work:
         unit: str = "frames",
         in_order: bool = False,
         passes: float = 0.0,
-        stop: Callable[[], None] = lambda: None,
     ) -> Iterator[Item]:
         """The items, shown as they go; as many as the deadline's part has time for.
 
@@ -68,7 +67,9 @@ class Work:
             in_order: keep them in their order all the same.
             passes: forward passes of a whole frame that the first is expected to take; without
                 time for them there is none.
-            stop: called before each; may raise.
+
+        Raises:
+            RunInterrupted: a signal came.
         """
         if not items:
             return
@@ -79,12 +80,12 @@ class Work:
             repeated = Repeated(self.deadline, passes)
             for count, index in enumerate(order):
                 if not repeated.fits():
-                    self.note(
+                    self.events.note(
                         f"{title}: {count} of {len(items)} {unit}, for more the time budget leaves "
                         "no time"
                     )
                     return
-                stop()
+                self.events.stop_if_requested()
                 yield items[index]
                 done(count + 1)
 

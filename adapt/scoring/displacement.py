@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 PIXELS = (1, 2, 4, 8)  # of the network's input
-DIRECTIONS = {
-    "low": (1, 0),
-    "high": (-1, 0),
-    "far right": (0, 1),
-    "far left": (0, -1),
-}
+DIRECTIONS = {"low": (1, 0), "high": (-1, 0), "far right": (0, 1), "far left": (0, -1)}
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,9 @@ from ..networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
+from ..networks.modes import evaluating
+from ..run.events import QUIET, Events
 from .statistics_share import PASSES, score, weighted_mean
-from .views import evaluating
 
 SHARES = (0.0, 0.35, 0.7, 1.0)  # that the opinion's is looked for among
 FRAMES = 4  # that it is found on, evenly spaced: scores of few frames are much alike
@@ -59,7 +60,7 @@ class References:
         self,
         batches: Iterator[Tensor],
         few: Sequence[Tensor],
-        stop: Callable[[], None] = lambda: None,
+        events: Events = QUIET,
         due: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take the statistics of the frames, and find the share that suits.
@@ -67,13 +68,16 @@ class References:
         Args:
             batches: all frames as network inputs, each (B, 3, H, W).
             few: some of them, each (1, 3, H, W), that the share is found on.
-            stop: called before each share is tried; may raise.
+            events: asked before each share is tried whether to stop.
             due: whether the time is over.
+
+        Raises:
+            RunInterrupted: a signal came.
         """
         if self._own:
             self._target = target_statistics(self._network, batches)
         if self._target:
-            self.share = self._found(few, stop, due)
+            self.share = self._found(few, events, due)
 
     @contextmanager
     def wearing(self, name: str) -> Iterator[None]:
@@ -82,19 +86,13 @@ class References:
         with self._with(target, share):
             yield
 
-    def _found(
-        self, few: Sequence[Tensor], stop: Callable[[], None], due: Callable[[], bool]
-    ) -> float:
+    def _found(self, few: Sequence[Tensor], events: Events, due: Callable[[], bool]) -> float:
         scores = []
         for share in SHARES:
-            stop()
+            events.stop_if_requested()
             if due():
                 return HALF
-            with (
-                self._with(self._target, share),
-                evaluating(self._network),
-                torch.no_grad(),
-            ):
+            with self._with(self._target, share), evaluating(self._network), torch.no_grad():
                 scores.append(score(self._network, few))
         return max(LEAST_SHARE, weighted_mean(SHARES, scores))
 

@@ -51,10 +51,11 @@ class BootstrapSums:
         return self._sums[name]
 
 
-def interval(values: Tensor, level: float = 0.95) -> tuple[float, float]:
-    """The middle ``level`` of the known replicates (rows 1 and on) of ``values``, (R,)."""
+def interval(values: Tensor) -> tuple[float, float]:
+    """The middle 95 % of the known replicates (rows 1 and on) of ``values``, (R,)."""
     known = values[1:][values[1:].isfinite()]
     if not len(known):
         return math.nan, math.nan
+    level = 0.95
     low, high = np.quantile(known.numpy(), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

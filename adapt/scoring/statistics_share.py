@@ -27,9 +27,10 @@ from ..data.dataset import evenly_spaced
 from ..losses.common import at_least_float32
 from ..networks import SegmentationNetwork
 from ..networks.mixed_statistics import Statistics, mix_statistics
+from ..networks.modes import evaluating
 from .near_duplicates import DistinctFrames
 from .scores import consistency, information_maximisation
-from .views import evaluating, overlaps
+from .views import overlaps
 
 SHARES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0)
 FRAMES = 16  # of the target set, evenly spaced
@@ -62,9 +63,8 @@ def find_share(
     Raises:
         RunInterrupted: a signal came.
     """
-    frames, work = context.frames, context.work
+    frames, deadline = context.frames, context.work.deadline
     chosen = evenly_spaced(len(frames), FRAMES)
-    deadline = work.deadline
     if deadline.bounded:
         fit = int(deadline.left_s / max(deadline.forward_s * PASSES * len(SHARES), 1e-9))
         chosen = evenly_spaced(len(frames), min(FRAMES, fit)) if fit else []
@@ -76,12 +76,11 @@ def find_share(
     scores = []
     try:
         with evaluating(network):
-            for share in work.over(
+            for share in context.work.over(
                 SHARES,
                 "finding the share of the frames' statistics",
                 unit="shares",
                 in_order=True,
-                stop=context.stop_if_requested,
             ):
                 mix_statistics(source, target, share)
                 scores.append(score(network, images))

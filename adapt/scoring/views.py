@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..losses.common import at_least_float32, upsample
 from ..models.inputs import Normalise
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
-from ..networks.batch_norm_of_one import lone_values_allowed
+from ..networks.modes import evaluating
 from .scores import InputMoments, batch_norm_divergence, normalised_entropy
 
 ZOOM = 0.75  # of the smaller view, in each axis
@@ -141,32 +140,6 @@ class Viewer:
 
 def _zoomed_size(images: Tensor) -> tuple[int, int]:
     return scaled_size(images.shape[2], images.shape[3], ZOOM)
-
-
-@contextmanager
-def evaluating(network: SegmentationNetwork, *, own_statistics: bool = False) -> Iterator[None]:
-    """Every module in evaluation mode, and back to its own mode afterwards.
-
-    Args:
-        own_statistics: batch norm normalises each batch with that batch's mean and variance, as
-            re-estimating would; the running ones stand still, and serve where a channel has one
-            value alone.
-    """
-    modes = {module: module.training for module in network.modules()}
-    layers = batch_norm_layers(network) if own_statistics else []
-    network.eval()
-    for layer in layers:
-        layer.train()
-        layer.track_running_stats = False
-    try:
-        with lone_values_allowed(network):
-            yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
-        network.train(modes[network])  # a foreign network's root is not among its modules
-        for module, training in modes.items():
-            module.training = training
 
 
 def sums_of(said: ViewPredictions) -> Mapping[str, Tensor]:

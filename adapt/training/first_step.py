@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from ..data.dataset import Batch
-from ..run.options import RunOptions
 from ..run.precision import Precision, PrecisionName
 from ..run.work import Work
 from .forward_backward import Passes
@@ -19,7 +18,7 @@ def choose_precision(
     batch: Batch,
     micro_batch: int,
     candidates: Sequence[PrecisionName],
-    options: RunOptions,
+    budget: int | None,
     work: Work,
     due: Callable[[], bool],
 ) -> tuple[PrecisionName, Mapping[str, Mapping[str, float | None]] | None]:
@@ -27,6 +26,7 @@ def choose_precision(
 
     Args:
         batch: the first one, on the run's device.
+        budget: of memory, bytes, if there is one.
         due: whether trying is to end.
 
     Returns:
@@ -34,12 +34,12 @@ def choose_precision(
     """
     device = batch.augmented.device
     with work.deadline.part(PRECISIONS), work.phase("measuring precisions"):
-        if options.memory_budget_bytes is not None:
-            room = room_for_a_step(passes, options.memory_budget_bytes)
+        if budget is not None:
+            room = room_for_a_step(passes, budget)
             fp32 = Precision("fp32", device)
             micro_batch, _ = largest_micro_batch(passes, batch, micro_batch, fp32, room)
         part = batch.part(0, micro_batch)
-        return find_precision(passes, part, candidates, device, options.note, due=due)
+        return find_precision(passes, part, candidates, device, work.events.note, due=due)
 
 
 def fit_memory(
@@ -47,21 +47,19 @@ def fit_memory(
     batch: Batch,
     micro_batch: int,
     precision: PrecisionName,
-    options: RunOptions,
+    budget: int,
     work: Work,
 ) -> int:
     """The largest micro-batch whose step stays below the memory budget, found by trying.
 
     Args:
         batch: the first one, on the run's device.
-        micro_batch: at most so many frames; the answer where there is no budget.
+        micro_batch: at most so many frames.
+        budget: of memory, bytes.
 
     Raises:
         TrainingError: not even one frame fits.
     """
-    budget = options.memory_budget_bytes
-    if budget is None:
-        return micro_batch
     tried = Precision(precision, batch.augmented.device)
     with work.phase("fitting the micro-batch to the memory"):
-        return fitting_micro_batch(passes, batch, micro_batch, tried, budget, options.note)
+        return fitting_micro_batch(passes, batch, micro_batch, tried, budget, work.events.note)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..data.context import Context
 from ..networks import SegmentationNetwork
-from ..run.options import RunOptions
 from ..scoring.timing import LONG, forward_seconds
 from .time_allocation import seconds_of_end, seconds_of_step
 
@@ -15,11 +14,13 @@ class StepClock:
     Args:
         model: the student.
         context: of the run, with its deadline.
-        options: of the run; ``patience_s`` bounds the steps of a run without a budget.
+        patience_s: bounds the steps of a run without a budget, see `Deadline.plan`.
     """
 
-    def __init__(self, model: SegmentationNetwork, context: Context, options: RunOptions) -> None:
-        self._model, self._context, self._options = model, context, options
+    def __init__(
+        self, model: SegmentationNetwork, context: Context, patience_s: float | None
+    ) -> None:
+        self._model, self._context, self._patience_s = model, context, patience_s
         self._deadline = context.work.deadline
         self._step_s = 0.0  # that the next step is likely to take
         self._began_s = 0.0
@@ -76,12 +77,12 @@ class StepClock:
 
     def planned(self, done: int, before: int) -> int:
         """Steps of the run, of the ``before`` that were planned, now that ``done`` are timed."""
-        patience_s = self._options.patience_s
+        patience_s = self._patience_s
         planned = self._deadline.plan(done, before, patience_s)
         if planned < before and not self._deadline.bounded:
             assert patience_s is not None
-            self._options.note(
+            self._context.note(
                 f"{planned} of {before} steps, which is what fits {patience_s / 60:.0f} minutes on "
-                f"this machine; for all of them --set training.steps={before}"
+                f"this machine; for all of them set training.steps={before}"
             )
         return planned

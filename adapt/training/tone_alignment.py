@@ -7,7 +7,7 @@ judged by two scores that need no label, and kept only where both say that it he
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,9 +51,7 @@ def align_tone(
     frames: FrameSet,
     spec: InputSpec,
     device: torch.device,
-    note: Callable[[str], None] = lambda _: None,
     work: Work | None = None,
-    stop: Callable[[], None] = lambda: None,
 ) -> InputSpec:
     """``spec`` with the gamma that suits the frames, or as it is.
 
@@ -65,9 +63,12 @@ def align_tone(
         frames: target frames; at most 16 of them are looked at.
         spec: what the network is fed now; a gamma it has already is multiplied.
         work: the deadline, and where the search is shown; with too little time there is none.
-        stop: called before each gamma is tried; may raise.
+
+    Raises:
+        RunInterrupted: a signal came.
     """
     work = work or Work()
+    note = work.events.note
     if not batch_norm_layers(network):
         note("no tone alignment: the network keeps no batch-norm statistics to judge by")
         return spec
@@ -94,7 +95,7 @@ def align_tone(
         note("no tone alignment: the time budget leaves no time for it")
         return spec
     chosen = evenly_spaced(len(frames), count)
-    gammas = work.over(GAMMAS, "tone alignment", unit="gammas", in_order=True, stop=stop)
+    gammas = work.over(GAMMAS, "tone alignment", unit="gammas", in_order=True)
     scores = [scored(gamma, chosen) for gamma in gammas]
     if len(scores) < len(GAMMAS):
         return spec

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...runtime.errors import RunInterrupted, arg
+from ...runtime.arguments import ProgressUpdate
+from ...runtime.errors import RunInterrupted, Sentence, arg
 from ...runtime.probes.memory import give_back_unused
 from ...runtime.probes.waiting import waiting
 from ..data.context import Context
@@ -25,7 +26,7 @@ from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
 from ..networks.batch_norm_of_one import lone_values_allowed
 from ..networks.ema import interpolate_weights
-from ..run.budget import Deadline, peak_memory
+from ..run.budget import peak_memory
 from ..run.checkpoint import (
     RunState,
     load_optimizer_tensors,
@@ -35,7 +36,7 @@ from ..run.checkpoint import (
     write_tensors,
 )
 from ..run.core_sharing import crowded_s
-from ..run.options import Progress, RunOptions, RunSummary
+from ..run.options import RunOptions, RunSummary
 from ..run.precision import Precision, native_precisions
 from ..run.work import OutOfTimeError
 from ..scoring.statistics_share import StatisticsShare
@@ -76,11 +77,8 @@ class Trainer:
         context: Context,
         options: RunOptions,
     ) -> None:
-        if options.time_budget_s is not None and not context.work.deadline.bounded:
-            deadline = Deadline(options.time_budget_s, options.began)
-            context = replace(context, work=replace(context.work, deadline=deadline))
         self.model, self.stages, self.context, self.options = model, stages, context, options
-        self.deadline = context.work.deadline
+        self.deadline, self.events = context.work.deadline, context.events
         self.training = context.config.training
         self.sampler = CropSampler(
             context.frames, self.training, context.config.augment, context.config.seed
@@ -91,7 +89,7 @@ class Trainer:
         self._candidates = native_precisions(context.device) if measured else ()
         self.precision = Precision("fp32" if amp == "auto" or amp == "off" else amp, context.device)
         self.state = RunState(
-            options.fingerprint,
+            context.fingerprint,
             planned_steps=steps,
             micro_batch=self.training.micro_batch or self.training.batch_size,
         )
@@ -103,7 +101,7 @@ class Trainer:
             self.state.planned_steps,
             own_statistics=lambda: self.statistics.at_the_end,
         )
-        self.clock = StepClock(model, context, options)
+        self.clock = StepClock(model, context, options.patience_s)
         self.files = RunFiles(context.workspace)
         self._restored: dict[str, Tensor] | None = None
 
@@ -131,7 +129,7 @@ class Trainer:
             weights, _ = read_tensors(start)
             with take_back(start):
                 self.model.load_state_dict(weights)
-            with lone_values_allowed(self.model, self.options.note):
+            with lone_values_allowed(self.model, self.events.note):
                 for number in range(self.state.stage, len(self.stages)):
                     if self.watch.stopped or not self._run_stage(number):
                         break
@@ -161,7 +159,7 @@ class Trainer:
         self.deadline.begin_end()
         give_back_unused()  # what the steps had, before statistics and judging take their own
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
-            self.options.note("the time budget was too short for a step: the result is the start")
+            self.events.note("the time budget was too short for a step: the result is the start")
             return 0
         self.watch.finish(self.state.done, self.state.planned_steps)
         if not self.stages:
@@ -179,7 +177,7 @@ class Trainer:
 
     def _resume(self) -> bool:
         """Take up the run that was stopped, if there is one."""
-        kept = self.files.load(self.options.fingerprint) if self.options.resume else None
+        kept = self.files.load(self.context.fingerprint) if self.options.resume else None
         if kept is None:
             return False
         self._restored, state = kept
@@ -192,7 +190,7 @@ class Trainer:
         self._share_is(None if known is None else StatisticsShare(known, state.statistics_why))
         with take_back(self.context.workspace.checkpoint):
             self.watch.load_state(state.watch)
-        self.options.note(f"resuming after step {state.done}")
+        self.events.note(f"resuming after step {state.done}")
         return True
 
     def _begin(self) -> None:
@@ -204,7 +202,7 @@ class Trainer:
         self._share_is(self.statistics.share)
         self._leave_steps_out(stages)
         for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
-            self.options.note(f"training.micro_batch={self.state.micro_batch}: {change}")
+            self.events.note(f"training.micro_batch={self.state.micro_batch}: {change}")
         self._write_start(0)
         self._checkpoint()
 
@@ -216,7 +214,7 @@ class Trainer:
             return
         steps = steps_of_those_left(planned, before, self.stages)
         self.state = replace(self.state, planned_steps=steps)
-        self.options.note(
+        self.events.note(
             f"{', '.join(left_out)} is left out, for batch norm's statistics stand still, and so "
             f"are its steps: {steps} of {planned} are taken"
         )
@@ -246,7 +244,7 @@ class Trainer:
             if self._restored:  # what was learnt before the run was stopped
                 self.model.load_state_dict(under("student", self._restored))
             elif end_of_stage(self.state, self.stages) > self.state.done:
-                self.options.note(f"the time budget is spent: {stage.name} is left out")
+                self.events.note(f"the time budget is spent: {stage.name} is left out")
             return False
         at_start = self.state.done == self.state.stage_start
         if at_start:
@@ -260,8 +258,9 @@ class Trainer:
             self._checkpoint()  # or a kill before the next one might change the choice
         if self.training.compile:
             self.model.compile()
-        if at_start and self.options.memory_budget_bytes is not None:
-            self._fit_memory(passes)
+        budget = self.options.memory_budget_bytes
+        if at_start and budget is not None:
+            self._fit_memory(passes, budget)
         with compiler_errors(self.training.compile):
             self._steps(passes)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
@@ -290,7 +289,7 @@ class Trainer:
             except OutOfTimeError:
                 frames.chosen = []
         chosen = frames.of(count)
-        if not enough_prepared(stage.name, len(chosen), count, self.options.note):
+        if not enough_prepared(stage.name, len(chosen), count, self.events.note):
             return None
         frames.settle(kept)
         self.sampler.draw_from(chosen, stage.crop_condition())
@@ -325,7 +324,7 @@ class Trainer:
                     self.training,
                     self.precision,
                     self.watch,
-                    self.options.note,
+                    self.events.note,
                 )
                 done = self.state.done + 1
                 planned = self.clock.planned(done, self.state.planned_steps)
@@ -333,11 +332,13 @@ class Trainer:
                 lr = optimizer.param_groups[0]["lr"]
                 self.files.append(stage.name, done, losses, lr)
                 pace = self.clock.step_done(done, planned)
-                self.options.report(Progress(stage.name, done, planned, *pace, losses))
+                self.events.report(
+                    ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)
+                )
                 self.watch.look(done)
                 if self.watch.stopped:
                     break
-                if self.options.stop_requested():
+                if self.events.stop_requested():
                     self._checkpoint(stage, optimizer)
                     raise RunInterrupted(
                         f"Stopped after step {done}; the same command with "
@@ -373,21 +374,21 @@ class Trainer:
             self._first_batch(),
             self.state.micro_batch,
             self._candidates,
-            self.options,
+            self.options.memory_budget_bytes,
             self.context.work,
             due=lambda: self.clock.due,
         )
         self.precision = Precision(chosen, self.context.device)
         self.state = replace(self.state, precision=chosen, precision_measured=measured)
 
-    def _fit_memory(self, passes: Passes) -> None:
+    def _fit_memory(self, passes: Passes, budget: int) -> None:
         precision, work = self.precision.name, self.context.work
         batch, before = self._first_batch(), self.state.micro_batch
-        micro = fit_memory(passes, batch, before, precision, self.options, work)
+        micro = fit_memory(passes, batch, before, precision, budget, work)
         if micro != before:
             self.state = replace(self.state, micro_batch=micro)
             for change in self._micro_batch_changes():
-                self.options.note(f"because of --memory-budget {change}")
+                self.events.note(Sentence(f"because of {arg('memory_budget_mib')} {change}"))
         self._checkpoint()  # or a kill before the next one might change the micro-batch
 
     def _first_batch(self) -> Batch:

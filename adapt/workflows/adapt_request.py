@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...runtime.bundle import Bundle, open_bundle
-from ...runtime.errors import ConfigError, RoadshiftError
+from ...runtime.errors import ConfigError, RoadshiftError, arg
 from ..judging.judge import choose_gate
 from ..methods import adapting_method, choose_method, resolve_config
 from ..models.loading import pick_device
 from ..pseudo_labels.black_box import Student
+from ..run.options import RunOptions
 from ..training.time_allocation import default_patience_s
 from .adaptation import adapt_black_box, adapt_bundle
-from .run_folder import Job
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Adapted:
 def adapt(
     source: str | Path,
     frames: Sequence[str | Path],
-    job: Job,
+    options: RunOptions,
     *,
     method: str | None = None,
     file: Path | None = None,
@@ -53,7 +53,7 @@ def adapt(
     Args:
         source: a bundle's folder, or a black box, see `open_black_box`.
         frames: folders, images and videos.
-        job: where the result goes, and how; its patience is chosen here.
+        options: where the result goes, and how; its patience is chosen here.
         method: unless given, that of ``file``, or else the default.
         file, assignments, seed: settings, see `resolve_config`.
         student: of a black-box method alone.
@@ -72,23 +72,24 @@ def adapt(
     student = student or Student()
     if not black_box and student != Student():
         raise ConfigError(
-            "--student, --label-space, --input-size, --init and --output are for black-box "
-            f"methods; {method} starts from the bundle's own network."
+            f"{arg('student')}, {arg('label_space')}, {arg('input_size')}, {arg('initial')} and "
+            f"{arg('output')} are for black-box methods; {method} starts from the bundle's own "
+            "network."
         )
-    gate = choose_gate(gate, method, black_box, job.options.note)
+    gate = choose_gate(gate, method, black_box, options.events.note)
     if black_box and older:
-        raise ConfigError("--older: a student of a black box is not judged; leave it out.")
-    patience_s = default_patience_s(method, pick_device(job.device), file, assignments)
-    job = replace(job, options=replace(job.options, patience_s=patience_s))
+        raise ConfigError(f"{arg('older')}: a student of a black box is not judged; leave it out.")
+    patience_s = default_patience_s(method, pick_device(options.device), file, assignments)
+    options = replace(options, patience_s=patience_s)
     if black_box:
         return Adapted(
-            adapt_black_box(str(source), frames, config, job, student, max_frames=max_frames)
+            adapt_black_box(str(source), frames, config, options, student, max_frames=max_frames)
         )
     adapted = adapt_bundle(
-        open_bundle(source, allow_networks=allow_networks, note=job.options.note),
+        open_bundle(source, allow_networks=allow_networks, note=options.events.note),
         frames,
         config,
-        job,
+        options,
         max_frames=max_frames,
         gated=gate != "off",
         older=older,

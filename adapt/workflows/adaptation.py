@@ -28,14 +28,14 @@ from ..models.importing import load_weights_file
 from ..models.loading import check_learning, load_network, new_network, pick_device
 from ..networks import SegmentationNetwork
 from ..pseudo_labels.black_box import Student, open_black_box, resolve_student
-from ..run.budget import Deadline
 from ..run.config import RunConfig
+from ..run.options import RunOptions
 from ..run.size_limits import check_frame_size
 from ..run.work import Work
 from ..training.optimisation import nothing_learns
 from ..training.resume import frames_were_held
 from ..training.time_allocation import DECODING
-from .run_folder import Job, check_job, run_folder
+from .run_folder import check_place, run_folder
 from .run_record import RunRecord, record_of_adapting
 from .whole_run import Subject, carry_out
 
@@ -44,13 +44,13 @@ def adapt_bundle(
     source: Bundle,
     frames: Sequence[str | Path],
     config: RunConfig,
-    job: Job,
+    options: RunOptions,
     *,
     max_frames: int | None = None,
     gated: bool = False,
     older: Sequence[str | Path] = (),
 ) -> Bundle:
-    """Adapt a source model to unlabelled frames and write the result to ``job.out``.
+    """Adapt a source model to unlabelled frames and write the result to ``options.out``.
 
     No label is read, whatever lies beside the frames. With ``gated`` the last frames are set aside
     (see `set_aside`), the result is judged on them against ``source``, and its manifest holds the
@@ -60,14 +60,14 @@ def adapt_bundle(
         source: the source model.
         frames: folders, images and videos.
         config: method and settings, see `resolve_config`.
-        job: where the result goes. A run that stopped is continued with ``options.resume``.
+        options: where the result goes. A run that stopped is continued with ``resume``.
         max_frames: use at most so many, evenly spaced.
         gated: judge the result.
         older: frames of conditions that ``source`` serves, on which a gated run measures what was
             forgotten; nothing is learned from them.
 
     Raises:
-        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``options.out``.
     """
     if adapting_method(config.method).black_box:
         raise ConfigError(
@@ -80,28 +80,28 @@ def adapt_bundle(
         )
     if older:
         open_frames([str(path) for path in older])  # what is not there is said before the run
-    if gated and job.out.resolve() == source.path.resolve():
+    if gated and options.out.resolve() == source.path.resolve():
         raise OutputError(
-            f"{job.out}: is the incumbent itself, which stays until its successor is judged; give "
-            f"another {arg('out')}, or {arg('gate', False)}."
+            f"{options.out}: is the incumbent itself, which stays until its successor is judged; "
+            f"give another {arg('out')}, or {arg('gate', False)}."
         )
-    work = _work(job)
-    record = record_of_adapting(job, frames, max_frames, config, source.hash)
+    work = Work.of(options)
+    record = record_of_adapting(options, frames, max_frames, config, source.hash)
     done = record.finished(judged=gated, allow_networks=source.allow_networks)
     if done is not None:
         return done
-    check_job(job)
-    device = _device(job, config)
+    check_place(options)
+    device = _device(options, config)
     network = load_network(source, device)
     _check_learning(network, source.manifest.network, source.manifest.input, config)
     width, height = _frame_size(config, source.manifest.input)
-    with run_folder(job), record.under_way(device):
-        target = _target_frames(frames, width, height, job, work, max_frames)
-        held, kept_out = None, frames_were_held(job.workspace, gated)
+    with run_folder(options), record.under_way(device):
+        target = _target_frames(frames, width, height, options, work, max_frames)
+        held, kept_out = None, frames_were_held(options.workspace, gated)
         if kept_out:
-            target, held = set_aside(target, job.options.note)
+            target, held = set_aside(target, options.events.note)
         if kept_out and not gated:
-            job.options.note("they stay aside, as when the run began, and are not judged on")
+            options.events.note("they stay aside, as when the run began, and are not judged on")
         return carry_out(
             Subject(
                 network,
@@ -115,7 +115,7 @@ def adapt_bundle(
             target,
             [Path(source) for source in frames],
             config,
-            job,
+            options,
             device,
             work,
             align=True,
@@ -129,23 +129,23 @@ def adapt_black_box(
     source: str,
     frames: Sequence[str | Path],
     config: RunConfig,
-    job: Job,
+    options: RunOptions,
     student: Student,
     *,
     max_frames: int | None = None,
 ) -> Bundle:
-    """Teach a student from what a black box says about unlabelled frames, into ``job.out``.
+    """Teach a student from what a black box says about unlabelled frames, into ``options.out``.
 
     Args:
         source: the black box, see `open_black_box`.
         frames: folders, images and videos.
         config: of a method that starts from a black box.
-        job: where the result goes. A run that stopped is continued with ``options.resume``.
+        options: where the result goes. A run that stopped is continued with ``resume``.
         student: the network that learns, and what the black box does not say of itself.
         max_frames: use at most so many, evenly spaced.
 
     Raises:
-        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``options.out``.
     """
     if not adapting_method(config.method).black_box:
         raise ConfigError(f"{config.method} needs the source model itself, not a black box.")
@@ -154,27 +154,27 @@ def adapt_black_box(
             f"tone={config.tone}: a black box shows no batch-norm statistics to align the frames "
             "with; leave it at none."
         )
-    work = _work(job)
+    work = Work.of(options)
     black_box = open_black_box(source)
     network_spec, space, input_spec = resolve_student(student, black_box)
     config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
     made_of = [network_spec.model_dump(mode="json"), space.to_dict(), input_spec.model_dump()]
     initial = [student.initial] if student.initial else []
     record = record_of_adapting(
-        job, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
+        options, frames, max_frames, config, black_box.identity, student=made_of, weights=initial
     )
     done = record.finished(allow_networks=network_spec.modules)
     if done is not None:
         return done
-    check_job(job)
-    device = _device(job, config)
+    check_place(options)
+    device = _device(options, config)
     network = _new_network(
-        network_spec, space, input_spec, config.seed, student.initial, job.options.note
+        network_spec, space, input_spec, config.seed, student.initial, options.events.note
     ).to(device)
     _check_learning(network, network_spec, input_spec, config)
     width, height = _frame_size(config, input_spec)
-    with run_folder(job), record.under_way(device):
-        target = _target_frames(frames, width, height, job, work, max_frames)
+    with run_folder(options), record.under_way(device):
+        target = _target_frames(frames, width, height, options, work, max_frames)
         return carry_out(
             Subject(
                 network,
@@ -188,7 +188,7 @@ def adapt_black_box(
             target,
             [Path(source) for source in frames] + initial,
             config,
-            job,
+            options,
             device,
             work,
         )
@@ -201,29 +201,29 @@ def train_bundle(
     network_spec: NetworkSpec,
     input_spec: InputSpec,
     config: RunConfig,
-    job: Job,
+    options: RunOptions,
     *,
     initial: Path | None = None,
 ) -> Bundle:
-    """Train a source model on labelled images and write it to ``job.out``.
+    """Train a source model on labelled images and write it to ``options.out``.
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
         initial: weights to start from (a checkpoint of the same network); random otherwise.
 
     Raises:
-        RoadshiftError: any of its subclasses; nothing half-written is left at ``job.out``.
+        RoadshiftError: any of its subclasses; nothing half-written is left at ``options.out``.
     """
     if config.method != Supervised.name:
         raise ConfigError(
             f"{config.method} learns without labels: use adapt (adapt_bundle), or train with "
             f"resolve_config({Supervised.name!r})."
         )
-    work = _work(job)
-    pairs = labelled_pairs(images, labels, note=job.options.note)
+    work = Work.of(options)
+    pairs = labelled_pairs(images, labels, note=options.events.note)
     weights = [] if initial is None else [initial]
     record = RunRecord(
-        job,
+        options,
         {
             "images and labels": [str(path.resolve()) for path in (images, labels)],
             "network": network_spec.model_dump(mode="json"),
@@ -237,14 +237,16 @@ def train_bundle(
     done = record.finished(allow_networks=network_spec.modules)
     if done is not None:
         return done
-    check_job(job)
-    device = _device(job, config)
+    check_place(options)
+    device = _device(options, config)
     width, height = _frame_size(config, input_spec)
     frames = labelled_frames(pairs, space, width, height)
-    network = _new_network(network_spec, space, input_spec, config.seed, initial, job.options.note)
+    network = _new_network(
+        network_spec, space, input_spec, config.seed, initial, options.events.note
+    )
     _check_learning(network, network_spec, input_spec, config)
-    check_label_maps([path for _, path in pairs], space, job.options.note)
-    with run_folder(job), record.under_way(device):
+    check_label_maps([path for _, path in pairs], space, options.events.note)
+    with run_folder(options), record.under_way(device):
         return carry_out(
             Subject(
                 network.to(device),
@@ -256,7 +258,7 @@ def train_bundle(
             frames,
             [path for path in (images, labels, initial) if path is not None],
             config,
-            job,
+            options,
             device,
             work,
         )
@@ -289,9 +291,9 @@ def _check_learning(
         raise nothing_learns(config.method)
 
 
-def _device(job: Job, config: RunConfig) -> torch.device:
+def _device(options: RunOptions, config: RunConfig) -> torch.device:
     """The run's device; losses that cannot be computed there are refused before any work."""
-    device = pick_device(job.device)
+    device = pick_device(options.device)
     if config.loss_backend != "auto":
         choose_kernel(config.loss_backend, device)
     return device
@@ -304,17 +306,11 @@ def _frame_size(config: RunConfig, spec: InputSpec) -> tuple[int, int]:
     return width, height
 
 
-def _work(job: Job) -> Work:
-    """The run's clock, which goes from here on, and how its phases are shown."""
-    options = job.options
-    return Work(Deadline(options.time_budget_s, options.began), options.report_phase, options.note)
-
-
 def _target_frames(
     sources: Sequence[str | Path],
     width: int,
     height: int,
-    job: Job,
+    options: RunOptions,
     work: Work,
     limit: int | None,
 ) -> FrameSet:
@@ -323,11 +319,9 @@ def _target_frames(
             sources,
             width,
             height,
-            job.workdir,
+            options.workspace.folder,
             limit=limit,
-            note=job.options.note,
             work=work,
-            stop=job.options.stop_if_requested,
         )
         check_not_blank(frames, [str(source) for source in sources])
         return frames

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ... import __version__
+from ...runtime.arguments import ProgressUpdate
 from ...runtime.atomic import output_errors
 from ...runtime.bench.evaluation import evaluate
 from ...runtime.bundle import Bundle, open_bundle
@@ -27,6 +28,9 @@ from ...runtime.errors import (
     OutputError,
     RoadshiftError,
     RunInterrupted,
+    Sentence,
+    arg,
+    marked,
 )
 from ...runtime.file_names import check_name
 from ...runtime.frames import open_frames
@@ -42,10 +46,10 @@ from ..run.checksums import (
     write_json_with_checksum,
 )
 from ..run.config import RunConfig
-from ..run.options import Progress
+from ..run.events import Events
+from ..run.options import RunOptions
 from .adaptation import adapt_bundle
 from .method_variants import MethodVariant
-from .run_folder import Job
 
 RUNS = "runs"  # folder in the output: a bundle and a record for each run
 Pairs = Sequence[tuple[Path, Path]]
@@ -102,34 +106,34 @@ def compare(
     frames: Sequence[str],
     pairs: Pairs,
     variants: Sequence[MethodVariant],
-    job: Job,
+    options: RunOptions,
     *,
     label_map: LabelMap | None = None,
     max_frames: int | None = None,
 ) -> Comparison:
     """Run every variant with every seed, one at a time, and measure what each gives.
 
-    Results in ``job.out`` that follow from the same settings, frames and source model are taken up,
-    and a run that was interrupted goes on; ``job.overwrite`` does everything anew. A method that
-    fails is a result with its error, and the others go on.
+    Results in ``options.out`` that follow from the same settings, frames and source model are taken
+    up, and a run that was interrupted goes on; with ``overwrite`` everything is done anew. A method
+    that fails is a result with its error, and the others go on.
 
     Args:
-        job: its ``out`` is the folder of the comparison.
+        options: its ``out`` is the folder of the comparison.
         label_map: from the models' classes to those of the labels, and how label files encode
             these; they are in the bundle's label space unless given, see `LabelSpace.map_to`.
         max_frames: use at most so many target frames, evenly spaced.
 
     Raises:
         RunInterrupted: a signal came; calling it again goes on from there.
-        RoadshiftError: of what concerns all methods: frames, labels, source, device, ``job.out``.
+        RoadshiftError: of what concerns all methods: frames, labels, source, device, the folder.
     """
-    check_comparison(job.out)
+    check_comparison(options.out)
     # Before hours of work: the frames are there, and so is the device.
     open_frames(frames, on_skip=_say_nothing)
-    device = pick_device(job.device)
-    with output_errors(job.out):
-        job.out.mkdir(exist_ok=True)
-        (job.out / RUNS).mkdir(exist_ok=True)
+    device = pick_device(options.device)
+    with output_errors(options.out):
+        options.out.mkdir(exist_ok=True)
+        (options.out / RUNS).mkdir(exist_ok=True)
     results: dict[MethodVariant, list[VariantRun]] = {variant: [] for variant in variants}
     total = sum(len(variant.configs) for variant in variants)
     done, now = 0, "source only"
@@ -138,22 +142,22 @@ def compare(
             source,
             tuple(frames),
             pairs,
-            job,
+            options,
             label_map,
             max_frames,
             device,
-            _content_of(learned_from(frames, max_frames), job),
-            _content_of([file for pair in pairs for file in pair], job),
+            _content_of(learned_from(frames, max_frames), options.events),
+            _content_of([file for pair in pairs for file in pair], options.events),
         )
         before = runner.source_only()
         for seed in range(max(len(variant.configs) for variant in variants)):
             for variant in variants:
                 now = f"{variant.title}, seed {seed}"
-                job.options.note(f"{now} (run {done + 1} of {total})")
+                options.events.note(f"{now} (run {done + 1} of {total})")
                 results[variant].append(runner.result(variant, seed, now))
                 done += 1
     except RunInterrupted as error:
-        how = "without --overwrite " if job.overwrite else ""
+        how = f"without {arg('overwrite')} " if options.overwrite else ""
         raise RunInterrupted(
             f"Stopped at {now}, with {done} of {total} runs done; the same command {how}goes on "
             "from there."
@@ -171,7 +175,7 @@ def check_comparison(out: Path) -> None:
     with output_errors(out):
         names = {path.name for path in out.iterdir()} if out.exists() else set()
     if "manifest.json" in names:
-        raise OutputError(f"{out}: is a bundle; give another --out for the comparison.")
+        raise OutputError(f"{out}: is a bundle; give another {arg('out')} for the comparison.")
     begun = (out / RUNS / "source-only.json").is_file() or names <= {RUNS}
     if not begun:
         raise OutputError(
@@ -187,7 +191,7 @@ class _Runner:
     source: Bundle
     frames: tuple[str, ...]
     pairs: Pairs
-    job: Job
+    options: RunOptions
     label_map: LabelMap | None
     max_frames: int | None
     device: torch.device
@@ -196,32 +200,32 @@ class _Runner:
 
     def source_only(self) -> dict[str, Any]:
         """The source model's record, of the `eval` shape."""
-        path = self.job.out / RUNS / "source-only.json"
+        path = self.options.out / RUNS / "source-only.json"
         record = self._kept(path, self.source.hash)
         return self._measured(path, record, self.source, "source only")
 
     def result(self, variant: MethodVariant, seed: int, title: str) -> VariantRun:
         """Adapt and measure, or take up what is there."""
         name = f"{variant.method}-{variant.name}-seed{seed}"
-        folder, path = self.job.out / RUNS / name, self.job.out / RUNS / f"{name}.json"
+        folder, path = self.options.out / RUNS / name, self.options.out / RUNS / f"{name}.json"
         config = variant.configs[seed]
-        self._check_stop()
+        self.options.events.stop_if_requested()
         try:
             record = self._kept(path, self._fingerprint(config))
             bundle = _bundle_of(record, folder, self.source.allow_networks)
             if bundle is None:
                 bundle, record = self._adapt(folder, path, record, config, title)
             else:
-                self.job.options.note(f"taken up from {folder}")
+                self.options.events.note(f"taken up from {folder}")
             evaluation = self._measured(path, record, bundle, title)
         except (RunInterrupted, OutputError):
             raise
         except (RoadshiftError, torch.OutOfMemoryError) as error:
-            sentence = str(error)
+            sentence = marked(error)
             if isinstance(error, torch.OutOfMemoryError):
                 sentence = "The GPU's memory is not enough; lower training.batch_size for all."
-            self.job.options.note(f"{title} failed: {sentence}")
-            return VariantRun(seed, folder, {}, error=sentence)
+            self.options.events.note(Sentence(f"{title} failed: {sentence}"))
+            return VariantRun(seed, folder, {}, error=Sentence(sentence))
         origin = bundle.manifest.provenance
         return VariantRun(
             seed,
@@ -238,14 +242,14 @@ class _Runner:
     def _kept(self, path: Path, fingerprint: str) -> dict[str, Any]:
         """The record at ``path`` if it is of the same run; else that of one not yet begun."""
         try:
-            record = {} if self.job.overwrite else _read_record(path)
+            record = {} if self.options.overwrite else _read_record(path)
         except (DamagedError, OSError) as error:
-            self.job.options.note(f"{path}: damaged ({error}): doing it again")
+            self.options.events.note(f"{path}: damaged ({error}): doing it again")
             return {"run": fingerprint}
         if record.get("run") == fingerprint:
             return record
         if record:
-            self.job.options.note(
+            self.options.events.note(
                 f"what {path} is about followed from other settings, frames, source model or "
                 "version: doing it again"
             )
@@ -257,11 +261,11 @@ class _Runner:
         """Adapt into ``folder``; what an earlier attempt of the same run left is continued."""
         gc.collect()  # the last run's network may hold itself in a cycle; this one needs its room
         torch.cuda.empty_cache()
-        options, clock = self.job.options, _StepRate()
+        events, clock = self.options.events, _StepRate()
 
-        def report(progress: Progress) -> None:
+        def report(progress: ProgressUpdate) -> None:
             clock.tick()
-            options.report(replace(progress, stage=f"{title}, {progress.stage}"))
+            events.report(replace(progress, task=f"{title}, {progress.task}"))
 
         resume = record.get("begun", False)
         record = {"run": record["run"], "begun": True}
@@ -270,11 +274,14 @@ class _Runner:
             self.source,
             self.frames,
             config,
-            Job(
-                folder,
-                True,
-                self.device.type,
-                replace(options, resume=resume, report=report, began=None),
+            replace(
+                self.options,
+                out=folder,
+                overwrite=True,
+                device=self.device.type,
+                resume=resume,
+                began=None,
+                events=replace(events, report=report),
             ),
             max_frames=self.max_frames,
         )
@@ -305,23 +312,12 @@ class _Runner:
         return kept
 
     def _evaluate(self, bundle: Bundle, title: str) -> dict[str, Any]:
-        started = time.monotonic()
-
-        def report(done: int, total: int) -> None:
-            self._check_stop()
-            rate = done / max(time.monotonic() - started, 1e-9)
-            stage = f"{title}, measuring frames"
-            self.job.options.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
-
+        report = self.options.events.measuring(f"{title}, measuring frames")
         with open_engine(bundle, backend="torch", device=self.device.type) as engine:
             through = self.label_map
             confusion = evaluate(engine, self.pairs, through, report)
             space = through.target if through else engine.label_space
             return evaluation_record(confusion, space, engine.backend, through)
-
-    def _check_stop(self) -> None:
-        if self.job.options.stop_requested():
-            raise RunInterrupted("Stopped between two runs.")
 
     def _fingerprint(self, config: RunConfig) -> str:
         """Hash of everything that decides a run, besides the machine."""
@@ -332,7 +328,7 @@ class _Runner:
                 self.frames_identity,
                 self.max_frames,
                 hashed_settings(config),
-                self.job.options.time_budget_s,
+                self.options.time_budget_s,
                 self.device.type,
             ]
         )
@@ -378,15 +374,10 @@ def _read_record(path: Path) -> dict[str, Any]:
     return read_json_with_checksum(path) if path.exists() else {}
 
 
-def _content_of(files: Sequence[Path], job: Job) -> str:
+def _content_of(files: Sequence[Path], events: Events) -> str:
     """Changes with the places and the content of ``files``."""
-
-    def stop() -> None:
-        if job.options.stop_requested():
-            raise RunInterrupted("Stopped before the first run.")
-
     try:
-        content = content_hash(files, job.options.note, stop)
+        content = content_hash(files, events)
     except OSError as error:
         raise FrameError(
             f"{error.filename}: cannot be read ({error.strerror or error})."

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from ...runtime.bench.evaluation import labels_through
 from ...runtime.bundle import open_bundle
-from ...runtime.errors import LabelError
+from ...runtime.errors import LabelError, arg
 from ...runtime.folders.label_pairs import labelled_pairs
+from ..run.options import RunOptions
 from .compare import Comparison, Pairs, compare
 from .method_variants import choose_variants
-from .run_folder import Job
 
 
 def compare_methods(
     source: Path,
     frames: Sequence[str],
     labels: Path,
-    job: Job,
+    options: RunOptions,
     *,
     images: Path | None = None,
     label_space: str | None = None,
@@ -36,7 +36,7 @@ def compare_methods(
         source: a bundle's folder.
         frames: target frames: folders, images, videos.
         labels, images: see `measured_pairs`.
-        job: its ``out`` is the folder of the comparison.
+        options: its ``out`` is the folder of the comparison.
         label_space, label_map: of the label files, see `labels_through`.
         methods, assignments, seeds, steps: see `choose_variants`.
         max_frames: use at most so many target frames, evenly spaced.
@@ -49,8 +49,10 @@ def compare_methods(
     variants = choose_variants(methods, assignments, seeds=seeds, steps=steps)
     pairs = measured_pairs(frames, images, labels)
     bundle = open_bundle(source, allow_networks=allow_networks)
-    mapping = labels_through(bundle.label_space, label_space, label_map, note=job.options.note)
-    return compare(bundle, frames, pairs, variants, job, label_map=mapping, max_frames=max_frames)
+    mapping = labels_through(bundle.label_space, label_space, label_map, note=options.events.note)
+    return compare(
+        bundle, frames, pairs, variants, options, label_map=mapping, max_frames=max_frames
+    )
 
 
 def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> Pairs:
@@ -64,7 +66,7 @@ def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> 
         return labelled_pairs(images, labels)
     if len(frames) != 1 or not Path(frames[0]).is_dir():
         raise LabelError(
-            "--labels alone measures on the target frames, and these are not one folder of images; "
-            "give the folder of the labelled images with --images."
+            f"{arg('labels')} alone measures on the target frames, and these are not one folder of "
+            f"images; give the folder of the labelled images with {arg('images')}."
         )
     return labelled_pairs(frames[0], labels)

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...runtime.errors import Sentence, marked
 from ...runtime.labels.metrics import mapped_through
 from .compare import Comparison, VariantRun
 from .method_variants import MethodVariant
@@ -154,7 +155,8 @@ def _errors(runs: Sequence[VariantRun]) -> str | None:
     for run in runs:
         if run.error is not None:
             seeds.setdefault(run.error, []).append(str(run.seed))
-    return " ".join(
-        error if len(which) == len(runs) else f"Seed {', '.join(which)}: {error}"
+    said = [
+        ("" if len(which) == len(runs) else f"Seed {', '.join(which)}: ") + marked(error)
         for error, which in seeds.items()
-    )
+    ]
+    return Sentence(" ".join(said))

@@ -15,7 +15,7 @@ from ...runtime.bundle import (
     check_output,
     library_versions,
 )
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, arg
 from ...runtime.labels import LabelSpace
 from ...runtime.words import shortened
 from ..models.importing import (
@@ -74,7 +74,7 @@ def import_bundle(
         OutputError: the bundle cannot be written.
     """
     if colour is not None and colour not in ("rgb", "bgr"):
-        raise ConfigError(f"--colour {shortened(colour)!r}: write rgb or bgr.")
+        raise ConfigError(f"{arg('colour')} {shortened(colour)!r}: write rgb or bgr.")
     return import_weights(
         weights,
         network_spec(network, arguments, output),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...runtime.errors import ConfigError
+from ...runtime.errors import ConfigError, arg
 from ..methods import METHODS, adapting_method, resolve_config
 from ..run.config import RunConfig, parse_assignments, shown
 
@@ -46,7 +46,7 @@ def choose_variants(
         ConfigError: an unknown method, variant or key; a setting for a method that is not chosen.
     """
     if not 1 <= seeds <= MOST_SEEDS:
-        raise ConfigError(f"--seeds {shown(seeds)}: give 1 to {MOST_SEEDS}.")
+        raise ConfigError(f"{arg('seeds')} {shown(seeds)}: give 1 to {MOST_SEEDS}.")
     if methods is None:
         methods = [name for name, method in METHODS.items() if not method.black_box]
     chosen = [name.partition(":")[::2] for name in methods]
@@ -72,17 +72,20 @@ def choose_variants(
 def _check_contradictions(
     chosen: Sequence[Sequence[str]], assignments: Sequence[str], steps: int | None
 ) -> None:
-    """Refuse settings that ``--steps`` or the variant of ``name:variant`` would override."""
+    """Refuse settings that ``steps`` or the variant of ``name:variant`` would override."""
     given = parse_assignments(assignments)
     training = given.get("training")
     if steps is not None and isinstance(training, Mapping) and "steps" in training:
-        raise ConfigError("--steps and --set training.steps are both given; leave one of them out.")
+        raise ConfigError(
+            f"{arg('steps')} and {arg('assignments')} training.steps are both given; leave one of "
+            "them out."
+        )
     for method, variant in chosen:
         own = given.get(method)
         if variant and isinstance(own, Mapping) and own.get("variant", variant) != variant:
             raise ConfigError(
-                f"--methods {method}:{variant} and --set {method}.variant={own['variant']} "
-                "contradict each other; leave one of them out."
+                f"{arg('methods')} {method}:{variant} and {arg('assignments')} "
+                f"{method}.variant={own['variant']} contradict each other; leave one of them out."
             )
 
 
@@ -92,15 +95,18 @@ def _settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str
     for entry in assignments:
         key = entry.partition("=")[0].strip()
         section, dot, _ = key.partition(".")
+        given_as = f"{arg('assignments')} {entry}"
         if key == "method":
-            raise ConfigError(f"--set {entry}: a comparison takes its methods from --methods.")
+            raise ConfigError(f"{given_as}: a comparison takes its methods from {arg('methods')}.")
         if key == "seed":
-            raise ConfigError(f"--set {entry}: a comparison counts its seeds itself, see --seeds.")
+            raise ConfigError(
+                f"{given_as}: a comparison counts its seeds itself, see {arg('seeds')}."
+            )
         if not (dot and section in METHODS):
             for settings in given.values():
                 settings.append(entry)
         elif section in given:
             given[section].append(entry)
         else:
-            raise ConfigError(f"--set {entry}: {section} is not one of --methods.")
+            raise ConfigError(f"{given_as}: {section} is not one of {arg('methods')}.")
     return given

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ import torch
 from ...runtime.atomic import output_errors, write_whole
 from ...runtime.bench.evaluation import evaluate
 from ...runtime.bundle import Bundle, check_output, open_bundle
-from ...runtime.errors import FrameError, LabelSpaceError, NetworkError, OutputError, RunInterrupted
+from ...runtime.errors import (
+    FrameError,
+    LabelSpaceError,
+    NetworkError,
+    OutputError,
+    arg,
+)
 from ...runtime.file_names import check_name
 from ...runtime.frames.images import read_image
 from ...runtime.labels import label_space
@@ -27,11 +33,10 @@ from ..models.importing import load_weights_file, save_weights
 from ..models.loading import load_network, pick_device
 from ..models.torch_engine import TorchEngine
 from ..networks.foreign.trust import check_allowed
-from ..run.options import Progress, RunOptions
+from ..run.options import RunOptions
 from .adaptation import adapt_bundle
 from .import_bundle import import_bundle
 from .recipes import Recipe, read_recipe
-from .run_folder import Job
 
 Pairs = Sequence[tuple[Path, Path]]
 RESULT = "result.json"
@@ -59,12 +64,9 @@ def reproduce(
     file: Path,
     data: Path,
     checkpoint: Path,
-    out: Path,
+    options: RunOptions,
     *,
     seed: int | None = None,
-    overwrite: bool = False,
-    device: str = "auto",
-    options: RunOptions | None = None,
     allow_networks: Collection[str] = (),
 ) -> dict[str, Any]:
     """Adapt a recipe's source model to its target's training images and measure both models.
@@ -75,10 +77,10 @@ def reproduce(
         file: the recipe.
         data: root of the target's data set, laid out as it is published.
         checkpoint: the source model, a file to import or a bundle.
-        out: the folder to write: the bundles ``source`` (unless given) and ``adapted``, and
+        options: how the run is carried out; with ``resume`` what is done already is kept. Its
+            ``out`` is the folder of the bundles ``source`` (unless given) and ``adapted``, and
             ``result.json``.
         seed: the recipe's unless given.
-        options: how the run is carried out; with ``resume`` what is done already is kept.
         allow_networks: modules whose code the recipe or the bundle may name, see `open_bundle`.
 
     Returns:
@@ -92,35 +94,35 @@ def reproduce(
     recipe = read_recipe(file)
     check_allowed(recipe.network, allow_networks, f"{file}: its network")
     config = resolve_config(recipe.method, file=file, seed=seed)
-    options = options or RunOptions(fingerprint="")
+    out, events = options.out, options.events
     kept = layout(recipe.data)
     folders, pairs = kept.frame_folders(data), kept.labelled_pairs(data)
     _check_size(pairs[0][0], recipe)
-    run_on = pick_device(device)
+    run_on = pick_device(options.device)
     check_name(out, inside=True)
     with output_errors(out):
         out.mkdir(exist_ok=True)
         _check_ours(out / RESULT)
     if not options.resume:
-        check_output(out / "adapted", overwrite)
-    source = _source_model(recipe, checkpoint, out / "source", options, overwrite, allow_networks)
+        check_output(out / "adapted", options.overwrite)
+    source = _source_model(recipe, checkpoint, options, allow_networks)
 
     def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
         engine = RecipeEngine(bundle, recipe, run_on)
-        confusion = evaluate(engine, pairs, None, _reporter(stage, options), kept.ids)
+        stopped = f"stopped while measuring ({stage}); go on with {arg('resume', True)}."
+        report = replace(events, stopped=stopped).measuring(stage)
+        confusion = evaluate(engine, pairs, None, report, kept.ids)
         record = evaluation_record(confusion, bundle.label_space, engine.backend)
         if recipe.published.miou_13 is not None:
             record["miou_13"] = _mean_over("synthia13", record["iou"])
-        options.note(
+        events.note(
             f"{stage}: {record['miou']:.1f} mIoU at "
             f"{recipe.evaluation_size[0]}x{recipe.evaluation_size[1]}"
         )
         return record
 
     source_only = measure(source, "source only")
-    adapted = adapt_bundle(
-        source, folders, config, Job(out / "adapted", overwrite, device, options)
-    )
+    adapted = adapt_bundle(source, folders, config, replace(options, out=out / "adapted"))
     measured = measure(adapted, "adapted")
     result = {
         "recipe": file.stem,
@@ -148,7 +150,7 @@ def _check_ours(file: Path) -> None:
     if not (isinstance(found, dict) and {"recipe", "published"} <= set(found)):
         raise OutputError(
             f"{file}: exists and is no result of this command, so it is never overwritten; give "
-            "another --out."
+            f"another {arg('out')}."
         )
 
 
@@ -165,13 +167,11 @@ def _check_size(image_path: Path, recipe: Recipe) -> None:
 def _source_model(
     recipe: Recipe,
     checkpoint: Path,
-    out: Path,
     options: RunOptions,
-    overwrite: bool,
     allow_networks: Collection[str],
 ) -> Bundle:
-    """The checkpoint as a bundle: itself if it is one, else imported to ``out``."""
-    space = label_space(recipe.label_space)
+    """The checkpoint as a bundle: itself if it is one, else imported to ``source``."""
+    space, out = label_space(recipe.label_space), options.out / "source"
     if not checkpoint.is_dir():
         if not (options.resume and out.exists()):
             return import_bundle(
@@ -180,15 +180,15 @@ def _source_model(
                 space,
                 out,
                 input_size=recipe.input_size,
-                overwrite=overwrite,
-                note=options.note,
+                overwrite=options.overwrite,
+                note=options.events.note,
             )
         bundle = open_bundle(out, allow_networks=allow_networks)
         named = bundle.manifest.provenance.configuration.get("weights")
         if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
             raise OutputError(
-                f"{out}: was not made from {checkpoint.name}; choose another --out, or start anew "
-                "with --overwrite."
+                f"{out}: was not made from {checkpoint.name}; choose another {arg('out')}, or "
+                f"start anew with {arg('overwrite', True)}."
             )
         return bundle
     bundle = open_bundle(checkpoint, allow_networks=allow_networks)
@@ -212,19 +212,6 @@ def _has_weights_of(bundle: Bundle, checkpoint: Path) -> bool:
     artefact = bundle.artefact(kind="weights")
     digest = hashlib.sha256(save_weights(network)).hexdigest()
     return artefact is not None and artefact.sha256 == digest
-
-
-def _reporter(stage: str, options: RunOptions) -> Callable[[int, int], None]:
-    """Make a function that reports measured images, and stops between two where asked to."""
-    started = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        rate = done / max(time.monotonic() - started, 1e-9)
-        options.report(Progress(stage, done, total, rate, (total - done) / rate, {}))
-        if options.stop_requested():
-            raise RunInterrupted(f"stopped while measuring ({stage}); go on with --resume.")
-
-    return report
 
 
 def _mean_over(space: str, iou: dict[str, float | None]) -> float:

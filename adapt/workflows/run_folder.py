@@ -8,55 +8,35 @@ import secrets
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...runtime.atomic import output_errors
 from ...runtime.bundle import Bundle, check_output, open_bundle
 from ...runtime.errors import BundleError, OutputError, RunInterrupted, arg
 from ..run.options import RunOptions
-from ..run.workspace import SIGNS, Workspace
+from ..run.workspace import SIGNS
 
 WEIGHTS = "model.safetensors"
 
 
-@dataclass(frozen=True)
-class Job:
-    """Destination and circumstances of a run; see `RunOptions` for the rest."""
-
-    out: Path
-    overwrite: bool = False
-    device: str = "auto"
-    options: RunOptions = field(default_factory=lambda: RunOptions(fingerprint=""))
-
-    @property
-    def workdir(self) -> Path:
-        """The run's own folder, beside ``out``: checkpoints, decoded frames, pseudo-labels."""
-        return self.workspace.folder
-
-    @property
-    def workspace(self) -> Workspace:
-        """The run's own folder, and the names of the files in it."""
-        return Workspace.beside(self.out)
-
-
-def check_job(job: Job) -> None:
+def check_place(options: RunOptions) -> None:
     """Refuse what cannot be written; clear away a run that is not to be resumed, or cannot be."""
-    if not (job.options.resume and published(job)):
-        check_output(job.out, job.overwrite)
-    _check_ours(job.workdir)
-    if job.workdir.exists():
-        with _alone_in(job.workdir):
+    if not (options.resume and published(options)):
+        check_output(options.out, options.overwrite)
+    folder = options.workspace.folder
+    _check_ours(folder)
+    if folder.exists():
+        with _alone_in(folder):
             pass
-    unfinished = job.workspace.checkpoint.exists()
-    if unfinished and not (job.options.resume or job.overwrite):
+    unfinished = options.workspace.checkpoint.exists()
+    if unfinished and not (options.resume or options.overwrite):
         raise OutputError(
-            f"{job.workdir}: holds a run that was not finished; continue it with "
+            f"{folder}: holds a run that was not finished; continue it with "
             f"{arg('resume', True)}, or "
             f"discard it with {arg('overwrite', True)}."
         )
-    if job.workdir.exists() and not (job.options.resume and job.workspace.has_begun):
-        discard(job)
+    if folder.exists() and not (options.resume and options.workspace.has_begun):
+        discard(options)
 
 
 def _check_ours(workdir: Path) -> None:
@@ -79,22 +59,23 @@ def _check_ours(workdir: Path) -> None:
 
 
 @contextmanager
-def run_folder(job: Job) -> Iterator[None]:
+def run_folder(options: RunOptions) -> Iterator[None]:
     """Make the run's folder; a new run that fails before its first step leaves none.
 
     One that is stopped leaves what it prepared, for a resume.
     """
-    with output_errors(job.workdir):
-        job.workdir.mkdir(exist_ok=True)
-    with _alone_in(job.workdir):
-        resumed = job.workspace.has_begun
+    workspace = options.workspace
+    with output_errors(workspace.folder):
+        workspace.folder.mkdir(exist_ok=True)
+    with _alone_in(workspace.folder):
+        resumed = workspace.has_begun
         try:
             yield
         except BaseException as error:
-            stopped = isinstance(error, RunInterrupted) and job.workspace.has_begun
-            began = job.workspace.has_steps
-            if job.workdir.exists() and not (stopped or began or resumed):
-                discard(job)
+            stopped = isinstance(error, RunInterrupted) and workspace.has_begun
+            began = workspace.has_steps
+            if workspace.folder.exists() and not (stopped or began or resumed):
+                discard(options)
             raise
 
 
@@ -119,27 +100,28 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def discard(job: Job) -> None:
+def discard(options: RunOptions) -> None:
     """Remove the run's folder, its name in one step: it is never there in part.
 
-    What a kill leaves under the other name, the next `BundleWriter` of ``job.out`` removes.
+    What a kill leaves under the other name, the next `BundleWriter` of ``options.out`` removes.
     """
-    rubbish = job.out.with_name(f".{job.out.name}.tmp-{secrets.token_hex(4)}")
-    with output_errors(job.workdir):
-        job.workdir.rename(rubbish)
+    folder = options.workspace.folder
+    rubbish = options.out.with_name(f".{options.out.name}.tmp-{secrets.token_hex(4)}")
+    with output_errors(folder):
+        folder.rename(rubbish)
     shutil.rmtree(rubbish, ignore_errors=True)
 
 
-def published(job: Job, allow_networks: Collection[str] = ()) -> Bundle | None:
+def published(options: RunOptions, allow_networks: Collection[str] = ()) -> Bundle | None:
     """The run's own result, if the run was killed after publishing it.
 
     ``allow_networks`` are the modules that its network was built with, see `open_bundle`.
     """
-    marker = job.workspace.published
-    if not (marker.exists() and job.out.exists()):
+    marker = options.workspace.published
+    if not (marker.exists() and options.out.exists()):
         return None
     try:
-        bundle = open_bundle(job.out, allow_networks=allow_networks)
+        bundle = open_bundle(options.out, allow_networks=allow_networks)
     except BundleError:
         return None
     weights = bundle.artefact(name=WEIGHTS)

@@ -28,7 +28,7 @@ from ..run.checksums import (
     write_json_with_checksum,
 )
 from ..run.config import RunConfig
-from .run_folder import Job
+from ..run.options import RunOptions
 
 
 class _Beginning(BaseModel):
@@ -48,7 +48,7 @@ class RunRecord:
     """A command's run, from its beginning to its end.
 
     Args:
-        job: where it works and how.
+        options: where it works and how.
         parts: what decides the run besides the files it learns from and the machine, by name, each
             a JSON document.
         files: lists those files.
@@ -58,13 +58,13 @@ class RunRecord:
 
     def __init__(
         self,
-        job: Job,
+        options: RunOptions,
         parts: Mapping[str, Any],
         files: Callable[[], Sequence[Path]],
         *,
         kept: bool,
     ) -> None:
-        self.job, self._files, self._kept = job, files, kept
+        self.options, self._files, self._kept = options, files, kept
         self._parts = {name: hash_of(part) for name, part in parts.items()}
         self._content: str | None = None
 
@@ -82,8 +82,8 @@ class RunRecord:
             judged: a bundle that has no verdict is not finished.
             allow_networks: modules that the run's network is built with, see `open_bundle`.
         """
-        out, unfinished = self.job.out, self.job.workspace.checkpoint.exists()
-        if not self.job.options.resume or unfinished or not out.exists():
+        out, unfinished = self.options.out, self.options.workspace.checkpoint.exists()
+        if not self.options.resume or unfinished or not out.exists():
             return None
         try:
             bundle = open_bundle(out, allow_networks=allow_networks)
@@ -92,7 +92,7 @@ class RunRecord:
         made = bundle.manifest.provenance.fingerprint
         if made is None or made != self.fingerprint or (judged and bundle.manifest.verdict is None):
             return None
-        self.job.options.note(f"{out}: this run has finished, nothing is left to do")
+        self.options.events.note(f"{out}: this run has finished, nothing is left to do")
         return bundle
 
     @contextmanager
@@ -105,9 +105,9 @@ class RunRecord:
             TrainingError: the run in the folder is another one, or its record is damaged.
             OutputError: the record cannot be written.
         """
-        path, before = self.job.workspace.record, torch.get_num_threads()
+        path, before = self.options.workspace.record, torch.get_num_threads()
         try:
-            if self.job.options.resume and self.job.workspace.has_begun:
+            if self.options.resume and self.options.workspace.has_begun:
                 self._go_on(path, device)
             else:
                 self._begin(path, device)
@@ -127,7 +127,7 @@ class RunRecord:
         write_json_with_checksum(path, beginning.model_dump())
 
     def _go_on(self, path: Path, device: torch.device) -> None:
-        note = self.job.options.note
+        note = self.options.events.note
         began = _read(path)
         different = [
             name
@@ -136,7 +136,7 @@ class RunRecord:
         ]
         if different:
             raise self._another(f"{', '.join(different)}: not as it began")
-        if self._kept and self.job.workspace.frame_index.exists():
+        if self._kept and self.options.workspace.frame_index.exists():
             self._content = began.content
             if self._status() != began.status:
                 note("the frames' files were changed since; the run goes on with what they held")
@@ -158,9 +158,8 @@ class RunRecord:
     def _read_content(self) -> str:
         """SHA-256 of the files, which are read once."""
         if self._content is None:
-            options = self.job.options
             try:
-                self._content = content_hash(self._files(), options.note, options.stop_if_requested)
+                self._content = content_hash(self._files(), self.options.events)
             except OSError as error:
                 raise FrameError(
                     f"{error.filename}: cannot be read ({error.strerror or error})."
@@ -176,14 +175,14 @@ class RunRecord:
 
     def _another(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{self.job.workdir}: this run was started with other frames, settings or source model "
-            f"({what}); repeat its command with {arg('resume', True)}, or start anew with "
-            f"{arg('overwrite', True)}."
+            f"{self.options.workspace.folder}: this run was started with other frames, settings or "
+            f"source model ({what}); repeat its command with {arg('resume', True)}, or start anew "
+            f"with {arg('overwrite', True)}."
         )
 
 
 def record_of_adapting(
-    job: Job,
+    options: RunOptions,
     frames: Sequence[str | Path],
     max_frames: int | None,
     config: RunConfig,
@@ -209,7 +208,7 @@ def record_of_adapting(
     def files() -> list[Path]:
         return [*learned_from(frames, max_frames), *weights]
 
-    return RunRecord(job, parts, files, kept=True)
+    return RunRecord(options, parts, files, kept=True)
 
 
 def _read(path: Path) -> _Beginning:

@@ -31,7 +31,7 @@ from ..networks import SegmentationNetwork
 from ..run.checkpoint import write_atomically
 from ..run.config import RunConfig
 from ..run.core_sharing import sharing_cores
-from ..run.options import RunSummary
+from ..run.options import RunOptions, RunSummary
 from ..run.size_limits import check_batch_size
 from ..run.work import Work
 from ..run.workspace import HISTORY
@@ -42,7 +42,7 @@ from ..training.time_allocation import TONE
 from ..training.tone_alignment import align_tone
 from ..training.trainer import Trainer
 from .outcome import check_finite, measurements
-from .run_folder import WEIGHTS, Job, discard, published
+from .run_folder import WEIGHTS, discard, published
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def carry_out(
     frames: FrameSet,
     sources: Sequence[Path],
     config: RunConfig,
-    job: Job,
+    options: RunOptions,
     device: torch.device,
     work: Work,
     *,
@@ -93,32 +93,30 @@ def carry_out(
     sampler = CropSampler(frames, config.training, config.augment, config.seed)
     check_batch_size(config.training, len(frames), sampler.width, sampler.height)
     fingerprint = _fingerprint(subject, frames, sources, config)
-    work.deadline.before_s = spent_before(job.workspace, fingerprint)
+    work.deadline.before_s = spent_before(options.workspace, fingerprint)
     if align and config.tone == "auto":
-        aligned = _aligned(subject, frames, job, device, work, fingerprint)
+        aligned = _aligned(subject, frames, options, device, work, fingerprint)
         subject = replace(subject, input=aligned)
     context = Context(
         frames=frames,
         normalise=Normalise(subject.input).to(device),
         device=device,
-        workdir=job.workdir,
+        workdir=options.workspace.folder,
         config=config,
         crop_size=(sampler.height, sampler.width),
-        losses=choose_kernel(config.loss_backend, device, job.options.note),
+        losses=choose_kernel(config.loss_backend, device, work.events.note),
         held=held,
         classes=subject.space.classes,
-        stop_requested=job.options.stop_requested,
-        note=job.options.note,
+        fingerprint=fingerprint,
         work=work,
     )
     to_memory_format(subject.network, config.training)
-    options = replace(job.options, fingerprint=fingerprint)
     summary = Trainer(subject.network, build_stages(config), context, options).run()
     check_finite(subject.network)
-    bundle = published(job, subject.spec.modules) if job.options.resume else None
+    bundle = published(options, subject.spec.modules) if options.resume else None
     if bundle is None:
-        bundle = _publish(subject, context, job, summary, incumbent, older)
-    discard(job)
+        bundle = _publish(subject, context, options, summary, incumbent, older)
+    discard(options)
     return bundle
 
 
@@ -142,33 +140,24 @@ def _fingerprint(
 def _aligned(
     subject: Subject,
     frames: FrameSet,
-    job: Job,
+    options: RunOptions,
     device: torch.device,
     work: Work,
     fingerprint: str,
 ) -> InputSpec:
     """The input with the gamma of the frames, found when the run began."""
-    options = job.options
 
     def align() -> InputSpec:
         with work.deadline.part(TONE):
-            return align_tone(
-                subject.network,
-                frames,
-                subject.input,
-                device,
-                options.note,
-                work,
-                options.stop_if_requested,
-            )
+            return align_tone(subject.network, frames, subject.input, device, work)
 
-    return kept_tone(job.workspace, fingerprint, subject.input, align, options.note)
+    return kept_tone(options.workspace, fingerprint, subject.input, align, work.events.note)
 
 
 def _publish(
     subject: Subject,
     context: Context,
-    job: Job,
+    options: RunOptions,
     summary: RunSummary,
     incumbent: Bundle | None,
     older: Sequence[str | Path],
@@ -178,13 +167,13 @@ def _publish(
     verdict = None
     if incumbent is not None:
         verdict = judge_run(incumbent, ScoredModel(subject.network, subject.input), context, older)
-    weights, history = save_weights(subject.network), job.workspace.history
-    with BundleWriter(job.out, overwrite=job.overwrite) as writer:
+    weights, history = save_weights(subject.network), options.workspace.history
+    with BundleWriter(options.out, overwrite=options.overwrite) as writer:
         writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")
         if history.exists():
             writer.add_bytes(HISTORY, history.read_bytes(), kind="history")
         digest = hashlib.sha256(weights).hexdigest()
-        write_atomically(job.workspace.published, digest.encode("ascii"))
+        write_atomically(options.workspace.published, digest.encode("ascii"))
         return writer.commit(
             network=subject.spec,
             label_space=subject.space,

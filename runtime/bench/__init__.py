@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle, open_bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError
+from ..errors import EngineError, marked
 from ..frames import Frame
 from ..probes.base import Probe
 from ..probes.machine_state import open_probe
 from .engine_measurement import EngineMeasurement
-from .frames import random_bench_frames, random_frames, read_frames
+from .frames import random_frames, read_frames
 from .loop import Clock, Limit, SystemClock
 from .run import BundleRun, Note, Report, TimedRow, label_map_of
 from .settings import BenchSettings, check_limits
@@ -101,7 +101,7 @@ def bench_engine(
     """
     check_limits(queries, warmup, duration_s, camera_fps)
     size = engine.input.width, engine.input.height
-    chosen = random_bench_frames(*size) if frames is None else read_frames(frames)
+    chosen = random_frames(*size) if frames is None else read_frames(frames)
     own = probe or open_probe(engine.device)
     try:
         measurement = EngineMeasurement(chosen, clock or SystemClock(), own, camera_fps)
@@ -208,7 +208,7 @@ def _all_failed(bundle: Bundle, measured: Sequence[TimedRow]) -> EngineError:
     reasons: dict[str, str] = {}
     for row in (m.row for m in measured):
         reasons.setdefault(row["error"], f"{row['artefact']} on {row['backend']}, {row['device']}")
-    told = " ".join(f"{where}: {reason}" for reason, where in reasons.items())
+    told = " ".join(f"{where}: {marked(reason)}" for reason, where in reasons.items())
     return EngineError(f"{bundle.path}: nothing of it could be measured: {told}")
 
 
@@ -220,5 +220,5 @@ def _nothing_runs(
         open_engine(bundle, device=settings.device, threads=settings.threads).close()
     except EngineError as error:
         return error
-    reasons = " ".join(dict.fromkeys(row["error"] for row in rows))
+    reasons = " ".join(dict.fromkeys(marked(row["error"]) for row in rows))
     return EngineError(f"{bundle.path}: nothing of it runs as asked: {reasons}")

@@ -9,20 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..bundle.manifest import library_versions
-from ..errors import ConfigError, RegressionError
+from ..errors import ConfigError, RegressionError, arg
 from ..probes.cores import available_cores
-from .baseline_file import check_can_save, load_baseline, write_baseline
-
-__all__ = [
-    "BaselineComparison",
-    "Change",
-    "check_can_save",
-    "check_comparable",
-    "compare_baseline",
-    "load_baseline",
-    "machine",
-    "save_baseline",
-]
+from .baseline_file import write_baseline
 
 # The figures that are compared. Of the first a higher one is worse and the tolerance is a share;
 # of the second a lower one is worse and the tolerance is in points.
@@ -90,7 +79,7 @@ class BaselineComparison:
         parts = [f"worse than {path}: {', '.join(worse)}"] if worse else []
         parts += [f"not measured any more: {', '.join(self.missing)}"] if self.missing else []
         raise RegressionError(
-            f"{'; '.join(parts)}. If that is meant, save a new baseline with --save."
+            f"{'; '.join(parts)}. If that is meant, save a new baseline with {arg('save')}."
         )
 
 
@@ -138,7 +127,8 @@ def check_comparable(
     if here != there and not any_machine:
         raise ConfigError(
             f"The baseline is of another machine ({_describe(there)}; this is {_describe(here)}), "
-            "whose times say nothing here; save one on this machine, or give --any-machine."
+            "whose times say nothing here; save one on this machine, or give "
+            f"{arg('any_machine', True)}."
         )
     others = dict.fromkeys(row["scenario"] for row in baseline["rows"])
     if list(others) != [scenario]:

@@ -11,13 +11,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..atomic import output_errors, write_whole
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError, OutputError, arg
 from ..file_names import check_name
 from ..printable import encodable
 from ..strict_json import JsonError, read_json
 from .row import COLUMNS
 
 SCHEMA: Literal[1] = 1
+_KEYS = {"schema", "machine", "versions", "rows"}  # of baselines of all versions
 
 
 class _Row(BaseModel):
@@ -96,11 +97,13 @@ def load_baseline(path: Path) -> dict[str, Any]:
         document = read_json(path)
     except (OSError, JsonError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise ConfigError(f"--compare {path}: cannot be read ({reason}); {remedy}.") from error
+        raise ConfigError(
+            f"{arg('baseline')} {path}: cannot be read ({reason}); {remedy}."
+        ) from error
     problem = _problem(document)
     if problem is not None:
         raise ConfigError(
-            f"--compare {path}: is no baseline of this version ({problem}); {remedy}."
+            f"{arg('baseline')} {path}: is no baseline of this version ({problem}); {remedy}."
         )
     return dict(document)
 
@@ -111,18 +114,14 @@ def _check_ours(path: Path) -> None:
         if not path.exists() or (path.is_file() and path.stat().st_size == 0):
             return
         try:
-            ours = path.is_file() and _looks_like_one(read_json(path))
+            document = read_json(path) if path.is_file() else None
+            ours = isinstance(document, dict) and document.keys() >= _KEYS
         except JsonError:
             ours = False
     if not ours:
         raise OutputError(
             f"{path}: exists and is no baseline, so it is never overwritten; choose another name."
         )
-
-
-def _looks_like_one(document: Any) -> bool:
-    """Tell whether a document was written as a baseline, by this version or another."""
-    return isinstance(document, dict) and {"schema", "machine", "versions", "rows"} <= set(document)
 
 
 def _problem(document: Any) -> str | None:

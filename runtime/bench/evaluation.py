@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import Engine
-from ..errors import ConfigError, LabelError
+from ..errors import ConfigError, LabelError, arg
 from ..frames import Frame
 from ..frames.images import read_frame_image
 from ..labels import LabelSpace, label_space, read_labels
+from ..labels.class_mapping import ClassNames
 from ..labels.label_id_checks import label_notes
 from ..labels.layouts import LabelIds
 from ..labels.metrics import ConfusionMatrix, evaluation_record
 from ..labels.spaces import UNMAPPED, LabelMap
 from ..notes import log_note
+from ..words import shortened
 
 
 def evaluate(
@@ -93,8 +95,8 @@ def measure(
 
 def labels_through(
     own: LabelSpace,
-    labels_of: str | None,
-    label_map: Path | None,
+    labels_of: LabelSpace | str | Path | None,
+    label_map: LabelMap | ClassNames | str | Path | None,
     *,
     note: Callable[[str], None] = log_note,
 ) -> LabelMap | None:
@@ -102,29 +104,33 @@ def labels_through(
 
     Args:
         own: the model's label space.
-        labels_of: label space of the label files, a built-in one or a JSON file.
-        label_map: a JSON file; a built-in map unless given, see `LabelSpace.map_to`.
+        labels_of: label space of the label files, a built-in one or a JSON file; that of a
+            `LabelMap` unless given.
+        label_map: a JSON file, or names; a built-in map unless given, see `LabelSpace.map_to`.
         note: called with sentences on the map.
 
     Raises:
         ConfigError: a map without the label space that it leads to.
         LabelSpaceError: one of the two cannot be read, or no map leads there.
     """
+    if isinstance(label_map, LabelMap):
+        labels_of = labels_of or label_map.target
     check_label_map(labels_of, label_map)
     if labels_of is None:
         return None
-    found = own.map_to(label_space(labels_of), label_map)
+    space = labels_of if isinstance(labels_of, LabelSpace) else label_space(labels_of)
+    found = own.map_to(space, label_map)
     for sentence in found.notes():
         note(sentence)
     return found
 
 
-def check_label_map(labels_of: str | None, label_map: Path | None) -> None:
+def check_label_map(labels_of: object, label_map: object) -> None:
     """Raise ConfigError for a label map without the label space that it leads to."""
     if label_map is not None and labels_of is None:
         raise ConfigError(
-            f"--label-map {label_map}: leads from the bundle's classes to those of the labels; say "
-            "which these are with --label-space."
+            f"{arg('label_map')} {shortened(str(label_map))}: leads from the bundle's classes to "
+            f"those of the labels; say which these are with {arg('label_space')}."
         )
 
 

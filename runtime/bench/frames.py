@@ -45,16 +45,11 @@ def read_frames(frames: Iterable[Frame]) -> BenchFrames:
     return BenchFrames(chosen, "given", None if in_memory else 1e3 * seconds / len(chosen))
 
 
-def random_frames(width: int, height: int, count: int = 4, seed: int = 0) -> list[Frame]:
+def random_frames(width: int, height: int) -> BenchFrames:
     """Smooth random textures, for a bench without frames; the time of no engine depends on them."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (count, 9, 16, 3), dtype=np.uint8)
-    return [
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 9, 16, 3), dtype=np.uint8)
+    frames = [
         Frame(fit_frame(image, width, height), f"random_{index}", 0)
         for index, image in enumerate(coarse)
     ]
-
-
-def random_bench_frames(width: int, height: int) -> BenchFrames:
-    """Frames of `random_frames`, titled as such."""
-    return BenchFrames(random_frames(width, height), "random textures")
+    return BenchFrames(frames, "random textures")

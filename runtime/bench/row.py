@@ -65,11 +65,11 @@ def time_warnings(figures: dict[str, Any], settled: bool) -> list[str]:
             "keeps its clocks."
         )
     if not settled:
-        found.append("it was still getting faster when warm-up ended; give more with --warmup.")
+        found.append("it was still getting faster when warm-up ended; give it a longer one.")
     if figures["queries"] < PUBLISHABLE_QUERIES:
         found.append(
             f"{figures['queries']} queries tell how fast it is, not what to publish: that takes "
-            f"{PUBLISHABLE_QUERIES:,} or more (--queries {PUBLISHABLE_QUERIES})."
+            f"{PUBLISHABLE_QUERIES:,} or more."
         )
     return found
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError, MissingDependencyError, NetworkError
+from ..errors import EngineError, MissingDependencyError, NetworkError, Sentence, marked
 from ..folders.label_pairs import labelled_pairs
 from ..frames import open_frames
 from ..labels.metrics import mapped_through
@@ -23,7 +23,7 @@ from ..probes.memory import resident_memory_mib
 from ..video.damage_watch import DamageWatch
 from .engine_measurement import EngineMeasurement
 from .evaluation import evaluate
-from .frames import BenchFrames, random_bench_frames, read_frames
+from .frames import BenchFrames, random_frames, read_frames
 from .loop import SystemClock
 from .settings import BenchSettings
 from .targets import BenchTarget, bench_targets
@@ -112,7 +112,7 @@ class BundleRun:
     def _frames(self) -> BenchFrames:
         if self._settings.frames is None:
             spec = self._bundle.manifest.input
-            return random_bench_frames(spec.width, spec.height)
+            return random_frames(spec.width, spec.height)
         source = open_frames(self._settings.frames, on_skip=self._note)
         # Not beside the reading, whose time is measured as well.
         with DamageWatch(self._note, at_once=False) as watch:
@@ -185,5 +185,5 @@ def label_map_of(bundle: Bundle, settings: BenchSettings) -> LabelMap | None:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = marked(error).strip().splitlines()
+    return Sentence(lines[0]) if lines else type(error).__name__

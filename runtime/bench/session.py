@@ -13,14 +13,8 @@ from ..bundle import Bundle
 from ..errors import ConfigError, arg
 from ..printable import printable
 from . import check_bundle, check_none_failed, measure_bundle
-from .baseline import (
-    BaselineComparison,
-    check_can_save,
-    check_comparable,
-    compare_baseline,
-    load_baseline,
-    save_baseline,
-)
+from .baseline import BaselineComparison, check_comparable, compare_baseline, save_baseline
+from .baseline_file import check_can_save, load_baseline
 from .plots import check_can_plot, write_plots
 from .row import scenario
 from .run import Note, Report, TimedRow

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import ConfigError, arg
 from ..labels import LabelSpace
 from .loop import Limit
 from .targets import choose_backends
@@ -55,13 +55,15 @@ class BenchSettings:
     def __post_init__(self) -> None:
         check_limits(self.queries, self.warmup, self.duration_s, self.camera_fps)
         if self.labels is not None and self.frames is None:
-            raise ConfigError("Labels need the frames that they belong to; give --frames as well.")
+            raise ConfigError(
+                f"Labels need the frames that they belong to; give {arg('frames')} as well."
+            )
         if self.label_space is not None and self.labels is None:
-            raise ConfigError("A label space is that of label maps; give --labels as well.")
+            raise ConfigError(f"A label space is that of label maps; give {arg('labels')} as well.")
         if self.label_map is not None and self.label_space is None:
             raise ConfigError(
                 f"The label map {self.label_map} leads to classes of labels; say which these are "
-                "with --label-space."
+                f"with {arg('label_space')}."
             )
         if self.rounds < 1:
             raise ConfigError(f"A bench needs at least 1 round, not {self.rounds}.")

@@ -7,24 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import Artefact, Bundle
-from ..engines import backend_kinds, backend_problem
-from ..errors import ConfigError
+from ..engines import backend_names, find_backend, problem_here
+from ..errors import ConfigError, arg
 from ..probes.driver import driver_problem
 from ..words import shortened
 from .row import left_out_row
-
-DEVICES = {
-    "tensorrt": ("cuda",),
-    "onnxruntime": ("cpu", "cuda"),
-    "onnxruntime-tensorrt": ("cuda",),
-    "torch": ("cpu", "cuda"),
-    "torch-fp16": ("cuda",),
-    "torch-compile": ("cpu", "cuda"),
-}
-SLOW = {
-    "onnxruntime-tensorrt": "it builds for minutes; ask for it with --backends.",
-    "torch-compile": "it compiles for minutes; ask for it with --backends.",
-}
 
 
 @dataclass(frozen=True, eq=False)  # by identity: an artefact's details are not hashable
@@ -53,17 +40,17 @@ def choose_backends(names: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: an unknown backend.
     """
-    known = backend_kinds()
+    known = backend_names()
     chosen = _listed(names)
     if is_default(names):
-        return tuple(name for name in known if name not in SLOW)
+        return tuple(name for name in known if not find_backend(name).slow)
     if chosen == ("all",):
         return tuple(known)
     unknown = [name for name in chosen if name not in known]
     if unknown or not chosen:
         raise ConfigError(
-            f"--backends {shortened(','.join(chosen))!r}: use auto, all, or of {', '.join(known)}, "
-            "with commas."
+            f"{arg('backends')} {shortened(','.join(chosen))!r}: use auto, all, or of "
+            f"{', '.join(known)}, with commas."
         )
     return chosen
 
@@ -92,26 +79,30 @@ def bench_targets(
     if device not in ("auto", "cpu", "cuda"):
         raise ConfigError(f"There is no device {shortened(device)!r}; use auto, cpu or cuda.")
     no_gpu = driver_problem() if device != "cpu" else None
-    kinds = backend_kinds()
     found: list[BenchTarget] = []
     left_out = []
-    for backend in [name for name in kinds if name in backends]:
-        artefacts = [a for a in bundle.manifest.artefacts if a.kind == kinds[backend]]
-        for where in DEVICES[backend]:
+    for name in [name for name in backend_names() if name in backends]:
+        backend = find_backend(name)
+        artefacts = [a for a in bundle.manifest.artefacts if a.kind == backend.kind]
+        for where in backend.devices:
             if device not in ("auto", where):
                 continue
-            problem = (no_gpu if where == "cuda" else None) or backend_problem(backend)
+            problem = (no_gpu if where == "cuda" else None) or problem_here(backend)
             if problem is None and not artefacts:
                 problem = f"{bundle.path} holds no artefact for it"
             if problem is not None:
-                left_out.append(left_out_row(backend, where, f"{problem.rstrip('.')}."))
+                left_out.append(left_out_row(name, where, f"{problem.rstrip('.')}."))
                 continue
-            found += [BenchTarget(artefact, backend, where) for artefact in artefacts]
+            found += [BenchTarget(artefact, name, where) for artefact in artefacts]
     return found, left_out
 
 
 def not_by_default(bundle: Bundle, device: str) -> list[dict[str, Any]]:
     """Rows for what could run and "auto" leaves out, with the reason."""
-    found, _ = bench_targets(bundle, tuple(SLOW), device)
+    reasons = {name: why for name in backend_names() if (why := find_backend(name).slow)}
+    found, _ = bench_targets(bundle, tuple(reasons), device)
     places = dict.fromkeys((target.backend, target.device) for target in found)
-    return [left_out_row(backend, where, SLOW[backend]) for backend, where in places]
+    return [
+        left_out_row(backend, where, f"{reasons[backend]}; ask for it by its name.")
+        for backend, where in places
+    ]

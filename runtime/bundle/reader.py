@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ... import __version__
-from ..errors import BundleError, ConfigError
+from ..errors import BundleError, ConfigError, arg
 from ..labels import LabelSpace
 from ..regular_files import check_regular, read_regular_file
 from ..strict_json import LARGEST, JsonError, parse_json
@@ -124,7 +124,7 @@ def _module_names(names: Collection[str]) -> frozenset[str]:
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(
-                f"--allow-network (allow_networks) {shortened(name)!r}: name a module of Python, "
+                f"{arg('allow_networks')} {shortened(name)!r}: name a module of Python, "
                 "package.module, without its path and without its factory."
             )
     return frozenset(names)

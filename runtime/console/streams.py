@@ -69,13 +69,14 @@ def guarded(descriptor: int, like: TextIO | None, hide: Hide, *, lossy: bool) ->
         lossy: drop what cannot be written; OutputError otherwise.
     """
     file = _Descriptor(descriptor, lossy=lossy)
-    return _Screen(
+    screen = _Screen(
         io.BufferedWriter(file),
         encoding=like.encoding if like is not None else "utf-8",
         errors="backslashreplace",  # a letter that the terminal lacks is no reason to fail
         line_buffering=lossy or file.isatty(),
-        hide=hide,
     )
+    screen.hide = hide
+    return screen
 
 
 def _occupy(descriptor: int, mode: int) -> None:
@@ -118,18 +119,8 @@ class _Descriptor(io.FileIO):
 class _Screen(io.TextIOWrapper):
     """Text that goes through ``hide`` before it is encoded."""
 
-    def __init__(
-        self,
-        buffer: io.BufferedWriter,
-        *,
-        encoding: str,
-        errors: str,
-        line_buffering: bool,
-        hide: Hide,
-    ) -> None:
-        super().__init__(buffer, encoding, errors, line_buffering=line_buffering)
-        self._hide = hide
+    hide: Hide
 
     def write(self, text: str) -> int:
-        super().write(self._hide(text))
+        super().write(self.hide(text))
         return len(text)

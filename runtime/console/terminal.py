@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.text import Text
 
 from ..printable import one_line
 from ..words import progressed
+from .flags import with_flags
 from .streams import results
 
 _stderr = Console(stderr=True, highlight=False)  # one, so that notes appear above a bar
@@ -28,7 +29,7 @@ def console(width: int = 120) -> Console:
 def note(text: str) -> None:
     """A line on stderr, above the progress bar where there is one, as far as it can be shown."""
     with suppress(OSError, ValueError):  # a closed pipe, a full disk, a closed file
-        _stderr.print(Text(one_line(text), "dim"), soft_wrap=True)
+        _stderr.print(Text(one_line(with_flags(text)), "dim"), soft_wrap=True)
 
 
 def say(*lines: str) -> None:
@@ -40,8 +41,17 @@ def say(*lines: str) -> None:
 def print_json(document: Any) -> None:
     """One JSON document, and nothing else, on stdout."""
     out = results()
-    out.write(json.dumps(document, indent=2, allow_nan=False) + "\n")
+    out.write(json.dumps(_told(document), indent=2, allow_nan=False) + "\n")
     out.flush()
+
+
+def _told(document: Any) -> Any:
+    """A document in which each `Sentence` has the flags of its arguments."""
+    if isinstance(document, Mapping):
+        return {key: _told(value) for key, value in document.items()}
+    if isinstance(document, (list, tuple)):
+        return [_told(value) for value in document]
+    return with_flags(document) if isinstance(document, str) else document
 
 
 def shows_bars() -> bool:

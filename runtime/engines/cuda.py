@@ -37,23 +37,22 @@ def load_cudart() -> Any:
 
 
 class Cuda(Closing):
-    """One device, a stream of its own on it, and whatever is allocated here; for one thread.
+    """The first device, a stream of its own on it, and whatever is allocated here; for one thread.
 
     Copies and launches are asynchronous until `synchronize`. The stream is not the default one,
     which cannot be captured into a graph and waits for all others.
 
     Args:
-        device: ordinal of the GPU.
         cudart: the runtime's bindings, of `load_cudart` unless given.
 
     Raises:
         EngineError: from any method, CUDA refused; the message names the call and the error.
     """
 
-    def __init__(self, device: int = 0, *, cudart: Any = None) -> None:
+    def __init__(self, *, cudart: Any = None) -> None:
         self._cudart = load_cudart() if cudart is None else cudart
         self._releases: list[Callable[[], object]] = []
-        self._call("cudaSetDevice", device)
+        self._call("cudaSetDevice", 0)
         self._stream = self._call("cudaStreamCreateWithFlags", self._cudart.cudaStreamNonBlocking)
         self._on_close("cudaStreamDestroy", self._stream)
 

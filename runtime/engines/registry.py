@@ -1,198 +1,139 @@
-"""Backends by name, and the choice of the one that opens a bundle on this machine."""
+"""The backends by name: Roadshift's own, those that a program registers, and installed packages'.
+
+A package that brings one names it in its metadata; it is imported when it is asked for, or measured
+by a bench:
+
+    [project.entry-points."roadshift.engines"]
+    npu = "some_package.npu:NPU"  # a `Backend`
+"""
 
 from __future__ import annotations
 
-import logging
+import re
 import sys
-from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from ..bundle import Artefact, Bundle, open_bundle
-from ..errors import EngineError, MissingDependencyError, arg
-from ..probes.machine_state import device_name
+from ..errors import EngineError, arg
+from ..installed import installed, installed_names, load
 from ..words import shortened
-from .base import Engine, Opener
+
+if TYPE_CHECKING:
+    from .base import Opener
+
+ENTRY_POINTS = "roadshift.engines"
+KINDS = ("onnx", "tensorrt", "weights")
 
 
-def _open_onnx(bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None) -> Engine:
-    from .onnx.engine import OnnxEngine  # onnxruntime takes 0.2 s to import
+class Backend(NamedTuple):
+    """A way to run the artefacts of one kind.
 
-    return OnnxEngine(bundle, artefact, device=device, threads=threads)
+    Attributes:
+        kind: of the artefacts: "onnx", "tensorrt" or "weights".
+        opener: opens one, a class or a function as `base.Opener` describes; one that is named
+            "module:attribute" is imported when the first is opened.
+        devices: on which it runs, of "cpu" and "cuda".
+        slow: why a bench leaves it out unless it is asked for, a clause; "": it does not.
+        needs_torch: only where the ``adapt`` extra is installed.
+    """
+
+    kind: str
+    opener: str | Opener
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    slow: str = ""
+    needs_torch: bool = False
 
 
-def _open_plan(bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None) -> Engine:
-    from .tensorrt_engine import TensorRTEngine
+_ONNX = "roadshift.runtime.engines.onnx.engine"
+_TENSORRT = "roadshift.runtime.engines.tensorrt_engine"
+_TORCH = "roadshift.adapt.models.torch_engine"
+_BUILDS, _COMPILES = "it builds for minutes", "it compiles for minutes"
 
-    return TensorRTEngine(bundle, artefact, device=device, threads=threads)
-
-
-def _open_onnx_on_tensorrt(
-    bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
-) -> Engine:
-    from .onnx.engine import OnnxEngine
-
-    return OnnxEngine(bundle, artefact, device=device, threads=threads, tensorrt=True)
-
-
-# The kind of artefact that each backend runs; the backends in the order of preference of "auto".
-# "auto" finds ONNX Runtime alone and plain torch before their variants, which are to compare with.
-_KIND_OF = {
-    "tensorrt": "tensorrt",
-    "onnxruntime": "onnx",
-    "onnxruntime-tensorrt": "onnx",
-    "torch": "weights",
-    "torch-fp16": "weights",
-    "torch-compile": "weights",
+# In the order of preference of "auto", which finds ONNX Runtime alone and plain torch before their
+# variants: those are to compare with.
+BACKENDS: dict[str, Backend] = {
+    "tensorrt": Backend("tensorrt", f"{_TENSORRT}:TensorRTEngine", ("cuda",)),
+    "onnxruntime": Backend("onnx", f"{_ONNX}:OnnxEngine"),
+    "onnxruntime-tensorrt": Backend("onnx", f"{_ONNX}:open_on_tensorrt", ("cuda",), _BUILDS),
+    "torch": Backend("weights", f"{_TORCH}:open_eager", needs_torch=True),
+    "torch-fp16": Backend("weights", f"{_TORCH}:open_half", ("cuda",), needs_torch=True),
+    "torch-compile": Backend(
+        "weights", f"{_TORCH}:open_compiled", slow=_COMPILES, needs_torch=True
+    ),
 }
-_OPENERS: dict[str, Opener] = {
-    "tensorrt": _open_plan,
-    "onnxruntime": _open_onnx,
-    "onnxruntime-tensorrt": _open_onnx_on_tensorrt,
-}
+_REGISTERED: dict[str, Backend] = {}  # by the program that runs
 
 
-_TORCH_BACKENDS = (
-    "roadshift.adapt.models.torch_engine"  # registers torch's, where torch is installed
-)
+def register_backend(name: str, backend: Backend) -> Backend:
+    """Let `open_engine`, and every command and function with a ``backend``, know one by name.
 
-
-def register_backend(name: str, opener: Opener) -> None:
-    """Make a backend available to `open_engine`."""
-    _OPENERS[name] = opener
-
-
-def _is_there(name: str) -> bool:
-    """Tell whether a backend can be opened; torch itself is imported by `_opener` alone."""
-    learns = sys.version_info >= (3, 11) and find_spec("torch") is not None
-    return name in _OPENERS or (_KIND_OF[name] == "weights" and learns)
-
-
-def _opener(name: str) -> Opener:
-    if name not in _OPENERS:
-        import_module(_TORCH_BACKENDS).register()
-    return _OPENERS[name]
-
-
-def open_engine(
-    bundle: Bundle | str | Path,
-    *,
-    backend: str = "auto",
-    device: str = "auto",
-    artefact: str | None = None,
-    threads: int | None = None,
-) -> Engine:
-    """Open a bundle with the best backend that this machine has; ``engine.reason`` says which.
-
-    "auto" takes TensorRT when the bundle has a plan, otherwise ONNX Runtime when it has an ONNX
-    model, otherwise torch when it is there and the bundle has weights. A plan that cannot run here
-    is passed over, and a warning and ``reason`` say why. Among several plans or models it takes the
-    first in fp32, then the first; ``artefact`` names another.
-
-    Args:
-        bundle: a bundle or its folder.
-        backend: "auto", or one of `backend_kinds`; "onnxruntime-tensorrt" is ONNX Runtime's own use
-            of TensorRT, which builds for minutes at the first opening.
-        device: "auto" (a GPU where it works), "cpu" or "cuda" (an error where it does not work).
-        artefact: the file name of the model to run.
-        threads: CPU threads of the engine; None takes the cores of this process.
+    "auto" does not choose it.
 
     Raises:
-        BundleError: the bundle cannot be read.
-        EngineError: nothing here can run it as asked; the message says why and what to do.
+        EngineError: it is no `Backend`, or the name is none, or taken.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    if device not in ("auto", "cpu", "cuda"):
-        raise EngineError(f"{arg('device')} {shortened(device)!r}: use auto, cpu or cuda.")
-    if threads is not None and threads < 1:
-        raise EngineError(f"{arg('threads')} {threads}: an engine needs at least 1.")
-    if backend not in ("auto", *_KIND_OF):
+    problem = _problem(backend)
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_.-]*", name)):
+        problem = "a name is lower-case letters, digits, underscores, hyphens and dots"
+    elif name in ("auto", "all", *BACKENDS) or _REGISTERED.get(name, backend) != backend:
+        problem = "there is one of that name"
+    if problem:
+        raise EngineError(f"Backend {name!r} cannot be registered: {problem}.")
+    _REGISTERED[name] = backend
+    return backend
+
+
+def _problem(backend: object) -> str | None:
+    """The reason why it cannot be used; None: it can."""
+    if not isinstance(backend, Backend):
+        return f"{backend!r} is no roadshift.Backend"
+    if backend.kind not in KINDS:
+        return f"its kind {backend.kind!r} is none of {', '.join(KINDS)}"
+    if not backend.devices or not {"cpu", "cuda"} >= set(backend.devices):
+        return f"its devices {backend.devices!r} are not of cpu and cuda"
+    return None
+
+
+def backend_names() -> list[str]:
+    """Every backend's name, Roadshift's own first, in the order of preference."""
+    return list(dict.fromkeys([*BACKENDS, *_REGISTERED, *installed_names(ENTRY_POINTS)]))
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of that name; an installed package that brings it is imported.
+
+    Raises:
+        EngineError: there is none, or it cannot be imported or used.
+    """
+    known = BACKENDS.get(name) or _REGISTERED.get(name)
+    if known is not None:
+        return known
+    if name not in installed_names(ENTRY_POINTS):
         raise EngineError(
-            f"{arg('backend')} {shortened(backend)!r}: use auto, {' or '.join(_KIND_OF)}."
+            f"{arg('backend')} {shortened(name)!r}: use auto, {' or '.join(backend_names())}."
         )
-    choices = _choices(opened, backend, artefact, device)
-    name, chosen = choices[0]
-    try:
-        return _open(name, opened, chosen, device, threads)
-    except (EngineError, MissingDependencyError) as error:
-        if name != "tensorrt" or len(choices) == 1:
-            raise
-        why = f"Instead of {chosen.path}: {error}"
-    name, chosen = choices[1]
-    engine = _open(name, opened, chosen, device, threads)
-    engine.reason = f"{engine.reason} {why}"
-    logging.getLogger("roadshift").warning(engine.reason)
-    return engine
-
-
-def _open(
-    name: str, bundle: Bundle, artefact: Artefact, device: str, threads: int | None
-) -> Engine:
-    """An engine whose reason also says what in its artefact was chosen on another machine."""
-    engine = _opener(name)(bundle, artefact, device=device, threads=threads)
-    there = artefact.details.get("measured_on")
-    if there is not None and there != device_name(engine.device):
-        engine.reason = (
-            f"{engine.reason} Where its labels are made ({artefact.details.get('argmax')}) was "
-            f"chosen by time on {there}; export --to onnx here to choose anew."
+    found = installed(ENTRY_POINTS, name, f"Backend {name!r}", EngineError)
+    if problem := _problem(found):
+        raise EngineError(
+            f"Backend {name!r} cannot be used: {problem}; mend or uninstall the package that "
+            "brings it."
         )
-    return engine
+    backend: Backend = found
+    return backend
 
 
-def backend_kinds() -> dict[str, str]:
-    """Every backend with the kind of artefact that it runs, in the order of preference."""
-    return dict(_KIND_OF)
+def opener_of(backend: Backend) -> Opener:
+    """The function or class that opens its artefacts, imported now where it is named."""
+    opener: Opener = load(backend.opener) if isinstance(backend.opener, str) else backend.opener
+    return opener
 
 
-def backend_problem(name: str) -> str | None:
+def problem_here(backend: Backend) -> str | None:
     """Why a backend is not available here, whatever the bundle; None if it is.
 
     A GPU or a library that it needs may still be missing: opening it says so.
     """
-    if _is_there(name):
-        return None
-    return "torch is not installed; pip install 'roadshift[adapt]'"
-
-
-def _choices(
-    bundle: Bundle, backend: str, name: str | None, device: str
-) -> list[tuple[str, Artefact]]:
-    """Backends and their best artefacts, as the arguments of `open_engine` mean, best first."""
-    kinds = _KIND_OF if backend == "auto" else {backend: _KIND_OF[backend]}
-    runnable = [a for a in bundle.manifest.artefacts if a.kind in kinds.values()]
-    if name is not None:
-        runnable = [a for a in runnable if a.path == name]
-        if not runnable:
-            known = [a.path for a in bundle.manifest.artefacts if a.kind in _KIND_OF.values()]
-            raise EngineError(
-                f"{bundle.path} has no {name!r} that "
-                f"{'an engine' if backend == 'auto' else backend} can run; "
-                f"its models are {', '.join(known) or 'none'}."
-            )
-    elif backend == "auto" and device == "cpu":
-        kinds = {other: kind for other, kind in kinds.items() if other != "tensorrt"}
-    choices = []
-    for candidate, kind in kinds.items():
-        found = sorted((a for a in runnable if a.kind == kind), key=lambda a: a.precision != "fp32")
-        if found and _is_there(candidate):
-            choices.append((candidate, found[0]))
-    if not choices:
-        raise _nothing_runs(bundle, backend)
-    return choices
-
-
-def _nothing_runs(bundle: Bundle, backend: str) -> EngineError:
-    """Why no artefact of the bundle runs on ``backend`` here, and what to do about it."""
-    exported = ("tensorrt", "onnxruntime", "onnxruntime-tensorrt")
-    if backend in exported or bundle.artefact(kind="weights") is None:
-        to = "tensorrt" if backend == "tensorrt" else "onnx"
-        return EngineError(
-            f"{bundle.path} has no model for {'any engine' if backend == 'auto' else backend}; "
-            f"make one with `roadshift export {bundle.path} --to {to}`."
-        )
-    if backend == "torch" or bundle.artefact(kind="onnx") is not None:
-        return EngineError("torch is not installed; pip install 'roadshift[adapt]'.")
-    return EngineError(
-        f"{bundle.path} has no exported model and torch is not installed: run `roadshift export "
-        f"{bundle.path} --to onnx` where it is, or pip install 'roadshift[adapt]'."
-    )
+    learns = sys.version_info >= (3, 11) and find_spec("torch") is not None
+    if backend.needs_torch and not learns:
+        return "torch is not installed; pip install 'roadshift[adapt]'"
+    return None

@@ -116,12 +116,7 @@ class _Plan:
     """
 
     def __init__(
-        self,
-        library: TensorRT,
-        plan: bytes,
-        what: str,
-        bundle: Bundle,
-        align_corners: bool | None,
+        self, library: TensorRT, plan: bytes, what: str, bundle: Bundle, align_corners: bool | None
     ) -> None:
         self._what, self._trt = what, library.module
         self._logger, self._said = library.listen()
@@ -256,5 +251,5 @@ def _remedy(bundle: Bundle, artefact: Artefact) -> str:
     precision = artefact.precision or "fp32"
     return (
         f"Rebuilding is `roadshift export {bundle.path} --to tensorrt --precision {precision}`; "
-        "--backend onnxruntime runs the bundle without TensorRT."
+        f"{arg('backend', 'onnxruntime')} runs the bundle without TensorRT."
     )

@@ -83,12 +83,9 @@ def _imported(name: str) -> Any:
     """The module, or what is wrong with it."""
     try:
         return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name == name:
-            return "is not installed"
-        return f"does not import ({error})"
     except Exception as error:  # importing loads native libraries, which fails in many ways
-        return f"does not import ({error})"
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name
+        return "is not installed" if missing else f"does not import ({error})"
 
 
 def plan_problem(artefact: Artefact, weights_sha256: str | None) -> str | None:

@@ -70,18 +70,6 @@ class _Listing:
             self.others[suffix or "no suffix"] += 1
 
 
-def list_images(folder: str | Path) -> list[Path]:
-    """The camera images under a folder, searched recursively, in natural order of their paths.
-
-    Finds the data sets of `layouts` and plain or nested folders; label maps and their like are left
-    out, see `mask_folders`.
-
-    Raises:
-        FrameError: the folder does not exist, or may hold label maps instead of pictures.
-    """
-    return list(folder_contents(folder, videos=False).files)
-
-
 def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContents:
     """The pictures and videos with frames under a folder, searched recursively.
 

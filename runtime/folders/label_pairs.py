@@ -55,7 +55,8 @@ def _label_map(image: Path, folder: Path) -> Path | None:
     """The label map of an image in one folder."""
     found: list[Path] = []
     for names in _label_names(image.stem):
-        there = ([p for p in _both_cases(folder / n) if p != image and p.is_file()] for n in names)
+        both = ((folder / n, (folder / n).with_suffix(".PNG")) for n in names)
+        there = ([p for p in cases if p != image and p.is_file()] for cases in both)
         found += next(filter(None, there), [])
     if len(found) == 2 and found[0].samefile(found[1]):  # where capitals do not count
         found.pop()
@@ -65,11 +66,6 @@ def _label_map(image: Path, folder: Path) -> Path | None:
             "a folder of its own."
         )
     return found[0] if found else None
-
-
-def _both_cases(path: Path) -> tuple[Path, Path]:
-    """``a.png`` and ``a.PNG``."""
-    return path, path.with_suffix(".PNG")
 
 
 def _label_folder(images: Path) -> Path:

@@ -8,7 +8,7 @@ VOC, RailSem19, Roboflow, Supervisely, SYNTHIA, VIPER, Virtual KITTI and WildDas
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import PurePath
 from typing import NamedTuple
@@ -129,30 +129,20 @@ def name_says_only_maps(found: Iterable[str]) -> bool:
     )
 
 
-def name_says_infrared(found: Iterable[str]) -> bool:
-    """Tell whether some word names a camera beside which pictures are visible light."""
-    return any(word in _INFRARED for word in found)
-
-
 def name_says_camera(found: Iterable[str]) -> bool:
     """Tell whether words name pictures, a place or a time, beyond that they have colours."""
     found = [word for word in found if word not in _COLOUR]
     return name_says_picture(found) or (name_says_place(found) and not name_says_mask(found))
 
 
-def name_says_derived(found: Iterable[str]) -> bool:
-    """Tell whether some word names predictions, scores, overlays or depth maps."""
-    return any(word in _DERIVED_WORDS for word in found)
+def _says(wanted: frozenset[str]) -> Callable[[Iterable[str]], bool]:
+    return lambda found: not wanted.isdisjoint(found)
 
 
-def name_says_either(found: Iterable[str]) -> bool:
-    """Tell whether some word names results, which may be pictures or made from them."""
-    return any(word in _EITHER_WORDS for word in found)
-
-
-def name_says_place(found: Iterable[str]) -> bool:
-    """Tell whether some word names where or when pictures were taken, or another camera."""
-    return any(word in _PLACES for word in found)
+name_says_infrared = _says(_INFRARED)  # a camera beside which pictures are visible light
+name_says_derived = _says(_DERIVED_WORDS)  # predictions, scores, overlays or depth maps
+name_says_either = _says(_EITHER_WORDS)  # results, which may be pictures or made from them
+name_says_place = _says(_PLACES)  # where or when pictures were taken, or another camera
 
 
 def is_split(name: str) -> bool:

@@ -17,25 +17,11 @@ from numpy.typing import NDArray
 
 from ..atomic import output_error
 from ..errors import FrameError, OutputError
-from ..folders.folder_contents import list_images
-from ..folders.label_pairs import find_labels, labelled_pairs
 from ..notes import log_note
 from ..pictures.jpeg import JPEG_SIGNATURE, decode_jpeg
-from ..pictures.media_kinds import IMAGE_SUFFIXES
 from ..pictures.picture_size import PNG_SIGNATURE, picture_size, pnm_largest, too_large
 from ..pictures.png import whole_png
 from .bit_depth import TWELVE_BITS, white_in_folder, white_of_one
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Image",
-    "find_labels",
-    "labelled_pairs",
-    "list_images",
-    "read_frame_image",
-    "read_image",
-    "write_image",
-]
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4.x, 5.x

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FrameError
+from ..installed import installed, installed_names
 from ..pictures.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 ENTRY_POINTS = "roadshift.frame_readers"
@@ -79,7 +79,7 @@ def is_recording(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         return False
-    return suffix in _REGISTERED or bool(_points(suffix))
+    return suffix in _REGISTERED or suffix.removeprefix(".") in installed_names(ENTRY_POINTS)
 
 
 def read_recording(path: Path) -> Iterator[tuple[Image, int]]:
@@ -98,38 +98,27 @@ def _reader_of(path: Path) -> FrameReader:
     suffix = path.suffix.lower()
     if suffix in _REGISTERED:
         return _REGISTERED[suffix]
-    points = _points(suffix)
-    if len({point.value for point in points}) != 1:
-        named = ", ".join(sorted(point.value for point in points)) or "nobody"
-        raise FrameError(
-            f"{path}: {named} reads {suffix}; let exactly one installed package do it."
-        )
-    point = next(iter(points))
-    try:
-        reader: FrameReader = point.load()
-    except (ImportError, AttributeError) as error:
-        raise FrameError(
-            f"{path}: its reader {point.value} cannot be imported ({error}); mend or uninstall the "
-            "package that brings it."
-        ) from error
+    title = f"{path}: its reader"
+    reader: FrameReader = installed(ENTRY_POINTS, suffix.removeprefix("."), title, FrameError)
     return reader
 
 
-def _points(suffix: str) -> set[EntryPoint]:
-    return set(entry_points(group=ENTRY_POINTS, name=suffix.removeprefix("."))) if suffix else set()
+def is_picture(image: object) -> bool:
+    """Tell whether it is a picture as `Frame` takes one, uint8 (H, W, 3)."""
+    return (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size > 0
+    )
 
 
 def _checked(path: Path, given: object) -> tuple[Image, int]:
     """A reader's pair; refused where it is none."""
     if isinstance(given, tuple) and len(given) == 2:
         image, timestamp_ns = given
-        if (
-            isinstance(image, np.ndarray)
-            and image.dtype == np.uint8
-            and image.ndim == 3
-            and image.shape[2] == 3
-            and image.size
-        ):
+        if is_picture(image):
             return image, int(timestamp_ns)
     raise FrameError(
         f"{path}: its reader gave {type(given).__name__} where a pair of a picture, uint8 (H, W, "

@@ -14,32 +14,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..addresses import is_live, without_password
+from ..addresses import without_password
 from ..errors import FrameError
-from ..folders.folder_contents import folder_contents, list_images
-from ..folders.label_pairs import find_labels, labelled_pairs
+from ..folders.folder_contents import folder_contents
 from ..notes import log_note
 from ..pictures.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..regular_files import check_regular
 from ..video.damage_watch import DamageWatch
 from ..video.video_file import LostFrames, count_frames, expected_frames, read_video
-from .images import Image, read_frame_image, read_image, write_image
+from .images import Image, read_frame_image
+from .live_registry import is_live
 from .readers import is_recording, read_recording
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "Frame",
-    "FrameSource",
-    "find_labels",
-    "labelled_pairs",
-    "list_images",
-    "open_frames",
-    "read_frame_image",
-    "read_image",
-    "without_password",
-    "write_image",
-]
 
 _LONGEST_NAME = 160  # bytes
 

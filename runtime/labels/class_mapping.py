@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from ..errors import LabelSpaceError, arg
-from ..strict_json import JsonError, read_json
+from .label_space_checks import read_document
 from .tables import (
     BACKGROUND,
     CAMVID,
@@ -30,27 +30,16 @@ Classes = tuple[str, ...]
 
 
 class NamedClasses(Protocol):
-    """A label space, as far as names are concerned."""
+    """A label space, as far as names are concerned; classes are in index order."""
 
     @property
-    def name(self) -> str:
-        """Name of the label space."""
-        ...
-
+    def name(self) -> str: ...
     @property
-    def classes(self) -> Classes:
-        """Names, in index order."""
-        ...
-
+    def classes(self) -> Classes: ...
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        ...
-
+    def num_classes(self) -> int: ...
     @property
-    def never_labelled(self) -> Classes:
-        """Those that no ground truth holds."""
-        ...
+    def never_labelled(self) -> Classes: ...
 
 
 class ClassMapping(NamedTuple):
@@ -123,14 +112,7 @@ def _built_in_names(source: Classes, target: Classes) -> dict[str, str | None] |
 
 def _read_names(path: str | Path) -> dict[str, str | None]:
     """A file's object of class names; LabelSpaceError if it holds anything else."""
-    try:
-        names = read_json(path, unique_keys=True)
-    except OSError as error:
-        raise LabelSpaceError(
-            f"{path}: cannot read this label map ({error.strerror or error})."
-        ) from error
-    except JsonError as error:
-        raise LabelSpaceError(f"{path}: not a JSON label map ({error}).") from error
+    names = read_document(path, "label map", unique_keys=True)
     if not isinstance(names, dict):
         raise LabelSpaceError(
             f"{path}: a label map is one JSON object of class names, such as "

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import Sentence, arg
 from ..pictures.png import decode_label_png, read_png
 from .files import read_labels
 from .layouts import RAW_ENDING, TRAIN_ENDING
@@ -97,10 +98,10 @@ def _renamed(matrix: NDArray[np.int64], space: LabelSpace) -> str:
         return ""
     moved = [i for i, j in enumerate(order) if i != j]
     most = max(moved, key=lambda i: int(matrix[i, order[i]]))
-    return (
+    return Sentence(
         f"The model agrees with {100 * right / total:.0f} % of the labelled pixels, and with "
         f"{100 * fitting / total:.0f} % if classes are renamed (it calls "
         f"{space.classes[order[most]]} what the labels call {space.classes[most]}): these label "
-        f"maps seem to be of another label space than {space.name} (see --label-space), or the "
-        "model's classes in another order."
+        f"maps seem to be of another label space than {space.name} (see {arg('label_space')}), "
+        "or the model's classes in another order."
     )

@@ -22,10 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import LabelError, LabelSpaceError
-from ..strict_json import JsonError, read_json
 from ..words import shortened
 from .class_mapping import Classes, ClassNames, class_mapping, listed
-from .label_space_checks import a_list, is_id, require
+from .label_space_checks import a_list, is_id, read_document, require
 from .layouts import RAW_ENDING
 
 UNMAPPED = 255  # what `LabelMap.apply` writes; no class, since a label space has 255 at most
@@ -145,14 +144,7 @@ class LabelSpace:
     @classmethod
     def from_json(cls, path: str | Path) -> LabelSpace:
         """A label space from a JSON file with the keys of ``to_dict``; LabelSpaceError if bad."""
-        try:
-            data = read_json(path)
-        except OSError as error:
-            raise LabelSpaceError(
-                f"{path}: cannot read this label space ({error.strerror})."
-            ) from error
-        except JsonError as error:
-            raise LabelSpaceError(f"{path}: not a JSON label space ({error}).") from error
+        data = read_document(path, "label space")
         try:
             return cls.from_dict(data)
         except LabelSpaceError as error:

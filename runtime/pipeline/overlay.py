@@ -17,10 +17,7 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
 def overlay(
-    image: NDArray[np.uint8],
-    label_map: NDArray[np.uint8],
-    space: LabelSpace,
-    opacity: float = 0.5,
+    image: NDArray[np.uint8], label_map: NDArray[np.uint8], space: LabelSpace, opacity: float = 0.5
 ) -> NDArray[np.uint8]:
     """The frame tinted with the colours of its classes.
 

@@ -9,13 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..atomic import output_errors
-from ..errors import OutputError
+from ..errors import OutputError, Sentence, arg
 from ..file_names import check_name
 from ..frames.images import write_image
 from ..labels import LabelSpace
@@ -69,12 +68,7 @@ class FolderSink:
     def __enter__(self) -> FolderSink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Each file is complete; folders in which a failed run left nothing are removed."""
         for folder in (*self._places(), self._labels.parent):
             if error is not None:
@@ -192,8 +186,10 @@ class VideoSink:
         rate = self._ask() or rate_of(times)
         if rate is None and len(times) > 1:
             self._note(
-                f"{self._path}: images have no times; they are shown at {self._still_fps:g} a "
-                "second (--fps)."
+                Sentence(
+                    f"{self._path}: images have no times; they are shown at "
+                    f"{self._still_fps:g} a second ({arg('fps')})."
+                )
             )
         height, width = self._waiting[0].pixels.shape[:2]
         self._fps = self._recording.open(rate or self._still_fps, (width, height))
@@ -221,12 +217,7 @@ class VideoSink:
     def __enter__(self) -> VideoSink:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         try:
             if self._waiting:
                 self._open()

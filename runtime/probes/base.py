@@ -46,12 +46,12 @@ class Probe(Protocol):
 
     def energy_mj(self) -> float | None:
         """Millijoules used since some moment, by a counter; None without one."""
-        ...
+        return None
 
     def memory_mib(self) -> float | None:
         """GPU memory of this process; None where nobody says, or it is the host's."""
-        ...
+        return None
 
     def close(self) -> None:
         """Stop looking."""
-        ...
+        return

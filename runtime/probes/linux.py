@@ -7,12 +7,12 @@ import platform
 from contextlib import suppress
 from pathlib import Path
 
-from .base import Sample
+from .base import Probe, Sample
 
 _ZONES = ("x86_pkg_temp", "k10temp", "zenpower", "cpu-thermal", "cpu_thermal", "soc_thermal")
 
 
-class LinuxProbe:
+class LinuxProbe(Probe):
     """Mean clock of the cores, temperature of the package, thermal throttling counted by Intel's.
 
     A virtual machine mostly has none of these files; its figures are None.
@@ -48,15 +48,6 @@ class LinuxProbe:
             temperature_c=None if heat is None else heat / 1e3,
             throttle=None if self._count is None else ("cpu_thermal",) if throttled else (),
         )
-
-    def energy_mj(self) -> None:
-        return None
-
-    def memory_mib(self) -> None:
-        return None
-
-    def close(self) -> None:
-        pass
 
     def _throttle_count(self) -> float | None:
         counts = [count for file in self._throttles if (count := _number(file)) is not None]

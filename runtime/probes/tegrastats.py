@@ -9,7 +9,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from .base import Sample
+from .base import Probe, Sample
 
 # Each as JetPack 5 and 6 print it. A rail is "now/average", Jetson Linux 39 adds a highest; so are
 # temperatures there. A sensor that is switched off says -256C.
@@ -43,8 +43,8 @@ def parse_tegrastats(line: str) -> Sample | None:
     )
 
 
-class TegrastatsProbe:
-    """A running ``tegrastats``, and its latest line.
+class TegrastatsProbe(Probe):
+    """A running ``tegrastats``, and its latest line; the GPU's memory is the host's.
 
     Args:
         command: what prints the lines.
@@ -86,12 +86,6 @@ class TegrastatsProbe:
         if latest.clock_mhz is None:
             return replace(latest, clock_mhz=self._megahertz("cur_freq"))
         return latest
-
-    def energy_mj(self) -> None:
-        return None  # no counter: the monitor takes the mean power
-
-    def memory_mib(self) -> None:
-        return None  # the GPU's memory is the host's
 
     def close(self) -> None:
         self._process.kill()  # it holds nothing that would need an orderly end

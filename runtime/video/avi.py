@@ -78,13 +78,12 @@ class AviFile:
         self._file.overwrite(self._movi_at - 4, struct.pack("<I", self._file.end - self._movi_at))
         if len(self._indexes) == 1:
             self._in_first = len(entries)
-            self._file.append(_chunk(b"idx1", *(self._old_entry(*one) for one in self._places)))
+            old = [(at - self._movi_at, size) for at, size in self._places]
+            entries = [struct.pack("<4sIII", _STREAM, _KEY, *one) for one in old]
+            self._file.append(_chunk(b"idx1", *entries))
             self._size_of_first = self._file.end - 8
         size = self._file.end - self._riff_at - 8
         self._file.overwrite(self._riff_at + 4, struct.pack("<I", size))
-
-    def _old_entry(self, at: int, size: int) -> bytes:
-        return struct.pack("<4sIII", _STREAM, _KEY, at - self._movi_at, size)
 
     def _header(self) -> bytes:
         """All that stands before the pictures of the first part; of one length at any time."""

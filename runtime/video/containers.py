@@ -106,10 +106,7 @@ def matroska_start_ns(path: Path) -> int | None:
 
     None where the file is cut before it.
     """
-    with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-    ):
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         scale_ns = 1_000_000
         for _, kind, start, end in _elements(data, 0, len(data)):
             if kind != _SEGMENT:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from ..closing import Closing
 from ..words import counted
 from . import decoder_errors
 
@@ -50,7 +51,7 @@ class _Errors:
     times_ms: Mapping[int, float]
 
 
-class DamageWatch:
+class DamageWatch(Closing):
     """Tells which frames of recorded videos were decoded with errors.
 
         with DamageWatch(note) as watch:
@@ -80,12 +81,6 @@ class DamageWatch:
         self._current: tuple[Path, subprocess.Popen[bytes]] | None = None
         self._over, self._at_once = False, at_once
         self._worker = threading.Thread(target=self._work, name="damage watch", daemon=True)
-
-    def __enter__(self) -> DamageWatch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def begin(self, path: Path) -> None:
         """Frames of this video are being read, or soon will be."""

@@ -66,10 +66,7 @@ def add_group(container: Container, video: Path, group: Path) -> int | None:
         if not shown:
             os.ftruncate(descriptor, 0)
             begun = container(
-                GrowingFile(descriptor),
-                configuration=left.configuration,
-                size=left.size,
-                rate=rate,
+                GrowingFile(descriptor), configuration=left.configuration, size=left.size, rate=rate
             )
             begun.append(pictures)
             return len(pictures)

@@ -191,13 +191,7 @@ def count_frames(path: Path) -> int:
     Damaged ones of motion JPEG, which a decoder does not notice, are counted with the others.
     """
     capture = _open(path)
-    frames = 0
-    try:
-        while not _refusal(capture) and _grab(capture) is not None:
-            frames += 1
-    finally:
-        capture.release()
-    return frames
+    return 0 if _refusal(capture) else _count(capture)
 
 
 def expected_frames(path: Path) -> int | None:
@@ -222,14 +216,18 @@ def can_read_packets() -> bool:
 
 def count_packets(path: Path) -> int:
     """Compressed pictures in a video; 0 where it cannot be opened, or OpenCV has no FFmpeg."""
-    capture = _open_packets(path)
-    packets = 0
+    return _count(_open_packets(path))
+
+
+def _count(capture: Any) -> int:
+    """Frames that are left in an OpenCV capture, which is then released."""
+    frames = 0
     try:
         while capture.isOpened() and _grab(capture) is not None:
-            packets += 1
+            frames += 1
     finally:
         capture.release()
-    return packets
+    return frames
 
 
 @dataclass(frozen=True)

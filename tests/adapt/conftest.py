@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,34 +14,29 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from bundle_cases import write_bundle
+from label_guard import no_labels, target  # noqa: F401 - fixtures
+from roadshift.adapt import adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import FrameSet
 from roadshift.adapt.methods import Stage, resolve_config
-from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress, RunOptions
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
-from roadshift.runtime.labels import LabelSpace
+from roadshift.runtime.arguments import ProgressUpdate
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, Provenance
+from run_cases import run_options
+from run_clock import clock, slow_network  # noqa: F401 - fixtures
+from spaces import FOUR
 from torch import Tensor, nn
 
 if importlib.util.find_spec("triton") and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports Triton
-sys.path.insert(0, str(Path(__file__).parent))  # tiny_network and the cases
-pytest.register_assert_rewrite("loss_cases", "run_cases", "kernel_cases")
-
-from label_guard import no_labels, target  # noqa: E402, F401 - fixtures
-from run_clock import clock, slow_network  # noqa: E402, F401 - fixtures
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 6
 INPUT = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
-FOUR = LabelSpace(
-    name="four",
-    classes=("road", "building", "sky", "car"),
-    colours=((128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142)),
-)
 
 
 @pytest.fixture
@@ -105,14 +99,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     model = new_network()
     with torch.no_grad():
         model.get_parameter("classifier.bias")[3] -= 0.2
-    with BundleWriter(path) as writer:
-        writer.add_bytes("model.safetensors", save_weights(model), kind="weights")
-        return writer.commit(
-            network=NetworkSpec(name="tiny_network:build"),
-            label_space=FOUR,
-            input=INPUT,
-            provenance=Provenance(method="import"),
-        )
+    return write_bundle(
+        path,
+        model,
+        network=NetworkSpec(name="tiny_network:build"),
+        label_space=FOUR,
+        input=INPUT,
+        provenance=Provenance(method="import"),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -131,9 +125,36 @@ def settings() -> Callable[..., RunConfig]:
 
 
 @pytest.fixture
+def adapt(
+    source: Bundle, frames_dir: Path, tmp_path: Path, settings: Callable[..., RunConfig]
+) -> Callable[..., Bundle]:
+    """``adapt("training.steps=2", out=..., overwrite=..., resume=...)`` into ``tmp_path/out``."""
+
+    def run(
+        *assignments: str,
+        method: str = "iapc",
+        out: Path = tmp_path / "out",
+        overwrite: bool = False,
+        frames: Path = frames_dir,
+        bundle: Bundle = source,
+        max_frames: int | None = None,
+        gated: bool = False,
+        older: Sequence[Path] = (),
+        **options: Any,
+    ) -> Bundle:
+        config = settings(*assignments, method=method)
+        job = run_options(out, overwrite=overwrite, **options)
+        return adapt_bundle(
+            bundle, [frames], config, job, max_frames=max_frames, gated=gated, older=older
+        )
+
+    return run
+
+
+@pytest.fixture
 def after_one_step() -> dict[str, Any]:
     """Run options with which a run is stopped, as by a signal, after its first step."""
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     return {"report": reports.append, "stop_requested": lambda: bool(reports)}
 
 
@@ -148,6 +169,7 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
         **options: Any,
     ) -> Trainer:
         config = settings("augment.policy=none", *assignments)
+        given = run_options(tmp_path / "out", **options)
         images = _images(FRAMES)
         names = [f"frame_{i}" for i in range(FRAMES)]
         context = Context(
@@ -157,8 +179,10 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
             workdir=tmp_path,
             config=config,
             crop_size=(HEIGHT, WIDTH),
+            fingerprint="run",
+            work=Work.of(given),
         )
-        return Trainer(model, list(stages), context, RunOptions(fingerprint="run", **options))
+        return Trainer(model, list(stages), context, given)
 
     return make
 

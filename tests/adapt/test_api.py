@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import roadshift
 from roadshift import IapcConfig, LdConfig, ProgressUpdate, SupervisedConfig, TrainingConfig
-from roadshift.adapt import Job, RunOptions
+from roadshift.adapt import RunOptions
 from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.networks import SegmentationNetwork
@@ -68,7 +68,7 @@ def test_adapting_is_what_the_command_line_does_with_the_same_settings(
     assignments = ["tone=none", "warm_start=target", "bn_batch_size=3", "training.amp=off"]
     assignments += ["iapc.pseudo_labels=online", "iapc.weight_pe=0.5", "training.steps=2"]
     config = resolve_config("iapc", assignments=[*assignments, "training.batch_size=2"], seed=3)
-    job = Job(tmp_path / "theirs", device="cpu", options=RunOptions(fingerprint=""))
+    job = RunOptions(tmp_path / "theirs", device="cpu")
     theirs = adaptation.adapt_bundle(source, [frames_dir], config, job)
     left, right = settings_of(ours), settings_of(theirs)
     assert left.pop("outcome")["steps"] == right.pop("outcome")["steps"] == 2

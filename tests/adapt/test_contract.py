@@ -19,15 +19,22 @@ from typing import Any
 
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_black_box, adapt_bundle
+from roadshift.adapt import adapt_black_box, adapt_bundle
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.methods import METHODS, build_stages, find_method, resolve_config
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import Bundle
-from run_cases import Killed, assert_same, black_box, history_of, kill_at
+from run_cases import (
+    Killed,
+    assert_same,
+    black_box,
+    history_of,
+    kill_at,
+    run_options,
+    weights,
+)
 from run_clock import A_FRAME_S, Clock
-from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 SITE = str(Path(__file__).parents[1] / "third_party")
@@ -70,16 +77,12 @@ def run(source: Bundle, target: Path, tmp_path: Path) -> Run:
     answers, student = black_box(source.label_space, target, tmp_path)
 
     def run(method: str, name: str, **options: Any) -> Bundle:
-        job = Job(tmp_path / name, device="cpu", options=RunOptions(fingerprint="", **options))
+        job = run_options(tmp_path / name, **options)
         if find_method(method).black_box:
             return adapt_black_box(str(answers), [target], small(method), job, student)
         return adapt_bundle(source, [target], small(method), job)
 
     return run
-
-
-def weights(bundle: Bundle) -> dict[str, torch.Tensor]:
-    return load_file(bundle.path / "model.safetensors")
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -132,9 +135,8 @@ def test_no_method_takes_longer_than_the_budget(
     steps = () if method in ("bn_stats", "tone_only") else ("training.steps=300",)
     config = settings(*steps, "tone=auto", method=method)
     notes: list[str] = []
-    options = RunOptions(fingerprint="", time_budget_s=budget, note=notes.append)
     began = clock.now
-    job = Job(tmp_path / "out", device="cpu", options=options)
+    job = run_options(tmp_path / "out", time_budget_s=budget, note=notes.append)
     bundle = adapt_bundle(source, [recording], config, job, gated=True)
     # At the least a forward pass is timed, and a look, statistics and a verdict need one batch.
     assert clock.now - began <= 1.2 * budget + 40 * A_FRAME_S, notes

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from payload import Payload
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.frames.images import read_image
 
@@ -277,16 +278,6 @@ def test_what_is_not_a_bundle_is_refused(refused: Refused, tmp_path: Path) -> No
 
 
 # ---- weights -------------------------------------------------------------------------------------
-
-
-class Payload:
-    """Unpickles into a call that leaves a file behind."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.marker),)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
@@ -589,7 +580,7 @@ def test_export_and_bench_name_the_argument_that_they_cannot_use(
     refused("bench", world.adapted, "--labels", world.dusk / "labels", says=["--frames"])
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.no_gpu
 def test_cuda_is_refused_where_there_is_none(
     world: Any, refused: Refused, unchanged: Unchanged, tmp_path: Path
 ) -> None:

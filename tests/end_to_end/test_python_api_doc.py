@@ -10,7 +10,10 @@ import pytest
 import roadshift
 from roadshift.adapt.methods import METHODS
 from roadshift.adapt.models.importing import save_weights
-from roadshift.adapt.networks import build_network, registry
+from roadshift.adapt.networks import build_network
+from roadshift.adapt.networks import registry as networks
+from roadshift.runtime.engines import registry as engines
+from roadshift.runtime.frames import live_registry, readers
 from roadshift.scenes import render_dataset
 
 PAGE = Path(__file__).parents[2] / "docs" / "python-api.md"
@@ -35,7 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     weights = save_weights(build_network("fast_scnn", 19))
     (tmp_path / "weights.safetensors").write_bytes(weights)
     monkeypatch.setattr(METHODS, "_registered", dict(METHODS._registered))
-    monkeypatch.setattr(registry, "_REGISTERED", {})
+    for registry in (networks, engines, live_registry, readers):
+        monkeypatch.setattr(registry, "_REGISTERED", {})
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

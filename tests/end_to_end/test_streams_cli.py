@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from broken_streams import BROKEN
 from roadshift import cli
 from roadshift.export import artefacts
 from roadshift.runtime.console.streams import guarded
@@ -59,21 +60,10 @@ COMMANDS: dict[str, tuple[Callable[[Any, Path], tuple[object, ...]], str | None]
 }
 
 
-def without_reader() -> int:
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
-
-
-@pytest.fixture(params=["full", "closed pipe", "closed"])
+@pytest.fixture(params=BROKEN)
 def broken(request: pytest.FixtureRequest) -> Iterator[int]:
     """A descriptor that cannot be written to."""
-    kinds: dict[str, Callable[[], int]] = {
-        "full": lambda: os.open("/dev/full", os.O_WRONLY),
-        "closed pipe": without_reader,
-        "closed": lambda: os.open(os.devnull, os.O_RDONLY),
-    }
-    descriptor = kinds[request.param]()
+    descriptor: int = request.param()
     yield descriptor
     os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""An installed package adds a method, a network and a kind of recording.
+"""An installed package adds a method, a network, an engine, a kind of recording and a live source.
 
 One file each, and an entry point each.
 
@@ -51,6 +51,11 @@ found["run"] = json.loads(command("run", "b", "drive.roadlog", "--out", "seen", 
 adapted = ["adapt", "made", "drive.roadlog", "--out", "c", "--json", *how]
 found["logged"] = json.loads(command(*adapted))
 found["engine"] = roadshift.evaluate("b", "source/images", "source/labels").engine
+found["night"] = roadshift.evaluate("b", "source/images", "source/labels", backend="night").record()
+live = ["run", "b", "testcard:96x48", "--max-frames", "5", "--json", "--backend", "night"]
+found["live"] = json.loads(command(*live))
+benched = ["bench", "b", "--queries", "2", "--warmup", "0", "--rounds", "1", "--device", "cpu"]
+found["bench"] = json.loads(command(*benched, "--backends", "night", "--json"))
 print(json.dumps(found))
 """
 
@@ -83,4 +88,8 @@ def test_the_command_line_and_the_functions_know_what_a_package_adds(tmp_path: P
     assert (found["run"]["frames"], found["run"]["frames_skipped"]) == (6, 0)
     labels = sorted(path.name for path in (tmp_path / "seen" / "labels").iterdir())
     assert labels == [f"drive_{i:06d}.png" for i in range(6)]
+    assert found["night"]["engine"] == "night"
+    assert {name for name, iou in found["night"]["iou"].items() if iou} <= {"road", "sky"}
+    assert (found["live"]["frames_read"], found["live"]["ended_by"]) == (5, "max_frames")
+    assert [(row["backend"], row["error"]) for row in found["bench"]] == [("night", None)]
     assert found["logged"]["outcome"]["steps"] == 2

@@ -36,7 +36,7 @@ def bundle(tmp_path: Path) -> Path:
         ({"frames": 3}, "frames", "give a path or a list of paths"),
         ({"calibration": "drive"}, "calibration", "is for int8"),
         ({"labels": "labels"}, "labels", "needs one frames"),
-        ({"label_map": {"road": "road"}}, "label_map", "classes of label_space; give that too"),
+        ({"label_map": {"road": "road"}}, "label_map", "which these are with label_space"),
         ({"argmax": "gpu"}, "argmax", "use auto, graph, runtime"),
         ({"min_agreement": 101}, "min_agreement", "is a percentage"),
         ({"max_miou_drop": 1}, "max_miou_drop", "needs frames and labels"),

@@ -28,7 +28,7 @@ TINY = NetworkSpec(name="tiny_network:build")
 def graph_form(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A tiny network, exported with its argmax in the graph."""
     bundle = write_source(tmp_path_factory.mktemp("tiny") / "bundle", TINY)
-    export_bundle(bundle, "onnx", argmax="graph")
+    export_bundle(bundle, ("onnx",), argmax="graph")
     return read_bundle(bundle.path)
 
 
@@ -157,7 +157,7 @@ def test_a_form_that_a_cpu_cannot_even_open_is_exported_all_the_same(
     where: str, tmp_path: Path
 ) -> None:
     bundle = write_source(tmp_path / "bundle", TINY)
-    made = export_bundle(bundle, "onnx", precisions="bf16,fp16", argmax=where)["artefacts"]
+    made = export_bundle(bundle, ("onnx",), precisions=("bf16", "fp16"), argmax=where)["artefacts"]
     places = {row["precision"]: row["argmax"] for row in made}
     expected = "graph" if where == "auto" else "runtime"
     assert (places["bf16"], places["fp16"]) == (expected, expected)
@@ -210,7 +210,7 @@ def traced(graph_form: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("traced")
 def test_an_export_remembers_and_the_engine_follows(graph_form: Bundle, tmp_path: Path) -> None:
     bundle = write_source(tmp_path / "bundle", TINY)
-    (row,) = export_bundle(bundle, "onnx", argmax="runtime")["artefacts"]
+    (row,) = export_bundle(bundle, ("onnx",), argmax="runtime")["artefacts"]
     assert (row["argmax"], row["outputs"]) == ("runtime", ["logits"])
     with (
         open_engine(bundle.path, device="cpu") as runtime,
@@ -226,15 +226,15 @@ def test_without_an_option_the_choice_is_by_time_and_remembered(
 ) -> None:
     monkeypatch.setattr(argmax, "_compare", lambda *_: ({"graph": 2.0, "runtime": 1.0}, 100.0))
     bundle = write_source(tmp_path / "bundle", TINY)
-    (row,) = export_bundle(bundle, "onnx")["artefacts"]
+    (row,) = export_bundle(bundle, ("onnx",))["artefacts"]
     assert (row["argmax"], row["measured_on"]) == ("runtime", device_name("cpu"))
     with open_engine(bundle.path, device="cpu") as engine:
         assert "chosen by time" not in engine.reason
-    monkeypatch.setattr("roadshift.runtime.engines.registry.device_name", lambda _: "another CPU")
+    monkeypatch.setattr("roadshift.runtime.engines.opening.device_name", lambda _: "another CPU")
     with open_engine(bundle.path, device="cpu") as engine:
         assert engine.reason.endswith(
             f"Where its labels are made (runtime) was chosen by time on {device_name('cpu')}; "
-            "export --to onnx here to choose anew."
+            f"`roadshift export {bundle.path} --to onnx` here chooses anew."
         )
 
 
@@ -244,7 +244,7 @@ def test_what_is_recorded_and_refused_is_the_form_that_is_written(
 ) -> None:
     """The runtime's labels are spoilt after both forms were found to be alike."""
     bundle = write_source(tmp_path / "alone/bundle", TINY)
-    (row,) = export_bundle(bundle, "onnx", argmax="runtime")["artefacts"]
+    (row,) = export_bundle(bundle, ("onnx",), argmax="runtime")["artefacts"]
     assert row["compared_by"].startswith("onnxruntime")
     assert row["label_agreement"] > 99.9
     before = read_bundle(bundle.path, allow_networks=TINY.modules)
@@ -260,7 +260,7 @@ def test_what_is_recorded_and_refused_is_the_form_that_is_written(
 
     monkeypatch.setattr(artefacts, "settle_argmax", spoil)
     with stays_as_it_is(before), pytest.raises(ParityError, match=r"agrees .* less than 50 %"):
-        export_bundle(before, "onnx", argmax="runtime", floors=Floors(50))
+        export_bundle(before, ("onnx",), argmax="runtime", floors=Floors(50))
 
 
 @pytest.mark.parametrize(
@@ -274,4 +274,4 @@ def test_settings_that_mean_nothing_are_refused(
     graph_form: Bundle, settings: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
-        export_bundle(graph_form, "onnx", **settings)
+        export_bundle(graph_form, ("onnx",), **settings)

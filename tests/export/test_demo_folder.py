@@ -28,7 +28,7 @@ def leave(folder: Path, *names: str) -> None:
 )
 def test_what_a_demo_left_is_cleared_on_request(tmp_path: Path, names: tuple[str, ...]) -> None:
     leave(tmp_path / "out", *names)
-    with pytest.raises(OutputError, match="already exists; use --overwrite"):
+    with pytest.raises(OutputError, match="already exists; use overwrite=True"):
         _prepare(tmp_path / "out", overwrite=False)
     _prepare(tmp_path / "out", overwrite=True)
     assert list((tmp_path / "out").iterdir()) == []

@@ -226,8 +226,8 @@ def test_miou_of_each_precision_and_of_fp32_is_recorded(
     images, labels = labelled
     said = export_bundle(
         bundle,
-        "onnx",
-        precisions="fp32,bf16",
+        ("onnx",),
+        precisions=("fp32", "bf16"),
         frames=[str(images)],
         labels=labels,
         argmax="graph",
@@ -250,8 +250,8 @@ def test_a_drop_of_miou_beyond_the_limit_is_refused_with_the_points(
     ):
         export_bundle(
             bundle,
-            "onnx",
-            precisions="bf16",
+            ("onnx",),
+            precisions=("bf16",),
             frames=[str(images)],
             labels=labels,
             floors=Floors(None, 0),
@@ -282,13 +282,13 @@ def test_floors_that_are_none_are_refused(
 def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     bundle = write_source(tmp_path / "bundle", TINY)
     for wrong, sentence in (
-        ({"precisions": "fp64"}, "precisions 'fp64': this version exports to fp32, fp16"),
-        ({"precisions": ""}, "precisions ''"),
+        ({"precisions": ("fp64",)}, "precisions 'fp64': this version exports to fp32, fp16"),
+        ({"precisions": ()}, "precisions ''"),
         ({"floors": Floors(None, 1.0)}, "max_miou_drop needs frames and labels"),
         ({"labels": tmp_path}, "labels needs one frames"),
     ):
         with stays_as_it_is(bundle), pytest.raises(ConfigError, match=sentence):
-            export_bundle(bundle, "onnx", **wrong)
+            export_bundle(bundle, ("onnx",), **wrong)
 
 
 @pytest.mark.usefixtures("traced")

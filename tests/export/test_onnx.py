@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from bundle_cases import write_bundle
 from export_cases import BGR, RGB, SCENES, SPACE, frames_of, stays_as_it_is, write_source
 from onnx import numpy_helper
 from roadshift import __version__
@@ -28,7 +29,7 @@ from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.data_splits import EvaluationData
 from roadshift.export.judge import Floors
 from roadshift.export.onnx import MODEL, Parity, check_parity
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import (
@@ -209,12 +210,12 @@ def test_it_compares_on_the_first_16_frames_given_and_else_on_scenes(
 ) -> None:
     render_dataset(tmp_path / "drive", "dusk", 17, width=64, height=48)
     folder = str(tmp_path / "drive/images")
-    said = export_bundle(small, "onnx", frames=[folder])
+    said = export_bundle(small, ("onnx",), frames=[folder])
     (row,) = said["artefacts"]
     assert (row["frames"], row["compared_on"]) == (16, f"frames of {folder}")
     assert said["hash"] == read_bundle(small.path).hash
     again = read_bundle(small.path, allow_networks=["tiny_network"])
-    (row,) = export_bundle(again, " onnx")["artefacts"]
+    (row,) = export_bundle(again, ("onnx",))["artefacts"]
     assert (row["frames"], row["compared_on"]) == (4, "built-in scenes")
 
 
@@ -226,7 +227,7 @@ def test_a_damaged_frame_is_noted_and_left_out_of_the_comparison(
     first.write_bytes(first.read_bytes()[:100])
     notes: list[str] = []
     frames = [str(first.parent)]
-    said = export_bundle(small, "onnx", frames=frames, argmax="graph", note=notes.append)
+    said = export_bundle(small, ("onnx",), frames=frames, argmax="graph", note=notes.append)
     assert said["artefacts"][0]["frames"] == 2
     assert len(notes) == 1
     assert str(first) in notes[0]
@@ -358,18 +359,13 @@ def test_a_missing_exporter_names_the_extra(small: Bundle, monkeypatch: pytest.M
 
 
 def test_a_bundle_without_weights_is_refused(tmp_path: Path) -> None:
-    with BundleWriter(tmp_path / "bare") as writer:
-        bundle = writer.commit(
-            network=NetworkSpec(name="tiny_network:build"),
-            label_space=SPACE,
-            input=RGB,
-            provenance=Provenance(),
-        )
+    tiny = NetworkSpec(name="tiny_network:build")
+    bundle = write_bundle(tmp_path / "bare", None, network=tiny, label_space=SPACE, input=RGB)
     with stays_as_it_is(bundle), pytest.raises(NetworkError, match="holds no weights"):
         export_onnx(bundle, SCENES)
 
 
-@pytest.mark.parametrize("to", ["coreml", "onnx,coreml", "", ","])
-def test_a_format_that_is_not_written_is_refused(small: Bundle, to: str) -> None:
+@pytest.mark.parametrize("to", [("coreml",), ("onnx", "coreml"), (), ("",)])
+def test_a_format_that_is_not_written_is_refused(small: Bundle, to: tuple[str, ...]) -> None:
     with stays_as_it_is(small), pytest.raises(ConfigError, match="this version exports to onnx"):
         export_bundle(small, to)

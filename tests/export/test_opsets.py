@@ -24,7 +24,9 @@ def test_the_version_that_was_asked_for_is_written_recorded_and_run(
 ) -> None:
     monkeypatch.setattr(artefacts, "gather_evaluation", lambda *_: SCENES)
     bundle = write_source(tmp_path / "bundle", TINY)
-    record = export_bundle(bundle, "onnx", precisions="fp32,fp16", opset=opset, argmax="graph")
+    record = export_bundle(
+        bundle, ("onnx",), precisions=("fp32", "fp16"), opset=opset, argmax="graph"
+    )
     for row in record["artefacts"]:
         model = onnx.load(bundle.path / row["path"])
         assert row["opset"] == opset
@@ -42,7 +44,7 @@ def test_versions_that_are_not_written_or_not_run_are_refused_with_the_range(
         stays_as_it_is(bundle),
         pytest.raises(ConfigError, match=f"opset {opset}: choose {LOWEST} to {HIGHEST}"),
     ):
-        export_bundle(bundle, "onnx", opset=opset)
+        export_bundle(bundle, ("onnx",), opset=opset)
 
 
 @pytest.mark.parametrize(

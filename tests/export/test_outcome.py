@@ -71,14 +71,14 @@ def test_what_passes_is_written_and_the_others_are_reported(
     failing(lost, ParityError("below its floor, and was not written; choose another."))
     kept = [f"model{'' if p == 'fp32' else f'-{p}'}.onnx" for p in HALVES if p not in lost]
     if not lost:
-        record = export_bundle(bundle, "onnx", precisions=",".join(HALVES))
+        record = export_bundle(bundle, ("onnx",), precisions=HALVES)
     elif not kept:
         with stays_as_it_is(bundle), pytest.raises(ParityError, match="below its floor"):
-            export_bundle(bundle, "onnx", precisions=",".join(HALVES))
+            export_bundle(bundle, ("onnx",), precisions=HALVES)
         return
     else:
         with pytest.raises(PartialExportError, match=f"wrote {', '.join(kept)}, and not") as error:
-            export_bundle(bundle, "onnx", precisions=",".join(HALVES))
+            export_bundle(bundle, ("onnx",), precisions=HALVES)
         record = error.value.record
         assert str(error.value).count("below its floor") == 1  # several may share a reason
         assert all(f"model{'' if p == 'fp32' else f'-{p}'}.onnx" in str(error.value) for p in lost)
@@ -97,7 +97,7 @@ def test_what_refuses_first_stops_nothing_that_comes_after(
 ) -> None:
     failing(("bf16",), MissingDependencyError("a package is missing"))
     with pytest.raises(PartialExportError, match=r"wrote model\.onnx, .*\(a package is missing\)"):
-        export_bundle(bundle, "onnx", precisions=",".join(order))
+        export_bundle(bundle, ("onnx",), precisions=order)
     with open_engine(open_bundle(bundle.path), device="cpu") as engine:
         assert engine.segment(SCENES.frames[0]).shape == SCENES.frames[0].shape[:2]
 
@@ -108,18 +108,18 @@ def test_an_interrupt_or_a_bug_takes_nothing_with_it_that_passed(
 ) -> None:
     failing(("fp16",), error)
     with pytest.raises(type(error)):
-        export_bundle(bundle, "onnx", precisions="fp32,fp16")
+        export_bundle(bundle, ("onnx",), precisions=("fp32", "fp16"))
     assert open_bundle(bundle.path).artefact(name="model.onnx") is not None
 
 
 def test_an_older_artefact_stays_where_its_successor_is_refused(
     bundle: Bundle, failing: Callable[..., None]
 ) -> None:
-    export_bundle(bundle, "onnx", precisions="fp16")
+    export_bundle(bundle, ("onnx",), precisions=("fp16",))
     before = open_bundle(bundle.path, allow_networks=["tiny_network"])
     failing(("fp16",), ParityError("below its floor."))
     with pytest.raises(PartialExportError):
-        export_bundle(before, "onnx", precisions="fp32,fp16")
+        export_bundle(before, ("onnx",), precisions=("fp32", "fp16"))
     after = open_bundle(bundle.path)
     assert after.artefact(name="model-fp16.onnx") == before.artefact(name="model-fp16.onnx")
 
@@ -162,18 +162,18 @@ def test_without_a_gpu_the_onnx_models_are_written_all_the_same(
     with pytest.raises(
         PartialExportError, match=r"wrote model\.onnx, and not model-fp32\.plan \(no GPU here\)"
     ) as error:
-        export_bundle(bundle, "onnx,tensorrt", note=notes.append)
+        export_bundle(bundle, ("onnx", "tensorrt"), note=notes.append)
     assert any(note.startswith("no plan will be written") for note in notes)
     assert not any("no GPU here" in note for note in notes)  # the error says it
     assert [row["format"] for row in error.value.record["refused"]] == ["tensorrt"]
     with pytest.raises(EngineError, match="no GPU here"):
-        export_bundle(open_bundle(bundle.path), "tensorrt")
+        export_bundle(open_bundle(bundle.path), ("tensorrt",))
 
 
 def test_no_plan_is_built_of_a_refused_model_nor_of_an_older_one_in_its_place(
     bundle: Bundle, failing: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export_bundle(bundle, "onnx", precisions="fp16")
+    export_bundle(bundle, ("onnx",), precisions=("fp16",))
     failing(("fp16",), ParityError("below its floor."))
     asked: list[list[str]] = []
 
@@ -185,6 +185,6 @@ def test_no_plan_is_built_of_a_refused_model_nor_of_an_older_one_in_its_place(
     monkeypatch.setattr(artefacts, "export_plans", plans)
     again = open_bundle(bundle.path, allow_networks=["tiny_network"])
     with pytest.raises(PartialExportError, match=r"model-fp16\.plan \(its ONNX model, .* refused"):
-        export_bundle(again, "onnx,tensorrt", precisions="fp32,fp16")
+        export_bundle(again, ("onnx", "tensorrt"), precisions=("fp32", "fp16"))
     assert asked == [["fp32"]]
     assert np.all([a.kind != "tensorrt" for a in open_bundle(bundle.path).manifest.artefacts])

@@ -338,7 +338,7 @@ def test_frames_that_are_compared_on_are_not_calibrated_on(bundle: Bundle, tmp_p
     render_dataset(tmp_path / "drive", "dusk", 20, width=RGB.width, height=RGB.height)
     folder = str(tmp_path / "drive/images")
     said = export_bundle(
-        bundle, "onnx", precisions="int8", frames=[folder], calibration=[folder], floors=LOOSE
+        bundle, ("onnx",), precisions=("int8",), frames=[folder], calibration=[folder], floors=LOOSE
     )
     (row,) = said["artefacts"]
     assert row["frames"] == 16
@@ -350,14 +350,16 @@ def test_only_frames_that_are_compared_on_is_refused(bundle: Bundle, tmp_path: P
     render_dataset(tmp_path / "drive", "dusk", 2, width=RGB.width, height=RGB.height)
     folder = str(tmp_path / "drive/images")
     with pytest.raises(ConfigError, match="holds only frames that the export is judged on"):
-        export_bundle(bundle, "onnx", precisions="int8", frames=[folder], calibration=[folder])
+        export_bundle(
+            bundle, ("onnx",), precisions=("int8",), frames=[folder], calibration=[folder]
+        )
 
 
 def test_one_frame_to_calibrate_on_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     render_dataset(tmp_path / "drive", "dusk", 1, width=RGB.width, height=RGB.height)
     folder = str(tmp_path / "drive/images")
     with stays_as_it_is(bundle), pytest.raises(ConfigError, match=r"1 of the frames of .* two are"):
-        export_bundle(bundle, "onnx", precisions="int8", calibration=[folder])
+        export_bundle(bundle, ("onnx",), precisions=("int8",), calibration=[folder])
 
 
 @pytest.mark.parametrize(
@@ -404,9 +406,9 @@ def test_ranges_choice_and_judgement_each_see_frames_of_their_own(
 
 def test_calibrating_on_scenes_is_said_aloud(bundle: Bundle) -> None:
     notes: list[str] = []
-    said = export_bundle(bundle, "onnx", precisions="int8", floors=LOOSE, note=notes.append)
+    said = export_bundle(bundle, ("onnx",), precisions=("int8",), floors=LOOSE, note=notes.append)
     assert said["artefacts"][0]["quantisation"]["calibration"]["source"] == "built-in scenes"
-    assert any("give --calibration FRAMES" in note for note in notes)
+    assert any("give calibration FRAMES" in note for note in notes)
 
 
 def test_a_range_is_found_once_for_all_graphs_that_are_tried(
@@ -427,7 +429,7 @@ def test_a_range_is_found_once_for_all_graphs_that_are_tried(
 
 def test_calibration_without_a_quantised_precision_is_refused(bundle: Bundle) -> None:
     with stays_as_it_is(bundle), pytest.raises(ConfigError, match="is for int8, fp8, int8-cpu"):
-        export_bundle(bundle, "onnx", precisions="fp16", calibration=["drive"])
+        export_bundle(bundle, ("onnx",), precisions=("fp16",), calibration=["drive"])
 
 
 def test_the_command_calibrates_judges_and_says_so(tmp_path: Path) -> None:

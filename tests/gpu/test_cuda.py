@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
+from roadshift.adapt import RunOptions, TorchEngine, adapt_bundle, load_network, resolve_config
 from roadshift.adapt import train_bundle as train
 from roadshift.adapt.models.loading import IMAGENET_INPUT
 from roadshift.adapt.training.precision_benchmark import (
@@ -24,7 +24,7 @@ from roadshift.runtime.labels import label_space
 from roadshift.runtime.labels.metrics import label_agreement
 from roadshift.scenes import render_dataset, render_scene
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.gpu
 
 WIDTH, HEIGHT = 256, 128
 
@@ -41,7 +41,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         NetworkSpec(name="fast_scnn"),
         IMAGENET_INPUT.model_copy(update={"width": WIDTH, "height": HEIGHT}),
         resolve_config("supervised", assignments=["training.steps=40"]),
-        Job(folder / "source", device="cuda"),
+        RunOptions(folder / "source", device="cuda"),
     )
 
 
@@ -50,7 +50,7 @@ def adapt(source: Bundle, out: Path, *assignments: str, **options: object) -> Bu
     if not frames.exists():
         render_dataset(frames, "dusk", 8, seed=9, width=WIDTH, height=HEIGHT)
     settings = ["training.steps=4", *assignments]
-    job = Job(out, device="cuda", options=RunOptions(fingerprint="", **options))  # type: ignore[arg-type]
+    job = RunOptions(out, device="cuda", **options)  # type: ignore[arg-type]
     return adapt_bundle(
         source, [frames / "images"], resolve_config("iapc", assignments=settings), job
     )
@@ -92,7 +92,7 @@ def test_memory_budget_lowers_the_micro_batch(source: Bundle, tmp_path: Path) ->
 
 
 def test_onnx_runtime_on_cuda_agrees_with_torch_on_cuda(source: Bundle) -> None:
-    export_bundle(source, "onnx")
+    export_bundle(source, ("onnx",))
     device = torch.device("cuda")
     torch_engine = TorchEngine(
         load_network(source, device), source.label_space, source.manifest.input, device=device
@@ -109,7 +109,7 @@ def test_onnx_runtime_on_cuda_agrees_with_torch_on_cuda(source: Bundle) -> None:
 
 def test_onnx_runtime_runs_as_one_cuda_graph_and_says_what_each_stage_took(source: Bundle) -> None:
     """Frames that change come back as their own labels: a graph that replays the first is wrong."""
-    export_bundle(open_bundle(source.path), "onnx")
+    export_bundle(open_bundle(source.path), ("onnx",))
     images = [render_scene(seed, "daylight", WIDTH, HEIGHT).image for seed in range(6)]
     with (
         open_engine(source.path, backend="onnxruntime", device="cuda") as cuda,
@@ -129,10 +129,10 @@ def test_onnx_runtime_gives_logits_on_cuda_and_a_kernel_the_same_labels(source: 
     except RuntimeError as error:
         pytest.skip(str(error).splitlines()[0])
     image = render_scene(7, "daylight", WIDTH, HEIGHT).image
-    export_bundle(open_bundle(source.path), "onnx", argmax="graph")
+    export_bundle(open_bundle(source.path), ("onnx",), argmax="graph")
     with open_engine(source.path, backend="onnxruntime", device="cuda") as engine:
         expected = engine.segment(image)
-    exported = export_bundle(open_bundle(source.path), "onnx", argmax="runtime")
+    exported = export_bundle(open_bundle(source.path), ("onnx",), argmax="runtime")
     assert exported["artefacts"][0]["outputs"] == ["logits"]
     with open_engine(source.path, backend="onnxruntime", device="cuda") as engine:
         assert label_agreement(engine.segment(image), expected) > 99.9
@@ -140,7 +140,7 @@ def test_onnx_runtime_gives_logits_on_cuda_and_a_kernel_the_same_labels(source: 
 
 
 def test_onnx_runtimes_tensorrt_agrees_or_says_what_is_missing(source: Bundle) -> None:
-    export_bundle(open_bundle(source.path), "onnx", argmax="graph")
+    export_bundle(open_bundle(source.path), ("onnx",), argmax="graph")
     image = render_scene(8, "daylight", WIDTH, HEIGHT).image
     try:
         engine = open_engine(source.path, backend="onnxruntime-tensorrt")
@@ -152,7 +152,7 @@ def test_onnx_runtimes_tensorrt_agrees_or_says_what_is_missing(source: Bundle) -
 
 
 def test_a_bench_on_the_gpu_has_stages_memory_and_the_gpu_s_state(source: Bundle) -> None:
-    export_bundle(open_bundle(source.path), "onnx")
+    export_bundle(open_bundle(source.path), ("onnx",))
     settings = BenchSettings(
         duration_s=3.0, rounds=1, device="cuda", backends=("onnxruntime", "torch", "torch-fp16")
     )

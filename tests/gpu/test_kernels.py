@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "adapt"))
 from kernel_cases import LOSSES, Losses, assert_close, problem, results
 from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.losses.backends.spec import Kernel
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("kernel", ["tiled", "triton"])

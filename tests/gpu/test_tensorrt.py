@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from export_cases import frames_of, write_source
 from roadshift.export.artefacts import export_bundle
 from roadshift.export.plan_maker import PlanOptions
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
@@ -15,11 +15,6 @@ from roadshift.runtime.engines import open_engine
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError, RoadshiftError
 from roadshift.runtime.labels.metrics import label_agreement
-from roadshift.runtime.probes.driver import driver_problem
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "export"))
-
-from export_cases import frames_of, write_source
 
 
 def missing() -> str | None:
@@ -27,10 +22,13 @@ def missing() -> str | None:
         load_tensorrt()
     except RoadshiftError as error:
         return str(error)
-    return driver_problem()
+    return None
 
 
-pytestmark = pytest.mark.skipif(missing() is not None, reason=f"needs TensorRT: {missing()}")
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(missing() is not None, reason=f"needs TensorRT: {missing()}"),
+]
 
 SIZE = InputSpec(width=256, height=128, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4))
 FRAMES = frames_of(SIZE, 4)
@@ -50,7 +48,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         tmp_path_factory.mktemp("base") / "b", NetworkSpec(name="fast_scnn"), SIZE
     )
     export_bundle(
-        bundle, "onnx,tensorrt", precisions="fp32,fp16", plans=PlanOptions(refittable=True)
+        bundle,
+        ("onnx", "tensorrt"),
+        precisions=("fp32", "fp16"),
+        plans=PlanOptions(refittable=True),
     )
     return open_bundle(bundle.path)
 
@@ -79,7 +80,7 @@ def test_a_refit_takes_less_time_than_a_build_and_gives_the_new_labels(
 ) -> None:
     spec = NetworkSpec(name="fast_scnn")
     adapted = write_source(tmp_path / "adapted" / "b", spec, SIZE, shift)
-    export_bundle(adapted, "tensorrt", precisions=precision, plans=PlanOptions(refit=base))
+    export_bundle(adapted, ("tensorrt",), precisions=(precision,), plans=PlanOptions(refit=base))
     adapted = open_bundle(adapted.path)
     old, new = (b.artefact(name=f"model-{precision}.plan") for b in (base, adapted))
     assert old is not None

@@ -9,13 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
-from roadshift.runtime.labels import LabelSpace
-
-FOUR = LabelSpace(
-    name="four",
-    classes=("road", "building", "sky", "car"),
-    colours=((128, 64, 128), (70, 70, 70), (70, 130, 180), (0, 0, 142)),
-)
+from spaces import FOUR
 
 
 def tiny_onnx(

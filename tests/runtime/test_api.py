@@ -77,7 +77,12 @@ def test_labels_of_other_classes_go_through_a_map(
 @pytest.mark.parametrize(
     ("changes", "error", "argument", "words"),
     [
-        ({"label_map": {"a": "b"}}, roadshift.ConfigError, "label_map", "of label_space; give"),
+        (
+            {"label_map": {"a": "b"}},
+            roadshift.ConfigError,
+            "label_map",
+            "which these are with label_space",
+        ),
         ({"label_space": "camvid11"}, roadshift.LabelSpaceError, "label_map", "no built-in label"),
         ({"backend": "tflite"}, roadshift.EngineError, "backend", "use auto"),
         ({"device": "npu"}, roadshift.EngineError, "device", "use auto, cpu or cuda"),

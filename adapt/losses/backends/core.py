@@ -1,21 +1,16 @@
-"""`pixel_sums`: the sums of `Terms` by one of the backends, for autograd."""
+"""One call for the sums of `Terms`, whatever computes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .spec import Inputs, Kernel, Map, Terms
-from .tiled import SumsAndGradients, tiled_sums
-
-Compute = Callable[
-    [Terms, Tensor, Map | None, Inputs, tuple[Tensor, Tensor] | None],
-    SumsAndGradients,
-]
+from .fused import Fused
+from .reference import Reference
+from .spec import Inputs, Kernel, Share, Terms
+from .tiled import tiled_sums
 
 
 def pixel_sums(
@@ -27,7 +22,7 @@ def pixel_sums(
     kernel: Kernel,
     expected: Mapping[str, float | Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The sums of ``terms`` over all pixels, without a tensor of the pixels' size.
+    """The sums of ``terms`` over all pixels.
 
     Args:
         logits: the student's, (B, K, h, w); gradients flow.
@@ -38,105 +33,47 @@ def pixel_sums(
 
     Returns:
         The sums by name, scalars; and sum_v w_v p_v, (K,), empty unless ``sharpness`` is set. In
-        float32, or float64 for logits in float64. The same bits on every run.
+        float32, or float64 for logits in float64.
     """
     if not len(logits):  # no pixel: every sum is zero, and so is its gradient
         kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
         zero = logits.sum().to(kind)
         mass = zero.expand(logits.shape[1] if terms.sharpness is not None else 0)
         return dict.fromkeys(terms.names, zero), mass
-    wanted = torch.is_grad_enabled() and (
-        logits.requires_grad or (prototypes is not None and prototypes.requires_grad)
-    )
-    guess = None
-    if wanted and expected is not None and kernel == "tiled":
-        kind = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        values = [torch.as_tensor(expected[name], dtype=kind) for name in terms.names]
-        guess = torch.stack([value.to(logits.device) for value in values])
-    sums, mass = _PixelSums.apply(  # type: ignore[no-untyped-call]
-        logits, prototypes, terms, inputs, _compute(kernel), guess
-    )
-    return dict(zip(terms.names, sums.unbind(), strict=True)), mass
+    return _backend(kernel).sums(terms, logits, inputs, prototypes, expected)
 
 
 def weighted_sums(
     terms: Terms,
     logits: Tensor,
     inputs: Inputs,
+    shares: Mapping[str, Share],
     prototypes: Tensor | None = None,
     *,
     kernel: Kernel,
-    factors: Mapping[str, float | Tensor],
-    titles: Mapping[str, str] | None = None,
 ) -> dict[str, Tensor]:
-    """Each of `pixel_sums` times its constant factor, in one pass where the kernel can.
+    """A loss that is linear in `pixel_sums`, in one pass where the kernel can.
 
     Args:
-        titles: what the loss calls a sum, by the sum's name, where that is another.
+        shares: the loss's terms by their names; those whose sum is not selected are left out.
     """
-    sums, _ = pixel_sums(terms, logits, inputs, prototypes, kernel=kernel, expected=factors)
-    titles = titles or {}
-    return {
-        titles.get(name, name): (factors[name] * value).to(value.dtype)
-        for name, value in sums.items()
-    }
+    taken = {title: share for title, share in shares.items() if share.of in terms.names}
+    expected = {share.of: share.factor for share in taken.values()}
+    sums, _ = pixel_sums(terms, logits, inputs, prototypes, kernel=kernel, expected=expected)
+    backend = _backend(kernel)
+    return {title: backend.scaled(sums[share.of], share) for title, share in taken.items()}
 
 
-def _compute(kernel: Kernel) -> Compute:
+def soft_mass(inputs: Inputs, kernel: Kernel) -> Tensor:
+    """sum_v q_v of the soft labels over the pixels of all images, (K,), a constant."""
+    return _backend(kernel).soft_mass(inputs)
+
+
+def _backend(kernel: Kernel) -> Reference | Fused:
+    if kernel == "reference":
+        return Reference()
     if kernel == "tiled":
-        return tiled_sums
+        return Fused(tiled_sums, in_one_pass=True)
     from .triton_backend import triton_sums  # Triton is not everywhere
 
-    return triton_sums
-
-
-class _PixelSums(torch.autograd.Function):
-    """Keeps the low-resolution logits, and recomputes everything else on the way back."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        prototypes: Tensor | None,
-        terms: Terms,
-        inputs: Inputs,
-        compute: Compute,
-        guess: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        ctx.terms, ctx.inputs, ctx.compute, ctx.guess = terms, inputs, compute, guess
-        ctx.save_for_backward(logits, prototypes)
-        coefficients = None if guess is None else (guess, guess.new_zeros(logits.shape[1]))
-        of = None if prototypes is None else Map(prototypes)
-        with torch.autocast(logits.device.type, enabled=False):
-            result = compute(terms, logits, of, inputs, coefficients)
-        ctx.gradients = (result.logits_grad, result.prototype_grad)
-        return result.sums, result.mass
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, of_sums: Tensor, of_mass: Tensor) -> Any:
-        logits, prototypes = ctx.saved_tensors
-        factor = None if ctx.guess is None else _common_factor(of_sums, ctx.guess)
-        if factor is not None:
-            gradients = ctx.gradients
-            if factor != 1:
-                gradients = tuple(g if g is None else g * factor for g in gradients)
-        else:
-            of = None if prototypes is None else Map(prototypes)
-            coefficients = (of_sums, of_mass)
-            with torch.autocast(logits.device.type, enabled=False):
-                result = ctx.compute(ctx.terms, logits, of, ctx.inputs, coefficients)
-            gradients = (result.logits_grad, result.prototype_grad)
-        for_logits, for_prototypes = (
-            None if gradient is None else gradient.to(value.dtype)
-            for gradient, value in zip(gradients, (logits, prototypes), strict=True)
-        )
-        return for_logits, for_prototypes, None, None, None, None
-
-
-def _common_factor(values: Tensor, guess: Tensor) -> Tensor | None:
-    """x with values = x guess, up to rounding; ``None`` where there is none."""
-    largest = guess.abs().argmax()
-    factor = values[largest] / guess[largest]
-    few_bits = 4 * torch.finfo(values.dtype).eps
-    return factor if torch.allclose(values, factor * guess, rtol=few_bits, atol=0) else None
+    return Fused(triton_sums, in_one_pass=False)

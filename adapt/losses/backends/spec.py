@@ -119,3 +119,18 @@ class Inputs:
     soft: Map | None = None  # q, as logits or probabilities
     paste: Paste | None = None  # of q
     soft_class_weights: Tensor | None = None  # a, (K,)
+
+
+@dataclass(frozen=True)
+class Share:
+    """A loss's term that is linear in one of the sums: ``weight`` times the sum, over ``over``."""
+
+    of: str  # the sum's name
+    weight: float
+    over: float | Tensor = 1  # how many pixels, or how much weight, the sum is the mean of
+
+    @property
+    def factor(self) -> float | Tensor:
+        """dterm/dsum, in double precision."""
+        over = self.over.double() if isinstance(self.over, Tensor) else self.over
+        return self.weight / over

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..common import at_least_float32, upsample
-from .spec import Map, Paste, Window
+from .spec import Map, Window
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,3 @@ def mass_of_pixels(
             of_cells = down.T @ count.to(value.dtype) @ across
             sums.append((value * of_cells).sum(dim=(1, 2)))
     return torch.stack(sums)
-
-
-def pasted(full: Tensor, paste: Paste | None) -> Tensor:
-    """(B, K, H, W) with each pixel from the image that it is of."""
-    return full if paste is None else full.where(paste.over[:, None], full[paste.under])

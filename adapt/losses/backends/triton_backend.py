@@ -241,7 +241,7 @@ def _warps(values: int) -> int:
     """Number of warps of a program that holds blocks of ``values`` values: eight of each a thread.
 
     The compiler then keeps them in registers, but for a few of the largest kernels'
-    (``tests/adapt/compile_triton.py`` compiles them and reads what is spilled).
+    (``tests/support/compile_triton.py`` compiles them and reads what is spilled).
     """
     return min(32, max(4, values // (8 * 32)))
 

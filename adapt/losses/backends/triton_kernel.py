@@ -14,84 +14,21 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _corners(ptr, at_top, at_bottom, left, right, stride_class, k, keep, KIND: tl.constexpr):
-    """Four (K_PAD, X) corners of a map's quads, as ``KIND``; 0 where not to ``keep``."""
-    base = ptr + k.to(tl.int64) * stride_class  # an int of the host may be a constant here
-    a = tl.load(base + at_top + left, mask=keep, other=0.0).to(KIND)
-    b = tl.load(base + at_top + right, mask=keep, other=0.0).to(KIND)
-    c = tl.load(base + at_bottom + left, mask=keep, other=0.0).to(KIND)
-    d = tl.load(base + at_bottom + right, mask=keep, other=0.0).to(KIND)
-    return a, b, c, d
-
-
-@triton.jit
-def _row(
-    ptr, row_first, row_weight, column_first, column_weight,
-    image, y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, CELLS_Y, CELLS_X, KIND: tl.constexpr,
-):  # fmt: skip
-    """(K_PAD, X) of a map of any geometry at the pixels ``x`` of row ``y``; 0 elsewhere."""
-    top = tl.load(row_first + image * HEIGHT + y)
-    down = tl.load(row_weight + image * HEIGHT + y)
-    bottom = tl.minimum(top + 1, CELLS_Y - 1)
-    left = tl.load(column_first + image * WIDTH + x, mask=is_pixel, other=0)
-    across = tl.load(column_weight + image * WIDTH + x, mask=is_pixel, other=0.0)
-    right = tl.minimum(left + 1, CELLS_X - 1)
-    cells = CELLS_Y * CELLS_X
-    keep = is_class & is_pixel
-    a, b, c, d = _corners(
-        ptr + image * K * cells,
-        top * CELLS_X,
-        bottom * CELLS_X,
-        left,
-        right,
-        cells,
-        k,
-        keep,
-        KIND,
-    )
-    above = a + across * (b - a)
-    below = c + across * (d - c)
-    return above + down * (below - above)
-
-
-@triton.jit
-def _soft_row(
-    ptr, row_first, row_weight, column_first, column_weight,
-    image, y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, CELLS_Y, CELLS_X,
-    LOGITS: tl.constexpr, KIND: tl.constexpr,
-):  # fmt: skip
-    """`_row` of distributions, given as such or as their logits; 0 elsewhere."""
-    q = _row(ptr, row_first, row_weight, column_first, column_weight, image, y, x,
-             is_pixel, k, is_class, HEIGHT, WIDTH, K, CELLS_Y, CELLS_X, KIND)  # fmt: skip
-    if LOGITS:
-        q = tl.where(is_class, q, float("-inf"))
-        q = tl.exp(q - tl.max(q, axis=0, keep_dims=True))
-        q = q / tl.sum(q, axis=0, keep_dims=True)
-        q = tl.where(is_pixel, q, 0.0)
-    return q
-
-
-@triton.jit
-def _argmax(scores):
-    """First of the largest over classes, (1, X)."""
-    return tl.argmax(scores, axis=0, tie_break_left=True, keep_dims=True)
-
-
-@triton.jit
-def _pick(values, k, of):
-    """``values`` (K_PAD, X) at class ``of`` (1, X)."""
-    return tl.sum(tl.where(k == of, values, 0.0), axis=0, keep_dims=True)
-
-
-@triton.jit
-def _minus_log_rest(u):
-    """-log(1 - u) for u in [0, 1], by its series where u is small: 1 - u would lose its digits."""
-    series = 1.0 / 9
-    for n in tl.static_range(8):
-        series = 1.0 / (8 - n) + u * series
-    return tl.where(u < 0.02, u * series, -tl.log(tl.maximum(1 - u, 0.0)))
+from .triton_parts import (
+    argmax,
+    corners,
+    cross_entropy_of_similarities,
+    focus_of,
+    importance_of,
+    learn,
+    minus_log_rest,
+    of_rank,
+    pick,
+    row,
+    soft_row,
+    store_corner,
+    store_sum,
+)
 
 
 @triton.jit
@@ -144,7 +81,7 @@ def pixels_kernel(
     right_x = tl.minimum(cell_x + 1, CELLS_X - 1)
     cells = CELLS_Y * CELLS_X
     keep = is_class & is_piece
-    a, b, c, d = _corners(
+    a, b, c, d = corners(
         home_ptr + image * K * cells, cell_y * CELLS_X, bottom_y * CELLS_X, cell_x, right_x, cells,
         k, keep, KIND,
     )  # fmt: skip
@@ -167,13 +104,13 @@ def pixels_kernel(
         home = above + down * (below_row - above)
         if GRAD_OF_PROTOTYPES:
             s = home
-            z = _row(z_ptr, z_row_first, z_row_weight, z_column_first, z_column_weight, image, y, x,
-                     is_pixel, k, is_class, HEIGHT, WIDTH, K, Z_Y, Z_X, KIND)  # fmt: skip
+            z = row(z_ptr, z_row_first, z_row_weight, z_column_first, z_column_weight, image, y, x,
+                    is_pixel, k, is_class, HEIGHT, WIDTH, K, Z_Y, Z_X, KIND)  # fmt: skip
         else:
             z = home
             if s_ptr is not None:
-                s = _row(s_ptr, s_row_first, s_row_weight, s_column_first, s_column_weight, image,
-                         y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, S_Y, S_X, KIND)  # fmt: skip
+                s = row(s_ptr, s_row_first, s_row_weight, s_column_first, s_column_weight, image,
+                        y, x, is_pixel, k, is_class, HEIGHT, WIDTH, K, S_Y, S_X, KIND)  # fmt: skip
         d = z - tl.max(tl.where(is_class, z, float("-inf")), axis=0, keep_dims=True)
         p = tl.where(is_class, tl.exp(d), 0.0)
         total = tl.sum(p, axis=0, keep_dims=True)
@@ -185,10 +122,10 @@ def pixels_kernel(
         extra = tl.zeros((K_PAD, PARTS * SIDE), KIND)
 
         if t_ptr is not None:
-            t = _row(t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight, image, y, x,
-                     is_pixel, k, is_class, HEIGHT, WIDTH, K, T_Y, T_X, KIND)  # fmt: skip
+            t = row(t_ptr, t_row_first, t_row_weight, t_column_first, t_column_weight, image, y, x,
+                    is_pixel, k, is_class, HEIGHT, WIDTH, K, T_Y, T_X, KIND)  # fmt: skip
             t = tl.where(is_class, t, float("-inf"))
-            t_best = _argmax(t)
+            t_best = argmax(t)
         if y_ptr is not None:
             label = tl.load(y_ptr + at, mask=is_pixel, other=255).to(tl.int32)
         elif t_ptr is not None:
@@ -202,27 +139,12 @@ def pixels_kernel(
             if pixel_weight_ptr is not None:
                 weight *= tl.load(pixel_weight_ptr + at, mask=labelled, other=0.0)
             if IMPORTANCE > 0:
-                first = tl.max(t, axis=0, keep_dims=True)
-                second = tl.max(tl.where(k == t_best, float("-inf"), t), axis=0, keep_dims=True)
-                if not OF_LOGITS:
-                    sum_t = tl.sum(
-                        tl.where(is_class, tl.exp(t - first), 0.0), axis=0, keep_dims=True
-                    )
-                    ratio = tl.exp(second - first)
-                    first, second = 1 / sum_t, ratio / sum_t
-                if IMPORTANCE == 1:
-                    safe = tl.where(first != 0, first, 1.0)
-                    weight *= tl.where(first != 0, 1 - second / safe, 0.0)
-                elif IMPORTANCE == 2:
-                    weight *= first
-                else:
-                    weight *= 1 - second
-            ce = log_sum - _pick(d, k, label)
+                weight *= importance_of(t, t_best, k, is_class, IMPORTANCE, OF_LOGITS)
+            ce = log_sum - pick(d, k, label)
             sum_ce += weight * ce
             if GRAD:
                 w = weight * tl.load(of_sums_ptr + CROSS_ENTROPY)
-                factor += w
-                extra -= tl.where(k == label, w, 0.0)
+                factor, extra = learn(factor, extra, k, label, w)
 
         if s_ptr is not None:
             competes = is_class
@@ -233,9 +155,9 @@ def pixels_kernel(
             if nearest_ptr is not None:
                 nearest = tl.load(nearest_ptr + at, mask=is_pixel, other=0).to(tl.int32)
             else:
-                nearest = _argmax(s)
-            own = _argmax(tl.where(is_class, z, float("-inf")))
-            ce = tl.where(is_pixel, log_sum - _pick(d, k, nearest), 0.0)
+                nearest = argmax(s)
+            own = argmax(tl.where(is_class, z, float("-inf")))
+            ce = tl.where(is_pixel, log_sum - pick(d, k, nearest), 0.0)
             if AGREEMENT >= 0:
                 if AGREE_WITH_LABEL:
                     agrees = nearest == label
@@ -247,25 +169,20 @@ def pixels_kernel(
                 sum_agreement += weight * ce
                 if GRAD:
                     w = weight * tl.load(of_sums_ptr + AGREEMENT)
-                    factor += w
-                    extra -= tl.where(k == nearest, w, 0.0)
+                    factor, extra = learn(factor, extra, k, nearest, w)
             if PROTOTYPE >= 0:
                 has = is_pixel & (
                     tl.sum(tl.where((k == own) & competes, 1, 0), axis=0, keep_dims=True) > 0
                 )
-                top_s = tl.max(s, axis=0, keep_dims=True)
-                e = tl.where(competes, tl.exp(s - top_s), 0.0)
-                sum_s = tl.sum(e, axis=0, keep_dims=True)
-                reverse = tl.log(sum_s) - _pick(tl.where(competes, s - top_s, 0.0), k, own)
+                reverse, p_prime = cross_entropy_of_similarities(s, competes, k, own)
                 sum_prototype += ce + tl.where(has, reverse, 0.0)
                 if GRAD:
                     w = tl.load(of_sums_ptr + PROTOTYPE)
                     if GRAD_OF_PROTOTYPES:
-                        of_s = tl.where(has, w, 0.0) * (e / sum_s - tl.where(k == own, 1.0, 0.0))
+                        of_s = tl.where(has, w, 0.0) * (p_prime - tl.where(k == own, 1.0, 0.0))
                     else:
                         w = tl.where(is_pixel, w, 0.0)
-                        factor += w
-                        extra -= tl.where(k == nearest, w, 0.0)
+                        factor, extra = learn(factor, extra, k, nearest, w)
 
         if ENTROPY >= 0 or CURRICULUM >= 0 or CERTAINTY >= 0:
             entropy = log_sum - tl.sum(p * d, axis=0, keep_dims=True)
@@ -288,15 +205,9 @@ def pixels_kernel(
             if CURRICULUM >= 0 or CERTAINTY >= 0:
                 h = tl.minimum(tl.maximum(entropy / log_classes, 0.0), 1.0)
                 if CURRICULUM >= 0:
-                    certain = tl.maximum(1 - h, TINY)
-                    log_certain = tl.log(certain)
-                    focus = tl.exp(gamma * log_certain)
+                    focus, rise = focus_of(h, gamma, TINY, DETACH_FOCUS)
                     sum_curriculum += tl.where(is_pixel, focus * h, 0.0)
                     if GRAD:
-                        rise = focus
-                        if not DETACH_FOCUS:
-                            fall = gamma * h * tl.exp((gamma - 1) * log_certain)
-                            rise = focus - tl.where(1 - h >= TINY, fall, 0.0)
                         slope += tl.load(of_sums_ptr + CURRICULUM) * rise / log_classes
                 if CERTAINTY >= 0:
                     w = tl.where(is_pixel, tl.exp(-sharpness * h), 0.0)
@@ -317,17 +228,12 @@ def pixels_kernel(
                     wanted = tl.zeros((1, PARTS * SIDE), tl.int32) + max_rank
                 else:
                     wanted = tl.load(rank_ptr + at, mask=is_pixel, other=1).to(tl.int32)
-                left = tl.where(is_class, d, float("-inf"))
-                chosen = tl.zeros((1, PARTS * SIDE), tl.int32)
-                for rank in range(1, max_rank + 1):
-                    best = _argmax(left)
-                    chosen = tl.where(wanted == rank, best, chosen)
-                    left = tl.where(k == best, float("-inf"), left)
+                chosen = of_rank(tl.where(is_class, d, float("-inf")), wanted, max_rank, k)
                 unlikely = tl.where(k == chosen, p, 0.0)
             else:
                 unlikely = tl.where(p < below, p, 0.0)
             rest = 1 - unlikely
-            minus_log = tl.sum(_minus_log_rest(unlikely), axis=0, keep_dims=True)
+            minus_log = tl.sum(minus_log_rest(unlikely), axis=0, keep_dims=True)
             sum_negative += tl.where(is_pixel, minus_log, 0.0)
             if GRAD:
                 u = tl.load(of_sums_ptr + NEGATIVE) * unlikely / rest
@@ -339,14 +245,14 @@ def pixels_kernel(
             if over_ptr is not None:
                 over = tl.load(over_ptr + (image * HEIGHT + y) * WIDTH + x, mask=is_pixel, other=0)
                 is_own = is_pixel & (over != 0)
-            q = _soft_row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, image,
-                          y, x, is_own, k, is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
-                          KIND)  # fmt: skip
+            q = soft_row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, image,
+                         y, x, is_own, k, is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
+                         KIND)  # fmt: skip
             if over_ptr is not None:
-                q += _soft_row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight,
-                               tl.load(under_ptr + image), y, x, is_pixel & (over == 0), k,
-                               is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
-                               KIND)  # fmt: skip
+                q += soft_row(q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight,
+                              tl.load(under_ptr + image), y, x, is_pixel & (over == 0), k,
+                              is_class, HEIGHT, WIDTH, K, Q_Y, Q_X, SOFT_LOGITS,
+                              KIND)  # fmt: skip
             q_mass = tl.sum(q, axis=0, keep_dims=True)
             weight = tl.full((1, PARTS * SIDE), 1.0, KIND)
             if soft_a_ptr is not None:
@@ -370,35 +276,24 @@ def pixels_kernel(
     program = (image * CELLS_Y + cell_y) * tl.num_programs(0) + tl.program_id(0)
     if not GRAD:
         out = sums_ptr + program * SUMS
-        if CROSS_ENTROPY >= 0:
-            tl.store(out + CROSS_ENTROPY, tl.sum(sum_ce))
-        if ENTROPY >= 0:
-            tl.store(out + ENTROPY, tl.sum(sum_entropy))
-        if CURRICULUM >= 0:
-            tl.store(out + CURRICULUM, tl.sum(sum_curriculum))
+        store_sum(out, CROSS_ENTROPY, sum_ce)
+        store_sum(out, ENTROPY, sum_entropy)
+        store_sum(out, CURRICULUM, sum_curriculum)
+        store_sum(out, CERTAINTY, sum_certainty)
         if CERTAINTY >= 0:
-            tl.store(out + CERTAINTY, tl.sum(sum_certainty))
             tl.store(
                 mass_ptr + program * K + k, tl.sum(mass, axis=1, keep_dims=True), mask=is_class
             )
-        if NEGATIVE >= 0:
-            tl.store(out + NEGATIVE, tl.sum(sum_negative))
-        if AGREEMENT >= 0:
-            tl.store(out + AGREEMENT, tl.sum(sum_agreement))
-        if PROTOTYPE >= 0:
-            tl.store(out + PROTOTYPE, tl.sum(sum_prototype))
-        if SOFT >= 0:
-            tl.store(out + SOFT, tl.sum(sum_soft))
+        store_sum(out, NEGATIVE, sum_negative)
+        store_sum(out, AGREEMENT, sum_agreement)
+        store_sum(out, PROTOTYPE, sum_prototype)
+        store_sum(out, SOFT, sum_soft)
     else:
         mine = (tl.program_id(0) * PARTS + tl.arange(0, PARTS))[None, :]
         out = grad_ptr + ((image * 4 * K + k) * CELLS_Y + cell_y) * PIECES + mine
         step = CELLS_Y * PIECES * K
         stored = is_class & (mine < PIECES)
-        left_of = tl.reshape((1 - across) * grad_above, (K_PAD, PARTS, SIDE))
-        tl.store(out, tl.sum(left_of, axis=2), mask=stored)
-        right_of = tl.reshape(across * grad_above, (K_PAD, PARTS, SIDE))
-        tl.store(out + step, tl.sum(right_of, axis=2), mask=stored)
-        left_of = tl.reshape((1 - across) * grad_below, (K_PAD, PARTS, SIDE))
-        tl.store(out + 2 * step, tl.sum(left_of, axis=2), mask=stored)
-        right_of = tl.reshape(across * grad_below, (K_PAD, PARTS, SIDE))
-        tl.store(out + 3 * step, tl.sum(right_of, axis=2), mask=stored)
+        store_corner(out, (1 - across) * grad_above, stored, K_PAD, PARTS, SIDE)
+        store_corner(out + step, across * grad_above, stored, K_PAD, PARTS, SIDE)
+        store_corner(out + 2 * step, (1 - across) * grad_below, stored, K_PAD, PARTS, SIDE)
+        store_corner(out + 3 * step, across * grad_below, stored, K_PAD, PARTS, SIDE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,36 +13,13 @@ from ....runtime.errors import ConfigError, NetworkError, arg
 
 # Parameters that mean the number of classes, likeliest first; case and underscores do not count.
 CLASS_PARAMETERS = (
-    "num_classes",
-    "n_classes",
-    "nclasses",
-    "classes",
-    "num_class",
-    "n_class",
-    "nclass",
-    "nb_classes",
-    "num_cls",
-    "n_cls",
-    "ncls",
-    "class_num",
-    "classes_num",
-    "class_count",
-    "number_of_classes",
-    "num_labels",
-    "n_labels",
-    "num_outputs",
-    "n_outputs",
-    "num_out",
-    "out_channels",
-    "output_channels",
-    "out_channel",
-    "out_ch",
-    "out_chans",
-    "num_categories",
-    "nc",
+    *("num_classes", "n_classes", "nclasses", "classes", "num_class", "n_class", "nclass"),
+    *("nb_classes", "num_cls", "n_cls", "ncls", "class_num", "classes_num", "class_count"),
+    *("number_of_classes", "num_labels", "n_labels", "num_outputs", "n_outputs", "num_out"),
+    *("out_channels", "output_channels", "out_channel", "out_ch", "out_chans", "num_categories"),
+    *("nc",),
 )
 _TRIED = CLASS_PARAMETERS[:8]  # where only **kwargs show, these are tried in turn
-_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
@@ -87,7 +63,8 @@ def make_with(
             raise
         except TypeError as error:
             # A factory that hands **kwargs on says only here which names it does not know.
-            if not any(_refuses(name, error) for name in call.named if name not in arguments):
+            ours = [name for name in call.named if name not in arguments]
+            if not any(f"unexpected keyword argument '{name}'" in str(error) for name in ours):
                 raise _raised(where, error) from error
             refusal = refusal or error
         except (Exception, SystemExit) as error:  # sys.exit() where there is no GPU, say
@@ -103,7 +80,9 @@ def _calls(
     parameters = _parameters(factory)
     named = {n: p for n, p in parameters.items() if p.kind not in _VARIADIC}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    chosen = min((n for n in named if _rank(n) is not None), key=_rank_of, default=None)
+    chosen = min(
+        (n for n in named if _rank(n) is not None), key=lambda n: _RANKS[_plain(n)], default=None
+    )
     said = _said(chosen, named, arguments, num_classes)
     if not takes_any:
         arguments = {n: v for n, v in arguments.items() if n in named or n not in said}
@@ -231,15 +210,6 @@ _RANKS = {_plain(name): rank for rank, name in enumerate(CLASS_PARAMETERS)}
 def _rank(name: str) -> int | None:
     """The place in ``CLASS_PARAMETERS``; ``None``: the name means something else."""
     return _RANKS.get(_plain(name))
-
-
-def _rank_of(name: str) -> int:
-    return _RANKS[_plain(name)]
-
-
-def _refuses(name: str, error: TypeError) -> bool:
-    """True for "f() got an unexpected keyword argument 'name'"."""
-    return re.search(rf"unexpected keyword argument '{name}'", str(error)) is not None
 
 
 def _raised(where: str, error: BaseException) -> NetworkError:

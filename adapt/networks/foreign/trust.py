@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 
-from ....runtime.errors import NetworkError
+from ....runtime.errors import NetworkError, arg
 from ....runtime.words import shortened
 
 ENTRY_POINTS = "roadshift.networks"
@@ -39,8 +39,8 @@ def check_allowed(name: str, allowed: Collection[str], where: str) -> None:
         )
     raise NetworkError(
         f"{where} is {name}, code of the module {module} that would run with your rights; if you "
-        f"know that module and trust it, allow it for this command with --allow-network {module} "
-        f"(in Python: allow_networks=[{module!r}])."
+        "know that module and trust it, allow it for this command with "
+        f"{arg('allow_networks', [module])}."
     )
 
 

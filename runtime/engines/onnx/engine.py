@@ -307,11 +307,7 @@ class OnnxEngine(Engine):
         self._hides_scores = False
 
     def describe(self) -> dict[str, Any]:
-        return {
-            **super().describe(),
-            "threads": self._threads,
-            "waiting": waiting(),
-        }
+        return {**super().describe(), "threads": self._threads, "waiting": waiting()}
 
     def close(self) -> None:
         memory, self._memory, self._session = self._memory, None, None
@@ -364,3 +360,10 @@ def _check_contract(session: Any, file: Path, bundle: Bundle, output: str) -> in
             f"{bundle.label_space.name!r} need (1, {classes}, h, w); export the bundle again."
         )
     return batch if isinstance(batch, int) else None
+
+
+def open_on_tensorrt(
+    bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None
+) -> OnnxEngine:
+    """The artefact on ONNX Runtime's TensorRT provider, see `OnnxEngine`."""
+    return OnnxEngine(bundle, artefact, device=device, threads=threads, tensorrt=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import threading
 from collections import Counter
 from fractions import Fraction
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from damaged_videos import damage_pictures, write_mpeg4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -26,22 +26,21 @@ from roadshift.adapt.data.dataset import (
     CropSampler,
     FrameSet,
     evenly_spaced,
+    in_batches,
     labelled_frames,
     resize_window,
+    stacked,
     target_frames,
-    whole_frames,
 )
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.errors import FrameError, LabelError, OutputError
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.preprocess import fit_frame
 from roadshift.runtime.labels import LabelSpace
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "runtime"))  # tests are imported by path
-
-from damaged_videos import damage_pictures, write_mpeg4
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 
@@ -130,7 +129,9 @@ def test_label_maps_beside_the_frames_are_not_learned(tmp_path: Path, folder: st
         ids = cv2.resize(small[..., 0] % 5, (WIDTH, HEIGHT), interpolation=cv2.INTER_NEAREST)
         assert cv2.imwrite(str(tmp_path / f"data/{folder}/{i}.png"), ids)
     said: list[str] = []
-    frames = target_frames([tmp_path / "data"], WIDTH, HEIGHT, tmp_path, note=said.append)
+    frames = target_frames(
+        [tmp_path / "data"], WIDTH, HEIGHT, tmp_path, work=Work(events=Events(said.append))
+    )
     assert frames.names == ("0", "1", "2")
     assert "taken 3 pictures of road/; left out 3 label maps and the like" in said[0]
 
@@ -139,7 +140,9 @@ def test_a_damaged_frame_is_reported_before_the_first_step_and_left_out(tmp_path
     source = folder_of(tmp_path / "in", 3)
     (source / "frame_1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     notes: list[str] = []
-    frames = target_frames([source], WIDTH, HEIGHT, tmp_path, note=notes.append)
+    frames = target_frames(
+        [source], WIDTH, HEIGHT, tmp_path, work=Work(events=Events(notes.append))
+    )
     assert frames.names == ("frame_0", "frame_2")
     assert len(notes) == 1
     assert "frame_1.png" in notes[0]
@@ -148,9 +151,11 @@ def test_a_damaged_frame_is_reported_before_the_first_step_and_left_out(tmp_path
 def test_a_limit_takes_frames_evenly_and_says_so(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "in", 7)
     notes: list[str] = []
-    frames = target_frames([source], WIDTH, HEIGHT, tmp_path, limit=3, note=notes.append)
+    frames = target_frames(
+        [source], WIDTH, HEIGHT, tmp_path, limit=3, work=Work(events=Events(notes.append))
+    )
     assert frames.names == ("frame_0", "frame_3", "frame_6")
-    assert notes == ["using 3 of 7 frames, evenly spaced (--max-frames)"]
+    assert notes == ["using 3 of 7 frames, evenly spaced (max_frames)"]
 
 
 def test_videos_and_folders_of_videos_are_sources(tmp_path: Path) -> None:
@@ -214,7 +219,9 @@ def test_folders_above_the_cache_limit_are_decoded_when_drawn(
     source = folder_of(tmp_path / "in", 3, width=64, height=40)
     monkeypatch.setattr(dataset, "CACHE_LIMIT_BYTES", 3 * WIDTH * HEIGHT * 3 - 1)
     notes: list[str] = []
-    frames = target_frames([source], WIDTH, HEIGHT, tmp_path, note=notes.append)
+    frames = target_frames(
+        [source], WIDTH, HEIGHT, tmp_path, work=Work(events=Events(notes.append))
+    )
     assert "do not fit the frame cache" in notes[0]
     assert not (tmp_path / "frames.rgb").exists()
     assert np.array_equal(frames.image(2), fit_frame(picture(2, 64, 40), WIDTH, HEIGHT))
@@ -475,10 +482,11 @@ def test_whole_frames_come_in_order_and_clean_and_none_is_alone_in_the_last_batc
     count: int, batch_size: int, sizes: list[int]
 ) -> None:
     frames = frame_set(5)
-    batches = list(whole_frames(frames.only([i % 5 for i in range(count)]), batch_size))
+    chosen = frames.only([i % 5 for i in range(count)])
+    batches = [stacked(chosen, rows) for rows in in_batches(count, batch_size)]
     assert [len(images) for images in batches] == sizes
-    stacked = [frames.image(i % 5) for i in range(count)]
-    assert np.array_equal(torch.cat(batches) if batches else [], stacked)
+    expected = [frames.image(i % 5) for i in range(count)]
+    assert np.array_equal(torch.cat(batches) if batches else [], expected)
 
 
 # --- prefetching --------------------------------------------------------------------------------
@@ -565,7 +573,7 @@ def test_frames_that_were_decoded_with_errors_are_not_learned_from(tmp_path: Pat
     path, notes = damage_pictures(write_mpeg4(tmp_path / "drive.mp4"), [7, 15]), list[str]()
     work = tmp_path / "work"
     work.mkdir()
-    frames = target_frames([path], WIDTH, HEIGHT, work, note=notes.append)
+    frames = target_frames([path], WIDTH, HEIGHT, work, work=Work(events=Events(notes.append)))
     kept = [i for i in range(24) if i not in (7, 15)]
     assert list(frames.names) == [f"drive_{i:06d}" for i in kept]
     assert notes == [

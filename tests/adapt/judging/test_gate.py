@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,20 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bundle_cases import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
-from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt import RunOptions, adapt_bundle
 from roadshift.adapt.data.dataset import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
 from roadshift.adapt.judging.judge import choose_gate, judge_bundles
 from roadshift.adapt.judging.verdict import LEAST_FRAMES
-from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.run.budget import Deadline
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.work import Work
-from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
+from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
     FrameError,
@@ -76,27 +78,9 @@ def decided(monkeypatch: pytest.MonkeyPatch) -> Decided:
 
 
 @pytest.fixture
-def adapt(source: Bundle, recording: Path, tmp_path: Path, settings: Settings) -> Adapt:
-    """``adapt(frames=..., out=..., resume=...)``: a gated run into ``tmp_path/out``."""
-
-    def run(
-        *assignments: str,
-        frames: Path = recording,
-        out: Path = tmp_path / "out",
-        method: str = "iapc",
-        gated: bool = True,
-        overwrite: bool = False,
-        max_frames: int | None = None,
-        older: Sequence[Path] = (),
-        **options: Any,
-    ) -> Bundle:
-        config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
-        return adapt_bundle(
-            source, [frames], config, job, max_frames=max_frames, gated=gated, older=older
-        )
-
-    return run
+def adapt(adapt: Adapt, recording: Path) -> Adapt:
+    """The shared one, of a gated run over more frames."""
+    return partial(adapt, frames=recording, gated=True)
 
 
 @pytest.fixture
@@ -107,17 +91,7 @@ def changed(source: Bundle, tmp_path: Path) -> Callable[..., Bundle]:
         network = load_network(source, torch.device("cpu"))
         with torch.no_grad():
             change(network)
-        with BundleWriter(tmp_path / "changed") as writer:
-            writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-            return writer.commit(
-                **{
-                    "network": source.manifest.network,
-                    "label_space": source.label_space,
-                    "input": source.manifest.input,
-                    "provenance": source.manifest.provenance,
-                    **parts,
-                }
-            )
+        return write_bundle(tmp_path / "changed", network, like=source, **parts)
 
     return make
 
@@ -423,7 +397,7 @@ def test_at_most_32_of_the_frames_are_looked_at(
 def test_the_incumbent_is_never_the_output(
     source: Bundle, recording: Path, settings: Settings
 ) -> None:
-    job = Job(source.path, True, "cpu")
+    job = RunOptions(source.path, overwrite=True, device="cpu")
     with pytest.raises(OutputError, match=r"is the incumbent itself.*give another out"):
         adapt_bundle(source, [recording], settings(), job, gated=True)
     assert open_bundle(source.path).hash == source.hash
@@ -471,9 +445,9 @@ def test_the_gate_unless_a_user_chooses(
 
 
 def test_a_gate_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match=r"--gate 'shut': is one of refuse, warn, off\."):
+    with pytest.raises(ConfigError, match=r"gate 'shut': is one of refuse, warn, off\."):
         choose_gate("shut", "iapc", False, print)
-    with pytest.raises(ConfigError, match="--gate warn: atp_black_box knows its source model by"):
+    with pytest.raises(ConfigError, match="gate warn: atp_black_box knows its source model by"):
         choose_gate("warn", "atp_black_box", True, print)
 
 
@@ -551,7 +525,7 @@ def test_two_bundles_are_judged_on_evenly_spaced_frames(
         [recording],
         device="cpu",
         max_frames=6,
-        report=lambda *so_far: done.append(so_far),
+        events=Events(report_phase=lambda judged: done.append((judged.done, judged.total))),
     )
     assert (verdict.frames, verdict.incumbent) == (6, source.hash)
     assert asked[0].scores["entropy"].difference < 0  # 1.5 times the logits: surer
@@ -671,6 +645,8 @@ def test_frames_that_cannot_be_read_are_named(
     with pytest.raises(FrameError, match=r"a\.png"):
         judge_bundles(source, candidate, [bad], device="cpu")
     notes: list[str] = []
-    verdict = judge_bundles(source, candidate, [bad, recording], note=notes.append, device="cpu")
+    verdict = judge_bundles(
+        source, candidate, [bad, recording], events=Events(notes.append), device="cpu"
+    )
     assert verdict.frames == 31
     assert any("a.png" in note for note in notes)

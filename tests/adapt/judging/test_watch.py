@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, adapt_bundle
+from roadshift.adapt import RunOptions, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.adapt.judging.gradient_norms import DEAD_STEPS, LEAST, GradientNorms
@@ -23,15 +23,15 @@ from roadshift.adapt.judging.validation import (
     information,
     judged,
 )
-from roadshift.adapt.losses.iapc import mean_entropy
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork, adapt_foreign
+from roadshift.adapt.networks.modes import evaluating
 from roadshift.adapt.run.config import RunConfig, WatchConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
-from roadshift.adapt.scoring.views import evaluating
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.adapt.workflows import whole_run
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.verdict import Verdict
@@ -64,7 +64,7 @@ class Drift(Stage):
         if self.bad_from is not None and self.batches >= self.bad_from:
             return {"away": self.push * logits[:, VICTIM].mean()}
         p = logits.softmax(dim=1).mean(dim=(0, 2, 3))
-        return {"sharp": mean_entropy(logits) + 3 * (p * p.log()).sum()}
+        return {"sharp": pixel_entropy(logits.log_softmax(dim=1)).mean() + 3 * (p * p.log()).sum()}
 
     def after_step(self) -> None:
         self.batches += 1
@@ -109,7 +109,6 @@ def watched(make_trainer: MakeTrainer) -> MakeTrainer:
             plain.context,
             held=held or held_frames(),
             classes=CLASSES,
-            note=plain.options.note,
             workdir=folder or plain.context.workdir,
         )
         context.workdir.mkdir(exist_ok=True)
@@ -124,8 +123,8 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.weights = model, {0: copied(model)}
 
-    def __call__(self, progress: Progress) -> None:
-        self.weights[progress.step] = copied(self.model)
+    def __call__(self, progress: ProgressUpdate) -> None:
+        self.weights[progress.done] = copied(self.model)
 
 
 def copied(model: nn.Module) -> dict[str, Tensor]:
@@ -247,7 +246,7 @@ def test_it_looks_at_the_model_that_would_be_published(
         PredictionSummary, "of", lambda logits: said.append(logits.clone()) or of(logits)
     )
     recorder = Recorder(model)
-    trainer.options = replace(trainer.options, report=recorder)
+    trainer.events = replace(trainer.events, report=recorder)
     trainer.run()
     start = load_file(trainer.context.workdir / "stage-0.safetensors")
     for step, logits in zip((0, 2), said[:2], strict=True):
@@ -510,7 +509,7 @@ def test_a_run_that_drives_a_class_away_is_stopped_and_keeps_the_good_weights(
     trainer = watched(
         model, [Drift(bad_from=8), Drift()], "training.steps=80", *given, note=notes.append
     )
-    trainer.options = replace(trainer.options, report=(recorder := Recorder(model)))
+    trainer.events = replace(trainer.events, report=(recorder := Recorder(model)))
     summary = trainer.run()
     record = record_of(trainer)
     looks = {look["step"]: look for look in record["looks"]}
@@ -626,7 +625,7 @@ def test_the_manifest_has_what_was_seen_and_what_it_cost(
     monkeypatch.setattr(whole_run, "judge_run", lambda *_: verdict)
     config = settings("training.steps=4", "watch.every=2")
     bundle = adapt_bundle(
-        source, [recording], config, Job(tmp_path / "out", device="cpu"), gated=True
+        source, [recording], config, RunOptions(tmp_path / "out", device="cpu"), gated=True
     )
     manifest = json.loads((bundle.path / "manifest.json").read_text())
     record = manifest["provenance"]["configuration"]["outcome"]["watch"]
@@ -728,13 +727,13 @@ def test_the_snapshot_of_a_checkpoint_is_there_until_the_next_one(
     trainer = watched(network(), [Drift()], "training.steps=20", checkpoint_every_s=1e9)
     files: dict[int, list[int]] = {}
 
-    def report(progress: Progress) -> None:
-        if progress.step == 7:
+    def report(progress: ProgressUpdate) -> None:
+        if progress.done == 7:
             trainer.files._saved = -1e9
         found = trainer.context.workdir.glob("look-*.safetensors")
-        files[progress.step] = sorted(int(path.stem[5:]) for path in found)
+        files[progress.done] = sorted(int(path.stem[5:]) for path in found)
 
-    trainer.options = replace(trainer.options, report=report)
+    trainer.events = replace(trainer.events, report=report)
     trainer.run()
     assert files[7] == [2, 4, 6]  # each better than the one before
     assert files[8] == [6]

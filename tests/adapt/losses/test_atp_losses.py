@@ -32,14 +32,14 @@ from loss_cases import (
 from roadshift.adapt.losses.atp import (
     AlignWeights,
     align_terms,
-    confident_distribution,
     divergence_from,
-    normalised_entropy,
     regional_contrast,
     soft_cross_entropy,
     teach_terms,
 )
-from roadshift.adapt.losses.common import labelled_cross_entropy
+from roadshift.adapt.losses.backends.reference import confident_mass, normalised_entropy
+from roadshift.adapt.losses.baselines import pseudo_label_terms
+from roadshift.adapt.losses.ld import LdWeights, ld_terms
 from roadshift.runtime.errors import ShapeError
 from torch import Tensor
 
@@ -252,8 +252,16 @@ def test_labelled_cross_entropy_equals_the_slow_loop(
         if y != 255:
             labelled += 1
             total += -log_softmax(z)[y] * (1.0 if weights is None else weights[y].item())
-    ours = labelled_cross_entropy(logits.log_softmax(dim=1), labels, weights)
-    assert_terms({"ce": ours}, {"ce": total / max(1, labelled)})
+    ours = ld_terms(
+        logits,
+        labels,
+        torch.tensor(2),
+        shape[2:],
+        align_corners=True,
+        weights=LdWeights(selected=1.0, entropy=0.0, negative=0.0),
+        class_weights=weights,
+    )
+    assert_terms(ours, {"selected": total / max(1, labelled)})
 
 
 def test_divergence_is_0_from_itself_and_cross_entropy_from_labels() -> None:
@@ -311,10 +319,8 @@ def test_the_papers_p_hat_is_a_distribution_and_the_authors_sums_to_the_mean_wei
     seed: int, shape: Shape, kind: str, sharpness: float
 ) -> None:
     log_p = logits_of_kind(seed, shape, kind).log_softmax(dim=1)
-    paper, authors = (
-        confident_distribution(log_p, sharpness, per_weight=per_weight, detach_weight=False)
-        for per_weight in (True, False)
-    )
+    total, mass = confident_mass(log_p, sharpness, detach_weight=False)
+    paper, authors = mass / total, mass / log_p[:, 0].numel()
     assert paper.sum().item() == pytest.approx(1, abs=1e-12)
     mean_weight = (-sharpness * normalised_entropy(log_p)).exp().mean().item()
     assert authors.sum().item() == pytest.approx(mean_weight, rel=1e-12)
@@ -323,8 +329,8 @@ def test_the_papers_p_hat_is_a_distribution_and_the_authors_sums_to_the_mean_wei
 
 def test_the_authors_p_hat_does_not_sum_to_1_where_anything_is_uncertain() -> None:
     log_p = random_logits(0, 2, 4, 3, 5).log_softmax(dim=1)
-    total = confident_distribution(log_p, 3.0, per_weight=False, detach_weight=True).sum()
-    assert total.item() < 0.9
+    _, mass = confident_mass(log_p, 3.0, detach_weight=True)
+    assert (mass / log_p[:, 0].numel()).sum().item() < 0.9
 
 
 # --- gradients ----------------------------------------------------------------------------------
@@ -472,11 +478,11 @@ def test_no_label_gives_zero_and_zero_gradient() -> None:
 @pytest.mark.parametrize("loss", ["labels", "soft"])
 def test_no_image_gives_zero_and_can_be_differentiated(loss: str) -> None:
     logits = torch.zeros(0, 4, 3, 3, requires_grad=True)
-    log_p = logits.log_softmax(dim=1)
     if loss == "labels":
-        term = labelled_cross_entropy(log_p, torch.zeros(0, 3, 3, dtype=torch.int64))
+        labels = torch.zeros(0, 3, 3, dtype=torch.int64)
+        term = pseudo_label_terms(logits, labels, (3, 3), align_corners=False)["pseudo_label"]
     else:
-        term = consistency(log_p, torch.zeros(0, 4, 3, 3))
+        term = consistency(logits.log_softmax(dim=1), torch.zeros(0, 4, 3, 3))
     assert term.item() == 0
     term.backward()
 

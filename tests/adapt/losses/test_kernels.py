@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from kernel_cases import LOSSES, Losses, assert_close, problem, results
+from processes import python_output
 from roadshift.adapt.losses.atp import soft_cross_entropy
 from roadshift.adapt.losses.backends import tiles
 from roadshift.adapt.losses.backends.choice import choose_kernel, triton_problem
@@ -27,7 +28,7 @@ from roadshift.adapt.losses.backends.labels import (
 from roadshift.adapt.losses.backends.spec import Inputs, Kernel, Map, Terms, Window
 from roadshift.adapt.losses.common import upsample
 from roadshift.runtime.errors import ConfigError
-from run_cases import python_output
+from run_cases import SUPPORT
 from torch import Tensor
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -210,29 +211,27 @@ def test_triton_is_tried_before_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @TRITON
-@pytest.mark.parametrize("capability", [87, 90])  # Orin, Hopper
+@pytest.mark.slow
 def test_triton_compiles_every_loss_for_a_gpu(
-    capability: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To machine code, by the assembler that Triton brings along: it needs no GPU."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    said = python_output((Path(__file__).parents[1] / "compile_triton.py"), capability)
-    kernels = json.loads(said)
-    names = {loss.__name__ for loss in LOSSES}
-    assert {name for name, _, _ in kernels} == names | {"many_classes"}
-    assert all(size > 1000 for _, size, _ in kernels)
-    assert max(stack for _, _, stack in kernels) <= 256  # bytes a thread: spilled registers
+    kernels = json.loads(python_output(SUPPORT / "compile_triton.py", 87, 90))  # Orin, Hopper
+    names = {loss.__name__ for loss in LOSSES} | {"many_classes"}
+    assert {(at, name) for at, name, _, _ in kernels} == {(c, n) for c in (87, 90) for n in names}
+    assert all(size > 1000 for *_, size, _ in kernels)
+    assert max(stack for *_, stack in kernels) <= 256  # bytes a thread: spilled registers
 
 
 # --- cost -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tiles_need_no_memory_of_the_frames_size() -> None:
     """Peak memory of the loss in a process of its own, at two sizes."""
-    small, large = (
-        int(python_output((Path(__file__).parents[1] / "tile_memory.py"), *size))
-        for size in ((256, 512), (1024, 2048))
-    )
+    said = python_output(SUPPORT / "tile_memory.py", 256, 512, 1024, 2048)
+    small, large = map(int, said.split())
     one_tensor = 1024 * 2048 * 19 * 4
     assert large - small < one_tensor // 8
 

@@ -26,6 +26,8 @@ from roadshift.adapt.methods.propagate import PropagateStage
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork, build_network
 from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig, validate
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, NetworkError, RunInterrupted
@@ -36,6 +38,7 @@ from run_cases import (
     assert_same,
     history_of,
     kill_at,
+    sgd_steps,
     stage_context,
     values,
 )
@@ -94,19 +97,8 @@ def batch_of(rows: Sequence[int]) -> Batch:
 
 
 def train(stage: Stage, model: SegmentationNetwork, steps: range) -> list[dict[str, float]]:
-    """Plain SGD steps as the trainer takes them; the terms of each."""
     groups = [{"params": group.parameters} for group in stage.parameter_groups(model, 10.0)]
-    optimizer = torch.optim.SGD(groups, lr=0.05)
-    history = []
-    for step in steps:
-        torch.manual_seed(step)
-        terms = stage.losses(drawn(step))
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        stage.after_step()
-        history.append(values(terms))
-    return history
+    return sgd_steps(stage, groups, steps, drawn)
 
 
 def shaken(model: SegmentationNetwork) -> SegmentationNetwork:
@@ -293,7 +285,7 @@ def test_kept_entropies_that_were_changed_are_noted_and_measured_again(
     kept.write_bytes(changed)
     notes: list[str] = []
     stage = PropagateStage(validate(AtpConfig, {"easy_ratio": 0.5}, "atp"))
-    stage.begin(net(), replace(context(tmp_path), note=notes.append))
+    stage.begin(net(), replace(context(tmp_path), work=Work(events=Events(notes.append))))
     assert stage.easy == easy
     assert any(kept.name in note and "damaged" in note for note in notes)
     assert kept.read_bytes() == whole

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
+from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.data.dataset import target_frames
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.methods.pseudo import PseudoConfig, PseudoStage
@@ -24,8 +24,8 @@ from roadshift.adapt.training.tone_alignment import align_tone
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, NetworkError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from run_cases import run_options, weights
+from torch import nn
 
 Adapt = Callable[..., Bundle]
 Network = Callable[..., SegmentationNetwork]
@@ -55,14 +55,10 @@ def adapt(
     def run(method: str, *assignments: str, out: str = "out", **options: Any) -> Bundle:
         steps = [] if method == "tone_only" else ["training.steps=3", "training.lr=0.01"]
         config = settings(*steps, *assignments, method=method)
-        job = Job(tmp_path / out, device="cpu", options=RunOptions(fingerprint="", **options))
+        job = run_options(tmp_path / out, **options)
         return adapt_bundle(source, [frames_dir], config, job)
 
     return run
-
-
-def weights(bundle: Bundle) -> dict[str, Tensor]:
-    return load_file(bundle.path / "model.safetensors")
 
 
 def changed(one: Bundle, other: Bundle) -> set[str]:
@@ -115,7 +111,9 @@ def test_tents_bundle_has_the_statistics_of_whole_frames_under_the_final_scales(
 ) -> None:
     adapted = adapt("tent")
     config = settings(method="bn_stats")
-    again = adapt_bundle(adapted, [frames_dir], config, Job(tmp_path / "again", device="cpu"))
+    again = adapt_bundle(
+        adapted, [frames_dir], config, RunOptions(tmp_path / "again", device="cpu")
+    )
     assert not changed(adapted, again)
 
 
@@ -145,9 +143,7 @@ NO_TONE = (
 def test_the_loss_falls(method: str, make_trainer: MakeTrainer, network: Network) -> None:
     trainer = make_trainer(network(dropout=0.0), build_stages(resolve_config(method)), *NO_TONE)
     totals: list[float] = []
-    trainer.options = RunOptions(
-        "", report=lambda progress: totals.append(progress.losses["total"])
-    )
+    trainer.events = Events(report=lambda progress: totals.append(progress.losses["total"]))
     trainer.run()
     assert mean(totals[-10:]) < mean(totals[:10])
 

@@ -7,9 +7,8 @@ The restatement shares no code with the package but the batches that are drawn, 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.options import RunOptions
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.bundle import InputSpec
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ EVERYTHING = {  # what `reference` says, in a small size, with a warm-up that en
     "training.frame_size": f"[{WIDTH}, {HEIGHT}]",
     "training.crop_size": f"[{CROP[1]}, {CROP[0]}]",
     "training.amp": "off",
+    "loss_backend": "reference",
     "iapc.crop_classes": 3,
     "iapc.memory_decay": 0.9,  # so that the memory model differs from the start within five steps
 }
@@ -211,7 +213,9 @@ def configured(**changed: Any) -> RunConfig:
     return resolve_config("iapc", assignments=[f"{key}={value}" for key, value in chosen.items()])
 
 
-def trainer(folder: Path, model: Net, config: RunConfig) -> tuple[Trainer, list[Batch]]:
+def trainer(
+    folder: Path, model: Net, config: RunConfig, note: Callable[[str], None] = lambda _: None
+) -> tuple[Trainer, list[Batch]]:
     """A trainer, and the batches that it will have drawn."""
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=MEAN, std=STD)
     context = Context(
@@ -222,8 +226,9 @@ def trainer(folder: Path, model: Net, config: RunConfig) -> tuple[Trainer, list[
         config=config,
         crop_size=CROP,
         losses=config.loss_backend,  # type: ignore[arg-type] - reference or tiled
+        work=Work(events=Events(note=note)),
     )
-    made = Trainer(model, build_stages(config), context, RunOptions(fingerprint="run"))
+    made = Trainer(model, build_stages(config), context, RunOptions(folder / "out"))
     drawn: list[Batch] = []
     draw = made.sampler.batch
 
@@ -252,7 +257,7 @@ def unchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 def test_five_steps_end_with_the_weights_of_a_plain_restatement(
     tmp_path: Path, backend: str
 ) -> None:
-    config = configured().model_copy(update={"loss_backend": backend})
+    config = configured(loss_backend=backend)
     ours, plain = Net(), Restated(Net(), frames())
     start = copy.deepcopy(ours.state_dict())
     run, drawn = trainer(tmp_path, ours, config)
@@ -330,8 +335,7 @@ def test_no_clean_pass_is_made_where_the_statistics_stand_still(tmp_path: Path) 
 
 def test_a_condition_that_no_crop_can_meet_is_told_and_left_out(tmp_path: Path) -> None:
     said: list[str] = []
-    run, _ = trainer(tmp_path, Net(), configured(crop_classes=K))
-    run.context = dataclasses.replace(run.context, note=said.append)
+    run, _ = trainer(tmp_path, Net(), configured(crop_classes=K), said.append)
     (stage,) = run.stages
     stage.begin(run.model, run.context)
     assert stage.crop_condition() is None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt import adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
 from roadshift.adapt.losses.ld import LdWeights, boundary_cross_entropy, ld_terms
@@ -26,7 +26,15 @@ from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig,
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import ConfigError
-from run_cases import Killed, kill_at, stage_context, values, without_labels
+from run_cases import (
+    Killed,
+    kill_at,
+    run_options,
+    sgd_steps,
+    stage_context,
+    values,
+    without_labels,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -80,17 +88,7 @@ def losses(stage: LdStage | BoundaryStage, step: int = 0) -> dict[str, Tensor]:
 
 
 def train(stage: LdStage | BoundaryStage, steps: int, start: int = 0) -> list[dict[str, float]]:
-    """Plain SGD steps as the trainer takes them; the terms of each."""
-    optimizer = torch.optim.SGD(stage.model.parameters(), lr=0.05)
-    history = []
-    for step in range(start, start + steps):
-        terms = losses(stage, step)
-        optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        optimizer.step()
-        stage.after_step()
-        history.append(values(terms))
-    return history
+    return sgd_steps(stage, stage.model.parameters(), range(start, start + steps), batch)
 
 
 # --- selection ----------------------------------------------------------------------------------
@@ -528,7 +526,7 @@ RUNS: dict[str, tuple[str, ...]] = {
 
 
 def adapted(source: Bundle, frames_dir: Path, config: RunConfig, out: Path, **options: Any) -> Path:
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
+    job = run_options(out, **options)
     return adapt_bundle(source, [frames_dir], config, job).path
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from roadshift.adapt import METHODS, Job, adapt_bundle, register_method, train_bundle
+from roadshift.adapt import METHODS, RunOptions, adapt_bundle, register_method, train_bundle
 from roadshift.adapt.methods import (
     Method,
     Stage,
@@ -66,7 +66,7 @@ def test_a_registered_method_is_known_to_every_function(
     assert build_stages(config) == []
     assert [c.title for c in choose_variants(["own"])] == ["own"]
     assert "own" in [c.title for c in choose_variants(None)]
-    bundle = adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out", device="cpu"))
+    bundle = adapt_bundle(source, [frames_dir], config, RunOptions(tmp_path / "out", device="cpu"))
     assert bundle.manifest.provenance.method == "own"
     with pytest.raises(ConfigError, match="settings of own are for runs of it"):
         resolve_config("iapc", assignments=["own.strength=1"])
@@ -189,7 +189,7 @@ def test_an_unknown_method_is_a_sentence_wherever_it_is_given(
         resolve_config(name)
     config = RunConfig.model_construct(**{**dict(resolve_config("iapc")), "method": name})
     with pytest.raises(ConfigError, match="is unknown; there are"):
-        adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out"))
+        adapt_bundle(source, [frames_dir], config, RunOptions(tmp_path / "out"))
     with pytest.raises(ConfigError, match="is unknown; there are"):
         build_stages(config)
 
@@ -198,7 +198,9 @@ def test_supervised_does_not_adapt_and_other_methods_do_not_train(
     source: Bundle, frames_dir: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"'supervised' is unknown to adapt.*labels"):
-        adapt_bundle(source, [frames_dir], resolve_config("supervised"), Job(tmp_path / "out"))
+        adapt_bundle(
+            source, [frames_dir], resolve_config("supervised"), RunOptions(tmp_path / "out")
+        )
     with pytest.raises(ConfigError, match="iapc learns without labels"):
         train_bundle(
             frames_dir,
@@ -207,7 +209,7 @@ def test_supervised_does_not_adapt_and_other_methods_do_not_train(
             source.manifest.network,
             source.manifest.input,
             resolve_config("iapc"),
-            Job(tmp_path / "out"),
+            RunOptions(tmp_path / "out"),
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from roadshift.adapt import Job, adapt_bundle, register_method
+from roadshift.adapt import RunOptions, adapt_bundle, register_method
 from roadshift.adapt.methods import METHODS, Method, resolve_config
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
@@ -67,7 +67,7 @@ def test_adapting_with_the_example_moves_the_weights_and_logs_its_term(
 ) -> None:
     config = settings("training.steps=3", "tone=none", method=example.name)
     assert config.method_config == {"alpha": 0.2}
-    bundle = adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out", device="cpu"))
+    bundle = adapt_bundle(source, [frames_dir], config, RunOptions(tmp_path / "out", device="cpu"))
     assert bundle.manifest.provenance.method == "max_squares"
     lines = (bundle.path / "history.jsonl").read_text().splitlines()
     assert len(lines) == 3

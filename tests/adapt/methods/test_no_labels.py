@@ -14,13 +14,15 @@ from label_guard import LabelReadError
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.runtime import labels
+from roadshift.runtime.folders import label_pairs
+from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.frames import images
 
 WAYS: dict[str, Callable[[Path], Any]] = {
     "read_labels": lambda label: labels.read_labels(label, labels.label_space("camvid11")),
     "dataset.read_labels": lambda label: dataset.read_labels(label, labels.label_space("camvid11")),
-    "find_labels": lambda label: images.find_labels(*image_and_folders(label)),
-    "labelled_pairs": lambda label: images.labelled_pairs(*image_and_folders(label)[1:]),
+    "find_labels": lambda label: label_pairs.find_labels(*image_and_folders(label)),
+    "labelled_pairs": lambda label: label_pairs.labelled_pairs(*image_and_folders(label)[1:]),
     "a set with labels": lambda _: FrameSet(["a"], 48, 32, lambda _: truth(), lambda _: truth()),
     "read_image": images.read_image,
     "read_frame_image": images.read_frame_image,
@@ -52,6 +54,6 @@ def test_every_way_to_a_label_is_barred(way: str, target: Path, no_labels: list[
 
 def test_images_beside_the_labels_can_be_read(target: Path, no_labels: list[Batch]) -> None:
     del no_labels
-    paths = images.list_images(target)
+    paths = folder_contents(target, videos=False).files
     assert [path.parent.name for path in paths] == ["images"] * 6
     assert images.read_image(paths[0]).shape == (32, 48, 3)

@@ -23,7 +23,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
+from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.judging.judge import judge_bundles
 from roadshift.adapt.models.importing import read_weights, save_weights
 from roadshift.adapt.pseudo_labels.black_box import open_black_box
@@ -172,7 +172,7 @@ def test_an_incumbent_that_changes_during_a_run_means_ask_and_the_result_is_kept
             change(bundle)
             changed.append(True)
 
-    job = Job(tmp_path / "out", device="cpu", options=RunOptions(fingerprint="", report=report))
+    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report=report))
     adapted = adapt_bundle(bundle, [recording], settings("training.steps=2"), job, gated=True)
     verdict = adapted.manifest.verdict
     assert changed

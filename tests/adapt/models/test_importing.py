@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+from payload import Payload
 from roadshift.adapt.models.importing import (
     detect_arguments,
     detect_deeplab_arguments,
@@ -23,16 +23,6 @@ from roadshift.runtime.errors import NetworkError
 from torch import Tensor, nn
 
 SMALL = (1, 1, 2, 1)
-
-
-class Payload:
-    """Creates ``path`` when a pickle that holds it is executed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 def small_deeplab(num_classes: int = 5, **arguments: Any) -> DeepLabV2:

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from bundle_cases import write_bundle
 from roadshift.adapt import TorchEngine, load_network
 from roadshift.adapt.models import torch_engine
 from roadshift.adapt.models.loading import device_name, pick_device
 from roadshift.adapt.models.segmenter import Segmenter, SegmenterWithLogits
 from roadshift.adapt.networks import SegmentationNetwork
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError, EngineError, NetworkError
 from roadshift.runtime.frames.preprocess import fit_frame, restore_labels
 
 CPU = torch.device("cpu")
-needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
 
 def frames(count: int, height: int = 32, width: int = 48, seed: int = 0) -> np.ndarray:
@@ -206,7 +206,7 @@ def test_logits_that_are_not_finite_are_refused_on_their_frame(
             engine.infer(batch, ["a", "b", "c"])
 
 
-@needs_no_gpu
+@pytest.mark.no_gpu
 def test_cuda_is_refused_where_there_is_none_and_auto_is_the_cpu(source: Bundle) -> None:
     with pytest.raises(EngineError, match="torch finds no CUDA GPU here; `roadshift doctor`"):
         open_engine(source, device="cuda")
@@ -285,14 +285,7 @@ def test_a_network_is_loaded_ready_to_run(source: Bundle) -> None:
 
 
 def test_a_bundle_without_weights_can_only_be_run(tmp_path: Path, source: Bundle) -> None:
-    manifest = source.manifest
-    with BundleWriter(tmp_path / "bare") as writer:
-        bare = writer.commit(
-            network=manifest.network,
-            label_space=source.label_space,
-            input=manifest.input,
-            provenance=Provenance(),
-        )
+    bare = write_bundle(tmp_path / "bare", None, like=source)
     with pytest.raises(NetworkError, match=r"bare: holds no weights"):
         load_network(bare, CPU)
 
@@ -304,7 +297,7 @@ def test_weights_that_do_not_fit_the_manifests_network_are_refused(source: Bundl
         load_network(wrong, CPU)
 
 
-@needs_no_gpu
+@pytest.mark.no_gpu
 def test_a_device_is_picked_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto") == pick_device("cpu") == CPU
     with pytest.raises(ConfigError, match="device='cuda': torch finds no CUDA GPU"):

@@ -165,7 +165,7 @@ def test_the_model_comes_before_its_average_and_the_key_chooses(
     load_weights_file(built, path, note=said.append)
     assert_holds(built, now)
     assert f"from '{model}'" in said[0]
-    assert f"--key {average}" in said[0]
+    assert f"key {average}" in said[0]
     load_weights(built, read_checkpoint(path), "w.pth", key=average, note=said.append)
     assert_holds(built, mean)
     assert f"from '{average}'" in said[1]

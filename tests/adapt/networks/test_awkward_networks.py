@@ -20,7 +20,6 @@ from roadshift.adapt.networks.foreign import output_maps
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.workflows.adaptation import adapt_bundle, train_bundle
 from roadshift.adapt.workflows.import_bundle import import_bundle
-from roadshift.adapt.workflows.run_folder import Job
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import NetworkError, RoadshiftError
@@ -112,7 +111,7 @@ def adapted(source: Bundle, frames: Path, out: Path, method: str, *settings: str
     small = ["training.steps=2", "training.batch_size=2", "training.amp=off", *settings]
     steps = small if method != "bn_stats" else ["bn_batch_size=5"]
     config = resolve_config(method, assignments=[*steps, "tone=none"])
-    return adapt_bundle(source, [frames], config, Job(out, False, "cpu", RunOptions("")))
+    return adapt_bundle(source, [frames], config, RunOptions(out, device="cpu"))
 
 
 def weights_of(bundle: Bundle) -> dict[str, Tensor]:
@@ -138,7 +137,7 @@ def test_it_is_imported_adapted_and_exported(
     assert result.manifest.network == source.manifest.network
     if name in EXPORTED:
         allowed = open_bundle(result.path, allow_networks=["user_networks"])
-        exported = export_bundle(allowed, "onnx")
+        exported = export_bundle(allowed, ("onnx",))
         assert exported["artefacts"][0]["label_agreement"] > 99.9
 
 
@@ -171,7 +170,7 @@ def test_a_copy_is_built_anew_and_stands_on_its_own(
     assert not any(p.requires_grad for p in clone.parameters())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU for what wants one")
+@pytest.mark.no_gpu
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_is_refused_at_import_and_nothing_is_written(
     name: str, imported: Callable[..., Bundle], tmp_path: Path
@@ -193,7 +192,7 @@ def test_training_refuses_before_its_first_step(
         (labels / image.name).write_bytes(grey_png())
     seen = IMAGENET_INPUT.model_copy(update={"width": 48, "height": 32})
     config = resolve_config("supervised", assignments=["training.steps=2"])
-    job = Job(tmp_path / "out", False, "cpu", RunOptions(""))
+    job = RunOptions(tmp_path / "out", device="cpu")
     spec = network_spec(f"user_networks:{name}")
     with pytest.raises(NetworkError, match=f"'user_networks:{name}'"):
         train_bundle(frames_dir, labels, CAMVID, spec, seen, config, job)

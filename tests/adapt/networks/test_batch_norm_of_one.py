@@ -9,17 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import user_networks
+from bundle_cases import write_bundle
 from roadshift.adapt.methods import resolve_config
-from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.networks.batch_norm_of_one import allow_lone_values, lone_values_allowed
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
-from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.workflows.adaptation import adapt_bundle
-from roadshift.adapt.workflows.run_folder import Job
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.labels import label_space
+from run_cases import run_options
 from torch import Tensor, nn
 
 CAMVID = label_space("camvid11")
@@ -121,14 +120,13 @@ def test_a_compiled_network_with_pooling_takes_single_frames() -> None:
 def source(tmp_path: Path) -> Bundle:
     torch.manual_seed(0)
     network = build_network("user_networks:Pooled", CAMVID.num_classes)
-    with BundleWriter(tmp_path / "source") as writer:
-        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-        return writer.commit(
-            network=NetworkSpec(name="user_networks:Pooled"),
-            label_space=CAMVID,
-            input=InputSpec(width=48, height=32, mean=(110, 115, 120), std=(60, 58, 57)),
-            provenance=Provenance(),
-        )
+    return write_bundle(
+        tmp_path / "source",
+        network,
+        network=NetworkSpec(name="user_networks:Pooled"),
+        label_space=CAMVID,
+        input=InputSpec(width=48, height=32, mean=(110, 115, 120), std=(60, 58, 57)),
+    )
 
 
 RUNS = {
@@ -151,9 +149,8 @@ def test_runs_over_single_frames_end_well(
     size = [] if "batch_size=1" in " ".join(RUNS[run]) else ["training.batch_size=2"]
     assignments = [*steps, *(size if steps else []), "tone=none", "warm_start=target", *RUNS[run]]
     said: list[str] = []
-    options = RunOptions("", note=said.append)
     config = resolve_config(method, assignments=assignments)
-    job = Job(tmp_path / "out", False, "cpu", options)
+    job = run_options(tmp_path / "out", note=said.append)
     result = adapt_bundle(source, [frames_dir], config, job)
     after = load_network(result, torch.device("cpu"))
     assert all(bool(tensor.isfinite().all()) for tensor in after.state_dict().values())

@@ -26,6 +26,7 @@ from roadshift.adapt.networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
+from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.scoring.statistics_share import (
     FRAMES,
@@ -37,9 +38,9 @@ from roadshift.adapt.scoring.statistics_share import (
     weighted_mean,
 )
 from roadshift.adapt.workflows.adaptation import adapt_bundle
-from roadshift.adapt.workflows.run_folder import Job
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, RunInterrupted
+from run_cases import run_options
 from torch import Tensor, nn
 
 shares = st.floats(0, 1)
@@ -211,7 +212,7 @@ def run(source: Bundle, frames_dir: Path, tmp_path: Path) -> Run:
     def adapt(method: str, *assignments: str) -> tuple[SegmentationNetwork, dict[str, Any]]:
         small = ["training.batch_size=2", "training.amp=off", "tone=none"]
         config = resolve_config(method, assignments=[*small, *assignments])
-        job = Job(tmp_path / "out", True, "cpu", RunOptions(""))
+        job = RunOptions(tmp_path / "out", overwrite=True, device="cpu")
         bundle = adapt_bundle(source, [frames_dir], config, job)
         outcome = bundle.manifest.provenance.configuration["outcome"]
         return load_network(bundle, torch.device("cpu")), outcome
@@ -302,7 +303,7 @@ def test_steps_that_go_with_a_stage_left_out_are_told_once(
     few = ["training.steps=4", "training.batch_size=2", "training.amp=off"]
     config = resolve_config("nightshift", assignments=[*few, f"statistics_share={asked}"])
     notes: list[str] = []
-    job = Job(tmp_path / "out", False, "cpu", RunOptions("", note=notes.append))
+    job = RunOptions(tmp_path / "out", device="cpu", events=Events(note=notes.append))
     adapt_bundle(source, [frames_dir], config, job)
     sentences = [note for note in notes if note.startswith("align is left out")]
     assert len(sentences) == told
@@ -318,7 +319,7 @@ def test_a_run_with_mixed_statistics_goes_on_exactly(
     )
 
     def adapt(folder: str, **options: Any) -> Bundle:
-        job = Job(tmp_path / folder, False, "cpu", RunOptions("", **options))
+        job = run_options(tmp_path / folder, **options)
         return adapt_bundle(source, [frames_dir], config, job)
 
     whole = adapt("whole")

@@ -16,8 +16,8 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models.importing import save_weights
 from roadshift.adapt.models.loading import load_network, network_spec
 from roadshift.adapt.networks import build_network, network_summaries, register_network, registry
+from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.workflows.adaptation import train_bundle
-from roadshift.adapt.workflows.run_folder import Job
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import NetworkError
@@ -64,7 +64,7 @@ def test_a_bundle_of_a_registered_network_needs_no_leave(
         network_spec(own),
         source.manifest.input,
         resolve_config("supervised", assignments=["training.steps=1", "training.batch_size=2"]),
-        Job(tmp_path / "out", device="cpu"),
+        RunOptions(tmp_path / "out", device="cpu"),
     )
     assert trained.manifest.network.name == own
     load_network(trained, torch.device("cpu"))

@@ -228,7 +228,7 @@ UNUSABLE = {
 }
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU for what wants one")
+@pytest.mark.no_gpu
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_network_that_cannot_be_used_is_refused_in_one_sentence(name: str) -> None:
     with pytest.raises(NetworkError, match=UNUSABLE[name]) as error:

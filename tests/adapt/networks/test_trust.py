@@ -28,6 +28,7 @@ from roadshift.adapt.networks.foreign.user_modules import bundle_around, import_
 from roadshift.adapt.pseudo_labels.black_box import open_black_box
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
+from roadshift.runtime.console.flags import flag_of
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import ConfigError, NetworkError, RoadshiftError
 from typer.testing import CliRunner
@@ -109,7 +110,7 @@ def test_a_manifest_runs_no_code_unless_the_user_names_its_module(
     for file in ("stranger/evil.py", "evil.py", "package/evil.py", "package/__init__.py"):
         code(here / file)
     module = network.partition(":")[0]
-    refusal = rf"stranger: its network is {network}, .* --allow-network {module} "
+    refusal = rf"stranger: its network is {network}, .* allow_networks=\['{module}'\]"
     before = set(sys.modules)
     with pytest.raises(NetworkError, match=refusal):
         load_network(open_bundle(path), CPU)
@@ -175,10 +176,11 @@ def test_every_command_refuses_it_and_runs_it_where_it_is_allowed(
             theirs.write("def f(num_classes): raise ValueError\n")
     own = ["--allow-network", "tiny_network"]
     refused = CliRunner().invoke(app, [*arguments, *own])
-    told = f"{refused.exception} {refused.output}"
+    assert isinstance(refused.exception, RoadshiftError)
+    told = refused.exception.told(flag_of)
     assert refused.exit_code != 0
     assert "stranger: its network is theirs:f" in told
-    assert "--allow-network theirs " in told
+    assert "with --allow-network theirs." in told
     assert ran() == []
     allowed = CliRunner().invoke(app, [*arguments, *own, "--allow-network", "theirs"])
     if command == "export":
@@ -205,14 +207,14 @@ def test_what_is_allowed_is_a_list(source: Bundle) -> None:
 def test_a_successor_of_an_allowed_bundle_is_allowed_and_only_in_this_process(
     naming: Callable[..., Path], here: Path, code: Callable[..., Path], frames_dir: Path
 ) -> None:
-    from roadshift.adapt import Job, adapt_bundle, resolve_config
+    from roadshift.adapt import RunOptions, adapt_bundle, resolve_config
 
     code(here / "theirs.py")
     config = resolve_config("bn_stats", assignments=["bn_batch_size=3", "tone=none"])
     opened = open_bundle(naming("theirs:f"), allow_networks=["theirs"])
-    adapted = adapt_bundle(opened, [frames_dir], config, Job(here / "out", device="cpu"))
+    adapted = adapt_bundle(opened, [frames_dir], config, RunOptions(here / "out", device="cpu"))
     load_network(adapted, CPU)
-    with pytest.raises(NetworkError, match="--allow-network theirs "):
+    with pytest.raises(NetworkError, match=r"allow_networks=\['theirs'\]"):
         load_network(open_bundle(adapted.path), CPU)
 
 
@@ -521,7 +523,7 @@ def test_a_bench_measures_what_runs_without_the_code_and_says_why_torch_does_not
     rows = {row["backend"]: row for row in json.loads(result.stdout)}
     assert result.exit_code == 0
     assert rows["onnxruntime"]["error"] is None
-    assert "--allow-network theirs " in rows["torch"]["error"]
+    assert "with --allow-network theirs." in rows["torch"]["error"]
     assert ran() == []
 
 
@@ -546,12 +548,12 @@ def plain_onnx(bundle: Bundle) -> bytes:
 def test_a_finished_run_that_is_resumed_gives_a_bundle_that_is_as_allowed(
     naming: Callable[..., Path], here: Path, code: Callable[..., Path], frames_dir: Path
 ) -> None:
-    from roadshift.adapt import Job, RunOptions, adapt_bundle, resolve_config
+    from roadshift.adapt import RunOptions, adapt_bundle, resolve_config
 
     code(here / "theirs.py")
     config = resolve_config("bn_stats", assignments=["bn_batch_size=3", "tone=none"])
     source = open_bundle(naming("theirs:f"), allow_networks=["theirs"])
-    job = Job(here / "out", device="cpu", options=RunOptions(fingerprint="", resume=True))
+    job = RunOptions(here / "out", device="cpu", resume=True)
     first, again = (adapt_bundle(source, [frames_dir], config, job) for _ in range(2))
     assert again == first
     load_network(again, CPU)

@@ -20,7 +20,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from roadshift.adapt import Job, RunOptions, Student, adapt_black_box, adapt_bundle, load_network
+from processes import python_output
+from roadshift.adapt import RunOptions, Student, adapt_black_box, adapt_bundle, load_network
 from roadshift.adapt.losses.nightshift import nightshift_terms
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.importing import save_weights
@@ -51,8 +52,7 @@ from roadshift.runtime.errors import (
     TrainingError,
 )
 from roadshift.runtime.frames.images import read_image
-from run_cases import python_output
-from safetensors.torch import load_file
+from run_cases import equal, history_of, run_options, weights
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -148,22 +148,10 @@ def adapt(
         whole = [f'{method}.stages=["teach","propagate"]', f"{method}.ask=once"]
         whole = whole if method.endswith("black_box") else []
         config = settings("training.steps=4", *whole, *assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
+        job = run_options(out, overwrite=overwrite, **options)
         return adapt_black_box(str(source), [frames_dir], config, job, student)
 
     return run
-
-
-def weights(bundle: Bundle) -> dict[str, Tensor]:
-    return load_file(bundle.path / "model.safetensors")
-
-
-def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def history(bundle: Bundle) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (bundle.path / "history.jsonl").read_text().splitlines()]
 
 
 def image_of(frames_dir: Path, number: int = 0) -> NDArray[np.uint8]:
@@ -453,8 +441,8 @@ def test_the_same_classes_under_another_name_are_no_contradiction(
 @pytest.mark.parametrize(
     ("student", "words"),
     [
-        (Student(), "needs a student that learns: --student fast_scnn"),
-        (Student("fast_scnn"), "does not say what its classes are: give --label-space"),
+        (Student(), "needs a student that learns: student='fast_scnn'"),
+        (Student("fast_scnn"), "does not say what its classes are: give label_space"),
     ],
 )
 def test_a_student_that_is_not_settled_is_refused(student: Student, words: str) -> None:
@@ -464,7 +452,7 @@ def test_a_student_that_is_not_settled_is_refused(student: Student, words: str) 
 
 def test_a_label_space_that_contradicts_the_model_is_refused(exported: Bundle) -> None:
     black_box = open_black_box(str(exported.path))
-    with pytest.raises(ConfigError, match=r"--label-space camvid11: the black box answers in four"):
+    with pytest.raises(ConfigError, match=r"^label_space camvid11: the black box answers in four"):
         resolve_student(Student("fast_scnn", "camvid11"), black_box)
 
 
@@ -501,12 +489,12 @@ def test_there_is_nothing_to_align() -> None:
 
 def test_half_of_the_steps_distil(adapt: Adapt, predictions: Path) -> None:
     bundle = adapt(predictions, "training.steps=8")
-    lines = history(bundle)
+    lines = history_of(bundle.path)
     assert Counter(line["stage"] for line in lines) == {"distil": 4, "teach": 2, "propagate": 2}
     assert [line["step"] for line in lines] == list(range(1, 9))
     stages = ('atp_black_box.stages=["teach"]', "atp_black_box.distil_share=3")
     bundle = adapt(predictions, "training.steps=8", *stages, overwrite=True)
-    assert Counter(line["stage"] for line in history(bundle)) == {"distil": 6, "teach": 2}
+    assert Counter(line["stage"] for line in history_of(bundle.path)) == {"distil": 6, "teach": 2}
 
 
 def test_distilling_teaches_the_student_what_the_model_says(
@@ -516,7 +504,9 @@ def test_distilling_teaches_the_student_what_the_model_says(
     steps = ("training.steps=120", "training.lr=0.02", "augment.policy=none")
     plain = ("atp_black_box.distil_share=8", "atp_black_box.class_balance=none")
     bundle = adapt(source, *steps, *plain)
-    divergences = [x["losses"]["divergence"] for x in history(bundle) if x["stage"] == "distil"]
+    divergences = [
+        x["losses"]["divergence"] for x in history_of(bundle.path) if x["stage"] == "distil"
+    ]
     assert np.mean(divergences[-10:]) < 0.6 * np.mean(divergences[:3])
     images = [image_of(frames_dir, i) for i in range(FRAMES)]
     expected = np.stack([by_brightness(image) for image in images])
@@ -537,7 +527,7 @@ def test_balanced_by_class_the_loss_is_nightshifts_with_weights_from_the_answers
 
     monkeypatch.setattr("roadshift.adapt.methods.black_box.nightshift_terms", watched)
     bundle = adapt(predictions, "atp_black_box.stages=[]", "training.steps=2")
-    assert [set(line["losses"]) for line in history(bundle)] == [{"soft", "total"}] * 2
+    assert [set(line["losses"]) for line in history_of(bundle.path)] == [{"soft", "total"}] * 2
     masses = []
     for path in sorted(predictions.iterdir()):
         if path.suffix == ".npz":
@@ -548,8 +538,8 @@ def test_balanced_by_class_the_loss_is_nightshifts_with_weights_from_the_answers
     expected = sqrt_inverse_weights(torch.from_numpy(np.mean(masses, axis=0)).float())
     assert expected.max() > 1.2 * expected.min()
     assert len(given) == 2
-    for weights in given:
-        torch.testing.assert_close(weights, expected, rtol=5e-3, atol=0)
+    for each in given:
+        torch.testing.assert_close(each, expected, rtol=5e-3, atol=0)
 
 
 # --- from end to end -----------------------------------------------------------------------------
@@ -570,7 +560,7 @@ def test_a_student_learns_from_a_folder_of_soft_and_hard_predictions(
     assert provenance.parent == open_black_box(str(predictions)).identity
     configuration: Any = provenance.configuration
     assert configuration["method_config"]["source"] == str(predictions)
-    terms = {line["stage"]: set(line["losses"]) - {"total"} for line in history(bundle)}
+    terms = {line["stage"]: set(line["losses"]) - {"total"} for line in history_of(bundle.path)}
     assert terms == {
         "distil": {"soft"},
         "teach": {"positive", "negative"},
@@ -704,7 +694,7 @@ def test_methods_are_kept_apart(
         adapt(predictions, method="iapc")
     config = resolve_config("atp_black_box")
     with pytest.raises(ConfigError, match="give it a black box and a student"):
-        adapt_bundle(source, [frames_dir], config, Job(tmp_path / "out"))
+        adapt_bundle(source, [frames_dir], config, RunOptions(tmp_path / "out"))
 
 
 def test_no_tone_is_aligned_with_what_cannot_be_seen(adapt: Adapt, predictions: Path) -> None:
@@ -725,6 +715,7 @@ def test_an_answer_that_is_none_leaves_nothing(
 # --- the command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_line_makes_a_bundle_of_another_network(
     predictions: Path, student: Student, frames_dir: Path, tmp_path: Path
 ) -> None:

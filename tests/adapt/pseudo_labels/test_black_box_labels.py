@@ -20,6 +20,8 @@ from roadshift.adapt.pseudo_labels import black_box_labels
 from roadshift.adapt.pseudo_labels.black_box import BlackBox
 from roadshift.adapt.pseudo_labels.black_box_labels import Ask, StoredAnswers
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import LabelError, OutputError, RunInterrupted
 from torch import Tensor
@@ -74,7 +76,7 @@ def store(
             workdir=tmp_path,
             config=RunConfig(method="atp_black_box"),
             crop_size=CROP,
-            stop_requested=stop,
+            work=Work(events=Events(stop_requested=stop)),
         )
         return StoredAnswers("an oracle", context, K, ask)
 

@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+import odd_graphs
 import onnx
 import pytest
 from roadshift.adapt.pseudo_labels.black_box import BlackBox, open_black_box
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import EngineError
 from roadshift.runtime.labels import label_space
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "runtime"))
-
-import odd_graphs
 
 IMAGE = np.full((16, 32, 3), 7, np.uint8)
 

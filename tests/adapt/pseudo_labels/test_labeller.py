@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from roadshift.adapt.pseudo_labels.hard_labels import (
 )
 from roadshift.adapt.pseudo_labels.labeller import Labeller
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import RunInterrupted
+from run_cases import stage_context
 from torch import Tensor
 
 WIDTH, HEIGHT = 24, 16
@@ -34,15 +38,13 @@ def context(
     size = (frames, HEIGHT, WIDTH, 3)
     pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(120, 110, 100), std=(60, 60, 60))
-    return Context(
-        frames=FrameSet([f"f{i}" for i in range(frames)], WIDTH, HEIGHT, pixels.__getitem__),
-        normalise=Normalise(spec),
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="ld", training=TrainingConfig(batch_size=batch)),
-        crop_size=(HEIGHT, WIDTH),
-        stop_requested=stop,
+    made = stage_context(
+        folder,
+        FrameSet([f"f{i}" for i in range(frames)], WIDTH, HEIGHT, pixels.__getitem__),
+        Normalise(spec),
+        RunConfig(method="ld", training=TrainingConfig(batch_size=batch)),
     )
+    return replace(made, work=Work(events=Events(stop_requested=stop)))
 
 
 def learn(student: SegmentationNetwork) -> None:

@@ -27,6 +27,7 @@ from roadshift.adapt.pseudo_labels.thresholds import BINS, confidence_bins
 from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import OutputError
+from run_cases import stage_context
 from torch import Tensor, nn
 
 WIDTH, HEIGHT, K = 24, 16, 4
@@ -58,14 +59,7 @@ def frames(count: int = 3, width: int = WIDTH) -> FrameSet:
 
 def context(folder: Path, frame_set: FrameSet | None = None) -> Context:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(120, 110, 100), std=(60, 60, 60))
-    return Context(
-        frames=frame_set or frames(),
-        normalise=Normalise(spec),
-        device=torch.device("cpu"),
-        workdir=folder,
-        config=RunConfig(method="iapc"),
-        crop_size=(HEIGHT, WIDTH),
-    )
+    return stage_context(folder, frame_set or frames(), Normalise(spec), RunConfig(method="iapc"))
 
 
 def random_labels(seed: int = 0) -> np.ndarray:
@@ -258,7 +252,8 @@ def test_a_mirrored_image_gets_the_mirrored_probabilities() -> None:
 def test_every_frame_gets_argmax_and_maximum_of_the_averaged_probabilities(tmp_path: Path) -> None:
     net, surroundings = Net().train(), context(tmp_path)
     stored = label_frames(net, surroundings)
-    assert not net.training  # evaluation mode: dropout would scramble the labels
+    assert net.training  # as it was; meanwhile in evaluation mode: dropout would scramble labels
+    net.eval()
     for i in range(3):
         pixels = torch.from_numpy(surroundings.frames.image(i).copy())[None]
         p = multi_scale_probabilities(net, surroundings.normalise(pixels))[0]
@@ -325,7 +320,7 @@ def test_batch_statistics_are_those_of_each_view_and_leave_the_model_alone(tmp_p
     ours = frame_probabilities(net, surroundings, 1, (1.0,), mirror=False, batch_statistics=True)
     after = net.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-    assert not any(module.training for module in net.modules())
+    assert all(module.training for module in net.modules())
     assert net.norm.track_running_stats
     clean = surroundings.normalise(torch.from_numpy(surroundings.frames.image(1).copy())[None])
     with torch.no_grad():

@@ -17,6 +17,8 @@ from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.pseudo_labels.soft_labels import SoftLabels
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import OutputError, RunInterrupted
 
@@ -54,7 +56,7 @@ def soft_labels(
         workdir=folder,
         config=RunConfig(method="nightshift"),
         crop_size=(HEIGHT, WIDTH),
-        stop_requested=stop,
+        work=Work(events=Events(stop_requested=stop)),
     )
     return SoftLabels(name, context, K, source)
 

@@ -14,7 +14,6 @@ from roadshift.adapt.pseudo_labels.thresholds import (
     HIGHEST,
     LOWEST,
     ConfidenceHistograms,
-    bin_floor,
     confidence_bins,
 )
 from torch import Tensor
@@ -35,6 +34,12 @@ def random_confidences(seed: int, count: int, sharpness: float) -> Tensor:
     """Softmax maxima, float32: spread out, or crowded at 1 when sharp."""
     odds = np.random.default_rng(seed).normal(sharpness, 3, count)
     return torch.sigmoid(torch.from_numpy(odds)).clamp(min=1 / 255).float()
+
+
+def bin_floor(bins: Tensor) -> Tensor:
+    """The lowest confidence that falls into each bin, float64; infinite above the last."""
+    edges = torch.sigmoid(LOWEST + bins.double() * WIDTH).where(bins > 0, 0.0)
+    return edges.where(bins < BINS, math.inf)
 
 
 # --- bins ---------------------------------------------------------------------------------------
@@ -62,11 +67,6 @@ def test_every_width_of_float_has_the_bins_of_float32() -> None:
     assert torch.equal(confidence_bins(confidence.double()), confidence_bins(confidence))
     half = confidence.bfloat16()
     assert torch.equal(confidence_bins(half), confidence_bins(half.float()))
-
-
-def test_the_bin_above_all_is_never_reached() -> None:
-    assert bin_floor(torch.tensor([BINS])).item() == math.inf
-    assert bin_floor(torch.tensor([0])).item() == 0
 
 
 # --- thresholds against exact quantiles ---------------------------------------------------------

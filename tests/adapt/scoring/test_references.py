@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from judging_cases import CPU, HEIGHT, NAMES, SPEC, WIDTH, frames, model, trained
+from judging_cases import CPU, HEIGHT, NAMES, SPEC, WIDTH, Small, frames, model, trained
 from roadshift.adapt.judging.evidence import gather
 from roadshift.adapt.judging.verdict import decide
 from roadshift.adapt.models.inputs import Normalise
@@ -63,7 +63,7 @@ def test_an_incumbent_that_wears_the_statistics_of_a_candidate_is_that_candidate
     torch.testing.assert_close(p, Viewer(candidate, CPU).probabilities(images, GRID))
 
 
-class Narrow(type(trained())):  # type: ignore[misc]
+class Narrow(Small):
     """With another first layer."""
 
     def __init__(self) -> None:

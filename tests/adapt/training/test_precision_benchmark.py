@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
-from roadshift.adapt.losses.iapc import mean_entropy
-from roadshift.adapt.methods import Stage
 from roadshift.adapt.methods.iapc import IapcStage
 from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork
@@ -37,7 +34,7 @@ from roadshift.adapt.training.precision_benchmark import (
 )
 from roadshift.adapt.training.trainer import Trainer
 from roadshift.runtime.errors import TrainingError
-from run_cases import Killed, assert_same, kill_at
+from run_cases import Entropy, Killed, assert_same, kill_at
 from torch import Tensor
 
 MakeTrainer = Callable[..., Trainer]
@@ -48,23 +45,6 @@ MIB = 2**20
 
 def in_bf16() -> bool:
     return torch.is_autocast_enabled("cpu")
-
-
-class Entropy(Stage):
-    """Mean entropy, times what ``factor`` gives for each call."""
-
-    name = "entropy"
-
-    def __init__(self, factor: Callable[[int], float] = lambda _: 1.0) -> None:
-        self.factor, self.calls = factor, 0
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.normalise = model.train(), context.normalise
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        self.calls += 1
-        logits = self.model(self.normalise(batch.augmented)).logits
-        return {"entropy": self.factor(self.calls) * mean_entropy(logits)}
 
 
 # --- the policy ----------------------------------------------------------------------------------

@@ -12,21 +12,22 @@ from typing import Any
 import cv2
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
+from processes import python_output
+from roadshift.adapt import RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.methods.base import ParameterGroup
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import CHECKPOINT, HISTORY
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.errors import RunInterrupted, TrainingError
 from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import LabelSpace
-from run_cases import Killed, Polls, adapted, assert_same, kill_at, python_output
+from run_cases import SUPPORT, Killed, Polls, adapted, assert_same, kill_at, run_options
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -42,19 +43,22 @@ def driven(
     source: Bundle, frames_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """What `kill_driver` reports."""
-    driver = Path(__file__).parents[1] / "kill_driver.py"
-    output = python_output(driver, source.path, frames_dir, tmp_path_factory.mktemp("kills"))
+    output = python_output(
+        SUPPORT / "kill_driver.py", source.path, frames_dir, tmp_path_factory.mktemp("kills")
+    )
     report: dict[str, Any] = json.loads(output)
     assert report["whole"]["steps"] == list(range(1, 13))
     return report
 
 
+@pytest.mark.slow
 def test_twenty_kills_at_random_moments_change_no_bit(driven: dict[str, Any]) -> None:
     assert driven["random"]["kills"] == 20
     for outcome in driven["random"]["outcomes"]:
         assert outcome == driven["whole"]
 
 
+@pytest.mark.slow
 def test_a_kill_before_every_file_operation_changes_no_bit(driven: dict[str, Any]) -> None:
     files = {name for _, _, name in driven["writes"]["moments"]}
     assert {"/out.run/checkpoint.safetensors.tmp", "/.out.tmp/manifest.json", "/out.run"} <= files
@@ -72,8 +76,8 @@ def sigterm_at() -> Iterator[Callable[[int], dict[str, Any]]]:
     before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
 
     def options(step: int) -> dict[str, Any]:
-        def report(progress: Progress) -> None:
-            if progress.step == step:
+        def report(progress: ProgressUpdate) -> None:
+            if progress.done == step:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         heard.clear()
@@ -138,6 +142,7 @@ def test_resume_is_exact_with_other_settings(
     assert_same(adapted(source, frames_dir, config, tmp_path / "out", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_wherever_a_run_asks_whether_to_stop_it_can_be_resumed(
     source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
 ) -> None:
@@ -204,7 +209,7 @@ def test_other_frames_are_refused_and_the_run_stays_resumable(
 def test_another_source_model_is_refused(
     stopped: Path, source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    other = adapt_bundle(source, [frames_dir], settings(), Job(tmp_path / "another"))
+    other = adapt_bundle(source, [frames_dir], settings(), RunOptions(tmp_path / "another"))
     with pytest.raises(TrainingError, match="source model"):
         adapted(other, frames_dir, settings(), stopped, resume=True)
 
@@ -259,7 +264,7 @@ def test_training_a_source_model_resumes_exactly_and_refuses_other_labels(
     config = settings("training.steps=4", "training.warmup_steps=2", method="supervised")
 
     def train(out: str, labels: Path = labels, **options: Any) -> dict[str, Tensor]:
-        job = Job(tmp_path / out, device="cpu", options=RunOptions(fingerprint="", **options))
+        job = run_options(tmp_path / out, **options)
         network = NetworkSpec(name="tiny_network:build")
         bundle = train_bundle(frames_dir, labels, space, network, spec, config, job)
         return load_file(bundle.path / "model.safetensors")

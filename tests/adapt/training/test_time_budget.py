@@ -12,22 +12,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
+from roadshift.adapt import METHODS, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
-from roadshift.adapt.losses.iapc import mean_entropy
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.pseudo_labels.labeller import Labeller
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import MOST_KEPT_BACK, RESERVE, Deadline, Repeated
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Phase
 from roadshift.adapt.run.work import PreparedFrames, Work, spread
 from roadshift.adapt.scoring.timing import seconds_once_warm
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
-from run_cases import Killed, assert_same, kill_at
+from run_cases import Killed, assert_same, kill_at, run_options
 from run_clock import A_FRAME_S, Clock
 from safetensors.torch import load_file
 from torch import Tensor
@@ -46,7 +46,7 @@ def run(
     gated: bool = True,
     **options: Any,
 ) -> Bundle:
-    job = Job(out, True, "cpu", RunOptions(fingerprint="", **options))
+    job = run_options(out, overwrite=True, **options)
     return adapt_bundle(source, [frames], config, job, gated=gated)
 
 
@@ -134,10 +134,10 @@ def test_a_run_cut_short_in_its_preparation_resumes_bit_for_bit(
 def test_phases_are_shown_from_their_first_moment(
     source: Bundle, recording: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    phases: list[Phase] = []
+    phases: list[ProgressUpdate] = []
     config = settings("training.steps=2", "tone=auto", method="nightshift")
     run(source, recording, config, tmp_path / "out", report_phase=phases.append)
-    titles = list(dict.fromkeys(phase.title for phase in phases))
+    titles = list(dict.fromkeys(phase.task for phase in phases))
     assert titles == [
         "decoding",
         "tone alignment",
@@ -151,9 +151,9 @@ def test_phases_are_shown_from_their_first_moment(
         "judging",
     ]
     for title in titles:
-        first = next(phase for phase in phases if phase.title == title)
-        assert (first.done, first.rate, first.left_s) == (0, 0.0, None)
-    labelling = [phase for phase in phases if phase.title == "labelling frames"]
+        first = next(phase for phase in phases if phase.task == title)
+        assert (first.done, first.per_s, first.left_s) == (0, 0.0, None)
+    labelling = [phase for phase in phases if phase.task == "labelling frames"]
     assert [phase.done for phase in labelling] == list(range(30))
     assert all(phase.total == 29 for phase in labelling)
 
@@ -183,7 +183,8 @@ class Slow(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         self.clock.now += self.step_s
         self.drawn |= set(batch.frames)
-        return {"entropy": mean_entropy(self.model(self.context.normalise(batch.clean)).logits)}
+        logits = self.model(self.context.normalise(batch.clean)).logits
+        return {"entropy": pixel_entropy(logits.log_softmax(dim=1)).mean()}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.networks.batch_norm import batch_norm_layers
 from roadshift.adapt.networks.mixed_statistics import reestimate_batch_norm
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.work import Work
 from roadshift.adapt.training import tone_alignment
 from roadshift.adapt.training.tone_alignment import (
     GAMMAS,
@@ -101,7 +103,7 @@ def test_dark_frames_get_the_gamma_that_undoes_their_own() -> None:
 def test_frames_like_the_training_images_stay_as_they_are() -> None:
     notes: list[str] = []
     network = trained_on(scenes())
-    assert align_tone(network, scenes(), SPEC, CPU, notes.append) == SPEC
+    assert align_tone(network, scenes(), SPEC, CPU, Work(events=Events(notes.append))) == SPEC
     assert "stay as they are" in notes[0]
 
 
@@ -143,7 +145,12 @@ def test_a_gamma_that_is_there_is_multiplied() -> None:
 
 def test_a_network_without_batch_norm_is_left_alone_with_a_sentence() -> None:
     notes: list[str] = []
-    assert align_tone(Tiny(norm=False), scenes(gamma=2.0), SPEC, CPU, notes.append) == SPEC
+    assert (
+        align_tone(
+            Tiny(norm=False), scenes(gamma=2.0), SPEC, CPU, Work(events=Events(notes.append))
+        )
+        == SPEC
+    )
     assert "no batch-norm statistics" in notes[0]
 
 

@@ -17,7 +17,6 @@ import pytest
 import torch
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
-from roadshift.adapt.losses.iapc import mean_entropy
 from roadshift.adapt.methods import Stage, build_stages
 from roadshift.adapt.methods.iapc import IapcStage
 from roadshift.adapt.methods.iapc_config import IapcConfig
@@ -25,7 +24,6 @@ from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import RESERVE, PeakMemory, peak_memory
 from roadshift.adapt.run.config import RunConfig, TrainingConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
 from roadshift.adapt.training import batch_norm_statistics, run_files
 from roadshift.adapt.training import memory_fit as memory_fit_module
@@ -33,30 +31,16 @@ from roadshift.adapt.training import trainer as trainer_module
 from roadshift.adapt.training.memory_fit import SPARE, candidates
 from roadshift.adapt.training.optimisation import build_optimizer, learning_rate_factor
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.errors import OutputError, RunInterrupted, TrainingError
+from run_cases import Entropy, Killed, kill_at
+from run_clock import Clock
 from safetensors.torch import load_file
 from torch import Tensor
 
 MakeTrainer = Callable[..., Trainer]
 MakeNetwork = Callable[..., SegmentationNetwork]
 MIB = 2**20
-
-
-class Entropy(Stage):
-    """Mean entropy of the network's predictions, times what ``factor`` gives for each call."""
-
-    name = "entropy"
-
-    def __init__(self, factor: Callable[[int], float] = lambda _: 1.0) -> None:
-        self.factor, self.calls = factor, 0
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.normalise = model.train(), context.normalise
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        self.calls += 1
-        logits = self.model(self.normalise(batch.augmented)).logits
-        return {"entropy": self.factor(self.calls) * mean_entropy(logits)}
 
 
 def history(trainer: Trainer) -> list[dict[str, Any]]:
@@ -257,12 +241,12 @@ def test_stages_share_the_steps_evenly_and_start_from_the_last_ones_result(
             begin(model, context)
 
         stage.begin = recorded  # type: ignore[method-assign]
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     trainer = make_trainer(network(), stages, "training.steps=10", report=reports.append)
     assert trainer.run().steps == 10
     assert [stage.calls for stage in stages] == [3, 3, 4]
     assert [line["step"] for line in history(trainer)] == list(range(1, 11))
-    assert [(report.step, report.steps) for report in reports] == [(n, 10) for n in range(1, 11)]
+    assert [(report.done, report.total) for report in reports] == [(n, 10) for n in range(1, 11)]
     for earlier, later in itertools.pairwise(starts):
         assert not torch.equal(earlier["classifier.weight"], later["classifier.weight"])
 
@@ -399,9 +383,6 @@ def test_the_search_for_fp16s_scale_is_no_error(
 def test_fp16s_scale_survives_a_resume_between_stages(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def trainer_with_scale(scale: float, second: Callable[[int], float], **options: Any) -> Trainer:
         stages = [Entropy(), Entropy(second)]
         trainer = make_trainer(network(), stages, "training.steps=2", **options)
@@ -427,16 +408,6 @@ def test_fp16s_scale_survives_a_resume_between_stages(
 
 
 # --- time ----------------------------------------------------------------------------------------
-
-
-class Clock:
-    """Stands where it is until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -526,16 +497,6 @@ def test_a_time_budget_is_shared_by_stages_without_repeating_a_step(
 def test_a_run_resumed_after_its_plan_was_lowered_goes_on_where_it_was(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill_at(step: int) -> Callable[[Progress], None]:
-        def report(progress: Progress) -> None:
-            if progress.step == step:
-                raise Killed
-
-        return report
-
     calls = []
     for kill, resume in ((12, False), (23, True), (0, True)):
         stages = [slow(clock), slow(clock)]
@@ -564,6 +525,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     make_trainer: MakeTrainer,
     network: MakeNetwork,
     monkeypatch: pytest.MonkeyPatch,
+    after_one_step: dict[str, Any],
 ) -> None:
     reestimate = batch_norm_statistics.target_statistics
 
@@ -574,9 +536,7 @@ def test_the_budget_counts_the_warm_start_and_what_came_before_a_resume(
     for module in (batch_norm_statistics, mixed_statistics):
         monkeypatch.setattr(module, "target_statistics", slowly)
     options = {"time_budget_s": 20.0, "resume": True, "checkpoint_every_s": 0.0}
-    stop = make_trainer(
-        network(), [slow(clock)], "training.steps=99", stop_requested=lambda: True, **options
-    )
+    stop = make_trainer(network(), [slow(clock)], "training.steps=99", **after_one_step, **options)
     with pytest.raises(RunInterrupted):
         stop.run()
     clock.now += 1000  # between the two
@@ -607,13 +567,13 @@ def test_checkpoints_come_at_the_interval(
 def test_progress_tells_rate_and_remaining_time(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
-    reports: list[Progress] = []
+    reports: list[ProgressUpdate] = []
     stage = slow(clock, lambda _: 0.5)
     make_trainer(network(), [stage], "training.steps=8", report=reports.append).run()
-    assert reports[0].eta_s == 0  # nothing timed yet
+    assert reports[0].left_s == 0  # nothing timed yet
     for report in reports[1:]:
-        assert report.steps_per_s == pytest.approx(2.0)
-        assert report.eta_s == pytest.approx((8 - report.step) / 2)
+        assert report.per_s == pytest.approx(2.0)
+        assert report.left_s == pytest.approx((8 - report.done) / 2)
     assert set(reports[-1].losses) == {"entropy", "total"}
 
 
@@ -702,7 +662,7 @@ def test_a_micro_batch_lowered_by_the_budget_says_what_it_changes(
         assert len(summary.micro_batch_changes) == len(said)
         for sentence, part in zip(summary.micro_batch_changes, said, strict=True):
             assert part in sentence
-            assert f"because of --memory-budget {sentence}" in notes
+            assert f"because of memory_budget_mib {sentence}" in notes
     assert mib_a_frame
 
 
@@ -768,7 +728,10 @@ def test_running_out_of_memory_is_a_try_that_did_not_fit(
 
 
 def test_a_resumed_run_keeps_its_micro_batches(
-    mib_a_frame: list[int], make_trainer: MakeTrainer, network: MakeNetwork
+    mib_a_frame: list[int],
+    make_trainer: MakeTrainer,
+    network: MakeNetwork,
+    after_one_step: dict[str, Any],
 ) -> None:
     with pytest.raises(RunInterrupted):
         make_trainer(
@@ -776,7 +739,7 @@ def test_a_resumed_run_keeps_its_micro_batches(
             [Entropy()],
             *SIX,
             memory_budget_bytes=350 * MIB,
-            stop_requested=lambda: True,
+            **after_one_step,
         ).run()
     mib_a_frame.clear()
     options = {"memory_budget_bytes": 150 * MIB, "resume": True}
@@ -845,10 +808,10 @@ def test_a_disk_that_fills_up_is_an_output_error_and_the_run_can_go_on(
 
 
 def test_lines_after_the_last_checkpoint_are_written_anew(
-    make_trainer: MakeTrainer, network: MakeNetwork
+    make_trainer: MakeTrainer, network: MakeNetwork, after_one_step: dict[str, Any]
 ) -> None:
     with pytest.raises(RunInterrupted):
-        make_trainer(network(), [Entropy()], stop_requested=lambda: True).run()
+        make_trainer(network(), [Entropy()], **after_one_step).run()
     trainer = make_trainer(network(), [Entropy()], resume=True)
     with (trainer.context.workdir / HISTORY).open("a") as file:
         file.write('{"stage": "entropy", "step": 2, "los')  # killed in the middle of a line

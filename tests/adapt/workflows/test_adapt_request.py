@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from roadshift.adapt import Job, RunOptions, Student
+from roadshift.adapt import Events, RunOptions, Student
 from roadshift.adapt.training.time_allocation import PATIENCE_S
 from roadshift.adapt.workflows import adapt_request
 from roadshift.runtime.bundle import Bundle
@@ -23,7 +23,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the run was asked for; its verdict is ``asked["decision"]``."""
     seen: dict[str, Any] = {"decision": "promote"}
 
-    def run(source: object, frames: object, config: Any, job: Job, *_: object, **more: Any) -> Any:
+    def run(
+        source: object, frames: object, config: Any, job: RunOptions, *_: object, **more: Any
+    ) -> Any:
         seen.update(source=source, frames=frames, config=config, job=job, **more)
         verdict = Verdict(seen["decision"], "Because.", (), 16)
         return SimpleNamespace(path=job.out, manifest=SimpleNamespace(verdict=verdict))
@@ -40,7 +42,7 @@ def adapt(source: Bundle, tmp_path: Path) -> Adapt:
     def run(
         *, note: Callable[[str], None] = lambda _: None, **changes: Any
     ) -> adapt_request.Adapted:
-        job = Job(tmp_path / "out", device="cpu", options=RunOptions(fingerprint="", note=note))
+        job = RunOptions(tmp_path / "out", device="cpu", events=Events(note=note))
         return adapt_request.adapt(source.path, ["frames"], job, **changes)
 
     return run
@@ -53,7 +55,7 @@ def test_nothing_but_frames_is_the_default_method_with_a_gate_and_patience(
     assert (asked["source"], asked["frames"]) == (source, ["frames"])
     assert (asked["config"].method, asked["config"].seed) == ("nightshift", 3)
     assert asked["gated"]
-    assert asked["job"].options.patience_s == PATIENCE_S
+    assert asked["job"].patience_s == PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_who_says_how_many_steps_or_another_method_is_not_cut_short(
     adapt: Adapt, asked: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     adapt(**changes)
-    assert asked["job"].options.patience_s is None
+    assert asked["job"].patience_s is None
 
 
 @pytest.mark.parametrize(("decision", "error"), [("keep", RefusedError), ("ask", UndecidedError)])
@@ -93,7 +95,7 @@ def test_a_black_box_has_a_student_and_no_gate(adapt: Adapt, asked: dict[str, An
     ("changes", "says"),
     [
         ({"student": Student("fast_scnn")}, "are for black-box methods; nightshift starts from"),
-        ({"method": "das3_black_box", "older": ["day"]}, "--older: a student of a black box"),
+        ({"method": "das3_black_box", "older": ["day"]}, "older: a student of a black box"),
         ({"method": "das3_black_box", "gate": "warn"}, "no incumbent to judge its student"),
         ({"gate": "shut"}, "is one of refuse, warn, off"),
         ({"method": "supervised"}, "unknown to adapt"),

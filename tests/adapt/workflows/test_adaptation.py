@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, load_network
+from bundle_cases import write_bundle
+from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
 from roadshift.adapt.data import dataset
-from roadshift.adapt.data.dataset import whole_frames
+from roadshift.adapt.data.dataset import in_batches, stacked
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import device_name, pick_device
@@ -36,38 +37,12 @@ from roadshift.runtime.errors import (
     RunInterrupted,
     TrainingError,
 )
-from run_cases import Killed, adapted, history_of, kill_at
-from safetensors.torch import load_file
+from run_cases import Killed, adapted, history_of, kill_at, weights
 from torch import Tensor, nn
 
 Settings = Callable[..., RunConfig]
 CPU = torch.device("cpu")
 Adapt = Callable[..., Bundle]
-
-
-@pytest.fixture
-def adapt(source: Bundle, frames_dir: Path, tmp_path: Path, settings: Settings) -> Adapt:
-    """``adapt("training.steps=2", out=..., overwrite=..., resume=...)`` into ``tmp_path/out``."""
-
-    def run(
-        *assignments: str,
-        method: str = "iapc",
-        out: Path = tmp_path / "out",
-        overwrite: bool = False,
-        frames: Path = frames_dir,
-        bundle: Bundle = source,
-        max_frames: int | None = None,
-        **options: Any,
-    ) -> Bundle:
-        config = settings(*assignments, method=method)
-        job = Job(out, overwrite, "cpu", RunOptions(fingerprint="", **options))
-        return adapt_bundle(bundle, [frames], config, job, max_frames=max_frames)
-
-    return run
-
-
-def weights(bundle: Bundle) -> dict[str, Tensor]:
-    return load_file(bundle.path / "model.safetensors")
 
 
 def changed(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
@@ -160,7 +135,8 @@ def reestimated(source: Bundle, frames_dir: Path) -> dict[str, Tensor]:
     spec = source.manifest.input
     frames = dataset.target_frames([frames_dir], spec.width, spec.height, frames_dir.parent)
     normalise = Normalise(spec)
-    reestimate_batch_norm(network, (normalise(images) for images in whole_frames(frames, 3)), 1.0)
+    batches = (normalise(stacked(frames, rows)) for rows in in_batches(len(frames), 3))
+    reestimate_batch_norm(network, batches, 1.0)
     return dict(network.state_dict())
 
 
@@ -217,18 +193,10 @@ def test_the_last_statistics_are_those_of_the_clean_frames(
 
 
 @pytest.fixture
-def plain(source: Bundle, tmp_path: Path, network: Callable[..., torch.nn.Module]) -> Bundle:
+def plain(source: Bundle, tmp_path: Path, network: Callable[..., Any]) -> Bundle:
     """A source model without batch norm."""
     spec = source.manifest.network.model_copy(update={"arguments": {"norm": False}})
-    with BundleWriter(tmp_path / "plain") as writer:
-        content = whole_run.save_weights(network(norm=False))  # type: ignore[arg-type]
-        writer.add_bytes("model.safetensors", content, kind="weights")
-        return writer.commit(
-            network=spec,
-            label_space=source.label_space,
-            input=source.manifest.input,
-            provenance=source.manifest.provenance,
-        )
+    return write_bundle(tmp_path / "plain", network(norm=False), like=source, network=spec)
 
 
 def test_a_network_without_batch_norm_is_told_so(adapt: Adapt, plain: Bundle) -> None:
@@ -258,7 +226,7 @@ def test_what_a_method_cannot_change_is_refused_before_a_frame_is_decoded(
     plain: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
 ) -> None:
     phases: list[object] = []
-    job = Job(tmp_path / "out", device="cpu", options=RunOptions("", report_phase=phases.append))
+    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report_phase=phases.append))
     with pytest.raises(NetworkError, match=r"this network has none; choose .*, such as entmin"):
         adapt_bundle(plain, [frames_dir], settings(method="tent"), job)
     assert phases == []
@@ -438,10 +406,7 @@ def test_a_full_disk_at_any_write_loses_neither_run_nor_bundle(
 def test_a_result_published_before_a_kill_is_taken_as_it_is(
     adapt: Adapt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(BaseException):
-        pass
-
-    def kill(_: Job) -> None:
+    def kill(_: RunOptions) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
@@ -618,7 +583,7 @@ def test_tone_is_searched_once_and_kept_for_a_resume(
 ) -> None:
     config, out = settings("tone=auto"), tmp_path / "out"
     _stopped_after(2, source, frames_dir, out, config)
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", resume=True))
+    job = RunOptions(out, device="cpu", resume=True)
     bundle = adapt_bundle(source, [frames_dir], config, job)
     assert aligned == [0]
     assert bundle.manifest.input.gamma == pytest.approx(0.8)

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import METHODS, Job, RunOptions, adapt_bundle
+from roadshift.adapt import METHODS, RunOptions, adapt_bundle
 from roadshift.adapt.methods import resolve_config
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.workflows import compare as module
 from roadshift.adapt.workflows.compare import Comparison, check_comparison, compare
 from roadshift.adapt.workflows.compare_request import measured_pairs
 from roadshift.adapt.workflows.compare_rows import comparison_rows
 from roadshift.adapt.workflows.method_variants import choose_variants
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine
@@ -29,6 +29,7 @@ from roadshift.runtime.errors import (
     OutputError,
     RunInterrupted,
 )
+from run_cases import run_options
 from safetensors.torch import load_file
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -81,7 +82,7 @@ class Bench:
             [str(self.frames)],
             measured_pairs([str(self.frames)], None, self.labels),
             variants,
-            Job(out or self.out, overwrite, "cpu", RunOptions(fingerprint="", **options)),
+            run_options(out or self.out, overwrite=overwrite, **options),
             max_frames=max_frames,
         )
 
@@ -102,7 +103,7 @@ def bench(
     frames, labels = tmp_path / frames_dir.name, tmp_path / labels_dir.name
     made = Bench(source, frames, labels, tmp_path / "out", [], [])
 
-    def adapting(source: Bundle, frames: Any, config: Any, job: Job, **more: Any) -> Bundle:
+    def adapting(source: Bundle, frames: Any, config: Any, job: RunOptions, **more: Any) -> Bundle:
         made.adapted.append(job.out.name)
         return adapt_bundle(source, frames, config, job, **more)
 
@@ -147,7 +148,9 @@ def test_every_run_is_the_one_that_adapt_makes_and_eval_measures(
             own = [ONLINE, "training.steps=2"] if variant.method == "iapc" else []
             config = resolve_config(variant.method, assignments=[*SMALL, *own], seed=seed)
             alone = tmp_path / f"{variant.title}-{seed}"
-            made = adapt_bundle(bench.source, [bench.frames], config, Job(alone, device="cpu"))
+            made = adapt_bundle(
+                bench.source, [bench.frames], config, RunOptions(alone, device="cpu")
+            )
             assert_same_weights(run.bundle, alone)
             with open_engine(made, backend="torch", device="cpu") as engine:
                 confusion = evaluate(engine, pairs)
@@ -198,17 +201,17 @@ def test_no_label_is_read_while_a_method_adapts(
 
 def test_progress_says_which_run_and_which_stage(bench: Bench) -> None:
     notes: list[str] = []
-    steps: list[Progress] = []
+    steps: list[ProgressUpdate] = []
     bench("bn_stats,iapc", note=notes.append, report=steps.append)
     assert [note for note in notes if "(run" in note] == [
         "bn_stats, seed 0 (run 1 of 2)",
         "iapc, seed 0 (run 2 of 2)",
     ]
-    assert [(s.stage, s.step, s.steps) for s in steps if "measuring" not in s.stage] == [
+    assert [(s.task, s.done, s.total) for s in steps if "measuring" not in s.task] == [
         ("iapc, seed 0, iapc", 1, 2),
         ("iapc, seed 0, iapc", 2, 2),
     ]
-    measuring = [(s.stage, s.step) for s in steps if s.stage.startswith("source only")]
+    measuring = [(s.task, s.done) for s in steps if s.task.startswith("source only")]
     assert measuring == [("source only, measuring frames", done) for done in range(1, 7)]
 
 
@@ -236,7 +239,7 @@ def test_a_comparison_interrupted_again_and_again_goes_on_to_the_same_end(
     whole = bench(seeds=2, out=tmp_path / "whole")
     order = [f"{method}-roadshift-seed{seed}" for seed in (0, 1) for method in ("bn_stats", "iapc")]
     assert bench.adapted == order
-    heard: list[Progress] = []
+    heard: list[ProgressUpdate] = []
     notes: list[str] = []
     for stage, step, begun, done in (
         ("iapc, seed 0, iapc", 1, order[:2], 1),
@@ -244,8 +247,8 @@ def test_a_comparison_interrupted_again_and_again_goes_on_to_the_same_end(
         ("iapc, seed 1, measuring", 3, order[3:], 3),
     ):
 
-        def report(progress: Progress, stage: str = stage, step: int = step) -> None:
-            if progress.stage.startswith(stage) and progress.step == step:
+        def report(progress: ProgressUpdate, stage: str = stage, step: int = step) -> None:
+            if progress.task.startswith(stage) and progress.done == step:
                 heard.append(progress)
 
         heard.clear()
@@ -277,7 +280,7 @@ def test_a_stop_between_two_runs_is_heeded(bench: Bench) -> None:
 
 
 def test_after_overwrite_the_command_that_goes_on_is_another(bench: Bench) -> None:
-    with pytest.raises(RunInterrupted, match="the same command without --overwrite goes on"):
+    with pytest.raises(RunInterrupted, match="the same command without overwrite goes on"):
         bench(overwrite=True, stop_requested=lambda: True)
 
 
@@ -336,11 +339,11 @@ def test_a_run_stopped_with_other_settings_is_not_continued(
     assert outcomes(after) == outcomes(alone)
 
 
-def stop_after_a_step(options: dict[str, Any]) -> Callable[[Progress], None]:
+def stop_after_a_step(options: dict[str, Any]) -> Callable[[ProgressUpdate], None]:
     """The report of ``after_one_step``, for steps of a run and not for frames measured."""
 
-    def report(progress: Progress) -> None:
-        if "measuring" not in progress.stage:
+    def report(progress: ProgressUpdate) -> None:
+        if "measuring" not in progress.task:
             options["report"](progress)
 
     return report
@@ -420,13 +423,13 @@ def test_an_output_that_cannot_be_written_ends_the_comparison(
 def test_what_concerns_all_methods_is_refused_before_the_first(
     bench: Bench, source: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match=r"source: is a bundle; give another --out"):
+    with pytest.raises(OutputError, match=r"source: is a bundle; give another out"):
         bench(out=source.path)
     with pytest.raises(OutputError, match="missing is not an existing folder"):
         bench(out=tmp_path / "missing" / "out")
     pairs = measured_pairs([str(bench.frames)], None, bench.labels)
     with pytest.raises(FrameError, match="nowhere does not exist"):
-        compare(source, ["nowhere"], pairs, choose_variants(["bn_stats"]), Job(bench.out))
+        compare(source, ["nowhere"], pairs, choose_variants(["bn_stats"]), RunOptions(bench.out))
     with pytest.raises(OutputError, match="the name is 1 bytes too long"):
         bench(out=tmp_path / ("x" * 256))
     assert bench.adapted == []
@@ -509,9 +512,9 @@ def test_a_variant_brings_its_preset_and_steps_go_over_it() -> None:
         (
             "bn_stats",
             ["iapc.weight_pe=1"],
-            r"iapc\.weight_pe=1: iapc is not one of --methods",
+            r"iapc\.weight_pe=1: iapc is not one of methods",
         ),
-        ("bn_stats", ["seed=4"], "--set seed=4: a comparison counts its seeds itself"),
+        ("bn_stats", ["seed=4"], "assignments seed=4: a comparison counts its seeds itself"),
         ("bn_stats,iapc", ["iapcc.weight_pe=1"], "unknown key 'iapcc'"),
     ],
 )
@@ -533,7 +536,5 @@ def test_labels_alone_measure_on_the_target_frames(frames_dir: Path, labels_dir:
     assert pairs == measured_pairs(["clip.mp4", "more"], frames_dir, labels_dir)
     assert [(a.parent, b.parent) for a, b in pairs] == [(frames_dir, labels_dir)] * 6
     for frames in (["clip.mp4"], [str(frames_dir), str(frames_dir)]):
-        with pytest.raises(
-            LabelError, match="give the folder of the labelled images with --images"
-        ):
+        with pytest.raises(LabelError, match="give the folder of the labelled images with images"):
             measured_pairs(frames, None, labels_dir)

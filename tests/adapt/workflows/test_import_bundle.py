@@ -183,8 +183,8 @@ def test_weights_in_another_layout_than_deeplabs_name_their_file(checkpoint: Pat
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"colour": "grey"}, "--colour 'grey': write rgb or bgr"),
-        ({"colour": ""}, "--colour ''"),
+        ({"colour": "grey"}, "colour 'grey': write rgb or bgr"),
+        ({"colour": ""}, "colour ''"),
         ({"arguments": {"num_classes": 4}}, "label_space decides that"),
     ],
 )

@@ -16,10 +16,10 @@ from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.run.config import read_toml
-from roadshift.adapt.run.options import Progress, RunOptions
 from roadshift.adapt.workflows.recipes import Published, find_recipe, read_recipe, recipe_names
 from roadshift.adapt.workflows.reproduction import reproduce
 from roadshift.cli import app
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
@@ -30,6 +30,7 @@ from roadshift.runtime.errors import (
     RunInterrupted,
 )
 from roadshift.runtime.labels import label_space
+from run_cases import run_options
 from typer.testing import CliRunner
 
 # mIoU, mIoU*, and both of the paper's source model, as papers and their repositories print them.
@@ -240,11 +241,8 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
             tiny,
             data,
             source,
-            out,
+            run_options(out, overwrite=overwrite, **options),
             seed=seed,
-            overwrite=overwrite,
-            device="cpu",
-            options=RunOptions(fingerprint="", **options),
             allow_networks=allow_networks,
         )
 
@@ -335,19 +333,19 @@ def test_a_result_of_another_program_is_not_overwritten(
 def test_a_run_stopped_while_measuring_goes_on_without_adapting_again(
     run: Reproduce, tmp_path: Path
 ) -> None:
-    seen: list[Progress] = []
+    seen: list[ProgressUpdate] = []
     with pytest.raises(RunInterrupted, match=r"stopped while measuring \(adapted\)"):
         run(
             report=seen.append,
-            stop_requested=lambda: bool(seen) and seen[-1].stage == "adapted",
+            stop_requested=lambda: bool(seen) and seen[-1].task == "adapted",
         )
-    assert [step.stage for step in seen if step.step == 1] == ["source only", "iapc", "adapted"]
+    assert [step.task for step in seen if step.done == 1] == ["source only", "iapc", "adapted"]
     before = open_bundle(tmp_path / "out/adapted").hash
     with pytest.raises(OutputError, match="already exists"):
         run()
     seen.clear()
     resumed = run(resume=True, report=seen.append)
-    assert {step.stage for step in seen} == {"source only", "adapted"}
+    assert {step.task for step in seen} == {"source only", "adapted"}
     assert open_bundle(tmp_path / "out/adapted").hash == before
     assert json.loads((tmp_path / "out/result.json").read_text()) == resumed
 
@@ -390,13 +388,13 @@ def test_code_that_a_recipe_names_is_not_run_unless_the_user_names_it(
     (tmp_path / "of_a_recipe.py").write_text(f"open({str(ran)!r}, 'w')\ndef build(**_): ...\n")
     tiny.write_text(TINY.replace('"fast_scnn"', '"of_a_recipe:build"'))
     with pytest.raises(
-        NetworkError, match=r"tiny\.toml: its network .*--allow-network of_a_recipe"
+        NetworkError, match=r"tiny\.toml: its network .*allow_networks=\['of_a_recipe'\]"
     ):
         run()
     command = ["reproduce", str(tiny), "--data", str(cityscapes), "--checkpoint", str(checkpoint)]
     command += ["--out", str(tmp_path / "out"), "--device", "cpu"]
     refused = CliRunner().invoke(app, [*command, "--allow-network", "another"])
-    assert "--allow-network of_a_recipe " in str(refused.exception)
+    assert "allow_networks=['of_a_recipe']" in str(refused.exception)
     assert not ran.exists()
     allowed = CliRunner().invoke(app, [*command, "--allow-network", "of_a_recipe"])
     assert "the factory returned a NoneType" in str(allowed.exception)

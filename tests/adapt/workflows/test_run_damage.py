@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle
+from roadshift.adapt import adapt_bundle
 from roadshift.adapt.run.checkpoint import load_checkpoint, read_tensors, write_tensors
 from roadshift.adapt.run.checksums import (
     CHECKSUM,
@@ -25,10 +25,11 @@ from roadshift.adapt.run.checksums import (
     write_json_with_checksum,
 )
 from roadshift.adapt.run.config import RunConfig
+from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.workspace import CHECKPOINT, FRAME_INDEX, HISTORY, RECORD
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import RoadshiftError, RunInterrupted, TrainingError
-from run_cases import assert_same
+from run_cases import assert_same, run_options
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -47,7 +48,7 @@ class Stopped:
         with pytest.raises(RunInterrupted):
             self._adapt(
                 self.out,
-                report=lambda progress: steps.append(progress.step),
+                report=lambda progress: steps.append(progress.done),
                 stop_requested=lambda: steps[-1:] == [2],
             )
         self.run.rename(self._kept)
@@ -56,7 +57,7 @@ class Stopped:
         )
 
     def _adapt(self, out: Path, **options: Any) -> dict[str, Tensor]:
-        job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
+        job = run_options(out, **options)
         bundle = adapt_bundle(self._source, [self._recording], self._config, job, gated=True)
         return load_file(bundle.path / "model.safetensors")
 
@@ -373,6 +374,6 @@ def test_gigabytes_are_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "f").write_bytes(bytes(20))
     notes: list[str] = []
     stops: list[int] = []
-    content_hash([tmp_path / "f"] * 3, notes.append, lambda: stops.append(1))
+    content_hash([tmp_path / "f"] * 3, Events(notes.append, stop_requested=lambda: stops.append(1)))
     assert notes == ["reading 3 files, 0.0 GiB, for their SHA-256"]
     assert len(stops) == 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, train_bundle
+from roadshift.adapt import RunOptions, adapt_bundle, train_bundle
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.input_hashes import hash_of
 from roadshift.adapt.run.checksums import read_json_with_checksum, write_json_with_checksum
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import CHECKPOINT, RECORD
 from roadshift.cli import app
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
@@ -28,7 +28,7 @@ from roadshift.runtime.errors import (
     RunInterrupted,
     TrainingError,
 )
-from run_cases import adapted, assert_same
+from run_cases import adapted, assert_same, run_options
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
@@ -69,19 +69,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 # --- threads, machine, versions ------------------------------------------------------------------
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets torch's threads, and sets them back."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2), (3, 1)])
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
     first: int,
     second: int,
-    threads: Callable[[int], None],
     source: Bundle,
     frames: Path,
     tmp_path: Path,
@@ -90,11 +81,11 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
 ) -> None:
     seen: list[int] = []
     notes: list[str] = []
-    threads(first)
+    torch.set_num_threads(first)  # `one_thread` sets it back
     whole = adapted(source, frames, settings(), tmp_path / "whole")
     with pytest.raises(RunInterrupted):
         adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
-    threads(second)
+    torch.set_num_threads(second)
     resumed = adapted(
         source,
         frames,
@@ -193,7 +184,7 @@ def train(
             source.manifest.network,
             source.manifest.input,
             config,
-            Job(tmp_path / out, device="cpu", options=RunOptions(fingerprint="", **options)),
+            run_options(tmp_path / out, **options),
             initial=initial,
         )
         return load_file(bundle.path / "model.safetensors")
@@ -306,7 +297,7 @@ def test_a_refused_command_changes_no_byte_of_the_run(
         (other / path.name).write_bytes(path.read_bytes())
     start = source
     if "source" in change:
-        start = adapt_bundle(source, [frames], settings("seed=9"), Job(tmp_path / "start"))
+        start = adapt_bundle(source, [frames], settings("seed=9"), RunOptions(tmp_path / "start"))
     with pytest.raises(TrainingError, match=rf"{part}: not as it began.*resume=True"):
         adapt_bundle(
             start,
@@ -316,11 +307,7 @@ def test_a_refused_command_changes_no_byte_of_the_run(
                 *change.get("assignments", ()),
                 method=change.get("method", "iapc"),
             ),
-            Job(
-                tmp_path / "out",
-                device="cpu",
-                options=RunOptions(fingerprint="", resume=True),
-            ),
+            RunOptions(tmp_path / "out", device="cpu", resume=True),
             max_frames=change.get("max_frames"),
         )
     assert contents(tmp_path / "out.run") == before
@@ -335,7 +322,7 @@ def test_a_finished_run_is_done_and_stays_as_it_is(
 ) -> None:
     adapted(source, frames, settings(), tmp_path / "out")
     before = contents(tmp_path / "out")
-    steps: list[Progress] = []
+    steps: list[ProgressUpdate] = []
     notes: list[str] = []
     for _ in range(2):
         adapted(
@@ -372,7 +359,7 @@ def test_a_finished_training_is_done(
 def test_the_bundle_of_another_run_is_not_taken_for_a_finished_one(
     change: str, source: Bundle, frames: Path, tmp_path: Path, settings: Settings
 ) -> None:
-    adapt_bundle(source, [frames], settings(), Job(tmp_path / "out", device="cpu"))
+    adapt_bundle(source, [frames], settings(), RunOptions(tmp_path / "out", device="cpu"))
     start, config, more = source, settings(), dict[str, Any]()
     if change == "setting":
         config = settings("iapc.weight_pe=0.4")
@@ -381,18 +368,15 @@ def test_the_bundle_of_another_run_is_not_taken_for_a_finished_one(
     elif change == "max frames":
         more = {"max_frames": 4}
     elif change == "source":
-        start = adapt_bundle(source, [frames], settings("seed=9"), Job(tmp_path / "start"))
+        start = adapt_bundle(source, [frames], settings("seed=9"), RunOptions(tmp_path / "start"))
     elif change == "gate":
         more = {"gated": True}
     else:
         (tmp_path / "out").rename(tmp_path / "aside")
         shutil.copytree(source.path, tmp_path / "out")
     before = contents(tmp_path / "out")
-    options = RunOptions(fingerprint="", resume=True)
     with pytest.raises(OutputError, match="already exists"):
-        adapt_bundle(
-            start, [frames], config, Job(tmp_path / "out", device="cpu", options=options), **more
-        )
+        adapt_bundle(start, [frames], config, run_options(tmp_path / "out", resume=True), **more)
     assert contents(tmp_path / "out") == before
 
 
@@ -403,10 +387,9 @@ def test_a_finished_bundle_that_is_damaged_is_not_done(
     whole = {name: tensor.clone() for name, tensor in made.items()}
     weights = tmp_path / "out" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    options = RunOptions(fingerprint="", resume=True)
     with pytest.raises(OutputError, match="already exists"):
         adapted(source, frames, settings(), tmp_path / "out", resume=True)
-    job = Job(tmp_path / "out", overwrite=True, device="cpu", options=options)
+    job = run_options(tmp_path / "out", overwrite=True, resume=True)
     again = adapt_bundle(source, [frames], settings(), job)
     assert_same(load_file(again.path / "model.safetensors"), whole)
 

@@ -13,13 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from roadshift.commands.bench_tables import print_comparison
 from roadshift.runtime.bench import baseline as bench_baseline
-from roadshift.runtime.bench.baseline import (
-    check_can_save,
-    check_comparable,
-    compare_baseline,
-    load_baseline,
-    save_baseline,
-)
+from roadshift.runtime.bench.baseline import check_comparable, compare_baseline, save_baseline
+from roadshift.runtime.bench.baseline_file import check_can_save, load_baseline
 from roadshift.runtime.bench.row import COLUMNS, left_out_row
 from roadshift.runtime.errors import ConfigError, OutputError, RegressionError
 
@@ -266,7 +261,7 @@ def test_a_malformed_baseline_is_refused_or_can_be_compared_with(
 )
 def test_a_document_that_no_program_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"^--compare .*x\.json: .*`roadshift bench --save`\.$"):
+    with pytest.raises(ConfigError, match=r"^baseline .*x\.json: .*`roadshift bench --save`\.$"):
         load_baseline(tmp_path / "x.json")
 
 

@@ -1,14 +1,17 @@
 """bench_engine: what its figures are figures of. Times come from a clock that the test moves."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import odd_graphs
 import pytest
+import roadshift.runtime.bench
+from fake_engines import FakeClock, FakeEngine
+from roadshift.cli import app
 from roadshift.runtime.bench import (
     BenchSettings,
     bench_bundle,
@@ -22,8 +25,8 @@ from roadshift.runtime.bench import frames as bench_frames
 from roadshift.runtime.bench import loop as bench_loop
 from roadshift.runtime.bench import run as bench_run
 from roadshift.runtime.bench.evaluation import evaluate
-from roadshift.runtime.bundle import Bundle, InputSpec
-from roadshift.runtime.engines import Engine, open_engine
+from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import (
     ConfigError,
     EngineError,
@@ -34,34 +37,14 @@ from roadshift.runtime.errors import (
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.images import write_image
-from roadshift.runtime.labels import LabelSpace, label_space
+from roadshift.runtime.labels import label_space
 from roadshift.runtime.probes import machine_state
 from roadshift.runtime.probes.base import Sample
+from spaces import TWO
 from typer.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
 
-import odd_graphs
-import roadshift.runtime.bench
-from roadshift.cli import app
-
-TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
-
-
-class FakeClock:
-    """Time in seconds that passes only when told to, or waited for."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-    def wait_until(self, moment: float) -> None:
-        self.time = max(self.time, moment)
-
-
-class Timed(Engine):
+class Timed(FakeEngine):
     """Class 1 where red is above ``threshold``; the i-th inference takes ``seconds(i)``."""
 
     def __init__(
@@ -70,8 +53,7 @@ class Timed(Engine):
         seconds: Callable[[int], float] = lambda _: 0.02,
         threshold: int = 127,
     ) -> None:
-        spec = InputSpec(width=8, height=4, mean=(0, 0, 0), std=(1, 1, 1))
-        super().__init__(TWO, spec, backend="test", precision="exact", device="cpu", reason="")
+        super().__init__(TWO, 8, 4)
         self.calls = 0
         self._clock, self._seconds, self._threshold = clock, seconds, threshold
 
@@ -166,8 +148,7 @@ def test_below_1024_queries_a_figure_is_not_to_be_published() -> None:
 
     assert sentences(1024) == []
     assert sentences(1023) == [
-        "1023 queries tell how fast it is, not what to publish: that takes 1,024 or more "
-        "(--queries 1024)."
+        "1023 queries tell how fast it is, not what to publish: that takes 1,024 or more."
     ]
 
 
@@ -209,7 +190,7 @@ def test_without_frames_it_measures_random_textures_of_the_input_size() -> None:
     row = bench_engine(engine, warmup=2, queries=5)
     assert row["frames"] == "4 random textures"
     assert engine.calls == 4 + 2 + 5
-    pictures = [frame.image for frame in random_frames(32, 16)]
+    pictures = [frame.image for frame in random_frames(32, 16).frames]
     assert all(image.shape == (16, 32, 3) and image.std() > 10 for image in pictures)
     assert not np.array_equal(pictures[0], pictures[1])
 
@@ -296,7 +277,7 @@ def test_every_artefact_gets_a_row_with_its_agreement_with_fp32(
         ("0.onnx", "int8"),
         ("1.onnx", "fp32"),
     ]
-    pictures = np.stack([frame.image for frame in random_frames(32, 16)])
+    pictures = np.stack([frame.image for frame in random_frames(32, 16).frames])
     labels = [tiny.labels(tiny.weight(i), pictures) for i in range(2)]
     same = 100 * (labels[0] == labels[1]).mean()
     assert [row["label_agreement"] for row in rows] == pytest.approx([same, 100])
@@ -332,7 +313,7 @@ def test_miou_of_a_bundle_is_over_every_labelled_frame(
 def test_labels_without_frames_and_a_bundle_that_cannot_run_are_refused(
     make_bundle: Callable[..., Bundle], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="give --frames as well"):
+    with pytest.raises(ConfigError, match="give frames as well"):
         BenchSettings(labels=tmp_path)
     with pytest.raises(EngineError, match="no model for any engine"):
         bench_bundle(make_bundle("empty", models={}))

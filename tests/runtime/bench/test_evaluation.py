@@ -8,9 +8,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fake_engines import FakeEngine
 from roadshift.runtime.bench.evaluation import evaluate, measure
-from roadshift.runtime.bundle import InputSpec
-from roadshift.runtime.engines import Engine
 from roadshift.runtime.errors import FrameError, LabelError, LabelSpaceError
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames.images import read_image, write_image
@@ -26,12 +25,11 @@ THREE = LabelSpace(
 SIZES = [(16, 12), (16, 12), (21, 9), (8, 30)]  # width, height; the engine sees 16x12
 
 
-class Threshold(Engine):
+class Threshold(FakeEngine):
     """Class 0, 1 or 2 by thirds of red."""
 
     def __init__(self) -> None:
-        spec = InputSpec(width=16, height=12, mean=(0, 0, 0), std=(1, 1, 1))
-        super().__init__(THREE, spec, backend="test", precision="exact", device="cpu", reason="")
+        super().__init__(THREE, 16, 12)
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         return (batch[..., 0] // 86).astype(np.uint8)

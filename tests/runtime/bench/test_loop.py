@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from fake_engines import FakeClock, FakeEngine
 from roadshift.runtime.bench.loop import (
     WARMUP_SECONDS,
     Limit,
@@ -16,31 +17,15 @@ from roadshift.runtime.bench.loop import (
     warm_up,
 )
 from roadshift.runtime.bench.row import time_figures
-from roadshift.runtime.bundle import InputSpec
-from roadshift.runtime.engines import Engine
 from roadshift.runtime.frames import Frame
-from roadshift.runtime.labels import LabelSpace
-
-TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
+from spaces import TWO
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def now(self) -> float:
-        return self.time
-
-    def wait_until(self, moment: float) -> None:
-        self.time = max(self.time, moment)
-
-
-class Slow(Engine):
+class Slow(FakeEngine):
     """The i-th call takes ``seconds(i)``; ``seen`` are the frames by their first pixel."""
 
     def __init__(self, clock: FakeClock, seconds: Callable[[int], float]) -> None:
-        spec = InputSpec(width=4, height=2, mean=(0, 0, 0), std=(1, 1, 1))
-        super().__init__(TWO, spec, backend="test", precision="exact", device="cpu", reason="")
+        super().__init__(TWO, 4, 2)
         self._clock, self._seconds, self.seen = clock, seconds, list[int]()
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
@@ -160,7 +145,7 @@ def test_warming_up_takes_five_seconds_at_most_and_says_that_it_was_not_done() -
     engine = Slow(clock, lambda call: 0.2 * 0.99**call)
     queries, settled = warm_up(engine, FRAMES, None, clock)
     assert not settled
-    assert clock.time == pytest.approx(100 + WARMUP_SECONDS, abs=0.2)
+    assert clock.time == pytest.approx(WARMUP_SECONDS, abs=0.2)
     assert queries == len(engine.seen)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from fake_engines import FakeEngine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from roadshift.runtime.bench import bench_engine
 from roadshift.runtime.bench.evaluation import evaluate, labels_through, measure
 from roadshift.runtime.bundle import InputSpec
-from roadshift.runtime.engines import Engine
 from roadshift.runtime.errors import ConfigError, LabelError, LabelSpaceError
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames import Frame
@@ -26,11 +26,11 @@ TWENTY, CAMVID = label_space("cityscapes20"), label_space("camvid11")
 SPEC = InputSpec(width=16, height=12, mean=(0, 0, 0), std=(1, 1, 1))
 
 
-class Red(Engine):
+class Red(FakeEngine):
     """The class that red says."""
 
     def __init__(self, space: LabelSpace = TWENTY) -> None:
-        super().__init__(space, SPEC, backend="test", precision="exact", device="cpu", reason="")
+        super().__init__(space, 16, 12)
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         return batch[..., 0].copy()
@@ -130,7 +130,7 @@ def test_the_built_in_map_is_found_said_and_counted(tmp_path: Path) -> None:
 
 def test_a_label_map_needs_the_label_space_that_it_leads_to() -> None:
     assert labels_through(TWENTY, None, None) is None
-    with pytest.raises(ConfigError, match=r"^--label-map x\.json: .* with --label-space\.$"):
+    with pytest.raises(ConfigError, match=r"^label_map x\.json: .* with label_space\.$"):
         labels_through(TWENTY, None, Path("x.json"))
 
 

@@ -12,29 +12,14 @@ from pathlib import Path
 
 import pytest
 import typer
+from broken_streams import BROKEN
 from roadshift.commands.options import Json
 from roadshift.runtime.console import terminal
 from roadshift.runtime.console.streams import guarded
 from roadshift.runtime.errors import OutputError
 from typer.testing import CliRunner
 
-
-def full() -> int:
-    return os.open("/dev/full", os.O_WRONLY)
-
-
-def without_reader() -> int:
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
-
-
-def closed() -> int:
-    """What `guard_streams` puts where the shell closed standard output."""
-    return os.open(os.devnull, os.O_RDONLY)
-
-
-BROKEN = pytest.mark.parametrize("broken", [full, without_reader, closed])
+EACH = pytest.mark.parametrize("broken", BROKEN)
 
 
 @pytest.fixture
@@ -44,7 +29,7 @@ def descriptor(broken: Callable[[], int]) -> Iterator[int]:
     os.close(opened)
 
 
-@BROKEN
+@EACH
 def test_a_result_that_cannot_be_written_is_an_error_once(descriptor: int) -> None:
     stream = guarded(descriptor, None, str, lossy=False)
     with pytest.raises(OutputError, match=r"^Standard output cannot be written \(.*\); .*\.$"):
@@ -53,7 +38,7 @@ def test_a_result_that_cannot_be_written_is_an_error_once(descriptor: int) -> No
     stream.close()
 
 
-@BROKEN
+@EACH
 @pytest.mark.parametrize(
     "show",
     [
@@ -70,7 +55,7 @@ def test_whatever_prints_a_result_raises_it(
         show()
 
 
-@BROKEN
+@EACH
 def test_nothing_that_writes_to_stderr_stops_work(
     descriptor: int, monkeypatch: pytest.MonkeyPatch, recwarn: object
 ) -> None:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_cuda import TEXTS, Driver, FakeCudart, use_driver
 from roadshift.runtime.engines import cuda as module
 from roadshift.runtime.engines.cuda import Cuda, load_cudart
 from roadshift.runtime.errors import EngineError, MissingDependencyError
 from roadshift.runtime.probes import driver
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_cuda import Driver, FakeCudart, use_driver
 
 
 def test_bytes_go_to_the_device_and_come_back() -> None:
@@ -68,7 +64,7 @@ def test_a_refusal_names_the_call_and_leaves_the_rest_to_be_released(broken: str
         }
         for make in makers.values():
             make()
-        with pytest.raises(EngineError, match=f"CUDA refused {broken}: memory allocation") as info:
+        with pytest.raises(EngineError, match=f"CUDA refused {broken}: out of memory") as info:
             makers[broken]()
         assert "(cudaErrorMemoryAllocation)" in str(info.value)
     assert fake.leaked == {}
@@ -130,7 +126,18 @@ def test_events_tell_the_time_between_them() -> None:
         first, second = cuda.event(), cuda.event()
         cuda.record(first)
         cuda.record(second)
+        cuda.synchronize()
         assert cuda.elapsed_ms(first, second) == 1.0
+
+
+def test_the_fakes_errors_are_those_of_the_bindings() -> None:
+    real = pytest.importorskip("cuda.bindings.runtime")
+    fake = FakeCudart()
+    for error, text in TEXTS.items():
+        (_, name), (_, said) = fake.cudaGetErrorName(error), fake.cudaGetErrorString(error)
+        code = getattr(real.cudaError_t, name.decode())
+        assert (int(code), real.cudaGetErrorString(code)[1]) == (error, said)
+        assert text == said.decode()
 
 
 def test_the_bindings_have_every_function_and_constant_that_is_used() -> None:

@@ -12,13 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_cuda import Driver
 from roadshift.runtime.engines import doctor
 from roadshift.runtime.engines.doctor import diagnose
 from roadshift.runtime.engines.onnx import session as onnx_session
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_cuda import Driver
 
 CHECKS = [
     *("python", "cpu", "gpu", "onnxruntime", "onnxruntime on CUDA", "torch", "onnx", "tensorrt"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+import odd_graphs
 import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import odd_graphs
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engines import Engine, open_engine
 from roadshift.runtime.engines.checks import check_labels, check_logits

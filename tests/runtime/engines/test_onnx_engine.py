@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from fake_cuda import Driver, use_driver
 from onnx import TensorProto
 from roadshift.runtime.bundle import Artefact, Bundle
-from roadshift.runtime.engines import Engine, open_engine, register_backend
-from roadshift.runtime.engines import registry as engine_module
+from roadshift.runtime.engines import Backend, Engine, open_engine, registry
 from roadshift.runtime.engines.onnx import engine as onnx_engine
 from roadshift.runtime.engines.upsample import upsample_argmax
 from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError, ShapeError
 from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.preprocess import fit_frame, restore_labels
-from roadshift.runtime.probes import core_watch, driver
+from roadshift.runtime.probes import core_watch
 from roadshift.runtime.probes.core_watch import CoreWatch
 from roadshift.runtime.probes.waiting import waiting
 
@@ -182,12 +182,11 @@ def torch_backend(monkeypatch: pytest.MonkeyPatch) -> None:
             reason=f"torch, {threads} threads",
         )
 
-    monkeypatch.setattr(engine_module, "_OPENERS", dict(engine_module._OPENERS))
-    register_backend("torch", opener)
+    monkeypatch.setitem(registry.BACKENDS, "torch", Backend("weights", opener))
 
 
 @pytest.mark.usefixtures("torch_backend")
-def test_a_registered_backend_is_used_where_it_is_asked_for_or_alone(
+def test_torch_is_used_where_it_is_asked_for_or_alone(
     make_bundle: MakeBundle,
 ) -> None:
     both = make_bundle("both", weights=b"w")
@@ -205,10 +204,7 @@ def test_a_registered_backend_is_used_where_it_is_asked_for_or_alone(
 
 @pytest.fixture
 def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        engine_module, "_OPENERS", {"onnxruntime": engine_module._OPENERS["onnxruntime"]}
-    )
-    monkeypatch.setattr(engine_module, "find_spec", lambda _: None)
+    monkeypatch.setattr(registry, "find_spec", lambda _: None)
 
 
 @pytest.mark.usefixtures("no_torch")
@@ -234,15 +230,13 @@ def test_where_torch_is_installed_its_backends_are_loaded_when_one_is_opened(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "brings_torch.py").write_text(
-        "from roadshift.runtime.engines import register_backend\n"
         "def opener(bundle, artefact, *, device, threads):\n"
         "    raise RuntimeError(f'opened {artefact.path}')\n"
-        "def register():\n"
-        "    register_backend('torch', opener)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(engine_module, "_TORCH_BACKENDS", "brings_torch")
-    monkeypatch.setattr(engine_module, "find_spec", lambda _: object())
+    torch = registry.BACKENDS["torch"]._replace(opener="brings_torch:opener")
+    monkeypatch.setitem(registry.BACKENDS, "torch", torch)
+    monkeypatch.setattr(registry, "find_spec", lambda _: object())
     assert open_engine(make_bundle("both", weights=b"w")).backend == "onnxruntime"
     assert "brings_torch" not in sys.modules
     with pytest.raises(RuntimeError, match=r"opened model\.safetensors"):
@@ -296,10 +290,7 @@ def test_a_model_without_uint8_labels_is_refused(make_bundle: MakeBundle) -> Non
 
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(driver.ctypes, "CDLL", missing)
+    use_driver(monkeypatch, None)
     available = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnx_engine.onnxruntime, "get_available_providers", lambda: available)
 
@@ -333,17 +324,7 @@ def test_an_onnxruntime_without_cuda_says_so(
 def test_the_driver_is_asked_for_a_device(
     monkeypatch: pytest.MonkeyPatch, init: int, count: int, said: str | None
 ) -> None:
-    class Driver:
-        @staticmethod
-        def cuInit(_: int) -> int:  # noqa: N802 - the driver's name
-            return init
-
-        @staticmethod
-        def cuDeviceGetCount(pointer: Any) -> int:  # noqa: N802
-            pointer._obj.value = count
-            return 0
-
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Driver)
+    use_driver(monkeypatch, Driver(count, init))
     monkeypatch.setattr(
         onnx_engine.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"]
     )
@@ -351,9 +332,7 @@ def test_the_driver_is_asked_for_a_device(
     assert (problem is None) if said is None else (said in str(problem))
 
 
-@pytest.mark.skipif(
-    onnx_engine.cuda_problem() is None, reason="a machine with CUDA runs on CUDA here"
-)
+@pytest.mark.no_gpu
 def test_a_session_that_falls_back_is_refused_quietly(
     make_bundle: MakeBundle,
     monkeypatch: pytest.MonkeyPatch,
@@ -378,7 +357,7 @@ def test_a_session_that_falls_back_is_refused_quietly(
     assert (said.out, said.err) == ("", "")
 
 
-@pytest.mark.skipif(onnx_engine.cuda_problem() is not None, reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_cuda_gives_the_labels_of_the_cpu(make_bundle: MakeBundle, tiny: Any) -> None:
     batch = images(3, 16, 32)
     with open_engine(make_bundle(), device="cuda") as engine:

@@ -7,7 +7,6 @@ A session that computes on the fake device stands in for ONNX Runtime's; the CUD
 from __future__ import annotations
 
 import ctypes
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudart
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.engines.cuda import Cuda
@@ -24,10 +24,6 @@ from roadshift.runtime.engines.onnx import session as onnx_session
 from roadshift.runtime.engines.onnx.graph import OnnxModel, read_model
 from roadshift.runtime.engines.upsample import upsample_argmax
 from roadshift.runtime.errors import EngineError, MissingDependencyError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_cuda import FakeCudart
 
 MakeBundle = Callable[..., Bundle]
 

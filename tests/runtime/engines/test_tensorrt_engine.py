@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import Driver, FakeCudart, use_driver
+from fake_tensorrt import FakeTensorRT, plan_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from roadshift.runtime.bench.targets import bench_targets
@@ -31,11 +33,6 @@ from roadshift.runtime.errors import (
     MissingDependencyError,
     RoadshiftError,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_cuda import Driver, FakeCudart, use_driver
-from fake_tensorrt import FakeTensorRT, plan_bytes
 
 MakeBundle = Callable[..., Bundle]
 HERE = {

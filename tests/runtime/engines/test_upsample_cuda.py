@@ -10,19 +10,15 @@ import ctypes
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCudart
 from roadshift.runtime.engines.cuda import Cuda
 from roadshift.runtime.engines.upsample import sampling, upsample_argmax
 from roadshift.runtime.engines.upsample_cuda import SOURCE, UpsampleKernel, compile_kernel
 from roadshift.runtime.errors import EngineError, MissingDependencyError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from fake_cuda import FakeCudart
 
 HARNESS = """
 #include <math.h>

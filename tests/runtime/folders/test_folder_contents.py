@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from picture_folders import camera, make
 from roadshift.runtime.errors import FrameError, OutputError
-from roadshift.runtime.folders.folder_contents import folder_contents, list_images
+from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import read_image, write_image
 from roadshift.runtime.frames.source import safe_name
@@ -21,10 +21,6 @@ from roadshift.runtime.pictures.media_kinds import (
     VIDEO_SUFFIXES,
     WRITTEN_VIDEO_SUFFIXES,
 )
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from picture_folders import camera, make
 
 
 def write_clip(path: Path, frames: int = 3) -> None:
@@ -103,7 +99,7 @@ def test_label_maps_and_thumbnails_beside_clips_leave_the_clips(tmp_path: Path) 
 def test_measuring_takes_pictures_and_says_that_clips_are_there(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", 1)
     make(tmp_path, [("{}.png", "camera")])
-    assert len(list_images(tmp_path)) == 4
+    assert len(folder_contents(tmp_path, videos=False).files) == 4
     sentence = folder_contents(tmp_path, videos=False).sentence
     assert sentence == f"{tmp_path}: taken 4 pictures; left out 1 video."
 
@@ -124,7 +120,7 @@ def test_a_clip_beside_its_frames_is_refused(tmp_path: Path, picture: str) -> No
     make(tmp_path, [(picture, "camera")])
     with pytest.raises(FrameError, match=r"4 pictures such as .* after a video, .*clip\.mp4, and"):
         open_frames(tmp_path)
-    assert len(list_images(tmp_path)) == 4
+    assert len(folder_contents(tmp_path, videos=False).files) == 4
 
 
 # ---- kinds of files ---------------------------------------------------------------------------
@@ -147,7 +143,7 @@ def test_pictures_of_every_suffix_are_read(tmp_path: Path, suffix: str) -> None:
     good, data = cv2.imencode(encoded, picture)
     assert good
     (tmp_path / f"a{suffix.upper()}").write_bytes(data.tobytes())
-    (found,) = list_images(tmp_path)
+    (found,) = folder_contents(tmp_path, videos=False).files
     assert np.abs(read_image(found).astype(int) - picture[..., ::-1]).mean() < 12
 
 

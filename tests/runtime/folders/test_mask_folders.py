@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,13 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from roadshift.runtime.errors import FrameError
-from roadshift.runtime.folders.folder_contents import folder_contents, list_images
-from roadshift.runtime.frames import open_frames
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from picture_folders import camera, make, regions, soft
+from roadshift.runtime.errors import FrameError
+from roadshift.runtime.folders.folder_contents import folder_contents
+from roadshift.runtime.frames import open_frames
 
 Files = list[tuple[str, str]]
 
@@ -289,7 +285,7 @@ LAYOUTS: dict[str, tuple[Files, Files]] = {
 
 
 def taken(root: Path) -> set[str]:
-    return {path.relative_to(root).as_posix() for path in list_images(root)}
+    return {path.relative_to(root).as_posix() for path in folder_contents(root, videos=False).files}
 
 
 def named(files: Files, count: int = 4) -> set[str]:
@@ -533,7 +529,7 @@ def test_named_label_maps_are_never_opened(tmp_path: Path, monkeypatch: pytest.M
         return real(self, *args, **kwargs)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", spy)
-    assert len(list_images(tmp_path)) == 4
+    assert len(folder_contents(tmp_path, videos=False).files) == 4
     assert set(opened) == {"images"}
 
 
@@ -553,5 +549,5 @@ def test_few_files_are_looked_at_however_many_there_are(
         return real(data, flags)
 
     monkeypatch.setattr(cv2, "imdecode", spy)
-    assert len(list_images(tmp_path)) == 200
+    assert len(folder_contents(tmp_path, videos=False).files) == 200
     assert len(decoded) <= 14

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from roadshift.runtime.errors import FrameError, LabelError, OutputError
-from roadshift.runtime.folders.folder_contents import list_images
+from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.folders.label_pairs import find_labels, labelled_pairs
 from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.frames.images import read_image, write_image
@@ -36,7 +36,7 @@ def write_video(path: Path, frames: int, codec: str = "mp4v", fps: float = 10.0)
 
 
 def names(root: Path) -> list[str]:
-    return [str(path.relative_to(root)) for path in list_images(root)]
+    return [str(path.relative_to(root)) for path in folder_contents(root, videos=False).files]
 
 
 # ---- reading and writing images ---------------------------------------------------------------

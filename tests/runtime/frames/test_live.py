@@ -12,8 +12,11 @@ import cv2
 import numpy as np
 import pytest
 from roadshift.runtime.errors import FrameError
-from roadshift.runtime.frames import Frame, FrameSource, open_frames
+from roadshift.runtime.frames import Frame, FrameSource, live_registry, open_frames
+from roadshift.runtime.frames.capture import Capture
 from roadshift.runtime.frames.live import LiveSource, open_live, open_source
+from roadshift.runtime.frames.live_registry import LIVE_SOURCES, register_live_source
+from roadshift.runtime.installed import load
 from roadshift.runtime.pipeline.pacing import Paced
 
 
@@ -70,7 +73,7 @@ class World:
     def source(self, **settings: Any) -> LiveSource:
         return LiveSource(
             "camera:0",
-            self.connect,
+            lambda: Capture(self.connect()),
             note=self.notes.append,
             clock_ns=lambda: self.now_ns,
             wait=self.wait,
@@ -146,7 +149,8 @@ def test_stop_ends_it_between_frames_and_while_it_waits() -> None:
     assert world.opened[0].released
 
     notes = threading.Event()
-    waits = LiveSource("x", World([Camera(1)]).connect, note=lambda _: notes.set())
+    world = World([Camera(1)])
+    waits = LiveSource("x", lambda: Capture(world.connect()), note=lambda _: notes.set())
     thread = threading.Thread(target=lambda: list(waits), daemon=True)
     thread.start()
     assert notes.wait(20)
@@ -299,6 +303,80 @@ def test_files_are_opened_as_before(tmp_path: Any) -> None:
     source = open_source([str(tmp_path)])
     assert isinstance(source, FrameSource)
     assert len(source) == 1
+
+
+# ---- sources that are added -------------------------------------------------------------------
+
+
+@pytest.fixture
+def dashcam(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[str], Any]]:
+    """Registers ``dashcam:``, each connection of which gives what it is told."""
+    monkeypatch.setattr(live_registry, "_REGISTERED", {})
+
+    def register(*pictures: object) -> Callable[[str], Any]:
+        @register_live_source("dashcam")
+        def open_dashcam(address: str) -> Any:
+            if not address.removeprefix("dashcam:").strip("/").isalnum():
+                raise FrameError(f"{address}: write dashcam:NUMBER.")
+            return lambda: iter(pictures)
+
+        return open_dashcam
+
+    return register
+
+
+def test_a_registered_source_is_opened_by_its_scheme_and_connected_again(
+    dashcam: Callable[..., Any],
+) -> None:
+    dashcam(np.full((4, 6, 3), 7, np.uint8), np.full((4, 6, 3), 9, np.uint8))
+    source = open_source(["DashCam:3"])
+    assert isinstance(source, LiveSource)
+    assert source.title == "dashcam:3"
+    frames = []
+    for frame in source:
+        frames.append(frame)
+        if len(frames) == 3:
+            source.stop()
+    assert [int(frame.image[0, 0, 0]) for frame in frames] == [7, 9, 7]
+    assert [frame.name for frame in frames] == [f"dashcam_3_{i:06d}" for i in range(3)]
+    assert (source.reconnects, source.fps) == (1, None)
+    with pytest.raises(FrameError, match="write dashcam:NUMBER"):
+        open_live("dashcam:?")
+    with pytest.raises(FrameError, match="dashcam:3 is a live stream, and this needs frames"):
+        open_frames("dashcam:3")
+    with pytest.raises(FrameError, match=r"begins with rtsp, .*, dashcam\."):
+        open_live("gopher://x")
+
+
+@pytest.mark.parametrize("given", [np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3)), "picture"])
+def test_what_is_no_picture_is_refused(dashcam: Callable[..., Any], given: object) -> None:
+    dashcam(given)
+    with pytest.raises(FrameError, match=r"dashcam:3: its opener gave \w+ where a picture"):
+        next(iter(open_live("dashcam:3")))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "opener", "why"),
+    [
+        ("rtsp", list, "Roadshift opens sources of that scheme itself"),
+        ("camera", list, "Roadshift opens sources of that scheme itself"),
+        ("dashcam", list, "opens them already"),
+        ("gige", 3, "3 cannot be called"),
+        ("C", list, "two lower-case letters or more"),
+        ("gige:", list, "two lower-case letters or more"),
+    ],
+)
+def test_a_source_that_cannot_be_registered_is_refused(
+    dashcam: Callable[..., Any], scheme: str, opener: Any, why: str
+) -> None:
+    dashcam()
+    with pytest.raises(FrameError, match=why):
+        register_live_source(scheme, opener)
+
+
+@pytest.mark.parametrize("scheme", LIVE_SOURCES)
+def test_every_source_of_the_registry_is_there(scheme: str) -> None:
+    assert callable(load(LIVE_SOURCES[scheme]))
 
 
 # ---- a true stream ----------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_labels_that_fit_once_classes_are_renamed_are_said() -> None:
     (sentence,) = label_notes([], CITYSCAPES, 0.0, seen)
     assert "agrees with 3 % of the labelled pixels, and with 97 % if classes" in sentence
     assert "another label space than cityscapes19" in sentence
-    assert "--label-space" in sentence
+    assert "label_space" in sentence
 
 
 @pytest.mark.parametrize("right", [0.35, 0.5, 0.9])

@@ -15,7 +15,7 @@ import pytest
 from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from PIL import Image
 from roadshift.runtime.errors import ConfigError, FrameError, LabelError, LabelSpaceError
-from roadshift.runtime.folders.folder_contents import list_images
+from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.labels import label_space, read_labels
@@ -199,7 +199,7 @@ def test_a_root_lists_its_camera_images_and_nothing_else(
     data: Callable[[str], Path], name: str
 ) -> None:
     root, small = data(name), MINIATURES[name]
-    found = {str(path.relative_to(root)) for path in list_images(root)}
+    found = {str(path.relative_to(root)) for path in folder_contents(root, videos=False).files}
     assert found == {small.frame, small.image}
 
 
@@ -208,7 +208,8 @@ def test_the_frames_to_adapt_on_are_the_training_images_alone(
     data: Callable[[str], Path], name: str
 ) -> None:
     root = data(name)
-    found = [path for folder in layout(name).frame_folders(root) for path in list_images(folder)]
+    folders = layout(name).frame_folders(root)
+    found = [path for folder in folders for path in folder_contents(folder).files]
     assert found == [root / MINIATURES[name].frame]
 
 
@@ -231,9 +232,9 @@ def test_of_foggy_cityscapes_three_fogs_the_thick_one_is_taken(tmp_path: Path) -
         write_image(
             folder / f"lindau_1_leftImg8bit_foggy_beta_{beta}.png", np.zeros((4, 4, 3), "u1")
         )
-    assert [path.stem[-4:] for path in list_images(tmp_path)] == ["0.02"]
+    assert [path.stem[-4:] for path in folder_contents(tmp_path, videos=False).files] == ["0.02"]
     (folder / "lindau_1_leftImg8bit_foggy_beta_0.02.png").unlink()
-    assert {path.stem[-5:] for path in list_images(tmp_path)} == {"0.005", "_0.01"}
+    assert {path.stem[-5:] for path in folder_contents(tmp_path).files} == {"0.005", "_0.01"}
 
 
 def test_cityscapes_beside_its_fog_is_cityscapes(data: Callable[[str], Path]) -> None:
@@ -242,7 +243,7 @@ def test_cityscapes_beside_its_fog_is_cityscapes(data: Callable[[str], Path]) ->
     fog.mkdir(parents=True)
     clear = (root / MINIATURES["cityscapes"].image).read_bytes()
     (fog / "lindau_000000_000019_leftImg8bit_foggy_beta_0.02.png").write_bytes(clear)
-    assert all("foggy" not in path.name for path in list_images(root))
+    assert all("foggy" not in path.name for path in folder_contents(root, videos=False).files)
     assert layout("foggy_cityscapes").labelled_pairs(root)[0][1].name.endswith("_labelIds.png")
 
 

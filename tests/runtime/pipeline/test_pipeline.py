@@ -9,37 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import fake_engines
 import numpy as np
 import pytest
-from roadshift.runtime.bundle import Bundle, InputSpec
-from roadshift.runtime.engines import Engine, open_engine
+from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import EngineError, FrameError, OutputError
 from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.frames.images import read_image, write_image
-from roadshift.runtime.labels import LabelSpace, read_labels
+from roadshift.runtime.labels import read_labels
 from roadshift.runtime.pipeline import Pipeline, Result
 from roadshift.runtime.pipeline.overlay import overlay
 from roadshift.runtime.pipeline.run_frames import run_frames
 from roadshift.runtime.pipeline.runner import STAGES
 from roadshift.runtime.pipeline.sinks import open_sink
+from spaces import TWO
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 
-TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 TIMEOUT_S = 20.0
 
 
-class Threshold(Engine):
-    """Class 1 where the red channel is above 127; ``before`` runs ahead of each inference."""
-
-    def __init__(self, before: Callable[[], Any] = lambda: None) -> None:
-        spec = InputSpec(width=8, height=4, mean=(0, 0, 0), std=(1, 1, 1))
-        super().__init__(TWO, spec, backend="test", precision="exact", device="cpu", reason="")
-        self._before = before
-
-    def _infer(self, batch: np.ndarray) -> np.ndarray:
-        self._before()
-        return (batch[..., 0] > 127).astype(np.uint8)
+class Threshold(fake_engines.Threshold):
+    width, height = 8, 4
 
 
 def frame(index: int, height: int = 4, width: int = 8) -> Frame:

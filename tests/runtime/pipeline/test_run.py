@@ -19,39 +19,23 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from roadshift.runtime.bundle import Bundle, InputSpec
-from roadshift.runtime.engines import Engine
+from damaged_videos import damage_pictures, write_mpeg4
+from fake_engines import Threshold
+from processes import until
+from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, FrameError, OutputError
 from roadshift.runtime.frames import Frame, images, open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
-from roadshift.runtime.labels import LabelSpace
 from roadshift.runtime.pipeline import Pipeline, Result
 from roadshift.runtime.pipeline import runner as pipeline_module
 from roadshift.runtime.pipeline.handoff import Handoff
 from roadshift.runtime.pipeline.latency import Latencies
 from roadshift.runtime.pipeline.run_frames import run_frames
 from roadshift.runtime.pipeline.sinks import open_sink
+from spaces import TWO
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
-
-from damaged_videos import damage_pictures, write_mpeg4
-
-TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 TIMEOUT_S = 60.0  # only a failure waits so long
-
-
-class Threshold(Engine):
-    """Class 1 where the red channel is above 127; ``before`` runs ahead of each inference."""
-
-    def __init__(self, before: Callable[[], Any] = lambda: None) -> None:
-        spec = InputSpec(width=64, height=48, mean=(0, 0, 0), std=(1, 1, 1))
-        super().__init__(TWO, spec, backend="test", precision="exact", device="cpu", reason="")
-        self._before = before
-
-    def _infer(self, batch: np.ndarray) -> np.ndarray:
-        self._before()
-        return (batch[..., 0] > 127).astype(np.uint8)
 
 
 @pytest.fixture(autouse=True)
@@ -89,16 +73,6 @@ class Feed:
 
     def source(self, **settings: Any) -> LiveSource:
         return LiveSource("camera:0", lambda: self, note=lambda _: None, **settings)
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do; fail where it never does."""
-    waiting = threading.Event()
-    for _ in range(round(TIMEOUT_S / 0.002)):
-        if true():
-            return
-        waiting.wait(0.002)
-    raise AssertionError("it never came true")
 
 
 # ---- the newest frame wins --------------------------------------------------------------------

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from processes import until
 from roadshift.runtime.probes import machine_state
 from roadshift.runtime.probes import nvml as nvml_probe
 from roadshift.runtime.probes.base import Sample
@@ -255,11 +255,8 @@ def test_a_running_tegrastats_is_read_and_the_clock_of_linux_fills_in(tmp_path: 
         assert probe.clock_max_mhz == 1300.5
     finally:
         probe.close()
-    for _ in range(200):  # the reader sees the end of the pipe in its own time
-        if probe.sample().power_w is None:
-            break
-        time.sleep(0.01)
-    assert probe.sample().power_w is None  # what ended knows nothing any more
+    # What ended knows nothing any more, once the reader has seen the end of the pipe.
+    until(lambda: probe.sample().power_w is None)
 
 
 def test_a_machine_without_tegrastats_is_no_jetson(monkeypatch: pytest.MonkeyPatch) -> None:

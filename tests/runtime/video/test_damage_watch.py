@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -16,16 +15,14 @@ import cv2
 import numpy as np
 import pytest
 import roadshift
+from damaged_videos import FRAMES, HEIGHT, WIDTH, damage_pictures, write_mpeg4
+from processes import until
 from roadshift.runtime.bench.run import BundleRun
 from roadshift.runtime.bench.settings import BenchSettings
 from roadshift.runtime.frames import FrameSource, open_frames
 from roadshift.runtime.video import decoder_errors
 from roadshift.runtime.video.damage_watch import DamageWatch
 from roadshift.runtime.video.decoder_errors import find_errors, is_error
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # tests are imported by path
-
-from damaged_videos import FRAMES, HEIGHT, WIDTH, damage_pictures, write_mpeg4
 
 SENTENCE = (
     "{}: 2 of 24 frames were decoded with errors, first at frame 7 (0.7 s): the recording is "
@@ -256,11 +253,11 @@ def test_the_process_does_not_outlive_a_parent_that_is_killed(tmp_path: Path) ->
         parent = subprocess.Popen([sys.executable, "-c", code, str(path)])
         checks = lambda: [pid for pid in checks_of(path) if pid != parent.pid]  # noqa: E731
         try:
-            wait_until(lambda: len(checks()) == 1)
+            until(lambda: len(checks()) == 1)
         finally:
             parent.send_signal(signal.SIGKILL)
             parent.wait()
-        wait_until(lambda: not checks())
+        until(lambda: not checks())
 
 
 # ---- commands ----------------------------------------------------------------------------------
@@ -326,13 +323,6 @@ def checks_of(path: Path) -> list[int]:
             continue
         found.append(int(folder.name))
     return found
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_packages_with_the_names_of_pythons_own_modules_do_no_harm(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.frames import Frame, open_frames
-from roadshift.runtime.labels import LabelSpace
 from roadshift.runtime.pictures.media_kinds import WRITTEN_VIDEO_SUFFIXES
 from roadshift.runtime.pipeline import Result
 from roadshift.runtime.pipeline.pacing import rate_of
@@ -28,8 +27,8 @@ from roadshift.runtime.video.mp4 import Mp4File
 from roadshift.runtime.video.recording import Recording
 from roadshift.runtime.video.video_encoding import FragmentedVideo
 from roadshift.runtime.video.video_file import count_packets
+from spaces import TWO
 
-TWO = LabelSpace(name="two", classes=("dark", "light"), colours=((0, 0, 0), (255, 255, 255)))
 WIDTH, HEIGHT = 64, 48
 suffixes = pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".avi"])
 
@@ -461,7 +460,7 @@ def test_images_are_shown_at_the_rate_that_is_said(tmp_path: Path) -> None:
     times = [frame.timestamp_ns for frame in open_frames(tmp_path / "a.mp4")]
     assert times == [i * 250_000_000 for i in range(40)]
     assert said == [
-        f"{tmp_path / 'a.mp4'}: images have no times; they are shown at 4 a second (--fps)."
+        f"{tmp_path / 'a.mp4'}: images have no times; they are shown at 4 a second (fps)."
     ]
 
 

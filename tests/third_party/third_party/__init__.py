@@ -1,1 +1,1 @@
-"""An installed package of somebody else's: a method and a network."""
+"""An installed package of somebody else's: one of each thing that can be added."""

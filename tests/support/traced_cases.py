@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from roadshift.adapt.models.importing import save_weights
+from bundle_cases import write_bundle
 from roadshift.adapt.models.segmenter import Segmenter
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.export.onnx import write_graph
 from roadshift.export.weight_origins import Folds, read_folds, state_arrays
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.labels import label_space
 from roadshift.scenes import render_scene
 
@@ -33,12 +33,7 @@ def bundle_of(path: Path, spec: NetworkSpec) -> tuple[Bundle, SegmentationNetwor
     """As built: biases and shifts all zero, scales and variances all one, so most are equal."""
     torch.manual_seed(0)
     network = build_network(spec.name, SPACE.num_classes, **spec.arguments).eval()
-    with BundleWriter(path) as writer:
-        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-        bundle = writer.commit(
-            network=spec, label_space=SPACE, input=SIZE, provenance=Provenance(method="test")
-        )
-    return bundle, network
+    return write_bundle(path, network, network=spec, label_space=SPACE, input=SIZE), network
 
 
 def draw(network: SegmentationNetwork, seed: int) -> None:

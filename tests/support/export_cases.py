@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from roadshift.adapt.models.importing import save_weights
+from bundle_cases import write_bundle
 from roadshift.adapt.networks import SegmentationNetwork, build_network
 from roadshift.export.data_splits import EvaluationData
-from roadshift.runtime.bundle import Bundle, BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.bundle import open_bundle as read_bundle
 from roadshift.runtime.labels import label_space
 from roadshift.scenes import render_scene
@@ -37,11 +37,7 @@ def write_source(
             buffer.uniform_(0.5, 1.5)
     change(network)
     path.parent.mkdir(exist_ok=True)
-    with BundleWriter(path) as writer:
-        writer.add_bytes("model.safetensors", save_weights(network), kind="weights")
-        return writer.commit(
-            network=spec, label_space=SPACE, input=size, provenance=Provenance(method="test")
-        )
+    return write_bundle(path, network, network=spec, label_space=SPACE, input=size)
 
 
 def frames_of(size: InputSpec, count: int = 3) -> list[np.ndarray]:

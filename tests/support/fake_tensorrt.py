@@ -1,8 +1,9 @@
 """TensorRT as far as an engine uses it, computing on `fake_cuda`'s memory.
 
 A "plan" is JSON: the weight of a 1x1 convolution of RGB, whose argmax over classes is the output.
-The fake refuses what TensorRT refuses: a plan of another version, work on the default stream, an
-output that was never given a place.
+The fake refuses what TensorRT refuses: a plan of another version, an address that is not aligned, a
+tensor that was never given a place. Comments name the page of NVIDIA's TensorRT documentation (the
+Python API's unless said) that says so; "assumed" is what no page says.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from fake_cuda import FakeCudart
+from fake_cuda import ALIGNMENT, FakeCudart
 
-UINT8, FLOAT, HALF = "UINT8", "FLOAT", "HALF"
+UINT8, FLOAT, HALF = "UINT8", "FLOAT", "HALF"  # DataType's members
 
 
 def plan_bytes(
@@ -67,6 +68,7 @@ class Engine:
         return "INPUT" if name == "image" else "OUTPUT"
 
     def create_execution_context(self) -> Context | None:
+        # None without memory for it: assumed.
         return None if self.document.get("no_memory") else Context(self)
 
 
@@ -75,14 +77,24 @@ class Context:
         self.engine, self.at = engine, {}
 
     def set_tensor_address(self, name: str, address: int) -> bool:
+        # C++ API, IExecutionContext::setTensorAddress: false where the name maps to no input or
+        # output; at least 256-byte alignment (the false for that is assumed).
+        if name not in self.engine.shapes or address % ALIGNMENT:
+            return False
         self.at[name] = address
-        return name in self.engine.shapes
+        return True
 
     def execute_async_v3(self, stream: int) -> bool:
         cudart = self.engine.trt.cudart
         self.engine.trt.calls.append("execute_async_v3")
-        if stream == 0 or set(self.at) != set(self.engine.shapes):
+        # C++ API, IExecutionContext::setTensorAddress: before enqueueV3, each needs an address.
+        if set(self.at) != set(self.engine.shapes):
             return False
+        # Stricter than IExecutionContext, execute_async_v3: the default stream is taken, slowly.
+        if stream not in cudart.alive["cudaStreamCreateWithFlags"]:
+            return False
+        # C++ API, IExecutionContext::enqueueV3: some engines are not capturable (of which kind, and
+        # the false, is assumed).
         if cudart.capturing is not None and not self.engine.document["capturable"]:
             return False
         cudart.run(self._compute)
@@ -115,7 +127,7 @@ class FakeTensorRT(ModuleType):
         EXCLUDE_WEIGHTS="EXCLUDE_WEIGHTS", INCLUDE_REFIT="INCLUDE_REFIT"
     )
 
-    class ILogger:
+    class ILogger:  # page "Logger": severities are numbers, 0 the most severe
         Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0, WARNING=2)
 
     def __init__(self, cudart: FakeCudart, version: str = "10.16.1") -> None:
@@ -131,6 +143,8 @@ class FakeTensorRT(ModuleType):
         def deserialize(plan: bytes) -> Engine | None:
             self.calls.append("deserialize")
             document = json.loads(plan)
+            # "Runtime", deserialize_cuda_engine: None where it could not. "Engine Compatibility":
+            # another version's plan. That it logs an error, and how it reads, is assumed.
             if document["version"] != self.__version__:
                 logger.log(1, "The engine plan file is not compatible\n with this version")
                 return None

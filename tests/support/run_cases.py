@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from roadshift.adapt import Job, RunOptions, Student, adapt_bundle
+from roadshift.adapt import Events, RunOptions, Student, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, FrameSet
+from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise
+from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.run.options import Progress
 from roadshift.adapt.run.workspace import HISTORY
+from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels import LabelSpace
 from safetensors.torch import load_file
 from torch import Tensor
+
+SUPPORT = Path(__file__).parent  # with the programs that tests start
 
 
 def stage_context(
@@ -57,29 +59,50 @@ class _Untouchable:
         raise AssertionError(f"a label was touched: {name}")
 
 
-def python_output(*words: object) -> str:
-    """What ``python WORDS...`` prints, in a process of its own that finds what this one does."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, *map(str, words)],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+class Entropy(Stage):
+    """Mean entropy of the network's predictions, times what ``factor`` gives for each call."""
+
+    name = "entropy"
+
+    def __init__(self, factor: Callable[[int], float] = lambda _: 1.0) -> None:
+        self.factor, self.calls = factor, 0
+
+    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        self.model, self.normalise = model.train(), context.normalise
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        logits = self.model(self.normalise(batch.augmented)).logits
+        mean_entropy = pixel_entropy(logits.log_softmax(dim=1)).mean()
+        return {"entropy": self.factor(self.calls) * mean_entropy}
+
+
+def sgd_steps(
+    stage: Stage, parameters: Any, steps: Iterable[int], draw: Callable[[int], Batch]
+) -> list[dict[str, float]]:
+    """Plain SGD steps of a stage, on ``draw(step)``, as the trainer takes them; their terms."""
+    optimizer = torch.optim.SGD(parameters, lr=0.05)
+    history = []
+    for step in steps:
+        torch.manual_seed(step)
+        terms = stage.losses(draw(step))
+        optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        optimizer.step()
+        stage.after_step()
+        history.append(values(terms))
+    return history
 
 
 class Killed(BaseException):
     """What a lost process looks like from within: nothing below it may catch it."""
 
 
-def kill_at(step: int) -> Callable[[Progress], None]:
+def kill_at(step: int) -> Callable[[ProgressUpdate], None]:
     """A report that dies after ``step``."""
 
-    def report(progress: Progress) -> None:
-        if progress.step == step:
+    def report(progress: ProgressUpdate) -> None:
+        if progress.done == step:
             raise Killed
 
     return report
@@ -102,12 +125,29 @@ class Polls:
         return stop
 
 
+def run_options(out: Path, **options: Any) -> RunOptions:
+    """Options of a run on the CPU, with those of `Events` among them."""
+    names = {field.name for field in fields(Events)} & options.keys()
+    events = Events(**{name: options.pop(name) for name in names})
+    return RunOptions(out, **{"device": "cpu", **options}, events=events)
+
+
 def adapted(
     source: Bundle, frames: Path, config: RunConfig, out: Path, **options: Any
 ) -> dict[str, Tensor]:
     """The weights of a run through `adapt_bundle`, on the CPU."""
-    job = Job(out, device="cpu", options=RunOptions(fingerprint="", **options))
-    return load_file(adapt_bundle(source, [frames], config, job).path / "model.safetensors")
+    return weights(adapt_bundle(source, [frames], config, run_options(out, **options)))
+
+
+def weights(bundle: Bundle) -> dict[str, Tensor]:
+    return load_file(bundle.path / "model.safetensors")
+
+
+def equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> bool:
+    """The same names, and bit for bit the same tensors."""
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 def history_of(folder: Path) -> list[dict[str, Any]]:

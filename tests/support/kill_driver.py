@@ -20,7 +20,7 @@ from typing import Any
 
 import cv2
 import torch
-from roadshift.adapt import Job, RunOptions, adapt_bundle, resolve_config
+from roadshift.adapt import RunOptions, adapt_bundle, resolve_config
 from roadshift.runtime.bundle import open_bundle
 
 STEPS, RANDOM_KILLS = 12, 20
@@ -32,9 +32,9 @@ Moment = tuple[bool, str, str]  # (after the last step?, event, file)
 
 
 def adapt(source: Path, frames: Path, out: Path) -> None:
-    options = RunOptions(fingerprint="", resume=True, checkpoint_every_s=0)
+    options = RunOptions(out, device="cpu", resume=True, checkpoint_every_s=0)
     opened = open_bundle(source, allow_networks=["tiny_network"])
-    adapt_bundle(opened, [frames], CONFIG, Job(out, device="cpu", options=options))
+    adapt_bundle(opened, [frames], CONFIG, options)
 
 
 def fork(work: Callable[[], None]) -> int:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from ast import literal_eval
 
+from ..errors import Sentence
+
 # Arguments whose flag is another word; every other's is its name, with hyphens.
 _OTHER_WORDS = {
     "allow_networks": "--allow-network",
     "arguments": "--argument",
+    "assignments": "--set",
+    "baseline": "--compare",
     "formats": "--to",
     "gate=False": "--gate off",
     "initial": "--init",
@@ -38,3 +42,8 @@ def flag_of(name: str, value: str | None = None) -> str:
         return flag
     words = given if isinstance(given, (tuple, list)) else [given]
     return f"{flag} {','.join(map(str, words))}"
+
+
+def with_flags(text: str) -> str:
+    """The text as the command line tells it: of a `Sentence`, with flags for its arguments."""
+    return text.told(flag_of) if isinstance(text, Sentence) else text

@@ -1,8 +1,8 @@
-"""Every loss's kernels compiled for a GPU that need not be there: compile_triton.py CAPABILITY.
+"""Every loss's kernels compiled for GPUs that need not be there: compile_triton.py CAPABILITY...
 
 Triton compiles them to machine code with the assembler that it brings along. Prints a JSON list:
-the loss, the bytes of the kernel's machine code, and the bytes of each thread's stack (registers
-that were spilled).
+the compute capability, the loss, the bytes of the kernel's machine code, and the bytes of each
+thread's stack (registers that were spilled).
 """
 
 import json
@@ -25,7 +25,6 @@ from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-capability = int(sys.argv[1])
 kernel: Any = triton_backend.pixels_kernel
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 TYPES = {
@@ -88,7 +87,8 @@ for loss in (*LOSSES, many_classes):
         results(loss, problem(0, small=False, dtype=torch.float32), "triton")
     for types, constants, options in launches:
         source = ASTSource(kernel, signature=types, constexprs=constants)
-        target = GPUTarget("cuda", capability, 32)
-        machine_code = triton.compile(source, target=target, options=options).asm["cubin"]
-        found.append((loss.__name__, len(machine_code), stack_of(machine_code)))
+        for capability in map(int, sys.argv[1:]):
+            target = GPUTarget("cuda", capability, 32)
+            code = triton.compile(source, target=target, options=options).asm["cubin"]
+            found.append((capability, loss.__name__, len(code), stack_of(code)))
 print(json.dumps(found))

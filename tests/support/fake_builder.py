@@ -1,7 +1,8 @@
 """TensorRT's builder and refitter on top of `fake_tensorrt`: a plan holds its ONNX model.
 
 An engine of such a plan runs it in ONNX Runtime, so what a build or a refit puts into it is what
-comes out. ``settings`` say what the library does wrong.
+comes out. ``settings`` say what the library does wrong. Comments name pages of NVIDIA's TensorRT
+documentation as in `fake_tensorrt`; test_tensorrt.py asks the real builder the same where it is.
 """
 
 from __future__ import annotations
@@ -9,25 +10,20 @@ from __future__ import annotations
 import base64
 import ctypes
 import json
-import sys
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
-
 from fake_cuda import FakeCudart
 from fake_tensorrt import FLOAT, HALF, UINT8, Context, Engine, FakeTensorRT
+from onnx import numpy_helper
 
 _TYPES = {"float32": FLOAT, "float16": HALF, "uint8": UINT8}
-_WRITTEN = {
+_WRITTEN = {  # "Engine Inspector", "Format/Datatype" of TensorRT 10; 11 splits that field in two
     FLOAT: "Row major linear FP32",
     HALF: "Channel major FP16 format",
     "INT8": "Thirty-two wide channel vectorized row major Int8 format",
@@ -36,7 +32,7 @@ _WRITTEN = {
 
 class Flags:
     def __init__(self) -> None:
-        self.set: set[str] = {"TF32"}
+        self.set: set[str] = {"TF32"}  # "BuilderConfig", BuilderFlag.TF32: enabled by default
 
     def set_flag(self, flag: str) -> None:
         self.set.add(flag)
@@ -56,6 +52,8 @@ class Config(Flags):
     def set_memory_pool_limit(self, pool: str, size: int) -> None:
         self.limits[pool] = size
 
+    # "BuilderConfig": create_timing_cache(b"") makes a new one; set_timing_cache without
+    # ignore_mismatch is False where the device is another.
     def create_timing_cache(self, known: bytes) -> Any:
         return SimpleNamespace(serialize=lambda: known + b"timed;", known=known)
 
@@ -108,10 +106,11 @@ class OnnxEngine(Engine):
 
     def create_serialization_config(self) -> Any:
         config = Flags()
-        config.set = {"EXCLUDE_WEIGHTS"}
+        config.set = {"EXCLUDE_WEIGHTS"}  # the worst case: the defaults are assumed
         return config
 
     def serialize_with_config(self, config: Any) -> bytes:
+        # "SerializationConfig": INCLUDE_REFIT remains refittable, EXCLUDE_WEIGHTS drops weights.
         assert config.set == {"INCLUDE_REFIT"}  # with weights, and refittable again
         return plan_of(self.model, self.document["version"], refittable=True)
 
@@ -119,6 +118,7 @@ class OnnxEngine(Engine):
 class Refitter:
     def __init__(self, engine: OnnxEngine, _logger: Any) -> None:
         self.engine, self.settings = engine, engine.trt.settings
+        # "Refitting an Engine": the ONNX parser names weights as the model does.
         self.weights = {
             w.name: w for w in engine.model.graph.initializer if w.data_type in (1, 10, 16)
         }
@@ -129,11 +129,17 @@ class Refitter:
         return [name for name in self.weights if self.engine.refittable and name not in kept]
 
     def get_missing_weights(self) -> list[str]:
-        """Those that were combined with others, which include constants of the preprocessing."""
+        """Those that were combined with others, which include constants of the preprocessing.
+
+        "Refitter", get_missing_weights: what is not supplied of a combination, once some is.
+        """
         combined = ["normalise.mean", *self.settings.get("missing", ())]
         return [name for name in combined if self.given and name not in self.given]
 
     def set_named_weights(self, name: str, weights: Any) -> bool:
+        # "Refitter", set_named_weights: False for another name, size or type.
+        if name not in self.get_all_weights():
+            return False
         old = numpy_helper.to_array(self.weights[name])
         if (weights.kind, weights.count) != (_TYPES[old.dtype.name], old.size):
             return False
@@ -141,7 +147,10 @@ class Refitter:
         return True
 
     def refit_cuda_engine(self) -> bool:
-        """Read only now, from the addresses: they must still hold what they were given for."""
+        """Read only now, from the addresses: they must still hold what they were given for.
+
+        "Refitter", refit_cuda_engine: False while weights are missing; memory may go afterwards.
+        """
         if self.get_missing_weights() or self.settings.get("refuses"):
             return False
         for name, (address, shape, dtype) in self.given.items():
@@ -154,7 +163,8 @@ class Refitter:
 class OnnxTensorRT(FakeTensorRT):
     """The library; ``network_flags`` and ``configs`` are what it was given."""
 
-    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=3)  # it changed between majors
+    # The value of no version: it changed between majors ("Migrating from TensorRT 10.x to 11.x").
+    NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=3)
     BuilderFlag = SimpleNamespace(TF32="TF32", REFIT="REFIT")
     ProfilingVerbosity = SimpleNamespace(DETAILED="DETAILED")
     MemoryPoolType = SimpleNamespace(WORKSPACE="WORKSPACE")
@@ -190,6 +200,8 @@ class OnnxTensorRT(FakeTensorRT):
             return network
 
         def build(network: Any, config: Config) -> bytes | None:
+            # "ProgressMonitor", step_complete: False ends the build early. None then, and where no
+            # tactic is found: assumed.
             self.configs.append(config)
             for going in self._phases(config.progress_monitor):
                 if not going:

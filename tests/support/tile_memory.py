@@ -1,12 +1,10 @@
-"""Bytes that IAPC's loss adds to a process, forward and backward: tile_memory.py HEIGHT WIDTH."""
+"""Peaks of a process, in bytes, after IAPC's loss: tile_memory.py HEIGHT WIDTH [HEIGHT WIDTH]."""
 
 import resource
 import sys
 
 import torch
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
-
-height, width = map(int, sys.argv[1:])
 
 
 def step(rows: int, columns: int) -> None:
@@ -18,6 +16,7 @@ def step(rows: int, columns: int) -> None:
 
 
 step(64, 128)  # what torch loads once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step(height, width)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+sizes = [int(word) for word in sys.argv[1:]]
+for size in zip(sizes[::2], sizes[1::2], strict=True):  # the smaller first: a peak only rises
+    step(*size)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

@@ -20,12 +20,12 @@ import pytest
 from roadshift.adapt.data import dataset
 from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
 from roadshift.runtime import labels
-from roadshift.runtime.frames import images
+from roadshift.runtime.folders import label_pairs
 
 LABEL_READERS = (
     labels.read_labels,
-    images.find_labels,
-    images.labelled_pairs,
+    label_pairs.find_labels,
+    label_pairs.labelled_pairs,
     dataset.labelled_frames,
 )
 OPENERS = (
