@@ -17,7 +17,6 @@ from .das3 import Das3
 from .entmin import Entmin
 from .iapc import Iapc
 from .ld import Ld
-from .negative_learning import NegativeLearning
 from .nightshift import Nightshift
 from .pseudo import Pseudo, PseudoEntmin, PseudoSelected
 from .registry import METHODS, MethodRegistry, register_method
@@ -215,9 +214,7 @@ def _is_method(name: str) -> bool:
 def build_stages(config: RunConfig) -> list[Stage]:
     """The stages that ``config`` describes, not yet begun."""
     chosen = find_method(config.method)
-    stages = chosen.stages(validate(chosen.Config, config.method_config, config.method))
-    negative = config.negative_learning
-    return [NegativeLearning(stage, negative) for stage in stages] if negative.weight else [*stages]
+    return list(chosen.stages(validate(chosen.Config, config.method_config, config.method)))
 
 
 __all__ = [

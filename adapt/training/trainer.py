@@ -45,6 +45,7 @@ from .compiling import compiler_errors
 from .first_step import choose_precision, fit_memory
 from .forward_backward import Passes, seed_of
 from .memory_fit import changes_by_micro_batch
+from .negative_learning import NegativeLearning
 from .optimisation import build_optimizer
 from .precision_benchmark import MEASURED_FROM
 from .run_files import RunFiles
@@ -293,7 +294,8 @@ class Trainer:
             return None
         frames.settle(kept)
         self.sampler.draw_from(chosen, stage.crop_condition())
-        return Passes(self.model, stage, optimizer, self.context.config.seed)
+        negative = NegativeLearning.asked_for(self.model, self.context)
+        return Passes(self.model, stage, optimizer, self.context.config.seed, negative)
 
     def _restore(
         self, stage: Stage, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -12,15 +12,14 @@ from ...runtime.errors import NetworkError
 from ..data.context import Context
 from ..data.dataset import Batch
 from ..losses.ld import complementary_ranks, negative_term
+from ..methods.base import Stage
 from ..networks import Output, SegmentationNetwork
-from ..run.config import NegativeLearningConfig
-from .base import ParameterGroup, Stage
 
 TERM = "negative_learning"
 
 
-class NegativeLearning(Stage):
-    """A stage of any method with L_neg (eq. 6 of LD) among its terms.
+class NegativeLearning:
+    """L_neg (eq. 6 of LD) on the logits that a student gives to a stage of any method.
 
     for each batch:
         terms  <- those of the stage; z <- the logits that the student gave it with a gradient
@@ -31,31 +30,30 @@ class NegativeLearning(Stage):
     that its own terms stay what they are without it.
 
     Args:
-        stage: the method's, not yet begun.
-        settings: with a weight above 0.
+        model: the student.
+        context: with ``negative_learning`` in its settings, of a weight above 0.
     """
 
-    def __init__(self, stage: Stage, settings: NegativeLearningConfig) -> None:
-        self.stage, self.settings = stage, settings
-        self.name, self.share = stage.name, stage.share
-        self.when_frozen, self.mixes = stage.when_frozen, stage.mixes
-
-    def check(self, model: SegmentationNetwork) -> None:
-        self.stage.check(model)
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
+    def __init__(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model, context
-        self.stage.begin(model, context)
+        self.settings = context.config.negative_learning
 
-    def prepare(self) -> None:
-        self.stage.prepare()
+    @classmethod
+    def asked_for(cls, model: SegmentationNetwork, context: Context) -> NegativeLearning | None:
+        """One where the settings give it a weight."""
+        return cls(model, context) if context.config.negative_learning.weight else None
 
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
+    def losses(self, stage: Stage, batch: Batch) -> dict[str, Tensor]:
+        """The terms of ``stage``, begun with the student, and L_neg beside them.
+
+        Raises:
+            NetworkError: the stage asked the student for nothing that has a gradient.
+        """
         with self._watching() as passes:
-            terms = self.stage.losses(batch)
+            terms = stage.losses(batch)
         if not passes:
             raise NetworkError(
-                f"negative_learning: {self.name} asked the student for no logits with a gradient, "
+                f"negative_learning: {stage.name} asked the student for no logits with a gradient, "
                 "so there is nothing to learn from; set negative_learning.weight to 0."
             )
         images = sum(map(len, passes))
@@ -91,18 +89,3 @@ class NegativeLearning(Stage):
             weight=settings.weight * share,
             kernel=self.context.losses,
         )
-
-    def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
-        return self.stage.parameter_groups(model, factor)
-
-    def after_step(self) -> None:
-        self.stage.after_step()
-
-    def touched(self) -> list[Tensor]:
-        return self.stage.touched()
-
-    def state(self) -> dict[str, Tensor]:
-        return self.stage.state()
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        self.stage.load_state(tensors)

@@ -15,11 +15,16 @@ from loss_cases import pixels, softmax
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
 from roadshift.adapt.methods import build_stages, resolve_config
-from roadshift.adapt.methods.negative_learning import TERM, NegativeLearning
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
-from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig
+from roadshift.adapt.run.config import (
+    AugmentConfig,
+    NegativeLearningConfig,
+    RunConfig,
+    TrainingConfig,
+)
 from roadshift.adapt.run.workspace import HISTORY
+from roadshift.adapt.training.negative_learning import TERM, NegativeLearning
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import ConfigError, NetworkError
 from run_cases import Entropy, Killed, equal, kill_at, stage_context, values, weights
@@ -49,9 +54,13 @@ def frames() -> FrameSet:
     )
 
 
-def context(folder: Path, method: str) -> Context:
+def context(folder: Path, method: str, **negative: Any) -> Context:
     spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(120, 110, 100), std=(60, 60, 60))
-    config = RunConfig(method=method, training=TrainingConfig(batch_size=2))
+    config = RunConfig(
+        method=method,
+        training=TrainingConfig(batch_size=2),
+        negative_learning=NegativeLearningConfig(**negative),
+    )
     return stage_context(folder, frames(), Normalise(spec), config)
 
 
@@ -60,13 +69,13 @@ def batch() -> Batch:
 
 
 def terms_of(
-    method: str, number: int, folder: Path, model: SegmentationNetwork, *assignments: str
+    method: str, number: int, folder: Path, model: SegmentationNetwork, **negative: Any
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The terms of a stage's first batch, and the logits that a gradient flows through."""
-    config = resolve_config(method, assignments=[*METHODS[method], *assignments])
-    stage = build_stages(config)[number]
+    stage = build_stages(resolve_config(method, assignments=METHODS[method]))[number]
     folder.mkdir()
-    stage.begin(model, context(folder, method))
+    surroundings = context(folder, method, **negative)
+    stage.begin(model, surroundings)
     stage.prepare()
     seen: list[Tensor] = []
 
@@ -76,7 +85,10 @@ def terms_of(
 
     hook = model.register_forward_hook(see)
     torch.manual_seed(5)
-    terms = stage.losses(batch())
+    if negative:
+        terms = NegativeLearning(model, surroundings).losses(stage, batch())
+    else:
+        terms = stage.losses(batch())
     hook.remove()
     return terms, seen
 
@@ -88,9 +100,9 @@ STAGES = [("iapc", 0), ("nightshift", 0), ("das3", 0), ("das3", 1), ("das3", 2),
 def test_the_term_is_the_slow_loop_and_leaves_the_methods_own_terms_alone(
     method: str, number: int, tmp_path: Path, network: Network
 ) -> None:
-    negative = (f"negative_learning.weight={WEIGHT}", "negative_learning.rank_spread=0")
+    negative = {"weight": WEIGHT, "rank_spread": 0}
     alone, _ = terms_of(method, number, tmp_path / "alone", network())
-    beside, seen = terms_of(method, number, tmp_path / "beside", network(), *negative)
+    beside, seen = terms_of(method, number, tmp_path / "beside", network(), **negative)
     term = beside.pop(TERM)
     assert values(beside) == values(alone)  # bit for bit
     total = count = 0.0
@@ -108,18 +120,14 @@ def test_the_term_is_the_slow_loop_and_leaves_the_methods_own_terms_alone(
 def test_ranks_follow_the_settings_and_the_seed(
     rule: str, draw: str, tmp_path: Path, network: Network
 ) -> None:
-    chosen = (
-        "negative_learning.weight=1",
-        f"negative_learning.complementary={rule}",
-        f"negative_learning.rank_draw={draw}",
-    )
+    chosen = {"weight": 1, "complementary": rule, "rank_draw": draw}
     one, two = (
-        terms_of("iapc", 0, tmp_path / name, network(0, dropout=0.0), *chosen)[0][TERM].item()
+        terms_of("iapc", 0, tmp_path / name, network(0, dropout=0.0), **chosen)[0][TERM].item()
         for name in "ab"
     )
     assert one == two
-    fixed = ("negative_learning.weight=1", "negative_learning.rank_spread=0")
-    plain = terms_of("iapc", 0, tmp_path / "c", network(0, dropout=0.0), *fixed)[0][TERM].item()
+    fixed = {"weight": 1, "rank_spread": 0}
+    plain = terms_of("iapc", 0, tmp_path / "c", network(0, dropout=0.0), **fixed)[0][TERM].item()
     assert math.isfinite(one)
     if draw == "pixel" and rule != "ranked_below":  # of 4 classes, one-sided is always rank 2
         assert one != plain
@@ -134,12 +142,12 @@ def test_several_passes_of_the_student_count_by_their_images(
         def losses(self, batch: Batch) -> dict[str, Tensor]:
             return {**super().losses(batch), "again": super().losses(batch.part(0, 1))["entropy"]}
 
-    model, settings = network(0, dropout=0.0), resolve_config("iapc").negative_learning
-    stage = NegativeLearning(Twice(), settings.model_copy(update={"weight": 1.0, "rank_spread": 0}))
-    stage.begin(model, context(tmp_path, "iapc"))
+    model, stage = network(0, dropout=0.0), Twice()
+    surroundings = context(tmp_path, "iapc", weight=1.0, rank_spread=0)
+    stage.begin(model, surroundings)
     passes: list[Tensor] = []
     hook = model.register_forward_hook(lambda _, __, output: passes.append(output.logits))
-    term = stage.losses(batch())[TERM].item()
+    term = NegativeLearning(model, surroundings).losses(stage, batch())[TERM].item()
     hook.remove()
     assert [len(logits) for logits in passes] == [2, 1]
     total = [
@@ -158,12 +166,12 @@ def test_a_stage_that_asks_the_student_nothing_is_refused(tmp_path: Path, networ
             del batch
             return {"idle": next(self.model.parameters()).sum()}
 
-    settings = resolve_config("iapc").negative_learning.model_copy(update={"weight": 1.0})
-    stage = NegativeLearning(Idle(), settings)
-    stage.begin(network(), context(tmp_path, "iapc"))
+    model, stage = network(), Idle()
+    surroundings = context(tmp_path, "iapc", weight=1.0)
+    stage.begin(model, surroundings)
     with pytest.raises(NetworkError, match="negative_learning: entropy asked the student"):
-        stage.losses(batch())
-    assert not stage.model._forward_hooks
+        NegativeLearning(model, surroundings).losses(stage, batch())
+    assert not model._forward_hooks
 
 
 @pytest.mark.parametrize(
@@ -183,11 +191,8 @@ def test_settings_without_a_meaning_are_refused(
         resolve_config(method, assignments=assignments)
 
 
-def test_it_is_off_by_default_and_then_no_stage_is_wrapped() -> None:
-    for method in METHODS:
-        assert not any(
-            isinstance(stage, NegativeLearning) for stage in build_stages(resolve_config(method))
-        )
+def test_it_is_off_by_default() -> None:
+    assert all(resolve_config(method).negative_learning.weight == 0 for method in METHODS)
 
 
 @pytest.mark.usefixtures("one_thread")
