@@ -310,8 +310,7 @@ class Trainer:
             stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, passes: Passes) -> None:
-        stage, optimizer = passes.stage, passes.optimizer
-        device = self.context.device
+        stage, optimizer, device = passes.stage, passes.optimizer, self.context.device
         ahead = batches_of(self.sampler.batch, self.state.done, self.training.steps, device)
         with closing(ahead) as batches:
             self.clock.begin_steps()
@@ -331,8 +330,7 @@ class Trainer:
                 done = self.state.done + 1
                 planned = self.clock.planned(done, self.state.planned_steps)
                 self.state = replace(self.state, done=done, planned_steps=planned)
-                lr = optimizer.param_groups[0]["lr"]
-                self.files.append(stage.name, done, losses, lr)
+                self.files.append(stage.name, done, losses, optimizer.param_groups[0]["lr"])
                 pace = self.clock.step_done(done, planned)
                 self.events.report(
                     ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)
