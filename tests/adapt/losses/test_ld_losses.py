@@ -123,7 +123,7 @@ def test_every_term_equals_the_slow_loop_over_random_shapes(
     how = {"align_corners": corners, "weights": WEIGHTS, "class_weights": a}
     expected = reference_terms(*given_all, corners, WEIGHTS, a, over)
     for kernel in ("reference", "tiled"):
-        ours = ld_terms(*given_all, **how, selected_mean_over=over, kernel=kernel)  # type: ignore[arg-type]
+        ours = ld_terms(*given_all, **how, selected_mean_over=over, kernel=kernel)
         assert_terms(ours, expected)
     alone = negative_term(
         case.logits, ranks, case.size, align_corners=corners, weight=WEIGHTS.negative
