@@ -7,8 +7,9 @@ what makes a resumed run the run that was never interrupted.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ..run.work import Work
 from .augment import photometric
 from .decoding import damaged_names, decoded, images_in_time
 from .frame_cache import cached_images, read_cache, write_cache
+from .streams import Streams
 from .view_sizes import scaled_side
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
@@ -57,9 +59,23 @@ class Batch:
     labels: Tensor | None  # ground truth, int64 (B, H, W); only when training a source model
     frames: tuple[int, ...]  # which frame each row was cropped from
     crops: tuple[Crop, ...]
+    blocks: tuple[int, ...] = ()  # lengths of runs of rows that no pass crosses; (): all are one
+
+    def passes(self, micro_batch: int) -> list[tuple[int, int]]:
+        """First row and end of every forward pass: ``micro_batch`` rows, or nearly as many.
+
+        All passes of a block have as many rows, or one fewer.
+        """
+        ranges, first = [], 0
+        for length in self.blocks or (len(self.frames),):
+            rows = np.arange(first, first + length)
+            parts = np.array_split(rows, math.ceil(length / micro_batch))
+            ranges += [(int(part[0]), int(part[-1]) + 1) for part in parts]
+            first += length
+        return ranges
 
     def part(self, start: int, stop: int) -> Batch:
-        """Rows ``start`` to ``stop``."""
+        """Rows ``start`` to ``stop``, as one block."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Batch(
             self.clean[start:stop],
@@ -75,7 +91,7 @@ class Batch:
         clean = self.clean.to(device, non_blocking=True)
         same = self.augmented is self.clean
         augmented = clean if same else self.augmented.to(device, non_blocking=True)
-        return Batch(clean, augmented, labels, self.frames, self.crops)
+        return replace(self, clean=clean, augmented=augmented, labels=labels)
 
 
 class FrameSet:
@@ -290,13 +306,13 @@ def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
 
 
 class CropSampler:
-    """Draws batch ``s`` of a run from ``(seed, s)``: every frame once an epoch, shuffled."""
+    """Draws batch ``s`` of a run from ``(seed, s)``, from one stream of frames or several."""
 
     def __init__(
         self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
-        self._chosen: Sequence[int] = range(len(frames))
+        self._streams = Streams((range(len(frames)),))
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
@@ -305,14 +321,14 @@ class CropSampler:
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
 
-    def draw_from(self, chosen: Sequence[int]) -> None:
-        """Make batches of the frames of these numbers alone."""
-        self._chosen = chosen
+    def draw_from(self, streams: Streams) -> None:
+        """Make batches of these frames alone."""
+        self._streams = streams
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
-        size = self._training.batch_size
-        rows = [self._row(step * size + slot) for slot in range(size)]
+        size, streams = self._training.batch_size, self._streams
+        rows = [self._row(stream, step * size + slot) for stream, slot in streams.rows(size)]
         clean = torch.from_numpy(np.stack([row[0] for row in rows]))
         plain = self._augment.policy == "none"
         augmented = clean if plain else torch.from_numpy(np.stack([row[1] for row in rows]))
@@ -320,13 +336,11 @@ class CropSampler:
         if self._frames.labels is not None:
             maps = [row[2] for row in rows if row[2] is not None]
             labels = torch.from_numpy(np.stack(maps)).long()
-        return Batch(clean, augmented, labels, tuple(r[3] for r in rows), tuple(r[4] for r in rows))
+        numbers, crops = tuple(row[3] for row in rows), tuple(row[4] for row in rows)
+        return Batch(clean, augmented, labels, numbers, crops, streams.blocks(size))
 
-    def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
-        epoch, place = divmod(position, len(self._chosen))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
-        index = self._chosen[int(order[place])]
-        rng = np.random.default_rng([self._seed, epoch, place])
+    def _row(self, stream: int, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
+        index, rng = self._streams.drawn(stream, position, self._seed)
         crop = self._crop(rng)
         clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
         augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)

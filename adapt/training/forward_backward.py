@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -49,7 +48,7 @@ class Passes:
 
         Args:
             step: steps done before; with the run's seed it decides every random draw.
-            micro_batch: frames a forward pass at most; all passes have as many, or one fewer.
+            micro_batch: frames a forward pass at most, see `Batch.passes`.
 
         Returns:
             The terms and their total by name, and whether all are finite.
@@ -59,8 +58,7 @@ class Passes:
         """
         size = len(batch.frames)
         sums: dict[str, Tensor] = {}
-        for rows in np.array_split(np.arange(size), math.ceil(size / micro_batch)):
-            start, stop = int(rows[0]), int(rows[-1]) + 1
+        for start, stop in batch.passes(micro_batch):
             torch.manual_seed(seed_of(self._seed, step, start))
             piece = batch.part(start, stop)
             with precision.autocast():

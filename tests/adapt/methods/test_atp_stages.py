@@ -19,7 +19,7 @@ from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
 from roadshift.adapt.data.mixing import classmix_masks, cutmix_masks
 from roadshift.adapt.losses.atp import AlignWeights, align_terms, regional_contrast, teach_terms
 from roadshift.adapt.methods import Stage, resolve_config
-from roadshift.adapt.methods.atp import AlignStage, TeachStage, stages_of
+from roadshift.adapt.methods.atp import AUTHORS_CODE, AlignStage, TeachStage, stages_of
 from roadshift.adapt.methods.atp_config import AtpConfig
 from roadshift.adapt.methods.das3 import Das3Config
 from roadshift.adapt.methods.propagate import PropagateStage
@@ -75,8 +75,17 @@ def context(folder: Path) -> Context:
     )
 
 
+# As "roadshift" has it: one stream of frames, all of them noisy, a teacher that stands still.
+OURS: dict[str, Any] = {
+    "augment_frames": "all",
+    "diversity_of": "batch",
+    "propagate_teacher": "frozen",
+    "streams": "one",
+}
+
+
 def begun(kind: type[Any], folder: Path, model: SegmentationNetwork, **settings: Any) -> Any:
-    stage = kind(validate(AtpConfig, settings, "atp"))
+    stage = kind(validate(AtpConfig, {**OURS, **settings}, "atp"))
     stage.begin(model, context(folder))
     return stage
 
@@ -188,7 +197,7 @@ def test_teach_learns_the_most_confident_share_of_each_class_over_all_frames(
 ) -> None:
     stage = begun(TeachStage, tmp_path, net(), class_share=share)
     everything = batch_of(range(FRAMES))
-    ours = stage.selection.labels(everything)
+    ours = stage.labels.of(everything)
     confidence, predicted = softmax(net(), everything.clean).max(dim=1)
     assert len(predicted.unique()) > 2
     for c in predicted.unique().tolist():
@@ -203,7 +212,7 @@ def test_teach_is_its_terms_on_the_noisy_view(tmp_path: Path) -> None:
     options = {"positive": 0.5, "negative": 2.0, "negative_below": 0.1}
     weights = {"weight_positive": 0.5, "weight_negative": 2.0}
     stage = begun(TeachStage, tmp_path, net(), **weights, negative_below=0.1)
-    labels = begun(TeachStage, tmp_path, net()).selection.labels(drawn())
+    labels = begun(TeachStage, tmp_path, net()).labels.of(drawn())
     logits = net().train()(NORMALISE(drawn().augmented)).logits
     expected = teach_terms(logits, labels, SIZE, align_corners=False, **options)
     assert values(stage.losses(drawn())) == pytest.approx(values(expected), rel=1e-6)
@@ -218,7 +227,7 @@ def test_teach_labels_anew_at_the_ends_of_epochs(tmp_path: Path, epochs: int) ->
     for step in range(5):  # two steps of three frames are an epoch
         before = copy.deepcopy(model.state_dict())
         train(stage, model, range(step, step + 1))
-        teacher = stage.labeller.network.state_dict()
+        teacher = stage.labels.labeller.network.state_dict()
         if all(map(torch.equal, teacher.values(), before.values())):
             copied.append(step)
         assert len(list(tmp_path.glob("pseudo_labels-*"))) == 1  # old ones are gone
@@ -228,7 +237,7 @@ def test_teach_labels_anew_at_the_ends_of_epochs(tmp_path: Path, epochs: int) ->
 def test_teach_draws_scales_and_mirror_into_its_labels(tmp_path: Path) -> None:
     kinds = [{}, {"mirror": True}, {"scales": (1.0, 1.5)}]
     labels = [
-        begun(TeachStage, tmp_path, net(), class_share=1.0, **kind).selection.labels(drawn())
+        begun(TeachStage, tmp_path, net(), class_share=1.0, **kind).labels.of(drawn())
         for kind in kinds
     ]
     assert not torch.equal(labels[0], labels[1])
@@ -553,6 +562,8 @@ def test_a_weight_of_0_takes_its_term_and_no_other_out_of_the_history(
 RESUMED = {
     "atp with reco": AtpConfig(weight_reco=0.1, mix="cutmix"),
     "das3 from mixed frames": Das3Config(consistency="probabilities"),
+    "ours": AtpConfig(**OURS),
+    "the authors'": AtpConfig(**AUTHORS_CODE),
 }
 
 
