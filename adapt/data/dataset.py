@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,8 +23,7 @@ from torch import Tensor
 from ...runtime.errors import FrameError, Sentence, arg
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.images import read_frame_image
-from ...runtime.frames.preprocess import fit_frame, restore_labels
-from ...runtime.labels import LabelSpace, read_labels
+from ...runtime.frames.preprocess import fit_frame
 from ...runtime.printable import encodable
 from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted
@@ -36,6 +36,7 @@ from .streams import Streams
 from .view_sizes import scaled_side
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
+COUNTING = 0.3  # of the time to decode frames, to count those of a video before, at most
 Image = NDArray[np.uint8]
 
 
@@ -48,6 +49,14 @@ class Crop:
     width: int
     height: int
     flip: bool
+
+
+@dataclass(frozen=True)
+class CropCondition:
+    """A condition on crops, for whose sake one is drawn again."""
+
+    of_frame: Callable[[int], Callable[[Crop], bool]]  # asked for in several threads
+    draws: int  # at most, at least 1; the last one is taken as it is
 
 
 @dataclass(frozen=True)
@@ -197,7 +206,7 @@ def target_frames(
     if names is not None:
         return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
-    frames = thinned(opened, limit, note)
+    frames = thinned(opened, limit, work)
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
@@ -222,9 +231,18 @@ def target_frames(
 
 
 def thinned(
-    source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
+    source: FrameSource, limit: int | None, work: Work | None = None
 ) -> FrameSource | Iterator[Frame]:
-    """At most ``limit`` of the frames, evenly spaced; those of videos are counted by decoding."""
+    """At most ``limit`` of the frames, evenly spaced.
+
+    Those of a video are its compressed pictures, where these can be counted without decoding it;
+    else they are counted by decoding, and spaced over what the deadline's part has time for.
+
+    Raises:
+        RunInterrupted: a signal came while frames were counted.
+    """
+    work = work or Work()
+    note = work.events.note
     stills = source.stills
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
@@ -239,12 +257,33 @@ def thinned(
     if limit is None:
         return iter(source)
     which = f"evenly spaced ones ({arg('max_frames')})"
-    note(Sentence(f"counting the frames of the videos, to use {which}"))
-    count = source.count()
+    count = source.length
+    if count is None:
+        note(Sentence(f"counting the frames of the videos, to use {which}"))
+        count = _count_in_time(source, work)
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
         note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
     return (frame for i, frame in enumerate(source) if i in keep)
+
+
+def _count_in_time(source: FrameSource, work: Work) -> int:
+    """The frames of videos, by decoding; fewer where time runs out, which is noted."""
+    with work.phase("counting frames") as done, work.deadline.part(COUNTING):
+        passed = iter(range(sys.maxsize))
+
+        def go_on() -> bool:
+            work.events.stop_if_requested()
+            done(next(passed))
+            return not work.deadline.due
+
+        count = source.count(go_on)
+        if work.deadline.due:
+            work.events.note(
+                f"counting frames: the first {counted(count, 'frame')}, for more the time budget "
+                "leaves no time"
+            )
+    return count
 
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
@@ -252,39 +291,6 @@ def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: 
         return fit_frame(read_frame_image(stills[i][0]), width, height)
 
     return FrameSet([name for _, name in stills], width, height, image)
-
-
-def labelled_frames(
-    pairs: Sequence[tuple[Path, Path]], space: LabelSpace, width: int, height: int
-) -> FrameSet:
-    """Image and label files, fitted to ``width`` x ``height`` (labels by nearest neighbour).
-
-    Kept in memory once decoded, up to 8 GiB.
-
-    Raises:
-        FrameError, LabelError: a file is damaged, or a label map does not fit its image.
-    """
-    size = width * height * 4
-    room = CACHE_LIMIT_BYTES // size
-    kept: dict[int, tuple[Image, Image]] = {}
-
-    def load(i: int) -> tuple[Image, Image]:
-        if i in kept:
-            return kept[i]
-        image = read_frame_image(pairs[i][0])
-        labels = read_labels(pairs[i][1], space, size=(image.shape[1], image.shape[0]))
-        loaded = fit_frame(image, width, height), restore_labels(labels, width, height)
-        if len(kept) < room:
-            kept[i] = loaded
-        return loaded
-
-    return FrameSet(
-        [image.stem for image, _ in pairs],
-        width,
-        height,
-        lambda i: load(i)[0],
-        lambda i: load(i)[1],
-    )
 
 
 def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bool) -> Image:
@@ -313,6 +319,7 @@ class CropSampler:
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
         self._streams = Streams((range(len(frames)),))
+        self._condition: CropCondition | None = None
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
@@ -321,9 +328,9 @@ class CropSampler:
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
 
-    def draw_from(self, streams: Streams) -> None:
-        """Make batches of these frames alone."""
-        self._streams = streams
+    def draw_from(self, streams: Streams, condition: CropCondition | None = None) -> None:
+        """Make batches of these frames alone, of crops that meet ``condition``."""
+        self._streams, self._condition = streams, condition
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
@@ -341,23 +348,34 @@ class CropSampler:
 
     def _row(self, stream: int, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
         index, rng = self._streams.drawn(stream, position, self._seed)
-        crop = self._crop(rng)
-        clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
-        augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)
+        crop = self._crop(rng, index)
+        image = self._frames.image(index)
+        clean = resize_window(image, crop, self.width, self.height, False)
+        if self._augment.before_crop:
+            noisy = photometric(image, self._augment, rng)
+            augmented = resize_window(noisy, crop, self.width, self.height, False)
+        else:
+            augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)
         labels = None
         if self._frames.labels is not None:
             labels = resize_window(self._frames.labels(index), crop, self.width, self.height, True)
         return clean, augmented, labels, index, crop
 
-    def _crop(self, rng: np.random.Generator) -> Crop:
-        frames = self._frames
+    def _crop(self, rng: np.random.Generator, index: int) -> Crop:
+        """A crop of frame number ``index``: one zoom, and places until the condition holds."""
+        frames, condition = self._frames, self._condition
         smallest = max(self.width / frames.width, self.height / frames.height)
         zoom = max(float(rng.uniform(*self._training.scale)), smallest)
         width = min(frames.width, max(1, round(self.width / zoom)))
         height = min(frames.height, max(1, round(self.height / zoom)))
-        left = int(rng.integers(frames.width - width + 1))
-        top = int(rng.integers(frames.height - height + 1))
-        return Crop(left, top, width, height, self._training.flip and bool(rng.integers(2)))
+        holds = None if condition is None else condition.of_frame(index)
+        for _ in range(1 if condition is None else condition.draws):
+            left = int(rng.integers(frames.width - width + 1))
+            top = int(rng.integers(frames.height - height + 1))
+            crop = Crop(left, top, width, height, flip=False)
+            if holds is None or holds(crop):
+                break
+        return replace(crop, flip=self._training.flip and bool(rng.integers(2)))
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

@@ -71,7 +71,7 @@ def align_terms(
     if per_image and len(logits) > 1:
         each = [
             align_terms(
-                image,
+                logits[image : image + 1],
                 size,
                 align_corners=align_corners,
                 weights=weights,
@@ -81,7 +81,7 @@ def align_terms(
                 detach_focus=detach_focus,
                 kernel=kernel,
             )
-            for image in logits.split(1)
+            for image in range(len(logits))
         ]
         return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
     sums, mass = pixel_sums(

@@ -58,9 +58,8 @@ class Passes:
         """
         size = len(batch.frames)
         sums: dict[str, Tensor] = {}
-        for start, stop in batch.passes(micro_batch):
+        for start, piece in _micro_batches(batch, micro_batch):
             torch.manual_seed(seed_of(self._seed, step, start))
-            piece = batch.part(start, stop)
             with precision.autocast():
                 terms = self.stage.losses(piece)
             share = len(piece.frames) / size
@@ -72,6 +71,12 @@ class Passes:
         values = {name: float(value) for name, value in sums.items()}
         values["total"] = float(torch.stack(list(sums.values())).sum())
         return values, all(map(is_finite, values.values()))
+
+    def look_again(self, batch: Batch, micro_batch: int, precision: Precision) -> None:
+        """Show the stage the micro-batches of a step once more, see `Stage.look_again`."""
+        for _, piece in _micro_batches(batch, micro_batch):
+            with precision.autocast():
+                self.stage.look_again(piece)
 
     def _go_back(self, total: Tensor, piece: Batch, precision: Precision) -> None:
         """Go backward; what a user's network does not bear is told from what our losses do not.
@@ -132,6 +137,12 @@ class Passes:
             finally:
                 undo()
                 self.zero_gradients()
+
+
+def _micro_batches(batch: Batch, micro_batch: int) -> Iterator[tuple[int, Batch]]:
+    """Parts of ``batch`` for a forward pass each, with the first row's place; `Batch.passes`."""
+    for start, stop in batch.passes(micro_batch):
+        yield start, batch.part(start, stop)
 
 
 def seed_of(*numbers: int) -> int:
