@@ -8,7 +8,7 @@ from typing import Any
 
 from ...runtime.errors import ConfigError, arg
 from ..run.config import RunConfig, merge, parse_assignments, read_toml, shown, validate
-from ..run.renamed_settings import in_new_names, in_old_names
+from ..run.renamed_settings import in_new_names, in_new_words, in_old_names
 from .atp import Atp
 from .base import Method, Stage
 from .black_box import AtpBlackBox, Das3BlackBox
@@ -185,7 +185,9 @@ def by_new_names(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     renamed = in_new_names(given, RunConfig.renamed)
     own = renamed.get(method)
     if isinstance(own, Mapping):
-        renamed[method] = in_new_names(own, find_method(method).Config.renamed, f"{method}.")
+        section, settings = f"{method}.", find_method(method).Config
+        own = in_new_names(own, settings.renamed, section)
+        renamed[method] = in_new_words(own, settings.renamed_values, section)
     return renamed
 
 

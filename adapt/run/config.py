@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ...runtime.errors import ConfigError, arg
 from ...runtime.regular_files import read_regular_file
-from .renamed_settings import Renamed, Renames, in_new_names
+from .renamed_settings import Renamed, RenamedValues, Renames, in_new_names, in_new_words
 
 _LARGEST_TOML = 1 << 20  # bytes
 
@@ -29,11 +29,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     renamed: ClassVar[Renames] = {}  # fields by the names that they had before
+    renamed_values: ClassVar[RenamedValues] = {}  # values of fields by their names before
 
     @model_validator(mode="before")
     @classmethod
     def _by_new_names(cls, values: Any) -> Any:
-        return in_new_names(values, cls.renamed) if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        return in_new_words(in_new_names(values, cls.renamed), cls.renamed_values)
 
     @model_validator(mode="after")
     def _no_giant(self) -> Self:
@@ -107,7 +110,7 @@ class TrainingConfig(Settings):
 class AugmentConfig(Settings):
     """Photometric noise of the student's view; geometry is never touched."""
 
-    policy: Literal["none", "jitter", "autoaugment"] = "jitter"
+    policy: Literal["none", "jitter", "autoaugment", "daformer"] = "jitter"
     brightness: float = Field(default=0.2, ge=0, le=1)  # jitter: factor drawn from [1 - b, 1 + b]
     contrast: float = Field(default=0.2, ge=0, le=1)
     saturation: float = Field(default=0.2, ge=0, le=1)

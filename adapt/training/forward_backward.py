@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -53,7 +52,7 @@ class Passes:
 
         Args:
             step: steps done before; with the run's seed it decides every random draw.
-            micro_batch: frames a forward pass at most; all passes have as many, or one fewer.
+            micro_batch: frames a forward pass at most, see `Batch.passes`.
 
         Returns:
             The terms and their total by name, and whether all are finite.
@@ -151,10 +150,8 @@ class Passes:
 
 
 def _micro_batches(batch: Batch, micro_batch: int) -> Iterator[tuple[int, Batch]]:
-    """Parts of ``batch`` of as many frames each, or one fewer, with the first one's place."""
-    size = len(batch.frames)
-    for rows in np.array_split(np.arange(size), math.ceil(size / micro_batch)):
-        start, stop = int(rows[0]), int(rows[-1]) + 1
+    """Parts of ``batch`` for a forward pass each, with the first row's place; `Batch.passes`."""
+    for start, stop in batch.passes(micro_batch):
         yield start, batch.part(start, stop)
 
 

@@ -293,7 +293,7 @@ class Trainer:
         if not enough_prepared(stage.name, len(chosen), count, self.events.note):
             return None
         frames.settle(kept)
-        self.sampler.draw_from(chosen, stage.crop_condition())
+        self.sampler.draw_from(stage.streams(chosen), stage.crop_condition())
         negative = NegativeLearning.asked_for(self.model, self.context)
         return Passes(self.model, stage, optimizer, self.context.config.seed, negative)
 

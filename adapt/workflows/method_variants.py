@@ -64,7 +64,8 @@ def choose_variants(
         if steps is not None and resolve_config(method, assignments=own).training.steps > 0:
             own.append(f"training.steps={steps}")
         configs = [resolve_config(method, assignments=own, seed=seed) for seed in range(seeds)]
-        variant = str(parse_assignments(own).get(method, {}).get("variant", "roadshift"))
+        asked = parse_assignments(own).get(method, {}).get("variant", "roadshift")
+        variant = str(configs[0].method_config.get("variant", asked))  # under its new name
         found.setdefault((method, variant), MethodVariant(method, variant, tuple(configs)))
     return list(found.values())
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from roadshift.adapt.methods import resolve_config
+from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.run.config import read_toml
@@ -89,6 +89,25 @@ Reproduce = Callable[..., dict[str, Any]]
 
 def test_there_is_one_recipe_for_each_row() -> None:
     assert set(recipe_names()) == set(PUBLISHED)
+
+
+# Frames to adapt on of each layout; NTHU Cross-City's are of one city.
+TRAINING_FRAMES = {"cityscapes": 2975, "crosscity": 3200}
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLISHED if n.split("-")[2] in ("atp", "das3")])
+def test_teach_makes_ten_passes_over_the_target_frames_at_most(name: str) -> None:
+    recipe, file = read_recipe(find_recipe(name)), find_recipe(name)
+    config = resolve_config(recipe.method, file=file)
+    shares = {stage.name: stage.share for stage in build_stages(config)}
+    steps = config.training.steps * shares["teach"] // sum(shares.values())
+    passes = steps * config.training.batch_size / TRAINING_FRAMES[recipe.data]
+    assert 8 < passes <= 10
+
+
+def test_das3s_row_of_50_7_is_without_strong_augmentation() -> None:
+    config = resolve_config("das3", file=find_recipe("gta5-cityscapes-das3"))
+    assert config.augment.policy == "none"
 
 
 @every_recipe
