@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import typer
 
 from ..runtime.errors import ConfigError
 from ..runtime.words import shortened
@@ -16,6 +18,23 @@ _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 _SIZE = re.compile(r"(\d{1,6})[xX](\d{1,6})")
 
 MOST = 1e12  # seconds, or a size's number before its unit: more is a slip of the hand
+
+
+Given = TypeVar("Given")
+
+
+def needed(name: str, value: Given | None, instead: str) -> Given:
+    """The value of an argument or option that only a flag for itself makes unnecessary.
+
+    Args:
+        instead: that flag.
+
+    Raises:
+        typer.BadParameter: it is not given.
+    """
+    if value is None:
+        raise typer.BadParameter(f"it is missing; give it, or {instead} alone.", param_hint=name)
+    return value
 
 
 def parse_duration(option: str, text: str) -> float:

@@ -131,15 +131,27 @@ def run_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of `compare`, then the sentence of each method that failed."""
-    from ..adapt.workflows.compare_rows import comparison_cells  # torch, which `compare` has loaded
+def comparison_table(
+    rows: Sequence[Mapping[str, Any]], title: str = "Methods, side by side"
+) -> None:
+    """The rows of `compare`, then the sentence of each that failed."""
+    from ..adapt.workflows.compare_rows import (  # torch, which `compare` has loaded
+        comparison_cells,
+        title_of,
+    )
 
     cells = [comparison_cells(row) for row in rows]
-    table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])
+    table(title, list(cells[0]), [list(row.values()) for row in cells])
     for row, shown in zip(rows, cells, strict=True):
         if "error" in row:
-            say(f"{shown['method']}: {with_flags(row['error'])}")
+            say(f"{title_of(shown)}: {with_flags(row['error'])}")
+
+
+def ablations_table(tables: Sequence[Mapping[str, Any]]) -> None:
+    """Print the papers' tables that `compare` knows, each with how many rows it compares."""
+    columns = ["name", "method", "varies", "rows", "values"]
+    cells = [[*(one[c] for c in columns[:3]), len(one["rows"]), one["values"]] for one in tables]
+    table("ablations", columns, cells)
 
 
 CONDITIONS = (
