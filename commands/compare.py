@@ -35,7 +35,7 @@ def compare(
         typer.Argument(metavar="FRAMES", help="Folders, images or videos to adapt to."),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="Folder of label maps, to measure with; always needed.")
+        Path | None, typer.Option(help="Folder of label maps, to measure with; needed.")
     ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of their images; FRAMES unless given.")

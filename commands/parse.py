@@ -116,6 +116,35 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     return parse_assignments(entries)
 
 
+def parse_search(entries: Sequence[str]) -> dict[str, list[Any]]:
+    """Values to try by key, of ``["weight_pe=0.2,0.5,1", "warm_start=mixed,target"]``.
+
+    Values are TOML, a bare word is a text.
+
+    Raises:
+        ConfigError: an entry is not ``key=value,value``, or a key is given twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for entry in entries:
+        key, equals, text = (part.strip() for part in entry.partition("="))
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise ConfigError(f"--search {shortened(entry)!r}: write it as key=value,value.")
+        if key in found:
+            raise ConfigError(f"--search {key}: is given twice; give all its values at once.")
+        found[key] = _alternatives(text)
+    return found
+
+
+def _alternatives(text: str) -> list[Any]:
+    """The values of "0.2,0.5" or "mixed,target"; "[1, 2], [3, 4]" are two lists."""
+    from ..adapt.run.config import parse_assignments
+
+    values = parse_assignments([f"tried=[{text}]"])["tried"]
+    if isinstance(values, list):
+        return values
+    return [parse_assignments([f"tried={word}"])["tried"] for word in parse_names(text)]
+
+
 def with_loss_backend(
     settings: list[str] | None,
     loss_backend: str | None = None,

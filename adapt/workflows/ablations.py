@@ -28,7 +28,7 @@ class AblationRow(Settings):
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]  # in names of folders
     title: str
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = Field(default={})
 
 
 class Ablation(Settings):
@@ -40,7 +40,7 @@ class Ablation(Settings):
     reference: str  # where the table is published
     values: Literal["paper", "ours"]
     note: str = ""  # where they are ours: which, and why
-    settings: dict[str, Any] = {}  # of every row
+    settings: dict[str, Any] = Field(default={})  # of every row
     rows: Annotated[tuple[AblationRow, ...], Field(min_length=2)]
 
     @model_validator(mode="after")
