@@ -97,7 +97,7 @@ def _reason(verdict: Verdict | str, scores: dict[str, float | None]) -> str:
 def _rank(
     i: int, able: Sequence[int], scores: Sequence[dict[str, float | None]], name: str
 ) -> float:
-    """The rank of candidate ``i`` by a score, 1 for the most; the mean rank where some are equal."""
+    """The rank of candidate ``i`` by a score, 1 for the most; equal ones share the mean rank."""
     values = [value for j in able if (value := scores[j][name]) is not None]
     own = scores[i][name]
     assert own is not None

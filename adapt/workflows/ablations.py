@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from ...runtime.errors import ConfigError, arg
 from ...runtime.words import shortened
 from ..methods import adapting_method, by_new_names, resolve_settings
-from ..run.config import Settings, merge, parse_assignments, read_toml, shown, validate
+from ..run.config import Settings, leaves, merge, parse_assignments, read_toml, shown, validate
 from .method_variants import (
     MethodVariant,
     check_contradictions,
@@ -156,14 +156,3 @@ def _check_free(own: Mapping[str, Any], given: Mapping[str, Any], row: AblationR
                 f"{arg('assignments')} {key}: the row {shown(row.title)} sets it, for that is what "
                 "the table varies; leave it out."
             )
-
-
-def leaves(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Settings in sections by dotted key: ``{"iapc": {"weight_pe": 1}}`` gives "iapc.weight_pe"."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            found.update(leaves(value, f"{before}{key}."))
-        else:
-            found[f"{before}{key}"] = value
-    return found

@@ -229,7 +229,8 @@ def _line(candidate: Candidate, standing: Standing) -> str:
         f"{name} {value:.3f}" for name, value in standing.scores.items() if value is not None
     )
     end = standing.why or f"mean rank {standing.rank:.2f}"
-    return f"{candidate.title}: {standing.decision or 'failed'}{f', {scores}' if scores else ''}, {end}"
+    said = [standing.decision or "failed", scores, end]
+    return f"{candidate.title}: {', '.join(filter(None, said))}"
 
 
 def _search_record(

@@ -10,8 +10,7 @@ from typing import Any
 
 from ...runtime.errors import ConfigError, arg, marked
 from ..methods import find_method, resolve_settings
-from ..run.config import RunConfig, merge, shown
-from .ablations import leaves
+from ..run.config import RunConfig, leaves, merge, shown
 
 MOST_CANDIDATES = 32  # each of them is a whole run
 
