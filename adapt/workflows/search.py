@@ -68,14 +68,17 @@ def search_settings(
     """
     began = time.monotonic() if options.began is None else options.began
     folder, note = options.out.with_name(f"{options.out.name}.search"), options.events.note
-    fingerprint = _fingerprint(source, frames, candidates, options, max_frames, older)
     check_not_incumbent(source, options.out)
+    if not options.resume:
+        check_output(options.out, options.overwrite)
+    fingerprint = _fingerprint(source, frames, candidates, options, max_frames, older)
     done = _finished(options, source, fingerprint)
     if done is not None:
         note(f"{options.out}: this search has finished, nothing is left to do")
         _discard(folder)
         return done
-    check_output(options.out, options.overwrite)
+    if options.resume:
+        check_output(options.out, options.overwrite)
     _begin(folder, fingerprint, options)
     share_s = None
     if options.time_budget_s is not None:

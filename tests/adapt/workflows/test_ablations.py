@@ -22,9 +22,11 @@ from roadshift.adapt.workflows.ablations import (
 from roadshift.adapt.workflows.compare_report import write_report
 from roadshift.adapt.workflows.compare_request import compare_methods
 from roadshift.adapt.workflows.compare_rows import comparison_cells, comparison_rows
+from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import ConfigError
 from run_cases import run_options
+from typer.testing import CliRunner
 
 TABLES = {
     "iapc-table-3",
@@ -45,7 +47,12 @@ method = "iapc"
 reference = "this test"
 values = "ours"
 note = "All of them"
-settings = { tone = "none", bn_batch_size = 3, training.batch_size = 2, iapc.pseudo_labels = "online" }
+
+[settings]
+tone = "none"
+bn_batch_size = 3
+training.batch_size = 2
+iapc.pseudo_labels = "online"
 
 [[rows]]
 name = "with"
@@ -274,6 +281,18 @@ def test_the_rows_run_from_one_start_and_are_reported_class_by_class(
     assert r"| with \| L_PE |" in page
     assert "runs/<table>-<row>-seed<n>/manifest.json" in page
     assert json.loads((out / "compare.json").read_text()) == rows
+
+
+def test_the_command_lists_tables_and_misses_what_it_needs_by_name() -> None:
+    ran = CliRunner().invoke(app, ["compare", "--list-ablations", "--json"])
+    assert ran.exit_code == 0, ran.output
+    assert json.loads(ran.stdout) == ablation_listing()
+    shown = CliRunner().invoke(app, ["compare", "--list-ablations"]).stdout
+    assert all(name in shown for name in TABLES)
+    for name, arguments in (("BUNDLE", ()), ("FRAMES", ("b",)), ("--labels", ("b", "f"))):
+        ran = CliRunner().invoke(app, ["compare", *arguments])
+        assert ran.exit_code == 2
+        assert f"{name}: it is missing; give it, or --list-ablations alone" in ran.output
 
 
 def test_a_table_keeps_what_it_was_given(two_rows: Path) -> None:
