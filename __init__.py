@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .adapt.methods.bn_stats import BnStatsConfig
     from .adapt.methods.das3 import Das3Config
     from .adapt.methods.entmin import EntminConfig
-    from .adapt.methods.iapc import IapcConfig
+    from .adapt.methods.iapc_config import IapcConfig
     from .adapt.methods.ld import LdConfig
     from .adapt.methods.nightshift import NightshiftConfig
     from .adapt.methods.pseudo import PseudoConfig
@@ -86,7 +86,7 @@ _MODULES = {
     "EntminConfig": "roadshift.adapt.methods.entmin",
     "Evaluation": "roadshift.runtime.api",
     "Frame": "roadshift.runtime.frames",
-    "IapcConfig": "roadshift.adapt.methods.iapc",
+    "IapcConfig": "roadshift.adapt.methods.iapc_config",
     "LabelSpace": "roadshift.runtime.labels",
     "LdConfig": "roadshift.adapt.methods.ld",
     "Method": "roadshift.adapt.methods.base",
