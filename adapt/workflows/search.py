@@ -21,15 +21,19 @@ from ...runtime.atomic import output_errors
 from ...runtime.bundle import Bundle, BundleWriter, check_output, open_bundle
 from ...runtime.errors import (
     BundleError,
+    FrameError,
     OutputError,
     RefusedError,
     TrainingError,
     arg,
 )
+from ...runtime.frames import open_frames
 from ...runtime.verdict import Verdict
 from ...runtime.words import counted
+from ..data.dataset import LEAST_TO_JUDGE
 from ..data.input_hashes import hash_of
 from ..judging.choice import Standing, standings, winner
+from ..judging.judge import FOR_A_VERDICT
 from ..methods import hashed_settings
 from ..run.checksums import DamagedError, read_json_with_checksum, write_json_with_checksum
 from ..run.events import Events
@@ -71,6 +75,7 @@ def search_settings(
     check_not_incumbent(source, options.out)
     if not options.resume:
         check_output(options.out, options.overwrite)
+    _check_enough(frames, max_frames)
     fingerprint = _fingerprint(source, frames, candidates, options, max_frames, older)
     done = _finished(options, source, fingerprint)
     if done is not None:
@@ -113,6 +118,21 @@ def search_settings(
     bundle = _published(chosen, record, options)
     _discard(folder)
     return bundle
+
+
+def _check_enough(frames: Sequence[str | Path], max_frames: int | None) -> None:
+    """Refuse, before hours of runs, frames of which none would be set aside to choose on.
+
+    Raises:
+        FrameError: there are fewer than `LEAST_TO_JUDGE`, or a source does not exist.
+    """
+    length = open_frames([str(one) for one in frames], on_skip=lambda _: None).length
+    count = None if length is None else min(length, max_frames or length)
+    if count is not None and count < LEAST_TO_JUDGE:
+        raise FrameError(
+            f"{arg('search')}: {counted(count, 'frame')} {'is' if count == 1 else 'are'} too few "
+            f"to set some aside and choose on them; give at least {FOR_A_VERDICT}."
+        )
 
 
 def _fingerprint(

@@ -72,7 +72,8 @@ def search_grid(
             f"{arg('search')}: makes {count} combinations, and each is a whole run; give values "
             f"that make at most {MOST_CANDIDATES}."
         )
-    combinations = product(*(axes[key] for key in keys.values()))
+    tried = [[_plain(value) for value in axes[key]] for key in keys.values()]
+    combinations = product(*tried)
     return [
         _candidate(method, given, dict(zip(keys, one, strict=True)), seed) for one in combinations
     ]
@@ -90,6 +91,11 @@ def _check_axis(key: str, values: Sequence[Any]) -> None:
     twice = [value for value in values if list(values).count(value) > 1]
     if twice:
         raise ConfigError(f"{arg('search')} {key}: tries {shown(twice[0])} twice; give it once.")
+
+
+def _plain(value: Any) -> Any:
+    """The value as a manifest holds it, where there are no tuples."""
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _full(method: str, key: str) -> str:

@@ -22,6 +22,7 @@ from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     ConfigError,
+    FrameError,
     OutputError,
     RefusedError,
     RunInterrupted,
@@ -50,6 +51,9 @@ def test_every_combination_is_a_candidate_and_an_own_setting_needs_no_section() 
     assert found[1].title == "iapc.weight_pe=0.2 training.lr=0.01"
     assignments = ["iapc.weight_pe=0.2", "training.lr=0.01"]
     assert found[1].config == resolve_config("iapc", assignments=assignments, seed=3)
+    sizes = grid({"training.crop_size": [(48, 32), (32, 32)]})
+    assert sizes[0].values == {"training.crop_size": [48, 32]}
+    assert sizes[0].config.training.crop_size == (48, 32)
     variants = grid({"variant": ["paper", "roadshift"]}, {"warm_start": "target"})
     assert [one.config.method_config["variant"] for one in variants] == ["paper", "roadshift"]
     assert [one.config.warm_start for one in variants] == ["target", "target"]
@@ -259,6 +263,16 @@ def test_files_that_are_no_searchs_are_left_alone(search: Search, tmp_path: Path
     with pytest.raises(OutputError, match="holds files that are no search's"):
         search(0.0, 1.0, overwrite=True)
     assert (tmp_path / "out.search/notes.txt").read_text() == "mine"
+
+
+def test_too_few_frames_to_choose_on_are_refused_before_any_run(
+    source: Bundle, frames_dir: Path, recording: Path, tmp_path: Path
+) -> None:
+    given = [Candidate({}, resolve_config("iapc", seed=seed)) for seed in (0, 1)]
+    for frames, most, count in ((frames_dir, None, 6), (recording, 15, 15)):
+        with pytest.raises(FrameError, match=f"search: {count} frames are too few .* at least 32"):
+            search_settings(source, [frames], given, run_options(tmp_path / "out"), max_frames=most)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_incumbent_is_not_written_over(source: Bundle) -> None:
