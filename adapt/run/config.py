@@ -198,6 +198,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def leaves(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings in sections by dotted key: ``{"iapc": {"weight_pe": 1}}`` gives "iapc.weight_pe"."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found.update(leaves(value, f"{before}{key}."))
+        else:
+            found[f"{before}{key}"] = value
+    return found
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a nested dictionary.
 

@@ -81,11 +81,8 @@ def adapt_bundle(
         )
     if older:
         open_frames([str(path) for path in older])  # what is not there is said before the run
-    if gated and options.out.resolve() == source.path.resolve():
-        raise OutputError(
-            f"{options.out}: is the incumbent itself, which stays until its successor is judged; "
-            f"give another {arg('out')}, or {arg('gate', False)}."
-        )
+    if gated:
+        check_not_incumbent(source, options.out)
     work = Work.of(options)
     record = record_of_adapting(options, frames, max_frames, config, source.hash)
     done = record.finished(judged=gated, allow_networks=source.allow_networks)
@@ -123,6 +120,19 @@ def adapt_bundle(
             held=held,
             incumbent=source if gated else None,
             older=older,
+        )
+
+
+def check_not_incumbent(source: Bundle, out: Path) -> None:
+    """Refuse to write a result that is judged over the incumbent.
+
+    Raises:
+        OutputError: both are the same folder.
+    """
+    if out.resolve() == source.path.resolve():
+        raise OutputError(
+            f"{out}: is the incumbent itself, which stays until its successor is judged; "
+            f"give another {arg('out')}, or {arg('gate', False)}."
         )
 
 
