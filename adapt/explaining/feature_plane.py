@@ -63,7 +63,7 @@ def check_scikit_learn() -> None:
         import sklearn.manifold  # noqa: F401
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"t-SNE needs {error.name}: pip install 'roadshift[explain]'."
+            f"it needs {error.name}: pip install 'roadshift[explain]'."
         ) from error
 
 

@@ -83,7 +83,7 @@ def positive_figure(
         f"{method}-positive",
         f"Positive pseudo-labels, {method.upper()}",
         f"Pixels among the most confident {100 * share:g} % of their class over the frames of this "
-        f"page ({equation}), in the colour of the class; the others are dark. {said}.",
+        f"page ({equation}), in the colour of the class; the others are hatched. {said}.",
         f"Pixels with a positive pseudo-label: {said}",
     )
     return figure, side_by_side(
@@ -168,7 +168,7 @@ def _consistency(maps: Maps, space: LabelSpace) -> Drawn:
         "consistency",
         "Consistency of student and prototypes, IAPC",
         "Pixels whose class is also that of the likest prototype of the frame (y = y' of IAPC "
-        f"eq. 13), in its colour; the others are dark. {said}.",
+        f"eq. 13), in its colour; the others are hatched. {said}.",
         f"Pixels on which the class and the likest prototype agree: {said}",
     )
     drawn = [(name, class_mask(maps[name].labels, mask, space)) for name, mask in masks.items()]

@@ -16,7 +16,7 @@ from .frame_maps import Floats
 HEIGHT, SMALL_HEIGHT = 256, 144  # pixels of a panel; of one of many
 _GAP = 4  # pixels between rows
 _COLUMNS = 4  # small multiples side by side
-_DARK, _WHITE = 24, 255
+_WHITE = 255
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 Panel = tuple[str, Image]
 Range = tuple[float, float]
@@ -61,7 +61,7 @@ def scale(span: Range, height: int = HEIGHT) -> Panel:
     ramp = np.linspace(1, 0, height - 2 * rim, dtype=np.float32)[:, None]
     picture[rim : height - rim, :bar] = heat_map(np.repeat(ramp, bar, axis=1), (0.0, 1.0))
     for share in (1.0, 0.5, 0.0):
-        text = f"{span[0] + share * (span[1] - span[0]):.3g}"
+        text = f"{span[0] + share * (span[1] - span[0]):.2g}"
         y = round(rim + (1 - share) * (height - 2 * rim)) + 4
         _text(picture, text, (bar + 4, y))
     return "", picture
@@ -81,9 +81,14 @@ def small_multiples(maps: Mapping[str, Floats], span: Range) -> Image:
 
 
 def class_mask(labels: Image, shown: NDArray[np.bool_], space: LabelSpace) -> Image:
-    """The colour of each pixel's class where it is ``shown``, nearly black elsewhere."""
-    picture = space.colourise(labels)
-    return np.where(shown[..., None], picture, np.uint8(_DARK)).astype(np.uint8, copy=False)
+    """The colour of each pixel's class where it is ``shown``, hatched white elsewhere.
+
+    White and hatched, since classes may have any one colour, and many are dark.
+    """
+    down, across = np.indices(labels.shape)
+    hatched = np.where((down + across) % 8 < 2, np.uint8(200), np.uint8(_WHITE))[..., None]
+    picture = np.where(shown[..., None], space.colourise(labels), hatched)
+    return picture.astype(np.uint8, copy=False)
 
 
 def differences(frame: Image, before: Image, after: Image, space: LabelSpace) -> Image:

@@ -43,9 +43,8 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float | None) -> NDArr
     """
     left = _MARGIN + max(_width(bar.label) for bar in bars) + 10
     top, bottom = _MARGIN + 30, _MARGIN + 30 + _ROW * len(bars)
-    high = max(
-        [reference or 0.0, *(b.value + (b.deviation or 0.0) for b in bars if b.value is not None)]
-    )
+    ends = [b.value + (b.deviation or 0.0) for b in bars if b.value is not None]
+    high = max([reference or 0.0, *ends])
     step = _nice_step(high / 5)
     end = max(step, math.ceil(high / step) * step)
     width = left + _PLOT + 130  # room for a figure behind the longest bar
@@ -74,8 +73,9 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float | None) -> NDArr
                 _line(canvas, (x_of(cap), middle - 5), (x_of(cap), middle + 5), _BLACK)
             text += f" +/- {bar.deviation:.1f}"
         figures.append((text, (x_of(right) + 8, middle + 5), _BLACK))
-    for y in range(top, bottom, 8) if reference is not None else ():
-        _line(canvas, (x_of(reference), y), (x_of(reference), min(y + 5, bottom)), _BLACK)
+    if reference is not None:
+        for y in range(top, bottom, 8):
+            _line(canvas, (x_of(reference), y), (x_of(reference), min(y + 5, bottom)), _BLACK)
     for text, (x, base), colour in figures:  # last, and on white: lines do not cross them
         _box(canvas, (x - 2, base - 13), (x + _width(text) + 2, base + 3), _WHITE)
         _text(canvas, text, (x, base), colour)
@@ -92,7 +92,8 @@ def _nice_step(rough: float) -> float:
 
 
 def _width(text: str) -> int:
-    return int(cv2.getTextSize(text, _FONT, _SCALE, 1)[0][0])
+    """Pixels of a text as `_text` draws it, which is not half of what it has at half the size."""
+    return -(-int(cv2.getTextSize(text, _FONT, _SCALE * _FINER, _FINER)[0][0]) // _FINER)
 
 
 def _fixed(point: tuple[float, float]) -> tuple[int, int]:

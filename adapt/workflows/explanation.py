@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from ...runtime.arguments import ProgressUpdate, Source, Sources, above_zero, opened, sources
-from ...runtime.atomic import output_errors, publish, staging_folder
+from ...runtime.atomic import flush, output_errors, publish, staging_folder
 from ...runtime.bundle import Bundle
 from ...runtime.errors import (
     ConfigError,
-    EngineError,
     FrameError,
     LabelSpaceError,
     OutputError,
@@ -31,30 +26,20 @@ from ...runtime.errors import (
 )
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
-from ...runtime.frames.images import Image, write_image
-from ...runtime.frames.preprocess import fit_frame
 from ...runtime.notes import log_note
 from ...runtime.printable import encodable
 from ...runtime.video.damage_watch import DamageWatch
-from ...runtime.words import counted, shortened
+from ...runtime.words import shortened
 from ..data.dataset import thinned
-from ..explaining.frame_figures import (
-    METHODS,
-    POSITIVE_SHARES,
-    Figure,
-    frame_figures,
-    positive_figure,
-)
-from ..explaining.frame_maps import ModelMaps, answer, maps_of
+from ..explaining.frame_figures import METHODS
 from ..explaining.totals import Totals, percent_of
-from ..losses.common import IGNORED, Size
 from ..models.loading import load_network, pick_device
-from ..pseudo_labels.hard_labels import PseudoLabels, selected
 from ..run.core_sharing import sharing_cores
 from ..run.events import Events
 from ..run.work import Work
 from ..scoring.views import ScoredModel
-from .explanation_page import FiguresOfFrame, overall_figures, write_page
+from .explained_frames import ExplainedFrames
+from .explanation_page import overall_figures, write_page
 
 MAX_FRAMES = 8  # unless a user says otherwise
 RECORD = "explanation.json"
@@ -102,28 +87,6 @@ class Explanation:
         found = asdict(self) | {"out": str(self.out), "bundle": str(self.bundle), "source": source}
         record: dict[str, Any] = encodable(found | {"page": str(self.page)})
         return record
-
-
-@dataclass
-class _Explained:
-    """An explanation in the making: its models, what was found so far, and where it goes."""
-
-    models: Mapping[str, ScoredModel]
-    bundle: Bundle
-    method: str
-    device: torch.device
-    events: Events
-    folder: Path
-    stored: Mapping[str, PseudoLabels]
-    totals: Totals
-    digits: int
-    frames: list[FiguresOfFrame] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
-
-    @property
-    def size(self) -> Size:
-        seen = self.bundle.manifest.input
-        return seen.height, seen.width
 
 
 @sharing_cores()
@@ -186,36 +149,38 @@ def explain(
     }
     total = max_frames if found.length is None else max(1, min(found.length, max_frames))
     with staging_folder(target.resolve()) as folder, TemporaryDirectory() as scratch:
-        state = _Explained(
+        seen = given.manifest.input
+        state = ExplainedFrames(
             models,
-            given,
+            given.label_space,
+            (seen.height, seen.width),
             method,
             run_on,
-            events,
             folder,
-            {name: PseudoLabels(Path(scratch) / name, on_note) for name in models},
+            Path(scratch),
             Totals(models, given.label_space.num_classes, total, seed),
-            len(str(total)),
+            on_note,
         )
         with Work(events=events).phase("explaining", total) as done:
-            for frame in _thinned(found, max_frames, events):
+            chosen = thinned(found, max_frames, on_note)
+            for frame in _watched(found, chosen, events):
                 events.stop_if_requested()
-                _add_frame(state, frame)
-                done(len(state.frames))
+                state.add(frame)
+                done(len(state.frames) + len(state.skipped))
         if not state.frames:
             raise FrameError(f"No frame could be explained; the first: {state.skipped[0]}")
-        _add_positives(state)
+        state.add_positives()
         figures, missing = overall_figures(state.totals, given, method, seed, folder, events)
         explanation = Explanation(
             target,
             given.path,
             None if teacher is None else teacher.path,
             tuple(one.record() for one in state.frames),
-            _class_share(state),
+            state.class_share(),
             tuple(percent_of(state.totals.ranks)) if teacher is not None else (),
             tuple(str(file) for file, _ in figures),
             missing,
-            (*found.skipped, *state.skipped),
+            (*(chosen if isinstance(chosen, FrameSource) else found).skipped, *state.skipped),
             time.monotonic() - began,
         )
         with output_errors(target):
@@ -232,6 +197,8 @@ def explain(
         )
         check_explanation_output(target, overwrite)
         with output_errors(target):
+            for path in folder.rglob("*"):
+                flush(path)
             publish(folder, target.resolve(), replace=overwrite)
     return explanation
 
@@ -248,8 +215,6 @@ def check_explanation_output(out: Path, overwrite: bool) -> None:
         if not out.exists():
             return
         if out.is_dir() and not any(out.iterdir()):
-            if not overwrite:
-                out.rmdir()
             return
         ours = (out / RECORD).is_file() and (out / PAGE).is_file()
     if not ours:
@@ -267,7 +232,7 @@ def _check_pair(given: Bundle, teacher: Bundle, note: Callable[[str], None]) -> 
     if given.label_space.classes != teacher.label_space.classes:
         raise LabelSpaceError(
             f"{teacher.path}: its label space {teacher.label_space.name} "
-            f"({counted(teacher.label_space.num_classes, 'class')[:-1]}es) is not that of "
+            f"({teacher.label_space.num_classes} classes) is not that of "
             f"{given.path}, {given.label_space.name}; give the source model that it was adapted "
             "from."
         )
@@ -281,114 +246,9 @@ def _check_pair(given: Bundle, teacher: Bundle, note: Callable[[str], None]) -> 
         )
 
 
-def _thinned(found: FrameSource, most: int, events: Events) -> Iterator[Frame]:
-    """At most so many frames, evenly spaced; behind them, damage of videos is said."""
+def _watched(found: FrameSource, chosen: Iterable[Frame], events: Events) -> Iterator[Frame]:
+    """The chosen frames of ``found``; behind them, damage of its videos is said."""
     with DamageWatch(events.note) as watch:
         found.watch = watch
-        yield from thinned(found, most, events.note)
+        yield from chosen
         watch.finish(stop=events.stop_if_requested)
-
-
-def _add_frame(state: _Explained, frame: Frame) -> None:
-    """Explain one frame; one that a model has no finite answer to is said and left out."""
-    number, (height, width) = len(state.frames), state.size
-    try:
-        outputs = {
-            name: answer(model, frame.image, state.device) for name, model in state.models.items()
-        }
-    except EngineError as error:
-        sentence = f"{frame.name}: left out, {error}."
-        state.skipped.append(sentence)
-        state.events.note(sentence)
-        return
-    maps = {
-        name: maps_of(output, state.size, align_corners=_align_corners(state, name))
-        for name, output in outputs.items()
-    }
-    state.totals.add(number, outputs, maps, state.size)
-    fitted = fit_frame(frame.image, width, height)
-    figures = FiguresOfFrame(
-        f"frame-{number + 1:0{state.digits}d}", frame.name, _differ(maps), _consistent(maps)
-    )
-    space = state.bundle.label_space
-    for figure, picture in frame_figures(fitted, maps, state.method, space):
-        _write(state, figures, figure, picture)
-    for name, one in maps.items():
-        state.stored[name].write(number, one.labels, one.bins)
-    state.frames.append(figures)
-
-
-def _add_positives(state: _Explained) -> None:
-    """Draw the positive labels, whose thresholds follow from all frames."""
-    space = state.bundle.label_space
-    wanted = {m: s for m, s in POSITIVE_SHARES.items() if state.method in (m, "all")}
-    numbers = range(len(state.frames))
-    if not wanted:
-        return
-    histograms = {
-        name: stored.histograms(space.num_classes, numbers) for name, stored in state.stored.items()
-    }
-    for number in numbers:
-        read = {name: _stored(stored, number) for name, stored in state.stored.items()}
-        labels = {name: classes for name, (classes, _) in read.items()}
-        for method, share in wanted.items():
-            chosen = {
-                name: _reaching(*read[name], histograms[name].thresholds(share)) for name in read
-            }
-            figure, picture = positive_figure(method, labels, chosen, space)
-            _write(state, state.frames[number], figure, picture)
-
-
-def _stored(stored: PseudoLabels, number: int) -> tuple[Image, NDArray[np.uint16]]:
-    found = stored.read(number)
-    if found is None:
-        raise OutputError(
-            f"{stored.path(number)}: a temporary file vanished or was damaged; start again."
-        )
-    return found
-
-
-def _reaching(
-    labels: Image, bins: NDArray[np.uint16], thresholds: torch.Tensor
-) -> NDArray[np.bool_]:
-    """The pixels whose confidence reaches the threshold of their class, (H, W)."""
-    classes, confidence = (torch.from_numpy(part.astype(np.int64)) for part in (labels, bins))
-    reached: NDArray[np.bool_] = (selected(classes, confidence, thresholds) != IGNORED).numpy()
-    return reached
-
-
-def _write(state: _Explained, frame: FiguresOfFrame, figure: Figure, picture: Image) -> None:
-    folder = state.folder / frame.folder
-    with output_errors(state.folder):
-        folder.mkdir(exist_ok=True)
-    write_image(folder / f"{figure.key}.png", picture)
-    frame.figures.append(figure)
-
-
-def _align_corners(state: _Explained, name: str) -> bool:
-    return state.models[name].network.align_corners
-
-
-def _differ(maps: Mapping[str, ModelMaps]) -> float | None:
-    """Percent of the pixels on which two models differ; None of one model."""
-    if len(maps) < 2:
-        return None
-    before, after = maps.values()
-    return 100 * float((before.labels != after.labels).mean())
-
-
-def _consistent(maps: Mapping[str, ModelMaps]) -> dict[str, float]:
-    """Percent of the pixels on which each model with features agrees with its prototypes."""
-    return {
-        name: 100 * float((one.labels == one.prototypes.labels).mean())
-        for name, one in maps.items()
-        if one.prototypes is not None
-    }
-
-
-def _class_share(state: _Explained) -> dict[str, dict[str, float]]:
-    shares = {name: percent_of(counts) for name, counts in state.totals.pixels.items()}
-    return {
-        label: {name: share[i] for name, share in shares.items()}
-        for i, label in enumerate(state.bundle.label_space.classes)
-    }
