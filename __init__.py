@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .adapt.methods.bn_stats import BnStatsConfig
     from .adapt.methods.das3 import Das3Config
     from .adapt.methods.entmin import EntminConfig
-    from .adapt.methods.iapc import IapcConfig
+    from .adapt.methods.iapc_config import IapcConfig
     from .adapt.methods.ld import LdConfig
     from .adapt.methods.nightshift import NightshiftConfig
     from .adapt.methods.pseudo import PseudoConfig
@@ -88,7 +88,7 @@ _MODULES = {
     "Evaluation": "roadshift.runtime.api",
     "Explanation": "roadshift.adapt.workflows.explanation",
     "Frame": "roadshift.runtime.frames",
-    "IapcConfig": "roadshift.adapt.methods.iapc",
+    "IapcConfig": "roadshift.adapt.methods.iapc_config",
     "LabelSpace": "roadshift.runtime.labels",
     "LdConfig": "roadshift.adapt.methods.ld",
     "Method": "roadshift.adapt.methods.base",

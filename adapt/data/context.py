@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,7 @@ from ..run.config import RunConfig
 from ..run.events import Events
 from ..run.work import PreparedFrames, Work
 from ..run.workspace import Workspace
-from .dataset import Crop, FrameSet, in_batches, stacked
+from .dataset import Batch, Crop, FrameSet, in_batches, resize_window, stacked
 
 LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, however short the time
 
@@ -134,3 +135,34 @@ class Context:
                 )
             )
         return windows
+
+    def unscaled(self, batch: Batch) -> Tensor:
+        """The batch's clean crops without their zoom, uint8 (B, H, W, 3), see `unscaled_crop`."""
+        height, width = self.crop_size
+        if all((crop.width, crop.height) == (width, height) for crop in batch.crops):
+            return batch.clean
+        whole = (self.frames.width, self.frames.height)
+        rows = []
+        for frame, crop in zip(batch.frames, batch.crops, strict=True):
+            window = unscaled_crop(crop, whole, (width, height))
+            image = self.frames.image(frame)
+            rows.append(resize_window(image, window, width, height, nearest=False))
+        return torch.from_numpy(np.stack(rows)).to(self.device)
+
+
+def unscaled_crop(crop: Crop, whole: tuple[int, int], size: tuple[int, int]) -> Crop:
+    """The window of ``size`` at the same place of a frame of size ``whole``, without a zoom.
+
+    The same place: what a window leaves of the frame is shared between its two sides as ``crop``
+    shares it, rounded down. Of a crop without a zoom it is that crop.
+
+    Args:
+        whole, size: (width, height), the latter at most the former.
+    """
+
+    def place(start: int, side: int, of_frame: int, own: int) -> int:
+        return start * (of_frame - own) // (of_frame - side) if of_frame > side else 0
+
+    left = place(crop.left, crop.width, whole[0], size[0])
+    top = place(crop.top, crop.height, whole[1], size[1])
+    return Crop(left, top, *size, crop.flip)

@@ -7,8 +7,9 @@ what makes a resumed run the run that was never interrupted.
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from .frame_cache import cached_images, read_cache, write_cache
 from .view_sizes import scaled_side
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
+COUNTING = 0.3  # of the time to decode frames, to count those of a video before, at most
 Image = NDArray[np.uint8]
 
 
@@ -46,6 +48,14 @@ class Crop:
     width: int
     height: int
     flip: bool
+
+
+@dataclass(frozen=True)
+class CropCondition:
+    """A condition on crops, for whose sake one is drawn again."""
+
+    of_frame: Callable[[int], Callable[[Crop], bool]]  # asked for in several threads
+    draws: int  # at most, at least 1; the last one is taken as it is
 
 
 @dataclass(frozen=True)
@@ -181,7 +191,7 @@ def target_frames(
     if names is not None:
         return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
     opened = open_frames([str(source) for source in sources], on_skip=note)
-    frames = thinned(opened, limit, note)
+    frames = thinned(opened, limit, work)
     stills = frames.stills if isinstance(frames, FrameSource) else None
     if stills is not None and len(stills) * width * height * 3 > CACHE_LIMIT_BYTES:
         note(f"{len(stills)} frames do not fit the frame cache: decoding them while training")
@@ -206,9 +216,18 @@ def target_frames(
 
 
 def thinned(
-    source: FrameSource, limit: int | None, note: Callable[[str], None] = lambda _: None
+    source: FrameSource, limit: int | None, work: Work | None = None
 ) -> FrameSource | Iterator[Frame]:
-    """At most ``limit`` of the frames, evenly spaced; those of videos are counted by decoding."""
+    """At most ``limit`` of the frames, evenly spaced.
+
+    Those of a video are its compressed pictures, where these can be counted without decoding it;
+    else they are counted by decoding, and spaced over what the deadline's part has time for.
+
+    Raises:
+        RunInterrupted: a signal came while frames were counted.
+    """
+    work = work or Work()
+    note = work.events.note
     stills = source.stills
     if stills is not None:
         chosen = evenly_spaced(len(stills), limit)
@@ -223,12 +242,33 @@ def thinned(
     if limit is None:
         return iter(source)
     which = f"evenly spaced ones ({arg('max_frames')})"
-    note(Sentence(f"counting the frames of the videos, to use {which}"))
-    count = source.count()
+    count = source.length
+    if count is None:
+        note(Sentence(f"counting the frames of the videos, to use {which}"))
+        count = _count_in_time(source, work)
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
         note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
     return (frame for i, frame in enumerate(source) if i in keep)
+
+
+def _count_in_time(source: FrameSource, work: Work) -> int:
+    """The frames of videos, by decoding; fewer where time runs out, which is noted."""
+    with work.phase("counting frames") as done, work.deadline.part(COUNTING):
+        passed = iter(range(sys.maxsize))
+
+        def go_on() -> bool:
+            work.events.stop_if_requested()
+            done(next(passed))
+            return not work.deadline.due
+
+        count = source.count(go_on)
+        if work.deadline.due:
+            work.events.note(
+                f"counting frames: the first {counted(count, 'frame')}, for more the time budget "
+                "leaves no time"
+            )
+    return count
 
 
 def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: int) -> FrameSet:
@@ -297,6 +337,7 @@ class CropSampler:
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
         self._chosen: Sequence[int] = range(len(frames))
+        self._condition: CropCondition | None = None
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
         if self.width > frames.width or self.height > frames.height:
@@ -305,9 +346,9 @@ class CropSampler:
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
 
-    def draw_from(self, chosen: Sequence[int]) -> None:
-        """Make batches of the frames of these numbers alone."""
-        self._chosen = chosen
+    def draw_from(self, chosen: Sequence[int], condition: CropCondition | None = None) -> None:
+        """Make batches of the frames of these numbers alone, of crops that meet ``condition``."""
+        self._chosen, self._condition = chosen, condition
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
@@ -327,23 +368,34 @@ class CropSampler:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
         index = self._chosen[int(order[place])]
         rng = np.random.default_rng([self._seed, epoch, place])
-        crop = self._crop(rng)
-        clean = resize_window(self._frames.image(index), crop, self.width, self.height, False)
-        augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)
+        crop = self._crop(rng, index)
+        image = self._frames.image(index)
+        clean = resize_window(image, crop, self.width, self.height, False)
+        if self._augment.before_crop:
+            noisy = photometric(image, self._augment, rng)
+            augmented = resize_window(noisy, crop, self.width, self.height, False)
+        else:
+            augmented = photometric(np.ascontiguousarray(clean), self._augment, rng)
         labels = None
         if self._frames.labels is not None:
             labels = resize_window(self._frames.labels(index), crop, self.width, self.height, True)
         return clean, augmented, labels, index, crop
 
-    def _crop(self, rng: np.random.Generator) -> Crop:
-        frames = self._frames
+    def _crop(self, rng: np.random.Generator, index: int) -> Crop:
+        """A crop of frame number ``index``: one zoom, and places until the condition holds."""
+        frames, condition = self._frames, self._condition
         smallest = max(self.width / frames.width, self.height / frames.height)
         zoom = max(float(rng.uniform(*self._training.scale)), smallest)
         width = min(frames.width, max(1, round(self.width / zoom)))
         height = min(frames.height, max(1, round(self.height / zoom)))
-        left = int(rng.integers(frames.width - width + 1))
-        top = int(rng.integers(frames.height - height + 1))
-        return Crop(left, top, width, height, self._training.flip and bool(rng.integers(2)))
+        holds = None if condition is None else condition.of_frame(index)
+        for _ in range(1 if condition is None else condition.draws):
+            left = int(rng.integers(frames.width - width + 1))
+            top = int(rng.integers(frames.height - height + 1))
+            crop = Crop(left, top, width, height, flip=False)
+            if holds is None or holds(crop):
+                break
+        return replace(crop, flip=self._training.flip and bool(rng.integers(2)))
 
 
 def in_batches(count: int, batch_size: int) -> list[range]:

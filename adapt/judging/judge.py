@@ -177,7 +177,7 @@ def _images(
     """
     with DamageWatch(events.note) as watch:
         source.watch = watch
-        for frame in thinned(source, most, say):
+        for frame in thinned(source, most, Work(events=replace(events, note=say))):
             yield frame.image
         watch.finish(due=due, stop=events.stop_if_requested)
 

@@ -2,8 +2,9 @@
 Importance-aware and Prototype-contrast Learning", arXiv:2306.01598).
 
 Symbols, per pixel: p = softmax of the student's logits, upsampled; p^ = the source teacher's;
-p' = softmax over the classes of the similarity to the memory model's prototypes; y^ = argmax p^;
-y' = argmax p'; y_t = argmax p. Natural logarithms; every mean is over all pixels of the batch.
+p' = softmax of ``prototype_logits``, the reference distribution by the memory model's prototypes
+(eq. 10); y^ = argmax p^ (eq. 1); y' = argmax p' (eq. 11); y_t = argmax p. Natural logarithms; every
+mean is over all pixels of the batch.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def iapc_terms(
     present: Tensor | None,
     size: Size,
     *,
+    prototype_labels: Tensor | None = None,
     align_corners: bool,
     weights: IapcWeights,
     importance: Importance = "margin_ratio",
@@ -57,14 +59,16 @@ def iapc_terms(
         logits: the student's, (B, K, h, w); gradients flow.
         teacher_logits: the source teacher's, (B, K, h', w'), or a map of the frames that the
             images are windows of; constant.
-        prototype_logits: similarities of the student's features to the prototypes,
-            (B, K, h'', w''); gradients flow through CE(p', y_t). ``None`` only if both prototype
-            weights are 0.
+        prototype_logits: logits of p' on the grid of the student's features, (B, K, h'', w''):
+            similarities to the prototypes, or what `linear_logits` makes of them; gradients flow
+            through CE(p', y_t). ``None`` only if both prototype weights are 0.
         present: (B, K) bool: classes that have a prototype, at least one an image; absent ones get
             p'_c = 0, and a pixel whose y_t is absent has no CE(p', y_t). ``None``: every class
             competes, as in the authors' code, where an absent class has the similarity 0.
         size: (H, W) of the pixels.
         importance, importance_of_logits: what w is, see `backends.reference.importance_map`.
+        prototype_labels: y' where it is not the argmax of the upsampled ``prototype_logits``,
+            int64 (B, H, W), each a class that competes in its image.
         labels: y^ where it is not the teacher's own argmax, int64 (B, H, W); 255 is not labelled.
         class_weights: a of each class in L_IA, (K,); ``None`` is 1 (the paper).
         prototype_class_weights: a' of each class in L_PE, (K,).
@@ -87,7 +91,8 @@ def iapc_terms(
         prototype_logits=prototype_logits,
         present=present,
     )
-    check_pixels("iapc_terms", (len(logits), *size), labels=labels)
+    whole = (len(logits), *size)
+    check_pixels("iapc_terms", whole, labels=labels, prototype_labels=prototype_labels)
     asks_prototypes = bool(weights.agreement or weights.prototype)
     if asks_prototypes and prototype_logits is None:
         raise ValueError("iapc_terms: prototype_logits are needed where a prototype term counts")
@@ -114,6 +119,7 @@ def iapc_terms(
             class_weights=class_weights,
             prototype_class_weights=prototype_class_weights,
             present=present,
+            nearest=prototype_labels,
         ),
         {
             "importance": Share("cross_entropy", weights.importance, pixels),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import ConfigError
 from ..data.context import Context
-from ..data.dataset import Batch
+from ..data.dataset import Batch, CropCondition
 from ..networks import Output, SegmentationNetwork
 from ..run.config import Settings
 
@@ -54,11 +54,18 @@ class Stage(ABC):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Weighted loss terms of one batch, scalars by name; their sum is minimised."""
 
+    def crop_condition(self) -> CropCondition | None:
+        """A condition on the crops that batches are made of; asked for once, when prepared."""
+        return None
+
     def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
         """Parameters that learn, and their rates: by default all, the classifier's times
         ``factor``.
         """
         return split_classifier(model, factor)
+
+    def look_again(self, batch: Batch) -> None:  # noqa: B027 - most have seen enough
+        """See a micro-batch once more, after the optimiser's step and before `after_step`."""
 
     def after_step(self) -> None:  # noqa: B027 - a stage without teachers has nothing to do
         """Update teachers and moving averages from the student's new weights."""

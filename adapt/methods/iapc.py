@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from ...runtime.errors import ConfigError, NetworkError
 from ..data.context import Context
-from ..data.dataset import Batch
-from ..losses.backends.labels import argmax_on_grid, pixel_argmax
-from ..losses.backends.spec import Importance, Map
+from ..data.dataset import Batch, Crop, CropCondition
+from ..losses.backends.labels import argmax_on_grid, labels_from_grid, pixel_argmax
+from ..losses.backends.spec import Map
 from ..losses.common import Size
 from ..losses.iapc import IapcWeights, iapc_terms
 from ..networks import Output, SegmentationNetwork
@@ -21,51 +20,17 @@ from ..networks.batch_norm import batch_norm_layers, fold_batch_norm, folding_vi
 from ..networks.batch_norm_of_one import allow_lone_values
 from ..networks.ema import ema_update, frozen_copy
 from ..pseudo_labels.class_balance import ClassBalance
-from ..pseudo_labels.hard_labels import PseudoLabels, label_frames
+from ..pseudo_labels.hard_labels import PseudoLabels, count_classes, label_frames
 from ..pseudo_labels.logit_cache import LogitCache, open_cache
-from ..pseudo_labels.prototypes import Similarity, class_prototypes, class_sums, prototype_logits
-from ..run.config import Settings
-from ..run.renamed_settings import Renamed, Renames, complement
+from ..pseudo_labels.prototypes import (
+    class_prototypes,
+    class_sums,
+    linear_logits,
+    prototype_logits,
+)
 from ..run.work import OutOfTimeError
-from .base import SMALL_DATA, FeatureTap, Method, Stage, prefixed, under
-
-
-class IapcConfig(Settings):
-    """IAPC's own settings; the fields' defaults are the paper's text ("paper")."""
-
-    renamed: ClassVar[Renames] = {
-        "memory_smoothing": Renamed("memory_decay", complement, complement, "1 - memory_smoothing"),
-    }
-
-    variant: Literal["roadshift", "paper", "reference"] = "paper"
-    weight_ia: float = Field(default=0.2, ge=0)  # L_IA, importance-aware pseudo-labels (eq. 5)
-    weight_pe: float = Field(default=0.5, ge=0)  # L_PE, agreement of p and p' (eq. 13)
-    weight_ps: float = Field(default=0.04, ge=0)  # L_PS, symmetric prototype loss (eq. 12; Table V)
-    weight_im: float = Field(default=2.0, ge=0)  # L_IM, entropy (eq. 6)
-    importance: Importance = (
-        "margin_ratio"  # Table IV: "none" RPL, "first" FPL, "one_minus_second" SPL
-    )
-    importance_of: Literal["probabilities", "logits"] = "probabilities"
-    pseudo_labels: Literal["online", "offline"] = "online"  # offline: once, three scales and flip
-    prototypes: Literal["per_image", "static", "momentum"] = "per_image"  # static SP, momentum MUP
-    prototype_momentum: float = Field(default=0.99, ge=0, lt=1)
-    absent_prototypes: Literal["exclude", "zero"] = "exclude"
-    similarity: Similarity = "cosine"
-    temperature: float = Field(default=1.0, gt=0)
-    feature_layer: str | None = None  # None: the network's own features
-    agree_with: Literal["student", "pseudo_label"] = "student"  # L_PE's mask
-    class_balance: Literal["none", "rare", "sqrt_inverse"] = "none"  # see `ClassBalance`
-    rare_fraction: float = Field(default=4096 / (512 * 256), ge=0, le=1)  # of a batch's pixels
-    entropy_epsilon: float = Field(default=0.0, ge=0)
-    memory: Literal["ema", "student"] = "ema"  # student: the ablation without EMA
-    memory_decay: float = Field(default=0.9999, ge=0, lt=1)  # of the EMA
-    memory_mode: Literal["eval", "train"] = "eval"  # train: batch statistics
-
-    @model_validator(mode="after")
-    def _learns(self) -> IapcConfig:
-        if not (self.weight_ia or self.weight_pe or self.weight_ps or self.weight_im):
-            raise ValueError("one of weight_ia, weight_pe, weight_ps and weight_im must be above 0")
-        return self
+from .base import FeatureTap, Method, Stage, prefixed, under
+from .iapc_config import PRESETS, IapcConfig
 
 
 class IapcStage(Stage):
@@ -73,10 +38,12 @@ class IapcStage(Stage):
 
     S_s, S_m <- copies of the source model
     for each batch x, noisy view x~:
-        y^, w <- labels and importance of S_s(x)
-        k     <- class means of S_m's features of x, under S_m's own labels
+        y^, w <- labels and importance of S_s(x)                        (eq. 1, 4)
+        k     <- class means of S_m's features of x, under S_m's own labels    (eq. 8-9)
+        p'    <- <f, k> of S_t's features f of x~, normalised; y' <- argmax p' (eq. 10-11)
         L     <- weight_ia L_IA + weight_pe L_PE + weight_ps L_PS + weight_im L_IM  of S_t(x~)
         S_t   <- S_t - lr dL/dS_t
+        S_t   <- S_t, its batch-norm statistics moved by x        (where clean_pass)
         S_m   <- memory_decay S_m + (1 - memory_decay) S_t    (memory="student": a decay of 0)
     """
 
@@ -114,13 +81,17 @@ class IapcStage(Stage):
         self.balances: dict[str, ClassBalance] = {}
         if settings.class_balance != "none":
             kind, fraction = settings.class_balance, settings.rare_fraction
-            for target in ("label_balance", "prototype_balance"):
+            targets = ["label_balance"]
+            if settings.agreement_balance == "prototype":
+                targets.append("prototype_balance")
+            for target in targets:
                 self.balances[target] = ClassBalance(
                     kind, model.num_classes, fraction, context.device
                 )
+        self._sign_is_known = False
         self.labels: PseudoLabels | None = None
         if settings.pseudo_labels == "offline":
-            self.labels = label_frames(self.teacher, context)
+            self.labels = label_frames(self.teacher, context, settings.label_scales)
         self.shared_prototypes: Tensor | None = None
         if self._uses_prototypes and settings.prototypes != "per_image":
             self.shared_prototypes = self._prototypes_of_all_frames()
@@ -135,17 +106,20 @@ class IapcStage(Stage):
         size = (clean.shape[2], clean.shape[3])
         student = self.student(self.context.normalise(batch.augmented))
         teacher_logits = self._teacher_logits(batch, clean)
-        similarity, present = self._similarity(student, clean)
+        similarity, present = self._similarity(student, batch, clean)
+        y_prime = None
+        if similarity is not None and settings.prototype_labels == "grid":
+            y_prime = _labels_of_cells(similarity, size, present)
         labels = None if self.labels is None else self.labels.crops(batch, self.context)[0]
-        balance = prototype_balance = None
+        balance = agreement_balance = None
         if self.balances:
             y_hat = labels
             if y_hat is None:
                 y_hat = self._argmax(teacher_logits, size)
-            balance = self.balances["label_balance"](y_hat)
-            if similarity is not None:
-                y_prime = self._argmax(similarity, size, present)
-                prototype_balance = self.balances["prototype_balance"](y_prime)
+            balance = agreement_balance = self.balances["label_balance"](y_hat)
+            if similarity is not None and "prototype_balance" in self.balances:
+                nearest = self._argmax(similarity, size, present) if y_prime is None else y_prime
+                agreement_balance = self.balances["prototype_balance"](nearest)
         return iapc_terms(
             student.logits,
             teacher_logits,
@@ -157,9 +131,10 @@ class IapcStage(Stage):
             weights=self.weights,
             importance=settings.importance,
             importance_of_logits=settings.importance_of == "logits",
+            prototype_labels=y_prime,
             labels=labels,
             class_weights=balance,
-            prototype_class_weights=prototype_balance,
+            prototype_class_weights=agreement_balance,
             agree_with=settings.agree_with,
             epsilon=settings.entropy_epsilon,
         )
@@ -175,31 +150,57 @@ class IapcStage(Stage):
         align_corners = self.model.align_corners
         return pixel_argmax(logits, size, align_corners=align_corners, present=present)
 
-    def _similarity(self, student: Output, clean: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Similarity logits of the student's features, (B, K, h, w), and which classes compete.
+    def _similarity(
+        self, student: Output, batch: Batch, clean: Tensor
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Logits of p' on the grid of the student's features, (B, K, h, w), and who competes.
 
-        The latter is (B, K), or ``None`` where all do.
+        The latter is (B, K), or ``None`` where all classes do.
+
+        Args:
+            clean: the batch's clean images, normalised.
         """
         if not self._uses_prototypes:
             return None, None
         settings = self.settings
         with torch.no_grad():
-            if self.shared_prototypes is None:
-                prototypes, present = class_prototypes(*self._memory_features(clean))
-            else:
-                if settings.prototypes == "momentum":
-                    self._move_shared_prototypes(clean)
-                prototypes = self.shared_prototypes[None]
-                present = prototypes.abs().sum(dim=2) > 0
+            prototypes, present = self._prototypes(batch, clean)
         similarity = prototype_logits(
             _features(student),
             prototypes,
             similarity=settings.similarity,
             temperature=settings.temperature,
         )
+        if settings.normalise == "linear":
+            self._tell_of_signed_features(similarity)
+            similarity = linear_logits(similarity)
         if settings.absent_prototypes == "zero":
             return similarity, None
         return similarity, present.expand(len(similarity), -1)
+
+    def _prototypes(self, batch: Batch, clean: Tensor) -> tuple[Tensor, Tensor]:
+        """Prototypes (B, K, D), or (1, K, D) for all images, and which there are, (B or 1, K)."""
+        settings = self.settings
+        if settings.prototypes != "static" and settings.prototype_view == "unscaled":
+            clean = self.context.normalise(self.context.unscaled(batch))
+        if self.shared_prototypes is None:
+            return class_prototypes(*self._memory_features(clean))
+        if settings.prototypes == "momentum":
+            self._move_shared_prototypes(clean)
+        prototypes = self.shared_prototypes[None]
+        return prototypes, prototypes.abs().sum(dim=2) > 0
+
+    def _tell_of_signed_features(self, similarity: Tensor) -> None:
+        """Say it, looking at the first batch alone, where eq. 10 leaves negative products out."""
+        if self._sign_is_known:
+            return
+        self._sign_is_known = True
+        if bool((similarity.detach() < 0).any()):
+            self.context.note_once(
+                "features and prototypes have negative products, which count as 0 in their linear "
+                "normalisation (IAPC, eq. 10, is for features after a ReLU): iapc.feature_layer "
+                "names another layer, iapc.normalise=softmax another normalisation"
+            )
 
     def _memory_features(self, clean: Tensor) -> tuple[Tensor, Tensor, int]:
         """Features (B, D, h, w), labels on their grid, and K.
@@ -232,6 +233,34 @@ class IapcStage(Stage):
             raise OutOfTimeError
         return sums / counts.clamp(min=1)[:, None]
 
+    def crop_condition(self) -> CropCondition | None:
+        """More than ``crop_classes`` classes of the stored pseudo-labels in a crop."""
+        wanted, of_network = self.settings.crop_classes, self.model.num_classes
+        if not wanted or self.labels is None:
+            return None
+        if wanted >= of_network:
+            self.context.note_once(
+                f"no crop is drawn again: none holds more than iapc.crop_classes={wanted} of the "
+                f"network's {of_network} classes"
+            )
+            return None
+        labels, (height, width) = self.labels, self.context.crop_size
+
+        def of_frame(frame: int) -> Callable[[Crop], bool]:
+            classes = labels.classes(frame)
+            return lambda crop: count_classes(classes, crop, width, height) > wanted
+
+        return CropCondition(of_frame, self.settings.crop_draws)
+
+    @torch.no_grad()
+    def look_again(self, batch: Batch) -> None:
+        """Move the student's batch-norm statistics by the clean images, where ``clean_pass``.
+
+        The authors' code passes clean crops through the student in training mode to log a loss.
+        """
+        if self.settings.clean_pass and any(n.training for n in batch_norm_layers(self.model)):
+            self.model(self.context.normalise(batch.clean))
+
     def after_step(self) -> None:
         decay = self.settings.memory_decay if self.settings.memory == "ema" else 0.0
         ema_update(self.memory_model, self.model, decay)
@@ -256,6 +285,18 @@ class IapcStage(Stage):
             self.shared_prototypes.copy_(tensors["shared_prototypes"])
 
 
+def _labels_of_cells(similarity: Tensor, size: Size, present: Tensor | None) -> Tensor:
+    """y' (B, H, W): the argmax of each cell, at the pixels nearest to it, as in the authors' code.
+
+    Args:
+        similarity: (B, K, h, w). present: (B, K), the classes that compete; ``None``: all.
+    """
+    scores = similarity.detach()
+    if present is not None:
+        scores = scores.masked_fill(~present[:, :, None, None], float("-inf"))
+    return labels_from_grid(scores.max(dim=1).indices, size)
+
+
 def _features(output: Output) -> Tensor:
     if output.features is None:
         raise NetworkError(
@@ -263,18 +304,6 @@ def _features(output: Output) -> Tensor:
             "features), set iapc.feature_layer, or set iapc.weight_pe and iapc.weight_ps to 0."
         )
     return output.features
-
-
-# Where the authors' code differs from the paper's text.
-AUTHORS_CODE: Mapping[str, Any] = {
-    "importance_of": "logits",
-    "pseudo_labels": "offline",
-    "absent_prototypes": "zero",
-    "agree_with": "pseudo_label",
-    "class_balance": "rare",
-    "entropy_epsilon": 1e-5,
-    "memory_mode": "train",
-}
 
 
 class Iapc(Method):
@@ -285,51 +314,7 @@ class Iapc(Method):
     source = "Cao et al., IEEE T-IV 2024 (arXiv:2306.01598)"
     Config = IapcConfig
     asks_frozen_teacher = True
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {
-            "tone": "none",
-            "warm_start": "source",
-            "final_bn": False,
-            "training": {
-                "steps": 9000,
-                "schedule_steps": 100_000,
-                "batch_size": 6,
-                "frame_size": [1024, 512],
-                "crop_size": [512, 256],
-                "lr": 1e-4,
-            },
-            "augment": {"policy": "autoaugment"},
-        },
-        "reference": {
-            "tone": "none",
-            "warm_start": "source",
-            "final_bn": False,
-            "training": {
-                "steps": 9000,
-                "schedule_steps": 100_000,
-                "warmup_steps": 5000,
-                "nesterov": True,
-                "batch_size": 6,
-                "frame_size": [1280, 640],
-                "crop_size": [512, 256],
-                "scale": [0.8, 1.2],
-                "lr": 1e-4,
-            },
-            "augment": {"policy": "autoaugment"},
-            "iapc": AUTHORS_CODE,
-        },
-        "roadshift": {
-            **SMALL_DATA,
-            "iapc": {
-                **AUTHORS_CODE,
-                "importance_of": "probabilities",  # of logits it is unbounded below: a step of -20
-                "class_balance": "sqrt_inverse",
-                "weight_ia": 1.0,
-                "weight_pe": 0.1,
-                "weight_im": 0.0,
-            },
-        },
-    }
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
 
     @staticmethod
     def stages(settings: IapcConfig) -> Sequence[Stage]:

@@ -45,7 +45,8 @@ class NightshiftConfig(Settings):
     rounds: int = Field(default=1, ge=1, le=1000)
     scales: Scales = (1.0, 0.75, 1.25, 1.5)  # that a label is the mean of
     mirror: bool = True  # and of the mirror image of each
-    class_balance: Literal["sqrt_inverse", "none"] = "sqrt_inverse"  # see `sqrt_inverse_weights`
+    # see `sqrt_inverse_weights`; auto: none where some of the statistics are the source's
+    class_balance: Literal["auto", "sqrt_inverse", "none"] = "auto"
     mix: Literal["classmix", "none"] = "classmix"  # each frame of a batch over the one before it
     weight_entropy: float = Field(default=0.0, ge=0)
 
@@ -85,9 +86,16 @@ class NightshiftStage(Stage):
         passes = passes_of(settings.scales, mirror=settings.mirror)
         self.labels = SoftLabels(name, context, model.num_classes, self._labeller, passes)
         weights = torch.ones(model.num_classes)
-        if settings.class_balance == "sqrt_inverse":
+        if self._balances:
             weights = sqrt_inverse_weights(self.labels.class_mass())
         self.weights = weights.to(context.device)
+
+    @property
+    def _balances(self) -> bool:
+        """Tell whether rare classes count more."""
+        if self.settings.class_balance == "auto":
+            return self.context.statistics_share in (None, 1)
+        return self.settings.class_balance == "sqrt_inverse"
 
     def _labeller(self) -> Callable[[int], Labels]:
         """M, which answers with probabilities (K, H, W)."""
@@ -141,7 +149,7 @@ class Nightshift(Method):
                 "steps": 300,
                 "batch_size": 4,
                 "lr": 3e-3,
-                "frozen_lr": 3e-4,
+                "frozen_lr": 1e-3,
                 "classifier_lr_factor": 5.0,
             },
         },

@@ -22,7 +22,8 @@ def frozen_copy(model: Model) -> Model:
 def ema_update(memory: nn.Module, student: nn.Module, decay: float) -> None:
     """``m <- decay m + (1 - decay) s`` for every parameter; buffers are copied.
 
-    Source: IAPC, Sec. III-C (smoothing 1e-4, which is a decay of 0.9999).
+    Source: the memory model of Cao et al., "IAPC" (arXiv:2306.01598), with a smoothing of 1e-4,
+    which is a decay of 0.9999; that the buffers are copied is its authors' code's.
     """
     torch._foreach_lerp_(list(memory.parameters()), list(student.parameters()), 1 - decay)
     ours, theirs = list(memory.buffers()), list(student.buffers())

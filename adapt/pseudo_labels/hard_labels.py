@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...runtime.errors import OutputError, arg
 from ..data.context import Context
-from ..data.dataset import Batch, FrameSet, Image, resize_window
+from ..data.dataset import Batch, Crop, FrameSet, Image, resize_window
 from ..data.view_sizes import scaled_size, scales_taken
 from ..losses.backends.labels import argmax_of_mean
 from ..losses.backends.spec import Map, Window
@@ -100,6 +100,10 @@ class PseudoLabels:
             torch.from_numpy(bins).to(context.device),
         )
 
+    def classes(self, frame: int) -> Image:
+        """The classes of the whole frame of that number, uint8 (H, W)."""
+        return _unpack(self._there(frame))[0]
+
     def _there(self, frame: int) -> Image:
         stored = self._read(frame)
         if stored is None:
@@ -108,6 +112,15 @@ class PseudoLabels:
                 f"start it again with {arg('resume', True)} and it is rebuilt."
             )
         return stored
+
+
+def count_classes(classes: Image, crop: Crop, width: int, height: int) -> int:
+    """Count the classes of a frame's ``classes`` in a crop that is seen at ``width`` x ``height``.
+
+    Pixels without a label, 255, are of none.
+    """
+    window = resize_window(classes, crop, width, height, nearest=True)
+    return int(np.count_nonzero(np.bincount(window.ravel(), minlength=256)[:IGNORED]))
 
 
 def _unpack(stored: Image) -> tuple[Image, NDArray[np.uint16]]:

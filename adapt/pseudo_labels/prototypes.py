@@ -14,6 +14,8 @@ from torch import Tensor
 from ..losses.common import at_least_float32
 
 Similarity = Literal["cosine", "dot"]
+Normalisation = Literal["linear", "softmax"]
+LEAST = 1e-6  # of p': its logarithm is finite, and the slope of that at most 1e6 / sum s
 
 
 def class_sums(features: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -72,3 +74,23 @@ def prototype_logits(
     with torch.autocast(f.device.type, enabled=False):
         s = torch.bmm(k, f.flatten(2))
     return s.view(f.shape[0], k.shape[1], *f.shape[2:]) / temperature
+
+
+def linear_logits(similarity: Tensor) -> Tensor:
+    """Logits whose softmax over the classes is the linearly normalised similarity.
+
+        p'_c = s+_c / sum_k s+_k,  s+ = max(s, 0);     logit_c = log max(p'_c, 1e-6)
+
+    Source: IAPC, eq. 10, whose features come from a ReLU, so that no dot product is negative; a
+    negative one of other features counts as 0. Where every s+ is 0 all classes are alike. The
+    softmax is p' itself where no class is below 1e-6, and else within K 1e-6 of it.
+
+    Args:
+        similarity: s, (B, K, h, w).
+
+    Returns:
+        (B, K, h, w), float32 or wider.
+    """
+    s = at_least_float32(similarity).clamp(min=0)
+    total = s.sum(dim=1, keepdim=True).clamp(min=torch.finfo(s.dtype).tiny)
+    return (s / total).clamp(min=LEAST).log()

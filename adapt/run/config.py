@@ -75,6 +75,7 @@ class TrainingConfig(Settings):
     weight_decay: float = Field(default=5e-4, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     warmup_factor: float = Field(default=0.1, gt=0, le=1)  # share of lr at step 0 of the warm-up
+    warmup_replaces_decay: bool = False  # the warm-up stands in for the decay; else times it
     poly_power: float = Field(default=0.9, ge=0)
     schedule_steps: int | None = Field(default=None, ge=1)  # of the decay; None: steps
     max_grad_norm: float | None = Field(default=None, gt=0)
@@ -108,6 +109,7 @@ class AugmentConfig(Settings):
     contrast: float = Field(default=0.2, ge=0, le=1)
     saturation: float = Field(default=0.2, ge=0, le=1)
     blur: float = Field(default=0.0, ge=0, le=100)  # jitter: Gaussian, sigma of 0 to so many pixels
+    before_crop: bool = False  # on the whole frame, whose histogram then counts; else on the crop
 
 
 class WatchConfig(Settings):

@@ -59,10 +59,8 @@ class Passes:
         """
         size = len(batch.frames)
         sums: dict[str, Tensor] = {}
-        for rows in np.array_split(np.arange(size), math.ceil(size / micro_batch)):
-            start, stop = int(rows[0]), int(rows[-1]) + 1
+        for start, piece in _micro_batches(batch, micro_batch):
             torch.manual_seed(seed_of(self._seed, step, start))
-            piece = batch.part(start, stop)
             with precision.autocast():
                 terms = self.stage.losses(piece)
             share = len(piece.frames) / size
@@ -74,6 +72,12 @@ class Passes:
         values = {name: float(value) for name, value in sums.items()}
         values["total"] = float(torch.stack(list(sums.values())).sum())
         return values, all(map(is_finite, values.values()))
+
+    def look_again(self, batch: Batch, micro_batch: int, precision: Precision) -> None:
+        """Show the stage the micro-batches of a step once more, see `Stage.look_again`."""
+        for _, piece in _micro_batches(batch, micro_batch):
+            with precision.autocast():
+                self.stage.look_again(piece)
 
     def _go_back(self, total: Tensor, piece: Batch, precision: Precision) -> None:
         """Go backward; what a user's network does not bear is told from what our losses do not.
@@ -134,6 +138,14 @@ class Passes:
             finally:
                 undo()
                 self.zero_gradients()
+
+
+def _micro_batches(batch: Batch, micro_batch: int) -> Iterator[tuple[int, Batch]]:
+    """Parts of ``batch`` of as many frames each, or one fewer, with the first one's place."""
+    size = len(batch.frames)
+    for rows in np.array_split(np.arange(size), math.ceil(size / micro_batch)):
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        yield start, batch.part(start, stop)
 
 
 def seed_of(*numbers: int) -> int:

@@ -13,14 +13,18 @@ from ..run.config import TrainingConfig
 def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
     """Share of the learning rate at ``step``: linear warm-up, then poly decay to the horizon.
 
-    (1 - step / horizon)^power,  horizon = schedule_steps or steps
+        (1 - step / horizon)^power                 horizon = schedule_steps or steps
+        w + (1 - w) step / warmup_steps            w = warmup_factor, while step < warmup_steps
+
+    The second times the first, or in its place with ``warmup_replaces_decay``.
     """
     horizon = training.schedule_steps or max(steps, 1)
     decay = max(0.0, 1 - step / horizon) ** training.poly_power
-    if step < training.warmup_steps:
-        warm = training.warmup_factor
-        decay *= warm + (1 - warm) * step / training.warmup_steps
-    return float(decay)
+    if step >= training.warmup_steps:
+        return float(decay)
+    least = training.warmup_factor
+    warm = least + (1 - least) * step / training.warmup_steps
+    return float(warm if training.warmup_replaces_decay else decay * warm)
 
 
 def nothing_learns(what: str) -> TrainingError:

@@ -50,6 +50,7 @@ def take_step(
         if finite and bool(torch.isfinite(norm)):
             watch.add_norm(state.done + 1, float(norm))
             precision.step(optimizer)
+            passes.look_again(batch, state.micro_batch, precision)
             passes.stage.after_step()
             state = replace(state, bad_streak=0)
         else:

@@ -292,7 +292,7 @@ class Trainer:
         if not enough_prepared(stage.name, len(chosen), count, self.events.note):
             return None
         frames.settle(kept)
-        self.sampler.draw_from(chosen)
+        self.sampler.draw_from(chosen, stage.crop_condition())
         return Passes(self.model, stage, optimizer, self.context.config.seed)
 
     def _restore(

@@ -10,8 +10,9 @@ import hashlib
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from ..addresses import without_password
@@ -101,14 +102,22 @@ class FrameSource:
             self._expected[path] = None if is_recording(path) else expected_frames(path)
         return self._expected[path]
 
-    def count(self) -> int:
-        """Frames that an iteration will give, where no image is damaged: videos are decoded."""
+    def count(self, go_on: Callable[[], bool] = lambda: True) -> int:
+        """Frames that an iteration will give, where no image is damaged: videos are decoded.
+
+        Args:
+            go_on: asked before each frame of a video; False ends the counting there.
+        """
+        total = len(self._files) - len(self._videos)
         for path in self._videos:
-            if path not in self._counts:
-                pictures = read_recording(path) if is_recording(path) else None
-                self._counts[path] = _count(pictures) if pictures else count_frames(path)
-        stills = len(self._files) - len(self._videos)
-        return stills + sum(self._counts[path] for path in self._videos)
+            found = self._counts.get(path)
+            if found is None:
+                found = _count(path, go_on)
+                if not go_on():
+                    return total + found
+                self._counts[path] = found
+            total += found
+        return total
 
     def __len__(self) -> int:
         length = self.length
@@ -212,11 +221,13 @@ class FrameSource:
             (log_note if self._on_skip is log_skip else self._on_skip)(sentence)
 
 
-def _count(pictures: Iterable[object]) -> int:
-    """The pictures that can be read; a damaged rest is none of them."""
+def _count(path: Path, go_on: Callable[[], bool]) -> int:
+    """The pictures of a recording that can be read; a damaged rest is none of them."""
+    if not is_recording(path):
+        return count_frames(path, go_on)
     count = 0
     try:
-        for _ in pictures:
+        for _ in takewhile(lambda _: go_on(), read_recording(path)):
             count += 1
     except FrameError:
         pass

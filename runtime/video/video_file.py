@@ -13,7 +13,7 @@ while it waits for those threads: the process hangs. So a process of its own rea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,13 +185,16 @@ class _Account:
         return round((self.stated_frames / self.stated_fps * 1e9 - start_ns) / interval_ns)
 
 
-def count_frames(path: Path) -> int:
+def count_frames(path: Path, go_on: Callable[[], bool] = lambda: True) -> int:
     """Frames that `read_video` gives, counted by decoding all and converting none.
 
     Damaged ones of motion JPEG, which a decoder does not notice, are counted with the others.
+
+    Args:
+        go_on: asked before each frame; False ends the counting.
     """
     capture = _open(path)
-    return 0 if _refusal(capture) else _count(capture)
+    return 0 if _refusal(capture) else _count(capture, go_on)
 
 
 def expected_frames(path: Path) -> int | None:
@@ -219,11 +222,11 @@ def count_packets(path: Path) -> int:
     return _count(_open_packets(path))
 
 
-def _count(capture: Any) -> int:
+def _count(capture: Any, go_on: Callable[[], bool] = lambda: True) -> int:
     """Frames that are left in an OpenCV capture, which is then released."""
     frames = 0
     try:
-        while capture.isOpened() and _grab(capture) is not None:
+        while capture.isOpened() and go_on() and _grab(capture) is not None:
             frames += 1
     finally:
         capture.release()

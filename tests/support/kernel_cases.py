@@ -15,6 +15,7 @@ from roadshift.adapt.losses.atp import (
     soft_cross_entropy,
     teach_terms,
 )
+from roadshift.adapt.losses.backends.labels import labels_from_grid
 from roadshift.adapt.losses.backends.spec import Kernel, Map, Paste, Window
 from roadshift.adapt.losses.baselines import (
     entropy_terms,
@@ -107,8 +108,15 @@ def iapc(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str,
         prototype_class_weights=choose([None, p.weights]),
         agree_with=choose(["student", "pseudo_label"]),
         epsilon=choose([0.0, 1e-5]),
+        prototype_labels=choose([None, nearest_cells(p)]),
         kernel=kernel,
     )
+
+
+def nearest_cells(p: Problem) -> Tensor:
+    """Labels of the cells of the similarities' grid, the nearest cell's at each pixel."""
+    best = p.s.masked_fill(~p.present[:, :, None, None], float("-inf")).argmax(dim=1)
+    return labels_from_grid(best, p.size)
 
 
 def align(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str, Tensor]:

@@ -136,7 +136,16 @@ def argmax_on_grid(logits: Tensor, size: Size, grid: Size, *, align_corners: boo
         return torch.matmul(torch.matmul(down, z), across.T).max(dim=1).indices
 
 
+def labels_from_grid(labels: Tensor, size: Size) -> Tensor:
+    """Labels of the cells of a grid, integer (B, h, w), at (H, W) pixels: the nearest cell's."""
+    down, across = (
+        _nearest(cells, pixels, labels.device)
+        for cells, pixels in zip(labels.shape[1:], size, strict=True)
+    )
+    return labels[:, down[:, None], across]
+
+
 def _nearest(pixels: int, cells: int, device: torch.device) -> Tensor:
-    """The pixels that nearest-neighbour resizing of an axis takes."""
+    """The pixels that nearest-neighbour resizing of an axis to ``cells`` takes."""
     numbers = torch.arange(pixels, dtype=torch.float64, device=device)
     return F.interpolate(numbers[None, None], size=cells, mode="nearest")[0, 0].long()

@@ -170,7 +170,8 @@ def _prototypes(
     sums, present, a = dict[str, Tensor](), inputs.present, inputs.prototype_class_weights
     if present is not None:
         s = s.masked_fill(~present[:, :, None, None], float("-inf"))
-    y_prime, y_student = s.detach().max(dim=1).indices, log_p.detach().max(dim=1).indices
+    y_prime, y_student = (scores.detach().max(dim=1).indices for scores in (s, log_p))
+    y_prime = y_prime if inputs.nearest is None else inputs.nearest
     ce = F.nll_loss(log_p, y_prime, reduction="none")
     if terms.agreement:
         agrees = y_prime == (y_student if terms.agree_with == "student" else labels)

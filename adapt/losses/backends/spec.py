@@ -114,6 +114,7 @@ class Inputs:
     pixel_weights: Tensor | None = None  # (B, H, W), times the importance
     prototype_class_weights: Tensor | None = None  # a', (K,)
     present: Tensor | None = None  # bool (B, K), classes that have a prototype
+    nearest: Tensor | None = None  # y', integers (B, H, W); None: argmax s
     ranks: Tensor | None = None  # integers (B, H, W) or ()
     soft: Map | None = None  # q, as logits or probabilities
     paste: Paste | None = None  # of q

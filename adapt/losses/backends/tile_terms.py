@@ -164,7 +164,8 @@ class Tile:
                 present = inputs.present[self.where.image]
                 s.index_fill_(0, absent, float("-inf"))
         top = s.amax(dim=0)
-        y_prime = argmax_of(s, top, self.room)
+        given = self._map(inputs.nearest)
+        y_prime = argmax_of(s, top, self.room) if given is None else given.long()
         y_student = argmax_of(self.d, torch.zeros_like(top), self.room)
         ce = self._minus_log_p(y_prime)
         learn: Tensor | None = None  # weight of CE(p, y')

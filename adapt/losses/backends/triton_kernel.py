@@ -42,7 +42,7 @@ def pixels_kernel(
     s_ptr, s_row_first, s_row_weight, s_column_first, s_column_weight,
     q_ptr, q_row_first, q_row_weight, q_column_first, q_column_weight, over_ptr, under_ptr,
     # maps of pixels, and values of classes
-    y_ptr, pixel_weight_ptr, rank_ptr, a_ptr, prototype_a_ptr, soft_a_ptr, present_ptr,
+    y_ptr, nearest_ptr, pixel_weight_ptr, rank_ptr, a_ptr, prototype_a_ptr, soft_a_ptr, present_ptr,
     # results
     sums_ptr, mass_ptr, of_sums_ptr, of_mass_ptr, grad_ptr,
     # sizes
@@ -152,7 +152,10 @@ def pixels_kernel(
                 here = tl.load(present_ptr + image * K + k, mask=is_class, other=0)
                 competes = is_class & (here != 0)
             s = tl.where(competes, s, float("-inf"))
-            nearest = argmax(s)
+            if nearest_ptr is not None:
+                nearest = tl.load(nearest_ptr + at, mask=is_pixel, other=0).to(tl.int32)
+            else:
+                nearest = argmax(s)
             own = argmax(tl.where(is_class, z, float("-inf")))
             ce = tl.where(is_pixel, log_sum - pick(d, k, nearest), 0.0)
             if AGREEMENT >= 0:

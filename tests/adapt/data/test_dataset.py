@@ -33,10 +33,12 @@ from roadshift.adapt.data.dataset import (
     target_frames,
 )
 from roadshift.adapt.data.prefetching import Prefetcher
+from roadshift.adapt.run.budget import Deadline
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
 from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.work import Work
-from roadshift.runtime.errors import FrameError, LabelError, OutputError
+from roadshift.runtime.arguments import ProgressUpdate
+from roadshift.runtime.errors import FrameError, LabelError, OutputError, RunInterrupted
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.preprocess import fit_frame
@@ -586,3 +588,51 @@ def test_frames_that_were_decoded_with_errors_are_not_learned_from(tmp_path: Pat
         np.testing.assert_array_equal(again.image(i), frames.image(i))
         if at < 7:  # how FFmpeg's threads mend what follows differs from time to time
             np.testing.assert_array_equal(frames.image(i), whole[at])
+
+
+def test_frames_of_a_video_are_counted_without_decoding_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = video(tmp_path / "clip.avi", 9)
+    monkeypatch.setattr("roadshift.runtime.frames.source.count_frames", None)
+    frames = target_frames([clip], WIDTH, HEIGHT, tmp_path, limit=3)
+    assert frames.names == tuple(f"clip_{i:06d}" for i in evenly_spaced(9, 3))
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A video that counts as too large to look its compressed pictures up."""
+    monkeypatch.setattr("roadshift.runtime.video.video_file._COUNTED_AHEAD_BYTES", 0)
+    return video(tmp_path / "clip.avi", 9)
+
+
+def test_counting_frames_leaves_time_to_decode_them(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each frame that is counted takes a second here, of 10: there are 3 for all of them."""
+    now, notes = [0.0], list[str]()
+    monkeypatch.setattr("roadshift.adapt.run.budget.time.monotonic", lambda: now[0])
+
+    def pass_time(update: ProgressUpdate) -> None:
+        now[0] += update.task == "counting frames" and update.done > 0
+
+    work = Work(Deadline(10.0), Events(notes.append, report_phase=pass_time))
+    frames = target_frames([large], WIDTH, HEIGHT, tmp_path, limit=2, work=work)
+    assert notes[0] == "counting the frames of the videos, to use evenly spaced ones (max_frames)"
+    assert notes[1].startswith("counting frames: the first 3 frames, for more the time budget")
+    assert frames.names == ("clip_000000", "clip_000002")
+
+
+def test_a_signal_stops_the_counting_of_frames(large: Path, tmp_path: Path) -> None:
+    counts = list[int]()
+
+    def stop_requested() -> bool:
+        return bool(counts) and counts[-1] == 4
+
+    def report(update: ProgressUpdate) -> None:
+        counts.append(update.done)
+
+    work = Work(events=Events(report_phase=report, stop_requested=stop_requested))
+    with pytest.raises(RunInterrupted):
+        target_frames([large], WIDTH, HEIGHT, tmp_path, limit=2, work=work)
+    assert counts[-1] == 4

@@ -74,6 +74,7 @@ def reference_terms(
     weights: IapcWeights,
     importance: str = "margin_ratio",
     importance_of_logits: bool = False,
+    prototype_labels: Tensor | None = None,
     labels: Tensor | None = None,
     class_weights: Tensor | None = None,
     prototype_class_weights: Tensor | None = None,
@@ -90,6 +91,8 @@ def reference_terms(
         s = [v if ok else -math.inf for v, ok in zip(s, allowed, strict=True)]
         p, p_hat, p_prime = softmax(z), softmax(t), softmax(s)
         y_t, y_prime = argmax(p), argmax(p_prime)
+        if prototype_labels is not None:
+            y_prime = int(prototype_labels[b, y, x])
         y_hat = argmax(t) if labels is None else int(labels[b, y, x])
         if y_hat != 255:
             a = 1.0 if class_weights is None else float(class_weights[y_hat])
@@ -182,6 +185,7 @@ def reference(seed: int, batch: int, classes: int, size: Size) -> dict[str, Any]
     importance=st.sampled_from(KINDS),
     of_logits=st.booleans(),
     absent=st.sampled_from(["exclude", "zero"]),
+    given_labels=st.booleans(),
 )
 def test_every_term_equals_the_slow_loop_over_random_shapes(
     seed: int,
@@ -195,6 +199,7 @@ def test_every_term_equals_the_slow_loop_over_random_shapes(
     importance: str,
     of_logits: bool,
     absent: str,
+    given_labels: bool,
 ) -> None:
     inputs = random_inputs(seed, batch=batch, classes=classes, grids=grids)
     generator = torch.Generator().manual_seed(seed)
@@ -203,6 +208,8 @@ def test_every_term_equals_the_slow_loop_over_random_shapes(
     inputs["present"] = present if absent == "exclude" else None
     options = reference(seed, batch, classes, size) if authors else paper()
     options |= {"importance": importance, "importance_of_logits": of_logits, "agree_with": mask}
+    if given_labels:  # y' from elsewhere
+        options["prototype_labels"] = torch.randint(classes, (batch, *size), generator=generator)
     assert_follows_the_equations(inputs, size, align_corners=align_corners, **options)
 
 

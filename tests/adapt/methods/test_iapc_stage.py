@@ -14,7 +14,8 @@ from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
 from roadshift.adapt.losses.common import upsample
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
 from roadshift.adapt.methods.base import FeatureTap, split_classifier
-from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
+from roadshift.adapt.methods.iapc import IapcStage
+from roadshift.adapt.methods.iapc_config import AUTHORS_CODE, IapcConfig
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.pseudo_labels.class_balance import ClassBalance
@@ -108,7 +109,9 @@ def test_the_paper_variant_is_its_algorithm_box(tmp_path: Path) -> None:
         seen = memory.eval()(normalise(drawn.clean))
     labels = upsample(seen.logits, (HEIGHT, WIDTH), False).argmax(dim=1)
     prototypes, present = class_prototypes(seen.features, labels[:, ::2, ::2], K)
-    similarity = prototype_logits(student.features, prototypes, similarity="cosine", temperature=1)
+    dot = prototype_logits(student.features, prototypes, similarity="dot", temperature=1)
+    total = dot.sum(dim=1, keepdim=True).clamp(min=1e-30)  # some features are all 0
+    similarity = (dot / total).clamp(min=1e-6).log()  # eq. 10
     expected = iapc_terms(
         student.logits,
         teacher.logits,
@@ -123,17 +126,10 @@ def test_the_paper_variant_is_its_algorithm_box(tmp_path: Path) -> None:
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
-    "reference": {
-        "variant": "reference",
-        "importance_of": "logits",
-        "pseudo_labels": "offline",
-        "absent_prototypes": "zero",
-        "agree_with": "pseudo_label",
-        "class_balance": "rare",
-        "entropy_epsilon": 1e-5,
-        "memory_mode": "train",
-    },
+    "reference": {"variant": "reference", **AUTHORS_CODE},
 }
+SOFTMAX = {"normalise": "softmax"}
+RARE = {"class_balance": "rare"}
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -224,20 +220,27 @@ SWITCHES: list[tuple[dict[str, Any], dict[str, Any], set[str]]] = [
     ({}, {"importance": "one_minus_second"}, {"importance"}),
     ({}, {"importance_of": "logits"}, {"importance"}),
     ({}, {"pseudo_labels": "offline"}, {"importance"}),
+    ({"pseudo_labels": "offline"}, {"label_scales": [1.0]}, {"importance"}),
     ({"agree_with": "pseudo_label"}, {"pseudo_labels": "offline"}, {"importance", "agreement"}),
     ({}, {"prototypes": "static"}, {"agreement", "prototype"}),
     ({}, {"prototypes": "momentum"}, {"agreement", "prototype"}),
-    ({}, {"similarity": "dot"}, {"agreement", "prototype"}),
-    ({}, {"temperature": 0.5}, {"prototype"}),
+    ({}, {"similarity": "cosine"}, {"agreement", "prototype"}),
+    ({}, SOFTMAX, {"agreement", "prototype"}),  # y' too: it is interpolated in another way
+    (SOFTMAX, {"similarity": "cosine"}, {"agreement", "prototype"}),
+    (SOFTMAX, {"temperature": 0.5}, {"prototype"}),
+    ({}, {"prototype_labels": "grid"}, {"agreement", "prototype"}),
+    ({}, {"prototype_view": "unscaled"}, set()),  # of crops without a zoom
     ({}, {"feature_layer": "stem"}, {"agreement", "prototype"}),
     ({}, {"variant": "reference"}, {"agreement", "prototype"}),  # its feature layer
     ({}, {"agree_with": "pseudo_label"}, {"agreement"}),
-    ({"rare_fraction": 1.0}, {"class_balance": "rare"}, {"importance", "agreement"}),
-    ({"class_balance": "rare"}, {"rare_fraction": 1.0}, {"importance", "agreement"}),
+    ({"rare_fraction": 1.0}, RARE, {"importance", "agreement"}),
+    (RARE, {"rare_fraction": 1.0}, {"importance", "agreement"}),
+    (RARE | {"rare_fraction": 0.3}, {"agreement_balance": "pseudo_label"}, {"agreement"}),
     ({}, {"entropy_epsilon": 1e-2}, {"entropy"}),
     ({}, {"memory_mode": "train"}, {"agreement", "prototype"}),
     ({}, {"memory": "student"}, set()),  # at the first step the two are the same
     ({}, {"memory_decay": 0.5}, set()),
+    ({}, {"clean_pass": True}, set()),
 ]
 
 
@@ -312,15 +315,15 @@ def test_momentum_prototypes_move_towards_each_batchs_means(tmp_path: Path) -> N
 
 def test_an_absent_class_competes_only_as_a_zero_prototype(tmp_path: Path) -> None:
     stages = {}
-    signed: dict[str, Any] = {"feature_layer": "body.1", "similarity": "dot"}  # below 0 as well
+    signed: dict[str, Any] = {"feature_layer": "body.1", **SOFTMAX}  # below 0 as well
     for absent in ("exclude", "zero"):
         stage = begun(tmp_path, absent_prototypes=absent, class_balance="rare", **signed)
         stage.memory_model.classifier.bias.data[:2] = -1e4  # memory never sees classes 0 and 1
         stages[absent] = stage
     drawn = batch()
     clean = stages["zero"].context.normalise(drawn.clean)
-    similarity, everything = stages["zero"]._similarity(stages["zero"].student(clean), clean)
-    _, present = stages["exclude"]._similarity(stages["exclude"].student(clean), clean)
+    similarity, everything = stages["zero"]._similarity(stages["zero"].student(clean), drawn, clean)
+    _, present = stages["exclude"]._similarity(stages["exclude"].student(clean), drawn, clean)
     assert everything is None
     assert present is not None
     assert similarity is not None

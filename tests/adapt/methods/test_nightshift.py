@@ -72,13 +72,15 @@ def context(folder: Path, bn_batch_size: int = BN_BATCH) -> Context:
     )
 
 
-def begun(folder: Path, model: SegmentationNetwork, **settings: Any) -> NightshiftStage:
+def begun(
+    folder: Path, model: SegmentationNetwork, share: float | None = 1.0, **settings: Any
+) -> NightshiftStage:
     chosen = validate(
         NightshiftConfig, {"align": False, "scales": (1.0,), **settings}, "nightshift"
     )
     (stage,) = Nightshift.stages(chosen)
     assert isinstance(stage, NightshiftStage)
-    stage.begin(model, replace(context(folder), statistics_share=1.0))
+    stage.begin(model, replace(context(folder), statistics_share=share))
     return stage
 
 
@@ -290,6 +292,20 @@ def test_the_loss_is_that_of_mixed_images_and_labels_and_a_switch_changes_its_pa
     assert_same(dict(model.named_buffers()), dict(student.named_buffers()))
 
 
+@pytest.mark.parametrize(
+    ("share", "asked", "balanced"),
+    [
+        *((1.0, "auto", True), (None, "auto", True), (0.3, "auto", False)),
+        *((0.3, "sqrt_inverse", True), (1.0, "none", False)),
+    ],
+)
+def test_rare_classes_count_more_where_all_statistics_are_the_frames_own_or_it_is_asked_for(
+    tmp_path: Path, share: float | None, asked: str, balanced: bool
+) -> None:
+    stage = begun(tmp_path, net(), share, class_balance=asked)
+    assert bool((stage.weights != 1).any()) is balanced
+
+
 def test_a_frame_alone_is_learned_as_it_is(tmp_path: Path) -> None:
     model = net()
     stage = begun(tmp_path, model)
@@ -473,7 +489,7 @@ def test_a_run_stopped_between_rounds_or_while_it_labels_goes_on_exactly(
         ("scales=[1.0,-0.5]", "scales must hold at least one number, all above 0"),
         ("scales=[inf]", r"scales\.0: Input should be a finite number"),
         ("rounds=0", "rounds: Input should be greater than or equal to 1"),
-        ("class_balance=rare", "class_balance: Input should be 'sqrt_inverse' or 'none'"),
+        ("class_balance=rare", "class_balance: Input should be 'auto', 'sqrt_inverse' or 'none'"),
         ("mix=cutmix", "mix: Input should be 'classmix' or 'none'"),
         ("weight_entropy=-0.1", "weight_entropy: Input should be greater than or equal to 0"),
         ("mirror=sometimes", "mirror: Input should be a valid boolean"),

@@ -283,10 +283,10 @@ def test_nightshift_learns_gently_and_without_align_where_statistics_stand_still
     run: Run, tmp_path: Path
 ) -> None:
     for asked, stages, lr in (
-        (["statistics_share=0.5"], {"nightshift"}, 3e-4),
+        (["statistics_share=0.5"], {"nightshift"}, 1e-3),
         (["warm_start=target"], {"align", "nightshift"}, 3e-3),
-        (["statistics_share=0.5", "nightshift.align=true"], {"align", "nightshift"}, 3e-4),
-        (["statistics_share=0.5", "training.frozen_lr=1e-3"], {"nightshift"}, 1e-3),
+        (["statistics_share=0.5", "nightshift.align=true"], {"align", "nightshift"}, 1e-3),
+        (["statistics_share=0.5", "training.frozen_lr=2e-3"], {"nightshift"}, 2e-3),
     ):
         _, outcome = run("nightshift", "training.steps=6", *asked)
         lines = (tmp_path / "out" / "history.jsonl").read_text().splitlines()

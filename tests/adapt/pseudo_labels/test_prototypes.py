@@ -8,7 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from roadshift.adapt.pseudo_labels.prototypes import class_prototypes, class_sums, prototype_logits
+from roadshift.adapt.pseudo_labels.prototypes import (
+    LEAST,
+    class_prototypes,
+    class_sums,
+    linear_logits,
+    prototype_logits,
+)
 from torch import Tensor
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
@@ -186,3 +192,68 @@ def test_autocast_narrows_neither_sums_nor_similarities() -> None:
         cast = prototype_logits(features, prototypes, similarity="cosine", temperature=1)
     assert torch.equal(cast_prototypes, prototypes)
     assert torch.equal(cast, plain)
+
+
+# --- the linear normalisation -------------------------------------------------------------------
+
+
+def slow_reference_distribution(features: Tensor, prototypes: Tensor) -> list[list[float]]:
+    """Equation 10 as it stands, one position, one class, one channel at a time."""
+    f, k = features.tolist(), prototypes.tolist()
+    batch, depth, height, width = features.shape
+    found = []
+    for b in range(batch):
+        for y in range(height):
+            for x in range(width):
+                products = []
+                for prototype in k[b]:
+                    product = 0.0
+                    for d in range(depth):
+                        product += f[b][d][y][x] * prototype[d]
+                    products.append(max(product, 0.0))
+                total = sum(products)
+                found.append([p / total if total else 1 / len(products) for p in products])
+    return found
+
+
+def by_position(values: Tensor) -> Tensor:
+    return values.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(**shapes)
+def test_the_reference_distribution_of_features_after_a_relu_is_equation_10(
+    seed: int, batch: int, depth: int, grid: tuple[int, int], classes: int
+) -> None:
+    features, labels = random_positions(seed, batch, depth, grid, classes)
+    features = features.relu() + 0.01
+    prototypes, present = class_prototypes(features, labels, classes)
+    s = prototype_logits(features, prototypes, similarity="dot", temperature=1.0)
+    s = s.masked_fill(~present[:, :, None, None], 0.0)  # an absent class's prototype is zero
+    logits = by_position(linear_logits(s))
+    expected = torch.tensor(slow_reference_distribution(features, prototypes), dtype=torch.float64)
+    floor = classes * LEAST if bool((expected < LEAST).any()) else 1e-12
+    assert (logits.softmax(dim=1) - expected).abs().max() <= floor
+    seen = present.any(dim=1).repeat_interleave(grid[0] * grid[1])
+    assert torch.equal(logits.argmax(dim=1)[seen], expected.argmax(dim=1)[seen])  # eq. 11
+
+
+def test_negative_products_count_as_0_and_nothing_at_all_is_even() -> None:
+    s = torch.tensor([[3.0, -5.0, 1.0], [-1.0, -2.0, -3.0], [0.0, 0.0, 0.0]]).double()
+    p = linear_logits(s[:, :, None, None]).softmax(dim=1)[..., 0, 0]
+    expected = [[0.75, 0.0, 0.25], [1 / 3] * 3, [1 / 3] * 3]
+    torch.testing.assert_close(p, torch.tensor(expected).double(), rtol=0, atol=3 * LEAST)
+
+
+def test_the_linear_normalisation_does_not_know_the_features_scale() -> None:
+    s = torch.rand(2, 4, 3, 5, dtype=torch.float64)
+    torch.testing.assert_close(linear_logits(1e6 * s), linear_logits(s), **EXACT)
+
+
+def test_gradient_of_the_linear_normalisation() -> None:
+    s = torch.rand(1, 3, 2, 2, dtype=torch.float64) + 0.1
+    s[0, 1, 0, 0], s[0, :, 1, 1] = -0.5, -1.0
+    assert torch.autograd.gradcheck(linear_logits, s.requires_grad_())
+    (gradient,) = torch.autograd.grad(linear_logits(s).sum(), s)
+    assert gradient.isfinite().all()
+    assert gradient[0, 1, 0, 0] == 0

@@ -396,13 +396,21 @@ PAPER = PUBLISHED | {
     "training.scale": [1.0, 1.0],
     "training.nesterov": False,
     "training.warmup_steps": 0,
+    "training.warmup_replaces_decay": False,
+    "augment.before_crop": False,
     "method_config.importance_of": "probabilities",
     "method_config.pseudo_labels": "online",
+    "method_config.crop_classes": 0,
+    "method_config.prototype_view": "crop",
     "method_config.absent_prototypes": "exclude",
+    "method_config.similarity": "dot",  # eq. 10
+    "method_config.normalise": "linear",
+    "method_config.prototype_labels": "pixels",
     "method_config.agree_with": "student",
     "method_config.class_balance": "none",
     "method_config.entropy_epsilon": 0.0,
     "method_config.memory_mode": "eval",
+    "method_config.clean_pass": False,
 }
 REFERENCE = PUBLISHED | {
     "training.frame_size": [1280, 640],
@@ -410,18 +418,28 @@ REFERENCE = PUBLISHED | {
     "training.nesterov": True,
     "training.warmup_steps": 5000,
     "training.warmup_factor": 0.1,
+    "training.warmup_replaces_decay": True,
+    "augment.before_crop": True,
     "training.schedule_steps": 100_000,
     "training.steps": 9000,
     "method_config.importance_of": "logits",
     "method_config.pseudo_labels": "offline",
+    "method_config.label_scales": [0.8, 1.0, 0.6],
+    "method_config.crop_classes": 10,
+    "method_config.crop_draws": 10,
+    "method_config.prototype_view": "unscaled",
     "method_config.absent_prototypes": "zero",
     "method_config.similarity": "cosine",
+    "method_config.normalise": "softmax",
     "method_config.temperature": 1.0,
+    "method_config.prototype_labels": "grid",
     "method_config.agree_with": "pseudo_label",
     "method_config.class_balance": "rare",
     "method_config.rare_fraction": 64 * 64 / (512 * 256),
+    "method_config.agreement_balance": "pseudo_label",
     "method_config.entropy_epsilon": 1e-5,
     "method_config.memory_mode": "train",
+    "method_config.clean_pass": True,
 }
 
 
@@ -430,6 +448,22 @@ def test_a_variant_resolves_to_the_published_numbers(variant: str, numbers: dict
     config = resolve_config("iapc", assignments=[f"iapc.variant={variant}"])
     assert at(config, "method_config.variant") == variant
     assert {key: at(config, key) for key in numbers} == numbers
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["iapc.temperature=0.5"], "temperature is for normalise=softmax"),
+        (["iapc.crop_classes=3"], "set pseudo_labels=offline"),
+        (["iapc.pseudo_labels=offline", "iapc.label_scales=[]"], "at least one number"),
+        (["iapc.pseudo_labels=offline", "iapc.label_scales=[1.0, 0.0]"], "all above 0"),
+    ],
+)
+def test_a_setting_of_iapc_that_could_do_nothing_is_refused(
+    settings: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve_config("iapc", assignments=["iapc.variant=paper", *settings])
 
 
 def test_iapc_for_small_data_starts_from_target_statistics_and_ends_on_clean_ones() -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 from roadshift.adapt.data.dataset import Batch
-from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
+from roadshift.adapt.methods.iapc import IapcStage
+from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.run.budget import PeakMemory
 from roadshift.adapt.run.checkpoint import load_checkpoint, save_checkpoint

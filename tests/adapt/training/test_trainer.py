@@ -18,7 +18,8 @@ import torch
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
 from roadshift.adapt.methods import Stage, build_stages
-from roadshift.adapt.methods.iapc import IapcConfig, IapcStage
+from roadshift.adapt.methods.iapc import IapcStage
+from roadshift.adapt.methods.iapc_config import IapcConfig
 from roadshift.adapt.networks import SegmentationNetwork, mixed_statistics
 from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import RESERVE, PeakMemory, peak_memory
@@ -77,6 +78,12 @@ def test_warm_up_rises_linearly_and_meets_the_decay() -> None:
     ratios = [w / p for w, p in zip(warm[:5], plain[:5], strict=True)]
     assert ratios == pytest.approx([0.1, 0.28, 0.46, 0.64, 0.82])
     assert warm[5:] == plain[5:]
+
+
+def test_a_warm_up_in_place_of_the_decay_knows_nothing_of_it() -> None:
+    warm = schedule(steps=20, warmup_steps=5, warmup_factor=0.1, warmup_replaces_decay=True)
+    assert warm[:5] == pytest.approx([0.1, 0.28, 0.46, 0.64, 0.82])
+    assert warm[5:] == schedule(steps=20)[5:]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -286,6 +293,7 @@ def test_a_bad_step_leaves_weights_buffers_and_stage_as_they_were(
     make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
     recipe = {"class_balance": "rare", "prototypes": "momentum", "memory_mode": "train"}
+    recipe |= {"clean_pass": True}
     stage = BadIapc(IapcConfig(**recipe))
     before: dict[str, Tensor] = {}
     begin = stage.begin

@@ -25,6 +25,7 @@ from processes import until
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.errors import ConfigError, FrameError, OutputError
 from roadshift.runtime.frames import Frame, images, open_frames
+from roadshift.runtime.frames.capture import Capture
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
 from roadshift.runtime.pipeline import Pipeline, Result
@@ -72,7 +73,7 @@ class Feed:
         pass
 
     def source(self, **settings: Any) -> LiveSource:
-        return LiveSource("camera:0", lambda: self, note=lambda _: None, **settings)
+        return LiveSource("camera:0", lambda: Capture(self), note=lambda _: None, **settings)
 
 
 # ---- the newest frame wins --------------------------------------------------------------------
