@@ -15,7 +15,7 @@ from .frame_maps import ModelMaps, ranks_in
 
 
 class Totals:
-    """What all frames together show.
+    """Counts and samples of all frames together.
 
     Args:
         models: the teacher first.

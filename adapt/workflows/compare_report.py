@@ -36,6 +36,7 @@ def write_report(
     command: str,
     *,
     device: str = "auto",
+    explained: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``compare.md`` with ``compare.png`` and ``strips.png``, and ``compare.json``, the rows.
 
@@ -44,6 +45,7 @@ def write_report(
         out: the folder of the comparison.
         command: what was typed.
         device: what the pictures are made on.
+        explained: pages of `explain_results`, by the variants' titles.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -63,7 +65,7 @@ def write_report(
     ]
     write_image(out / "strips.png", qualitative(frames, space, height=HEIGHT))
     write_whole(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
-    page = _page(comparison, rows, command, images)
+    page = _page(comparison, rows, command, images, explained or {})
     write_whole(out / "compare.md", printable(page).encode())
 
 
@@ -95,7 +97,13 @@ def _predictions(
     return columns
 
 
-def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Image]) -> str:
+def _page(
+    comparison: Comparison,
+    rows: Rows,
+    command: str,
+    images: Sequence[Image],
+    explained: Mapping[str, str],
+) -> str:
     """The Markdown page."""
     cells = [comparison_cells(row) for row in rows]
     titles = [str(row["method"]) for row in cells]
@@ -120,10 +128,15 @@ def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Ima
         ),
         "## The same frames",
         "![frames, ground truth, source only and each method](strips.png)",
+        *(["## Explained", "\n".join(_links(explained))] if explained else []),
         f"Seed 0. Every run's whole configuration is in `{RUNS}/<method>-<variant>-seed<n>/"
         "manifest.json`, its bundle.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _links(explained: Mapping[str, str]) -> list[str]:
+    return [f"- [{title}, beside the source model]({page})" for title, page in explained.items()]
 
 
 _LEGEND = (

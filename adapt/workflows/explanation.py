@@ -49,7 +49,7 @@ SOURCE, ADAPTED, ONLY = "source", "adapted", "model"  # names of the models
 
 @dataclass(frozen=True)
 class Explanation:
-    """What an explanation found, and where it lies.
+    """Findings of an explanation, and the place of its page.
 
     Attributes:
         out: the folder, with the page ``index.html`` and its pictures.
@@ -161,8 +161,9 @@ def explain(
             Totals(models, given.label_space.num_classes, total, seed),
             on_note,
         )
-        with Work(events=events).phase("explaining", total) as done:
-            chosen = thinned(found, max_frames, on_note)
+        work = Work(events=events)
+        chosen = thinned(found, max_frames, work)
+        with work.phase("explaining", total) as done:
             for frame in _watched(found, chosen, events):
                 events.stop_if_requested()
                 state.add(frame)

@@ -24,7 +24,12 @@ from roadshift.adapt.losses.common import upsample
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import Output, SegmentationNetwork, build_network
+from roadshift.adapt.run.events import Events
+from roadshift.adapt.run.options import RunOptions
+from roadshift.adapt.workflows.compare import Comparison, VariantRun
+from roadshift.adapt.workflows.explained_results import explain_results
 from roadshift.adapt.workflows.explanation import Explanation, explain
+from roadshift.adapt.workflows.method_variants import MethodVariant
 from roadshift.runtime.bundle import Bundle, NetworkSpec
 from roadshift.runtime.errors import (
     ConfigError,
@@ -423,3 +428,31 @@ def test_another_model_than_the_parent_is_said(
     notes.clear()
     explained(adapted, source=source, max_frames=1, overwrite=True, on_note=notes.append)
     assert not any("parent" in note for note in notes)
+
+
+# --- of a comparison ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_sklearn")
+def test_each_result_of_a_comparison_is_explained_beside_its_source(
+    source: Bundle, adapted: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    broken = write_bundle(tmp_path / "broken", None, like=source)
+    results = {
+        MethodVariant("iapc", "paper", ()): [VariantRun(0, adapted.path, {})],
+        MethodVariant("tent", "roadshift", ()): [VariantRun(0, tmp_path, {}, error="No.")],
+        MethodVariant("ld", "roadshift", ()): [VariantRun(0, broken.path, {})],
+    }
+    comparison = Comparison(source, ("drive",), (), {}, results)
+    notes: list[str] = []
+    (tmp_path / "out").mkdir()
+    options = RunOptions(tmp_path / "out", device="cpu", events=Events(notes.append))
+    frames = [str(sorted(frames_dir.iterdir())[0])]
+    for _ in range(2):  # the same command again makes them anew
+        pages = explain_results(comparison, frames, options)
+        assert pages == {"iapc:paper": "explained/adapted/index.html"}
+        assert (options.out / pages["iapc:paper"]).is_file()
+    assert sum("ld is not explained" in note and "holds no weights" in note for note in notes) == 2
+    stopped = RunOptions(tmp_path / "out", events=Events(stop_requested=lambda: True))
+    with pytest.raises(RunInterrupted, match="the runs are done, and the same command goes on"):
+        explain_results(comparison, frames, stopped)
