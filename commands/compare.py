@@ -62,6 +62,14 @@ def compare(
     settings: Set = None,
     loss_backend: LossBackend = None,
     losses: Losses = None,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAMES",
+            help="Also explain each result on these frames, see explain; may be given several "
+            "times.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
         "roadshift-compare"
     ),
@@ -99,8 +107,12 @@ def compare(
         from ..adapt.workflows.compare_report import write_report
         from ..adapt.workflows.compare_request import compare_methods
         from ..adapt.workflows.compare_rows import comparison_rows
+        from ..adapt.workflows.explained_results import explain_results
+        from ..runtime.frames import open_frames
 
         names = parse_names(methods)
+        if explain:
+            open_frames(explain)  # what is not there is said at once
         chosen = with_loss_backend(settings, loss_backend, losses=losses)
         with run_options(
             out, overwrite, device, time_budget=time_budget, title="compare", unit="done"
@@ -121,9 +133,10 @@ def compare(
                 max_frames=max_frames,
                 allow_networks=allow_network or (),
             )
+            explained = explain_results(comparison, explain, options) if explain else {}
         rows = comparison_rows(comparison)
         command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
-        write_report(comparison, rows, out, command, device=device)
+        write_report(comparison, rows, out, command, device=device, explained=explained)
     note(f"wrote {out / 'compare.md'}")
     title = "Methods, side by side" if comparison.ablation is None else comparison.ablation.title
     show(rows, as_json, lambda: comparison_table(rows, title))

@@ -37,6 +37,7 @@ def write_report(
     command: str,
     *,
     device: str = "auto",
+    explained: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``compare.md`` with ``compare.png`` and ``strips.png``, and ``compare.json``, the rows.
 
@@ -45,6 +46,7 @@ def write_report(
         out: the folder of the comparison.
         command: what was typed.
         device: what the pictures are made on.
+        explained: pages of `explain_results`, by the variants' titles.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -64,7 +66,7 @@ def write_report(
     ]
     write_image(out / "strips.png", qualitative(frames, space, height=HEIGHT))
     write_whole(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
-    page = _page(comparison, rows, command, images)
+    page = _page(comparison, rows, command, images, explained or {})
     write_whole(out / "compare.md", printable(page).encode())
 
 
@@ -96,7 +98,13 @@ def _predictions(
     return columns
 
 
-def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Image]) -> str:
+def _page(
+    comparison: Comparison,
+    rows: Rows,
+    command: str,
+    images: Sequence[Image],
+    explained: Mapping[str, str],
+) -> str:
     """The Markdown page."""
     cells = [comparison_cells(row) for row in rows]
     titles = [title_of(row) for row in cells]
@@ -123,6 +131,7 @@ def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Ima
         ),
         "## The same frames",
         "![frames, ground truth, source only and each method](strips.png)",
+        *(["## Explained", "\n".join(_links(explained))] if explained else []),
         f"Seed 0. Every run's whole configuration is in `{RUNS}/{_run_names(comparison)}/"
         "manifest.json`, its bundle.",
     ]
@@ -139,6 +148,10 @@ def _run_names(comparison: Comparison) -> str:
     """Pattern of the names of runs, see `MethodVariant.run_name`."""
     what = "<method>-<variant>" if comparison.ablation is None else "<table>-<row>"
     return f"{what}-seed<n>"
+
+
+def _links(explained: Mapping[str, str]) -> list[str]:
+    return [f"- [{title}, beside the source model]({page})" for title, page in explained.items()]
 
 
 _LEGEND = (
