@@ -41,6 +41,7 @@ PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "gta5-cityscapes-ld": (45.5, None, 35.7, None),
     "gta5-cityscapes-ldbe": (49.2, None, 35.7, None),
     "synthia-cityscapes-ld": (42.6, 50.1, 32.5, 37.6),
+    "synthia-cityscapes-ldbe": (43.5, 51.1, 32.5, 37.6),
     "gta5-cityscapes-atp": (52.6, None, None, None),
     "synthia-cityscapes-atp": (49.0, 57.9, None, None),
     "cityscapes-rome-atp": (55.9, None, None, None),
@@ -48,6 +49,7 @@ PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "cityscapes-tokyo-atp": (50.5, None, None, None),
     "cityscapes-taipei-atp": (51.1, None, None, None),
     "gta5-cityscapes-das3": (50.7, None, None, None),
+    "gta5-cityscapes-das3-aug": (51.1, None, None, None),
     "synthia-cityscapes-das3": (52.1, None, None, None),
     "gta5-cityscapes-atp-vgg16": (39.8, None, None, None),
 }
