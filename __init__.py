@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .adapt.methods.das3 import Das3Config
     from .adapt.methods.entmin import EntminConfig
     from .adapt.methods.iapc_config import IapcConfig
-    from .adapt.methods.ld import LdConfig
+    from .adapt.methods.ld_config import LdConfig
     from .adapt.methods.nightshift import NightshiftConfig
     from .adapt.methods.pseudo import PseudoConfig
     from .adapt.methods.registry import register_method
@@ -90,7 +90,7 @@ _MODULES = {
     "Frame": "roadshift.runtime.frames",
     "IapcConfig": "roadshift.adapt.methods.iapc_config",
     "LabelSpace": "roadshift.runtime.labels",
-    "LdConfig": "roadshift.adapt.methods.ld",
+    "LdConfig": "roadshift.adapt.methods.ld_config",
     "Method": "roadshift.adapt.methods.base",
     "NightshiftConfig": "roadshift.adapt.methods.nightshift",
     "Output": "roadshift.adapt.networks.base",

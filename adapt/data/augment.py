@@ -59,7 +59,8 @@ def photometric(image: Image, config: AugmentConfig, rng: np.random.Generator) -
     ``"none"`` returns the image itself. ``"jitter"`` multiplies brightness, contrast and saturation
     (in this order) by factors drawn from 1 - a to 1 + a, with the amplitudes a of ``config``, and
     then blurs.
-    ``"autoaugment"`` applies one of `IMAGENET_PHOTOMETRIC` at random.
+    ``"autoaugment"`` applies one of `IMAGENET_PHOTOMETRIC` at random. ``"daformer"`` is
+    `strong_jitter`.
     """
     if config.policy == "none":
         return image
@@ -71,12 +72,44 @@ def photometric(image: Image, config: AugmentConfig, rng: np.random.Generator) -
         ):
             image = operation(image, float(rng.uniform(1 - amplitude, 1 + amplitude)))
         return image if config.blur == 0 else blurred(image, float(rng.uniform(0, config.blur)))
+    if config.policy == "daformer":
+        return strong_jitter(image, rng)
     steps = IMAGENET_PHOTOMETRIC[int(rng.integers(len(IMAGENET_PHOTOMETRIC)))]
     chances, signs = rng.random(2), rng.choice([-1, 1], size=2)
     for step, chance, sign in zip(steps, chances, signs, strict=True):
         if chance < step.probability:
             image = apply_operation(image, step.operation, step.level, sign=int(sign))
     return image
+
+
+def strong_jitter(image: Image, rng: np.random.Generator) -> Image:
+    """Jitter of colours with probability 0.8, and blur with probability 0.5.
+
+    Brightness, contrast and saturation by factors of 0.8 to 1.2 and the hue by up to 0.2 of a turn,
+    in random order; a Gaussian of 0.15 to 1.15 pixels.
+
+    Source: DAFormer's code (Hoyer et al., CVPR 2022, arXiv:2111.14887), after DACS (Tranheden et
+    al., WACV 2021, arXiv:2007.08702); ATP's authors' code has the same. There the contrast is
+    kornia's, a factor on all values; here it is Pillow's, about the mean.
+    """
+    if rng.random() < 0.8:
+        factors, turn = rng.uniform(0.8, 1.2, 3), float(rng.uniform(-0.2, 0.2))
+        for which in rng.permutation(4):
+            if which == 3:
+                image = hue_turned(image, turn)
+            else:
+                image = (brightness, contrast, color)[which](image, float(factors[which]))
+    if rng.random() < 0.5:
+        image = blurred(image, float(rng.uniform(0.15, 1.15)))
+    return image
+
+
+def hue_turned(image: Image, turn: float) -> Image:
+    """The image with its hue (of HSV) turned by ``turn`` full turns."""
+    hsv = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2HSV)  # hue in degrees
+    hsv[..., 0] = (hsv[..., 0] + 360 * turn) % 360
+    turned = 255 * cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return np.asarray(np.clip(np.rint(turned), 0, 255), np.uint8)
 
 
 def blurred(image: Image, sigma: float) -> Image:

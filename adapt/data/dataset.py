@@ -7,6 +7,7 @@ what makes a resumed run the run that was never interrupted.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +23,7 @@ from torch import Tensor
 from ...runtime.errors import FrameError, Sentence, arg
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.images import read_frame_image
-from ...runtime.frames.preprocess import fit_frame, restore_labels
-from ...runtime.labels import LabelSpace, read_labels
+from ...runtime.frames.preprocess import fit_frame
 from ...runtime.printable import encodable
 from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted
@@ -32,6 +32,7 @@ from ..run.work import Work
 from .augment import photometric
 from .decoding import damaged_names, decoded, images_in_time
 from .frame_cache import cached_images, read_cache, write_cache
+from .streams import Streams
 from .view_sizes import scaled_side
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
@@ -67,9 +68,23 @@ class Batch:
     labels: Tensor | None  # ground truth, int64 (B, H, W); only when training a source model
     frames: tuple[int, ...]  # which frame each row was cropped from
     crops: tuple[Crop, ...]
+    blocks: tuple[int, ...] = ()  # lengths of runs of rows that no pass crosses; (): all are one
+
+    def passes(self, micro_batch: int) -> list[tuple[int, int]]:
+        """First row and end of every forward pass: ``micro_batch`` rows, or nearly as many.
+
+        All passes of a block have as many rows, or one fewer.
+        """
+        ranges, first = [], 0
+        for length in self.blocks or (len(self.frames),):
+            rows = np.arange(first, first + length)
+            parts = np.array_split(rows, math.ceil(length / micro_batch))
+            ranges += [(int(part[0]), int(part[-1]) + 1) for part in parts]
+            first += length
+        return ranges
 
     def part(self, start: int, stop: int) -> Batch:
-        """Rows ``start`` to ``stop``."""
+        """Rows ``start`` to ``stop``, as one block."""
         labels = None if self.labels is None else self.labels[start:stop]
         return Batch(
             self.clean[start:stop],
@@ -85,7 +100,7 @@ class Batch:
         clean = self.clean.to(device, non_blocking=True)
         same = self.augmented is self.clean
         augmented = clean if same else self.augmented.to(device, non_blocking=True)
-        return Batch(clean, augmented, labels, self.frames, self.crops)
+        return replace(self, clean=clean, augmented=augmented, labels=labels)
 
 
 class FrameSet:
@@ -278,39 +293,6 @@ def _decoded_when_drawn(stills: Sequence[tuple[Path, str]], width: int, height: 
     return FrameSet([name for _, name in stills], width, height, image)
 
 
-def labelled_frames(
-    pairs: Sequence[tuple[Path, Path]], space: LabelSpace, width: int, height: int
-) -> FrameSet:
-    """Image and label files, fitted to ``width`` x ``height`` (labels by nearest neighbour).
-
-    Kept in memory once decoded, up to 8 GiB.
-
-    Raises:
-        FrameError, LabelError: a file is damaged, or a label map does not fit its image.
-    """
-    size = width * height * 4
-    room = CACHE_LIMIT_BYTES // size
-    kept: dict[int, tuple[Image, Image]] = {}
-
-    def load(i: int) -> tuple[Image, Image]:
-        if i in kept:
-            return kept[i]
-        image = read_frame_image(pairs[i][0])
-        labels = read_labels(pairs[i][1], space, size=(image.shape[1], image.shape[0]))
-        loaded = fit_frame(image, width, height), restore_labels(labels, width, height)
-        if len(kept) < room:
-            kept[i] = loaded
-        return loaded
-
-    return FrameSet(
-        [image.stem for image, _ in pairs],
-        width,
-        height,
-        lambda i: load(i)[0],
-        lambda i: load(i)[1],
-    )
-
-
 def resize_window(image: Image, crop: Crop, width: int, height: int, nearest: bool) -> Image:
     """The crop of ``image`` at ``width`` x ``height``; nearest neighbour for label maps."""
     window = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
@@ -330,13 +312,13 @@ def _shrunk(size: tuple[int, int], share: float) -> tuple[int, int]:
 
 
 class CropSampler:
-    """Draws batch ``s`` of a run from ``(seed, s)``: every frame once an epoch, shuffled."""
+    """Draws batch ``s`` of a run from ``(seed, s)``, from one stream of frames or several."""
 
     def __init__(
         self, frames: FrameSet, training: TrainingConfig, augment: AugmentConfig, seed: int
     ) -> None:
         self._frames, self._training, self._augment, self._seed = frames, training, augment, seed
-        self._chosen: Sequence[int] = range(len(frames))
+        self._streams = Streams((range(len(frames)),))
         self._condition: CropCondition | None = None
         whole, share = (frames.width, frames.height), training.crop_share
         self.width, self.height = training.crop_size or _shrunk(whole, share)
@@ -346,14 +328,14 @@ class CropSampler:
                 f"({frames.width}x{frames.height}); lower crop_size or raise frame_size."
             )
 
-    def draw_from(self, chosen: Sequence[int], condition: CropCondition | None = None) -> None:
-        """Make batches of the frames of these numbers alone, of crops that meet ``condition``."""
-        self._chosen, self._condition = chosen, condition
+    def draw_from(self, streams: Streams, condition: CropCondition | None = None) -> None:
+        """Make batches of these frames alone, of crops that meet ``condition``."""
+        self._streams, self._condition = streams, condition
 
     def batch(self, step: int) -> Batch:
         """Batch number ``step``, on the CPU."""
-        size = self._training.batch_size
-        rows = [self._row(step * size + slot) for slot in range(size)]
+        size, streams = self._training.batch_size, self._streams
+        rows = [self._row(stream, step * size + slot) for stream, slot in streams.rows(size)]
         clean = torch.from_numpy(np.stack([row[0] for row in rows]))
         plain = self._augment.policy == "none"
         augmented = clean if plain else torch.from_numpy(np.stack([row[1] for row in rows]))
@@ -361,13 +343,11 @@ class CropSampler:
         if self._frames.labels is not None:
             maps = [row[2] for row in rows if row[2] is not None]
             labels = torch.from_numpy(np.stack(maps)).long()
-        return Batch(clean, augmented, labels, tuple(r[3] for r in rows), tuple(r[4] for r in rows))
+        numbers, crops = tuple(row[3] for row in rows), tuple(row[4] for row in rows)
+        return Batch(clean, augmented, labels, numbers, crops, streams.blocks(size))
 
-    def _row(self, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
-        epoch, place = divmod(position, len(self._chosen))
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._chosen))
-        index = self._chosen[int(order[place])]
-        rng = np.random.default_rng([self._seed, epoch, place])
+    def _row(self, stream: int, position: int) -> tuple[Image, Image, Image | None, int, Crop]:
+        index, rng = self._streams.drawn(stream, position, self._seed)
         crop = self._crop(rng, index)
         image = self._frames.image(index)
         clean = resize_window(image, crop, self.width, self.height, False)

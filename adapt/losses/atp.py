@@ -1,12 +1,13 @@
 """Loss terms of ATP and DAS3 (Wang, Liang and Zhang, "Source Data-free Cross-domain Semantic
 Segmentation: Align, Teach and Propagate", arXiv:2106.11653, v2 and v1).
 
-Symbols, per pixel: p = softmax of the student's logits, upsampled; K classes; h = normalised
-entropy of p. Natural logarithms; every mean is over all pixels of the batch unless said otherwise.
+Symbols, per pixel: p = softmax of the student's logits, upsampled; K classes; h = entropy of p
+over log K. Natural logarithms; every mean is over all pixels of the batch unless said otherwise.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,8 @@ def align_terms(
     align_corners: bool,
     weights: AlignWeights,
     per_weight: bool = True,
+    per_image: bool = False,
+    over_log_classes: bool = False,
     detach_weight: bool = False,
     detach_focus: bool = False,
     kernel: Kernel = "reference",
@@ -43,7 +46,7 @@ def align_terms(
 
         L_ent = alpha mean( (1 - h)^gamma h )                    (eq. 2)
         L_div = weight sum_c p^_c log p^_c                       (eq. 3)
-        p^    = sum_v w_v p_v / sum_v w_v,   w = exp(-lambda h)
+        p^    = sum_v w_v p_v / sum_v w_v,   w = exp(-lambda h),  v the pixels of the batch
 
     Where h > 1 / (gamma + 1), eq. 2 falls as h rises: uncertain pixels are pushed to be more so.
 
@@ -52,6 +55,8 @@ def align_terms(
         size: (H, W) of the pixels.
         per_weight: divide p^ by the sum of the weights, which makes it a distribution; else by the
             number of pixels, as the authors' code does.
+        per_image: L_div is the mean over images of that of each image's own p^, as in the text.
+        over_log_classes: divide L_div by log K, as the authors' code does.
         detach_weight: treat w as a constant, as the authors' code does.
         detach_focus: treat (1 - h)^gamma as a constant, so that every pixel's entropy falls.
         kernel: what computes them; all give the same up to rounding.
@@ -63,6 +68,22 @@ def align_terms(
         ShapeError: ``logits`` are not (B, K, h, w).
     """
     check_logits("align_terms", logits)
+    if per_image and len(logits) > 1:
+        each = [
+            align_terms(
+                logits[image : image + 1],
+                size,
+                align_corners=align_corners,
+                weights=weights,
+                per_weight=per_weight,
+                over_log_classes=over_log_classes,
+                detach_weight=detach_weight,
+                detach_focus=detach_focus,
+                kernel=kernel,
+            )
+            for image in range(len(logits))
+        ]
+        return {name: torch.stack([one[name] for one in each]).mean() for name in each[0]}
     sums, mass = pixel_sums(
         Terms(
             curriculum=weights.focus if weights.entropy else None,
@@ -80,7 +101,8 @@ def align_terms(
     if weights.diversity:
         total = sums["certainty"].detach() if detach_weight else sums["certainty"]
         p_hat = mass / (total if per_weight else pixels)
-        terms["diversity"] = weights.diversity * negentropy(p_hat)
+        scale = math.log(logits.shape[1]) if over_log_classes else 1.0
+        terms["diversity"] = weights.diversity / scale * negentropy(p_hat)
     return terms
 
 
@@ -93,18 +115,22 @@ def teach_terms(
     positive: float = 1.0,
     negative: float = 1.0,
     negative_below: float = 0.05,
+    negative_jointly: bool = False,
     kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Positive and negative pseudo-labels.
 
         L_ppl = 1/|V| sum_{v in V} CE(p_v, y_v),  V = {v : y_v != 255}               (eq. 5)
         L_npl = mean over pixels of  sum_c 1[p_c < negative_below] -log(1 - p_c)     (eq. 6, 7)
+        or      mean over pixels of  -log(1 - sum_c 1[p_c < negative_below] p_c)     (jointly)
 
     Args:
         logits: the student's, (B, K, h, w); gradients flow.
         labels: pseudo-labels y, int64 (B, H, W); 255 where there is none.
         size: (H, W) of the pixels.
         positive, negative: coefficients of the two; a term of weight 0 is not computed.
+        negative_jointly: no class of a pixel below the threshold is its class, as the authors'
+            code has it; a pixel all of whose classes are below it counts 0.
         kernel: what computes them; all give the same up to rounding.
 
     Returns:
@@ -117,7 +143,11 @@ def teach_terms(
     check_logits("teach_terms", logits)
     check_pixels("teach_terms", (len(logits), *size), labels=labels)
     return weighted_sums(
-        Terms(cross_entropy=bool(positive), negative_below=negative_below if negative else None),
+        Terms(
+            cross_entropy=bool(positive),
+            negative_below=negative_below if negative else None,
+            negative_jointly=negative_jointly,
+        ),
         logits,
         Inputs(size, align_corners, labels=labels),
         {

@@ -116,11 +116,12 @@ def pseudo_label_terms(
     align_corners: bool,
     pseudo_label: float = 1.0,
     entropy: float = 0.0,
+    pixel_weights: Tensor | None = None,
     kernel: Kernel = "reference",
 ) -> dict[str, Tensor]:
     """Cross-entropy with pseudo-labels, and entropy.
 
-        L_pse = pseudo_label / |V| sum_{v in V} -log p_v[y_v],   V = {v : y_v != 255}
+        L_pse = pseudo_label / |V| sum_{v in V} -w_v log p_v[y_v],   V = {v : y_v != 255}
         L_ent = entropy mean H(p)
 
     Source: Lee, "Pseudo-Label", ICML Workshops 2013; Pseudo, Pseudo + EntMin and Pse.+Sel. are the
@@ -131,6 +132,7 @@ def pseudo_label_terms(
         labels: y, int64 (B, H, W); 255 where there is none.
         size: (H, W) of the pixels.
         pseudo_label, entropy: coefficients; an entropy of weight 0 is not computed.
+        pixel_weights: w, constant, (B, H, W); ``None``: 1 everywhere.
         kernel: what computes it; all give the same up to rounding.
 
     Returns:
@@ -141,11 +143,12 @@ def pseudo_label_terms(
         ShapeError: shapes disagree.
     """
     check_logits("pseudo_label_terms", logits)
-    check_pixels("pseudo_label_terms", (len(logits), *size), labels=labels)
+    pixels = (len(logits), *size)
+    check_pixels("pseudo_label_terms", pixels, labels=labels, pixel_weights=pixel_weights)
     return weighted_sums(
         Terms(cross_entropy=True, entropy=bool(entropy)),
         logits,
-        Inputs(size, align_corners, labels=labels),
+        Inputs(size, align_corners, labels=labels, pixel_weights=pixel_weights),
         {
             "pseudo_label": Share("cross_entropy", pseudo_label, count_labels(labels)),
             "entropy": Share("entropy", entropy, count_pixels(logits, size)),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...runtime.errors import ConfigError
 from ..data.context import Context
 from ..data.dataset import Batch, CropCondition
+from ..data.streams import Streams
 from ..networks import Output, SegmentationNetwork
 from ..run.config import Settings
 
@@ -49,6 +50,13 @@ class Stage(ABC):
 
         Called before the first step, and again when a run is resumed and the state is loaded.
         """
+
+    def streams(self, frames: Sequence[int]) -> Streams:
+        """The frames that each step draws from, of those that the stage is prepared for.
+
+        Asked for after `prepare`. By default all are one stream: a step has one batch.
+        """
+        return Streams((frames,))
 
     @abstractmethod
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -15,8 +16,8 @@ from ..losses.nightshift import nightshift_terms
 from ..networks import SegmentationNetwork
 from ..pseudo_labels.black_box_labels import StoredAnswers
 from ..pseudo_labels.class_balance import sqrt_inverse_weights
-from ..run.config import Settings
-from .atp import RECIPE, stages_of
+from ..run.config import Settings, merge
+from .atp import RECIPE, SMALL_DATA_PROPAGATE, stages_of
 from .atp_config import AtpConfig, StageName
 from .base import Method, Stage
 
@@ -25,6 +26,7 @@ class DistilConfig(Settings):
     """Settings of distillation: source of the answers, and steps that learn from them alone."""
 
     source: str = ""  # see `open_black_box`; `roadshift adapt` fills it in
+    distil: bool = True  # before the other stages
     # of the run's steps, where Teach and Propagate have 1 each
     distil_share: int = Field(default=2, ge=1)
     class_balance: Literal["sqrt_inverse", "none"] = "none"  # see `sqrt_inverse_weights`
@@ -35,8 +37,8 @@ class DistilStage(Stage):
     """Knowledge distillation from answers.
 
     q <- the source model's answers to all target frames, asked for once
-    for each batch x~:
-        f <- f - lr d/df KL(q || softmax f(x~))                                       (eq. 11)
+    for each batch x:
+        f <- f - lr d/df KL(q || softmax f(x))                                        (eq. 11)
                  (one-hot q where the answers are classes: their cross-entropy)
 
     With ``class_balance`` Nightshift's cross-entropy with q, in which rare classes count more.
@@ -44,22 +46,22 @@ class DistilStage(Stage):
 
     name = "distil"
 
-    def __init__(self, settings: DistilConfig) -> None:
+    def __init__(self, settings: AtpBlackBoxConfig) -> None:
         self.settings = settings
         self.share = settings.distil_share
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model.train(), context
-        self.answers = StoredAnswers(
-            self.settings.source, context, model.num_classes, self.settings.ask
-        )
+        self.answers = _answers(self.settings, context, model)
         self.weights: Tensor | None = None
         if self.settings.class_balance == "sqrt_inverse":
             mass = self.answers.class_mass()
             self.weights = sqrt_inverse_weights(mass).to(context.device)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.model(self.context.normalise(batch.augmented)).logits
+        noisy = self.settings.augment_frames == "all"
+        images = batch.augmented if noisy else batch.clean
+        logits = self.model(self.context.normalise(images)).logits
         size, align_corners = self.context.crop_size, self.model.align_corners
         kernel = self.context.losses
         if self.weights is None:
@@ -86,24 +88,38 @@ class AtpBlackBoxConfig(AtpConfig, DistilConfig):
     stages: tuple[StageName, ...] = ("teach", "propagate")
 
     @model_validator(mode="after")
-    def _no_align(self) -> AtpBlackBoxConfig:
+    def _learns_from_answers(self) -> AtpBlackBoxConfig:
         if "align" in self.stages:
             raise ValueError("a black box has no features to align; leave align out of stages")
+        teaches = "teach" in self.stages and self.teach_labels == "answers"
+        if not (self.distil or teaches):
+            raise ValueError(
+                "distil is false and no stage learns from the answers; set distil=true, or "
+                "teach_labels=answers and a teach among stages"
+            )
         return self
 
 
 class Das3BlackBoxConfig(AtpBlackBoxConfig):
-    """DAS3's settings, see `Das3Config`, with a distillation in place of Align."""
+    """DAS3's settings, see `Das3Config`; Teach begins, with the black box's labels."""
 
+    distil: bool = False
+    teach_labels: Literal["stored", "online", "answers"] = "answers"
     easy_ratio: float = Field(default=0.3, gt=0, le=1)
     target: Literal["frames", "mixed"] = "mixed"
 
 
+def _answers(
+    settings: AtpBlackBoxConfig, context: Context, model: SegmentationNetwork
+) -> StoredAnswers:
+    return StoredAnswers(settings.source, context, model.num_classes, settings.ask)
+
+
 def _stages(settings: AtpBlackBoxConfig) -> Sequence[Stage]:
-    return [DistilStage(settings), *stages_of(settings)]
+    distil = [DistilStage(settings)] if settings.distil else []
+    return [*distil, *stages_of(settings, partial(_answers, settings))]
 
 
-_AUGMENT = {"augment": {"policy": "jitter", "brightness": 0.4, "contrast": 0.4, "blur": 1.5}}
 # A student that starts from random weights needs more steps than one that starts from the source
 # model, has no statistics to re-estimate before the first of them, and sees its few frames whole
 # and without noise: it has trouble enough to fit them. What it then says itself is worse than the
@@ -123,10 +139,12 @@ _SMALL_DATA: Mapping[str, Any] = {
     },
 }
 _SMALL_DATA_SETTINGS: Mapping[str, Any] = {
+    **SMALL_DATA_PROPAGATE,
+    "distil": True,
     "ask": "four_views",
     "stages": [],
     "class_balance": "sqrt_inverse",
-    "easy_labels": 0.65,
+    "teach_labels": "stored",
 }
 
 
@@ -139,7 +157,7 @@ class AtpBlackBox(Method):
     Config = AtpBlackBoxConfig
     black_box = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {**RECIPE, **_AUGMENT},
+        "paper": RECIPE,
         "roadshift": {**_SMALL_DATA, "atp_black_box": _SMALL_DATA_SETTINGS},
     }
 
@@ -148,8 +166,14 @@ class AtpBlackBox(Method):
         return _stages(settings)
 
 
+# Without Aug, as DAS3. Two stages share the steps: Teach's half is 9.9 passes over Cityscapes.
+_DAS3_RECIPE: Mapping[str, Any] = merge(
+    RECIPE, {"training": {"steps": 14_800}, "augment": {"policy": "none"}}
+)
+
+
 class Das3BlackBox(Method):
-    """As `AtpBlackBox`, with DAS3's Propagate."""
+    """As `AtpBlackBox`, with DAS3's Propagate; its "paper" variant does not distil."""
 
     name = "das3_black_box"
     summary = "DAS3 from a source model's answers alone; the student may be another network"
@@ -157,7 +181,7 @@ class Das3BlackBox(Method):
     Config = Das3BlackBoxConfig
     black_box = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "paper": {**RECIPE, **_AUGMENT},
+        "paper": _DAS3_RECIPE,
         "roadshift": {**_SMALL_DATA, "das3_black_box": _SMALL_DATA_SETTINGS},
     }
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,19 +12,20 @@ from torch import Tensor, nn
 from ...runtime.errors import NetworkError
 from ..data.context import Context
 from ..data.dataset import Batch, stacked
-from ..data.mixing import classmix_masks, cutmix_masks, paste
-from ..losses.atp import regional_contrast, soft_cross_entropy
+from ..data.streams import Streams
+from ..losses.atp import regional_contrast
 from ..losses.backends.labels import pixel_argmax
-from ..losses.backends.spec import Map, Paste
+from ..losses.backends.spec import Map
 from ..losses.baselines import entropy_terms, pseudo_label_terms
-from ..losses.common import upsample
-from ..networks import SegmentationNetwork
+from ..losses.common import IGNORED, upsample
+from ..networks import Output, SegmentationNetwork
 from ..networks.batch_norm import fold_batch_norm
-from ..networks.ema import frozen_copy
+from ..networks.ema import ema_update, frozen_copy
 from ..networks.modes import evaluating
-from ..pseudo_labels.hard_labels import label_frames, label_identity, selected
+from ..pseudo_labels.hard_labels import PseudoLabels, label_frames, label_identity, selected
 from ..run.checksums import read_or_redo, write_json_with_checksum
-from .base import ParameterGroup, Stage
+from .base import ParameterGroup, Stage, prefixed, under
+from .propagate_targets import EasyFrames, HardFrames, HardTarget
 
 if TYPE_CHECKING:
     from .atp_config import AtpConfig
@@ -34,24 +34,16 @@ REPRESENTATION = 256  # channels of ReCo's projection
 ENTROPIES = 0.3  # of the time to prepare the stage, at most
 
 
-@dataclass(frozen=True)
-class _Target:
-    """Target distribution of images: the softmax of logits, and where images were mixed."""
-
-    logits: Map
-    mix: Paste | None = None
-
-
 class PropagateStage(Stage):
     """From the frames that the model finds easy to those that it finds hard.
 
-    M'         <- a copy of f
-    easy, hard <- the easy_ratio of the frames of lowest mean entropy under M', and the rest
-    for each batch:
-        y      <- argmax M' on the easy frames
+    easy, hard <- the easy_ratio of the frames of lowest mean entropy under f, and the rest
+    y          <- argmax f on the easy frames, whole and clean
+    for each batch of easy frames x, and one of hard frames:
+        M'     <- f, without gradient                                (propagate_teacher="current")
         y_mix  <- argmax M' on the hard frames, mixed as the frames are     (target="frames", ATP)
                   or argmax f on the mixed frames                           (target="mixed", DAS3)
-        f      <- f - lr d/df [ CE(f(x~ easy), y) + CE(f(mix of two x~ hard), y_mix) ]
+        f      <- f - lr d/df [ CE(f(x), y) + CE(f(mix of two noisy hard frames), y_mix) ]
     """
 
     name = "propagate"
@@ -63,23 +55,47 @@ class PropagateStage(Stage):
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         settings, self.context = self.settings, context
         self.model = model.train()
-        self.teacher = fold_batch_norm(frozen_copy(model))
+        start = fold_batch_norm(frozen_copy(model))
+        self.teacher: SegmentationNetwork | None = None  # the student itself
+        if settings.propagate_teacher == "ema":
+            self.teacher = frozen_copy(model)
+        elif settings.propagate_teacher == "frozen":
+            self.teacher = start
         self.projection: nn.Sequential | None = None
         if settings.weight_reco:
-            self.projection = self._new_projection()
+            self.projection = self._new_projection(start)
         with context.work.deadline.part(ENTROPIES):
-            entropies = self._entropies()
-        self.labels = label_frames(self.teacher, context, settings.scales, mirror=settings.mirror)
+            entropies = self._entropies(start)
+        self.labels: PseudoLabels | None = None
+        if settings.easy_labels_from == "start":
+            self.labels = label_frames(start, context, settings.scales, mirror=settings.mirror)
         self.easy = self._easy_frames(entropies)
-        histograms = self.labels.histograms(model.num_classes, sorted(self.easy))
-        self.thresholds = histograms.thresholds(settings.easy_labels)
+        if self.labels is not None:
+            histograms = self.labels.histograms(model.num_classes, sorted(self.easy))
+            self.thresholds = histograms.thresholds(settings.easy_labels)
+        self.stream_count = len(self.streams(context.prepared.of(len(context.frames))).frames)
+        self.hard_frames = HardFrames(
+            settings,
+            self._says,
+            self._student_says,
+            context.crop_size,
+            align_corners=model.align_corners,
+        )
+
+    def streams(self, frames: Sequence[int]) -> Streams:
+        easy = [frame for frame in frames if frame in self.easy]
+        hard = [frame for frame in frames if frame not in self.easy]
+        if self.settings.streams == "one" or not (easy and hard):
+            return Streams((frames,))
+        # The hard ones first: M' speaks before the student's statistics move.
+        return Streams((hard, easy), in_turn=self.settings.mix == "easy_onto_hard")
 
     @torch.no_grad()
-    def _entropies(self) -> dict[int, float]:
-        """Mean entropy of each frame under the teacher, nats; kept in the work folder."""
+    def _entropies(self, teacher: SegmentationNetwork) -> dict[int, float]:
+        """Mean entropy of each frame under ``teacher``, nats; kept in the work folder."""
         context = self.context
         path = context.workspace.of_teacher(
-            "entropies", label_identity(self.teacher, context.frames, []), ".json"
+            "entropies", label_identity(teacher, context.frames, []), ".json"
         )
         known = {int(frame): value for frame, value in read_or_redo(path, context.note).items()}
         size = (context.frames.height, context.frames.width)
@@ -87,9 +103,9 @@ class PropagateStage(Stage):
         def measure(frame: int) -> None:
             clean = context.normalise(stacked(context.frames, [frame]).to(context.device))
             entropy = entropy_terms(
-                self.teacher(clean).logits,
+                teacher(clean).logits,
                 size,
-                align_corners=self.teacher.align_corners,
+                align_corners=teacher.align_corners,
                 kernel=context.losses,
             )
             known[frame] = float(entropy["entropy"])
@@ -105,12 +121,12 @@ class PropagateStage(Stage):
         count = max(1, math.floor(self.settings.easy_ratio * len(frames)))
         return set(sorted(frames, key=entropies.__getitem__)[:count])
 
-    def _new_projection(self) -> nn.Sequential:
+    def _new_projection(self, network: SegmentationNetwork) -> nn.Sequential:
         """ReCo's head on the features; it serves this stage alone."""
         device = self.context.device
         size = (1, *self.context.crop_size, 3)  # one that the network takes
         probe = self.context.normalise(torch.zeros(size, dtype=torch.uint8, device=device))
-        channels = _features(self.teacher(probe).features).shape[1]
+        channels = _features(network(probe).features).shape[1]
         head = nn.Sequential(
             nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, REPRESENTATION, 1)
         )
@@ -125,87 +141,118 @@ class PropagateStage(Stage):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         settings, size = self.settings, self.context.crop_size
         is_easy = torch.tensor([f in self.easy for f in batch.frames], device=batch.clean.device)
-        easy = selected(*self.labels.crops(batch, self.context), self.thresholds)
-        easy = easy.masked_fill(~is_easy[:, None, None], 255)
-        images, target = self._mixed(batch, ~is_easy)
+        easy = self._easy_labels(batch, is_easy)
+        images, target = self._student_images(batch, is_easy, easy)
         output = self.model(self.context.normalise(images))
         how: dict[str, Any] = {
             "align_corners": self.model.align_corners,
             "kernel": self.context.losses,
         }
+        of_easy, of_hard = self._shares(is_easy)
         terms: dict[str, Tensor] = {}
         if settings.weight_easy:
+            weight = settings.weight_easy * of_easy
             terms["easy"] = pseudo_label_terms(
-                output.logits, easy, size, pseudo_label=settings.weight_easy, **how
+                output.logits, easy, size, pseudo_label=weight, **how
             )["pseudo_label"]
         if settings.weight_hard:
-            if is_easy.all():
-                loss = 0.0 * output.logits.sum()
-            elif settings.consistency == "probabilities":
-                loss = soft_cross_entropy(
-                    output.logits[~is_easy], target.logits, size, paste=target.mix, **how
-                )
-            else:
-                labels = self._labels(target)
-                loss = pseudo_label_terms(output.logits[~is_easy], labels, size, **how)[
-                    "pseudo_label"
-                ]
-            terms["hard"] = settings.weight_hard * loss
+            loss = 0.0 * output.logits.sum()
+            if target is not None:
+                hard = output.logits[~is_easy]
+                loss = target.loss(hard, settings.consistency, size, **how)
+            terms["hard"] = settings.weight_hard * of_hard * loss
         if self.projection is not None:
             labels = easy.clone()
-            labels[~is_easy] = self._labels(target)
-            representation = self.projection(_features(output.features))
-            grid = representation.shape[2:]
-            nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
-            sure = upsample(output.logits.detach(), grid, self.model.align_corners).softmax(dim=1)
-            terms["contrast"] = settings.weight_reco * regional_contrast(
-                representation, nearest[:, 0].long(), sure.max(dim=1).values
-            )
+            if target is not None:
+                labels[~is_easy] = target.labels
+            terms["contrast"] = self._contrast(output, labels)
         return terms
 
+    def _contrast(self, output: Output, labels: Tensor) -> Tensor:
+        """ReCo's term, of the features and the labels of all pixels."""
+        assert self.projection is not None
+        representation = self.projection(_features(output.features))
+        grid = representation.shape[2:]
+        nearest = nn.functional.interpolate(labels[:, None].float(), grid, mode="nearest")
+        sure = upsample(output.logits.detach(), grid, self.model.align_corners).softmax(dim=1)
+        return self.settings.weight_reco * regional_contrast(
+            representation, nearest[:, 0].long(), sure.max(dim=1).values
+        )
+
+    def _shares(self, is_easy: Tensor) -> tuple[float, float]:
+        """Factors that make the mean over forward passes of each term that over its own stream.
+
+        A step's gradient is the mean over rows of both streams; a term is one over the rows of its
+        own, of which a pass holds more or fewer. With one stream it stays that over all rows.
+        """
+        easy, rows = int(is_easy.sum()), len(is_easy)
+        if self.settings.streams == "one":
+            return 1.0, 1.0
+        return self.stream_count * easy / rows, self.stream_count * (rows - easy) / rows
+
     @torch.no_grad()
-    def _mixed(self, batch: Batch, is_hard: Tensor) -> tuple[Tensor, _Target]:
-        """The student's images, hard frames mixed with one another, and what is true of these.
+    def _easy_labels(self, batch: Batch, is_easy: Tensor) -> Tensor:
+        """Labels of the easy rows, int64 (B, H, W); 255 for the others."""
+        if self.labels is not None:
+            labels = selected(*self.labels.crops(batch, self.context), self.thresholds)
+            return labels.masked_fill(~is_easy[:, None, None], IGNORED)
+        size = self.context.crop_size
+        labels = torch.full((len(is_easy), *size), IGNORED, device=is_easy.device)
+        if is_easy.any():
+            said = self._says(batch.clean[is_easy])
+            labels[is_easy] = pixel_argmax(said, size, align_corners=self.model.align_corners)
+        return labels
+
+    @torch.no_grad()
+    def _student_images(
+        self, batch: Batch, is_easy: Tensor, easy: Tensor
+    ) -> tuple[Tensor, HardTarget | None]:
+        """The student's images, hard frames mixed, and what is true of these; None without any.
 
         Returns:
             uint8 (B, H, W, 3); and the target of the hard frames.
         """
-        clean, augmented = batch.clean[is_hard], batch.augmented[is_hard]
-        if not len(clean):
-            none = torch.zeros(0, self.model.num_classes, 1, 1, device=clean.device)
-            return batch.augmented, _Target(Map(none))
-        target = _Target(self._predict(self.teacher, clean))
-        if self.settings.mix != "none":
-            labels = self._labels(target)
-            masks = (classmix_masks if self.settings.mix == "classmix" else cutmix_masks)(labels)
-            under = torch.arange(len(clean), device=clean.device).roll(1)
-            clean = paste(masks, clean, clean[under])
-            augmented = paste(masks, augmented, augmented[under])
-            target = _Target(target.logits, Paste(masks, under))
-        if self.settings.target == "mixed":
-            with evaluating(self.model):  # its statistics are the student's own business
-                target = _Target(self._predict(self.model, clean))
         images = batch.augmented.clone()
-        images[is_hard] = augmented
+        if self.settings.augment_frames == "hard":
+            images[is_easy] = batch.clean[is_easy]
+        if is_easy.all():
+            return images, None
+        images[~is_easy], target = self.hard_frames.mixed(
+            batch.clean[~is_easy],
+            batch.augmented[~is_easy],
+            EasyFrames(images[is_easy], easy[is_easy]),
+        )
         return images, target
 
-    def _predict(self, network: SegmentationNetwork, images: Tensor) -> Map:
-        """Logits of uint8 images."""
-        return Map(network(self.context.normalise(images)).logits)
+    @torch.no_grad()
+    def _says(self, images: Tensor) -> Map:
+        """Logits of M' for uint8 images."""
+        if self.teacher is None:
+            return self._student_says(images)
+        return Map(self.teacher(self.context.normalise(images)).logits)
 
-    def _labels(self, target: _Target) -> Tensor:
-        """The likeliest class of each pixel, int64 (hard frames, H, W)."""
-        size, align_corners = self.context.crop_size, self.model.align_corners
-        labels = pixel_argmax(target.logits, size, align_corners=align_corners)
-        mix = target.mix
-        return labels if mix is None else paste(mix.over, labels, labels[mix.under])
+    @torch.no_grad()
+    def _student_says(self, images: Tensor) -> Map:
+        with evaluating(self.model):  # its statistics are the student's own business
+            return Map(self.model(self.context.normalise(images)).logits)
+
+    def after_step(self) -> None:
+        if self.settings.propagate_teacher == "ema" and self.teacher is not None:
+            ema_update(self.teacher, self.model, self.settings.teacher_decay)
 
     def state(self) -> dict[str, Tensor]:
-        return {} if self.projection is None else dict(self.projection.state_dict())
+        tensors = {} if self.projection is None else dict(self.projection.state_dict())
+        if self.settings.propagate_teacher == "ema" and self.teacher is not None:
+            tensors |= prefixed("teacher", self.teacher.state_dict())
+        return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        teacher = under("teacher", tensors)
+        if teacher and self.teacher is not None:
+            self.teacher.load_state_dict(teacher)
         if self.projection is not None:
-            self.projection.load_state_dict(tensors)
+            of_projection = {n: t for n, t in tensors.items() if not n.startswith("teacher.")}
+            self.projection.load_state_dict(of_projection)
 
 
 def _features(features: Tensor | None) -> Tensor:

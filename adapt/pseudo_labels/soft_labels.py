@@ -76,8 +76,12 @@ class SoftLabels:
         if not frames:
             raise OutOfTimeError
         for frame in frames:
-            total += self._whole(self._there(frame)).mean(dim=(1, 2))
+            total += self.whole(frame).mean(dim=(1, 2))
         return total / len(frames)
+
+    def whole(self, frame: int) -> Tensor:
+        """Distributions of a frame as they are kept, float32 (K, h, w); see `crops`."""
+        return self._whole(self._there(frame))
 
     def crops(self, batch: Batch) -> Tensor:
         """Distributions q under the crops of ``batch``, float32 (B, K, H, W).

@@ -34,6 +34,7 @@ class Renamed:
 
 
 Renames = Mapping[str, Renamed]  # by the old name
+RenamedValues = Mapping[str, Mapping[str, str]]  # new words by the old ones, by the setting
 
 
 def complement(value: Any) -> Any:
@@ -69,6 +70,22 @@ def in_new_names(values: Mapping[str, Any], renames: Renames, section: str = "")
         found[renamed.name] = renamed.to_new(value)
         how = f", which is {renamed.how}" if renamed.how else ""
         _note_once(f"{old} is now called {new}{how}; the old name is taken in this release alone")
+    return found
+
+
+def in_new_words(
+    values: Mapping[str, Any], renamed: RenamedValues, section: str = ""
+) -> dict[str, Any]:
+    """``values`` with new words in place of old ones, each noted once; see `in_new_names`."""
+    found = dict(values)
+    for name, words in renamed.items():
+        value = found.get(name)
+        if isinstance(value, str) and value in words:
+            found[name] = words[value]
+            _note_once(
+                f"{section}{name}={value} is now called {section}{name}={words[value]}; the old "
+                "name is taken in this release alone"
+            )
     return found
 
 

@@ -127,6 +127,8 @@ def align(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str
         align_corners=p.align_corners,
         weights=AlignWeights(0.7, 0.4, choose([0.0, 1.0, 3.0]), choose([0.0, 1.0, 3.0])),
         per_weight=choose([False, True]),
+        per_image=choose([False, True]),
+        over_log_classes=choose([False, True]),
         detach_weight=choose([False, True]),
         detach_focus=choose([False, True]),
         kernel=kernel,
@@ -134,12 +136,14 @@ def align(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str
 
 
 def teach(p: Problem, kernel: Kernel, leaves: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    choose = random.Random(str(p.size)).choice
     return teach_terms(
         leaves[0],
         p.labels,
         p.size,
         align_corners=p.align_corners,
         negative_below=0.1,
+        negative_jointly=choose([False, True]),
         kernel=kernel,
     )
 

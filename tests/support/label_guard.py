@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from roadshift.adapt.data import dataset
+from roadshift.adapt.data import labelled
 from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
 from roadshift.runtime import labels
 from roadshift.runtime.folders import label_pairs
@@ -26,7 +26,7 @@ LABEL_READERS = (
     labels.read_labels,
     label_pairs.find_labels,
     label_pairs.labelled_pairs,
-    dataset.labelled_frames,
+    labelled.labelled_frames,
 )
 OPENERS = (
     (builtins, "open"),

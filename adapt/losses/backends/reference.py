@@ -54,7 +54,9 @@ class Reference:
         elif terms.sharpness is not None:  # every pixel counts alike
             p = z.softmax(dim=1)
             sums["certainty"], mass = p.new_tensor(p[:, 0].numel()), p.sum(dim=(0, 2, 3))
-        if "negative" in terms.names:
+        if terms.negative_below is not None and terms.negative_jointly:
+            sums["negative"] = _unlikely_together(log_p, terms.negative_below).sum()
+        elif "negative" in terms.names:
             sums["negative"] = -torch.log1p(-_unlikely(log_p, terms, inputs)).sum(dim=1).sum()
         return sums, mass
 
@@ -204,6 +206,13 @@ def _unlikely(log_p: Tensor, terms: Terms, inputs: Inputs) -> Tensor:
     descending = log_p.detach().topk(int(ranks.max()), dim=1).indices
     complement = descending.gather(1, ranks.expand(log_p[:, 0].shape)[:, None] - 1)
     return log_p.gather(1, complement).exp()
+
+
+def _unlikely_together(log_p: Tensor, below: float) -> Tensor:
+    """-log(1 - sum_c 1[p_c < below] p_c), (B, H, W); 0 where no class is likelier."""
+    likely = log_p.detach().exp() >= below
+    likely = likely | ~likely.any(dim=1, keepdim=True)  # all of them: -log 1
+    return -log_p.masked_fill(~likely, float("-inf")).logsumexp(dim=1)
 
 
 def _soft(z: Tensor, terms: Terms, inputs: Inputs) -> Tensor:

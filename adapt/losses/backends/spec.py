@@ -64,6 +64,7 @@ class Terms:
     ``curriculum``       sum_v (1 - h)^gamma h                             -> "curriculum"
     ``sharpness``        sum_v w_v  and  sum_v w_v p_v, w = exp(-lambda h) -> "certainty", mass
     ``negative_below``   sum_v sum_c 1[p_c < tau] -log(1 - p_c)            -> "negative"
+        ``negative_jointly``  sum_v -log(1 - sum_c 1[p_c < tau] p_c), 0 where no p_c reaches tau
     ``negative_rank``    sum_v -log(1 - p_c), c the class of rank K_v      -> "negative"
     ``agreement``        sum_v 1[y_t = y'] a'[y'] CE(p, y')                -> "agreement"
     ``prototype``        sum_v CE(p, y') + CE(p', y_t)                     -> "prototype"
@@ -80,6 +81,7 @@ class Terms:
     sharpness: float | None = None  # lambda
     detach_certainty: bool = False
     negative_below: float | None = None
+    negative_jointly: bool = False
     negative_rank: bool = False
     agreement: bool = False
     agree_with: Literal["student", "pseudo_label"] = "student"

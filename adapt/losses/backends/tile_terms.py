@@ -71,7 +71,9 @@ class Tile:
         if s is not None:
             self._prototypes(s, y)
         self._certainty()
-        if terms.negative_below is not None:
+        if terms.negative_below is not None and terms.negative_jointly:
+            self._negative_jointly(terms.negative_below)
+        elif terms.negative_below is not None:
             self._negative_below(terms.negative_below)
         elif terms.negative_rank:
             self._negative_rank()
@@ -261,6 +263,16 @@ class Tile:
         coefficient = self._coefficient("negative")
         if coefficient is not None:
             self._stand_alone(coefficient * unlikely / (1 - unlikely))
+
+    def _negative_jointly(self, threshold: float) -> None:
+        likely = self.p.masked_fill(self.p < threshold, 0.0)
+        rest = likely.sum(dim=0)  # 1 - the sum of the unlikely
+        known = rest > 0
+        rest = rest.where(known, 1)
+        self.sums["negative"] = -rest.log().sum()
+        coefficient = self._coefficient("negative")
+        if coefficient is not None:
+            self._stand_alone(-coefficient * likely / rest)
 
     def _negative_rank(self) -> None:
         ranks = self.inputs.ranks

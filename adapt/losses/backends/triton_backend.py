@@ -140,7 +140,7 @@ def _launch(
         IMPORTANCE=IMPORTANCE[terms.importance],
         OF_LOGITS=terms.importance_of_logits, SMOOTHED=terms.epsilon > 0,
         DETACH_FOCUS=terms.detach_focus, DETACH_CERTAINTY=terms.detach_certainty,
-        BY_RANK=terms.negative_rank, ONE_RANK=one_rank,
+        BY_RANK=terms.negative_rank, ONE_RANK=one_rank, JOINTLY=terms.negative_jointly,
         AGREE_WITH_LABEL=terms.agree_with == "pseudo_label", SOFT_LOGITS=terms.soft == "logits",
         GRAD=coefficients is not None, GRAD_OF_PROTOTYPES=of_prototypes,
         SUMS=len(names), K_PAD=padded, PARTS=parts, SIDE=pieces.side,

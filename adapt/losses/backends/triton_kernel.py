@@ -58,6 +58,7 @@ def pixels_kernel(
     IMPORTANCE: tl.constexpr,  # 0 none, 1 margin ratio, 2 first, 3 one minus second
     OF_LOGITS: tl.constexpr, SMOOTHED: tl.constexpr, DETACH_FOCUS: tl.constexpr,
     DETACH_CERTAINTY: tl.constexpr, BY_RANK: tl.constexpr, ONE_RANK: tl.constexpr,
+    JOINTLY: tl.constexpr,
     AGREE_WITH_LABEL: tl.constexpr, SOFT_LOGITS: tl.constexpr,
     GRAD: tl.constexpr, GRAD_OF_PROTOTYPES: tl.constexpr,
     SUMS: tl.constexpr, K_PAD: tl.constexpr, PARTS: tl.constexpr, SIDE: tl.constexpr,
@@ -222,7 +223,16 @@ def pixels_kernel(
             if GRAD:
                 factor -= slope * (d + (entropy - log_sum))
 
-        if NEGATIVE >= 0:
+        if NEGATIVE >= 0 and JOINTLY:
+            likely = tl.where(p >= below, p, 0.0)
+            likely_mass = tl.sum(likely, axis=0, keep_dims=True)
+            likely_mass = tl.where(likely_mass > 0, likely_mass, 1.0)  # no class is: -log 1
+            sum_negative += tl.where(is_pixel, -tl.log(likely_mass), 0.0)
+            if GRAD:
+                u = -tl.load(of_sums_ptr + NEGATIVE) * likely / likely_mass
+                extra += u
+                factor -= tl.sum(u, axis=0, keep_dims=True)
+        elif NEGATIVE >= 0:
             if BY_RANK:
                 if ONE_RANK:
                     wanted = tl.zeros((1, PARTS * SIDE), tl.int32) + max_rank

@@ -14,6 +14,7 @@ from roadshift.adapt.data.augment import (
     IMAGENET_PHOTOMETRIC,
     apply_operation,
     blurred,
+    hue_turned,
     photometric,
     stretched,
 )
@@ -212,3 +213,54 @@ def test_stretching_spreads_all_but_the_outliers_over_the_whole_range() -> None:
     assert np.array_equal(stretched(image), expected)
     flat = np.full((4, 4, 3), 7, np.uint8)
     assert stretched(flat).dtype == np.uint8
+
+
+# --- DAFormer's strong jitter ---------------------------------------------------------------------
+
+
+def test_daformers_noise_comes_as_often_as_it_should() -> None:
+    image = np.random.default_rng(0).integers(40, 200, (8, 8, 3), dtype=np.uint8)
+    flat = np.full((8, 8, 3), (200, 100, 50), np.uint8)  # a blur leaves it alone
+    runs = 2000
+    same, same_colours = 0, 0
+    for seed in range(runs):
+        config = AugmentConfig(policy="daformer")
+        same += np.array_equal(photometric(image, config, np.random.default_rng(seed)), image)
+        again = photometric(flat, config, np.random.default_rng(seed))
+        assert again.shape == flat.shape
+        assert (again == again[0, 0]).all()
+        same_colours += np.array_equal(again, flat)
+    assert same_colours / runs == pytest.approx(0.2, abs=0.03)  # no jitter
+    # And no blur in half of these, or one of less than a pixel's notice.
+    assert 0.08 < same / runs < 0.14
+
+
+def test_daformers_noise_draws_from_its_generator_alone() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (16, 12, 3), dtype=np.uint8)
+    before, config = image.copy(), AugmentConfig(policy="daformer")
+    views = [photometric(image, config, np.random.default_rng(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(image, before)
+    assert np.array_equal(views[0], views[1])
+    assert not np.array_equal(views[0], views[2])
+    assert views[0].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("turn", "colour"),
+    [
+        (0.0, (200, 100, 50)),
+        (1 / 3, (50, 200, 100)),
+        (-1 / 3, (100, 50, 200)),
+        (1.0, (200, 100, 50)),
+    ],
+)
+def test_hue_turns_by_thirds_from_channel_to_channel(
+    turn: float, colour: tuple[int, int, int]
+) -> None:
+    image = np.full((2, 3, 3), (200, 100, 50), np.uint8)
+    assert np.abs(hue_turned(image, turn).astype(int) - colour).max() <= 1
+
+
+def test_hue_of_grey_turns_to_grey() -> None:
+    grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+    assert np.array_equal(hue_turned(grey, 0.17), grey)

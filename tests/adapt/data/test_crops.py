@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from roadshift.adapt.data.augment import photometric
 from roadshift.adapt.data.context import Context, unscaled_crop
 from roadshift.adapt.data.dataset import Batch, Crop, CropCondition, CropSampler, FrameSet
+from roadshift.adapt.data.streams import Streams
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.pseudo_labels.hard_labels import count_classes
 from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig
@@ -48,7 +49,7 @@ def noting(seen: list[tuple[int, Crop]], good: Callable[[Crop], bool], draws: in
 def test_a_place_is_drawn_again_until_the_condition_holds() -> None:
     seen: list[tuple[int, Crop]] = []
     draws = sampler()
-    draws.draw_from(range(3), noting(seen, lambda crop: crop.left < 15, 50))
+    draws.draw_from(Streams((range(3),)), noting(seen, lambda crop: crop.left < 15, 50))
     batch = draws.batch(0)
     assert all(crop.left < 15 for crop in batch.crops)
     assert any(crop.left >= 15 for _, crop in seen)
@@ -60,7 +61,7 @@ def test_a_place_is_drawn_again_until_the_condition_holds() -> None:
 def test_the_last_of_the_draws_is_taken_as_it_is() -> None:
     seen: list[tuple[int, Crop]] = []
     draws = sampler()
-    draws.draw_from(range(3), noting(seen, lambda _: False, 10))
+    draws.draw_from(Streams((range(3),)), noting(seen, lambda _: False, 10))
     batch = draws.batch(0)
     assert len(seen) == 160
     for i, (frame, crop) in enumerate(zip(batch.frames, batch.crops, strict=True)):
@@ -72,7 +73,7 @@ def test_the_last_of_the_draws_is_taken_as_it_is() -> None:
 
 def test_a_condition_that_always_holds_changes_nothing() -> None:
     plain, draws = sampler(), sampler()
-    draws.draw_from(range(3), noting([], lambda _: True, 10))
+    draws.draw_from(Streams((range(3),)), noting([], lambda _: True, 10))
     one, other = plain.batch(2), draws.batch(2)
     assert torch.equal(one.clean, other.clean)
     assert one.crops == other.crops

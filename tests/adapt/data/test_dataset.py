@@ -27,11 +27,11 @@ from roadshift.adapt.data.dataset import (
     FrameSet,
     evenly_spaced,
     in_batches,
-    labelled_frames,
     resize_window,
     stacked,
     target_frames,
 )
+from roadshift.adapt.data.labelled import labelled_frames
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.budget import Deadline
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig

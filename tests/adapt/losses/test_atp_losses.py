@@ -77,11 +77,25 @@ def reference_align(
     align_corners: bool,
     weights: AlignWeights,
     per_weight: bool = True,
+    per_image: bool = False,
+    over_log_classes: bool = False,
     detach_weight: bool = False,
     detach_focus: bool = False,
     at: Tensor | None = None,
 ) -> dict[str, float]:
     """Equations 2 and 3; what is detached is that of the logits ``at``."""
+    options: dict[str, Any] = {"align_corners": align_corners, "weights": weights}
+    options |= {"per_weight": per_weight, "over_log_classes": over_log_classes}
+    options |= {"detach_weight": detach_weight, "detach_focus": detach_focus}
+    if per_image:
+        each = [
+            reference_align(
+                logits[i : i + 1], size, **options, at=None if at is None else at[i : i + 1]
+            )
+            for i in range(len(logits))
+        ]
+        return {name: sum(one[name] for one in each) / len(each) for name in each[0]}
+    scale = math.log(logits.shape[1]) if over_log_classes else 1.0
     here = [log_softmax(z) for z in pixels(logits, size, align_corners)]
     there = here if at is None else [log_softmax(z) for z in pixels(at, size, align_corners)]
     entropy_sum = weight_sum = 0.0
@@ -96,7 +110,7 @@ def reference_align(
     p_hat = [total / (weight_sum if per_weight else len(here)) for total in p_sum]
     return {
         "entropy": weights.entropy * entropy_sum / len(here),
-        "diversity": weights.diversity * sum(p * math.log(p) for p in p_hat if p > 0),
+        "diversity": weights.diversity * sum(p * math.log(p) for p in p_hat if p > 0) / scale,
     }
 
 
@@ -109,8 +123,9 @@ def reference_teach(
     positive: float = 1.0,
     negative: float = 1.0,
     negative_below: float = 0.05,
+    negative_jointly: bool = False,
 ) -> dict[str, float]:
-    """Equations 5 to 7."""
+    """Equations 5 to 7; jointly, that no class below the threshold is the pixel's."""
     positive_sum = negative_sum = 0.0
     labelled = 0
     scores = pixels(logits, size, align_corners)
@@ -119,9 +134,11 @@ def reference_teach(
         if y != 255:
             labelled += 1
             positive_sum += -log_p[y]
-        for value in log_p:
-            if math.exp(value) < negative_below:
-                negative_sum += -math.log1p(-math.exp(value))
+        unlikely = [math.exp(value) for value in log_p if math.exp(value) < negative_below]
+        if not negative_jointly:
+            negative_sum += sum(-math.log1p(-p) for p in unlikely)
+        elif len(unlikely) < len(log_p):
+            negative_sum += -math.log(sum(math.exp(v) for v in log_p) - math.fsum(unlikely))
     return {
         "positive": positive * positive_sum / max(1, labelled),
         "negative": negative * negative_sum / len(scores),
@@ -171,7 +188,15 @@ shapes = st.builds(lambda batch, classes, grid: (batch, classes, *grid), BATCHES
     sharpness=st.sampled_from([0.0, 3.0]),
     switches=st.fixed_dictionaries(
         dict.fromkeys(
-            ("align_corners", "per_weight", "detach_weight", "detach_focus"), st.booleans()
+            (
+                "align_corners",
+                "per_weight",
+                "per_image",
+                "over_log_classes",
+                "detach_weight",
+                "detach_focus",
+            ),
+            st.booleans(),
         )
     ),
 )
@@ -199,6 +224,7 @@ def test_align_equals_the_slow_loop_over_random_shapes(
     kind=st.sampled_from(KINDS),
     align_corners=st.booleans(),
     below=st.sampled_from([0.05, 0.3, 0.9]),
+    jointly=st.booleans(),
 )
 def test_teach_equals_the_slow_loop_over_random_shapes(
     seed: int,
@@ -207,6 +233,7 @@ def test_teach_equals_the_slow_loop_over_random_shapes(
     kind: str,
     align_corners: bool,
     below: float,
+    jointly: bool,
 ) -> None:
     logits = logits_of_kind(seed, shape, kind)
     labels = random_labels(seed, shape[1], (shape[0], *size))
@@ -215,6 +242,7 @@ def test_teach_equals_the_slow_loop_over_random_shapes(
         "positive": 0.3,
         "negative": 0.7,
         "negative_below": below,
+        "negative_jointly": jointly,
     }
     ours = teach_terms(logits, labels, size, **options)
     assert_terms(ours, reference_teach(logits, labels, size, **options))
@@ -262,6 +290,47 @@ def test_labelled_cross_entropy_equals_the_slow_loop(
         class_weights=weights,
     )
     assert_terms(ours, {"selected": total / max(1, labelled)})
+
+
+@CASES
+@given(seed=SEEDS, shape=shapes, kind=st.sampled_from(KINDS))
+def test_cross_entropy_of_weighted_pixels_equals_the_slow_loop(
+    seed: int, shape: Shape, kind: str
+) -> None:
+    logits = logits_of_kind(seed, shape, kind)
+    labels = random_labels(seed, shape[1], (shape[0], *shape[2:]))
+    weights = torch.rand(
+        labels.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
+    total, labelled = 0.0, 0
+    of_pixels = zip(labels.flatten().tolist(), weights.flatten().tolist(), strict=True)
+    for z, (y, w) in zip(pixels(logits, shape[2:], True), of_pixels, strict=True):
+        if y != 255:
+            labelled += 1
+            total += w * -log_softmax(z)[y]
+    ours = pseudo_label_terms(logits, labels, shape[2:], align_corners=True, pixel_weights=weights)
+    assert_terms(ours, {"pseudo_label": total / max(1, labelled)})
+
+
+def test_diversity_of_each_image_is_not_that_of_the_batch() -> None:
+    logits = torch.zeros(2, 3, 1, 1, dtype=torch.float64)
+    logits[0, 0] = logits[1, 1] = 50  # each sure of one class, another one each
+    how: dict[str, Any] = {"align_corners": False, "weights": ONES}
+    batch = align_terms(logits, (1, 1), **how)["diversity"]
+    each = align_terms(logits, (1, 1), **how, per_image=True)["diversity"]
+    assert batch.item() == pytest.approx(-math.log(2))
+    assert each.item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [19, 33])
+def test_a_pixel_all_of_whose_classes_are_unlikely_says_nothing_jointly(classes: int) -> None:
+    logits = torch.zeros(1, classes, 1, 1, dtype=torch.float64).requires_grad_()
+    labels = torch.full((1, 1, 1), 255)
+    how: dict[str, Any] = {"align_corners": False, "negative_below": 0.04}
+    term = teach_terms(logits, labels, (1, 1), **how, negative_jointly=True)["negative"]
+    (gradient,) = torch.autograd.grad(term, logits)
+    assert term.item() == pytest.approx(0, abs=1e-12)
+    assert gradient.abs().max() < 1e-12
 
 
 def test_divergence_is_0_from_itself_and_cross_entropy_from_labels() -> None:
@@ -359,13 +428,19 @@ def test_gradient_of_each_align_term(name: str, per_weight: bool, align_corners:
     assert torch.autograd.gradcheck(term, logits)
 
 
+@pytest.mark.parametrize("jointly", [False, True])
 @pytest.mark.parametrize("name", ["positive", "negative"])
-def test_gradient_of_each_teach_term(name: str) -> None:
+def test_gradient_of_each_teach_term(name: str, jointly: bool) -> None:
     logits = random_logits(2, 2, 4, 2, 3).requires_grad_()
     labels = random_labels(2, 4, (2, 4, 5))
-    assert torch.autograd.gradcheck(
-        lambda z: teach_terms(z, labels, (4, 5), align_corners=False)[name], logits
-    )
+    how: dict[str, Any] = {"align_corners": False, "negative_jointly": jointly}
+    how["negative_below"] = 0.2 if jointly else 0.05
+
+    def term(z: Tensor) -> Tensor:
+        return teach_terms(z, labels, (4, 5), **how)[name]
+
+    assert term(logits).item() > 0
+    assert torch.autograd.gradcheck(term, logits)
 
 
 @pytest.mark.parametrize("loss", [consistency, divergence])

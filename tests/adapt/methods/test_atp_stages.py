@@ -19,7 +19,7 @@ from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
 from roadshift.adapt.data.mixing import classmix_masks, cutmix_masks
 from roadshift.adapt.losses.atp import AlignWeights, align_terms, regional_contrast, teach_terms
 from roadshift.adapt.methods import Stage, resolve_config
-from roadshift.adapt.methods.atp import AlignStage, TeachStage, stages_of
+from roadshift.adapt.methods.atp import AUTHORS_CODE, AlignStage, TeachStage, stages_of
 from roadshift.adapt.methods.atp_config import AtpConfig
 from roadshift.adapt.methods.das3 import Das3Config
 from roadshift.adapt.methods.propagate import PropagateStage
@@ -29,6 +29,7 @@ from roadshift.adapt.run.config import AugmentConfig, RunConfig, TrainingConfig,
 from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.work import Work
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.adapt.workflows.method_variants import choose_variants
 from roadshift.runtime.bundle import Bundle, InputSpec
 from roadshift.runtime.errors import ConfigError, NetworkError, RunInterrupted
 from run_cases import (
@@ -75,8 +76,17 @@ def context(folder: Path) -> Context:
     )
 
 
+# As "roadshift" has it: one stream of frames, all of them noisy, a teacher that stands still.
+OURS: dict[str, Any] = {
+    "augment_frames": "all",
+    "diversity_of": "batch",
+    "propagate_teacher": "frozen",
+    "streams": "one",
+}
+
+
 def begun(kind: type[Any], folder: Path, model: SegmentationNetwork, **settings: Any) -> Any:
-    stage = kind(validate(AtpConfig, settings, "atp"))
+    stage = kind(validate(AtpConfig, {**OURS, **settings}, "atp"))
     stage.begin(model, context(folder))
     return stage
 
@@ -188,7 +198,7 @@ def test_teach_learns_the_most_confident_share_of_each_class_over_all_frames(
 ) -> None:
     stage = begun(TeachStage, tmp_path, net(), class_share=share)
     everything = batch_of(range(FRAMES))
-    ours = stage.selection.labels(everything)
+    ours = stage.labels.of(everything)
     confidence, predicted = softmax(net(), everything.clean).max(dim=1)
     assert len(predicted.unique()) > 2
     for c in predicted.unique().tolist():
@@ -203,7 +213,7 @@ def test_teach_is_its_terms_on_the_noisy_view(tmp_path: Path) -> None:
     options = {"positive": 0.5, "negative": 2.0, "negative_below": 0.1}
     weights = {"weight_positive": 0.5, "weight_negative": 2.0}
     stage = begun(TeachStage, tmp_path, net(), **weights, negative_below=0.1)
-    labels = begun(TeachStage, tmp_path, net()).selection.labels(drawn())
+    labels = begun(TeachStage, tmp_path, net()).labels.of(drawn())
     logits = net().train()(NORMALISE(drawn().augmented)).logits
     expected = teach_terms(logits, labels, SIZE, align_corners=False, **options)
     assert values(stage.losses(drawn())) == pytest.approx(values(expected), rel=1e-6)
@@ -218,7 +228,7 @@ def test_teach_labels_anew_at_the_ends_of_epochs(tmp_path: Path, epochs: int) ->
     for step in range(5):  # two steps of three frames are an epoch
         before = copy.deepcopy(model.state_dict())
         train(stage, model, range(step, step + 1))
-        teacher = stage.labeller.network.state_dict()
+        teacher = stage.labels.labeller.network.state_dict()
         if all(map(torch.equal, teacher.values(), before.values())):
             copied.append(step)
         assert len(list(tmp_path.glob("pseudo_labels-*"))) == 1  # old ones are gone
@@ -228,7 +238,7 @@ def test_teach_labels_anew_at_the_ends_of_epochs(tmp_path: Path, epochs: int) ->
 def test_teach_draws_scales_and_mirror_into_its_labels(tmp_path: Path) -> None:
     kinds = [{}, {"mirror": True}, {"scales": (1.0, 1.5)}]
     labels = [
-        begun(TeachStage, tmp_path, net(), class_share=1.0, **kind).selection.labels(drawn())
+        begun(TeachStage, tmp_path, net(), class_share=1.0, **kind).labels.of(drawn())
         for kind in kinds
     ]
     assert not torch.equal(labels[0], labels[1])
@@ -553,6 +563,8 @@ def test_a_weight_of_0_takes_its_term_and_no_other_out_of_the_history(
 RESUMED = {
     "atp with reco": AtpConfig(weight_reco=0.1, mix="cutmix"),
     "das3 from mixed frames": Das3Config(consistency="probabilities"),
+    "ours": AtpConfig(**OURS),
+    "the authors'": AtpConfig(**AUTHORS_CODE),
 }
 
 
@@ -621,7 +633,7 @@ def test_a_run_stopped_while_it_prepares_a_stage_goes_on_exactly(
         ("class_share=0", "class_share: Input should be greater than 0"),
         ("easy_ratio=1.5", "easy_ratio: Input should be less than or equal to 1"),
         ("negative_below=1", "negative_below: Input should be less than 1"),
-        ("mix=mixup", "mix: Input should be 'classmix', 'cutmix' or 'none'"),
+        ("mix=mixup", "mix: Input should be 'classmix', 'cutmix', 'none' or 'easy_"),
         ("K=0.65", "unknown key 'K'"),
     ],
 )
@@ -650,31 +662,93 @@ def test_a_stage_without_a_term_is_refused_unless_left_out(
 
 
 @pytest.mark.parametrize("method", ["atp", "das3"])
-@pytest.mark.parametrize("variant", ["paper", "reference", "roadshift"])
-def test_the_variants_are_the_papers_the_authors_codes_and_ours(method: str, variant: str) -> None:
+@pytest.mark.parametrize("variant", ["paper", "roadshift"])
+def test_the_variants_are_the_papers_and_ours(method: str, variant: str) -> None:
     config = resolve_config(method, assignments=[f"{method}.variant={variant}"])
-    own = config.method_config
+    own, training = config.method_config, config.training
     assert own["stages"] == ["align", "teach", "propagate"]
     assert (own["class_share"], own["negative_below"]) == (0.65, 0.05)
+    assert (own["teach_labels"], own["negative_jointly"]) == ("stored", False)
     split = {"atp": (0.5, "frames"), "das3": (0.3, "mixed")}[method]
-    assert (own["easy_ratio"], own["target"]) == split
+    assert (own["easy_ratio"], own["target"], own["mix"]) == (*split, "classmix")
     align = tuple(own[f"align_{name}"] for name in ("entropy", "focus", "diversity", "sharpness"))
-    authors = variant == "reference"
-    weights = {"paper": (0.002, 3.0, 1.0, 3.0), "reference": (0.001, 5.0, 1e-4, 3.0)}
-    assert align == weights.get(variant, (1.0, 0.0, 0.1, 3.0))
-    assert own["distribution"] == ("pixels" if authors else "weights")
-    assert (own["detach_sharpness"], own["detach_focus"]) == (authors, False)
-    published = variant != "roadshift"
-    training = config.training
-    assert (config.tone, config.warm_start) == (
-        ("none", "source") if published else ("auto", "mixed")
+    paper = variant == "paper"
+    assert align == ((0.002, 3.0, 1.0, 3.0) if paper else (1.0, 0.0, 0.1, 3.0))
+    assert (own["distribution"], own["detach_sharpness"]) == ("weights", False)
+    new = ("diversity_of", "augment_frames", "streams", "propagate_teacher")
+    assert tuple(own[name] for name in new) == (
+        ("image", "hard", "two", "current") if paper else ("batch", "all", "one", "frozen")
     )
+    assert own["align_frozen_classifier"]
+    assert (config.tone, config.warm_start) == (("none", "source") if paper else ("auto", "mixed"))
     assert (config.final_bn, config.weight_interpolation) == (
-        (False, 1.0) if published else (True, 0.5)
+        (False, 1.0) if paper else (True, 0.5)
     )
-    assert (own["easy_labels"], own["mirror"]) == ((1.0, False) if published else (0.65, True))
-    if published:
+    assert (own["easy_labels"], own["mirror"]) == ((1.0, False) if paper else (0.65, True))
+    noise = {"atp": "daformer", "das3": "none"}[method]
+    assert config.augment.policy == (noise if paper else "jitter")
+    if paper:
         assert (training.lr, training.lr * training.classifier_lr_factor) == (2.5e-4, 2.5e-3)
         assert (training.weight_decay, training.poly_power) == (5e-4, 0.9)
         teach = training.steps // 3 * training.batch_size
         assert 9 < teach / 2975 <= 10  # epochs of Cityscapes
+
+
+@pytest.mark.parametrize("method", ["atp", "das3"])
+def test_the_authors_variant_is_their_later_code(method: str) -> None:
+    config = resolve_config(method, assignments=[f"{method}.variant=authors"])
+    own, training = config.method_config, config.training
+    expected = {
+        "align_focus": 5.0,
+        "align_entropy": 0.001,
+        "align_diversity": 1e-4,
+        "diversity_over_log_classes": True,
+        "distribution": "pixels",
+        "detach_sharpness": True,
+        "detach_focus": False,
+        "negative_below": 0.04,
+        "negative_jointly": True,
+        "teach_labels": "online",
+        "teacher_decay": 0.999,
+        "easy_ratio": 0.3,
+        "mix": "easy_onto_hard",
+        "propagate_teacher": "ema",
+        "hard_pixels": "confident_share",
+        "confident_above": 0.968,
+    }
+    assert {name: own[name] for name in expected} == expected
+    assert (training.optimizer, training.lr, training.batch_size) == ("adamw", 6e-5, 2)
+    assert (training.steps, training.crop_size) == (40_000, (640, 640))
+    assert config.augment.policy == "daformer"
+    assert training.steps // 3 * training.batch_size / 2975 <= 10  # passes of Teach
+
+
+@pytest.mark.parametrize("method", ["atp", "das3"])
+def test_the_authors_variant_goes_by_its_old_name_for_a_release(method: str) -> None:
+    old, new = (
+        resolve_config(method, assignments=[f"{method}.variant={name}"])
+        for name in ("reference", "authors")
+    )
+    assert old == new
+    assert old.method_config["variant"] == "authors"
+    with pytest.raises(ConfigError, match=r"variant 'other' is unknown; .* paper, authors, road"):
+        resolve_config(method, assignments=[f"{method}.variant=other"])
+    (chosen,) = choose_variants([f"{method}:reference"])
+    assert chosen.title == f"{method}:authors"
+
+
+@pytest.mark.parametrize(
+    ("assignments", "sentence"),
+    [
+        (["easy_labels_from=teacher", "easy_labels=0.5"], "easy_labels is a share of stored label"),
+        (["mix=easy_onto_hard", "consistency=probabilities"], "must be labels where mix=easy_onto"),
+        (["hard_pixels=confident_share", "consistency=probabilities"], "must be labels where hard"),
+        (["mix=easy_onto_hard", "target=mixed"], "target must be frames where mix=easy_onto_hard"),
+        (["teach_labels=answers"], "teach_labels=answers is for the methods of a black box"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(
+    assignments: list[str], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        resolve_config("atp", assignments=[f"atp.{entry}" for entry in assignments])

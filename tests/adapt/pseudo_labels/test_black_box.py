@@ -459,7 +459,7 @@ def test_a_label_space_that_contradicts_the_model_is_refused(exported: Bundle) -
 # --- the methods ---------------------------------------------------------------------------------
 
 
-def test_das3_differs_from_atp_in_its_propagation_alone() -> None:
+def test_das3_differs_from_atp_in_its_propagation_and_on_paper_in_its_first_stage() -> None:
     for variant in ("roadshift", "paper"):
         atp, das3 = (
             resolve_config(name, assignments=[f"{name}.variant={variant}"])
@@ -467,19 +467,47 @@ def test_das3_differs_from_atp_in_its_propagation_alone() -> None:
         )
         of_atp, of_das3 = atp.method_config, das3.method_config
         differing = {key: of_das3[key] for key in of_das3 if of_das3[key] != of_atp[key]}
-        assert differing == {"easy_ratio": 0.3, "target": "mixed"}
+        propagation = {"easy_ratio": 0.3, "target": "mixed"}
         assert (of_atp["easy_ratio"], of_atp["target"]) == (0.5, "frames")
-        same = {"method": "", "method_config": {}}
-        assert atp.model_copy(update=same) == das3.model_copy(update=same)
-        assert (atp.tone, atp.warm_start) == ("none", "source")
         stages, noise = [stage.name for stage in build_stages(atp)], atp.augment
+        assert (atp.tone, atp.warm_start) == ("none", "source")
         if variant == "paper":
+            assert differing == {**propagation, "distil": False, "teach_labels": "answers"}
             assert stages == ["distil", "teach", "propagate"]
             assert [stage.share for stage in build_stages(atp)] == [2, 1, 1]
-            assert (of_atp["ask"], noise.policy, noise.blur) == ("once", "jitter", 1.5)
+            assert [stage.name for stage in build_stages(das3)] == ["teach", "propagate"]
+            assert (of_atp["ask"], noise.policy) == ("once", "daformer")
+            assert das3.augment.policy == "none"  # 50.7; with Aug 51.1
         else:
+            assert differing == propagation
             assert stages == ["distil"]
             assert (of_atp["ask"], noise.policy) == ("four_views", "none")
+            same = {"method": "", "method_config": {}}
+            assert atp.model_copy(update=same) == das3.model_copy(update=same)
+
+
+@pytest.mark.parametrize("method", ["atp_black_box", "das3_black_box"])
+def test_teach_makes_ten_passes_over_cityscapes_at_most(method: str) -> None:
+    config = resolve_config(method, assignments=[f"{method}.variant=paper"])
+    shares = {stage.name: stage.share for stage in build_stages(config)}
+    steps = config.training.steps * shares["teach"] // sum(shares.values())
+    assert 7 < steps * config.training.batch_size / 2975 <= 10
+
+
+def test_somebody_learns_from_the_answers() -> None:
+    nobody = ["das3_black_box.distil=false", "das3_black_box.variant=paper"]
+    for more in ("teach_labels=stored", 'stages=["propagate"]'):
+        with pytest.raises(ConfigError, match="distil is false and no stage learns from the answ"):
+            resolve_config("das3_black_box", assignments=[*nobody, f"das3_black_box.{more}"])
+
+
+def test_das3s_teach_learns_the_black_boxs_labels_in_every_pass(
+    adapt: Adapt, predictions: Path
+) -> None:
+    method = "das3_black_box"
+    paper = (f"{method}.distil=false", f"{method}.teach_labels=answers")
+    bundle = adapt(predictions, "training.steps=6", *paper, method=method)
+    assert [line["stage"] for line in history_of(bundle.path)] == ["teach"] * 3 + ["propagate"] * 3
 
 
 def test_there_is_nothing_to_align() -> None:

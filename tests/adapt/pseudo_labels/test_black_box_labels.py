@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
 from roadshift.adapt.losses.atp import divergence_from
+from roadshift.adapt.methods.teach_labels import AnswerLabels
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.pseudo_labels import black_box_labels
 from roadshift.adapt.pseudo_labels.black_box import BlackBox
@@ -402,3 +403,42 @@ def test_an_answer_that_is_none_names_its_frame_and_is_not_stored(
         "000000.npz",
         "000001.npz",
     ]
+
+
+# --- Teach's labels ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_teach_takes_the_answered_classes_that_are_the_most_confident_of_theirs(
+    store: Store, hard: bool
+) -> None:
+    """Eq. 4 with the black box's confidences, a pixel at a time; hard answers are all taken."""
+    kind = classes if hard else distribution
+    answers = store(Oracle(*(kind(seed, 8, 12) for seed in range(FRAMES))))
+    of_class: dict[int, list[float]] = {c: [] for c in range(K)}
+    for frame in range(FRAMES):
+        for pixel in answers.whole(frame).flatten(1).T.tolist():
+            if sum(pixel) > 0:
+                of_class[pixel.index(max(pixel))].append(max(pixel))
+    whole = Crop(0, 0, WIDTH, HEIGHT, False)
+    labels = AnswerLabels(answers, 0.65).of(batch(whole, frames=(1,)))
+    q = answers.crops(batch(whole, frames=(1,)))
+    assert labels.shape == (1, *CROP)
+    taken = 0
+    for row in range(CROP[0]):
+        for column in range(CROP[1]):
+            pixel, given = q[0, :, row, column].tolist(), int(labels[0, row, column])
+            if sum(pixel) == 0:
+                assert given == 255
+                continue
+            best = pixel.index(max(pixel))
+            ranked = sorted(of_class[best], reverse=True)
+            threshold = ranked[max(1, int(0.65 * len(ranked))) - 1]
+            assert given in (255, best)
+            if max(pixel) >= threshold + 1e-6:
+                assert given == best
+            elif max(pixel) < threshold - 0.0016:  # a bin of confidences below it
+                assert given == 255
+            taken += given == best
+    assert taken > 0
+    assert (taken == int((q.sum(dim=1) > 0).sum())) == hard
