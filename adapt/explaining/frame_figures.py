@@ -53,7 +53,12 @@ def frame_figures(frame: Image, maps: Maps, method: str, space: LabelSpace) -> I
         maps: of the teacher first.
         method: one of `METHODS`, or "all".
     """
-    yield Figure("frame", "Frame", "The frame at the size that the model sees.", "The frame"), frame
+    yield (
+        Figure(
+            "frame", "Frame", "The frame at the size that the model sees.", "The camera's picture"
+        ),
+        frame,
+    )
     yield _labels(frame, maps, space)
     yield _two_largest(maps)
     yield _entropy(maps)
@@ -83,7 +88,7 @@ def positive_figure(
         f"{method}-positive",
         f"Positive pseudo-labels, {method.upper()}",
         f"Pixels among the most confident {100 * share:g} % of their class over the frames of this "
-        f"page ({equation}), in the colour of the class; the others are hatched. {said}.",
+        f"page ({equation}), in the colour of the class; the others are hatched. Share: {said}.",
         f"Pixels with a positive pseudo-label: {said}",
     )
     return figure, side_by_side(
@@ -168,7 +173,7 @@ def _consistency(maps: Maps, space: LabelSpace) -> Drawn:
         "consistency",
         "Consistency of student and prototypes, IAPC",
         "Pixels whose class is also that of the likest prototype of the frame (y = y' of IAPC "
-        f"eq. 13), in its colour; the others are hatched. {said}.",
+        f"eq. 13), in its colour; the others are hatched. Share: {said}.",
         f"Pixels on which the class and the likest prototype agree: {said}",
     )
     drawn = [(name, class_mask(maps[name].labels, mask, space)) for name, mask in masks.items()]

@@ -208,7 +208,7 @@ def write_page(
             for one in frames
         ),
     ]
-    title = f"{Path(record['bundle']).name}, explained on {counted(len(frames), 'frame')}"
+    title = f"{Path(record['bundle']).resolve().name}, explained on {counted(len(frames), 'frame')}"
     write_whole(path, page(title, sections).encode())
 
 
