@@ -41,7 +41,7 @@ class TeachLabels(Protocol):
 
 
 class StoredLabels:
-    """Labels by a copy that stands still: the most confident of each class, over all frames (eq. 4).
+    """Labels by a copy that stands still: of each class the most confident (eq. 4).
 
     Args:
         student: the network that learns.
