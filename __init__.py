@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .adapt.methods.das3 import Das3Config
     from .adapt.methods.entmin import EntminConfig
     from .adapt.methods.iapc_config import IapcConfig
-    from .adapt.methods.ld import LdConfig
+    from .adapt.methods.ld_config import LdConfig
     from .adapt.methods.nightshift import NightshiftConfig
     from .adapt.methods.pseudo import PseudoConfig
     from .adapt.methods.registry import register_method
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .adapt.networks.base import Output, SegmentationNetwork
     from .adapt.networks.registry import register_network
     from .adapt.run.config import Settings, TrainingConfig
+    from .adapt.workflows.explanation import Explanation, explain
     from .export.api import export_bundle
     from .export.outcome import PartialExportError
     from .runtime.api import Evaluation, evaluate
@@ -85,10 +86,11 @@ _MODULES = {
     "Engine": "roadshift.runtime.engines",
     "EntminConfig": "roadshift.adapt.methods.entmin",
     "Evaluation": "roadshift.runtime.api",
+    "Explanation": "roadshift.adapt.workflows.explanation",
     "Frame": "roadshift.runtime.frames",
     "IapcConfig": "roadshift.adapt.methods.iapc_config",
     "LabelSpace": "roadshift.runtime.labels",
-    "LdConfig": "roadshift.adapt.methods.ld",
+    "LdConfig": "roadshift.adapt.methods.ld_config",
     "Method": "roadshift.adapt.methods.base",
     "NightshiftConfig": "roadshift.adapt.methods.nightshift",
     "Output": "roadshift.adapt.networks.base",
@@ -107,6 +109,7 @@ _MODULES = {
     "Verdict": "roadshift.runtime.verdict",
     "adapt_bundle": "roadshift.adapt.api",
     "evaluate": "roadshift.runtime.api",
+    "explain": "roadshift.adapt.workflows.explanation",
     "export_bundle": "roadshift.export.api",
     "import_bundle": "roadshift.adapt.api",
     "judge_bundles": "roadshift.adapt.api",
@@ -136,6 +139,7 @@ __all__ = [
     "EngineError",
     "EntminConfig",
     "Evaluation",
+    "Explanation",
     "Frame",
     "FrameError",
     "IapcConfig",
@@ -170,6 +174,7 @@ __all__ = [
     "__version__",
     "adapt_bundle",
     "evaluate",
+    "explain",
     "export_bundle",
     "import_bundle",
     "judge_bundles",

@@ -19,6 +19,7 @@ from .commands.compare import compare
 from .commands.demo import demo
 from .commands.doctor import doctor
 from .commands.eval_ import eval_
+from .commands.explain import explain
 from .commands.export import export
 from .commands.import_ import import_
 from .commands.info import info
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "adapt": adapt,
     "judge": judge,
     "compare": compare,
+    "explain": explain,
     "reproduce": reproduce,
     "eval": eval_,
     "export": export,

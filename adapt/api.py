@@ -48,13 +48,15 @@ from ..runtime.verdict import Verdict
 from .judging import judge
 from .methods import DEFAULT, adapting_method, by_new_names, find_method, resolve_settings
 from .methods.supervised import Supervised
-from .models.loading import IMAGENET_INPUT, pick_device
+from .models.loading import pick_device, training_input
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
 from .run.events import Events
 from .run.options import RunOptions
 from .training.time_allocation import patience_s
 from .workflows import adaptation
 from .workflows.import_bundle import import_weights
+from .workflows.search import search_settings
+from .workflows.search_grid import search_grid
 
 Note = Callable[[str], None]
 OnProgress = Callable[[ProgressUpdate], None]
@@ -137,7 +139,8 @@ def train_bundle(
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
-        initial: weights to start from, of the same network; random ones otherwise.
+        initial: weights to start from, of the same network or of its backbone, as ImageNet's are;
+            random ones otherwise.
         output: path of the logits in what the network returns, where that is not clear.
         settings: a `SupervisedConfig`.
 
@@ -163,7 +166,9 @@ def train_bundle(
         Path(labels),
         space_of(label_space),
         _network(network, arguments, output),
-        IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+        training_input(
+            network, (width, height), published=resolved.method_config["variant"] == "paper"
+        ),
         resolved,
         options,
         initial=None if initial is None else Path(initial),
@@ -180,6 +185,7 @@ def adapt_bundle(
     training: TrainingConfig | None = None,
     config: Config | None = None,
     seed: int | None = None,
+    search: Mapping[str, Sequence[Any]] | None = None,
     gate: bool = True,
     older: Sources = (),
     max_frames: int | None = 3000,
@@ -199,6 +205,8 @@ def adapt_bundle(
 
     Args:
         method: its name; that of ``config``, or "nightshift", unless given.
+        search: settings to choose without labels, ``{"weight_pe": [0.2, 0.5]}``: every combination
+            is run, and the best result written; its configuration has the table under "search".
         gate: set some of the frames aside and judge the result on them, without labels, against
             ``bundle``; False learns from all of them, and there is no verdict.
         older: frames of conditions that ``bundle`` serves, for the gate: nothing is learned from
@@ -218,7 +226,7 @@ def adapt_bundle(
     resolved = _resolved(name, settings, training, read, seed)
     above_zero("max_frames", max_frames)
     own_steps = (training is not None and "steps" in training.model_fields_set) or (
-        "steps" in read.get("training", {})
+        "steps" in read.get("training", {}) or "training.steps" in (search or {})
     )
     options = _options(
         Path(out),
@@ -233,15 +241,18 @@ def adapt_bundle(
         stop_requested,
         patience=patience_s(name, pick_device(device), own_steps),
     )
-    return adaptation.adapt_bundle(
-        opened(bundle),
-        sources("frames", frames),
-        resolved,
-        options,
-        max_frames=max_frames,
-        gated=gate,
-        older=sources("older", older, least=0),
-    )
+    asked = opened(bundle), sources("frames", frames)
+    past = sources("older", older, least=0)
+    if not search:
+        return adaptation.adapt_bundle(
+            *asked, resolved, options, max_frames=max_frames, gated=gate, older=past
+        )
+    if not gate:
+        raise ConfigError(f"{arg('search')}: chooses by what the gate measures; leave it on.")
+    fixed = _typed(name, settings, training)
+    given = _given(name, settings, training, read)
+    grid = search_grid(name, given, search, fixed=fixed, seed=seed)
+    return search_settings(*asked, grid, options, max_frames=max_frames, older=past)
 
 
 def judge_bundles(
@@ -308,7 +319,17 @@ def _resolved(
     config: Config | None,
     seed: int | None,
 ) -> RunConfig:
-    """The whole of a run's settings; what is set in typed settings lies over ``config``.
+    """The whole of a run's settings, see `_given`."""
+    return resolve_settings(method, _given(method, settings, training, config), seed=seed)
+
+
+def _given(
+    method: str,
+    settings: Settings | None,
+    training: TrainingConfig | None,
+    config: Config | None,
+) -> dict[str, Any]:
+    """Settings as they are given; what is set in typed settings lies over ``config``.
 
     Raises:
         ConfigError: they are not of the method, or contradict one another.
@@ -320,11 +341,19 @@ def _resolved(
     wanted, given = find_method(method).Config, by_new_names(method, given)
     _check_type("settings", settings, wanted, f"method {method!r} takes ")
     _check_type("training", training, TrainingConfig)
-    if settings is not None:
-        given = merge(given, {method: settings.model_dump(exclude_unset=True)})
-    if training is not None:
-        given = merge(given, {"training": training.model_dump(exclude_unset=True)})
-    return resolve_settings(method, given, seed=seed)
+    return merge(given, _typed(method, settings, training))
+
+
+def _typed(
+    method: str, settings: Settings | None, training: TrainingConfig | None
+) -> dict[str, Any]:
+    """Settings that are set in typed ones, by section."""
+    sections = {method: settings, "training": training}
+    return {
+        name: section.model_dump(exclude_unset=True)
+        for name, section in sections.items()
+        if section is not None
+    }
 
 
 def _check_type(name: str, value: object, wanted: type[Settings], whose: str = "") -> None:

@@ -27,7 +27,7 @@ from .options import (
     Set,
     Threads,
 )
-from .parse import parse_size, with_loss_backend
+from .parse import parse_search, parse_size, with_loss_backend
 
 
 def adapt(
@@ -42,6 +42,14 @@ def adapt(
     settings: Set = None,
     loss_backend: LossBackend = None,
     losses: Losses = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,...",
+            help="Choose a setting without labels, e.g. weight_pe=0.2,0.5,1; given several times, "
+            "every combination is run.",
+        ),
+    ] = None,
     seed: Seed = None,
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Use at most so many frames.")] = 3000,
@@ -102,6 +110,7 @@ def adapt(
                 assignments=chosen,
                 seed=seed,
                 student=Student(student, label_space, size, init, output),
+                search=parse_search(search or ()),
                 gate=gate,
                 older=older or (),
                 max_frames=max_frames,

@@ -13,7 +13,6 @@ from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
     AllowNetwork,
-    BundleIn,
     Device,
     Json,
     LabelMapFile,
@@ -24,13 +23,20 @@ from .options import (
     Set,
     Threads,
 )
-from .parse import parse_names, with_loss_backend
+from .parse import needed, parse_names, with_loss_backend
 
 
 def compare(
-    bundle: BundleIn,
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos to adapt to.")],
-    labels: Annotated[Path, typer.Option(help="Folder of label maps, to measure with.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder).")
+    ] = None,
+    frames: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FRAMES", help="Folders, images or videos to adapt to."),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of label maps, to measure with; needed.")
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of their images; FRAMES unless given.")
     ] = None,
@@ -39,6 +45,16 @@ def compare(
     methods: Annotated[
         str, typer.Option(help="all, or names with commas; name:variant for a variant.")
     ] = "all",
+    ablation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE",
+            help="Compare the rows of a paper's table, e.g. iapc-table-3, or of a TOML file.",
+        ),
+    ] = None,
+    list_ablations: Annotated[
+        bool, typer.Option("--list-ablations", help="List those tables, and do nothing else.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method.")] = 1,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Of each method that takes steps; its own otherwise.")
@@ -46,6 +62,14 @@ def compare(
     settings: Set = None,
     loss_backend: LossBackend = None,
     losses: Losses = None,
+    explain: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FRAMES",
+            help="Also explain each result on these frames, see explain; may be given several "
+            "times.",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Where everything goes.")] = Path(
         "roadshift-compare"
     ),
@@ -60,21 +84,35 @@ def compare(
     nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
-    """Adapt with several methods and measure them side by side.
+    """Adapt with several methods, or the rows of a paper's table, and measure them side by side.
 
     Every method starts from the same bundle, with the same frames, steps and seeds. The same
     command takes up finished runs and goes on where it was stopped.
     """
     from ..runtime.addresses import without_password
     from ..runtime.console.terminal import note
-    from .tables import comparison_table, show
+    from .tables import ablations_table, comparison_table, show
 
+    if list_ablations:
+        with needs_torch("compare"):
+            from ..adapt.workflows.ablations import ablation_listing
+
+            tables = ablation_listing()
+        show(tables, as_json, lambda: ablations_table(tables))
+        return
+    bundle = needed("BUNDLE", bundle, "--list-ablations")
+    frames = needed("FRAMES", frames, "--list-ablations")
+    labels = needed("--labels", labels, "--list-ablations")
     with needs_torch("compare", threads, nice):
         from ..adapt.workflows.compare_report import write_report
         from ..adapt.workflows.compare_request import compare_methods
         from ..adapt.workflows.compare_rows import comparison_rows
+        from ..adapt.workflows.explained_results import explain_results
+        from ..runtime.frames import open_frames
 
         names = parse_names(methods)
+        if explain:
+            open_frames(explain)  # what is not there is said at once
         chosen = with_loss_backend(settings, loss_backend, losses=losses)
         with run_options(
             out, overwrite, device, time_budget=time_budget, title="compare", unit="done"
@@ -88,16 +126,19 @@ def compare(
                 label_space=label_space,
                 label_map=label_map,
                 methods=None if names == ["all"] else names,
+                ablation=ablation,
                 assignments=chosen,
                 seeds=seeds,
                 steps=steps,
                 max_frames=max_frames,
                 allow_networks=allow_network or (),
             )
+            explained = explain_results(comparison, explain, options) if explain else {}
         rows = comparison_rows(comparison)
         command = shlex.join(["roadshift", *map(without_password, sys.argv[1:])])
-        write_report(comparison, rows, out, command, device=device)
+        write_report(comparison, rows, out, command, device=device, explained=explained)
     note(f"wrote {out / 'compare.md'}")
-    show(rows, as_json, lambda: comparison_table(rows))
+    title = "Methods, side by side" if comparison.ablation is None else comparison.ablation.title
+    show(rows, as_json, lambda: comparison_table(rows, title))
     if not comparison.succeeded:
         raise typer.Exit(1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
+
+import typer
 
 from ..runtime.errors import ConfigError
 from ..runtime.words import shortened
@@ -16,6 +18,23 @@ _MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 _SIZE = re.compile(r"(\d{1,6})[xX](\d{1,6})")
 
 MOST = 1e12  # seconds, or a size's number before its unit: more is a slip of the hand
+
+
+Given = TypeVar("Given")
+
+
+def needed(name: str, value: Given | None, instead: str) -> Given:
+    """The value of an argument or option that only a flag for itself makes unnecessary.
+
+    Args:
+        instead: that flag.
+
+    Raises:
+        typer.BadParameter: it is not given.
+    """
+    if value is None:
+        raise typer.BadParameter(f"it is missing; give it, or {instead} alone.", param_hint=name)
+    return value
 
 
 def parse_duration(option: str, text: str) -> float:
@@ -95,6 +114,35 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip().isidentifier():
             raise ConfigError(f"{option} {entry!r}: write it as key=value.")
     return parse_assignments(entries)
+
+
+def parse_search(entries: Sequence[str]) -> dict[str, list[Any]]:
+    """Values to try by key, of ``["weight_pe=0.2,0.5,1", "warm_start=mixed,target"]``.
+
+    Values are TOML, a bare word is a text.
+
+    Raises:
+        ConfigError: an entry is not ``key=value,value``, or a key is given twice.
+    """
+    found: dict[str, list[Any]] = {}
+    for entry in entries:
+        key, equals, text = (part.strip() for part in entry.partition("="))
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise ConfigError(f"--search {shortened(entry)!r}: write it as key=value,value.")
+        if key in found:
+            raise ConfigError(f"--search {key}: is given twice; give all its values at once.")
+        found[key] = _alternatives(text)
+    return found
+
+
+def _alternatives(text: str) -> list[Any]:
+    """The values of "0.2,0.5" or "mixed,target"; "[1, 2], [3, 4]" are two lists."""
+    from ..adapt.run.config import parse_assignments
+
+    values = parse_assignments([f"tried=[{text}]"])["tried"]
+    if isinstance(values, list):
+        return values
+    return [parse_assignments([f"tried={word}"])["tried"] for word in parse_names(text)]
 
 
 def with_loss_backend(

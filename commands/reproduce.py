@@ -20,14 +20,28 @@ from .options import (
     Seed,
     Threads,
 )
+from .parse import needed
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="Such as gta5-cityscapes-iapc, or a TOML file.")],
-    data: Annotated[Path, typer.Option(help="Root of the target's data set, as published.")],
-    checkpoint: Annotated[Path, typer.Option(help="The source model: a checkpoint or a bundle.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="RECIPE", help="Such as gta5-cityscapes-iapc, or a TOML file."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Root of the target's data set, as published; needed.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="The source model: a checkpoint or a bundle; needed.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder to write; needed.")
+    ] = None,
+    list_rows: Annotated[
+        bool, typer.Option("--list", help="List all published rows, and do nothing else.")
+    ] = False,
     seed: Seed = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 and so on.")] = 1,
     device: Device = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -42,8 +56,19 @@ def reproduce(
 
     Puts both figures side by side.
     """
-    from .tables import published_tables, show
+    from .tables import published_listing_table, published_tables, show
 
+    if list_rows:
+        with needs_torch("reproduce"):
+            from ..adapt.workflows.published import published_listing
+
+            rows = published_listing()
+        show(rows, as_json, lambda: published_listing_table(rows))
+        return
+    recipe = needed("RECIPE", recipe, "--list")
+    data = needed("--data", data, "--list")
+    checkpoint = needed("--checkpoint", checkpoint, "--list")
+    out = needed("--out", out, "--list")
     with needs_torch("reproduce", threads, nice):
         from ..adapt.workflows.recipes import find_recipe
         from ..adapt.workflows.reproduction import reproduce as reproduce_row
@@ -58,6 +83,7 @@ def reproduce(
                 checkpoint,
                 options,
                 seed=seed,
+                seeds=seeds,
                 allow_networks=allow_network or (),
             )
     show(result, as_json, lambda: published_tables(result))

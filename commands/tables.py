@@ -34,6 +34,7 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
     """Print the bundle of a run, made now or before, with its verdict where there is one."""
     origin, verdict = bundle.manifest.provenance, bundle.manifest.verdict
     outcome: Any = origin.configuration.get("outcome", {})
+    search: Any = origin.configuration.get("search")
     if as_json:
         print_json(
             {
@@ -44,6 +45,7 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
                 "seed": origin.seed,
                 "outcome": outcome,
                 "verdict": verdict.record() if verdict else None,
+                **({"search": search} if search else {}),
             }
         )
         return
@@ -55,8 +57,28 @@ def print_made(bundle: Bundle, as_json: bool) -> None:
             f"{outcome['peak_memory_mib']:.0f} MiB, "
             f"{counted(outcome['skipped_steps'], 'step')} skipped."
         )
+    if search:
+        search_table(search)
     if verdict is not None:
         verdict_table(verdict, **run_seconds(bundle))
+
+
+def search_table(search: Mapping[str, Any]) -> None:
+    """Print the candidates of a search: settings, scores without labels, and the chosen one."""
+    first = search["candidates"][0]
+    columns = [*first["settings"], "gate", *first["scores"], "mean rank", "seconds", "chosen"]
+    rows = [
+        [
+            *row["settings"].values(),
+            row["decision"] or "failed",
+            *(_figure(value) for value in row["scores"].values()),
+            _figure(row["rank"]),
+            row["seconds"],
+            "yes" if row["settings"] == search["chosen"] else "",
+        ]
+        for row in search["candidates"]
+    ]
+    table("\nCandidates, judged without labels", columns, rows)
 
 
 def run_seconds(bundle: Bundle) -> dict[str, float]:
@@ -131,15 +153,27 @@ def run_line(summary: Mapping[str, Any]) -> str:
     )
 
 
-def comparison_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The rows of `compare`, then the sentence of each method that failed."""
-    from ..adapt.workflows.compare_rows import comparison_cells  # torch, which `compare` has loaded
+def comparison_table(
+    rows: Sequence[Mapping[str, Any]], title: str = "Methods, side by side"
+) -> None:
+    """The rows of `compare`, then the sentence of each that failed."""
+    from ..adapt.workflows.compare_rows import (  # torch, which `compare` has loaded
+        comparison_cells,
+        title_of,
+    )
 
     cells = [comparison_cells(row) for row in rows]
-    table("Methods, side by side", list(cells[0]), [list(row.values()) for row in cells])
+    table(title, list(cells[0]), [list(row.values()) for row in cells])
     for row, shown in zip(rows, cells, strict=True):
         if "error" in row:
-            say(f"{shown['method']}: {with_flags(row['error'])}")
+            say(f"{title_of(shown)}: {with_flags(row['error'])}")
+
+
+def ablations_table(tables: Sequence[Mapping[str, Any]]) -> None:
+    """Print the papers' tables that `compare` knows, each with how many rows it compares."""
+    columns = ["name", "method", "varies", "rows", "values"]
+    cells = [[*(one[c] for c in columns[:3]), len(one["rows"]), one["values"]] for one in tables]
+    table("ablations", columns, cells)
 
 
 CONDITIONS = (
@@ -227,19 +261,52 @@ def _made_how(row: Mapping[str, Any]) -> str:
 
 
 def published_tables(result: Mapping[str, Any]) -> None:
-    """Print the figures of `reproduce`: IoU by class, then published and measured."""
+    """Print the figures of `reproduce`: IoU by class, then published and measured.
+
+    With several seeds each has a column, and what is measured is mean ± sample deviation.
+    """
     published, before, after = result["published"], result["source_only"], result["measured"]
-    evaluation_table({"source only": before, "adapted": after})
-    rows = [
+    seeds = {f"seed {run['seed']}": run["measured"] for run in result.get("seeds", [])}
+    evaluation_table({"source only": before, **(seeds or {"adapted": after})})
+
+    def measured(key: str) -> object:
+        deviation = after.get(f"{key}_std")
+        return after[key] if deviation is None else f"{after[key]:.2f} ± {deviation:.2f}"
+
+    rows: list[tuple[str, object, object]] = [
         ("source only, mIoU", published["source_only"], before["miou"]),
-        ("adapted, mIoU", published["miou"], after["miou"]),
+        ("adapted, mIoU", published["miou"], measured("miou")),
     ]
     if "miou_13" in after:
         rows += [
             ("source only, mIoU*", published["source_only_13"], before["miou_13"]),
-            ("adapted, mIoU*", published["miou_13"], after["miou_13"]),
+            ("adapted, mIoU*", published["miou_13"], measured("miou_13")),
         ]
+    for model, ious, record in (
+        ("source only", published["source_only_iou"], before),
+        ("adapted", published["iou"], after),
+    ):
+        rows += [(f"{model}, {name}", iou, record["iou"][name]) for name, iou in ious.items()]
     table(f"\n{result['row']}, percent", ["", "published", "measured"], rows)
+
+
+def published_listing_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the papers' rows: figure, and what running one needs or why nothing does."""
+    shown = [
+        {
+            "recipe": row["recipe"],
+            "paper": row["paper"],
+            "row": row["row"],
+            "model": row["model"],
+            "mIoU %": row["miou"],
+            "mIoU* %": row["miou_13"],
+            "mAP %": row["map_50"],
+            "data": row["data"],
+            "source model": row["checkpoint"] or f"no recipe: {row['note']}",
+        }
+        for row in rows
+    ]
+    table("published rows", list(shown[0]), [list(row.values()) for row in shown], width=200)
 
 
 def checks_table(checks: Sequence[Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..runtime.errors import ConfigError
 from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
@@ -25,6 +26,23 @@ from .options import (
 )
 from .parse import parse_size, with_loss_backend
 
+VARIANT = "supervised.variant"
+
+
+def _with_variant(settings: list[str], variant: str | None) -> list[str]:
+    """``--set``'s settings and ``--variant``, which is one of them by another name.
+
+    Raises:
+        ConfigError: it is given both ways.
+    """
+    if variant is None:
+        return settings
+    if any(entry.partition("=")[0].strip() == VARIANT for entry in settings):
+        raise ConfigError(
+            f"--variant {variant} and --set {VARIANT} are both given; leave one of them out."
+        )
+    return [*settings, f"{VARIANT}={variant}"]
+
 
 def train(
     images: Annotated[Path, typer.Option(help="Folder of training images.")],
@@ -35,6 +53,9 @@ def train(
     input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     output: Output = None,
+    variant: Annotated[
+        str | None, typer.Option(help="roadshift (the default), or paper: as source models are.")
+    ] = None,
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
@@ -53,10 +74,10 @@ def train(
 
     with needs_torch("train", threads, nice):
         from ..adapt import resolve_config, train_bundle
-        from ..adapt.models.loading import IMAGENET_INPUT, network_spec
+        from ..adapt.models.loading import network_spec, training_input
         from ..runtime.labels import label_space as find_label_space
 
-        chosen = with_loss_backend(settings, seed=seed)
+        chosen = _with_variant(with_loss_backend(settings, seed=seed), variant)
         resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
         space = find_label_space(label_space)
         width, height = parse_size("--input-size", input_size)
@@ -68,7 +89,11 @@ def train(
                 labels,
                 space,
                 network_spec(network, output=output),
-                IMAGENET_INPUT.model_copy(update={"width": width, "height": height}),
+                training_input(
+                    network,
+                    (width, height),
+                    published=resolved.method_config["variant"] == "paper",
+                ),
                 resolved,
                 options,
                 initial=init,

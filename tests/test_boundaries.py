@@ -182,6 +182,7 @@ INNER = {
         "scoring",
         "pseudo_labels",
         "methods",
+        "explaining",
         "judging",
         "training",
         "workflows",

@@ -15,6 +15,7 @@ LEARNS = ("roadshift.adapt", "roadshift.export")
 FUNCTIONS = {
     "adapt_bundle",
     "evaluate",
+    "explain",
     "export_bundle",
     "import_bundle",
     "judge_bundles",

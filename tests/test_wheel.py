@@ -28,7 +28,7 @@ def is_source(path: Path) -> bool:
 
 
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if is_source(path))
-CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").glob("*.toml"))
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.toml"))
 PACKAGED = (*MODULES, *CONFIGS, Path("py.typed"))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..losses.common import IGNORED
 
 
-def classmix_masks(labels: Tensor) -> Tensor:
+def classmix_masks(labels: Tensor, *, round_up: bool = True) -> Tensor:
     """The pixels of half of the classes of each image, rounded up, the classes drawn at random.
 
     Per image, as ATP and DAS3 ask for, not per batch. Source: Olsson et al., "ClassMix", WACV 2021
@@ -21,6 +21,8 @@ def classmix_masks(labels: Tensor) -> Tensor:
 
     Args:
         labels: integer (B, H, W); 255 is no class and is never pasted.
+        round_up: ``False`` rounds the half down, as the LDBE code does: of one class nothing is
+            pasted then.
 
     Returns:
         bool (B, H, W).
@@ -29,7 +31,7 @@ def classmix_masks(labels: Tensor) -> Tensor:
     for image, mask in zip(labels, masks, strict=True):
         present = image.unique()
         present = present[present != IGNORED]
-        count = math.ceil(len(present) / 2)
+        count = math.ceil(len(present) / 2) if round_up else len(present) // 2
         chosen = present[torch.randperm(len(present))[:count].to(present.device)]
         mask.copy_(torch.isin(image, chosen))
     return masks

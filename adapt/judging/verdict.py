@@ -34,6 +34,8 @@ MOST_LOST_WITHOUT_SHIFT = 0.5  # share of the area of any class
 # An incumbent that has collapsed is steady: beside so much more agreement with the second opinion a
 # candidate may be less so.
 LARGE_GAIN = 0.3  # share of the pixels
+# Checks that speak for a candidate where they pass; where they fail it is no worse for that.
+NO_SIGN_OF_HARM = frozenset({"shift", "information", "opinion", "flip", "zoom", "older"})
 LEAST_FRAMES = 8  # that differ; a bootstrap over fewer, or over copies of one, knows no doubt
 
 
@@ -41,6 +43,13 @@ def broken(sentence: str, frames: int, seconds: float) -> Verdict:
     """The verdict on a candidate that gives no numbers, for the reason in ``sentence``."""
     check = Check("finite", None, None, None, None, 1.0, False, sentence)
     return Verdict("keep", sentence, (check,), frames, seconds)
+
+
+def signs_of_harm(verdict: Verdict) -> list[Check]:
+    """The checks that alone keep the incumbent, also of a verdict on too few frames."""
+    return [
+        check for check in verdict.checks if not check.passed and check.name not in NO_SIGN_OF_HARM
+    ]
 
 
 def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> Verdict:

@@ -102,6 +102,17 @@ def resolve_config(
     Raises:
         ConfigError: an unknown method, variant or key, or a value out of range.
     """
+    return resolve_settings(method, given_settings(method, file, assignments), seed=seed)
+
+
+def given_settings(
+    method: str, file: Path | None = None, assignments: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Settings that a user gave, sections as mappings: of the TOML file, assignments over them.
+
+    Raises:
+        ConfigError: an unknown method, or the file or an assignment is of another.
+    """
     find_method(method)
     read = read_toml(file) if file else {}
     read.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
@@ -118,7 +129,7 @@ def resolve_config(
             f"method; use {arg('method')} {assigned['method']}."
         )
     read, assigned = (by_new_names(method, given) for given in (read, assigned))
-    return resolve_settings(method, merge(read, assigned), seed=seed)
+    return merge(read, assigned)
 
 
 def resolve_settings(
@@ -167,6 +178,11 @@ def resolve_settings(
         those = ", ".join(name for name, other in METHODS.items() if other.asks_frozen_teacher)
         raise ConfigError(
             f"teacher_cache: {method} asks no frozen teacher at every step; {those} do."
+        )
+    if config.negative_learning.weight and not chosen.stages(settings):
+        raise ConfigError(
+            f"negative_learning: {method} takes no steps, so there is nothing to add a term to; "
+            "leave it out, or choose a method that learns."
         )
     return config
 
@@ -225,6 +241,7 @@ __all__ = [
     "by_new_names",
     "choose_method",
     "find_method",
+    "given_settings",
     "hashed_settings",
     "register_method",
     "resolve_config",

@@ -27,6 +27,7 @@ from .base import Method, Stage
 class SupervisedConfig(Settings):
     """Settings of supervised training."""
 
+    variant: Literal["roadshift", "paper"] = "roadshift"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_balance: Literal["none", "sqrt_inverse"] = "sqrt_inverse"  # see `class_weights`
 
@@ -143,7 +144,31 @@ class Supervised(Method):
                 "scale": [0.75, 1.5],
                 "max_grad_norm": 5.0,
             },
-        }
+        },
+        # SGD, rates, decay and ImageNet's weights (``initial``) are the adaptation papers'. Short
+        # side, crop, zoom, batch and plain cross-entropy: LD's published source trainer, whose own
+        # rate is 5e-5. Steps and horizon: AdaptSegNet's code, which the papers build on.
+        "paper": {
+            "tone": "none",
+            "warm_start": "source",
+            "final_bn": False,
+            "augment": {"policy": "none"},
+            "training": {
+                "steps": 150_000,
+                "schedule_steps": 250_000,
+                "batch_size": 1,
+                "frame_size": [1280, 720],
+                "crop_size": [600, 600],
+                "scale": [0.5, 1.5],
+                "optimizer": "sgd",
+                "lr": 2.5e-4,
+                "classifier_lr_factor": 10.0,
+                "momentum": 0.9,
+                "weight_decay": 5e-4,
+                "poly_power": 0.9,
+            },
+            "supervised": {"class_balance": "none"},
+        },
     }
 
     @staticmethod

@@ -81,7 +81,9 @@ def load_weights(
     inside, start = below_key(state, key, where)
     found, wrappers = _found(inside, own, where)
     _check_class_count(network, found.tensors, where, label_space)
-    unexpected = found.unexpected if note else (*found.unexpected, *found.left_out)
+    idle = _idle(network, found)
+    refused = found.unexpected if note else (*found.unexpected, *found.left_out)
+    unexpected = [name for name in refused if name not in idle]
     if unexpected:
         raise NetworkError(
             f"{where}: the weights do not fit the network: 0 names are missing, "
@@ -102,7 +104,13 @@ def load_weights(
     counters = {name: own[name] for name in own.keys() - found.tensors.keys()}
     network.load_state_dict({**found.tensors, **counters})
     if note:
-        note(_taken(found, own, start, wrappers, where))
+        note(_taken(found, own, start, wrappers, where, idle))
+
+
+def _idle(network: SegmentationNetwork, found: Match) -> list[str]:
+    """Names of tensors that are there beside the network's, and that no published code asks for."""
+    parts = tuple(f"{found.prefix}{part}." for part in network.idle_in_checkpoints)
+    return [name for name in (*found.unexpected, *found.left_out) if name.startswith(parts)]
 
 
 def _found(
@@ -131,7 +139,14 @@ def load_weights_file(
     load_weights(network, read_checkpoint(path), str(path), label_space=label_space, note=note)
 
 
-def _taken(found: Match, own: Mapping[str, Tensor], start: str, wrappers: str, where: str) -> str:
+def _taken(
+    found: Match,
+    own: Mapping[str, Tensor],
+    start: str,
+    wrappers: str,
+    where: str,
+    idle: Sequence[str],
+) -> str:
     """One sentence on which weights were read from where."""
     prefix = start + found.prefix
     parts = [
@@ -144,6 +159,11 @@ def _taken(found: Match, own: Mapping[str, Tensor], start: str, wrappers: str, w
     missing = len(own) - len(found.tensors)
     if missing:
         parts.append(f"{counted(missing, 'counter')} ({COUNTER}) not there and left at 0")
+    if idle:
+        parts.append(
+            f"{counted(len(idle), 'tensor')} of a second classifier that the published code never "
+            f"asks for ({listed(start + name for name in idle)}) left out"
+        )
     if found.rivals:
         keys = ", ".join(f"{arg('key')} {as_key(start + p)}" if p else "those at the top"
                          for p in found.rivals[:5])  # fmt: skip
@@ -187,7 +207,8 @@ def detect_deeplab_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
     Heads and blocks show in the names. Whether all four dilated convolutions are summed shows in
     the weights: AdaptSegNet's code never reaches the last two, which stay as they were drawn from
     N(0, 0.01^2); if they, and not the first two, agree with that to five standard errors of mean
-    and deviation, two are summed. The rule follows from the published training code.
+    and deviation, two are summed. The rule follows from the published training code. Of two heads
+    of as many channels, as LD's checkpoints have them, ``layer5`` is the one that is asked.
 
     Raises:
         NetworkError: the names are not those of a DeepLabV2.
@@ -203,11 +224,14 @@ def detect_deeplab_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
             "the weights are not in the DeepLabV2 layout (layer1 to layer4, and conv2d_list of "
             f"layer5 or layer6); found {listed(state)}."
         )
-    branches = [state[name] for name in names[-len(DILATIONS) :]]
+    channels = [state[f"{head}.conv2d_list.0.weight"].shape[1] for head in heads]
+    multi_level = len(heads) == 2 and channels[0] < channels[1]  # layer5 classifies layer3
+    head = heads[0] if len(heads) == 1 or not multi_level else "layer6"
+    branches = [state[f"{head}.conv2d_list.{i}.weight"] for i in range(len(DILATIONS))]
     return {
         "num_classes": branches[0].shape[0],
-        "multi_level": len(heads) == 2,
-        "head": heads[-1],
+        "multi_level": multi_level,
+        "head": head,
         "aspp_branches": _summed_branches(branches),
         "layers": blocks,
     }

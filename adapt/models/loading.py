@@ -53,6 +53,23 @@ def network_spec(
         ) from error
 
 
+def training_input(network: str, size: tuple[int, int], *, published: bool) -> InputSpec:
+    """The input that a network is trained with.
+
+    Args:
+        network: a registered name or ``package.module:factory``.
+        size: (width, height).
+        published: colour and statistics of the network's published weights, where there are any;
+            else, and elsewhere, `IMAGENET_INPUT`'s.
+    """
+    width, height = size
+    spec = IMAGENET_INPUT.model_copy(update={"width": width, "height": height})
+    if not published or network not in NETWORKS:
+        return spec
+    theirs = getattr(NETWORKS[network], "published_preprocessing", None)
+    return spec if theirs is None else spec.model_copy(update=theirs._asdict())
+
+
 def pick_device(device: str) -> torch.device:
     """The device asked for: "auto" (CUDA where there is one), "cpu" or "cuda".
 

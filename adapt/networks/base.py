@@ -43,6 +43,8 @@ class SegmentationNetwork(nn.Module):
         published_preprocessing: the input that the published weights expect, if any are known.
         reference_feature_layer: the submodule whose output IAPC's reference code takes as features;
             ``None``: ``Output.features`` serves there too.
+        idle_in_checkpoints: parts that published checkpoints carry and their code never asks for;
+            they are left out when such a file is read.
         rebuild: builds the network anew, with weights of its own; copies are made with it. ``None``
             for a module that was made by hand.
         called: how a user's factory was called for it, for people.
@@ -55,6 +57,7 @@ class SegmentationNetwork(nn.Module):
     paper: str = ""
     published_preprocessing: Preprocessing | None = None
     reference_feature_layer: str | None = None
+    idle_in_checkpoints: tuple[str, ...] = ()
     rebuild: Callable[[], SegmentationNetwork] | None = None
     called: str = ""
 
@@ -65,3 +68,14 @@ class SegmentationNetwork(nn.Module):
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the last layers, which learn at ten times the learning rate."""
         raise NotImplementedError
+
+    def backbone_names(self) -> dict[str, str]:
+        """Names that parameters and buffers have in weights trained on images of single objects.
+
+        Returns:
+            The name there by the name here, of all that such weights (ImageNet's) have: everything
+            but the classifier, unless a network says otherwise.
+        """
+        head = {id(parameter) for parameter in self.classifier_parameters()}
+        classifier = {name for name, p in self.named_parameters() if id(p) in head}
+        return {name: name for name in self.state_dict() if name not in classifier}

@@ -37,11 +37,13 @@ class DeepLabV2(SegmentationNetwork):
     AdvEnt multi-level            True         layer6    4
     AdaptSegNet single-level      False        layer5    2
     AdaptSegNet multi-level       True         layer6    2
+    LD                            False        layer5    4
     ============================  ===========  ========  =============
 
     AdaptSegNet's classifier returns from inside its loop, so that only the dilations 6 and 12 are
     summed (its issues 4 and 20); the other two were saved as initialised, and summing them adds
-    noise to the logits.
+    noise to the logits. LD's checkpoints hold a ``layer6`` too, of 2048 channels as ``layer5``,
+    which its code never asks for; it is left out.
 
     Args:
         num_classes: K.
@@ -87,6 +89,7 @@ class DeepLabV2(SegmentationNetwork):
         self.layer4 = _stage(1024, 512, layers[3], dilation=4)
         if multi_level:
             self.layer5 = DilatedClassifier(1024, num_classes, aspp_branches).requires_grad_(False)
+        self.idle_in_checkpoints = ("layer6",) if head == "layer5" else ()
         self.add_module(head, DilatedClassifier(2048, num_classes, aspp_branches))
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -101,6 +104,10 @@ class DeepLabV2(SegmentationNetwork):
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
         """The dilated convolutions of the main head that are summed."""
         return (p for p in self.get_submodule(self.head).parameters() if p.requires_grad)
+
+    def backbone_names(self) -> dict[str, str]:
+        """The residual network's names, which ImageNet's weights share."""
+        return {n: n for n in self.state_dict() if not n.startswith(("layer5.", "layer6."))}
 
 
 class DilatedClassifier(nn.Module):

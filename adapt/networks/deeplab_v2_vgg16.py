@@ -77,6 +77,20 @@ class DeepLabV2VGG16(SegmentationNetwork):
         """The dilated convolutions that are summed."""
         return (p for p in self.classifier.parameters() if p.requires_grad)
 
+    def backbone_names(self) -> dict[str, str]:
+        """Names of the 13 convolutions in VGG-16 as torchvision numbers its layers.
+
+        There a pooling follows conv4, which is left out here; fc6 and fc7 have another shape there.
+        """
+        names, here, there = {}, 0, 0
+        for block in BLOCKS[:-1]:
+            for _ in range(block.convolutions):
+                for kind in ("weight", "bias"):
+                    names[f"features.{here}.{kind}"] = f"features.{there}.{kind}"
+                here, there = here + 2, there + 2
+            here, there = here + block.pooled, there + 1
+        return names
+
 
 def _features() -> nn.Sequential:
     """Convolutions, ReLUs and poolings in one sequence, whose indices the published names hold."""

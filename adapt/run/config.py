@@ -81,6 +81,7 @@ class TrainingConfig(Settings):
     warmup_replaces_decay: bool = False  # the warm-up stands in for the decay; else times it
     poly_power: float = Field(default=0.9, ge=0)
     schedule_steps: int | None = Field(default=None, ge=1)  # of the decay; None: steps
+    schedule_restarts: bool = False  # warm-up and decay begin anew with every stage
     max_grad_norm: float | None = Field(default=None, gt=0)
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     channels_last: bool = True
@@ -95,6 +96,8 @@ class TrainingConfig(Settings):
             size = getattr(self, name)
             if size is not None and min(size) < 16:
                 raise ValueError(f"{name} must be at least 16x16 pixels, got {size}")
+        if self.schedule_restarts and self.schedule_steps is None:
+            raise ValueError("schedule_restarts needs schedule_steps, the horizon of each stage")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if self.micro_batch is not None and self.micro_batch > self.batch_size:
@@ -113,6 +116,15 @@ class AugmentConfig(Settings):
     saturation: float = Field(default=0.2, ge=0, le=1)
     blur: float = Field(default=0.0, ge=0, le=100)  # jitter: Gaussian, sigma of 0 to so many pixels
     before_crop: bool = False  # on the whole frame, whose histogram then counts; else on the crop
+
+
+class NegativeLearningConfig(Settings):
+    """LD's negative learning beside any method's own terms; the fields are as those of ``ld``."""
+
+    weight: float = Field(default=0.0, ge=0)  # of L_neg; 0: the method as it is
+    complementary: Literal["ranked", "ranked_below", "random"] = "ranked"
+    rank_draw: Literal["pixel", "step"] = "pixel"
+    rank_spread: int = Field(default=3, ge=0)
 
 
 class WatchConfig(Settings):
@@ -149,6 +161,7 @@ class RunConfig(Settings):
     training: TrainingConfig = TrainingConfig()
     augment: AugmentConfig = AugmentConfig()
     watch: WatchConfig = WatchConfig()
+    negative_learning: NegativeLearningConfig = NegativeLearningConfig()
     method_config: dict[str, Any] = {}  # the method's own section, resolved and validated
 
     @model_validator(mode="after")
@@ -157,6 +170,11 @@ class RunConfig(Settings):
             raise ValueError(
                 f"statistics_share is for warm_start=mixed, not for {self.warm_start}; leave one "
                 "of the two out"
+            )
+        if self.negative_learning.weight and self.training.compile:
+            raise ValueError(
+                "negative_learning reads the student's logits, which training.compile hides; leave "
+                "one of the two out"
             )
         return self
 
@@ -178,6 +196,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             value = merge(below, value)
         merged[key] = value
     return merged
+
+
+def leaves(values: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings in sections by dotted key: ``{"iapc": {"weight_pe": 1}}`` gives "iapc.weight_pe"."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found.update(leaves(value, f"{before}{key}."))
+        else:
+            found[f"{before}{key}"] = value
+    return found
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..networks.ema import restore, snapshot
 from ..networks.foreign.forward_pass import says_no_memory
 from ..networks.foreign.learning_trial import check_backward, whose
 from ..run.precision import Precision
+from .negative_learning import NegativeLearning
 
 
 class Passes:
@@ -27,6 +28,7 @@ class Passes:
         stage: begun with it.
         optimizer: over what learns.
         seed: the run's.
+        negative: what adds its term to the stage's; ``None``: nothing does.
     """
 
     def __init__(
@@ -35,8 +37,10 @@ class Passes:
         stage: Stage,
         optimizer: torch.optim.Optimizer,
         seed: int,
+        negative: NegativeLearning | None = None,
     ) -> None:
         self.model, self.stage, self.optimizer, self._seed = model, stage, optimizer, seed
+        self._negative = negative
         self.parameters: list[nn.Parameter] = [
             p for g in optimizer.param_groups for p in g["params"]
         ]
@@ -61,7 +65,7 @@ class Passes:
         for start, piece in _micro_batches(batch, micro_batch):
             torch.manual_seed(seed_of(self._seed, step, start))
             with precision.autocast():
-                terms = self.stage.losses(piece)
+                terms = self._losses(piece)
             share = len(piece.frames) / size
             total = torch.stack([term.float() for term in terms.values()]).sum() * share
             self._check_gradient(total)
@@ -71,6 +75,12 @@ class Passes:
         values = {name: float(value) for name, value in sums.items()}
         values["total"] = float(torch.stack(list(sums.values())).sum())
         return values, all(map(is_finite, values.values()))
+
+    def _losses(self, piece: Batch) -> dict[str, Tensor]:
+        """The terms of a micro-batch, by name."""
+        if self._negative is None:
+            return self.stage.losses(piece)
+        return self._negative.losses(self.stage, piece)
 
     def look_again(self, batch: Batch, micro_batch: int, precision: Precision) -> None:
         """Show the stage the micro-batches of a step once more, see `Stage.look_again`."""

@@ -41,7 +41,8 @@ def take_step(
         TrainingError: too many steps in a row were thrown away.
     """
     optimizer = passes.optimizer
-    factor = learning_rate_factor(state.done, state.planned_steps, training)
+    since = state.stage_start if training.schedule_restarts else 0
+    factor = learning_rate_factor(state.done - since, state.planned_steps, training)
     for group in optimizer.param_groups:
         group["lr"] = training.lr * group["factor"] * factor
     with passes.undo_forward() as undo:

@@ -45,6 +45,7 @@ from .compiling import compiler_errors
 from .first_step import choose_precision, fit_memory
 from .forward_backward import Passes, seed_of
 from .memory_fit import changes_by_micro_batch
+from .negative_learning import NegativeLearning
 from .optimisation import build_optimizer
 from .precision_benchmark import MEASURED_FROM
 from .run_files import RunFiles
@@ -293,7 +294,8 @@ class Trainer:
             return None
         frames.settle(kept)
         self.sampler.draw_from(stage.streams(chosen), stage.crop_condition())
-        return Passes(self.model, stage, optimizer, self.context.config.seed)
+        negative = NegativeLearning.asked_for(self.model, self.context)
+        return Passes(self.model, stage, optimizer, self.context.config.seed, negative)
 
     def _restore(
         self, stage: Stage, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]
@@ -308,8 +310,7 @@ class Trainer:
             stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, passes: Passes) -> None:
-        stage, optimizer = passes.stage, passes.optimizer
-        device = self.context.device
+        stage, optimizer, device = passes.stage, passes.optimizer, self.context.device
         ahead = batches_of(self.sampler.batch, self.state.done, self.training.steps, device)
         with closing(ahead) as batches:
             self.clock.begin_steps()
@@ -329,8 +330,7 @@ class Trainer:
                 done = self.state.done + 1
                 planned = self.clock.planned(done, self.state.planned_steps)
                 self.state = replace(self.state, done=done, planned_steps=planned)
-                lr = optimizer.param_groups[0]["lr"]
-                self.files.append(stage.name, done, losses, lr)
+                self.files.append(stage.name, done, losses, optimizer.param_groups[0]["lr"])
                 pace = self.clock.step_done(done, planned)
                 self.events.report(
                     ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)

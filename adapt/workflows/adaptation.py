@@ -25,7 +25,7 @@ from ..data.labelled import labelled_frames
 from ..losses.backends.choice import choose_kernel
 from ..methods import adapting_method, build_stages, hashed_settings
 from ..methods.supervised import Supervised
-from ..models.importing import load_weights_file
+from ..models.initial_weights import load_initial_weights
 from ..models.loading import check_learning, load_network, new_network, pick_device
 from ..networks import SegmentationNetwork
 from ..pseudo_labels.black_box import Student, open_black_box, resolve_student
@@ -81,11 +81,8 @@ def adapt_bundle(
         )
     if older:
         open_frames([str(path) for path in older])  # what is not there is said before the run
-    if gated and options.out.resolve() == source.path.resolve():
-        raise OutputError(
-            f"{options.out}: is the incumbent itself, which stays until its successor is judged; "
-            f"give another {arg('out')}, or {arg('gate', False)}."
-        )
+    if gated:
+        check_not_incumbent(source, options.out)
     work = Work.of(options)
     record = record_of_adapting(options, frames, max_frames, config, source.hash)
     done = record.finished(judged=gated, allow_networks=source.allow_networks)
@@ -123,6 +120,19 @@ def adapt_bundle(
             held=held,
             incumbent=source if gated else None,
             older=older,
+        )
+
+
+def check_not_incumbent(source: Bundle, out: Path) -> None:
+    """Refuse to write a result that is judged over the incumbent.
+
+    Raises:
+        OutputError: both are the same folder.
+    """
+    if out.resolve() == source.path.resolve():
+        raise OutputError(
+            f"{out}: is the incumbent itself, which stays until its successor is judged; "
+            f"give another {arg('out')}, or {arg('gate', False)}."
         )
 
 
@@ -210,7 +220,8 @@ def train_bundle(
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
-        initial: weights to start from (a checkpoint of the same network); random otherwise.
+        initial: weights to start from, a checkpoint of the same network or of its backbone, see
+            `load_initial_weights`; random otherwise.
 
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``options.out``.
@@ -277,7 +288,7 @@ def _new_network(
     torch.manual_seed(seed)
     network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:
-        load_weights_file(network, initial, label_space=space.name, note=note)
+        load_initial_weights(network, initial, label_space=space.name, note=note)
     return network
 
 

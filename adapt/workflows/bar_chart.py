@@ -20,16 +20,20 @@ _FRACTION_BITS = 3  # of a coordinate that OpenCV takes between pixels
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar; ``value`` None leaves a note in its place. ``deviation`` draws an error bar."""
+    """One bar; ``value`` None leaves a note in its place. ``deviation`` draws an error bar.
+
+    Without a ``colour`` the first bar of a chart is grey and the others are blue.
+    """
 
     label: str
     value: float | None
     deviation: float | None = None
     note: str = ""
+    colour: tuple[int, int, int] | None = None
 
 
-def bar_chart(bars: Sequence[Bar], title: str, reference: float) -> NDArray[np.uint8]:
-    """Horizontal bars from 0, in their order, with a dashed line at ``reference``.
+def bar_chart(bars: Sequence[Bar], title: str, reference: float | None) -> NDArray[np.uint8]:
+    """Horizontal bars from 0, in their order, with a dashed line at ``reference`` if it is given.
 
     Args:
         bars: labels are ASCII, what OpenCV's font has; values are 0 or more.
@@ -39,7 +43,8 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float) -> NDArray[np.u
     """
     left = _MARGIN + max(_width(bar.label) for bar in bars) + 10
     top, bottom = _MARGIN + 30, _MARGIN + 30 + _ROW * len(bars)
-    high = max([reference, *(b.value + (b.deviation or 0.0) for b in bars if b.value is not None)])
+    ends = [b.value + (b.deviation or 0.0) for b in bars if b.value is not None]
+    high = max([reference or 0.0, *ends])
     step = _nice_step(high / 5)
     end = max(step, math.ceil(high / step) * step)
     width = left + _PLOT + 130  # room for a figure behind the longest bar
@@ -58,7 +63,8 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float) -> NDArray[np.u
         if bar.value is None:
             figures.append((bar.note, (left + 6, middle + 5), _RED))
             continue
-        _box(canvas, (left, middle - 11), (x_of(bar.value), middle + 11), _BLUE if i else _GREY)
+        colour = bar.colour or (_BLUE if i else _GREY)
+        _box(canvas, (left, middle - 11), (x_of(bar.value), middle + 11), colour)
         text, right = f"{bar.value:.1f}", bar.value
         if bar.deviation is not None:
             low, right = max(0.0, bar.value - bar.deviation), bar.value + bar.deviation
@@ -67,8 +73,9 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float) -> NDArray[np.u
                 _line(canvas, (x_of(cap), middle - 5), (x_of(cap), middle + 5), _BLACK)
             text += f" +/- {bar.deviation:.1f}"
         figures.append((text, (x_of(right) + 8, middle + 5), _BLACK))
-    for y in range(top, bottom, 8):
-        _line(canvas, (x_of(reference), y), (x_of(reference), min(y + 5, bottom)), _BLACK)
+    if reference is not None:
+        for y in range(top, bottom, 8):
+            _line(canvas, (x_of(reference), y), (x_of(reference), min(y + 5, bottom)), _BLACK)
     for text, (x, base), colour in figures:  # last, and on white: lines do not cross them
         _box(canvas, (x - 2, base - 13), (x + _width(text) + 2, base + 3), _WHITE)
         _text(canvas, text, (x, base), colour)
@@ -85,7 +92,8 @@ def _nice_step(rough: float) -> float:
 
 
 def _width(text: str) -> int:
-    return int(cv2.getTextSize(text, _FONT, _SCALE, 1)[0][0])
+    """Pixels of a text as `_text` draws it, which is not half of what it has at half the size."""
+    return -(-int(cv2.getTextSize(text, _FONT, _SCALE * _FINER, _FINER)[0][0]) // _FINER)
 
 
 def _fixed(point: tuple[float, float]) -> tuple[int, int]:

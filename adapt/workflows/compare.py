@@ -48,6 +48,7 @@ from ..run.checksums import (
 from ..run.config import RunConfig
 from ..run.events import Events
 from ..run.options import RunOptions
+from .ablations import Ablation
 from .adaptation import adapt_bundle
 from .method_variants import MethodVariant
 
@@ -82,6 +83,7 @@ class Comparison:
         before: what the source model measures, of the `eval` shape.
         label_map: from the models' classes to those of the labels, which are the models' own
             without one.
+        ablation: the table whose rows the variants are; None for methods side by side.
     """
 
     source: Bundle
@@ -90,6 +92,7 @@ class Comparison:
     before: dict[str, Any]
     results: dict[MethodVariant, list[VariantRun]]
     label_map: LabelMap | None = None
+    ablation: Ablation | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -110,6 +113,7 @@ def compare(
     *,
     label_map: LabelMap | None = None,
     max_frames: int | None = None,
+    ablation: Ablation | None = None,
 ) -> Comparison:
     """Run every variant with every seed, one at a time, and measure what each gives.
 
@@ -122,6 +126,7 @@ def compare(
         label_map: from the models' classes to those of the labels, and how label files encode
             these; they are in the bundle's label space unless given, see `LabelSpace.map_to`.
         max_frames: use at most so many target frames, evenly spaced.
+        ablation: the table whose rows ``variants`` are, for the report.
 
     Raises:
         RunInterrupted: a signal came; calling it again goes on from there.
@@ -162,7 +167,7 @@ def compare(
             f"Stopped at {now}, with {done} of {total} runs done; the same command {how}goes on "
             "from there."
         ) from error
-    return Comparison(source, tuple(frames), pairs, before, results, label_map)
+    return Comparison(source, tuple(frames), pairs, before, results, label_map, ablation)
 
 
 def check_comparison(out: Path) -> None:
@@ -206,7 +211,7 @@ class _Runner:
 
     def result(self, variant: MethodVariant, seed: int, title: str) -> VariantRun:
         """Adapt and measure, or take up what is there."""
-        name = f"{variant.method}-{variant.name}-seed{seed}"
+        name = variant.run_name(seed)
         folder, path = self.options.out / RUNS / name, self.options.out / RUNS / f"{name}.json"
         config = variant.configs[seed]
         self.options.events.stop_if_requested()

@@ -20,9 +20,10 @@ from ...runtime.labels.spaces import LabelMap
 from ...runtime.pipeline.overlay import qualitative
 from ...runtime.printable import printable
 from ..data.dataset import evenly_spaced
+from .ablations import Ablation
 from .bar_chart import Bar, bar_chart
 from .compare import RUNS, Comparison
-from .compare_rows import comparison_cells
+from .compare_rows import comparison_cells, title_of
 
 PICTURES = 3  # frames of the strips, evenly spaced
 HEIGHT = 200  # of each picture in pixels
@@ -36,6 +37,7 @@ def write_report(
     command: str,
     *,
     device: str = "auto",
+    explained: Mapping[str, str] | None = None,
 ) -> None:
     """Write ``compare.md`` with ``compare.png`` and ``strips.png``, and ``compare.json``, the rows.
 
@@ -44,6 +46,7 @@ def write_report(
         out: the folder of the comparison.
         command: what was typed.
         device: what the pictures are made on.
+        explained: pages of `explain_results`, by the variants' titles.
 
     Raises:
         OutputError: the folder cannot be written.
@@ -63,13 +66,13 @@ def write_report(
     ]
     write_image(out / "strips.png", qualitative(frames, space, height=HEIGHT))
     write_whole(out / "compare.json", (json.dumps(rows, indent=1) + "\n").encode())
-    page = _page(comparison, rows, command, images)
+    page = _page(comparison, rows, command, images, explained or {})
     write_whole(out / "compare.md", printable(page).encode())
 
 
 def _chart(rows: Rows) -> NDArray[np.uint8]:
     bars = [
-        Bar(str(comparison_cells(row)["method"]), row["miou"], row.get("miou_std"), "failed")
+        Bar(title_of(comparison_cells(row)), row["miou"], row.get("miou_std"), "failed")
         for row in rows
     ]
     seeds = len(next((row["seeds"] for row in rows[1:] if row.get("seeds")), []))
@@ -95,10 +98,17 @@ def _predictions(
     return columns
 
 
-def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Image]) -> str:
+def _page(
+    comparison: Comparison,
+    rows: Rows,
+    command: str,
+    images: Sequence[Image],
+    explained: Mapping[str, str],
+) -> str:
     """The Markdown page."""
     cells = [comparison_cells(row) for row in rows]
-    titles = [str(row["method"]) for row in cells]
+    titles = [title_of(row) for row in cells]
+    table = comparison.ablation
     classes = list(rows[0]["iou"])
     failed = [
         f"- {title}: {row['error']}"
@@ -106,7 +116,8 @@ def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Ima
         if "error" in row
     ]
     parts = [
-        "# Methods, side by side",
+        "# Methods, side by side" if table is None else f"# {table.title}",
+        *([] if table is None else [_about(table)]),
         f"    {command}",
         _table(["", ""], _facts(comparison, images)),
         _table(list(cells[0]), [list(row.values()) for row in cells]),
@@ -120,10 +131,27 @@ def _page(comparison: Comparison, rows: Rows, command: str, images: Sequence[Ima
         ),
         "## The same frames",
         "![frames, ground truth, source only and each method](strips.png)",
-        f"Seed 0. Every run's whole configuration is in `{RUNS}/<method>-<variant>-seed<n>/"
+        *(["## Explained", "\n".join(_links(explained))] if explained else []),
+        f"Seed 0. Every run's whole configuration is in `{RUNS}/{_run_names(comparison)}/"
         "manifest.json`, its bundle.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _about(table: Ablation) -> str:
+    """The sentences of a table: what it varies, where it is published, whose its values are."""
+    values = "the paper's" if table.values == "paper" else f"ours. {table.note}".rstrip(".")
+    return f"{table.method}: {table.varies}. After {table.reference}. The rows are {values}."
+
+
+def _run_names(comparison: Comparison) -> str:
+    """Pattern of the names of runs, see `MethodVariant.run_name`."""
+    what = "<method>-<variant>" if comparison.ablation is None else "<table>-<row>"
+    return f"{what}-seed<n>"
+
+
+def _links(explained: Mapping[str, str]) -> list[str]:
+    return [f"- [{title}, beside the source model]({page})" for title, page in explained.items()]
 
 
 _LEGEND = (

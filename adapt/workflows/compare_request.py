@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ...runtime.bench.evaluation import labels_through
 from ...runtime.bundle import open_bundle
-from ...runtime.errors import LabelError, arg
+from ...runtime.errors import ConfigError, LabelError, arg
 from ...runtime.folders.label_pairs import labelled_pairs
 from ..run.options import RunOptions
+from .ablations import ablation_variants, find_ablation, read_ablation
 from .compare import Comparison, Pairs, compare
 from .method_variants import choose_variants
 
@@ -24,13 +25,14 @@ def compare_methods(
     label_space: str | None = None,
     label_map: Path | None = None,
     methods: Sequence[str] | None = None,
+    ablation: str | None = None,
     assignments: Sequence[str] = (),
     seeds: int = 1,
     steps: int | None = None,
     max_frames: int | None = None,
     allow_networks: Collection[str] = (),
 ) -> Comparison:
-    """Adapt a source model with several methods and measure each result.
+    """Adapt a source model with several methods, or one in several settings; measure each result.
 
     Args:
         source: a bundle's folder.
@@ -39,6 +41,8 @@ def compare_methods(
         options: its ``out`` is the folder of the comparison.
         label_space, label_map: of the label files, see `labels_through`.
         methods, assignments, seeds, steps: see `choose_variants`.
+        ablation: name or file of a table whose rows are compared in place of methods, see
+            `ablation_variants`.
         max_frames: use at most so many target frames, evenly spaced.
         allow_networks: modules whose code the bundle may name, see `open_bundle`.
 
@@ -46,12 +50,30 @@ def compare_methods(
         RunInterrupted: a signal came; calling it again goes on from there.
         RoadshiftError: of what concerns all methods, see `compare`.
     """
-    variants = choose_variants(methods, assignments, seeds=seeds, steps=steps)
+    table = None
+    if ablation is None:
+        variants = choose_variants(methods, assignments, seeds=seeds, steps=steps)
+    elif methods is not None:
+        raise ConfigError(
+            f"{arg('ablation')}: its table is of one method, so {arg('methods')} says nothing "
+            "more; leave one of the two out."
+        )
+    else:
+        file = find_ablation(ablation)
+        table = read_ablation(file)
+        variants = ablation_variants(file, assignments, seeds=seeds, steps=steps)
     pairs = measured_pairs(frames, images, labels)
     bundle = open_bundle(source, allow_networks=allow_networks)
     mapping = labels_through(bundle.label_space, label_space, label_map, note=options.events.note)
     return compare(
-        bundle, frames, pairs, variants, options, label_map=mapping, max_frames=max_frames
+        bundle,
+        frames,
+        pairs,
+        variants,
+        options,
+        label_map=mapping,
+        max_frames=max_frames,
+        ablation=table,
     )
 
 

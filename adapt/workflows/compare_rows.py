@@ -8,6 +8,7 @@ from typing import Any
 
 from ...runtime.errors import Sentence, marked
 from ...runtime.labels.metrics import mapped_through
+from .ablations import SOURCE_ONLY
 from .compare import Comparison, VariantRun
 from .method_variants import MethodVariant
 
@@ -32,7 +33,8 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     seeds these are means (``iou`` over the seeds in which the class occurs, ``classes_lost`` in any
     of them), "miou_std" and "gain_std" are sample standard deviations, and "seeds" has the same
     keys for each seed. A method that failed has "error"; its figures are those of the seeds that
-    did not, or None. Each row has the "label_map" that it was measured through, if there is one.
+    did not, or None. Each row has the "label_map" that it was measured through, if there is one,
+    and of an ablation its title, "row".
 
     Classes are lost against BN statistics of the same seed if they are compared and the row is not
     theirs, since that is what every method has for nothing; else against source only.
@@ -43,7 +45,9 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
     if several:
         source |= {"miou_std": None, "gain_std": None, "seeds": []}
     through = mapped_through(comparison.label_map)
-    rows = [{"method": "source only", "variant": None, **source, **through}]
+    titled = comparison.ablation is not None
+    first = {"row": SOURCE_ONLY} if titled else {}
+    rows = [{**first, "method": SOURCE_ONLY, "variant": None, **source, **through}]
     for variant, runs in comparison.results.items():
         each = [
             _figures(
@@ -57,7 +61,13 @@ def comparison_rows(comparison: Comparison) -> list[dict[str, Any]]:
             for run in runs
             if run.error is None
         ]
-        row = {"method": variant.method, "variant": variant.name, **_mean(each, before)}
+        first = {"row": variant.title} if titled else {}
+        row = {
+            **first,
+            "method": variant.method,
+            "variant": variant.name,
+            **_mean(each, before),
+        }
         if several:
             seeds = [run.seed for run in runs if run.error is None]
             row |= {
@@ -81,8 +91,9 @@ def comparison_cells(row: Mapping[str, Any]) -> dict[str, object]:
         return value if None in (value, deviation) else f"{value:.2f} ± {deviation:.2f}"
 
     lost = "failed" if "error" in row and row["miou"] is None else row["classes_lost"] or "none"
+    title = row["method"] if ours else f"{row['method']}:{variant}"
     return {
-        "method": row["method"] if ours else f"{row['method']}:{variant}",
+        "row" if "row" in row else "method": row.get("row", title),
         "mIoU %": spread("miou"),
         "gain": spread("gain"),
         "seconds": row["seconds"],
@@ -90,6 +101,11 @@ def comparison_cells(row: Mapping[str, Any]) -> dict[str, object]:
         "peak MiB": row["peak_mib"],
         "classes lost": lost,
     }
+
+
+def title_of(cells: Mapping[str, object]) -> str:
+    """The title of a row, from its cells: that of an ablation's row, or the method's."""
+    return str(cells["row"] if "row" in cells else cells["method"])
 
 
 def _figures(

@@ -14,16 +14,29 @@ MOST_SEEDS = 1000  # runs of each method
 
 @dataclass(frozen=True, eq=False)
 class MethodVariant:
-    """A method in one variant, with its settings for each seed, 0 and up."""
+    """A method in one variant, with its settings for each seed, 0 and up.
+
+    Attributes:
+        row: its title in a table that varies other settings than the variant; see `Ablation`.
+        key: the name of its runs in that table.
+    """
 
     method: str
     name: str
     configs: tuple[RunConfig, ...]
+    row: str | None = None
+    key: str | None = None
 
     @property
     def title(self) -> str:
         """Name in tables: the method, and the variant if it is another than `roadshift`."""
+        if self.row is not None:
+            return self.row
         return self.method if self.name == "roadshift" else f"{self.method}:{self.name}"
+
+    def run_name(self, seed: int) -> str:
+        """Name of the folder of a run."""
+        return f"{self.key or f'{self.method}-{self.name}'}-seed{seed}"
 
 
 def choose_variants(
@@ -45,8 +58,7 @@ def choose_variants(
     Raises:
         ConfigError: an unknown method, variant or key; a setting for a method that is not chosen.
     """
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise ConfigError(f"{arg('seeds')} {shown(seeds)}: give 1 to {MOST_SEEDS}.")
+    check_seeds(seeds)
     if methods is None:
         methods = [name for name, method in METHODS.items() if not method.black_box]
     chosen = [name.partition(":")[::2] for name in methods]
@@ -56,8 +68,8 @@ def choose_variants(
                 f"method {method!r} starts from answers, not from a bundle's weights: run it with "
                 "`roadshift adapt` and measure it with `roadshift eval`."
             )
-    given = _settings_of([method for method, _ in chosen], assignments)
-    _check_contradictions(chosen, assignments, steps)
+    given = settings_of([method for method, _ in chosen], assignments)
+    check_contradictions(chosen, assignments, steps)
     found: dict[tuple[str, str], MethodVariant] = {}
     for method, wanted in chosen:
         own = [*given[method], *([f"{method}.variant={wanted}"] if wanted else [])]
@@ -70,10 +82,24 @@ def choose_variants(
     return list(found.values())
 
 
-def _check_contradictions(
+def check_seeds(seeds: int) -> None:
+    """Refuse a number of seeds that nobody means.
+
+    Raises:
+        ConfigError: it is not 1 to `MOST_SEEDS`.
+    """
+    if not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"{arg('seeds')} {shown(seeds)}: give 1 to {MOST_SEEDS}.")
+
+
+def check_contradictions(
     chosen: Sequence[Sequence[str]], assignments: Sequence[str], steps: int | None
 ) -> None:
-    """Refuse settings that ``steps`` or the variant of ``name:variant`` would override."""
+    """Refuse settings that ``steps`` or the variant of ``name:variant`` would override.
+
+    Raises:
+        ConfigError: there is one.
+    """
     given = parse_assignments(assignments)
     training = given.get("training")
     if steps is not None and isinstance(training, Mapping) and "steps" in training:
@@ -90,8 +116,12 @@ def _check_contradictions(
             )
 
 
-def _settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
-    """The assignments that concern each method: the shared ones, and those of its own section."""
+def settings_of(methods: Sequence[str], assignments: Sequence[str]) -> dict[str, list[str]]:
+    """The assignments that concern each method: the shared ones, and those of its own section.
+
+    Raises:
+        ConfigError: one sets the method or the seed, or is of a method that is not compared.
+    """
     given: dict[str, list[str]] = {method: [] for method in methods}
     for entry in assignments:
         key = entry.partition("=")[0].strip()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ...runtime.atomic import output_errors, write_whole
 from ...runtime.bench.evaluation import evaluate
 from ...runtime.bundle import Bundle, check_output, open_bundle
 from ...runtime.errors import (
+    ConfigError,
     FrameError,
     LabelSpaceError,
     NetworkError,
@@ -33,9 +35,11 @@ from ..models.importing import load_weights_file, save_weights
 from ..models.loading import load_network, pick_device
 from ..models.torch_engine import TorchEngine
 from ..networks.foreign.trust import check_allowed
+from ..run.config import RunConfig
 from ..run.options import RunOptions
 from .adaptation import adapt_bundle
 from .import_bundle import import_bundle
+from .method_variants import check_seeds
 from .recipes import Recipe, read_recipe
 
 Pairs = Sequence[tuple[Path, Path]]
@@ -67,6 +71,7 @@ def reproduce(
     options: RunOptions,
     *,
     seed: int | None = None,
+    seeds: int = 1,
     allow_networks: Collection[str] = (),
 ) -> dict[str, Any]:
     """Adapt a recipe's source model to its target's training images and measure both models.
@@ -78,22 +83,25 @@ def reproduce(
         data: root of the target's data set, laid out as it is published.
         checkpoint: the source model, a file to import or a bundle.
         options: how the run is carried out; with ``resume`` what is done already is kept. Its
-            ``out`` is the folder of the bundles ``source`` (unless given) and ``adapted``, and
-            ``result.json``.
+            ``out`` is the folder of the bundles ``source`` (unless given) and ``adapted``
+            (``adapted-seed0`` and so on for several seeds), and ``result.json``.
         seed: the recipe's unless given.
+        seeds: runs; several have the seeds 0 to ``seeds - 1``.
         allow_networks: modules whose code the recipe or the bundle may name, see `open_bundle`.
 
     Returns:
         ``recipe``, ``row``, ``method``, ``evaluation_size``, ``frames`` adapted on, ``published``
         (see `Published`), ``source_only`` and ``measured`` (records of `evaluation_record`, with
-        ``miou_13`` where the paper gives that), and ``gain``, measured over source only.
+        ``miou_13`` where the paper gives that), and ``gain``, measured over source only. With
+        several seeds ``measured`` is what they have in common, see `_over_seeds`, and ``seeds`` has
+        ``seed``, ``measured`` and ``gain`` of each.
 
     Raises:
         RoadshiftError: any of its subclasses; the data set and its sizes are checked first.
     """
     recipe = read_recipe(file)
     check_allowed(recipe.network, allow_networks, f"{file}: its network")
-    config = resolve_config(recipe.method, file=file, seed=seed)
+    configs = _configs(recipe.method, file, seed, seeds)
     out, events = options.out, options.events
     kept = layout(recipe.data)
     folders, pairs = kept.frame_folders(data), kept.labelled_pairs(data)
@@ -104,7 +112,8 @@ def reproduce(
         out.mkdir(exist_ok=True)
         _check_ours(out / RESULT)
     if not options.resume:
-        check_output(out / "adapted", options.overwrite)
+        for name in configs:
+            check_output(out / name, options.overwrite)
     source = _source_model(recipe, checkpoint, options, allow_networks)
 
     def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
@@ -122,21 +131,60 @@ def reproduce(
         return record
 
     source_only = measure(source, "source only")
-    adapted = adapt_bundle(source, folders, config, replace(options, out=out / "adapted"))
-    measured = measure(adapted, "adapted")
+    runs = []
+    for name, config in configs.items():
+        adapted = adapt_bundle(source, folders, config, replace(options, out=out / name))
+        measured = measure(adapted, name.replace("-seed", ", seed "))
+        gain = measured["miou"] - source_only["miou"]
+        runs.append({"seed": config.seed, "measured": measured, "gain": gain})
+        frames = adapted.manifest.provenance.frames
+    measured = runs[0]["measured"] if seeds == 1 else _over_seeds([r["measured"] for r in runs])
     result = {
         "recipe": file.stem,
         "row": recipe.row,
         "method": recipe.method,
         "evaluation_size": list(recipe.evaluation_size),
-        "frames": adapted.manifest.provenance.frames,
+        "frames": frames,
         "published": recipe.published.model_dump(),
         "source_only": source_only,
         "measured": measured,
         "gain": measured["miou"] - source_only["miou"],
+        **({} if seeds == 1 else {"seeds": runs}),
     }
     write_whole(out / RESULT, json.dumps(result, indent=2).encode())
     return result
+
+
+def _configs(method: str, file: Path, seed: int | None, seeds: int) -> dict[str, RunConfig]:
+    """Settings of each run, by the name of its bundle.
+
+    Raises:
+        ConfigError: ``seeds`` is out of range, or says several where ``seed`` says which.
+    """
+    check_seeds(seeds)
+    if seeds == 1:
+        return {"adapted": resolve_config(method, file=file, seed=seed)}
+    if seed is not None:
+        raise ConfigError(
+            f"{arg('seed')} and {arg('seeds')} are both given, and several seeds are counted from "
+            "0; leave one of the two out."
+        )
+    return {f"adapted-seed{i}": resolve_config(method, file=file, seed=i) for i in range(seeds)}
+
+
+def _over_seeds(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Means and sample deviations over seeds: of mIoU and mIoU*, and the mean IoU of each class.
+
+    A class that occurs in no label map has none.
+    """
+    found: dict[str, Any] = {}
+    for key in ("miou", "miou_13"):
+        values = [record[key] for record in records if key in record]
+        if values:
+            found |= {key: fmean(values), f"{key}_std": stdev(values)}
+    classes = {name: [record["iou"][name] for record in records] for name in records[0]["iou"]}
+    means = {name: None if None in ious else fmean(ious) for name, ious in classes.items()}
+    return {**found, "iou": means}
 
 
 def _check_ours(file: Path) -> None:

@@ -10,6 +10,7 @@ from roadshift.commands.parse import (
     parse_duration,
     parse_memory,
     parse_names,
+    parse_search,
     parse_size,
     parse_triple,
     with_loss_backend,
@@ -144,3 +145,36 @@ def test_the_old_name_of_an_option_works_and_says_so(
     assert with_loss_backend(["seed=1"], **given) == ["seed=1", "loss_backend=tiled"]
     told = capsys.readouterr().err
     assert (said in told) if said else told == ""
+
+
+def test_values_to_try_are_toml_or_bare_words() -> None:
+    assert parse_search(
+        [
+            "weight_pe=0.2, 0.5,1",
+            "warm_start = mixed,target",
+            "training.crop_size=[64, 32],[32, 32]",
+            'atp.stages=["align"],["align","teach"]',
+            "tone=none",
+            "final_bn=true,false",
+            "empty=",
+        ]
+    ) == {
+        "weight_pe": [0.2, 0.5, 1],
+        "warm_start": ["mixed", "target"],
+        "training.crop_size": [[64, 32], [32, 32]],
+        "atp.stages": [["align"], ["align", "teach"]],
+        "tone": ["none"],
+        "final_bn": [True, False],
+        "empty": [],
+    }
+
+
+@pytest.mark.parametrize("text", ["weight_pe", "=0.2,1", "iapc.=0.2,1", ".weight=1,2"])
+def test_what_is_no_search_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^--search '.*': write it as key=value,value\.$"):
+        parse_search([text])
+
+
+def test_a_key_that_is_searched_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--search weight_pe: is given twice"):
+        parse_search(["weight_pe=1,2", "weight_pe=3,4"])

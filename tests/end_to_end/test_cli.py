@@ -301,6 +301,16 @@ def test_help_loads_neither_the_libraries_of_the_runtime_nor_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("set()\n")
-    learning = ("demo", "train", "import", "adapt", "judge", "compare", "reproduce", "export")
+    learning = (
+        "demo",
+        "train",
+        "import",
+        "adapt",
+        "judge",
+        "compare",
+        "reproduce",
+        "export",
+        "explain",
+    )
     for name in (*learning, "eval", "run", "bench", "info"):
         assert f" {name} " in done.stdout

@@ -28,6 +28,10 @@ COMMANDS: dict[str, tuple[Callable[[Any, Path], tuple[object, ...]], str | None]
     "networks": (lambda *_: ("networks", "--json"), None),
     "eval": (lambda world, _: ("eval", world.adapted, *world.labelled), None),
     "judge": (lambda w, _: ("judge", w.source, w.adapted, w.day / "images", "--json"), None),
+    "explain": (
+        lambda w, out: ("explain", w.source, w.day / "images", "--out", out / "seen"),
+        "seen/index.html",
+    ),
     "run": (
         lambda world, out: ("run", world.adapted, world.dusk / "images", "--out", out / "maps"),
         "maps/labels",

@@ -109,6 +109,7 @@ def test_what_needs_torch_names_the_extra_in_one_sentence(world: Any, tmp_path: 
         "adapt": ["adapt", bundle, images, "--out", "new"],
         "judge": ["judge", str(world.source), bundle, images],
         "compare": ["compare", bundle, images, *labelled, "--out", "new"],
+        "explain": ["explain", bundle, images, "--out", "new"],
         "export": ["export", bundle],
         "import": ["import", f"{bundle}/model.safetensors", *space, *network, "--out", "new"],
         "networks": ["networks"],

@@ -54,6 +54,13 @@ def test_classmix_pastes_half_of_the_classes_of_each_image_rounded_up_whole_and_
         assert not pasted & left
 
 
+@pytest.mark.parametrize(("classes", "pasted"), [(1, 0), (2, 1), (5, 2)])
+def test_classmix_rounds_the_half_down_where_asked(classes: int, pasted: int) -> None:
+    labels = torch.arange(classes).repeat(2, 3, 1)
+    for image, mask in zip(labels, classmix_masks(labels, round_up=False), strict=True):
+        assert len(image[mask].unique()) == pasted
+
+
 def test_classmix_without_a_label_pastes_nothing() -> None:
     assert not classmix_masks(torch.full((2, 3, 4), 255)).any()
 

@@ -20,17 +20,23 @@ from loss_cases import (
     Case,
     Size,
     assert_terms,
+    log_softmax,
     pixels,
     random_labels,
     random_logits,
     softmax,
 )
+from roadshift.adapt.losses.backends.spec import Kernel
 from roadshift.adapt.losses.ld import (
+    Complementary,
     LdWeights,
+    MeanOver,
     boundary_cross_entropy,
     complementary_ranks,
+    confident_images_cross_entropy,
     ld_terms,
     near_boundary,
+    negative_term,
 )
 from roadshift.runtime.errors import ShapeError
 from torch import Tensor
@@ -50,6 +56,7 @@ def reference_terms(
     align_corners: bool,
     weights: LdWeights,
     class_weights: Tensor | None,
+    over: MeanOver = "selected",
 ) -> dict[str, float]:
     """Equations 3, 4 and 6, a pixel at a time; 1 - p held above 1e-5, as the authors' code does."""
     selected = entropy = negative = 0.0
@@ -66,7 +73,9 @@ def reference_terms(
         unlikely = sorted(p, reverse=True)[k - 1]
         negative += -math.log(max(1 - unlikely, 1e-5))
     return {
-        "selected": weights.selected * selected / max(labelled, 1),
+        "selected": weights.selected
+        * selected
+        / (len(scores) if over == "all" else max(labelled, 1)),
         "entropy": weights.entropy * entropy / len(scores),
         "negative": weights.negative * negative / len(scores),
     }
@@ -94,18 +103,85 @@ def reference_near(labels: Tensor, width: int) -> Tensor:
     per_pixel=st.booleans(),
     balanced=st.booleans(),
     unlabelled=st.sampled_from([0.0, 0.7, 1.0]),
+    over=st.sampled_from(["selected", "all"]),
+    rule=st.sampled_from(["ranked", "ranked_below", "random"]),
 )
 def test_every_term_equals_the_slow_loop_over_random_shapes(
-    case: Case, per_pixel: bool, balanced: bool, unlabelled: float
+    case: Case,
+    per_pixel: bool,
+    balanced: bool,
+    unlabelled: float,
+    over: MeanOver,
+    rule: Complementary,
 ) -> None:
     shape, corners = (case.batch, *case.size), case.align_corners
     labels = random_labels(case.seed, case.classes, shape, unlabelled)
     torch.manual_seed(case.seed)
-    ranks = complementary_ranks(case.classes, shape if per_pixel else (), 3, CPU)
+    ranks = complementary_ranks(case.classes, shape if per_pixel else (), 3, CPU, rule)
     a = torch.rand(case.classes, dtype=torch.float64) + 0.5 if balanced else None
     given_all = (case.logits, labels, ranks, case.size)
-    ours = ld_terms(*given_all, align_corners=corners, weights=WEIGHTS, class_weights=a)
-    assert_terms(ours, reference_terms(*given_all, corners, WEIGHTS, a))
+    how = {"align_corners": corners, "weights": WEIGHTS, "class_weights": a}
+    expected = reference_terms(*given_all, corners, WEIGHTS, a, over)
+    for kernel in ("reference", "tiled"):
+        ours = ld_terms(*given_all, **how, selected_mean_over=over, kernel=kernel)
+        assert_terms(ours, expected)
+    alone = negative_term(
+        case.logits, ranks, case.size, align_corners=corners, weight=WEIGHTS.negative
+    )
+    assert alone.item() == pytest.approx(expected["negative"], rel=1e-10, abs=1e-12)
+
+
+def test_the_two_readings_of_eq_3_differ_by_the_share_that_is_selected() -> None:
+    logits, labels = random_logits(0, 2, 5, 3, 3), random_labels(0, 5, (2, 10, 10), 0.8)
+
+    def selected(over: MeanOver) -> float:
+        terms = ld_terms(
+            logits,
+            labels,
+            torch.tensor(2),
+            (10, 10),
+            align_corners=False,
+            weights=LdWeights(1.0, 0.0, 0.0),
+            selected_mean_over=over,
+        )
+        return terms["selected"].item()
+
+    share = float((labels != 255).double().mean())
+    assert 0.1 < share < 0.3
+    assert selected("all") == pytest.approx(share * selected("selected"), rel=1e-12)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    case=RANDOM_CASES,
+    least=st.sampled_from([0.0, 0.5, 0.97, 1.0]),
+    kernel=st.sampled_from(["reference", "tiled"]),
+)
+def test_the_confident_images_loss_equals_the_slow_loop_over_random_shapes(
+    case: Case, least: float, kernel: Kernel
+) -> None:
+    shape = (case.batch, *case.size)
+    labels = random_labels(case.seed, case.classes, shape, 0.0)
+    confidence = torch.rand(shape, generator=torch.Generator().manual_seed(case.seed))
+    confidence[confidence > 0.8] = 1.0
+    shares = [
+        sum(s >= least for s in image) / len(image) for image in confidence.flatten(1).tolist()
+    ]
+    scores = pixels(case.logits, case.size, case.align_corners)
+    area, total = case.size[0] * case.size[1], 0.0
+    for number, (z, label) in enumerate(zip(scores, labels.flatten().tolist(), strict=True)):
+        total += shares[number // area] * -log_softmax(z)[label]
+    ours = confident_images_cross_entropy(
+        case.logits,
+        labels,
+        confidence,
+        case.size,
+        align_corners=case.align_corners,
+        confident_from=least,
+        kernel=kernel,
+    )
+    assert ours.dtype == torch.float64
+    assert ours.item() == pytest.approx(total / len(scores), rel=1e-10, abs=1e-12)
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -181,6 +257,39 @@ def test_ranks_are_uniform_and_come_from_the_global_generator() -> None:
     assert all(abs(count - 10_000) < 500 for count in counts.values())  # five sigmas
     torch.manual_seed(1)
     assert torch.equal(complementary_ranks(19, (7, 100, 100), 3, CPU), ranks)
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("ranked_below", [6, 7, 8, 9]), ("random", list(range(2, 20)))],
+)
+def test_one_sided_and_random_ranks_are_uniform_over_their_range(
+    rule: Complementary, expected: list[int]
+) -> None:
+    torch.manual_seed(1)
+    ranks = complementary_ranks(19, (7, 100, 100), 3, CPU, rule)
+    counts = Counter(ranks.flatten().tolist())
+    assert sorted(counts) == expected
+    mean = 70_000 / len(expected)
+    assert all(abs(count - mean) < 6 * math.sqrt(mean) for count in counts.values())
+
+
+def test_a_random_complementary_label_is_any_class_but_the_likeliest_as_often() -> None:
+    torch.manual_seed(3)
+    scores = torch.tensor([0.1, 2.0, -1.0, 0.7, 0.3], dtype=torch.float64)
+    ranks = complementary_ranks(5, (1, 200, 200), 3, CPU, "random")
+    denied = scores.argsort(descending=True)[ranks - 1]
+    counts = Counter(denied.flatten().tolist())
+    assert sorted(counts) == [0, 2, 3, 4]  # class 1 is what the pixel is taken for
+    assert all(abs(count - 10_000) < 500 for count in counts.values())
+
+
+@pytest.mark.parametrize("rule", ["ranked_below", "random"])
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_few_classes_have_ranks_too(classes: int, rule: Complementary) -> None:
+    drawn = complementary_ranks(classes, (1, 30, 30), 3, CPU, rule)
+    assert int(drawn.min()) >= 2
+    assert int(drawn.max()) <= classes
 
 
 @pytest.mark.parametrize("classes", [2, 3, 19])

@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from roadshift.adapt import adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
 from roadshift.adapt.losses.ld import LdWeights, boundary_cross_entropy, ld_terms
 from roadshift.adapt.methods import build_stages, resolve_config
-from roadshift.adapt.methods.ld import BoundaryStage, Ld, LdConfig, LdStage
+from roadshift.adapt.methods.ld import Ld
+from roadshift.adapt.methods.ld_boundary import AuthorsBoundaryStage
+from roadshift.adapt.methods.ld_config import LdConfig
+from roadshift.adapt.methods.ld_stages import SelfTraining
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.pseudo_labels.hard_labels import frame_probabilities
@@ -74,20 +78,20 @@ def whole_batch(which: Sequence[int] = range(FRAMES)) -> Batch:
 
 def begun(
     folder: Path, model: SegmentationNetwork, number: int = 0, **settings: Any
-) -> LdStage | BoundaryStage:
+) -> SelfTraining:
     stages = Ld.stages(validate(LdConfig, settings, "ld"))
     stage = stages[number]
-    assert isinstance(stage, (LdStage, BoundaryStage))
+    assert isinstance(stage, SelfTraining)
     stage.begin(model, context(folder))
     return stage
 
 
-def losses(stage: LdStage | BoundaryStage, step: int = 0) -> dict[str, Tensor]:
+def losses(stage: SelfTraining, step: int = 0) -> dict[str, Tensor]:
     torch.manual_seed(step)
     return stage.losses(batch(step))
 
 
-def train(stage: LdStage | BoundaryStage, steps: int, start: int = 0) -> list[dict[str, float]]:
+def train(stage: SelfTraining, steps: int, start: int = 0) -> list[dict[str, float]]:
     return sgd_steps(stage, stage.model.parameters(), range(start, start + steps), batch)
 
 
@@ -241,7 +245,7 @@ def test_a_round_is_its_algorithm_box(tmp_path: Path, network: Network) -> None:
     assert (labels == 255).any()
 
 
-REFERENCE: dict[str, Any] = dict(Ld.presets["reference"]["ld"])
+REFERENCE: dict[str, Any] = dict(Ld.presets["reference-2022"]["ld"])
 BALANCED: dict[str, Any] = {"class_balance": "sqrt_inverse", "scales": [1.0, 0.5], "mirror": True}
 VARIANTS = {"paper": {}, "reference": REFERENCE, "roadshift": BALANCED}
 
@@ -300,6 +304,9 @@ def test_a_weight_of_0_drops_its_term_and_leaves_the_others(
 
 
 SWITCHES: list[tuple[dict[str, Any], set[str]]] = [
+    ({"selected_mean_over": "all"}, {"selected"}),
+    ({"complementary": "ranked_below"}, {"negative"}),
+    ({"complementary": "random"}, {"negative"}),
     ({"class_share": 0.6}, {"selected"}),
     ({"image_share": 0.3}, {"selected"}),
     ({"threshold_of": "any_class"}, {"selected"}),
@@ -378,18 +385,32 @@ def test_labels_move_at_the_ends_of_epochs_or_not_at_all(tmp_path: Path, network
 def test_presets_are_the_recipes_of_the_paper_and_of_the_authors_code() -> None:
     paper = resolve_config("ld", assignments=["ld.variant=paper"])
     assert paper.method_config == LdConfig().model_dump(mode="json")
-    reference = resolve_config("ld", assignments=["ld.variant=reference"])
-    settings = validate(LdConfig, reference.method_config, "ld")
-    assert (settings.class_share, settings.image_share, settings.share_growth) == (0.1, 0.1, 0.05)
-    assert (settings.rounds, settings.rank_draw, settings.threshold_of) == (2, "step", "any_class")
-    assert settings.round_lr_factor == pytest.approx(1 / math.sqrt(2))
-    assert (paper.training.lr, reference.training.lr) == (1e-3, 1e-4)
-    for config in (paper, reference):
+    dated = [
+        resolve_config("ld", assignments=[f"ld.variant={name}"])
+        for name in ("reference", "reference-2022")
+    ]
+    for config, share, rounds, lr in zip(dated, (0.2, 0.1), (5, 2), (7.5e-5, 1e-4), strict=True):
+        settings = validate(LdConfig, config.method_config, "ld")
+        shares = (settings.class_share, settings.image_share, settings.share_growth)
+        assert shares == (share, share, 0.05)
+        assert (settings.rank_draw, settings.threshold_of) == ("step", "any_class")
+        assert settings.round_lr_factor == pytest.approx(1 / math.sqrt(2))
+        assert settings.rounds == rounds
+        assert len(build_stages(config)) == rounds
+        training = config.training
+        assert (training.lr, training.steps, training.schedule_steps) == (lr, 991 * rounds, 5000)
+        assert training.schedule_restarts
+    assert paper.training.lr == 1e-3
+    for config in (paper, *dated):
         assert (config.tone, config.warm_start, config.final_bn) == ("none", "source", False)
         assert (config.training.batch_size, config.training.crop_size) == (3, (600, 600))
         assert config.training.scale == (0.5, 1.5)
         assert config.augment.policy == "none"
-    assert len(build_stages(reference)) == 2
+    theirs = resolve_config(
+        "ld",
+        assignments=["ld.variant=reference", "ld.boundary_stage=true", "ld.boundary=authors"],
+    )
+    assert [stage.name for stage in build_stages(theirs)] == ["ld"] * 5 + ["boundary"] * 5
     ours = resolve_config("ld", assignments=["ld.boundary_stage=true"])
     assert [stage.name for stage in build_stages(ours)] == ["ld", "boundary"]
     assert (ours.warm_start, ours.training.steps) == ("mixed", 100)
@@ -429,6 +450,60 @@ def test_the_boundary_stage_is_its_algorithm_box(tmp_path: Path, network: Networ
     assert losses(stage)["boundary"].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+def test_the_authors_boundary_stage_is_its_algorithm_box(tmp_path: Path, network: Network) -> None:
+    settings: dict[str, Any] = {"class_share": 0.3, "boundary_stage": True, "boundary": "authors"}
+    settings |= {"boundary_confident_from": 0.3, "batch_statistics": True}
+    stage = begun(tmp_path, network(0, dropout=0.0), 1, **settings)
+    assert isinstance(stage, AuthorsBoundaryStage)
+    model, drawn = network(0, dropout=0.0).train(), batch()
+    normalise = context(tmp_path).normalise
+    chosen = stage.selection.labels(drawn)
+    logits = network(0, dropout=0.0).train()(normalise(drawn.clean)).logits  # m = f before a step
+    p = F.interpolate(logits, (HEIGHT, WIDTH), mode="bilinear").softmax(dim=1)
+    torch.manual_seed(0)
+    kept, images = [], []
+    for i in range(2):
+        present = sorted(set(_theirs(chosen[i], p[i]).flatten().tolist()))
+        order = torch.randperm(len(present)).tolist()[: len(present) // 2]
+        kept.append({present[place] for place in order})
+        images.append(_theirs(chosen[i], p[i]))
+    mixed, targets = drawn.augmented.clone(), torch.stack(images)
+    sure = [0.0, 0.0]
+    for i, j in ((0, 1), (1, 0)):
+        for y in range(HEIGHT):
+            for x in range(WIDTH):
+                of = i if int(images[i][y, x]) in kept[i] else j
+                mixed[i, y, x], targets[i, y, x] = drawn.augmented[of, y, x], images[of][y, x]
+                is_chosen = int(chosen[of, y, x]) != 255
+                sure[i] += is_chosen or float(p[of, :, y, x].detach().max()) >= 0.3
+    assert all(0 < count < HEIGHT * WIDTH for count in sure)
+    z = F.interpolate(model(normalise(mixed)).logits, (HEIGHT, WIDTH), mode="bilinear")
+    each = F.cross_entropy(z, targets, reduction="none").mean(dim=(1, 2))
+    expected = (each * torch.tensor(sure) / (HEIGHT * WIDTH)).mean()
+    assert losses(stage)["boundary"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def _theirs(chosen: Tensor, p: Tensor) -> Tensor:
+    """The selected labels, and elsewhere the average's, of one image."""
+    return chosen.where(chosen != 255, p.max(dim=0).indices)
+
+
+def test_the_authors_average_is_the_student_after_a_step_and_then_lags(
+    tmp_path: Path, network: Network
+) -> None:
+    settings: dict[str, Any] = {"boundary_stage": True, "boundary": "authors"}
+    stage = begun(tmp_path, network(), 1, boundary_ema=0.6, **settings)
+    assert isinstance(stage, AuthorsBoundaryStage)
+    expected: list[Tensor] = []
+    for step, decay in enumerate((0.0, 0.5, 0.6)):
+        train(stage, 1, step)
+        now = [p.detach().clone() for p in stage.model.parameters()]
+        before = expected or now
+        expected = [decay * m + (1 - decay) * f for m, f in zip(before, now, strict=True)]
+        for ours, theirs in zip(stage.average.parameters(), expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
 def test_a_single_image_is_learnt_from_as_it_is(tmp_path: Path, network: Network) -> None:
     stage = begun(tmp_path, network(), 1, boundary_stage=True, boundary_weight=1)
     one = batch().part(0, 1)
@@ -458,10 +533,12 @@ STATES: list[tuple[int, dict[str, Any]]] = [
     (0, BALANCED),
     (1, REFERENCE | {"refresh_epochs": 1}),
     (1, {"boundary_stage": True}),
+    (1, {"boundary_stage": True, "boundary": "authors", "boundary_ema": 0.5}),
 ]
+NAMES = ["paper", "ours", "code", "boundary", "authors' boundary"]
 
 
-@pytest.mark.parametrize(("number", "settings"), STATES, ids=["paper", "ours", "code", "boundary"])
+@pytest.mark.parametrize(("number", "settings"), STATES, ids=NAMES)
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_stage_goes_on_from_its_state_bit_for_bit(
     number: int, settings: dict[str, Any], steps: int, tmp_path: Path, network: Network
@@ -477,7 +554,7 @@ def test_a_stage_goes_on_from_its_state_bit_for_bit(
     assert all(map(torch.equal, stage.state().values(), again.state().values()))
 
 
-@pytest.mark.parametrize(("number", "settings"), STATES, ids=["paper", "ours", "code", "boundary"])
+@pytest.mark.parametrize(("number", "settings"), STATES, ids=NAMES)
 def test_a_step_thrown_away_can_be_put_back_from_touched(
     number: int, settings: dict[str, Any], tmp_path: Path, network: Network
 ) -> None:
@@ -520,6 +597,12 @@ RUNS: dict[str, tuple[str, ...]] = {
         "training.crop_size=[32,32]",
         "ld.refresh_epochs=1",
         "ld.boundary_stage=true",
+    ),
+    "authors' boundary": (
+        "ld.variant=reference-2022",
+        "ld.boundary_stage=true",
+        "ld.boundary=authors",
+        "training.crop_size=[32,32]",
     ),
     "micro": ("ld.boundary_stage=true", "training.micro_batch=1", "ld.refresh_epochs=1"),
 }

@@ -161,6 +161,51 @@ def test_a_published_layout_is_recognised_and_gives_its_logits(
     assert torch.equal(network(images).logits, source(images).logits)
 
 
+def with_a_second_head(source: DeepLabV2) -> dict[str, Tensor]:
+    """LD's published layout: beside the ``layer5`` that is asked a ``layer6`` as it was drawn."""
+    spare = DeepLabV2(source.num_classes, layers=SMALL).state_dict()
+    return {
+        **source.state_dict(),
+        **{name: value for name, value in spare.items() if name.startswith("layer6.")},
+    }
+
+
+def test_of_two_heads_of_2048_channels_layer5_is_read_and_layer6_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = small_deeplab(19, head="layer5").eval()
+    torch.save(with_a_second_head(source), tmp_path / "gta5_source_only.pth")
+    state = read_checkpoint(tmp_path / "gta5_source_only.pth")
+    assert state["layer5.conv2d_list.0.weight"].shape == (19, 2048, 3, 3)
+    assert state["layer6.conv2d_list.0.weight"].shape == (19, 2048, 3, 3)
+    found = detect_arguments("deeplab_v2_resnet101", state, "ld.pth")
+    assert found == {
+        "num_classes": 19,
+        "multi_level": False,
+        "head": "layer5",
+        "aspp_branches": 4,
+        "layers": list(SMALL),
+    }
+    images = torch.randn(1, 3, 40, 56)
+    notes: list[str] = []
+    for note in (None, notes.append):  # without a note nothing else may be left out
+        network = build_network("deeplab_v2_resnet101", 19, head="layer5", layers=SMALL).eval()
+        load_weights(network, state, "ld.pth", note=note)
+        assert torch.equal(network(images).logits, source(images).logits)
+    (said,) = notes
+    assert (
+        "8 tensors of a second classifier that the published code never asks for (layer6." in said
+    )
+    stranger = {**state, "layer7.weight": torch.zeros(1)}
+    with pytest.raises(NetworkError, match=r"1 are unexpected \(layer7.weight\)"):
+        load_weights(network, stranger, "ld.pth", note=notes.append)
+
+
+def test_a_second_head_of_fewer_channels_is_adaptsegnets_and_stays() -> None:
+    torch.manual_seed(0)
+    found = detect_deeplab_arguments(small_deeplab(19, multi_level=True).state_dict())
+    assert (found["multi_level"], found["head"]) == (True, "layer6")
+
+
 def test_an_untrained_deeplab_sums_four_branches() -> None:
     torch.manual_seed(0)
     network = DeepLabV2(19, layers=SMALL)

@@ -245,13 +245,17 @@ def test_the_page_holds_what_was_compared_and_every_figure(
     }
     made = comparison(runs, source=source, pairs=labelled)
     rows = comparison_rows(made)
-    write_report(made, rows, tmp_path, "roadshift compare source drive/images --seeds 2")
+    seen = {"iapc": "explained/iapc-roadshift-seed0/index.html"}
+    typed = "roadshift compare source drive/images --seeds 2"
+    write_report(made, rows, tmp_path, typed, explained=seen)
     assert json.loads((tmp_path / "compare.json").read_text()) == rows
     page = (tmp_path / "compare.md").read_text()
     for line in (
         "    roadshift compare source drive/images --seeds 2",
         f"| source model | `{source.path}`, tiny_network:build, `{source.hash}` |",
         "| target frames | 6 of `drive/images` |",
+        "## Explained",
+        "- [iapc, beside the source model](explained/iapc-roadshift-seed0/index.html)",
         f"| measured on | 6 labelled images, `{labelled[0][0].parent}` |",
         "| resolution | predicted at 48x32, measured at 48x32 |",
         "| seeds | 0, 1 |",

@@ -16,9 +16,10 @@ from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.run.config import read_toml
-from roadshift.adapt.workflows.recipes import Published, find_recipe, read_recipe, recipe_names
+from roadshift.adapt.workflows.recipes import find_recipe, read_recipe, recipe_names
 from roadshift.adapt.workflows.reproduction import reproduce
 from roadshift.cli import app
+from roadshift.commands.tables import published_tables
 from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
@@ -50,6 +51,7 @@ PUBLISHED: dict[str, tuple[float | None, ...]] = {
     "synthia-cityscapes-das3": (52.1, None, None, None),
     "gta5-cityscapes-atp-vgg16": (39.8, None, None, None),
 }
+FIGURES = ("miou", "miou_13", "source_only", "source_only_13")
 every_recipe = pytest.mark.parametrize("name", PUBLISHED)
 
 TINY = """
@@ -69,6 +71,7 @@ checkpoint_from = "this test"
 miou = 10.0
 miou_13 = 11.0
 source_only = 9.0
+iou = { road = 12.5 }
 
 [iapc]
 variant = "paper"
@@ -114,7 +117,7 @@ def test_das3s_row_of_50_7_is_without_strong_augmentation() -> None:
 def test_a_recipe_says_what_its_paper_says_and_where_it_is_measured(name: str) -> None:
     recipe = read_recipe(find_recipe(name))
     figures = recipe.published
-    assert PUBLISHED[name] == tuple(figures.model_dump()[key] for key in Published.model_fields)
+    assert PUBLISHED[name] == tuple(figures.model_dump()[key] for key in FIGURES)
     source, target = name.split("-")[:2]
     assert recipe.row.lower().startswith(f"{source} to {target}")
     assert recipe.evaluation_size == (2048, 1024)
@@ -179,6 +182,7 @@ def test_a_recipe_is_found_by_name_or_by_file(tiny: Path) -> None:
         ('method = "iapc"', 'method = "supervised"', "learns from labels"),
         ("row =", "rows =", r"tiny\.toml, section recipe: missing key 'row'; unknown key 'rows'"),
         ("miou = 10.0", "miou = 110.0", "published.miou: .*110"),
+        ("road = 12.5", "raod = 12.5", r"published\.iou names raod, and label space synthia16 has"),
         ('"cityscapes"', '"city"', "no layout 'city'; choose one of gta5"),
         ("synthia16", "camvid11", "label space camvid11 lacks bicycle, bus, "),
     ],
@@ -253,6 +257,7 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
         out: Path = tmp_path / "out",
         overwrite: bool = False,
         seed: int | None = None,
+        seeds: int = 1,
         allow_networks: Sequence[str] = (),
         **options: Any,
     ) -> dict[str, Any]:
@@ -262,6 +267,7 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
             source,
             run_options(out, overwrite=overwrite, **options),
             seed=seed,
+            seeds=seeds,
             allow_networks=allow_networks,
         )
 
@@ -324,6 +330,8 @@ def test_both_models_are_measured_at_the_stated_size_and_put_beside_the_paper(
         "miou_13": 11.0,
         "source_only": 9.0,
         "source_only_13": None,
+        "iou": {"road": 12.5},
+        "source_only_iou": {},
     }
     origin = adapted.manifest.provenance
     assert (origin.parent, origin.method, origin.frames) == (source.hash, "iapc", 3)
@@ -439,6 +447,56 @@ def test_another_folder_than_the_data_sets_is_refused_before_anything_is_written
     with pytest.raises(OutputError, match="is not an existing folder"):
         run(out=tmp_path / "no/out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_several_seeds_give_each_runs_figures_and_what_they_have_in_common(
+    run: Reproduce, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="seed and seeds are both given"):
+        run(seed=1, seeds=2)
+    with pytest.raises(ConfigError, match="seeds 0: give 1 to"):
+        run(seeds=0)
+    result = run(seeds=3)
+    assert json.loads((tmp_path / "out/result.json").read_text()) == result
+    runs = result["seeds"]
+    assert [one["seed"] for one in runs] == [0, 1, 2]
+    for one in runs:
+        origin = open_bundle(tmp_path / f"out/adapted-seed{one['seed']}").manifest.provenance
+        assert origin.seed == one["seed"]
+        assert one["gain"] == one["measured"]["miou"] - result["source_only"]["miou"]
+    for key in ("miou", "miou_13"):
+        values = [one["measured"][key] for one in runs]
+        mean = sum(values) / 3
+        deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+        assert result["measured"][key] == pytest.approx(mean)
+        assert result["measured"][f"{key}_std"] == pytest.approx(deviation)
+    road = sum(one["measured"]["iou"]["road"] for one in runs) / 3
+    assert result["measured"]["iou"]["road"] == pytest.approx(road)
+    assert result["gain"] == pytest.approx(sum(one["gain"] for one in runs) / 3)
+    published_tables(result)
+    printed = capsys.readouterr().out
+    lines = [line.split() for line in printed.splitlines()]
+    spread = f"{result['measured']['miou']:.2f} ± {result['measured']['miou_std']:.2f}"
+    assert ["adapted,", "mIoU", "10.00", *spread.split()] in lines
+    assert ["adapted,", "road", "12.50", f"{road:.2f}"] in lines
+    assert all(f"seed {seed}" in printed for seed in range(3))
+    before = [open_bundle(tmp_path / f"out/adapted-seed{seed}").hash for seed in range(3)]
+    assert run(seeds=3, resume=True) == result
+    assert before == [open_bundle(tmp_path / f"out/adapted-seed{seed}").hash for seed in range(3)]
+
+
+def test_what_the_command_needs_is_missed_by_name_unless_rows_are_listed() -> None:
+    for name, arguments in (("RECIPE", []), ("--data", ["tiny"]), ("--out", [])):
+        more = ["tiny", "--data", "d", "--checkpoint", "c"] if name == "--out" else arguments
+        ran = CliRunner().invoke(app, ["reproduce", *more])
+        assert ran.exit_code == 2
+        assert f"{name}: it is missing; give it, or --list alone" in ran.output
+    ran = CliRunner().invoke(app, ["reproduce", "--list", "--json"])
+    assert ran.exit_code == 0, ran.output
+    assert {row["recipe"] for row in json.loads(ran.stdout)} >= set(PUBLISHED)
+    shown = CliRunner().invoke(app, ["reproduce", "--list"])
+    assert "no recipe: " in shown.stdout
 
 
 def test_the_command_prints_both_figures(

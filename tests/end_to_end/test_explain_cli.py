@@ -1,0 +1,45 @@
+"""`roadshift explain` as a process: what it prints, leaves and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def explain(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "roadshift.cli", "explain", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_page_of_an_adapted_model_beside_its_source(world: Any, tmp_path: Path) -> None:
+    out = tmp_path / "seen"
+    words = (world.adapted, world.dusk / "images", "--source", world.source, "--out", out)
+    done = explain(*words, "--max-frames", 2, "--device", "cpu", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said == json.loads((out / "explanation.json").read_text(encoding="utf-8"))
+    assert (said["out"], said["page"]) == (str(out), str(out / "index.html"))
+    assert len(said["frames"]) == 2
+    for frame in said["frames"]:
+        assert all((out / file).is_file() for file in frame["figures"].values())
+    assert "explaining: 0/2 frames" in done.stderr
+    assert "using 2 of 4 frames, evenly spaced (--max-frames)" in done.stderr
+    again = explain(*words)
+    assert again.returncode == 1
+    assert again.stdout == ""
+    assert again.stderr.splitlines()[-1] == (
+        f"error: {out}: already exists; choose another name or use --overwrite."
+    )
+
+
+def test_a_method_that_has_no_figures_is_one_sentence(world: Any, tmp_path: Path) -> None:
+    done = explain(
+        world.adapted, world.dusk / "images", "--method", "tent", "--out", tmp_path / "x"
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "error: --method 'tent': is one of iapc, ld, atp, all."
+    assert list(tmp_path.iterdir()) == []
