@@ -166,6 +166,8 @@ def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str) 
         found = {
             "share": outcome.get("statistics_share"),
             "seconds": outcome["seconds"],
+            "steps": outcome["steps"],
+            "threads": outcome["threads"],
             "verdict": verdict.get("decision"),
             "sentence": verdict.get("sentence"),
         }
@@ -193,7 +195,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         "{tables}": "\n\n".join(table(cells, name) for name in NETWORKS if known(cells, name)),
         "{means}": "\n".join(mean_lines(cells)),
         "{oracle}": "\n".join(oracle_lines(cells)) or "| - | - | - | - | - | - |",
-        "{verdicts}": "\n".join(verdict_lines(cells)) or "| - | - | - | - | not measured yet |",
+        "{verdicts}": "\n".join(verdict_lines(cells)) or "| - | - | - | - | - | not measured yet |",
     }
     page = TEMPLATE.read_text()
     for mark, text in parts.items():
@@ -235,21 +237,26 @@ def mean_lines(cells: Cells) -> list[str]:
     lines = []
     for network in NETWORKS:
         for way in WAYS:
-            gains = {
-                road: cells[network, road, way]["miou"] - cells[network, road, "source"]["miou"]
-                for road in ROADS
-                if road != "cityscapes"
-                and (network, road, way) in cells
-                and (network, road, "source") in cells
-            }
+            gains, gated = {}, {}
+            for road in ROADS:
+                before, cell = cells.get((network, road, "source")), cells.get((network, road, way))
+                if road == "cityscapes" or before is None or cell is None:
+                    continue
+                gains[road] = cell["miou"] - before["miou"]
+                gated[road] = gains[road] if cell.get("verdict") == "promote" else 0.0
             if way == "source" or not gains:
                 continue
-            worst = min(gains, key=lambda road: gains[road])
-            lines.append(
-                f"| {network} | {TITLES.get(way, way)} | {len(gains)} | "
-                f"{statistics.mean(gains.values()):+.1f} | {gains[worst]:+.1f} ({worst}) |"
-            )
+            title = TITLES.get(way, way)
+            lines.append(mean_line(network, title, gains))
+            if way == "default":
+                lines.append(mean_line(network, f"{title}, where the gate promotes it", gated))
     return lines
+
+
+def mean_line(network: str, title: str, gains: Mapping[str, float]) -> str:
+    worst = min(gains, key=lambda road: gains[road])
+    mean = statistics.mean(gains.values())
+    return f"| {network} | {title} | {len(gains)} | {mean:+.1f} | {gains[worst]:+.1f} ({worst}) |"
 
 
 def oracle_lines(cells: Cells) -> list[str]:
@@ -271,7 +278,8 @@ def verdict_lines(cells: Cells) -> list[str]:
             continue
         gain = cell["miou"] - before["miou"]
         title = TITLES.get(way, way)
-        lines.append(f"| {network} | {road} | {title} | {gain:+.1f} | {cell['verdict']} |")
+        took = f"{cell.get('steps', '-')} in {cell['seconds']:.0f} s"
+        lines.append(f"| {network} | {road} | {title} | {took} | {gain:+.1f} | {cell['verdict']} |")
     return lines
 
 

@@ -63,7 +63,7 @@ class HardTarget:
 
 
 class HardFrames:
-    """What the hard frames become, and what they are held to.
+    """Maker of the mixed images of hard frames and of the targets that they are held to.
 
     Args:
         settings: the method's.
@@ -117,7 +117,7 @@ class HardFrames:
         return pixel_argmax(logits, self.size, align_corners=self.align_corners)
 
     def _weights(self, logits: Map) -> Tensor | None:
-        """Of every pixel the share of all whose class is at least as likely as the setting says."""
+        """Share of the pixels whose class is likely enough, at every pixel; None: all weigh 1."""
         if self.settings.hard_pixels == "alike":
             return None
         _, confidence = confident_argmax(logits, self.size, align_corners=self.align_corners)

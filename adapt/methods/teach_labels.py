@@ -1,4 +1,4 @@
-"""Where Teach's positive pseudo-labels come from: a copy, a moving average, or a black box."""
+"""Sources of Teach's positive pseudo-labels: a copy, a moving average, or a black box."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class TeachLabels(Protocol):
 
 
 class StoredLabels:
-    """Of a copy that stands still, over all frames, the most confident of each class (eq. 4).
+    """Labels by a copy that stands still: of each class the most confident (eq. 4).
 
     Args:
         student: the network that learns.
@@ -61,7 +61,7 @@ class StoredLabels:
 
 
 class OnlineLabels:
-    """Of a moving average of the student, for every batch anew, with no threshold.
+    """Labels by a moving average of the student, for every batch anew, with no threshold.
 
     Source: ATP's authors' code.
     """
@@ -94,7 +94,7 @@ class OnlineLabels:
 
 
 class AnswerLabels:
-    """Of a black box, in all passes; the most confident of each class where its answers are soft.
+    """Labels by a black box, in all passes; of soft answers the most confident of each class.
 
     Args:
         answers: of all frames.

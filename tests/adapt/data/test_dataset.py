@@ -19,7 +19,7 @@ from damaged_videos import damage_pictures, write_mpeg4
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from roadshift.adapt.data import dataset
+from roadshift.adapt.data import dataset, labelled
 from roadshift.adapt.data.dataset import (
     Batch,
     Crop,
@@ -292,7 +292,7 @@ def test_labels_are_fitted_by_nearest_neighbour_and_stay_with_their_image(tmp_pa
 def test_decoded_pairs_are_kept_up_to_the_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "CACHE_LIMIT_BYTES", 2 * WIDTH * HEIGHT * 4)
+    monkeypatch.setattr(labelled, "CACHE_LIMIT_BYTES", 2 * WIDTH * HEIGHT * 4)
     pairs = labelled_files(tmp_path)
     frames = labelled_frames(pairs, SPACE, WIDTH, HEIGHT)
     for i in range(3):

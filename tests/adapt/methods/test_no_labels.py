@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from label_guard import LabelReadError
-from roadshift.adapt.data import dataset
+from roadshift.adapt.data import labelled
 from roadshift.adapt.data.dataset import Batch, FrameSet
 from roadshift.runtime import labels
 from roadshift.runtime.folders import label_pairs
@@ -20,7 +20,9 @@ from roadshift.runtime.frames import images
 
 WAYS: dict[str, Callable[[Path], Any]] = {
     "read_labels": lambda label: labels.read_labels(label, labels.label_space("camvid11")),
-    "dataset.read_labels": lambda label: dataset.read_labels(label, labels.label_space("camvid11")),
+    "labelled.read_labels": lambda label: labelled.read_labels(
+        label, labels.label_space("camvid11")
+    ),
     "find_labels": lambda label: label_pairs.find_labels(*image_and_folders(label)),
     "labelled_pairs": lambda label: label_pairs.labelled_pairs(*image_and_folders(label)[1:]),
     "a set with labels": lambda _: FrameSet(["a"], 48, 32, lambda _: truth(), lambda _: truth()),
@@ -41,7 +43,7 @@ def image_and_folders(label: Path) -> tuple[Path, Path, Path]:
     return root / "images" / label.name, root / "images", root / "labels"
 
 
-def truth() -> dataset.Image:
+def truth() -> labelled.Image:
     return np.zeros((32, 48), np.uint8)
 
 
