@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...runtime.frames.images import Image
 from ...runtime.labels import LabelSpace
-from ..methods.ld import LdConfig
+from ..methods.ld_config import LdConfig
 from .frame_maps import NEGATIVE_BELOW, POSITIVE_SHARE, ModelMaps, complementary_rank
 from .pictures import (
     class_mask,
