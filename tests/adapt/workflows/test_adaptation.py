@@ -18,7 +18,7 @@ import pytest
 import torch
 from bundle_cases import write_bundle
 from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
-from roadshift.adapt.data import dataset
+from roadshift.adapt.data import dataset, labelled
 from roadshift.adapt.data.dataset import in_batches, stacked
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise
@@ -119,7 +119,7 @@ def test_no_label_is_read_whatever_lies_beside_the_frames(
         name = path.stem.replace("frame", "bern")
         (images / "val" / "bern" / f"{name}_leftImg8bit.png").write_bytes(path.read_bytes())
         (labels / "val" / "bern" / f"{name}_gtFine_labelIds.png").write_bytes(path.read_bytes())
-    monkeypatch.setattr(dataset, "read_labels", refuse)
+    monkeypatch.setattr(labelled, "read_labels", refuse)
     alone = weights(adapt(out=tmp_path / "alone"))
     beside = adapt(frames=images, out=tmp_path / "beside")
     assert beside.manifest.provenance.frames == 6
