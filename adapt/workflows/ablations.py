@@ -37,7 +37,7 @@ class Ablation(Settings):
     title: str  # "IAPC, Table III"
     varies: str
     method: str
-    reference: str  # where the table is published
+    reference: str = ""  # where the table is published
     values: Literal["paper", "ours"]
     note: str = ""  # where they are ours: which, and why
     settings: dict[str, Any] = Field(default={})  # of every row
@@ -66,6 +66,8 @@ def find_ablation(name_or_path: str) -> Path:
     Raises:
         ConfigError: neither a file nor a name.
     """
+    if Path(name_or_path).is_dir():
+        raise ConfigError(f"{arg('ablation')} {shortened(name_or_path)!r}: is a folder.")
     if Path(name_or_path).is_file():
         return Path(name_or_path)
     if name_or_path in ablation_names():
@@ -83,7 +85,11 @@ def read_ablation(file: Path) -> Ablation:
         ConfigError: it is none, or its method starts from answers, not from a bundle.
     """
     table = validate(Ablation, read_toml(file), str(file))
-    if adapting_method(table.method).black_box:
+    try:
+        method = adapting_method(table.method)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    if method.black_box:
         raise ConfigError(
             f"{file}: its method {table.method} learns from a black box's answers, and a "
             "comparison starts from a bundle; give a table of another method."

@@ -141,7 +141,8 @@ def _page(
 def _about(table: Ablation) -> str:
     """The sentences of a table: what it varies, where it is published, whose its values are."""
     values = "the paper's" if table.values == "paper" else f"ours. {table.note}".rstrip(".")
-    return f"{table.method}: {table.varies}. After {table.reference}. The rows are {values}."
+    after = f" After {table.reference}." if table.reference else ""
+    return f"{table.method}: {table.varies}.{after} The rows are {values}."
 
 
 def _run_names(comparison: Comparison) -> str:

@@ -19,10 +19,21 @@ from ..run.workspace import SIGNS
 WEIGHTS = "model.safetensors"
 
 
+def search_folder(out: Path) -> Path:
+    """The folder in which a search works whose result will be ``out``."""
+    return out.with_name(f"{out.name}.search")
+
+
 def check_place(options: RunOptions) -> None:
     """Refuse what cannot be written; clear away a run that is not to be resumed, or cannot be."""
     if not (options.resume and published(options)):
         check_output(options.out, options.overwrite)
+    search = search_folder(options.out)
+    if search.exists() and not options.overwrite:
+        raise OutputError(
+            f"{search}: holds a search that was not finished, whose result will be {options.out}; "
+            f"repeat its command with {arg('resume', True)}, or give another {arg('out')}."
+        )
     folder = options.workspace.folder
     _check_ours(folder)
     if folder.exists():

@@ -39,6 +39,7 @@ from ..run.checksums import DamagedError, read_json_with_checksum, write_json_wi
 from ..run.events import Events
 from ..run.options import RunOptions
 from .adaptation import adapt_bundle, check_not_incumbent
+from .run_folder import search_folder
 from .run_record import record_of_adapting
 from .search_grid import Candidate
 
@@ -71,7 +72,7 @@ def search_settings(
         RoadshiftError: of what concerns all candidates, see `adapt_bundle`.
     """
     began = time.monotonic() if options.began is None else options.began
-    folder, note = options.out.with_name(f"{options.out.name}.search"), options.events.note
+    folder, note = search_folder(options.out), options.events.note
     check_not_incumbent(source, options.out)
     if not options.resume:
         check_output(options.out, options.overwrite)

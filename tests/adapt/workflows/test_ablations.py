@@ -12,6 +12,7 @@ import pytest
 from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.run.config import RunConfig, leaves
 from roadshift.adapt.workflows.ablations import (
+    FOLDER,
     Ablation,
     ablation_listing,
     ablation_names,
@@ -295,3 +296,16 @@ def test_a_table_keeps_what_it_was_given(two_rows: Path) -> None:
     table = read_ablation(two_rows)
     assert isinstance(table, Ablation)
     assert leaves(table.settings)["training.batch_size"] == 2
+
+
+def test_the_errors_of_a_table_of_ones_own_name_its_file(tmp_path: Path) -> None:
+    table = (FOLDER / "iapc-table-4.toml").read_text()
+    file = tmp_path / "own.toml"
+    file.write_text(table.replace('method = "iapc"', 'method = "foo"', 1))
+    with pytest.raises(ConfigError, match=r"own\.toml: method 'foo' is unknown"):
+        read_ablation(file)
+    lines = [line for line in table.splitlines() if not line.startswith("reference")]
+    file.write_text("\n".join(lines))
+    assert not read_ablation(file).reference
+    with pytest.raises(ConfigError, match="is a folder"):
+        find_ablation(str(tmp_path))

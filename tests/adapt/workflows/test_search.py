@@ -224,7 +224,12 @@ def test_a_run_that_fails_is_a_candidate_that_lost(
 
 
 def test_a_search_that_is_stopped_goes_on_and_runs_nothing_twice(
-    gate: Callable[..., None], search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gate: Callable[..., None],
+    search: Search,
+    adapt: Callable[..., Bundle],
+    recording: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     notes: list[str] = []
     gate(("promote", 3.0), ("promote", 2.0))
@@ -239,6 +244,8 @@ def test_a_search_that_is_stopped_goes_on_and_runs_nothing_twice(
     before = open_bundle(tmp_path / "out.search/candidate-1", allow_networks=["tiny_network"]).hash
     with pytest.raises(TrainingError, match="started with other frames, settings or source model"):
         search(0.0, 2.0, resume=True)
+    with pytest.raises(OutputError, match=r"out\.search: holds a search that was not finished"):
+        adapt(frames=recording)  # a plain run to the same place
     notes.clear()
     made: list[Bundle] = []
 
