@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -91,14 +91,18 @@ def test_only_frames_that_were_read_are_spoken_of(damaged: Path, said: list[str]
 def test_pictures_stored_in_another_order_are_named_as_they_are_shown(
     tmp_path: Path, said: list[str], codec: str
 ) -> None:
-    path = write_reordered(tmp_path / "clip.mp4", codec)
-    data = bytearray(path.read_bytes())
-    for share in (0.45, 0.6, 0.75):
-        at = int(share * len(data))
-        data[at : at + 3] = bytes(byte ^ 0xFF for byte in data[at : at + 3])
-    path.write_bytes(data)
+    path = tmp_path / "clip.mp4"
+    expected = None
+    while expected is None:  # encoders' bytes differ, and a flip in a header ends FFmpeg's reading
+        data = bytearray(write_reordered(path, codec).read_bytes())
+        for share in (0.45, 0.6, 0.75):
+            at = int(share * len(data))
+            data[at : at + 3] = bytes(byte ^ 0xFF for byte in data[at : at + 3])
+        path.write_bytes(data)
+        with suppress(ValueError):  # of which PyAV's InvalidDataError is one
+            expected = marked_by_ffmpeg(path)
     _, watch = read(path, said)
-    assert watch.damaged(path) == marked_by_ffmpeg(path) != []
+    assert watch.damaged(path) == expected != []
 
 
 # ---- sound videos ------------------------------------------------------------------------------
@@ -287,7 +291,6 @@ def write_reordered(path: Path, codec: str) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options={"g": "12", "bf": "2"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        stream.codec_context.thread_count = 1  # by several an encoder's bytes differ with the load
         large = np.kron(noise(0), np.ones((2, 2, 1), np.uint8))
         for seed in range(FRAMES):
             window = large[seed : seed + HEIGHT, 2 * seed : 2 * seed + WIDTH]
