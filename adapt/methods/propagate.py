@@ -70,6 +70,8 @@ class PropagateStage(Stage):
         if settings.easy_labels_from == "start":
             self.labels = label_frames(start, context, settings.scales, mirror=settings.mirror)
         self.easy = self._easy_frames(entropies)
+        if len(self.easy) == len(context.prepared.of(len(context.frames))):
+            context.note("propagate: every frame counts as easy, so no hard one is learned from")
         if self.labels is not None:
             histograms = self.labels.histograms(model.num_classes, sorted(self.easy))
             self.thresholds = histograms.thresholds(settings.easy_labels)

@@ -1,4 +1,4 @@
-"""Training a source model on labelled images: eq. 1 of the adaptation papers."""
+"""Training a source model on labelled images, which the adaptation papers begin with."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class Supervised(Method):
 
     name = "supervised"
     summary = "cross-entropy against ground truth"
-    source = "eq. 1 of Cao et al. (arXiv:2306.01598)"
+    source = "AdaptSegNet, Tsai et al., CVPR 2018 (arXiv:1802.10349)"
     Config = SupervisedConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "roadshift": {

@@ -56,6 +56,12 @@ def search_grid(
         )
     for full, key in keys.items():
         _check_axis(key, axes[key])
+        if "." not in full and full not in RunConfig.model_fields:
+            raise ConfigError(
+                f"{arg('search')} {key}: {method} has no such setting, it has "
+                f"{', '.join(find_method(method).Config.model_fields)}; one of another section is "
+                "written with it, as training.lr."
+            )
         if full in ("method", "seed"):
             raise ConfigError(
                 f"{arg('search')} {key}: only settings of one method with one seed are searched; "

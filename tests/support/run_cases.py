@@ -125,6 +125,16 @@ class Polls:
         return stop
 
 
+def block_frames(count: int, width: int, height: int) -> FrameSet:
+    """Blocks of colour of 4x4 pixels, with more contrast from frame to frame."""
+    rng = np.random.default_rng(1)
+    blocks = rng.uniform(-1, 1, (count, height // 4, width // 4, 3))
+    blocks = blocks.repeat(4, axis=1).repeat(4, axis=2)
+    contrast = np.linspace(10, 120, count)[rng.permutation(count), None, None, None]
+    pixels = (128 + contrast * blocks).astype(np.uint8)
+    return FrameSet([f"f{i}" for i in range(count)], width, height, pixels.__getitem__)
+
+
 def run_options(out: Path, **options: Any) -> RunOptions:
     """Options of a run on the CPU, with those of `Events` among them."""
     names = {field.name for field in fields(Events)} & options.keys()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,7 @@ from roadshift.adapt.run.precision import Precision
 from roadshift.adapt.training.forward_backward import Passes, seed_of
 from roadshift.adapt.training.optimisation import build_optimizer
 from roadshift.runtime.bundle import InputSpec
-from run_cases import stage_context
+from run_cases import block_frames, stage_context
 from torch import Tensor
 
 WIDTH, HEIGHT, FRAMES, K, SEED, STEPS = 24, 16, 6, 4, 3, 5
@@ -56,12 +55,7 @@ def net() -> SegmentationNetwork:
 
 
 def frames() -> FrameSet:
-    """Blocks of colour, with more contrast from frame to frame."""
-    rng = np.random.default_rng(1)
-    blocks = rng.uniform(-1, 1, (FRAMES, 4, 6, 3)).repeat(4, axis=1).repeat(4, axis=2)
-    contrast = np.linspace(10, 120, FRAMES)[rng.permutation(FRAMES), None, None, None]
-    pixels = (128 + contrast * blocks).astype(np.uint8)
-    return FrameSet([f"f{i}" for i in range(FRAMES)], WIDTH, HEIGHT, pixels.__getitem__)
+    return block_frames(FRAMES, WIDTH, HEIGHT)
 
 
 def batches(streams: Streams, training: TrainingConfig) -> Callable[[int], Batch]:

@@ -37,6 +37,7 @@ from run_cases import (
     Polls,
     adapted,
     assert_same,
+    block_frames,
     history_of,
     kill_at,
     sgd_steps,
@@ -61,12 +62,7 @@ def net(seed: int = 0, dropout: float = 0.0) -> SegmentationNetwork:
 
 
 def frames() -> FrameSet:
-    """Blocks of colour, with more contrast from frame to frame."""
-    rng = np.random.default_rng(1)
-    blocks = rng.uniform(-1, 1, (FRAMES, 4, 6, 3)).repeat(4, axis=1).repeat(4, axis=2)
-    contrast = np.linspace(10, 120, FRAMES)[rng.permutation(FRAMES), None, None, None]
-    pixels = (128 + contrast * blocks).astype(np.uint8)
-    return FrameSet([f"f{i}" for i in range(FRAMES)], WIDTH, HEIGHT, pixels.__getitem__)
+    return block_frames(FRAMES, WIDTH, HEIGHT)
 
 
 def context(folder: Path) -> Context:
@@ -752,3 +748,15 @@ def test_settings_that_do_not_go_together_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         resolve_config("atp", assignments=[f"atp.{entry}" for entry in assignments])
+
+
+def test_a_run_without_a_hard_frame_says_so(tmp_path: Path) -> None:
+    notes = list[str]()
+    work = Work(events=Events(notes.append))
+    PropagateStage(AtpConfig(easy_ratio=1.0)).begin(net(), replace(context(tmp_path), work=work))
+    assert any("every frame counts as easy" in note for note in notes)
+    notes.clear()
+    half = tmp_path / "half"
+    half.mkdir()
+    PropagateStage(AtpConfig()).begin(net(), replace(context(half), work=work))
+    assert not any("every frame counts as easy" in note for note in notes)

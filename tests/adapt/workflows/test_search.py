@@ -62,7 +62,8 @@ def test_every_combination_is_a_candidate_and_an_own_setting_needs_no_section() 
 @pytest.mark.parametrize(
     ("axes", "says"),
     [
-        ({"wight_pe": [0.2, 1]}, r"search wight_pe=0\.2: .*unknown key 'wight_pe'"),
+        ({"wight_pe": [0.2, 1]}, "search wight_pe: iapc has no such setting, it has .*weight_pe"),
+        ({"training.rl": [0.2, 1]}, r"search training\.rl=0\.2: .*unknown key 'training\.rl'"),
         ({"weight_pe": [0.2, -1]}, r"search iapc\.weight_pe=-1: .*greater than or equal to 0"),
         ({"ld.class_share": [0.2, 0.1]}, "settings of ld are for runs of it"),
         ({"weight_pe": [0.2]}, "weight_pe: has 1 value, which leaves nothing to choose"),
