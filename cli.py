@@ -15,6 +15,7 @@ from . import __version__
 from .cli_process import exit_code
 from .commands.adapt import adapt
 from .commands.bench import bench
+from .commands.collect import collect
 from .commands.compare import compare
 from .commands.demo import demo
 from .commands.doctor import doctor
@@ -50,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "eval": eval_,
     "export": export,
     "run": run,
+    "collect": collect,
     "bench": bench,
     "info": info,
     "networks": networks,

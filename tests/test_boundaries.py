@@ -171,6 +171,7 @@ INNER = {
         "bundle",
         "engines",
         "pipeline",
+        "collecting",
         "bench",
     ),
     "adapt": (
