@@ -28,6 +28,7 @@ from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
 from .commands.reproduce import reproduce
 from .commands.run import run
+from .commands.select import select
 from .commands.train import train
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "export": export,
     "run": run,
     "collect": collect,
+    "select": select,
     "bench": bench,
     "info": info,
     "networks": networks,

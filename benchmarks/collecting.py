@@ -20,19 +20,24 @@ import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-
 import roadshift
+from numpy.typing import NDArray
+from roadshift.runtime.collecting.collector import Collector
+from roadshift.runtime.collecting.store import FrameStore
+from roadshift.runtime.frames import Frame
+from roadshift.runtime.frames.images import read_image
 
 Image = NDArray[np.uint8]
 SIZE = (256, 128)
 TIMES, STANDSTILL, TUNNEL = 4, 140, 40  # frames: of each place, of the standstill, of the tunnel
 STEPS = 60
 SPACES = {"dusk": "camvid11", "kitti": "cityscapes19", "idd": "idd7"}
+_PERIOD_NS = 100_000_000
 WAYS = ("all", "every nth", "random", "collect")
 
 
@@ -150,7 +155,7 @@ def jittered(image: Image, shift: float, rng: np.random.Generator) -> Image:
 
 
 def chosen_frames(drive: Path, way: str, seed: int) -> Path:
-    """The folder of the frames that one way chooses; every nth and random take as many as collect."""
+    """The folder of the frames that one way chooses, as many as are collected unless all."""
     if way == "all":
         return drive
     out = drive.with_name(f"{drive.name}-{way}".replace(" ", "-"))
@@ -176,7 +181,14 @@ def chosen_frames(drive: Path, way: str, seed: int) -> Path:
 
 def collected(frames: Sequence[Path]) -> list[Path]:
     """The frames that a collector keeps with room for half of them."""
-    raise NotImplementedError
+    room = sum(path.stat().st_size for path in frames) // 2
+    with TemporaryDirectory() as scratch:
+        store = FrameStore(Path(scratch) / "kept", room)
+        with Collector(store) as collector:
+            for number, path in enumerate(frames):
+                collector.consider(Frame(read_image(path), path.stem, number * _PERIOD_NS))
+        times_s = [frame.time_s for frame in store.frames.values()]
+    return sorted(frames[round(1e9 * time_s / _PERIOD_NS)] for time_s in times_s)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

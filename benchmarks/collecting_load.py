@@ -26,7 +26,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
-
 from roadshift.runtime.collecting.appearance import LENGTH, appearance
 from roadshift.runtime.collecting.collector import Collector
 from roadshift.runtime.collecting.frame_files import KeptFrame

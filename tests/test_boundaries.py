@@ -181,6 +181,7 @@ INNER = {
         "models",
         "data",
         "scoring",
+        "selecting",
         "pseudo_labels",
         "methods",
         "explaining",

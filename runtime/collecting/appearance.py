@@ -97,7 +97,5 @@ def _sharpness(image: Image) -> float:
     grey = cv2.cvtColor(np.concatenate(windows, axis=1), cv2.COLOR_RGB2GRAY)
     size = grey.shape[1] // 4, grey.shape[0] // 4
     quarter = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    fine, rough = (
-        float(np.abs(cv2.Laplacian(one, cv2.CV_16S)).mean()) for one in (grey, quarter)
-    )
+    fine, rough = (float(np.abs(cv2.Laplacian(one, cv2.CV_16S)).mean()) for one in (grey, quarter))
     return float(np.log2((fine + 0.5) / (rough + 0.5)))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,7 +95,9 @@ def collect_frames(
     store = FrameStore(out, budget, keep_free=keep_free, note=note)
     with Collector(store, cpu_share=cpu_share, note=note) as collector:
         take = collector.offer if live else collector.consider
-        pairs = _unlabelled(read()) if engine is None else _labelled(read(), engine, live, stop_when)
+        pairs = (
+            _unlabelled(read()) if engine is None else _labelled(read(), engine, live, stop_when)
+        )
         try:
             for frame, labels in pairs:
                 take(frame, labels)
@@ -118,7 +120,7 @@ def collect_frames(
     }
 
 
-Labelled = Iterator[tuple[Frame, Optional[NDArray[np.uint8]]]]
+Labelled = Iterator[tuple[Frame, NDArray[np.uint8] | None]]
 
 
 def _unlabelled(frames: Iterator[Frame]) -> Labelled:

@@ -1,7 +1,7 @@
 """Files of collected frames: a JPEG that carries in a comment what the collector knows of it.
 
 The name says when: the number of the drive, when the drive began, and milliseconds since then, so
-that the order of names is the order in time, also where a clock was set meanwhile. The comment holds
+that the order of names is the order in time, also where a clock was set meanwhile. The comment has
 the descriptor, the weight, the classes and the length of the whole file, so that an index can be
 made again from the files' first kilobytes, and a file that a power loss cut is told.
 """

@@ -1,8 +1,8 @@
 """Descriptors of the frames that are kept, and which of them is worth least.
 
 A frame's value is its distance from the nearest other kept frame, times its weight (how rare its
-classes are, how much there is to see). So of the two that are most alike the lighter one goes first,
-and the rest stays spread over everything that was seen, whatever was seen most.
+classes are, how much there is to see). So of the two that are most alike the lighter one goes
+first, and the rest stays spread over everything that was seen, whatever was seen most.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ class Reservoir:
             self._find_nearest(other)
 
     def _find_nearest(self, slot: int) -> None:
-        distances = self.distances(
-            self.differences(self._vectors[slot]), float(self._times[slot])
-        )
+        distances = self.distances(self.differences(self._vectors[slot]), float(self._times[slot]))
         distances[slot] = np.inf
         nearest = int(distances.argmin())
         known = bool(np.isfinite(distances[nearest]))

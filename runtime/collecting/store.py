@@ -154,19 +154,25 @@ class FrameStore(Closing):
     def _write(self, frame: KeptFrame, data: bytes) -> bool:
         path = self.folder / frame.name
         for _ in range(_MOST_EVICTED):
-            try:
-                with replacing(path, _UNFINISHED) as file:
-                    file.write(data)
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise output_error(error, path) from error
-                if not len(self.reservoir):
-                    return False
-                self.evict()
-            else:
+            if self._try_to_write(path, data):
                 self._take_in(frame)
                 return True
+            if not len(self.reservoir):
+                return False
+            self.evict()
         return False
+
+    @staticmethod
+    def _try_to_write(path: Path, data: bytes) -> bool:
+        """Write a file whole; False where the disk is full."""
+        try:
+            with replacing(path, _UNFINISHED) as file:
+                file.write(data)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise output_error(error, path) from error
+            return False
+        return True
 
     def _take_in(self, frame: KeptFrame) -> None:
         line = frame.line()
@@ -196,15 +202,8 @@ class FrameStore(Closing):
     def write_index(self) -> bool:
         """Write the index anew; False, and the old one stays, where the disk is full."""
         head = json.dumps({"version": 1, "counts": self.counts, "budget": self.budget})
-        try:
-            with replacing(self.folder / INDEX, _UNFINISHED) as file:
-                file.write(head.encode() + b"\n")
-                file.writelines(self._lines.values())
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise output_error(error, self.folder / INDEX) from error
-            return False
-        return True
+        lines = (head.encode() + b"\n", *self._lines.values())
+        return self._try_to_write(self.folder / INDEX, b"".join(lines))
 
     def close(self) -> None:
         """Write the index and give the folder back."""

@@ -18,6 +18,7 @@ _OTHER_WORDS = {
     "memory_budget_mib": "--memory-budget",
     "precisions": "--precision",
     "settings": "--set",
+    "tool": "--to",
     "time_budget_s": "--time-budget",
     "workspace_mib": "--workspace",
 }
