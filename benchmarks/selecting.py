@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import roadshift
+import torch
+from roadshift.adapt.networks import build_network
 from roadshift.adapt.workflows.selection import select_frames
+from safetensors.torch import load_file, save_file
 
 SIZE = (256, 128)
 DAY_FRAMES, DAY_STEPS, STEPS = 40, 100, 40
@@ -43,7 +46,8 @@ def main() -> None:
     linked([frame for i, frame in enumerate(dusk) if i % 3], given.work / "pool")
     source = given.work / "source"
     if not (source / "manifest.json").exists():
-        learn(given.work / "day", given.checkpoint, source, DAY_STEPS, 3e-3, 0)
+        initial = with_other_classes(given.checkpoint, given.work)
+        learn(given.work / "day", initial, source, DAY_STEPS, 3e-3, 0)
     rows = [{"by": "nothing", "count": 0, "seed": 0, "miou": miou(source, given.work / "held")}]
     began, cells = time.monotonic(), [(s, *way) for s in range(given.seeds) for way in WAYS]
     for done, (seed, by, count) in enumerate(cells, 1):
@@ -63,6 +67,25 @@ def linked(frames: Sequence[Path], out: Path) -> None:
         for kind, file in (("images", frame), ("labels", labels)):
             (out / kind).mkdir(parents=True, exist_ok=True)
             (out / kind / file.name).symlink_to(file.resolve())
+
+
+def with_other_classes(checkpoint: Path, work: Path) -> Path:
+    """The checkpoint's weights in a network of CamVid's classes, whose classifier is new."""
+    torch.manual_seed(0)
+    roadshift.import_bundle(
+        checkpoint,
+        network="espnetv2",
+        arguments={"scale": 0.5},
+        label_space="cityscapes20",
+        out=work / "cityscapes",
+        overwrite=True,
+    )
+    published = load_file(work / "cityscapes" / "model.safetensors")
+    state = build_network("espnetv2", 11, scale=0.5).state_dict()
+    fitting = {n: t for n, t in published.items() if n in state and t.shape == state[n].shape}
+    out = work / "initial.safetensors"
+    save_file({**{n: t.contiguous() for n, t in state.items()}, **fitting}, out)
+    return out
 
 
 def learn(pairs: Path, initial: Path, out: Path, steps: int, lr: float, seed: int) -> None:

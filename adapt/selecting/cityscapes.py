@@ -1,11 +1,13 @@
-"""Cityscapes' layout: pictures and label maps in two trees, which `roadshift train` reads as well."""
+"""Cityscapes' layout: pictures and label maps in two trees; `roadshift train` reads it, too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 
+from ...runtime.atomic import write_whole
 from ...runtime.errors import LabelSpaceError
 from ...runtime.frames.images import write_image
 from ...runtime.labels import LabelSpace
@@ -17,8 +19,10 @@ _SPLIT, _CITY = "train", "selected"
 class CityscapesArchive(Archive):
     """``leftImg8bit/train/selected/NAME_leftImg8bit.png`` and their maps below ``gtFine``.
 
-    ``NAME_gtFine_labelIds.png`` where the label space knows Cityscapes' ids of all its classes,
-    else ``NAME_gtFine_labelTrainIds.png``, class indices; ``NAME_gtFine_color.png`` to look at.
+    Where the label space knows Cityscapes' ids of all its classes, ``NAME_gtFine_labelIds.png``
+    and ``NAME_gtFine_instanceIds.png`` with the same ids (nothing is told apart within a class),
+    which other programs read; else ``NAME_gtFine_labelTrainIds.png``, class indices. And
+    ``NAME_gtFine_color.png`` to look at.
 
     Raises:
         LabelSpaceError: the label space has other train ids, and lacks raw ids of some classes.
@@ -40,6 +44,9 @@ class CityscapesArchive(Archive):
         write_image(images / f"{frame.name}_leftImg8bit.png", frame.image)
         encoded = self._table[frame.labels]
         write_image(maps / f"{frame.name}_gtFine_{self._ending}.png", encoded)
+        if self._ending == "labelIds":
+            _, data = cv2.imencode(".png", encoded.astype(np.uint16))
+            write_whole(maps / f"{frame.name}_gtFine_instanceIds.png", data.tobytes())
         coloured = self.space.colourise(frame.labels)
         write_image(maps / f"{frame.name}_gtFine_color.png", coloured)
 
