@@ -5,10 +5,10 @@
     python benchmarks/collecting_load.py kills [--kills 200]
 
 ``cost``: CPU time of a frame of 1280x720 that is not written, with so many kept ones. ``soak``:
-small frames of a drive without end; prints the most bytes that the folder ever had on the disk and
-the memory of the process. ``kills``: a collector that is killed at random moments, started again
-each time; after each kill every file must decode and agree with what is read of the folder. The
-work folder is one of the system's temporary ones.
+the looks of as many frames, and a small picture for each; prints the most bytes that the folder
+ever had on the disk and the memory of the process. ``kills``: a collector that is killed at random
+moments, started again each time; after each kill every file must decode and agree with what is read
+of the folder. The work folder is one of the system's temporary ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
-from roadshift.runtime.collecting.appearance import LENGTH, appearance
+from roadshift.runtime.collecting.appearance import LENGTH, Appearance, appearance
 from roadshift.runtime.collecting.collector import Collector
 from roadshift.runtime.collecting.frame_files import KeptFrame
 from roadshift.runtime.collecting.store import INDEX, FrameStore, read_index, read_store
@@ -111,11 +111,17 @@ def cost(folder: Path, kept: int) -> None:
 
 
 def soak(folder: Path, frames: int, budget: int) -> None:
-    """Feed so many frames; stop where the folder is ever above its budget."""
+    """Offer the looks of so many frames; stop where the folder is ever above its budget."""
     most, began = 0, time.monotonic()
+    rng = np.random.default_rng(2)
+    image = rng.integers(0, 256, (16, 16, 3), np.uint8)
+    vector = rng.normal(0, 0.15, LENGTH).astype(np.float32)
     with Collector(FrameStore(folder, budget)) as collector:
-        for number, frame in enumerate(road(2, 16, 32), 1):
-            outcome = collector.consider(frame)
+        for number in range(1, frames + 1):
+            if number % 3:  # else the car stands still
+                vector = (0.97 * vector + rng.normal(0, 0.04, LENGTH)).astype(np.float32)
+            looks = Appearance(vector, 100.0, is_dark=False, is_flat=False, sharpness=0.0)
+            outcome = collector.choose(Frame(image, "", number * 100_000_000), looks)
             if outcome == "kept" or number % 1000 == 0:
                 used = on_disk(folder)
                 most = max(most, used)
@@ -128,8 +134,6 @@ def soak(folder: Path, frames: int, budget: int) -> None:
                     f"at most {most} of {budget} bytes, {memory_mib():.0f} MiB",
                     flush=True,
                 )
-            if number == frames:
-                return
 
 
 def drive(out: Path, budget: int) -> None:

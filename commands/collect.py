@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..runtime.errors import FrameError
+from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of
 from .options import AllowNetwork, Backend, Device, Json, Threads
 from .parse import needed, parse_duration, parse_memory, parse_share
@@ -63,6 +63,7 @@ def collect(
     from ..runtime.console.phases import PhaseDisplay
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note, say
+    from ..runtime.frames import FrameSource
     from ..runtime.frames.live import open_source
     from .tables import collected_line, collection_line, show
 
@@ -103,3 +104,5 @@ def collect(
     show(summary, as_json, lambda: say(*collected_line(summary)))
     if summary["lost"]:
         raise FrameError(summary["lost"])
+    if summary["ended_by"] == "signal" and isinstance(source, FrameSource):
+        raise typer.Exit(RunInterrupted.exit_code)  # a recording that was not looked at to its end

@@ -14,6 +14,7 @@ INIT = Path(roadshift.__file__)
 LEARNS = ("roadshift.adapt", "roadshift.export")
 FUNCTIONS = {
     "adapt_bundle",
+    "collect_frames",
     "evaluate",
     "explain",
     "export_bundle",
@@ -24,6 +25,7 @@ FUNCTIONS = {
     "open_frames",
     "register_method",
     "register_network",
+    "select_frames",
     "train_bundle",
 }
 

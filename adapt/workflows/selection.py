@@ -43,7 +43,7 @@ MAX_FRAMES = 3000  # looked at, unless a user says otherwise
 
 
 @dataclass(frozen=True)
-class Selection:
+class FrameSelection:
     """Frames that were chosen.
 
     Attributes:
@@ -93,7 +93,7 @@ def select_frames(
     on_note: Callable[[str], None] = log_note,
     on_progress: Callable[[ProgressUpdate], None] = lambda _: None,
     stop_requested: Callable[[], bool] = lambda: False,
-) -> Selection:
+) -> FrameSelection:
     """Choose the frames that are most worth labelling, and write them for a tool that labels.
 
     Args:
@@ -147,7 +147,7 @@ def select_frames(
                 f"{arg('count')}: all of them are taken"
             )
         )
-    selection = Selection(
+    selection = FrameSelection(
         target,
         tool,
         tuple((names[i], round(facts[i].uncertainty, 4)) for i in chosen),
@@ -171,7 +171,7 @@ def select_frames(
         for path in folder.rglob("*"):
             flush(path)
         publish(folder, target.resolve(), replace=target.exists())
-    return Selection(
+    return FrameSelection(
         target, tool, selection.frames, len(names), selection.skipped, time.monotonic() - began
     )
 

@@ -24,7 +24,7 @@ from .store import INDEX, FrameStore, read_store
 
 def collect_frames(
     frames: FrameSource | LiveSource,
-    out: Path,
+    out: str | Path,
     budget: int,
     *,
     keep_free: float = 0.1,
@@ -92,7 +92,7 @@ def collect_frames(
             if stop_when():
                 return
 
-    store = FrameStore(out, budget, keep_free=keep_free, note=note)
+    store = FrameStore(Path(out), budget, keep_free=keep_free, note=note)
     with Collector(store, cpu_share=cpu_share, note=note) as collector:
         take = collector.offer if live else collector.consider
         pairs = (

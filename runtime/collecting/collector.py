@@ -154,16 +154,21 @@ class Collector(Closing):
         Raises:
             OutputError: the folder cannot be written.
         """
+        return self.choose(frame, appearance(frame.image), labels)
+
+    def choose(
+        self, frame: Frame, looks: Appearance, labels: NDArray[np.uint8] | None = None
+    ) -> str:
+        """`consider` for a frame whose looks are known."""
         self._advance(frame.timestamp_ns)
-        outcome = self._decide(frame, labels)
+        outcome = self._decide(frame, looks, labels)
         self._count(outcome)
         if self._clock() - self._indexed_at >= INDEX_EVERY_S:
             self._indexed_at = self._clock()
             self._store.write_index()
         return outcome
 
-    def _decide(self, frame: Frame, labels: NDArray[np.uint8] | None) -> str:
-        looks = appearance(frame.image)
+    def _decide(self, frame: Frame, looks: Appearance, labels: NDArray[np.uint8] | None) -> str:
         if reason := self._worthless(looks):
             return reason
         reservoir = self._store.reservoir
