@@ -1,4 +1,4 @@
-"""What collecting costs and survives: time a frame, a million frames, and kills.
+"""Collecting under load: time a frame, a million frames, and kills.
 
     python benchmarks/collecting_load.py cost  [--kept 50000]
     python benchmarks/collecting_load.py soak  [--frames 1000000] [--budget 3000000]

@@ -146,7 +146,7 @@ def collected_line(summary: Mapping[str, Any]) -> list[str]:
 
 
 def collection_line(status: Mapping[str, Any]) -> list[str]:
-    """What a folder of collected frames holds, in a sentence or two."""
+    """The state of a folder of collected frames in a sentence or two."""
     from ..runtime.collecting.collector import REASONS
 
     counts = status["counts"]

@@ -1,4 +1,4 @@
-"""Which frames to label: ways to choose some of many."""
+"""Ways to choose the frames to label among many."""
 
 from __future__ import annotations
 

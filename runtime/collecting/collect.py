@@ -138,7 +138,7 @@ def _labelled(
 
 
 def collection_status(folder: Path) -> dict[str, Any]:
-    """What a folder holds, also while a collector writes into it; nothing is changed.
+    """State of a folder, also while a collector writes into it; nothing is changed.
 
     Returns:
         JSON values: "frames_kept", "bytes", "drives" (number of each one and its frames),

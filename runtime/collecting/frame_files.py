@@ -132,7 +132,7 @@ def encode_frame(image: NDArray[np.uint8], frame: KeptFrame) -> bytes:
 
 
 def read_frame_file(path: Path) -> KeptFrame:
-    """What a frame's file says of itself, from its first kilobytes and its last two bytes.
+    """Facts that a frame's file states, from its first kilobytes and its last two bytes.
 
     Raises:
         ValueError: it is cut, or was not written here.

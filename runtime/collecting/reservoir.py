@@ -45,7 +45,7 @@ class Reservoir:
         return self._count
 
     def differences(self, vector: Vector) -> Vector:
-        """How different a descriptor's picture is from each kept one's, (len,)."""
+        """Distance of a descriptor from each kept one's, without time, (len,)."""
         n = self._count
         squares = self._squares[:n] - 2 * (self._vectors[:n] @ vector) + float(vector @ vector)
         return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
