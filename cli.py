@@ -27,7 +27,9 @@ from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
 from .commands.reproduce import reproduce
 from .commands.run import run
+from .commands.signing import keygen, sign, verify
 from .commands.train import train
+from .commands.trust import trust
 
 app = typer.Typer(
     name="roadshift",
@@ -55,10 +57,14 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "networks": networks,
     "methods": methods,
     "label-spaces": label_spaces,
+    "keygen": keygen,
+    "sign": sign,
+    "verify": verify,
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
+app.add_typer(trust, name="trust")
 
 
 def main() -> NoReturn:

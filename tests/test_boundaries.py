@@ -169,6 +169,7 @@ INNER = {
         "frames",
         "labels",
         "bundle",
+        "signing",
         "engines",
         "pipeline",
         "bench",
