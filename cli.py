@@ -27,7 +27,8 @@ from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
 from .commands.reproduce import reproduce
 from .commands.run import run
-from .commands.signing import keygen, sign, verify
+from .commands.signing import keygen, pack, sign, verify
+from .commands.slot import slot
 from .commands.train import train
 from .commands.trust import trust
 
@@ -60,11 +61,13 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "keygen": keygen,
     "sign": sign,
     "verify": verify,
+    "pack": pack,
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
 app.add_typer(trust, name="trust")
+app.add_typer(slot, name="slot")
 
 
 def main() -> NoReturn:

@@ -1,4 +1,4 @@
-"""`roadshift keygen`, `sign` and `verify`: who made a model, and whether a vehicle may trust it."""
+"""`roadshift keygen`, `sign`, `verify` and `pack`: models that a vehicle may trust."""
 
 from __future__ import annotations
 
@@ -126,6 +126,22 @@ def verify(bundle: BundleIn, trust: TrustFolder, as_json: Json = False) -> None:
             f"{bundle}: trusted; signed as {found.role} by {names}, version {found.version}."
         ),
     )
+
+
+def pack(
+    bundle: BundleIn,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+) -> None:
+    """Pack a bundle with its signatures into one file, the same bytes every time.
+
+    `roadshift slot install` takes it; updaters such as Mender and RAUC carry it.
+    """
+    from ..runtime.bundle import open_bundle
+    from ..runtime.bundle.packed import pack as pack_bundle
+    from ..runtime.console.terminal import say
+
+    path = pack_bundle(open_bundle(bundle), out)
+    say(f"Packed {bundle} into {path} ({path.stat().st_size / 2**20:.1f} MiB).")
 
 
 def key_password() -> str | None:

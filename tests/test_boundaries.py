@@ -172,6 +172,7 @@ INNER = {
         "signing",
         "engines",
         "pipeline",
+        "slots",
         "bench",
     ),
     "adapt": (

@@ -21,6 +21,7 @@ _OTHER_WORDS = {
     "password": "ROADSHIFT_KEY_PASSWORD",
     "precisions": "--precision",
     "role": "--as",
+    "self_test=False": "--no-self-test",
     "settings": "--set",
     "time_budget_s": "--time-budget",
     "workspace_mib": "--workspace",
