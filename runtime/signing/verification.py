@@ -68,7 +68,7 @@ def verify_bundle(
             "another."
         )
     folder = bundle.path / SIGNATURES
-    stored = stored_signatures(folder)
+    stored, carried = stored_signatures(folder), stored_signatures(folder / PARENTS)
     if not stored:
         raise SignatureError(f"{bundle.path}: is not signed; sign it with roadshift sign.")
     current = [s for s in stored if s.statement.model == bundle.hash]
@@ -91,7 +91,7 @@ def verify_bundle(
             f"{bundle.path}: has version {found.version}, and nothing before {floor} is accepted; "
             "an older model is never put back in by this way."
         )
-    chain = _maker_of(bundle, trust, now) if found.role == "garage" else []
+    chain = _maker_of(bundle, carried, trust, now) if found.role == "garage" else []
     signers = tuple(sorted(one.envelope.key_id for one in found.signatures))
     ends = [
         one.statement.expires
@@ -168,13 +168,14 @@ def _counting(
             yield one
 
 
-def _maker_of(bundle: Bundle, trust: Trust, now: datetime) -> list[_Agreement]:
+def _maker_of(
+    bundle: Bundle, carried: list[Stored], trust: Trust, now: datetime
+) -> list[_Agreement]:
     """The signatures from a garage's parent to the maker's model that it was adapted from.
 
     Ancestors are not on the vehicle: the signatures about them are carried in the bundle. A
     garage's own signature names the parent of what it signed, and only one that counts is believed.
     """
-    carried = stored_signatures(bundle.path / SIGNATURES / PARENTS)
     parent, chain = bundle.manifest.provenance.parent, list[_Agreement]()
     while parent is not None and len(chain) < _MOST_ANCESTORS:
         about = [s for s in carried if s.statement.model == parent]
