@@ -170,7 +170,7 @@ def manifest_edits() -> Iterator[Way]:
         "provenance.created": "1999",
         "measured": [{"name": "m", "value": 99.0, "unit": "%", "how": "said"}],
         "schema_version": 2,
-        "verdict": None,
+        "provenance.device": "another",
     }.items():
         yield f"manifest: {key} = {value!r}", edit(key, value), "."
 
