@@ -140,13 +140,36 @@ def commit(
 def rollback(
     slots: Slots,
     reason: Annotated[str, typer.Option(help="For the audit file.")] = "by hand",
+    trial: Annotated[
+        bool, typer.Option("--trial", help="End a trial, and do nothing where there is none.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """End a trial; or, without one, return to the model before the one that runs."""
     from ..runtime.slots import open_slots, roll_back
 
     store = open_slots(slots)
-    roll_back(store, reason)
+    if store.state().trial is not None or not trial:
+        roll_back(store, reason)
+    _show(store, as_json)
+
+
+@slot.command()
+def wait(
+    slots: Slots,
+    timeout: Annotated[str, typer.Option(help="Longest time, e.g. 90s or 10m.")] = "10m",
+    as_json: Json = False,
+) -> None:
+    """Wait until the run has decided about the model on trial.
+
+    Exit code 0: it was committed. 9: it was rolled back. 1: the run has not decided in time.
+    """
+    from ..runtime.slots import open_slots
+    from ..runtime.slots.changes import wait_for_decision
+    from .parse import parse_duration
+
+    store = open_slots(slots)
+    wait_for_decision(store, parse_duration("--timeout", timeout))
     _show(store, as_json)
 
 

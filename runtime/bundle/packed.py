@@ -77,8 +77,10 @@ def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
         yield source
         return
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=beside) as folder:
-        _unpack(source, Path(folder))
-        yield Path(folder)
+        inside = Path(folder, source.stem or "bundle")  # so that messages name it
+        inside.mkdir()
+        _unpack(source, inside)
+        yield inside
 
 
 def _unpack(source: Path, folder: Path) -> None:
