@@ -25,6 +25,7 @@ from .commands.import_ import import_
 from .commands.info import info
 from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
+from .commands.report import card, report
 from .commands.reproduce import reproduce
 from .commands.run import run
 from .commands.signing import keygen, pack, sign, verify
@@ -55,6 +56,8 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "run": run,
     "bench": bench,
     "info": info,
+    "report": report,
+    "card": card,
     "networks": networks,
     "methods": methods,
     "label-spaces": label_spaces,

@@ -174,6 +174,7 @@ INNER = {
         "pipeline",
         "slots",
         "bench",
+        "reporting",
     ),
     "adapt": (
         "run",
