@@ -18,7 +18,6 @@ _OTHER_WORDS = {
     "makers": "--maker",
     "garages": "--garage",
     "memory_budget_mib": "--memory-budget",
-    "password": "ROADSHIFT_KEY_PASSWORD",
     "precisions": "--precision",
     "role": "--as",
     "self_test=False": "--no-self-test",

@@ -49,6 +49,13 @@ a { color: inherit } summary { cursor: pointer }
 """
 
 
+_FETCH_NOTHING = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">\n"
+    '<link rel="icon" href="data:,">\n'
+)
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture of a page.
@@ -92,7 +99,8 @@ def page(title: str, sections: Sequence[Section], *, data: str = "") -> str:
     """The whole page.
 
     Args:
-        data: JSON of what the page shows, for programs; embedded, and not shown.
+        data: JSON of what the page shows, for programs; embedded, and not shown. Such a page holds
+            its pictures too, and tells browsers to fetch nothing.
     """
     contents = "".join(
         f'<li><a href="#{escape(s.name)}">{text(s.title)}</a></li>' for s in sections if s.name
@@ -102,8 +110,8 @@ def page(title: str, sections: Sequence[Section], *, data: str = "") -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<link rel="icon" href="data:,">\n'
-        f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + (_FETCH_NOTHING if data else "")
+        + f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         f'<h1>{text(title)}</h1>\n<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
         + "".join(map(_section, sections))
         + f"</main>\n{script}</body>\n</html>\n"
@@ -113,7 +121,8 @@ def page(title: str, sections: Sequence[Section], *, data: str = "") -> str:
 def facts(rows: Iterable[tuple[str, object]]) -> str:
     """A table of names and what is said of each."""
     lines = "".join(
-        f"<tr><th scope='row'>{text(name)}</th>{cell(value)}</tr>" for name, value in rows
+        f"<tr><th scope='row'>{text(name)}</th><td class='text'>{_inner(value)}</td></tr>"
+        for name, value in rows
     )
     return f"<table>{lines}</table>\n"
 

@@ -10,7 +10,7 @@ from typing import Any
 from ... import __version__
 from ..atomic import write_whole
 from ..bundle import Bundle
-from ..errors import ConfigError, OutputError, arg
+from ..errors import ConfigError, OutputError
 from ..printable import encodable
 from ..slots import SlotStore
 from .bundles import bundle_sections
@@ -46,7 +46,7 @@ def write_report(
     """
     results = results or {}
     if not bundles and not results and slots is None:
-        raise ConfigError(f"{arg('bundles')}: give at least one, or a result.")
+        raise ConfigError("There is nothing to report on; give at least one bundle, or a result.")
     sections = [
         *result_sections(results),
         *pictures,

@@ -105,7 +105,7 @@ def generate_key(
             f"{arg('algorithm')} {shortened(repr(algorithm))}: give one of {', '.join(ALGORITHMS)}."
         )
     if password == "":
-        raise ConfigError(f"{arg('password')}: is empty; give one, or None for none.")
+        raise ConfigError("The password is empty; give one, or None for none.")
     _needs_cryptography()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -166,7 +166,8 @@ def load_private_key(path: str | Path, password: str | None = None) -> PrivateKe
     except TypeError as error:  # a password is missing, or given for a key that has none
         needs = "has no password" if password is not None else "is encrypted"
         raise SignatureError(
-            f"{path}: this private key {needs}; set {arg('password')} accordingly."
+            f"{path}: this private key {needs}; commands read the password from "
+            "ROADSHIFT_KEY_PASSWORD."
         ) from error
     except ValueError as error:
         reason = "or the password is wrong" if password is not None else "or is damaged"

@@ -9,7 +9,7 @@ from ..bundle import Bundle, open_bundle
 from ..errors import BundleError, RoadshiftError, SignatureError, SlotError, UnhealthyError, arg
 from ..signing import Trust, verify_bundle
 from .health import Health
-from .state import Slot, SlotState, Trial
+from .state import OnTrial, Slot, SlotState
 from .store import SlotStore
 
 
@@ -55,7 +55,7 @@ def try_model(store: SlotStore, trust: Trust, *, accept_ask: bool = False) -> Sl
                 f"{store.path}: the gate could not tell whether the model in slot {slot} is better "
                 f"({verdict.sentence}); look at it, and decide with {arg('accept_ask', True)}."
             )
-        trial = Trial(slot=slot, starts_left=state.starts)
+        trial = OnTrial(slot=slot, starts_left=state.starts)
         return store.change(state, "tried", {"slot": slot, "hash": model.hash}, trial=trial)
 
 
@@ -106,7 +106,7 @@ def _start_trial(
     if not state.trial.starts_left:
         reason = f"it never became healthy in {state.starts} starts"
         return _failed(store, state, slot, reason), None
-    left = Trial(slot=slot, starts_left=state.trial.starts_left - 1)
+    left = OnTrial(slot=slot, starts_left=state.trial.starts_left - 1)
     state = store.change(state, "started", {"slot": slot, "left": left.starts_left}, trial=left)
     try:
         return state, trusted_model(store, state, slot, trust)

@@ -41,7 +41,7 @@ class Installed(_Strict):
     reason: str = ""
 
 
-class Trial(_Strict):
+class OnTrial(_Strict):
     """A model that is being tried, and how many starts are left for it to become healthy."""
 
     slot: Slot
@@ -66,7 +66,7 @@ class SlotState(_Strict):
     schema_version: Literal[1] = 1
     generation: Annotated[int, Field(ge=0)] = 0
     active: Slot | None = None
-    trial: Trial | None = None
+    trial: OnTrial | None = None
     slots: dict[Slot, Installed] = {}
     floor: int = 0
     starts: Annotated[int, Field(ge=1)] = 3
