@@ -169,10 +169,13 @@ INNER = {
         "frames",
         "labels",
         "bundle",
+        "signing",
         "engines",
         "pipeline",
         "collecting",
+        "slots",
         "bench",
+        "reporting",
     ),
     "adapt": (
         "run",
