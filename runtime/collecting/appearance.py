@@ -20,7 +20,8 @@ Vector = NDArray[np.float32]
 LENGTH = 48  # numbers of a descriptor
 _STRUCTURE = 42  # of them; then four of colour, and brightness and contrast
 _COARSE = 128  # columns of the picture that is made before the thumbnail
-_WINDOW = 96  # pixels, side of a window that sharpness is measured in
+_WINDOW = 128  # pixels, side of a window that sharpness is measured in
+_SCALE, _LEAST = 16, 0.25  # of the coarse detail; of the detail, against noise in flat windows
 _PER_STOP = 0.08  # distance between two frames of which one is twice as bright
 _OF_COLOUR = 1.0  # distance between a grey and a fully coloured half of a picture
 _DARK, _DARK_HIGHLIGHT, _FLAT = 10.0, 24.0, 3.0  # grey levels
@@ -46,7 +47,7 @@ class Appearance:
         brightness: mean grey level, 0 to 255.
         is_dark: hardly any light reached the camera: a covered lens, a dark garage.
         is_flat: nothing can be told apart: a lens that is wiped, fogged or blinded.
-        sharpness: log2 of the detail at full size over that at a quarter of it; a sharp frame has
+        sharpness: log2 of the detail at full size over that at a sixteenth of it; a sharp frame has
             more than a blurred one of the same camera, whatever it shows.
     """
 
@@ -88,14 +89,14 @@ def _descriptor(small: Vector, grey: Vector, brightness: float, deviation: float
 
 def _sharpness(image: Image) -> float:
     height, width = image.shape[:2]
-    side = min(_WINDOW, height, width) // 4 * 4
-    if side < 16:
+    side = min(_WINDOW, height, width) // _SCALE * _SCALE
+    if side < 3 * _SCALE:
         return 0.0
     top = (height - side) // 2
     lefts = {int(share * (width - side)) for share in (0.2, 0.5, 0.8)}
     windows = [image[top : top + side, left : left + side] for left in sorted(lefts)]
     grey = cv2.cvtColor(np.concatenate(windows, axis=1), cv2.COLOR_RGB2GRAY)
-    size = grey.shape[1] // 4, grey.shape[0] // 4
-    quarter = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    fine, rough = (float(np.abs(cv2.Laplacian(one, cv2.CV_16S)).mean()) for one in (grey, quarter))
-    return float(np.log2((fine + 0.5) / (rough + 0.5)))
+    size = grey.shape[1] // _SCALE, grey.shape[0] // _SCALE
+    coarse = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+    fine, rough = (float(np.abs(cv2.Laplacian(one, cv2.CV_16S)).mean()) for one in (grey, coarse))
+    return float(np.log2((fine + _LEAST) / (rough + _LEAST)))

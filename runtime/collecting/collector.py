@@ -23,7 +23,7 @@ from .interest import Interest
 from .store import FrameStore, overall_s
 
 NEARLY_THE_SAME = 0.05  # distance of two descriptors of one place, a step apart, in other light
-BLURRED = 0.9  # sharpness below the drive's median by so much: half the fine detail is gone
+BLURRED = 1.0  # sharpness below the drive's median by so much: half the fine detail is gone
 INDEX_EVERY_S = 300.0
 BETTER = 1.1  # times the value of the frame that it would replace; writing wears flash out
 _MEDIAN_STEP = 0.02

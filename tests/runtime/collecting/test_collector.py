@@ -95,7 +95,7 @@ def test_what_is_seen_most_does_not_crowd_out_what_is_rare(tmp_path: Path) -> No
                 rare = SCENES[5 if number == 40 else 6]
                 assert choosing.consider(frame(rare, number + 0.5)) == "kept"
         for rare in SCENES[5:7]:
-            assert choosing.consider(frame(rare, 200)) == "near_duplicate"
+            assert choosing.consider(frame(rare, 200)) in ("near_duplicate", "standing_still")
         assert choosing.counts["less_new"]
 
 
