@@ -1,6 +1,6 @@
 """Collecting under load: time a frame, a million frames, and kills.
 
-    python benchmarks/collecting_load.py cost  [--kept 50000]
+    python benchmarks/collecting_load.py cost  [--kept 40000]
     python benchmarks/collecting_load.py soak  [--frames 1000000] [--budget 3000000]
     python benchmarks/collecting_load.py kills [--kills 200]
 
@@ -39,7 +39,7 @@ Image = NDArray[np.uint8]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("part", choices=("cost", "soak", "kills", "drive"))
-    parser.add_argument("--kept", type=int, default=50_000)
+    parser.add_argument("--kept", type=int, default=40_000)
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--budget", type=int, default=3_000_000)
     parser.add_argument("--kills", type=int, default=200)

@@ -173,14 +173,13 @@ class Collector(Closing):
             return reason
         reservoir = self._store.reservoir
         when_s = overall_s(self._number, self._time_s)
-        differences = reservoir.differences(looks.descriptor)
-        if len(differences) and differences.min() < NEARLY_THE_SAME:
+        difference, distance = reservoir.nearest(looks.descriptor, when_s)
+        if difference < NEARLY_THE_SAME:
             return "near_duplicate"
         weight, classes = self._interest.of(labels)
-        if len(differences) and not self._store.has_room(round(self._mean_size)):
-            value = weight * float(reservoir.distances(differences, when_s).min())
-            if value <= BETTER * reservoir.worth_least()[1]:
-                return "less_new"
+        is_full = len(reservoir) > 0 and not self._store.has_room(round(self._mean_size))
+        if is_full and weight * distance <= BETTER * reservoir.worth_least()[1]:
+            return "less_new"
         name = frame_name(self._drive, self._time_s)
         kept = KeptFrame(name, 0, self._time_s, weight, looks.descriptor, classes)
         return self._keep(frame.image, kept)

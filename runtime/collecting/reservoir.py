@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .appearance import LENGTH, Vector
 
-MOST = 50_000  # frames; a look at all their descriptors takes about a millisecond
+MOST = 40_000  # frames; a look at all their descriptors takes about a millisecond
 FAR_S, OF_TIME = 600.0, 0.05  # two frames so far apart in time, or farther, differ by that much
 _NONE = -1
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -40,6 +40,7 @@ class Reservoir:
         self._weights = np.zeros(64, np.float32)
         self._nearest = np.full(64, _NONE, np.int32)  # slot of the nearest other one
         self._gaps = np.full(64, np.inf, np.float32)  # distance to it
+        self._worst: tuple[int, float] | None = None  # once it was asked for
 
     def __len__(self) -> int:
         return self._count
@@ -49,6 +50,21 @@ class Reservoir:
         n = self._count
         squares = self._squares[:n] - 2 * (self._vectors[:n] @ vector) + float(vector @ vector)
         return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
+
+    def nearest(self, vector: Vector, time_s: float) -> tuple[float, float]:
+        """Difference and distance of a descriptor from the nearest kept one; infinite of none."""
+        n = self._count
+        if not n:
+            return np.inf, np.inf
+        squares = self._vectors[:n] @ vector
+        squares *= -2
+        squares += self._squares[:n]
+        squares += float(vector @ vector)
+        least = float(squares.min())
+        near = np.flatnonzero(squares <= least + OF_TIME**2)  # time makes none of the others nearer
+        apart = OF_TIME * np.minimum(np.abs(self._times[near] - time_s) / FAR_S, 1)
+        distance = float((squares[near] + np.square(apart)).min())
+        return max(least, 0.0) ** 0.5, max(distance, 0.0) ** 0.5
 
     def distances(self, differences: Vector, time_s: float) -> Vector:
         """Distances for the value: differences, and time as far as it separates, (len,)."""
@@ -60,6 +76,7 @@ class Reservoir:
         self, name: str, size: int, vector: Vector, time_s: float, weight: float, distances: Vector
     ) -> None:
         """Take a frame in; ``distances`` are its own to those kept now."""
+        self._worst = None
         slot = self._count
         if slot == len(self._vectors):
             self._grow()
@@ -80,12 +97,15 @@ class Reservoir:
 
     def worth_least(self) -> tuple[int, float]:
         """Slot and value of the frame to take out first; there must be one."""
-        values = self._gaps[: self._count] * self._weights[: self._count]
-        slot = int(values.argmin())
-        return slot, float(values[slot])
+        if self._worst is None:
+            values = self._gaps[: self._count] * self._weights[: self._count]
+            slot = int(values.argmin())
+            self._worst = slot, float(values[slot])
+        return self._worst
 
     def remove(self, slot: int) -> None:
         """Take a frame out; the last one moves to its slot."""
+        self._worst = None
         last = self._count - 1
         self.total -= self.sizes[slot]
         for values in (self.names, self.sizes):

@@ -44,7 +44,11 @@ def test_the_frame_worth_least_is_the_one_that_all_distances_say(
         else:
             vector = rng.normal(0, 1, LENGTH).astype(np.float32)
             time_s, weight = float(rng.uniform(0, 1000)), float(rng.uniform(1, 2))
-            distances = reservoir.distances(reservoir.differences(vector), time_s)
+            differences = reservoir.differences(vector)
+            distances = reservoir.distances(differences, time_s)
+            found = reservoir.nearest(vector, time_s)
+            least = differences.min(initial=np.inf), distances.min(initial=np.inf)
+            np.testing.assert_allclose(found, least, atol=1e-3)
             reservoir.add(str(number), step, vector, time_s, weight, distances)
             kept[str(number)] = vector, time_s, weight
         assert sorted(reservoir.names) == sorted(kept)
