@@ -1,0 +1,133 @@
+"""Bags of ROS 2 in SQLite, ``.db3``: one table of topics and one of messages."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from .bag_file import CDR, Channel, Contents, Place
+from .chunks import CHUNK_LIMIT, decompressed
+from .regions import DamagedError
+
+MAGIC = b"SQLite format 3\0"
+_LARGEST = 2**30  # bytes of one message
+_LATEST_NS = 2**63 - 1
+
+
+class SqliteFile:
+    """A ``.db3`` of rosbag2; its messages may be compressed one by one with zstd.
+
+    Raises:
+        DamagedError: it is no such file.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise DamagedError("it does not begin as an SQLite file")
+        self._is_zstd = _messages_are_compressed(path.parent / "metadata.yaml")
+        has_log = Path(f"{path}-wal").exists()  # of a recorder that is at work, or was ended
+        try:
+            self._database = _connect(path, "mode=ro" if has_log else "immutable=1")
+            # A damaged page may hold triggers and views; none of a bag's is needed.
+            self._database.execute("PRAGMA trusted_schema = OFF")
+        except sqlite3.Error as error:
+            raise DamagedError(f"SQLite cannot open it ({error})") from error
+        self._database.text_factory = lambda text: text.decode(errors="replace")
+
+    def close(self) -> None:
+        """See `BagFile`."""
+        self._database.close()
+
+    def contents(self, wanted: Collection[str]) -> Contents:
+        """See `BagFile`."""
+        found = Contents()
+        try:
+            topics = self._database.execute(
+                "SELECT id, name, type, serialization_format FROM topics"
+            )
+            for number, topic, schema, encoding in topics:
+                if isinstance(number, int):
+                    found.channels[number] = Channel(*map(str, (topic, schema, encoding or CDR)))
+            for number, channel in found.channels.items():
+                if channel.schema in wanted:
+                    self._take_places(found, number)
+                else:
+                    count = self._database.execute(
+                        "SELECT count(*) FROM messages WHERE topic_id = ?", (number,)
+                    )
+                    found.counts[number] = count.fetchone()[0]
+        except sqlite3.Error as error:
+            found.damaged(f"SQLite cannot read all of it ({error})")
+        found.places.sort()
+        return found
+
+    def read(self, place: Place) -> memoryview:
+        """See `BagFile`."""
+        try:
+            row = self._database.execute(
+                "SELECT data FROM messages WHERE id = ? AND length(data) <= ?", (place.at, _LARGEST)
+            ).fetchone()
+        except (sqlite3.Error, OverflowError, MemoryError) as error:
+            raise DamagedError(f"SQLite cannot read it ({error})") from error
+        if row is None or not isinstance(row[0], bytes):
+            raise DamagedError("it has no data")
+        data = memoryview(row[0])
+        return _unpacked(data) if self._is_zstd else data
+
+    def _take_places(self, found: Contents, channel: int) -> None:
+        """Add the places of a topic's messages, those before damage at least."""
+        rows = self._database.execute(
+            "SELECT timestamp, id FROM messages WHERE topic_id = ?", (channel,)
+        )
+        before = len(found.places)
+        try:
+            for log_ns, row in rows:
+                if isinstance(log_ns, int) and isinstance(row, int) and 0 <= log_ns <= _LATEST_NS:
+                    found.places.append(Place(log_ns, -1, row, channel))
+        finally:
+            found.counts[channel] = len(found.places) - before
+
+
+def _connect(path: Path, how: str) -> sqlite3.Connection:
+    address = f"file:{quote(str(path.absolute()))}?{how}"
+    return sqlite3.connect(address, uri=True, timeout=1, check_same_thread=False)
+
+
+def _messages_are_compressed(metadata: Path) -> bool:
+    with suppress(OSError):
+        text = metadata.read_text(encoding="utf-8", errors="replace")
+        return re.search(r"^\s*compression_mode:\s*[\"']?message", text, re.I | re.M) is not None
+    return False
+
+
+def _unpacked(data: memoryview) -> memoryview:
+    """A message that was compressed by itself; its frame states its size."""
+    size = zstd_content_size(data)
+    if size is None or size > CHUNK_LIMIT:
+        raise DamagedError("it does not state a size that could be decompressed")
+    content, problem = decompressed("zstd", data, size)
+    if problem:
+        raise DamagedError(problem)
+    return content
+
+
+def zstd_content_size(data: memoryview) -> int | None:
+    """Bytes that a zstd frame states to hold; None where it is none, or does not state it.
+
+    The layout is that of RFC 8878, section 3.1.1.
+    """
+    if bytes(data[:4]) != b"\x28\xb5\x2f\xfd" or len(data) < 6:
+        return None
+    flags = data[4]
+    is_single = bool(flags & 0x20)
+    at = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
+    width = (int(is_single), 2, 4, 8)[flags >> 6]
+    if width == 0 or len(data) < at + width:
+        return None
+    return int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)

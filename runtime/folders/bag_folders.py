@@ -1,0 +1,39 @@
+"""Which files and folders are bags: ``.bag``, ``.mcap``, ``.db3``, and the folders of rosbag2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+from ..pictures.media_kinds import BAG_SUFFIXES
+from ..pictures.natural_order import natural_key
+
+METADATA = "metadata.yaml"
+_PARTS = frozenset({".db3", ".mcap"})  # of a bag of rosbag2
+
+
+def is_bag_name(name: PurePath) -> bool:
+    """Tell whether a file of this name is a bag; ``.bag.active`` is one that is being recorded."""
+    return name.suffix.lower() in BAG_SUFFIXES or name.name.lower().endswith(".bag.active")
+
+
+def is_bag_folder(names: Iterable[str]) -> bool:
+    """Tell whether a folder with files of these names is a bag of rosbag2."""
+    found = set(names)
+    return METADATA in found and any(_is_part(PurePath(name)) for name in found)
+
+
+def bag_parts(path: Path) -> list[Path]:
+    """The files of a bag in the order in which they were recorded; of a single file, itself.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    if not path.is_dir():
+        return [path]
+    return sorted((file for file in path.iterdir() if _is_part(file)), key=natural_key)
+
+
+def _is_part(name: PurePath) -> bool:
+    suffix = name.suffix.lower()
+    return suffix in _PARTS or (suffix == ".zstd" and PurePath(name.stem).suffix.lower() in _PARTS)
