@@ -236,7 +236,8 @@ def thinned(
     """At most ``limit`` of the frames, evenly spaced.
 
     Those of a video are its compressed pictures, where these can be counted without decoding it;
-    else they are counted by decoding, and spaced over what the deadline's part has time for.
+    else they are counted by decoding, and spaced over what the deadline's part has time for. Of a
+    bag, messages in between are not read.
 
     Raises:
         RunInterrupted: a signal came while frames were counted.
@@ -264,7 +265,7 @@ def thinned(
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
         note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
-    return (frame for i, frame in enumerate(source) if i in keep)
+    return source.at(keep)
 
 
 def _count_in_time(source: FrameSource, work: Work) -> int:

@@ -37,3 +37,25 @@ def bag_parts(path: Path) -> list[Path]:
 def _is_part(name: PurePath) -> bool:
     suffix = name.suffix.lower()
     return suffix in _PARTS or (suffix == ".zstd" and PurePath(name.stem).suffix.lower() in _PARTS)
+
+
+def is_bag(path: Path) -> bool:
+    """Tell whether a path is a file or a folder that is a bag.
+
+    Raises:
+        OSError: it cannot be looked at, or a folder cannot be listed.
+    """
+    if path.is_dir():
+        return (path / METADATA).is_file() and is_bag_folder(file.name for file in path.iterdir())
+    return is_bag_name(path)
+
+
+def split_topic(source: str | Path) -> tuple[str, str | None]:
+    """Path and topic of ``drive.mcap#/front/image``; no topic where a file has the whole name."""
+    path, mark, topic = str(source).partition("#")
+    if not mark or not path or not topic:
+        return str(source), None
+    try:
+        return (str(source), None) if Path(source).exists() else (path, topic)
+    except OSError:  # a name that is too long
+        return str(source), None
