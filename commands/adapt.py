@@ -26,14 +26,18 @@ from .options import (
     Seed,
     Set,
     Threads,
+    Topic,
 )
 from .parse import parse_search, parse_size, with_loss_backend
 
 
 def adapt(
     bundle: BundleIn,
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
+    frames: Annotated[
+        list[str], typer.Argument(help="Folders, images, videos or bags; no labels.")
+    ],
     out: Out,
+    topic: Topic = None,
     method: Annotated[
         str | None,
         typer.Option(help="See `roadshift methods`; unless given, --config's, or nightshift."),
@@ -95,6 +99,7 @@ def adapt(
     with needs_torch("adapt", threads, nice):
         from ..adapt import Student
         from ..adapt.workflows.adapt_request import adapt as adapt_model
+        from ..runtime.frames.source_files import with_topic
 
         chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
         size = None if input_size is None else parse_size("--input-size", input_size)
@@ -103,7 +108,7 @@ def adapt(
         ) as options:
             adapted = adapt_model(
                 bundle,
-                frames,
+                with_topic(frames, topic),
                 options,
                 method=method,
                 file=config,

@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, Device, Json, Older, Threads
+from .options import AllowNetwork, Device, Json, Older, Threads, Topic
 
 
 def judge(
     incumbent: Annotated[Path, typer.Argument(help="The bundle in the car.")],
     candidate: Annotated[Path, typer.Argument(help="The bundle that may replace it.")],
     frames: Annotated[
-        list[str], typer.Argument(help="Folders, images or videos that neither learned from.")
+        list[str], typer.Argument(help="Folders, images, videos or bags that neither learned from.")
     ],
+    topic: Topic = None,
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
     older: Older = None,
@@ -36,12 +37,13 @@ def judge(
 
     with needs_torch("judge", threads):
         from ..adapt.api import judge_bundles
+        from ..runtime.frames.source_files import with_topic
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
             verdict = judge_bundles(
                 open_bundle(incumbent, allow_networks=allow_network or ()),
                 open_bundle(candidate, allow_networks=allow_network or ()),
-                frames,
+                with_topic(frames, topic),
                 device=device,
                 max_frames=max_frames,
                 older=older or (),

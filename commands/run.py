@@ -9,7 +9,7 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of
-from .options import AllowNetwork, Backend, BundleIn, Device, Json, Overwrite, Threads
+from .options import AllowNetwork, Backend, BundleIn, Device, Json, Overwrite, Threads, Topic
 from .parse import parse_duration
 
 
@@ -18,14 +18,17 @@ def run(
     frames: Annotated[
         list[str],
         typer.Argument(
-            help="Folders, images or videos; or one camera:0 (camera:0?size=1280x720&fps=30), or "
-            "the URL of one RTSP or HTTP stream."
+            help="Folders, images, videos or bags; or one camera:0 "
+            "(camera:0?size=1280x720&fps=30), or the URL of one RTSP or HTTP stream."
         ),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A folder, or a .mp4 file; figures alone unless given."),
+        typer.Option(
+            "--out", "-o", help="A folder, a .mp4 or a .mcap file; figures alone unless given."
+        ),
     ] = None,
+    topic: Topic = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Blend labels over frames.")] = False,
     realtime: Annotated[
         bool,
@@ -60,10 +63,11 @@ def run(
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note, say
     from ..runtime.frames.live import open_source
+    from ..runtime.frames.source_files import with_topic
     from ..runtime.pipeline.run_frames import run_frames
     from .tables import run_line, show
 
-    source = open_source(frames, note=note)
+    source = open_source(with_topic(frames, topic), note=note)
     seconds = parse_duration("--duration", duration) if duration else None
     with (
         stop_on_signals() as stop_requested,

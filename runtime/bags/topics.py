@@ -34,9 +34,13 @@ def camera_topic(index: BagIndex, asked: str | None) -> str:
     if pictures:
         raise FrameError(
             f"{index.path} has pictures on {len(pictures)} topics: {_listed(index, pictures)}; "
-            f"choose one with {arg('topic')}."
+            f"choose one with {arg('topic')}, or write it behind the bag: "
+            f"{index.path.name}#{pictures[0]}."
         )
-    raise FrameError(f"{index.path} holds no pictures: {_all_topics(index)}.{_damage(index)}")
+    raise FrameError(
+        f"{index.path} holds no pictures: {_all_topics(index)}; give a bag with a camera, whose "
+        f"messages are images of sensor_msgs or of Foxglove.{_damage(index)}"
+    )
 
 
 def _asked_topic(index: BagIndex, asked: str) -> str:

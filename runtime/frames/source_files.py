@@ -53,10 +53,12 @@ def with_topic(sources: Sequence[str], topic: str | None) -> list[str]:
     """Sources whose bags are read at one topic; as they are where it is None.
 
     Raises:
-        FrameError: one is a live source, or names a topic already.
+        FrameError: there is none, one is a live source, or names a topic already.
     """
     if topic is None:
         return list(sources)
+    if not sources:
+        raise FrameError(f"{arg('topic')} is of bags, and there are no frames; leave it out.")
     for source in sources:
         if is_live(source):
             raise FrameError(
