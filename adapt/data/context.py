@@ -16,7 +16,8 @@ from ..run.config import RunConfig
 from ..run.events import Events
 from ..run.work import PreparedFrames, Work
 from ..run.workspace import Workspace
-from .dataset import Batch, Crop, FrameSet, in_batches, resize_window, stacked
+from .dataset import Batch, Crop, in_batches, resize_window, stacked
+from .frame_set import FrameSet
 
 LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, however short the time
 

@@ -20,7 +20,8 @@ from ...runtime.frames import open_frames
 from ...runtime.labels import LabelSpace
 from ...runtime.labels.label_id_checks import check_label_maps
 from ..data.blank_frames import check_not_blank
-from ..data.dataset import FrameSet, set_aside, target_frames
+from ..data.dataset import target_frames
+from ..data.frame_set import FrameSet, set_aside
 from ..data.labelled import labelled_frames
 from ..losses.backends.choice import choose_kernel
 from ..methods import adapting_method, build_stages, hashed_settings

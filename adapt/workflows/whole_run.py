@@ -19,7 +19,8 @@ from ...runtime.bundle import (
 )
 from ...runtime.labels import LabelSpace
 from ..data.context import Context
-from ..data.dataset import CropSampler, FrameSet
+from ..data.dataset import CropSampler
+from ..data.frame_set import FrameSet
 from ..data.input_hashes import hash_of
 from ..judging.judge import judge_run
 from ..losses.backends.choice import choose_kernel

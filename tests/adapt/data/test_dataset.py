@@ -24,13 +24,13 @@ from roadshift.adapt.data.dataset import (
     Batch,
     Crop,
     CropSampler,
-    FrameSet,
     evenly_spaced,
     in_batches,
     resize_window,
     stacked,
     target_frames,
 )
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.labelled import labelled_frames
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.budget import Deadline

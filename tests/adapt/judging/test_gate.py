@@ -18,7 +18,7 @@ from bundle_cases import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from roadshift.adapt import RunOptions, adapt_bundle
-from roadshift.adapt.data.dataset import FrameSet, set_aside
+from roadshift.adapt.data.frame_set import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
 from roadshift.adapt.judging.judge import choose_gate, judge_bundles

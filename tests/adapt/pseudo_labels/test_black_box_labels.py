@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.atp import divergence_from
 from roadshift.adapt.methods.teach_labels import AnswerLabels
 from roadshift.adapt.models.inputs import Normalise

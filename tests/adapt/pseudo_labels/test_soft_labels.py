@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.pseudo_labels.soft_labels import SoftLabels
 from roadshift.adapt.run.config import RunConfig
