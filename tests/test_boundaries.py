@@ -166,6 +166,7 @@ INNER = {
         "pictures",
         "folders",
         "video",
+        "bags",
         "frames",
         "labels",
         "bundle",

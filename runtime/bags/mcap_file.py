@@ -8,6 +8,7 @@ are before anything is read, and a chunk that is cut gives the messages before t
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +25,7 @@ _HEAD = 9  # bytes of an opcode and a length
 _FOOTER_BYTES = _HEAD + 20
 _MESSAGE_HEAD = 22  # bytes of channel, sequence and two times
 _CHUNK_HEAD = 28  # bytes of two times, size and checksum
+_MOST_SUMMARY = 2**28  # bytes; that of a million chunks has about a hundred million
 _MOST_SMALL = 2**26  # bytes of a schema, a channel, an index: beyond it a length is damaged
 
 
@@ -111,8 +113,12 @@ class McapFile:
         opcode, length, summary = footer.u8(), footer.u64(), footer.u64()
         if opcode != _FOOTER or length != _FOOTER_BYTES - _HEAD or not summary:
             raise DamagedError("it has no summary")
+        end = size - _FOOTER_BYTES - len(MAGIC)
+        if summary > end or end - summary > _MOST_SUMMARY:
+            raise DamagedError("its summary is not where it should be")
+        self._check_summary(summary, end)
         found, chunks, messages = Contents(), list[Cursor](), None
-        for record in _records(self._file, summary, size - _FOOTER_BYTES - len(MAGIC)):
+        for record in _records(self._file, summary, end):
             if record.opcode in (_SCHEMA, _CHANNEL):
                 self._note_kind(found, record, self._file)
             elif record.opcode == _CHUNK_INDEX:
@@ -128,6 +134,13 @@ class McapFile:
         # Messages may also lie outside of chunks, where no index knows them.
         expected = sum(found.counts.get(number, 0) for number in seen)
         return found if len(found.places) == expected else None
+
+    def _check_summary(self, summary: int, end: int) -> None:
+        """Hold the summary against its checksum, where it has one; the last field of the footer."""
+        covered = self._file.take(summary, end - summary + _FOOTER_BYTES)
+        checksum = int.from_bytes(covered[-4:], "little")
+        if checksum and zlib.crc32(covered[:-4]) != checksum:
+            raise DamagedError("its summary differs from its checksum")
 
     def _take_chunk_index(self, cursor: Cursor, seen: Collection[int], found: Contents) -> None:
         """Add the places of wanted messages in a chunk."""
