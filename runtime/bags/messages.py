@@ -34,6 +34,11 @@ CAMERA_SCHEMAS = frozenset(_SPELLINGS)
 """Names of the types of messages that hold pictures, as ROS 1, ROS 2 and Foxglove write them."""
 
 
+def is_video(schema: str) -> bool:
+    """Tell whether messages of a camera's type are parts of a video, each built on the last."""
+    return _KINDS[_SPELLINGS[schema]] == VIDEO
+
+
 @dataclass(frozen=True, slots=True)
 class CameraMessage:
     """One message of a camera.

@@ -17,7 +17,7 @@ from .bag import BagIndex, BagMessage
 from .bag_file import BagFile
 from .compressed import compressed_pixels
 from .message_fields import RAW, VIDEO
-from .messages import CameraMessage
+from .messages import CameraMessage, is_video
 from .pixels import raw_pixels
 from .regions import DamagedError
 from .video_stream import VideoStream, rgb_of
@@ -58,6 +58,7 @@ class CameraTopic:
         self.index, self.topic = index, topic
         self._remark = remark
         self._messages = index.messages[topic]
+        self._is_video = is_video(index.schemas[topic])
         self._white: int | None = None
 
     def __len__(self) -> int:
@@ -78,7 +79,7 @@ class CameraTopic:
             stream: VideoStream | None = None
             headers: _Headers = {}  # of messages of a video whose pictures are still to come
             for number, at in enumerate(self._messages):
-                if stream is None and not wanted(number):
+                if not self._is_video and not wanted(number):
                     continue
                 try:
                     message = self.index.read(files, at)
