@@ -39,9 +39,10 @@ from rosbags.typesys import get_types_from_msg
 SHOWN = pictures(5)
 PNGS = [cv2.imencode(".png", one[..., ::-1])[1].tobytes() for one in SHOWN]
 HEIGHT, WIDTH = SHOWN[0].shape[:2]
+_IN_PARTS = "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n"
 FOXGLOVE = {
-    "CompressedImage": "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n",
-    "CompressedVideo": "builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format\n",
+    "CompressedImage": _IN_PARTS,
+    "CompressedVideo": _IN_PARTS,
     "RawImage": (
         "builtin_interfaces/Time timestamp\nstring frame_id\nuint32 width\nuint32 height\n"
         "string encoding\nuint32 step\nuint8[] data\n"
@@ -204,17 +205,16 @@ def test_images_of_ros_in_json() -> None:
 def test_any_bytes_give_a_message_or_an_error(schema: str, encoding: str, data: bytes) -> None:
     try:
         found = camera_message(Channel("/front", schema, encoding), memoryview(data))
-    except DamagedError as error:
-        assert "\n" not in str(error).strip()
-    else:
-        assert len(found.data) <= 200
+    except DamagedError:
+        return
+    assert len(found.data) <= 200
 
 
 # ---- video --------------------------------------------------------------------------------------
 
 
 def video(codec: str, shown: int = 24, gop: int = 8) -> list[bytes]:
-    """One compressed picture a message, Annex B, without B pictures; brightness tells the number."""
+    """One compressed picture a message, without B pictures; brightness tells the number."""
     file = io.BytesIO()
     kind = {"libx264": "h264", "libx265": "hevc"}[codec]
     container = av.open(file, "w", format=kind)

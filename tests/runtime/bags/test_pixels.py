@@ -33,7 +33,7 @@ def raw(data: NDArray[Any], encoding: str, step: int = 0, big: bool = False) -> 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("padding", [0, 6])
 def test_colours(encoding: str, big: bool, bits: int, padding: int) -> None:
-    values = RGB.astype(np.uint16) * 257 - 3 * (RGB > 0) if bits == 16 else RGB
+    values = RGB.astype(np.uint16) * 257 - np.uint16(3) * (RGB > 0) if bits == 16 else RGB
     samples = values[..., ORDER[encoding]].astype(f"{'>' if big else '<'}u{bits // 8}")
     rows = np.frombuffer(samples.tobytes(), np.uint8).reshape(HEIGHT, -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
@@ -94,9 +94,8 @@ def by_definition() -> NDArray[np.float64]:
     ],
 )
 def test_both_orders_of_yuv422(encoding: str, order: str) -> None:
-    bright, blue, red = (
-        plane.repeat(2, 0) if plane.shape[0] < HEIGHT else plane for plane in planes()
-    )
+    bright, *colours = planes()
+    blue, red = (plane.repeat(2, 0) for plane in colours)
     packed = np.empty((HEIGHT, WIDTH // 2, 4), np.uint8)
     first, u, second, v = (1, 0, 3, 2) if order == "uyvy" else (0, 1, 2, 3)
     packed[..., first], packed[..., second] = bright[:, ::2], bright[:, 1::2]
@@ -134,10 +133,9 @@ def test_any_numbers_give_a_picture_or_an_error(
     message = CameraMessage(RAW, 0, "", encoding, memoryview(data), width, height, step)
     try:
         found = raw_pixels(message)
-    except DamagedError as error:
-        assert "\n" not in str(error)
-    else:
-        assert found.shape == (height, width, 3)
+    except DamagedError:
+        return
+    assert found.shape == (height, width, 3)
 
 
 # ---- compressed -------------------------------------------------------------------------------
