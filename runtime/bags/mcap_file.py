@@ -92,10 +92,13 @@ class McapFile:
         """See `BagFile`."""
         region, problem = self._region_of(place.chunk)
         try:
-            head = Cursor(region.take(place.at, _HEAD + 2))
+            head = Cursor(region.take(place.at, _HEAD + _MESSAGE_HEAD))
             opcode, length, channel = head.u8(), head.u64(), head.u16()
-            if opcode != _MESSAGE or channel != place.channel or length < _MESSAGE_HEAD:
+            _, log_ns = head.u32(), head.u64()
+            if (opcode, channel) != (_MESSAGE, place.channel) or length < _MESSAGE_HEAD:
                 raise DamagedError("the index leads to no message")
+            if log_ns != place.log_ns:
+                raise DamagedError("the index leads to another message")
             return region.take(place.at + _HEAD + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
         except DamagedError as error:
             raise DamagedError(problem or str(error)) from error

@@ -132,6 +132,8 @@ class Ros1File:
             record = _record(region, place.at)
             if record.op != _MESSAGE or record.cursor("conn").u32() != place.channel:
                 raise DamagedError("the index leads to no message")
+            if _time_ns(record.cursor("time")) != place.log_ns:
+                raise DamagedError("the index leads to another message")
             if record.is_cut:
                 raise DamagedError("it is cut")
             return region.take(record.at, record.length)
@@ -172,6 +174,9 @@ class Ros1File:
         while counts.left:
             connection = counts.u32()
             of_chunk[connection] = counts.u32()
+        known = info.cursor("count").u32() == len(of_chunk)
+        if not known or not of_chunk.keys() <= found.channels.keys():
+            raise DamagedError("what the index says of a chunk is damaged")
         for connection, count in of_chunk.items():
             found.counts[connection] = found.counts.get(connection, 0) + count
         if not seen & of_chunk.keys():
