@@ -51,11 +51,18 @@ def is_bag(path: Path) -> bool:
 
 
 def split_topic(source: str | Path) -> tuple[str, str | None]:
-    """Path and topic of ``drive.mcap#/front/image``; no topic where a file has the whole name."""
-    path, mark, topic = str(source).partition("#")
-    if not mark or not path or not topic:
-        return str(source), None
+    """Path and topic of ``drive.mcap#/front/image``; None where no file has what is before a #.
+
+    Names of files may hold that sign themselves.
+    """
+    text = str(source)
+    places = [at for at, letter in enumerate(text) if letter == "#" and 0 < at < len(text) - 1]
     try:
-        return (str(source), None) if Path(source).exists() else (path, topic)
+        if not places or Path(text).exists():
+            return text, None
+        for at in reversed(places):
+            if Path(text[:at]).exists():
+                return text[:at], text[at + 1 :]
     except OSError:  # a name that is too long
-        return str(source), None
+        pass
+    return text, None
