@@ -20,6 +20,7 @@ from ..pictures.media_kinds import (
 from ..pictures.natural_order import natural_key
 from ..words import counted
 from .bag_folders import is_bag_folder, is_bag_name
+from .donkey_tubs import CATALOG_SUFFIX, MANIFEST, deleted_pictures
 from .mask_folders import Separation, separate, separate_videos
 from .mask_names import says_preview, stem_keys
 
@@ -54,6 +55,7 @@ class _Listing:
     pictures: list[PurePath] = field(default_factory=list)
     videos: list[PurePath] = field(default_factory=list)
     bags: list[PurePath] = field(default_factory=list)
+    deleted: int = 0  # pictures that a tub says were deleted
     unread_pictures: Counter[str] = field(default_factory=Counter)
     unread_videos: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
@@ -120,6 +122,7 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
 def _listed(root: Path) -> _Listing:
     listing = _Listing()
     visited: set[str] = set()
+    deleted: set[PurePath] = set()
 
     def failed(error: OSError) -> None:
         if error.filename == str(root):
@@ -134,6 +137,8 @@ def _listed(root: Path) -> _Listing:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if _is_visible(name))
         here = PurePath(os.path.relpath(folder, root))
+        if MANIFEST in files and any(name.endswith(CATALOG_SUFFIX) for name in files):
+            deleted |= {here / picture for picture in deleted_pictures(Path(folder))}
         if is_bag_folder(files):
             listing.bags.append(here)
             subfolders.clear()
@@ -143,7 +148,9 @@ def _listed(root: Path) -> _Listing:
                 listing.others["pipes and devices"] += 1
             else:
                 listing.add(here / name)
-    listing.pictures.sort(key=natural_key)
+    kept = [picture for picture in listing.pictures if picture not in deleted]
+    listing.deleted = len(listing.pictures) - len(kept)
+    listing.pictures = sorted(kept, key=natural_key)
     return listing
 
 
@@ -220,6 +227,8 @@ def _sentence(
         )
     if previews:
         left.append(f"{counted(previews, 'picture')} beside the videos")
+    if listing.deleted:
+        left.append(f"{counted(listing.deleted, 'picture')} that the car's driver deleted")
     if not videos:
         left += [
             counted(len(found), kind)
