@@ -52,7 +52,7 @@ def decompressed(kind: str, data: memoryview, size: int) -> tuple[memoryview, st
     if size > CHUNK_LIMIT:
         raise DamagedError(f"it announces {size} bytes, and at most {CHUNK_LIMIT} are decompressed")
     read_into, errors = _decoder(kind, data)
-    content = memoryview(np.empty(size, np.uint8))  # memory that is not written to costs nothing
+    content = np.empty(size, np.uint8).data  # memory that is not written to costs nothing
     got, problem = 0, None
     try:
         while got < size:

@@ -91,14 +91,13 @@ def _rows(message: CameraMessage, layout: _Layout, rows: int) -> NDArray[Any]:
             f"{message.width} x {message.height} pixels in {message.encoding} need rows of {row} "
             f"bytes and {needed} in all, and it has rows of {step} and {len(message.data)}"
         )
-    order = ">" if message.is_bigendian else "<"
+    dtype = np.dtype(layout.sample)
+    dtype = dtype.newbyteorder(">") if message.is_bigendian else dtype.newbyteorder("<")
     shape: tuple[int, ...] = (rows, message.width, layout.channels)
     strides: tuple[int, ...] = (step, layout.channels * size, size)
     if layout.channels == 1:
         shape, strides = shape[:2], strides[:2]
-    samples: NDArray[Any] = np.ndarray(
-        shape, np.dtype(layout.sample).newbyteorder(order), message.data, 0, strides
-    )
+    samples: NDArray[Any] = np.ndarray(shape, dtype, message.data, 0, strides)
     return samples
 
 

@@ -7,6 +7,7 @@ process that looks at it. A large read lands in an array of its own, which a pic
 from __future__ import annotations
 
 import os
+import sys
 from typing import Protocol
 
 import numpy as np
@@ -33,16 +34,37 @@ class Region(Protocol):
         """
 
 
+class ReadBuffer:
+    """Memory for large reads, taken again once nothing looks at it any more.
+
+    Fresh memory is handed over by the kernel page by page, which takes longer than reading into it.
+    """
+
+    def __init__(self) -> None:
+        self._array = np.empty(0, np.uint8)
+
+    def get(self, length: int) -> memoryview:
+        """So many writable bytes, which stay the caller's for as long as it holds them."""
+        held_here = 2  # by this object, and as the argument of the next call
+        if self._array.size < length or sys.getrefcount(self._array) > held_here:
+            self._array = np.empty(length, np.uint8)
+        return self._array.data[:length]
+
+
 class FileRegion:
     """A stretch of a file that stays open elsewhere.
 
     Args:
         descriptor: of the file.
         start, size: of the stretch, in bytes.
+        buffer: for what is read.
     """
 
-    def __init__(self, descriptor: int, start: int, size: int) -> None:
+    def __init__(
+        self, descriptor: int, start: int, size: int, buffer: ReadBuffer | None = None
+    ) -> None:
         self._descriptor, self.start, self.size = descriptor, start, size
+        self._buffer = buffer or ReadBuffer()
 
     def take(self, at: int, length: int) -> memoryview:
         """See `Region`."""
@@ -52,7 +74,7 @@ class FileRegion:
             if len(data) < length:
                 raise DamagedError("the file became shorter while it was read")
             return data
-        whole = memoryview(np.empty(length, np.uint8))
+        whole = self._buffer.get(length)
         got = 0
         while got < length:
             count = os.preadv(self._descriptor, [whole[got:]], self.start + at + got)
@@ -64,7 +86,7 @@ class FileRegion:
     def part(self, at: int, length: int) -> FileRegion:
         """A stretch of this one."""
         _check(at, length, self.size)
-        return FileRegion(self._descriptor, self.start + at, length)
+        return FileRegion(self._descriptor, self.start + at, length, self._buffer)
 
 
 class MemoryRegion:

