@@ -1,4 +1,4 @@
-"""What reading bags costs, in CPU milliseconds a raw 720p frame, beside converting its pixels.
+"""Cost of reading bags, in CPU milliseconds a raw 720p frame, beside converting its pixels.
 
     python benchmarks/bags.py --frames 60
 
@@ -62,7 +62,7 @@ def write_ros1(path: Path, frames: int, encoding: str) -> None:
 
 
 def write_ros2(plugin: StoragePlugin) -> Callable[[Path, int, str], None]:
-    """What writes a folder of rosbag2."""
+    """A function that writes a folder of rosbag2."""
 
     def write(path: Path, frames: int, encoding: str) -> None:
         store = get_typestore(Stores.ROS2_HUMBLE)

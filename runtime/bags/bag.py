@@ -14,7 +14,7 @@ from ..folders.bag_folders import bag_parts
 from .bag_file import BagFile, Channel, Contents, Place
 from .mcap_file import McapFile
 from .messages import CAMERA_SCHEMAS, CameraMessage, camera_message
-from .regions import DamagedError
+from .regions import BrokenBagError
 from .ros1_file import Ros1File
 from .sqlite_file import SqliteFile
 
@@ -23,7 +23,7 @@ _KEPT = 16  # bags whose indices stay in memory
 
 @dataclass(frozen=True, slots=True)
 class BagMessage:
-    """Where a message of a camera lies: its file's number, and its place there."""
+    """The place of a camera's message: its file's number, and where it lies there."""
 
     file: int
     place: Place
@@ -31,7 +31,7 @@ class BagMessage:
 
 @dataclass(frozen=True)
 class BagIndex:
-    """What a bag holds, without what its messages say.
+    """Contents of a bag, without what its messages say.
 
     Attributes:
         path: of the bag, a file or a folder.
@@ -67,15 +67,15 @@ class BagIndex:
         """A message's fields.
 
         Raises:
-            DamagedError: it is damaged, or its file cannot be read.
+            BrokenBagError: it is damaged, or its file cannot be read.
         """
         file = files[message.file]
         if file is None:
-            raise DamagedError("its file cannot be opened")
+            raise BrokenBagError("its file cannot be opened")
         try:
             data = file.read(message.place)
         except OSError as error:
-            raise DamagedError(f"its file cannot be read ({error.strerror or error})") from error
+            raise BrokenBagError(f"its file cannot be read ({error.strerror or error})") from error
         return camera_message(self.channels[message.file][message.place.channel], data)
 
 
@@ -83,7 +83,7 @@ def open_part(path: Path) -> BagFile:
     """One file of a bag, by its content.
 
     Raises:
-        DamagedError: it is of no kind of bag.
+        BrokenBagError: it is of no kind of bag.
         OSError: it cannot be opened.
     """
     suffix = path.suffix.lower()
@@ -138,7 +138,7 @@ def _read_index(path: Path, parts: tuple[Path, ...], _: tuple[tuple[int, int], .
 
 
 def _contents_of(part: Path, *, is_alone: bool) -> Contents:
-    """What one file of a bag holds; of one among several that is no such file, its damage."""
+    """Contents of one file of a bag; of one among several that is no such file, its damage."""
     if part.suffix.lower() == ".zstd":
         raise FrameError(
             f"{part} is compressed as a whole; decompress the bag's files first, with "
@@ -152,7 +152,7 @@ def _contents_of(part: Path, *, is_alone: bool) -> Contents:
             file.close()
     except OSError as error:
         raise FrameError(f"{part} cannot be read: {error.strerror or error}.") from error
-    except DamagedError as error:
+    except BrokenBagError as error:
         if is_alone:
             raise FrameError(f"{part} cannot be read as a bag: {error}.") from error
         return Contents(damage=str(error))
@@ -161,5 +161,5 @@ def _contents_of(part: Path, *, is_alone: bool) -> Contents:
 def _open_if_whole(part: Path) -> BagFile | None:
     try:
         return open_part(part)
-    except (OSError, DamagedError):
+    except (OSError, BrokenBagError):
         return None

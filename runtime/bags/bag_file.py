@@ -27,7 +27,7 @@ class Channel:
 
 
 class Place(NamedTuple):
-    """Where a message lies; places sort by the time that their messages were recorded."""
+    """The place of a message; places sort by the times at which messages were recorded."""
 
     log_ns: int
     chunk: int  # byte at which its chunk begins; -1: it lies in none
@@ -37,7 +37,7 @@ class Place(NamedTuple):
 
 @dataclass
 class Contents:
-    """What a bag file holds.
+    """Contents of a bag file.
 
     Attributes:
         channels: by number.
@@ -75,7 +75,7 @@ class BagFile(Protocol):
         """The message at a place.
 
         Raises:
-            DamagedError: none lies there.
+            BrokenBagError: none lies there.
         """
 
     def close(self) -> None:

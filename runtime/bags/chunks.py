@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingDependencyError
-from .regions import DamagedError, MemoryRegion, Region
+from .regions import BrokenBagError, MemoryRegion, Region
 
 CHUNK_LIMIT = 2**29  # bytes of one chunk; recorders write about one or four megabytes
 _PIECE = 1 << 18  # bytes that are decompressed at a time where a chunk is damaged
@@ -46,11 +46,11 @@ def decompressed(kind: str, data: memoryview, size: int) -> tuple[memoryview, st
         size: bytes of the content, as the chunk announces.
 
     Raises:
-        DamagedError: it announces too much, or is of another kind.
+        BrokenBagError: it announces too much, or is of another kind.
         MissingDependencyError: its package is not installed.
     """
     if size > CHUNK_LIMIT:
-        raise DamagedError(f"it announces {size} bytes, and at most {CHUNK_LIMIT} are decompressed")
+        raise BrokenBagError(f"it announces {size} bytes, and at most {CHUNK_LIMIT} are taken")
     read_into, errors = _decoder(kind, data)
     content = np.empty(size, np.uint8).data  # memory that is not written to costs nothing
     got, problem = 0, None
@@ -71,7 +71,7 @@ _ReadInto = Callable[[memoryview], int]
 
 
 def _decoder(kind: str, data: memoryview) -> tuple[_ReadInto, tuple[type[Exception], ...]]:
-    """What decompresses into a buffer, and the errors that it raises of damaged data."""
+    """A decompressor into buffers, and the errors that it raises of damaged data."""
     if kind == "zstd":
         zstandard = bags_package("zstandard", "a bag whose chunks are compressed with zstd")
         reader = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(data)
@@ -81,7 +81,7 @@ def _decoder(kind: str, data: memoryview) -> tuple[_ReadInto, tuple[type[Excepti
         return _filling(lz4.LZ4FrameDecompressor(), data), (RuntimeError, EOFError, ValueError)
     if kind == "bz2":
         return _filling(bz2.BZ2Decompressor(), data), (OSError, EOFError, ValueError)
-    raise DamagedError(f"its compression {kind!r} is none of lz4, zstd and bz2")
+    raise BrokenBagError(f"its compression {kind!r} is none of lz4, zstd and bz2")
 
 
 def _filling(decoder: Any, data: memoryview) -> _ReadInto:

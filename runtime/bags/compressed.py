@@ -13,7 +13,7 @@ from ..pictures.jpeg import JPEG_SIGNATURE, decode_jpeg
 from ..pictures.picture_size import PNG_SIGNATURE, picture_size, too_large
 from ..pictures.png import whole_png
 from .messages import CameraMessage
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 # "rgb8; jpeg compressed rgb8": the encoder was given red where it takes blue. Where the second
 # encoding is bgr8, as image_transport writes it, the picture is as any other.
@@ -24,14 +24,14 @@ def compressed_pixels(message: CameraMessage) -> NDArray[Any]:
     """RGB of a JPEG or a PNG, (H, W, 3), uint8 or uint16; its kind is told by its content.
 
     Raises:
-        DamagedError: it is damaged, of another kind, a depth map, or too large.
+        BrokenBagError: it is damaged, of another kind, a depth map, or too large.
     """
     if is_depth(message.encoding):
-        raise DamagedError("it is a depth map, not a picture")
+        raise BrokenBagError("it is a depth map, not a picture")
     data = bytes(message.data)
     size = picture_size(data)
     if size is not None and (refusal := too_large(*size)):
-        raise DamagedError(f"it {refusal}")
+        raise BrokenBagError(f"it {refusal}")
     try:
         if data.startswith(JPEG_SIGNATURE):
             rgb: NDArray[Any] = decode_jpeg(data)
@@ -39,11 +39,11 @@ def compressed_pixels(message: CameraMessage) -> NDArray[Any]:
             rgb = _png(data)
         else:
             shown = message.encoding[:60] or "an unnamed format"
-            raise DamagedError(f"it is neither JPEG nor PNG ({shown!r})")
-    except DamagedError:
+            raise BrokenBagError(f"it is neither JPEG nor PNG ({shown!r})")
+    except BrokenBagError:
         raise
     except ValueError as error:
-        raise DamagedError(f"its picture is damaged: {error}") from error
+        raise BrokenBagError(f"its picture is damaged: {error}") from error
     return np.ascontiguousarray(rgb[..., ::-1]) if _SWAPPED.match(message.encoding) else rgb
 
 
@@ -58,7 +58,7 @@ def _png(data: bytes) -> NDArray[Any]:
             np.frombuffer(whole_png(data), np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
         )
     except cv2.error as error:
-        raise DamagedError(f"its picture cannot be decoded ({error.err or error})") from error
+        raise BrokenBagError(f"its picture cannot be decoded ({error.err or error})") from error
     if image is None:
-        raise DamagedError("its picture is damaged")
+        raise BrokenBagError("its picture is damaged")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 _CDR = {0: ">", 1: "<", 6: ">", 7: "<"}  # CDR and XCDR2, plain, big and little endian
 
@@ -17,7 +17,7 @@ class Cursor:
         order: "<" or ">", little or big endian.
         is_aligned: numbers lie at multiples of their size, as in CDR.
 
-    Every method raises `DamagedError` where fewer bytes are left than are asked for.
+    Every method raises `BrokenBagError` where fewer bytes are left than are asked for.
     """
 
     def __init__(self, data: memoryview, order: str = "<", *, is_aligned: bool = False) -> None:
@@ -52,7 +52,7 @@ class Cursor:
     def take(self, length: int) -> memoryview:
         """So many bytes."""
         if length > self.left:
-            raise DamagedError(f"{length} bytes are announced and {self.left} are left")
+            raise BrokenBagError(f"{length} bytes are announced and {self.left} are left")
         self.at += length
         return self._data[self.at - length : self.at]
 
@@ -75,10 +75,10 @@ def cdr_cursor(data: memoryview) -> Cursor:
     """A cursor behind the header of a message in CDR.
 
     Raises:
-        DamagedError: the header is of another representation.
+        BrokenBagError: the header is of another representation.
     """
     if len(data) < 4 or data[0] != 0 or data[1] not in _CDR:
-        raise DamagedError("it does not begin as a message in CDR")
+        raise BrokenBagError("it does not begin as a message in CDR")
     return Cursor(data[4:], _CDR[data[1]], is_aligned=True)
 
 

@@ -7,21 +7,21 @@ import json
 from typing import Any
 
 from .message_fields import Fields
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 
 def json_message(data: memoryview) -> Fields:
     """The fields of a message; bytes are base64, or a list of numbers.
 
     Raises:
-        DamagedError: it is no such message.
+        BrokenBagError: it is no such message.
     """
     try:
         found = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
-        raise DamagedError(f"it is no JSON ({error})") from error
+        raise BrokenBagError(f"it is no JSON ({error})") from error
     if not isinstance(found, dict):
-        raise DamagedError("it is no JSON object")
+        raise BrokenBagError("it is no JSON object")
     header = found.get("header", found)
     stamp = header.get("stamp", header.get("timestamp")) if isinstance(header, dict) else None
     return Fields(
@@ -60,5 +60,5 @@ def _bytes(value: Any) -> memoryview:
         if isinstance(value, list):
             return memoryview(bytes(value))
     except (ValueError, TypeError) as error:
-        raise DamagedError(f"its data are neither base64 nor bytes ({error})") from error
-    raise DamagedError("it has no data")
+        raise BrokenBagError(f"its data are neither base64 nor bytes ({error})") from error
+    raise BrokenBagError("it has no data")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from .bag_file import Channel, Contents, Place
 from .chunks import ChunkCache, decompressed
 from .cursor import Cursor, text_of
-from .regions import DamagedError, FileRegion, Region
+from .regions import BrokenBagError, FileRegion, Region
 
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
@@ -40,20 +40,20 @@ def _records(region: Region, at: int, end: int | None = None) -> Iterator[_Recor
     """The records of a region from a byte on; one that is cut is the last.
 
     Raises:
-        DamagedError: behind the last record lie bytes that are none.
+        BrokenBagError: behind the last record lie bytes that are none.
     """
     end = region.size if end is None else end
     while at < end:
         if end - at < _HEAD:
-            raise DamagedError(f"it ends within a record at byte {at}")
+            raise BrokenBagError(f"it ends within a record at byte {at}")
         head = Cursor(region.take(at, _HEAD))
         opcode, length = head.u8(), head.u64()
         at += _HEAD
         if opcode == 0:
-            raise DamagedError(f"there is no record at byte {at - _HEAD}")
+            raise BrokenBagError(f"there is no record at byte {at - _HEAD}")
         if length > end - at:
             yield _Record(opcode, at, end - at, is_cut=True)
-            raise DamagedError(f"it ends within a record at byte {at - _HEAD}")
+            raise BrokenBagError(f"it ends within a record at byte {at - _HEAD}")
         yield _Record(opcode, at, length, is_cut=False)
         at += length
 
@@ -62,7 +62,7 @@ class McapFile:
     """An MCAP file.
 
     Raises:
-        DamagedError: it does not begin as one.
+        BrokenBagError: it does not begin as one.
         OSError: it cannot be opened.
     """
 
@@ -74,7 +74,7 @@ class McapFile:
         start = bytes(self._file.take(0, min(len(MAGIC), self._file.size)))
         if start != MAGIC:
             self.close()
-            raise DamagedError("it does not begin as an MCAP file")
+            raise BrokenBagError("it does not begin as an MCAP file")
 
     def close(self) -> None:
         """See `BagFile`."""
@@ -84,7 +84,7 @@ class McapFile:
         """See `BagFile`."""
         try:
             found = self._indexed(wanted)
-        except DamagedError:
+        except BrokenBagError:
             found = None
         return self._scanned(wanted) if found is None else found
 
@@ -96,29 +96,29 @@ class McapFile:
             opcode, length, channel = head.u8(), head.u64(), head.u16()
             _, log_ns = head.u32(), head.u64()
             if (opcode, channel) != (_MESSAGE, place.channel) or length < _MESSAGE_HEAD:
-                raise DamagedError("the index leads to no message")
+                raise BrokenBagError("the index leads to no message")
             if log_ns != place.log_ns:
-                raise DamagedError("the index leads to another message")
+                raise BrokenBagError("the index leads to another message")
             return region.take(place.at + _HEAD + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
-        except DamagedError as error:
-            raise DamagedError(problem or str(error)) from error
+        except BrokenBagError as error:
+            raise BrokenBagError(problem or str(error)) from error
 
     # ---- by the index --------------------------------------------------------------------------
 
     def _indexed(self, wanted: Collection[str]) -> Contents | None:
-        """What the summary says; None where it does not say where every message lies.
+        """Contents by the summary; None where it does not say where every message lies.
 
         Raises:
-            DamagedError: it is damaged, or there is none.
+            BrokenBagError: it is damaged, or there is none.
         """
         size = self._file.size
         footer = Cursor(self._file.take(size - _FOOTER_BYTES - len(MAGIC), _FOOTER_BYTES))
         opcode, length, summary = footer.u8(), footer.u64(), footer.u64()
         if opcode != _FOOTER or length != _FOOTER_BYTES - _HEAD or not summary:
-            raise DamagedError("it has no summary")
+            raise BrokenBagError("it has no summary")
         end = size - _FOOTER_BYTES - len(MAGIC)
         if summary > end or end - summary > _MOST_SUMMARY:
-            raise DamagedError("its summary is not where it should be")
+            raise BrokenBagError("its summary is not where it should be")
         self._check_summary(summary, end)
         found, chunks, messages = Contents(), list[Cursor](), None
         for record in _records(self._file, summary, end):
@@ -143,7 +143,7 @@ class McapFile:
         covered = self._file.take(summary, end - summary + _FOOTER_BYTES)
         checksum = int.from_bytes(covered[-4:], "little")
         if checksum and zlib.crc32(covered[:-4]) != checksum:
-            raise DamagedError("its summary differs from its checksum")
+            raise BrokenBagError("its summary differs from its checksum")
 
     def _take_chunk_index(self, cursor: Cursor, seen: Collection[int], found: Contents) -> None:
         """Add the places of wanted messages in a chunk."""
@@ -157,10 +157,10 @@ class McapFile:
             head = Cursor(self._file.take(at, _HEAD))
             opcode, length = head.u8(), head.u64()
             if opcode != _MESSAGE_INDEX or length > _MOST_SMALL:
-                raise DamagedError("an index of messages is not where it should be")
+                raise BrokenBagError("an index of messages is not where it should be")
             index = Cursor(self._file.take(at + _HEAD, length))
             if index.u16() != channel:
-                raise DamagedError("an index of messages is another channel's")
+                raise BrokenBagError("an index of messages is another channel's")
             entries = Cursor(index.sequence())
             while entries.left:
                 found.places.append(Place(entries.u64(), chunk, entries.u64(), channel))
@@ -168,14 +168,14 @@ class McapFile:
     # ---- by going through ----------------------------------------------------------------------
 
     def _scanned(self, wanted: Collection[str]) -> Contents:
-        """What the file is found to hold, record by record, up to its first damage."""
+        """Contents as they are met, record by record, up to the first damage."""
         found = Contents(was_scanned=True)
         try:
             for record in _records(self._file, len(MAGIC)):
                 if record.opcode in (_FOOTER, _DATA_END):
                     break
                 self._scan_record(found, record, wanted)
-        except DamagedError as error:
+        except BrokenBagError as error:
             found.damaged(str(error))
         found.places.sort()
         return found
@@ -187,7 +187,7 @@ class McapFile:
             try:
                 for inner in _records(region, 0):
                     self._scan_inner(found, inner, region, chunk, wanted)
-            except DamagedError as error:
+            except BrokenBagError as error:
                 problem = problem or str(error)
             if problem and not record.is_cut:
                 found.damaged(f"its chunk at byte {chunk} is damaged: {problem}")
@@ -220,7 +220,7 @@ class McapFile:
             return self._file, None
         head = Cursor(self._file.take(chunk, _HEAD))
         if head.u8() != _CHUNK:
-            raise DamagedError("the index leads to no chunk")
+            raise BrokenBagError("the index leads to no chunk")
         length = min(head.u64(), self._file.size - chunk - _HEAD)
         at = chunk + _HEAD
         names = Cursor(self._file.take(at, min(length, _CHUNK_HEAD + 64)))
@@ -250,7 +250,7 @@ class McapFile:
 
     def _small(self, region: Region, record: _Record) -> Cursor:
         if record.length > _MOST_SMALL:
-            raise DamagedError(f"a record of {record.length} bytes is damaged")
+            raise BrokenBagError(f"a record of {record.length} bytes is damaged")
         return Cursor(region.take(record.at, record.length))
 
 

@@ -9,7 +9,7 @@ RAW, COMPRESSED, VIDEO = "raw", "compressed", "video"
 
 @dataclass(slots=True)
 class Fields:
-    """What was found of a message; the rest is as a message without it means it."""
+    """Fields that a message was found to have; the rest is as a message without it means it."""
 
     stamp_ns: int = 0
     frame_id: str = ""

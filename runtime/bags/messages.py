@@ -14,7 +14,7 @@ from .cursor import Cursor, cdr_cursor
 from .json_messages import json_message
 from .message_fields import COMPRESSED, RAW, VIDEO, Fields
 from .protobuf_messages import protobuf_message
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 _KINDS = {
     "sensor_msgs/Image": RAW,
@@ -68,7 +68,7 @@ def camera_message(channel: Channel, data: memoryview) -> CameraMessage:
     """The message that a camera's channel has as these bytes.
 
     Raises:
-        DamagedError: they are none, or the message's encoding is not read here.
+        BrokenBagError: they are none, or the message's encoding is not read here.
     """
     schema = _SPELLINGS[channel.schema]
     kind = _KINDS[schema]
@@ -81,7 +81,7 @@ def camera_message(channel: Channel, data: memoryview) -> CameraMessage:
     elif channel.encoding == CDR:
         cursor, is_ros1 = cdr_cursor(data), False
     else:
-        raise DamagedError(f"messages in {channel.encoding!r} are not read here")
+        raise BrokenBagError(f"messages in {channel.encoding!r} are not read here")
     if schema.startswith("sensor_msgs/"):
         return _of_sensor_msgs(kind, cursor, is_ros1)
     return _of_foxglove(kind, cursor, channel)

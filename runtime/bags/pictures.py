@@ -19,7 +19,7 @@ from .compressed import compressed_pixels
 from .message_fields import RAW, VIDEO
 from .messages import CameraMessage, is_video
 from .pixels import raw_pixels
-from .regions import DamagedError
+from .regions import BrokenBagError
 from .video_stream import VideoStream, rgb_of
 
 _Headers = dict[int, "CameraMessage | None"]
@@ -93,7 +93,7 @@ class CameraTopic:
                     for picture in self._decoded(decoded, headers, wanted):
                         yield picture
                         account.good += 1
-                except DamagedError as error:
+                except BrokenBagError as error:
                     headers[number] = headers.pop(number, None)
                     account.bad(headers, str(error))
             if stream is not None:
@@ -102,7 +102,7 @@ class CameraTopic:
                     for picture in self._decoded(stream.rest(), headers, wanted):
                         yield picture
                         account.good += 1
-                except DamagedError as error:
+                except BrokenBagError as error:
                     clause = str(error)
                 account.bad(headers, clause)
         yield from account.losses()
@@ -162,7 +162,7 @@ class CameraTopic:
             message = self.index.read(files, at)
             read = raw_pixels if message.kind == RAW else compressed_pixels
             pixels = read(message)
-        except DamagedError:  # it is reported where it is read as a frame
+        except BrokenBagError:  # it is reported where it is read as a frame
             return 0
         return int(pixels.max()) if pixels.dtype == np.uint16 else SIXTEEN_BITS
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..pictures.picture_size import too_large
 from .messages import CameraMessage
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 
 class _Layout(NamedTuple):
@@ -64,18 +64,18 @@ def raw_pixels(message: CameraMessage) -> NDArray[Any]:
     """RGB of a raw message, (H, W, 3), uint8 or uint16; rows' padding is left out.
 
     Raises:
-        DamagedError: its encoding is not read here, or its size and its bytes disagree.
+        BrokenBagError: its encoding is not read here, or its size and its bytes disagree.
     """
     encoding = message.encoding.strip().lower()
     if message.width == 0 or message.height == 0:
-        raise DamagedError(f"it has {message.width} x {message.height} pixels")
+        raise BrokenBagError(f"it has {message.width} x {message.height} pixels")
     if refusal := too_large(message.width, message.height):
-        raise DamagedError(f"it {refusal}")
+        raise BrokenBagError(f"it {refusal}")
     if encoding in _PLANAR:
         layout = _Layout(1, np.uint8, _PLANAR[encoding], (2, 2))
         return _converted(_rows(message, layout, message.height * 3 // 2), layout, message)
     if encoding not in _LAYOUTS:
-        raise DamagedError(f"pixels in {message.encoding!r} are not read here")
+        raise BrokenBagError(f"pixels in {message.encoding!r} are not read here")
     layout = _LAYOUTS[encoding]
     return _converted(_rows(message, layout, message.height), layout, message)
 
@@ -87,7 +87,7 @@ def _rows(message: CameraMessage, layout: _Layout, rows: int) -> NDArray[Any]:
     step = message.step or row  # some writers of JSON leave it out
     needed = step * (rows - 1) + row
     if step < row or len(message.data) < needed:
-        raise DamagedError(
+        raise BrokenBagError(
             f"{message.width} x {message.height} pixels in {message.encoding} need rows of {row} "
             f"bytes and {needed} in all, and it has rows of {step} and {len(message.data)}"
         )
@@ -103,7 +103,7 @@ def _rows(message: CameraMessage, layout: _Layout, rows: int) -> NDArray[Any]:
 
 def _converted(samples: NDArray[Any], layout: _Layout, message: CameraMessage) -> NDArray[Any]:
     if message.width % layout.even[0] or message.height % layout.even[1]:
-        raise DamagedError(
+        raise BrokenBagError(
             f"{message.width} x {message.height} pixels are not even, as {message.encoding} needs"
         )
     if not samples.dtype.isnative or any(stride <= 0 for stride in samples.strides):
@@ -114,4 +114,4 @@ def _converted(samples: NDArray[Any], layout: _Layout, message: CameraMessage) -
     try:
         return np.asarray(cv2.cvtColor(samples, layout.conversion))
     except cv2.error as error:
-        raise DamagedError(f"OpenCV cannot convert it ({error.err or error})") from error
+        raise BrokenBagError(f"OpenCV cannot convert it ({error.err or error})") from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from .cursor import Cursor, text_of
 from .message_fields import Fields
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _NAMES = {
@@ -30,10 +30,10 @@ def protobuf_message(schema: str, data: memoryview) -> Fields:
         schema: "foxglove/CompressedImage", "foxglove/CompressedVideo" or "foxglove/RawImage".
 
     Raises:
-        DamagedError: it is no such message.
+        BrokenBagError: it is no such message.
     """
     if schema not in _NAMES:
-        raise DamagedError(f"{schema} in protobuf is not read here")
+        raise BrokenBagError(f"{schema} in protobuf is not read here")
     fields, names = Fields(), _NAMES[schema]
     for number, value in _values(Cursor(data)):
         name = names.get(number)
@@ -67,7 +67,7 @@ def _values(cursor: Cursor) -> Iterator[tuple[int, int | memoryview]]:
         elif kind == _FIXED32:
             yield number, cursor.u32()
         else:
-            raise DamagedError("a field in it is of no kind that protobuf has")
+            raise BrokenBagError("a field in it is of no kind that protobuf has")
 
 
 def _varint(cursor: Cursor) -> int:
@@ -77,4 +77,4 @@ def _varint(cursor: Cursor) -> int:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value
-    raise DamagedError("a number in it has more than ten bytes")
+    raise BrokenBagError("a number in it has more than ten bytes")

@@ -15,7 +15,7 @@ import numpy as np
 _SMALL = 1 << 16  # bytes; of larger reads the array is kept and nothing is copied
 
 
-class DamagedError(ValueError):
+class BrokenBagError(ValueError):
     """Bytes that are no record or message of their format; the text is a clause without a stop."""
 
 
@@ -30,7 +30,7 @@ class Region(Protocol):
         """``length`` bytes from ``at`` on.
 
         Raises:
-            DamagedError: they are not all there.
+            BrokenBagError: they are not all there.
         """
 
 
@@ -72,14 +72,14 @@ class FileRegion:
         if length <= _SMALL:
             data = memoryview(os.pread(self._descriptor, length, self.start + at))
             if len(data) < length:
-                raise DamagedError("the file became shorter while it was read")
+                raise BrokenBagError("the file became shorter while it was read")
             return data
         whole = self._buffer.get(length)
         got = 0
         while got < length:
             count = os.preadv(self._descriptor, [whole[got:]], self.start + at + got)
             if count == 0:
-                raise DamagedError("the file became shorter while it was read")
+                raise BrokenBagError("the file became shorter while it was read")
             got += count
         return whole
 
@@ -104,4 +104,4 @@ class MemoryRegion:
 
 def _check(at: int, length: int, size: int) -> None:
     if at < 0 or length < 0 or at + length > size:
-        raise DamagedError(f"{length} bytes were to begin at byte {at} of {size}")
+        raise BrokenBagError(f"{length} bytes were to begin at byte {at} of {size}")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .bag_file import ROS1, Channel, Contents, Place
 from .chunks import ChunkCache, decompressed
 from .cursor import Cursor, text_of
-from .regions import DamagedError, FileRegion, Region
+from .regions import BrokenBagError, FileRegion, Region
 
 MAGIC = b"#ROSBAG V2.0\n"
 _MESSAGE, _BAG, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = 2, 3, 4, 5, 6, 7
@@ -40,10 +40,10 @@ class _Record(NamedTuple):
         """A field of its header.
 
         Raises:
-            DamagedError: it has none of that name.
+            BrokenBagError: it has none of that name.
         """
         if name not in self.fields:
-            raise DamagedError(f"a record at byte {self.begins} has no {name}")
+            raise BrokenBagError(f"a record at byte {self.begins} has no {name}")
         return Cursor(self.fields[name])
 
 
@@ -51,11 +51,11 @@ def _record(region: Region, at: int) -> _Record:
     """The record at a byte.
 
     Raises:
-        DamagedError: there is none, or it ends within its header.
+        BrokenBagError: there is none, or it ends within its header.
     """
     header_length = Cursor(region.take(at, 4)).u32()
     if header_length > _MOST_HEADER:
-        raise DamagedError(f"there is no record at byte {at}")
+        raise BrokenBagError(f"there is no record at byte {at}")
     cursor = Cursor(region.take(at + 4, header_length))
     fields = _fields(cursor)
     begins = at + 4 + header_length
@@ -71,7 +71,7 @@ def _fields(cursor: Cursor) -> dict[str, memoryview]:
         field = cursor.sequence()
         name, separator, value = bytes(field).partition(b"=")
         if not separator:
-            raise DamagedError("a header has a field without a name")
+            raise BrokenBagError("a header has a field without a name")
         fields[name.decode("latin-1")] = memoryview(value)
     return fields
 
@@ -80,13 +80,13 @@ def _records(region: Region, at: int) -> Iterator[_Record]:
     """The records from a byte on; one that is cut is the last.
 
     Raises:
-        DamagedError: behind the last record lie bytes that are none.
+        BrokenBagError: behind the last record lie bytes that are none.
     """
     while at < region.size:
         record = _record(region, at)
         yield record
         if record.is_cut:
-            raise DamagedError(f"it ends within a record at byte {at}")
+            raise BrokenBagError(f"it ends within a record at byte {at}")
         at = record.at + record.length
 
 
@@ -98,7 +98,7 @@ class Ros1File:
     """A ``.bag``.
 
     Raises:
-        DamagedError: it does not begin as one of version 2.0.
+        BrokenBagError: it does not begin as one of version 2.0.
         OSError: it cannot be opened.
     """
 
@@ -110,8 +110,8 @@ class Ros1File:
         if start != MAGIC:
             self.close()
             if start.startswith(b"#ROSBAG V"):
-                raise DamagedError("it is of an old version; convert it with `rosbag fix`")
-            raise DamagedError("it does not begin as a bag")
+                raise BrokenBagError("it is of an old version; convert it with `rosbag fix`")
+            raise BrokenBagError("it does not begin as a bag")
 
     def close(self) -> None:
         """See `BagFile`."""
@@ -121,7 +121,7 @@ class Ros1File:
         """See `BagFile`."""
         try:
             found = self._indexed(wanted)
-        except DamagedError:
+        except BrokenBagError:
             found = None
         return self._scanned(wanted) if found is None else found
 
@@ -131,22 +131,22 @@ class Ros1File:
         try:
             record = _record(region, place.at)
             if record.op != _MESSAGE or record.cursor("conn").u32() != place.channel:
-                raise DamagedError("the index leads to no message")
+                raise BrokenBagError("the index leads to no message")
             if _time_ns(record.cursor("time")) != place.log_ns:
-                raise DamagedError("the index leads to another message")
+                raise BrokenBagError("the index leads to another message")
             if record.is_cut:
-                raise DamagedError("it is cut")
+                raise BrokenBagError("it is cut")
             return region.take(record.at, record.length)
-        except DamagedError as error:
-            raise DamagedError(problem or str(error)) from error
+        except BrokenBagError as error:
+            raise BrokenBagError(problem or str(error)) from error
 
     # ---- by the index --------------------------------------------------------------------------
 
     def _indexed(self, wanted: Collection[str]) -> Contents | None:
-        """What the index says; None where there is none.
+        """Contents by the index; None where there is none.
 
         Raises:
-            DamagedError: it is damaged.
+            BrokenBagError: it is damaged.
         """
         bag = _record(self._file, len(MAGIC))
         index = bag.cursor("index_pos").u64()
@@ -176,7 +176,7 @@ class Ros1File:
             of_chunk[connection] = counts.u32()
         known = info.cursor("count").u32() == len(of_chunk)
         if not known or not of_chunk.keys() <= found.channels.keys():
-            raise DamagedError("what the index says of a chunk is damaged")
+            raise BrokenBagError("what the index says of a chunk is damaged")
         for connection, count in of_chunk.items():
             found.counts[connection] = found.counts.get(connection, 0) + count
         if not seen & of_chunk.keys():
@@ -188,7 +188,7 @@ class Ros1File:
             record = _record(self._file, at)
             connection = record.cursor("conn").u32()
             if record.op != _INDEX or record.is_cut or connection not in missing:
-                raise DamagedError("an index of messages is not where it should be")
+                raise BrokenBagError("an index of messages is not where it should be")
             missing.discard(connection)
             if connection in seen:
                 entries = Cursor(self._small(self._file, record))
@@ -196,14 +196,14 @@ class Ros1File:
                 while entries.left:
                     places.append(Place(_time_ns(entries), chunk_at, entries.u32(), connection))
                 if len(places) != of_chunk[connection]:
-                    raise DamagedError("an index of messages is damaged")
+                    raise BrokenBagError("an index of messages is damaged")
                 found.places += places
             at = record.at + record.length
 
     # ---- by going through ----------------------------------------------------------------------
 
     def _scanned(self, wanted: Collection[str]) -> Contents:
-        """What the bag is found to hold, record by record, up to its first damage."""
+        """Contents as they are met, record by record, up to the first damage."""
         found = Contents(was_scanned=True)
         try:
             for record in _records(self._file, len(MAGIC)):
@@ -211,7 +211,7 @@ class Ros1File:
                     self._scan_chunk(found, record, wanted)
                 elif not record.is_cut:
                     self._scan_inner(found, record, self._file, -1, wanted)
-        except DamagedError as error:
+        except BrokenBagError as error:
             found.damaged(str(error))
         found.places.sort()
         return found
@@ -221,7 +221,7 @@ class Ros1File:
         try:
             for inner in _records(region, 0):
                 self._scan_inner(found, inner, region, record.begins, wanted)
-        except DamagedError as error:
+        except BrokenBagError as error:
             problem = problem or str(error)
         if problem and not record.is_cut:
             found.damaged(f"its chunk at byte {record.begins} is damaged: {problem}")
@@ -256,7 +256,7 @@ class Ros1File:
             return self._file, None
         record = _record(self._file, chunk)
         if record.op != _CHUNK:
-            raise DamagedError("the index leads to no chunk")
+            raise BrokenBagError("the index leads to no chunk")
         size = record.cursor("size").u32()
         kind = text_of(record.fields.get("compression", memoryview(b"none")))
         if kind == "none":
@@ -277,5 +277,5 @@ class Ros1File:
 
     def _small(self, region: Region, record: _Record) -> memoryview:
         if record.is_cut or record.length > _MOST_SMALL:
-            raise DamagedError(f"a record of {record.length} bytes is damaged")
+            raise BrokenBagError(f"a record of {record.length} bytes is damaged")
         return region.take(record.at, record.length)

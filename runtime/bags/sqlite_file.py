@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from .bag_file import CDR, Channel, Contents, Place
 from .chunks import CHUNK_LIMIT, decompressed
-from .regions import DamagedError, ReadBuffer
+from .regions import BrokenBagError, ReadBuffer
 
 MAGIC = b"SQLite format 3\0"
 _PIECE = 1 << 16  # bytes read at a time; larger ones come from fresh memory
@@ -24,14 +24,14 @@ class SqliteFile:
     """A ``.db3`` of rosbag2; its messages may be compressed one by one with zstd.
 
     Raises:
-        DamagedError: it is no such file.
+        BrokenBagError: it is no such file.
         OSError: it cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         with path.open("rb") as file:
             if file.read(len(MAGIC)) != MAGIC:
-                raise DamagedError("it does not begin as an SQLite file")
+                raise BrokenBagError("it does not begin as an SQLite file")
         self._is_zstd = _messages_are_compressed(path.parent / "metadata.yaml")
         has_log = Path(f"{path}-wal").exists()  # of a recorder that is at work, or was ended
         try:
@@ -39,7 +39,7 @@ class SqliteFile:
             # A damaged page may hold triggers and views; none of a bag's is needed.
             self._database.execute("PRAGMA trusted_schema = OFF")
         except sqlite3.Error as error:
-            raise DamagedError(f"SQLite cannot open it ({error})") from error
+            raise BrokenBagError(f"SQLite cannot open it ({error})") from error
         self._buffer = ReadBuffer()
         self._database.text_factory = lambda text: text.decode(errors="replace")
 
@@ -76,7 +76,7 @@ class SqliteFile:
             has_blobs = sys.version_info >= (3, 11)
             data = self._read_blob(place.at) if has_blobs else self._read_row(place.at)
         except (sqlite3.Error, OverflowError, MemoryError) as error:
-            raise DamagedError(f"SQLite cannot read it ({error})") from error
+            raise BrokenBagError(f"SQLite cannot read it ({error})") from error
         return _unpacked(data) if self._is_zstd else data
 
     def _read_blob(self, row: int) -> memoryview:
@@ -84,7 +84,7 @@ class SqliteFile:
         with self._database.blobopen("messages", "data", row, readonly=True) as blob:
             length = len(blob)
             if length > _LARGEST:
-                raise DamagedError(f"it has {length} bytes")
+                raise BrokenBagError(f"it has {length} bytes")
             data = self._buffer.get(length)
             for at in range(0, length, _PIECE):
                 data[at : at + _PIECE] = blob.read(_PIECE)
@@ -95,7 +95,7 @@ class SqliteFile:
             "SELECT data FROM messages WHERE id = ? AND length(data) <= ?", (row, _LARGEST)
         ).fetchone()
         if found is None or not isinstance(found[0], bytes):
-            raise DamagedError("it has no data")
+            raise BrokenBagError("it has no data")
         return memoryview(found[0])
 
     def _take_places(self, found: Contents, channel: int) -> None:
@@ -128,10 +128,10 @@ def _unpacked(data: memoryview) -> memoryview:
     """A message that was compressed by itself; its frame states its size."""
     size = zstd_content_size(data)
     if size is None or size > CHUNK_LIMIT:
-        raise DamagedError("it does not state a size that could be decompressed")
+        raise BrokenBagError("it does not state a size that could be decompressed")
     content, problem = decompressed("zstd", data, size)
     if problem:
-        raise DamagedError(problem)
+        raise BrokenBagError(problem)
     return content
 
 

@@ -1,4 +1,4 @@
-"""Which topic of a bag is its camera, and what is said where that is not clear."""
+"""The topic of a bag that is its camera, and what is said where that is not clear."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .compressed import is_depth
 from .message_fields import RAW
 from .messages import CAMERA_SCHEMAS
 from .pixels import ENCODINGS
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 _SHOWN = 12  # topics that a sentence lists
 
@@ -102,7 +102,7 @@ def _first_encoding(index: BagIndex, topic: str) -> tuple[str, str] | None:
         for message in index.messages.get(topic, [])[:3]:
             try:
                 found = index.read(files, message)
-            except DamagedError:
+            except BrokenBagError:
                 continue
             return found.kind, found.encoding
     return None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..pictures.picture_size import pixel_limit, too_large
 from .chunks import bags_package
-from .regions import DamagedError
+from .regions import BrokenBagError
 
 # Per codec: FFmpeg's name, and the kinds of units with which decoding can begin. They are those of
 # ITU-T H.264, table 7-1 (an IDR picture), and of H.265, table 7-1 (the IRAP pictures).
@@ -31,13 +31,13 @@ class VideoStream:
         format: that the messages state, "h264" or "h265".
 
     Raises:
-        DamagedError: another format.
+        BrokenBagError: another format.
         MissingDependencyError: there is no PyAV.
     """
 
     def __init__(self, format: str) -> None:
         if format.strip().lower() not in _CODECS:
-            raise DamagedError(f"video in {format[:40]!r} is not read here")
+            raise BrokenBagError(f"video in {format[:40]!r} is not read here")
         self._name, self._key_units = _CODECS[format.strip().lower()]
         self._av = bags_package("av", "video in a bag")
         self._context = self._opened()
@@ -47,19 +47,19 @@ class VideoStream:
         """Numbers and decoded frames that a message completes; of earlier messages too.
 
         Raises:
-            DamagedError: it is damaged, or comes before a key picture.
+            BrokenBagError: it is damaged, or comes before a key picture.
         """
         content = bytes(data)
         if not self._has_key:
             if not self._begins(content):
-                raise DamagedError("it comes before a key picture")
+                raise BrokenBagError("it comes before a key picture")
             self._context, self._has_key = self._opened(), True
         packet = self._av.Packet(content)
         packet.pts = number
         yield from self._decoded(packet)
 
     def rest(self) -> Iterator[tuple[int, Any]]:
-        """What the decoder held back."""
+        """Numbers and frames that the decoder held back."""
         if self._has_key:
             yield from self._decoded(None)
 
@@ -74,11 +74,11 @@ class VideoStream:
             frames = self._context.decode(packet)
         except self._av.error.FFmpegError as error:
             self._has_key = False
-            raise DamagedError(f"FFmpeg cannot decode it ({error.strerror})") from error
+            raise BrokenBagError(f"FFmpeg cannot decode it ({error.strerror})") from error
         for frame in frames:
             if frame.is_corrupt:
                 self._has_key = False
-                raise DamagedError("FFmpeg finds it damaged")
+                raise BrokenBagError("FFmpeg finds it damaged")
             yield frame.pts, frame
 
     def _begins(self, content: bytes) -> bool:
@@ -97,8 +97,8 @@ def rgb_of(frame: Any) -> NDArray[np.uint8]:
     """A decoded frame as RGB, (H, W, 3) uint8.
 
     Raises:
-        DamagedError: it is larger than is decoded.
+        BrokenBagError: it is larger than is decoded.
     """
     if refusal := too_large(frame.width, frame.height):
-        raise DamagedError(f"it {refusal}")
+        raise BrokenBagError(f"it {refusal}")
     return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)

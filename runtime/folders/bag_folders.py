@@ -1,4 +1,4 @@
-"""Which files and folders are bags: ``.bag``, ``.mcap``, ``.db3``, and the folders of rosbag2."""
+"""Files and folders that are bags: ``.bag``, ``.mcap``, ``.db3``, and the folders of rosbag2."""
 
 from __future__ import annotations
 

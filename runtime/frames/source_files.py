@@ -1,4 +1,4 @@
-"""Which files a source of frames stands for, of which kind each is, and what its frames are called.
+"""The files that a source of frames stands for, the kind of each, and the names of its frames.
 
 A bag may hold several cameras. Which one is meant is written behind its name, as in
 ``drive.mcap#/front/image``, or asked for with `with_topic`.

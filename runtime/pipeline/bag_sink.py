@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..atomic import output_errors
 from ..bags.mcap_file import McapFile
-from ..bags.regions import DamagedError
+from ..bags.regions import BrokenBagError
 from ..errors import OutputError
 from ..file_names import check_name
 from ..frames import Frame
@@ -122,7 +122,7 @@ class BagSink:
             file = McapFile(self._part)
             messages = sum(file.contents(()).counts.values())
             file.close()
-        except (DamagedError, OSError):
+        except (BrokenBagError, OSError):
             messages = 0
         if not messages:
             self._part.unlink(missing_ok=True)

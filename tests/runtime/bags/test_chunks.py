@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zstandard
 from roadshift.runtime.bags.chunks import CHUNK_LIMIT, decompressed
-from roadshift.runtime.bags.regions import DamagedError
+from roadshift.runtime.bags.regions import BrokenBagError
 from roadshift.runtime.bags.sqlite_file import zstd_content_size
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
@@ -53,12 +53,12 @@ def test_no_more_is_made_than_is_announced(kind: str) -> None:
 
 def test_an_announcement_beyond_the_limit_is_refused_at_once() -> None:
     bomb = memoryview(COMPRESS["zstd"](bytes(2**20)))
-    with pytest.raises(DamagedError, match="at most 536870912 are decompressed"):
+    with pytest.raises(BrokenBagError, match="at most 536870912 are taken"):
         decompressed("zstd", bomb, CHUNK_LIMIT + 1)
 
 
 def test_an_unknown_compression_is_named() -> None:
-    with pytest.raises(DamagedError, match="'snappy' is none of lz4, zstd and bz2"):
+    with pytest.raises(BrokenBagError, match="'snappy' is none of lz4, zstd and bz2"):
         decompressed("snappy", memoryview(b"x"), 10)
 
 

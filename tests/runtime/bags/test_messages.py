@@ -32,7 +32,7 @@ from roadshift.runtime.bags.bag import read_index
 from roadshift.runtime.bags.bag_file import Channel
 from roadshift.runtime.bags.messages import CAMERA_SCHEMAS, CameraMessage, camera_message
 from roadshift.runtime.bags.pictures import BagPicture, CameraTopic
-from roadshift.runtime.bags.regions import DamagedError
+from roadshift.runtime.bags.regions import BrokenBagError
 from roadshift.runtime.video.video_file import LostFrames
 from rosbags.typesys import get_types_from_msg
 
@@ -205,7 +205,7 @@ def test_images_of_ros_in_json() -> None:
 def test_any_bytes_give_a_message_or_an_error(schema: str, encoding: str, data: bytes) -> None:
     try:
         found = camera_message(Channel("/front", schema, encoding), memoryview(data))
-    except DamagedError:
+    except BrokenBagError:
         return
     assert len(found.data) <= 200
 

@@ -15,7 +15,7 @@ from roadshift.runtime.bags.compressed import compressed_pixels
 from roadshift.runtime.bags.message_fields import COMPRESSED, RAW
 from roadshift.runtime.bags.messages import CameraMessage
 from roadshift.runtime.bags.pixels import ENCODINGS, raw_pixels
-from roadshift.runtime.bags.regions import DamagedError
+from roadshift.runtime.bags.regions import BrokenBagError
 
 WIDTH, HEIGHT = 16, 10
 RGB = pictures(1, WIDTH, HEIGHT)[0]
@@ -133,7 +133,7 @@ def test_any_numbers_give_a_picture_or_an_error(
     message = CameraMessage(RAW, 0, "", encoding, memoryview(data), width, height, step)
     try:
         found = raw_pixels(message)
-    except DamagedError:
+    except BrokenBagError:
         return
     assert found.shape == (height, width, 3)
 
@@ -190,5 +190,5 @@ def test_an_encoder_that_took_red_for_blue_is_undone() -> None:
     ],
 )
 def test_what_is_no_whole_picture_is_refused(data: bytes, encoding: str, says: str) -> None:
-    with pytest.raises(DamagedError, match=says):
+    with pytest.raises(BrokenBagError, match=says):
         compressed_pixels(compressed(data, encoding))
