@@ -89,7 +89,10 @@ def _split(stamps_ns: Sequence[int] | None, count: int, held: int) -> tuple[list
     in_time = np.argsort(stamps, kind="stable")
     last = np.sort(in_time[count - held :])
     steps = np.diff(np.unique(stamps[last]))
-    gap_ns = (unused + 0.5) * float(np.median(steps)) if len(steps) else 0.0
+    gap_ns = 0.0
+    if len(steps):
+        usual = steps[steps <= 3 * np.median(steps)]  # without pauses
+        gap_ns = (unused + 0.5) * float(usual.mean())
     first_ns = int(stamps[last].min())
     before = np.flatnonzero(first_ns - stamps > gap_ns)
     if len(before) <= 2 * held:  # nearly all of it lies within the gap, as with a long pause
