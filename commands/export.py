@@ -8,8 +8,18 @@ from typing import Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads, Topic
+from .options import (
+    AllowNetwork,
+    BundleIn,
+    Json,
+    LabelMapFile,
+    LabelSpaceOfFiles,
+    Report,
+    Threads,
+    Topic,
+)
 from .parse import parse_memory, parse_names
+from .report import write_page
 
 
 def export(
@@ -59,6 +69,7 @@ def export(
     ] = None,
     allow_network: AllowNetwork = None,
     threads: Threads = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
@@ -106,6 +117,7 @@ def export(
                 )
             except PartialExportError as error:
                 record, refused = error.record, error
+    write_page(report, "export", record, [open_bundle(bundle)])
     show(record, as_json, lambda: say(*(export_line(bundle, row) for row in record["artefacts"])))
     if refused is not None:
         raise refused
