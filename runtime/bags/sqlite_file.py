@@ -33,13 +33,7 @@ class SqliteFile:
             if file.read(len(MAGIC)) != MAGIC:
                 raise BrokenBagError("it does not begin as an SQLite file")
         self._is_zstd = _messages_are_compressed(path.parent / "metadata.yaml")
-        has_log = Path(f"{path}-wal").exists()  # of a recorder that is at work, or was ended
-        try:
-            self._database = _connect(path, "mode=ro" if has_log else "immutable=1")
-            # A damaged page may hold triggers and views; none of a bag's is needed.
-            self._database.execute("PRAGMA trusted_schema = OFF")
-        except sqlite3.Error as error:
-            raise BrokenBagError(f"SQLite cannot open it ({error})") from error
+        self._database = _connected(path)
         self._buffer = ReadBuffer()
         self._database.text_factory = lambda text: text.decode(errors="replace")
 
@@ -112,9 +106,25 @@ class SqliteFile:
             found.counts[channel] = len(found.places) - before
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
-    address = f"file:{quote(str(path.absolute()))}?{how}"
-    return sqlite3.connect(address, uri=True, timeout=1, check_same_thread=False)
+def _connected(path: Path) -> sqlite3.Connection:
+    """The file, read with the log of a recorder that is at work or was ended, if there is one.
+
+    Reading that takes a file beside it; where none can be made, the log's messages are missing.
+    """
+    has_log = Path(f"{path}-wal").exists()
+    for how in ("mode=ro", "immutable=1") if has_log else ("immutable=1",):
+        address = f"file:{quote(str(path.absolute()))}?{how}"
+        database = sqlite3.connect(address, uri=True, timeout=1, check_same_thread=False)
+        try:
+            # A damaged page may hold triggers and views; none of a bag's is needed.
+            database.execute("PRAGMA trusted_schema = OFF")
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.Error as error:
+            database.close()
+            problem = error
+            continue
+        return database
+    raise BrokenBagError(f"SQLite cannot open it ({problem})")
 
 
 def _messages_are_compressed(metadata: Path) -> bool:

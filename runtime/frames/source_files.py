@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -127,9 +127,8 @@ def _in_folder(path: Path, topic: str | None, note: Note) -> list[SourceFile]:
         raise FrameError(f"{path} holds no bag, and {arg('topic')} is of bags; leave it out.")
     files, refusals = [], []
     for file in contents.files:
-        if file not in bags:
-            kind = STILL if file.suffix.lower() in IMAGE_SUFFIXES else VIDEO
-            files.append(SourceFile(file, path, kind))
+        if file not in bags or is_recording(file):
+            files.append(SourceFile(file, path, _kind_in_folder(file, bags)))
             continue
         try:
             files.append(_bag(file, path, topic, note))
@@ -142,6 +141,13 @@ def _in_folder(path: Path, topic: str | None, note: Note) -> list[SourceFile]:
     for refusal in refusals:
         note(Sentence(refusal.marked))
     return files
+
+
+def _kind_in_folder(file: Path, bags: Collection[Path]) -> str:
+    """The kind of a file that a folder gives and that is not read as a bag."""
+    if file in bags:  # another's reader is registered for its suffix
+        return RECORDING
+    return STILL if file.suffix.lower() in IMAGE_SUFFIXES else VIDEO
 
 
 def _bag(path: Path, root: Path, topic: str | None, note: Note) -> SourceFile:

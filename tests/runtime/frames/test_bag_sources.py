@@ -24,7 +24,7 @@ from bag_cases import (
     write_ros2,
 )
 from roadshift.runtime.errors import FrameError
-from roadshift.runtime.frames import open_frames
+from roadshift.runtime.frames import open_frames, readers
 from roadshift.runtime.frames.source import Origin
 from roadshift.runtime.frames.source_files import with_topic
 from rosbags.rosbag2 import StoragePlugin
@@ -174,6 +174,15 @@ def test_a_topic_of_what_is_no_bag_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(FrameError, match=says):
             with_topic(sources, "/front/image")
+
+
+def test_a_reader_of_ones_own_comes_before_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_mcap(tmp_path / "drive.mcap", cdr_images(SHOWN), IMAGE)
+    monkeypatch.setitem(readers._REGISTERED, ".mcap", lambda _: [(SHOWN[0], 7)])
+    for source in (path, tmp_path):
+        assert [one.timestamp_ns for one in open_frames(source)] == [7]
 
 
 def test_a_file_whose_name_has_a_hash_is_itself(tmp_path: Path) -> None:
