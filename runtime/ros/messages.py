@@ -17,7 +17,7 @@ from .site import optional_package, ros_package
 
 
 def camera_message_of(message: Any) -> CameraMessage:
-    """What a ``sensor_msgs/Image`` or ``CompressedImage`` holds, without a copy of its pixels."""
+    """The camera message in a ``sensor_msgs`` image; its pixels are not copied."""
     stamp = message.header.stamp
     common = (stamp.sec * 10**9 + stamp.nanosec, message.header.frame_id)
     if hasattr(message, "format"):

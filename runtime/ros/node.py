@@ -39,7 +39,7 @@ _REPORT_S = 1.0
 
 @dataclass(frozen=True)
 class Options:
-    """How a node works.
+    """Settings of a node.
 
     Attributes:
         compressed: whether images are ``CompressedImage``.
