@@ -27,6 +27,7 @@ from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
 from .commands.report import card, report
 from .commands.reproduce import reproduce
+from .commands.ros import ros
 from .commands.run import run
 from .commands.signing import keygen, pack, sign, verify
 from .commands.slot import slot
@@ -54,6 +55,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "eval": eval_,
     "export": export,
     "run": run,
+    "ros": ros,
     "bench": bench,
     "info": info,
     "report": report,

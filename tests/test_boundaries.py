@@ -173,6 +173,7 @@ INNER = {
         "signing",
         "engines",
         "pipeline",
+        "ros",
         "slots",
         "bench",
         "reporting",
