@@ -70,10 +70,11 @@ def _check_ours(workdir: Path) -> None:
 
 
 @contextmanager
-def run_folder(options: RunOptions) -> Iterator[None]:
+def run_folder(options: RunOptions, *, keep_answers: bool = False) -> Iterator[None]:
     """Make the run's folder; a new run that fails before its first step leaves none.
 
-    One that is stopped leaves what it prepared, for a resume.
+    One that is stopped leaves what it prepared, for a resume, and with ``keep_answers`` one that
+    fails leaves what a black box has answered.
     """
     workspace = options.workspace
     with output_errors(workspace.folder):
@@ -84,7 +85,7 @@ def run_folder(options: RunOptions) -> Iterator[None]:
             yield
         except BaseException as error:
             stopped = isinstance(error, RunInterrupted) and workspace.has_begun
-            began = workspace.has_steps
+            began = workspace.has_steps or (keep_answers and workspace.has_answers)
             if workspace.folder.exists() and not (stopped or began or resumed):
                 discard(options)
             raise
