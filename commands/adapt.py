@@ -20,7 +20,6 @@ from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
     AllowNetwork,
-    BundleIn,
     CheckpointEvery,
     Config,
     Device,
@@ -40,7 +39,9 @@ from .parse import parse_search, parse_size, with_loss_backend
 
 
 def adapt(
-    bundle: BundleIn,
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder), or a black box.")
+    ],
     frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
     out: Out,
     method: Annotated[

@@ -88,7 +88,7 @@ class Wiring:
         """The given ones on which the answers depend, by name, as JSON values."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         del given["answer_timeout_s"]
-        return given
+        return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
     def check_unused(self, source: object, why: str, used: Collection[str] = ()) -> None:
         """Refuse what a black box has no use for.

@@ -180,7 +180,7 @@ def _exchanged(
         watch.cancel()
     if late:
         raise Unavailable(f"did not answer within {left_s:.3g} s")
-    return _checked(url, response.status, response.headers, content, whole, largest)
+    return _checked(url, response.status, dict(response.headers), content, whole, largest)
 
 
 def _checked(
@@ -207,7 +207,8 @@ def _checked(
         )
     if not whole:
         raise Unavailable("broke off within its reply")
-    kind = (headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+    named = {name.lower(): value for name, value in headers.items()}
+    kind = named.get("content-type", "").partition(";")[0].strip().lower()
     return Reply(status, kind, content)
 
 

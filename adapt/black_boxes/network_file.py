@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.bundle import InputSpec
-from ...runtime.errors import ConfigError, EngineError, RoadshiftError, arg
+from ...runtime.errors import ConfigError, EngineError, RoadshiftError, Sentence, arg
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.labels import LabelSpace
 from ..models.loading import IMAGENET_INPUT
@@ -37,7 +37,7 @@ class TensorInfo(NamedTuple):
 
     name: str
     shape: Shape | None
-    dtype: np.dtype[np.generic] | None
+    dtype: np.dtype[Any] | None
     scale: float = 0.0
     zero_point: int = 0
 
@@ -49,8 +49,15 @@ class TensorInfo(NamedTuple):
 class LoadedNetwork(Protocol):
     """A network in memory, ready to run on a CPU."""
 
-    inputs: Sequence[TensorInfo]
-    outputs: Sequence[TensorInfo]
+    @property
+    def inputs(self) -> Sequence[TensorInfo]:
+        """Its inputs, in their order."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorInfo]:
+        """Its outputs, in their order."""
+        ...
 
     def run(self, image: NDArray[np.generic], output: int) -> object:
         """Output number ``output`` for the one input; any exception is reported."""
@@ -133,9 +140,11 @@ def network_black_box(
             f"{file}: does not say what its classes are; give {arg('label_space')} (its "
             f"outputs are {listed(network.outputs)})."
         )
-    image = image_input(network.inputs, file, wiring, note)
+    image = image_input(network.inputs, file, wiring)
     number = _output(network.outputs, file, wiring.output, space.num_classes)
     _check_channels(network.outputs[number], file, space, image.channels_last)
+    assumed = image.spec is not None and None in (wiring.mean, wiring.std)
+    note(Sentence(f"{file}: {_described(image, assumed)}"))
     size = image.width, image.height
     spec = None
     if size[0] is not None and size[1] is not None:
@@ -221,8 +230,8 @@ def listed(tensors: Sequence[TensorInfo]) -> str:
     return ", ".join(map(str, tensors)) or "none"
 
 
-def image_input(inputs: Sequence[TensorInfo], file: Path, wiring: Wiring, note: Note) -> ImageInput:
-    """The one input, and the preprocessing that goes before it; said in a note.
+def image_input(inputs: Sequence[TensorInfo], file: Path, wiring: Wiring) -> ImageInput:
+    """The one input, and the preprocessing that goes before it.
 
     Raises:
         EngineError: there are several, or it takes no image of three channels.
@@ -251,11 +260,8 @@ def image_input(inputs: Sequence[TensorInfo], file: Path, wiring: Wiring, note: 
     given = {name: getattr(wiring, name) for name in ("colour", "mean", "std")}
     spec = IMAGENET_INPUT.model_copy(update={k: v for k, v in given.items() if v is not None})
     channels_last, batch, height, width = axes
-    found = ImageInput(
-        tensor, channels_last, batch, width, height, None if raw else spec, spec.colour == "bgr"
-    )
-    note(f"{file}: {_described(found, assumed=not raw and None in (wiring.mean, wiring.std))}")
-    return found
+    seen = None if raw else spec
+    return ImageInput(tensor, channels_last, batch, width, height, seen, spec.colour == "bgr")
 
 
 def _described(image: ImageInput, assumed: bool) -> str:

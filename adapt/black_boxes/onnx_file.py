@@ -167,7 +167,7 @@ def _of_ours(
         )
     number = names.index(wanted)
     holds: Holds = "logits" if wanted == "logits" else "classes"
-    image = image_input(network.inputs, file, Wiring(), lambda _: None)
+    image = image_input(network.inputs, file, Wiring())
     image = replace(image, width=spec.width, height=spec.height)
     reader = AnswerReader(space.num_classes, str(file), lambda _: None, holds=holds, advice=_AGAIN)
     asked = AskedNetwork(file, network, load, image, number, reader, _AGAIN)
