@@ -1,6 +1,6 @@
 """Everything that learns: networks, losses, methods and the trainer. Needs torch."""
 
-from .black_boxes import Student, Wiring
+from .black_boxes import BoxWiring, Student
 from .methods import METHODS, choose_method, find_method, register_method, resolve_config
 from .models.loading import load_network
 from .models.torch_engine import TorchEngine
@@ -12,11 +12,11 @@ from .workflows.adaptation import adapt_black_box, adapt_bundle, train_bundle
 __all__ = [
     "METHODS",
     "NETWORKS",
+    "BoxWiring",
     "Events",
     "RunOptions",
     "Student",
     "TorchEngine",
-    "Wiring",
     "adapt_black_box",
     "adapt_bundle",
     "build_network",

@@ -15,7 +15,7 @@ from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from .arguments import Config, Note, OnProgress, read_config, resolved_settings, run_options
-from .black_boxes import Student, Wiring
+from .black_boxes import BoxWiring, Student
 from .black_boxes.base import Colour, Holds
 from .methods import adapting_method
 from .run.config import Settings, TrainingConfig
@@ -114,7 +114,7 @@ def adapt_black_box(
             student_output,
             arguments,
         ),
-        wiring=Wiring(
+        wiring=BoxWiring(
             output,
             colour,
             None if mean is None else triple_of("mean", mean),

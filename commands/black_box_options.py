@@ -9,7 +9,7 @@ import typer
 from .parse import parse_duration, parse_triple
 
 if TYPE_CHECKING:
-    from ..adapt import Wiring
+    from ..adapt import BoxWiring
 
 BoxOutput = Annotated[
     str | None,
@@ -52,15 +52,15 @@ def wiring_of(
     std: str | None,
     answers: Any,
     answer_timeout: str,
-) -> Wiring:
-    """The options as a `Wiring`.
+) -> BoxWiring:
+    """The options as a `BoxWiring`.
 
     Raises:
         ConfigError: one is malformed.
     """
-    from ..adapt import Wiring
+    from ..adapt import BoxWiring
 
-    return Wiring(
+    return BoxWiring(
         output,
         colour,
         None if mean is None else parse_triple("--mean", mean),

@@ -60,7 +60,7 @@ class BlackBox:
 
 
 @dataclass(frozen=True)
-class Wiring:
+class BoxWiring:
     """Preprocessing and output of a black box that does not say them itself.
 
     Attributes:
@@ -100,7 +100,7 @@ class Wiring:
         Raises:
             ConfigError: something else is given.
         """
-        default = Wiring()
+        default = BoxWiring()
         unused = [
             field.name
             for field in fields(self)
@@ -108,7 +108,8 @@ class Wiring:
         ]
         if unused:
             names = ", ".join(map(arg, unused))
-            raise ConfigError(f"{names}: {source} {why}; leave {names} out.")
+            student = f" ({arg('student_output')} is the student's)" if "output" in unused else ""
+            raise ConfigError(f"{names}: {source} {why}; leave {names} out{student}.")
 
 
 def checked_answer(answer: Answer, num_classes: int, where: str) -> Answer:

@@ -15,13 +15,13 @@ from ...runtime.labels import LabelSpace
 from ...runtime.pictures.png import decode_label_png, read_png
 from ...runtime.regular_files import read_regular_file
 from .arrays import parse_npy
-from .base import Answer, BlackBox, Note, Wiring
+from .base import Answer, BlackBox, BoxWiring, Note
 
 SUFFIXES = (".npz", ".npy", ".png")  # in this order of preference
 LARGEST_ARRAY = 2 << 30  # bytes
 
 
-def open_folder(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_folder(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open a folder of predictions.
 
     Raises:

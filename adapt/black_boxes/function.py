@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from ...runtime.errors import EngineError
 from ...runtime.labels import LabelSpace
 from ..networks import import_callable
-from .base import Answer, BlackBox, Note, Wiring
+from .base import Answer, BlackBox, BoxWiring, Note
 
 _WHY = "is a Python function, which does all itself"
 
 
-def open_function(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_function(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open the function that "package.module:function" names.
 
     Raises:
@@ -29,7 +29,7 @@ def open_function(source: str, wiring: Wiring, space: LabelSpace | None, note: N
     return _asked(import_callable(source, f"black box '{source}'", wanted), source)
 
 
-def of_function(function: Callable[..., Any], wiring: Wiring) -> BlackBox:
+def of_function(function: Callable[..., Any], wiring: BoxWiring) -> BlackBox:
     """A function as a black box.
 
     Raises:

@@ -26,7 +26,7 @@ from ...runtime.pictures.png import decode_label_png, parse_png
 from ...runtime.strict_json import parse_json
 from ..models.loading import IMAGENET_INPUT
 from .arrays import parse_npy
-from .base import Answer, BlackBox, Holds, Note, Wiring
+from .base import Answer, BlackBox, BoxWiring, Holds, Note
 from .loopback import LoopbackUrl, Reply, request
 from .reading import AnswerReader
 
@@ -52,7 +52,7 @@ class _Described:
     accepts: str = PNG
 
 
-def open_service(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_service(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open a service, and ask what it is.
 
     Raises:

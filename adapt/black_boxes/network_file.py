@@ -19,7 +19,7 @@ from ...runtime.errors import ConfigError, EngineError, RoadshiftError, Sentence
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.labels import LabelSpace
 from ..models.loading import IMAGENET_INPUT
-from .base import Answer, BlackBox, Note, Wiring
+from .base import Answer, BlackBox, BoxWiring, Note
 from .reading import AnswerReader
 
 Shape = tuple["int | None", ...]
@@ -120,7 +120,7 @@ def network_black_box(
     load: Callable[[], LoadedNetwork],
     file: Path,
     identity: str,
-    wiring: Wiring,
+    wiring: BoxWiring,
     space: LabelSpace | None,
     note: Note,
 ) -> BlackBox:
@@ -230,7 +230,7 @@ def listed(tensors: Sequence[TensorInfo]) -> str:
     return ", ".join(map(str, tensors)) or "none"
 
 
-def image_input(inputs: Sequence[TensorInfo], file: Path, wiring: Wiring) -> ImageInput:
+def image_input(inputs: Sequence[TensorInfo], file: Path, wiring: BoxWiring) -> ImageInput:
     """The one input, and the preprocessing that goes before it.
 
     Raises:

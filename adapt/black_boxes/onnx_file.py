@@ -20,7 +20,7 @@ from ...runtime.labels import LabelSpace
 from ...runtime.probes.cores import available_cores
 from ...runtime.regular_files import read_regular_file
 from ...runtime.strict_json import parse_json
-from .base import BlackBox, Holds, Note, Wiring
+from .base import BlackBox, BoxWiring, Holds, Note
 from .network_file import (
     AskedNetwork,
     TensorInfo,
@@ -67,7 +67,7 @@ def _tensor(told: Any) -> TensorInfo:
     return TensorInfo(told.name, tuple(axes) if told.shape else None, dtype)
 
 
-def open_onnx(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_onnx(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open an .onnx file.
 
     Raises:
@@ -85,7 +85,7 @@ def open_onnx(source: str, wiring: Wiring, space: LabelSpace | None, note: Note)
     return _opened(read, file, None, wiring, space, note)
 
 
-def open_exported(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_exported(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open the ONNX artefact of a bundle.
 
     Raises:
@@ -109,7 +109,7 @@ def _opened(
     read: Callable[[], bytes],
     file: Path,
     bundle: Bundle | None,
-    wiring: Wiring,
+    wiring: BoxWiring,
     space: LabelSpace | None,
     note: Note,
 ) -> BlackBox:
@@ -144,7 +144,7 @@ def _of_ours(
     load: Callable[[], _OnnxNetwork],
     file: Path,
     identity: str,
-    wiring: Wiring,
+    wiring: BoxWiring,
 ) -> BlackBox:
     """A graph of `roadshift export`: ``image``, uint8 RGB, to ``labels``, and ``logits`` if asked.
 
@@ -167,7 +167,7 @@ def _of_ours(
         )
     number = names.index(wanted)
     holds: Holds = "logits" if wanted == "logits" else "classes"
-    image = image_input(network.inputs, file, Wiring())
+    image = image_input(network.inputs, file, BoxWiring())
     image = replace(image, width=spec.width, height=spec.height)
     reader = AnswerReader(space.num_classes, str(file), lambda _: None, holds=holds, advice=_AGAIN)
     asked = AskedNetwork(file, network, load, image, number, reader, _AGAIN)

@@ -13,7 +13,7 @@ from ...runtime.errors import EngineError, MissingDependencyError
 from ...runtime.labels import LabelSpace
 from ...runtime.probes.cores import available_cores
 from ...runtime.regular_files import read_regular_file
-from .base import BlackBox, Note, Wiring
+from .base import BlackBox, BoxWiring, Note
 from .network_file import TensorInfo, network_black_box, reason
 
 LARGEST = 8 << 30  # bytes of weights
@@ -50,7 +50,7 @@ def _tensor(port: Any) -> TensorInfo:
     return TensorInfo(names[0] if names else port.node.friendly_name, shape, dtype)
 
 
-def open_openvino(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_openvino(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open an .xml file and the .bin beside it.
 
     Raises:

@@ -18,7 +18,7 @@ from ...runtime.errors import ConfigError
 from ...runtime.installed import load
 from ...runtime.labels import LabelSpace
 from ...runtime.notes import log_note
-from .base import BlackBox, Note, Wiring
+from .base import BlackBox, BoxWiring, Note
 from .function import name_of, of_function
 
 
@@ -26,7 +26,7 @@ class BlackBoxOpener(Protocol):
     """A function that opens black boxes of one kind."""
 
     def __call__(
-        self, source: str, wiring: Wiring, space: LabelSpace | None, note: Note, /
+        self, source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note, /
     ) -> BlackBox:
         """Open the one that ``source`` names; ``space`` is given for its answers, or None."""
         ...
@@ -62,7 +62,7 @@ def kind_of(source: str) -> str | None:
 
 def open_black_box(
     source: str | Path | Callable[..., Any],
-    wiring: Wiring | None = None,
+    wiring: BoxWiring | None = None,
     space: LabelSpace | None = None,
     note: Note = log_note,
 ) -> BlackBox:
@@ -79,7 +79,7 @@ def open_black_box(
         MissingDependencyError: the package that runs it is not installed.
         NetworkError: there is no such Python function.
     """
-    wiring = wiring or Wiring()
+    wiring = wiring or BoxWiring()
     if callable(source):
         return of_function(source, wiring)
     kind = kind_of(str(source))

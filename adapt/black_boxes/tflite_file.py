@@ -15,7 +15,7 @@ from ...runtime.errors import EngineError, MissingDependencyError
 from ...runtime.labels import LabelSpace
 from ...runtime.probes.cores import available_cores
 from ...runtime.regular_files import read_regular_file
-from .base import BlackBox, Note, Wiring
+from .base import BlackBox, BoxWiring, Note
 from .network_file import TensorInfo, network_black_box, reason
 
 LARGEST = 2 << 30  # bytes; a FlatBuffer holds no more
@@ -74,7 +74,7 @@ def _tensor(told: Any) -> TensorInfo:
     return TensorInfo(told["name"], axes, np.dtype(told["dtype"]), float(scale), int(zero_point))
 
 
-def open_tflite(source: str, wiring: Wiring, space: LabelSpace | None, note: Note) -> BlackBox:
+def open_tflite(source: str, wiring: BoxWiring, space: LabelSpace | None, note: Note) -> BlackBox:
     """Open a .tflite file.
 
     Raises:

@@ -25,7 +25,7 @@ from .base import Method, Stage
 class DistilConfig(Settings):
     """Settings of distillation: source of the answers, and steps that learn from them alone."""
 
-    # the black box and its `Wiring`, for the record; `roadshift adapt` fills them in
+    # the black box and its `BoxWiring`, for the record; `roadshift adapt` fills them in
     source: str = ""
     wiring: Mapping[str, JsonValue] = {}
     distil: bool = True  # before the other stages

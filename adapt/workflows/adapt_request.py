@@ -12,7 +12,7 @@ from typing import Any
 
 from ...runtime.bundle import Bundle, open_bundle
 from ...runtime.errors import ConfigError, RoadshiftError, arg
-from ..black_boxes import Student, Wiring
+from ..black_boxes import BoxWiring, Student
 from ..judging.judge import choose_gate
 from ..methods import adapting_method, choose_method, given_settings, resolve_config
 from ..models.loading import pick_device
@@ -46,7 +46,7 @@ def adapt(
     assignments: Sequence[str] = (),
     seed: int | None = None,
     student: Student | None = None,
-    wiring: Wiring | None = None,
+    wiring: BoxWiring | None = None,
     search: Mapping[str, Sequence[Any]] | None = None,
     gate: str | None = None,
     older: Sequence[str | Path] = (),
@@ -77,8 +77,8 @@ def adapt(
     black_box = adapting_method(method).black_box
     search = search or {}
     config = resolve_config(method, file=file, assignments=assignments, seed=seed)
-    student, wiring = student or Student(), wiring or Wiring()
-    if not black_box and (student, wiring) != (Student(), Wiring()):
+    student, wiring = student or Student(), wiring or BoxWiring()
+    if not black_box and (student, wiring) != (Student(), BoxWiring()):
         only = "label_space input_size initial student_output output colour mean std answers"
         raise ConfigError(
             f"{', '.join(map(arg, ['student', *only.split()]))} and {arg('answer_timeout_s')} are "

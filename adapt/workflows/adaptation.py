@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ...runtime.frames import open_frames
 from ...runtime.labels import LabelSpace
 from ...runtime.labels.label_id_checks import check_label_maps
 from ...runtime.words import counted
-from ..black_boxes import BlackBox, Student, Wiring, open_black_box, resolve_student, source_name
+from ..black_boxes import BlackBox, BoxWiring, Student, open_black_box, resolve_student, source_name
 from ..data.blank_frames import check_not_blank
 from ..data.dataset import FrameSet, set_aside, target_frames
 from ..data.labelled import labelled_frames
@@ -146,7 +147,7 @@ def adapt_black_box(
     options: RunOptions,
     student: Student,
     *,
-    wiring: Wiring | None = None,
+    wiring: BoxWiring | None = None,
     max_frames: int | None = None,
 ) -> Bundle:
     """Teach a student from what a black box says about unlabelled frames, into ``options.out``.
@@ -170,7 +171,7 @@ def adapt_black_box(
             "with; leave it at none."
         )
     work = Work.of(options)
-    wiring = wiring or Wiring()
+    wiring = _within_budget(wiring or BoxWiring(), options.time_budget_s)
     black_box = open_black_box(source, wiring, student.space(), options.events.note)
     network_spec, space, input_spec = resolve_student(student, black_box)
     told = {"source": source_name(source), "wiring": wiring.settled()}
@@ -212,6 +213,13 @@ def adapt_black_box(
             work,
             black_box=black_box,
         )
+
+
+def _within_budget(wiring: BoxWiring, time_budget_s: float | None) -> BoxWiring:
+    """Give a service that does not answer no more than a tenth of the run's time at once."""
+    if time_budget_s is None:
+        return wiring
+    return replace(wiring, answer_timeout_s=min(wiring.answer_timeout_s, time_budget_s / 10))
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from ...runtime.frames import Frame, open_frames
 from ...runtime.frames.images import write_image
 from ...runtime.frames.preprocess import restore_labels
 from ...runtime.labels import LabelSpace
-from ..black_boxes import Answer, BlackBox, Wiring, checked_answer, open_black_box
+from ..black_boxes import Answer, BlackBox, BoxWiring, checked_answer, open_black_box
 from ..black_boxes.base import NO_CLASS
 from ..run.events import QUIET, Events
 
@@ -52,7 +52,7 @@ def ask_black_box(
     out: Path,
     *,
     space: LabelSpace | None = None,
-    wiring: Wiring | None = None,
+    wiring: BoxWiring | None = None,
     soft: bool = False,
     resume: bool = False,
     overwrite: bool = False,

@@ -15,7 +15,7 @@ import pytest
 from answering_service import service
 from numpy.typing import NDArray
 from pixel_networks import MEAN, STD, K, logits_of, onnx_network, softmax, tflite_network
-from roadshift.adapt.black_boxes import BlackBox, Wiring, checked_answer, open_black_box
+from roadshift.adapt.black_boxes import BlackBox, BoxWiring, checked_answer, open_black_box
 from roadshift.adapt.black_boxes.registry import KINDS
 from roadshift.runtime.labels import LabelSpace
 
@@ -23,7 +23,7 @@ FOUR = LabelSpace(
     name="four", classes=("a", "b", "c", "d"), colours=tuple((i, i, i) for i in range(4))
 )
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-PLAIN = Wiring(mean=MEAN, std=STD)
+PLAIN = BoxWiring(mean=MEAN, std=STD)
 P = softmax(logits_of(IMAGE))
 Open = Callable[[Path, pytest.MonkeyPatch], Iterator[BlackBox]]
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from answering_service import image_in, reply, service
 from numpy.typing import NDArray
-from roadshift.adapt.black_boxes import Wiring, checked_answer, loopback, open_black_box
+from roadshift.adapt.black_boxes import BoxWiring, checked_answer, loopback, open_black_box
 from roadshift.adapt.black_boxes.loopback import ATTEMPTS, LoopbackUrl
 from roadshift.runtime.errors import ConfigError, EngineError, LabelError
 from roadshift.runtime.labels import LabelSpace, label_space
@@ -51,7 +51,7 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def asked(url: str, name: str = "frame", **wiring: Any) -> NDArray[Any]:
-    black_box = open_black_box(url, Wiring(**wiring), TWO, lambda _: None)
+    black_box = open_black_box(url, BoxWiring(**wiring), TWO, lambda _: None)
     return checked_answer(black_box.answer(name, IMAGE.copy()), 2, "here")
 
 
@@ -260,7 +260,7 @@ def test_classes_of_another_label_space_are_refused() -> None:
 
 def test_what_a_service_does_itself_is_not_given() -> None:
     with pytest.raises(ConfigError, match=r"^mean, output|^output, mean"):
-        open_black_box("http://127.0.0.1:9/", Wiring(output="a", mean=(0, 0, 0)), TWO)
+        open_black_box("http://127.0.0.1:9/", BoxWiring(output="a", mean=(0, 0, 0)), TWO)
 
 
 def test_a_service_that_stumbles_is_asked_again_and_a_dead_one_ends_in_a_sentence() -> None:

@@ -21,7 +21,7 @@ from pixel_networks import (
     tflite_network,
     write_openvino,
 )
-from roadshift.adapt.black_boxes import Answer, BlackBox, Wiring, checked_answer, open_black_box
+from roadshift.adapt.black_boxes import Answer, BlackBox, BoxWiring, checked_answer, open_black_box
 from roadshift.runtime.errors import (
     ConfigError,
     EngineError,
@@ -47,7 +47,7 @@ def opened(folder: Path, content: bytes, classes: int = K, **wiring: Any) -> Bla
     path = folder / "box.onnx"
     path.write_bytes(content)
     given = {"mean": MEAN, "std": STD, **wiring}
-    return open_black_box(path, Wiring(**given), space_of(classes), lambda _: None)
+    return open_black_box(path, BoxWiring(**given), space_of(classes), lambda _: None)
 
 
 def asked(folder: Path, content: bytes, classes: int = K, **wiring: Any) -> Answer:
@@ -116,10 +116,10 @@ def test_preprocessing_is_that_of_import(tmp_path: Path) -> None:
 def test_preprocessing_that_is_assumed_is_said(tmp_path: Path) -> None:
     said: list[str] = []
     (tmp_path / "box.onnx").write_bytes(onnx_network())
-    open_black_box(tmp_path / "box.onnx", Wiring(), space_of(K), said.append)
+    open_black_box(tmp_path / "box.onnx", BoxWiring(), space_of(K), said.append)
     assert "less 123.675,116.28,103.53, divided by 58.395,57.12,57.375" in said[0]
     assert "give mean, std and colour" in said[0]
-    open_black_box(tmp_path / "box.onnx", Wiring(mean=MEAN, std=STD), space_of(K), said.append)
+    open_black_box(tmp_path / "box.onnx", BoxWiring(mean=MEAN, std=STD), space_of(K), said.append)
     assert said[1].endswith("divided by 255,255,255")
 
 
@@ -136,7 +136,7 @@ def test_logits_and_probabilities_are_told_apart(
     content = onnx_network(head=head, channels_last_out=channels_last, stride=stride)
     (tmp_path / "box.onnx").write_bytes(content)
     box = open_black_box(
-        tmp_path / "box.onnx", Wiring(mean=MEAN, std=STD), space_of(K), said.append
+        tmp_path / "box.onnx", BoxWiring(mean=MEAN, std=STD), space_of(K), said.append
     )
     answer = checked_answer(box.answer("frame", IMAGE), K, "here")
     assert np.abs(answer - P[:, ::stride, ::stride]).max() < 1e-5
@@ -254,7 +254,7 @@ def test_a_network_that_fails_at_this_size_says_how_to_give_another(tmp_path: Pa
 @pytest.mark.parametrize("name", ["colour", "answers"])
 def test_wiring_is_checked_when_it_is_made(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"^{name} 'green': is one of "):
-        Wiring(**{name: "green"})  # type: ignore[arg-type]
+        BoxWiring(**{name: "green"})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -269,14 +269,14 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
     for other in ("ai_edge_litert", "tflite_runtime", "tensorflow"):
         monkeypatch.setitem(sys.modules, other, None)
     with pytest.raises(MissingDependencyError, match=rf"pip install 'roadshift\[{extra}\]'"):
-        open_black_box(tmp_path / name, Wiring(), space_of(K))
+        open_black_box(tmp_path / name, BoxWiring(), space_of(K))
 
 
 @pytest.mark.parametrize("cut", [0, 3, 100, 400, -10])
 def test_a_damaged_tflite_file_is_a_sentence(cut: int, tmp_path: Path) -> None:
     (tmp_path / "a.tflite").write_bytes(tflite_network()[:cut])
     with pytest.raises(EngineError, match=r"a\.tflite: (is no Tensor|cannot be loaded by Tensor)"):
-        open_black_box(tmp_path / "a.tflite", Wiring(), space_of(K))
+        open_black_box(tmp_path / "a.tflite", BoxWiring(), space_of(K))
 
 
 @pytest.mark.parametrize("damage", ["no weights", "cut weights", "cut graph", "no graph"])
@@ -284,7 +284,7 @@ def test_a_damaged_openvino_model_is_a_sentence(damage: str, tmp_path: Path) -> 
     path, weights = tmp_path / "a.xml", tmp_path / "a.bin"
     if damage == "no graph":
         with pytest.raises(EngineError, match=r"a\.xml: cannot be read \(No such file"):
-            open_black_box(path, Wiring(), space_of(K))
+            open_black_box(path, BoxWiring(), space_of(K))
         return
     write_openvino(path)
     if damage == "no weights":
@@ -294,4 +294,4 @@ def test_a_damaged_openvino_model_is_a_sentence(damage: str, tmp_path: Path) -> 
     else:
         path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(EngineError, match=r"a\.xml: cannot be loaded by OpenVINO \(.*weights in a"):
-        open_black_box(path, Wiring(), space_of(K))
+        open_black_box(path, BoxWiring(), space_of(K))

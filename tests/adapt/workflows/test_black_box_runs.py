@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from pixel_networks import MEAN, STD, logits_of, onnx_network, softmax
 from roadshift import AtpBlackBoxConfig, Das3BlackBoxConfig, TrainingConfig
-from roadshift.adapt.black_boxes import Wiring, loopback, open_black_box
+from roadshift.adapt.black_boxes import BoxWiring, loopback, open_black_box
 from roadshift.adapt.run.events import Events
 from roadshift.adapt.workflows.asking import ask_black_box, labels_of
 from roadshift.cli import app
@@ -32,7 +32,7 @@ from typer.testing import CliRunner
 FRAMES = 6
 SMALL = TrainingConfig(steps=2, batch_size=2, amp="off")
 SERVER = Path(roadshift.__file__).parent / "examples" / "black_box_server.py"
-PLAIN = Wiring(mean=MEAN, std=STD)
+PLAIN = BoxWiring(mean=MEAN, std=STD)
 
 
 @pytest.fixture
