@@ -345,11 +345,17 @@ def _may_answer(output: TensorInfo, num_classes: int) -> bool:
 
 
 def _wrong_channels(shape: Shape, num_classes: int) -> bool:
-    """Tell whether neither the first nor the last axis of an image can be that of the classes."""
+    """Tell whether neither the first nor the last axis of an image can be that of the classes.
+
+    Where the first alone has a length, it is that of the classes, and the others are the sides.
+    """
     if len(shape) < 3:
         return False
     wanted = {num_classes, None} | ({1} if num_classes == 2 else set())
-    return not {shape[-3], shape[-1]} & wanted
+    first, second, third = shape[-3:]
+    if first is not None and second is None and third is None:
+        return first not in wanted
+    return not {first, third} & wanted
 
 
 def _check_channels(output: TensorInfo, file: Path, space: LabelSpace, channels_last: bool) -> None:

@@ -146,4 +146,4 @@ def labels_of(answer: Answer, height: int, width: int) -> NDArray[np.uint8]:
     resized = [
         cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in answer
     ]
-    return np.argmax(resized, axis=0).astype(np.uint8)
+    return np.asarray(np.argmax(resized, axis=0), np.uint8)
