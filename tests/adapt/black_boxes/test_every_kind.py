@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -14,9 +15,12 @@ import pixel_networks
 import pytest
 from answering_service import service
 from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
 from pixel_networks import MEAN, STD, K, logits_of, onnx_network, softmax, tflite_network
 from roadshift.adapt.black_boxes import BlackBox, BoxWiring, checked_answer, open_black_box
 from roadshift.adapt.black_boxes.registry import KINDS
+from roadshift.runtime.bundle import BundleWriter, InputSpec, NetworkSpec, Provenance
+from roadshift.runtime.errors import EngineError
 from roadshift.runtime.labels import LabelSpace
 
 FOUR = LabelSpace(
@@ -71,18 +75,11 @@ def function(_: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlackBox]:
 
 def bundle(folder: Path, _: pytest.MonkeyPatch) -> Iterator[BlackBox]:
     """A bundle's graph gives logits of uint8 images, and says so."""
-    import onnx as onnx_package
-    from roadshift.runtime.bundle import BundleWriter, InputSpec, NetworkSpec, Provenance
-
-    model = onnx_package.ModelProto.FromString(
-        onnx_network(shape=(1, 16, 24, 3), input_type=onnx_package.TensorProto.UINT8)
-    )
+    model = ModelProto.FromString(onnx_network(shape=(1, 16, 24, 3), input_type=TensorProto.UINT8))
     model.graph.output[0].name = model.graph.node[-1].output[0] = "logits"
     spec = InputSpec(width=24, height=16, mean=MEAN, std=STD)
     told = {"label_space": FOUR.to_dict(), "input": spec.model_dump(mode="json")}
     for key, value in told.items():
-        import json
-
         model.metadata_props.add(key=f"roadshift.{key}", value=json.dumps(value))
     with BundleWriter(folder / "made") as writer:
         writer.add_bytes("model.onnx", model.SerializeToString(), kind="onnx")
@@ -150,8 +147,6 @@ def test_a_network_of_free_sides_sees_the_frame_as_it_is(suffix: str, tmp_path: 
 
 
 def test_a_file_that_changed_while_it_was_asked_is_refused(tmp_path: Path) -> None:
-    from roadshift.runtime.errors import EngineError
-
     (tmp_path / "a.onnx").write_bytes(onnx_network())
     black_box = of_file(tmp_path / "a.onnx")
     black_box.close()
