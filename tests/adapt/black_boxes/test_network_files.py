@@ -206,7 +206,7 @@ def test_outputs_are_listed_where_it_is_not_clear_which_one_answers(tmp_path: Pa
     [
         (onnx_network(), 19, {}, ConfigError, r"has 4 channels, and of 19 has 19 classes; give"),
         (onnx_network(), 3, {}, ConfigError, "has 4 channels, and of 3 has 3 classes"),
-        (onnx_network(shape=("n", 3, "h", "w")), 19, {}, ConfigError, r"\(\?, 4, \?, \?\) has 4 ch"),
+        (onnx_network(shape=("n", 3, "h", "w")), 19, {}, ConfigError, r"4, \?, \?\) has 4 ch"),
         (onnx_network(weights=W[:1]), 4, {}, ConfigError, "a single channel has two"),
         (onnx_network(shape=(1, 3, 16, 24), head="nan"), 4, {}, LabelError,
          r"gives 1,536 numbers of 1,536 that are not finite on frame frame"),
