@@ -30,12 +30,14 @@ from .options import (
     Older,
     Out,
     Overwrite,
+    Report,
     Resume,
     Seed,
     Set,
     Threads,
 )
 from .parse import parse_search, parse_size, with_loss_backend
+from .report import write_page
 
 
 def adapt(
@@ -99,6 +101,7 @@ def adapt(
     allow_network: AllowNetwork = None,
     threads: Threads = None,
     nice: Nice = BACKGROUND,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to unlabelled frames.
@@ -133,6 +136,7 @@ def adapt(
                 max_frames=max_frames,
                 allow_networks=allow_network or (),
             )
+    write_page(report, "adapt", None, [adapted.bundle])
     print_made(adapted.bundle, as_json)
     if adapted.refusal is not None:
         raise adapted.refusal
