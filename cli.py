@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .cli_process import exit_code
 from .commands.adapt import adapt
+from .commands.ask import ask
 from .commands.bench import bench
 from .commands.compare import compare
 from .commands.demo import demo
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "train": train,
     "import": import_,
     "adapt": adapt,
+    "ask": ask,
     "judge": judge,
     "compare": compare,
     "explain": explain,
