@@ -27,7 +27,7 @@ from roadshift.runtime.frames import Frame
 if find_spec("openvino") is None:
     pytest.skip("openvino is not installed (the extra of that name)", allow_module_level=True)
 
-from roadshift.runtime.engines.openvino_engine import reason
+from roadshift.runtime.engines.openvino_engine import OpenVinoEngine, reason, settings_for
 
 MakeBundle = Callable[..., Bundle]
 FRAME = Frame(np.random.default_rng(0).integers(1, 256, (16, 32, 3), np.uint8), "drive_0001", 0)
@@ -106,6 +106,25 @@ def test_it_says_what_runs_where_and_sums_in_float32(make_bundle: MakeBundle) ->
     assert "runs model.onnx (fp32) on the CPU with 1 threads" in told["reason"]
 
 
+@pytest.mark.parametrize(
+    ("precision", "target", "own_integers"),
+    [
+        ("fp32", "onnx", True),
+        ("int8", "onnx", False),
+        ("int8", None, False),
+        ("int8", "onnxruntime-cpu", True),
+    ],
+)
+def test_symmetric_int8_is_computed_as_the_graph_says(
+    make_bundle: MakeBundle, precision: str, target: str | None, own_integers: bool
+) -> None:
+    bundle = make_bundle(precisions={"model.onnx": precision})
+    artefact = bundle.manifest.artefacts[0].model_copy(update={"target": target})
+    assert settings_for(artefact, 2).get("LP_TRANSFORMS_MODE", True) is own_integers
+    with OpenVinoEngine(bundle, artefact) as engine:  # OpenVINO takes the setting
+        assert engine.segment(FRAME).shape == (16, 32)
+
+
 def test_auto_never_chooses_it_and_a_bench_does(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     with open_engine(bundle) as engine:
@@ -159,8 +178,8 @@ def node(kind: str, **attributes: Any) -> bytes:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        (node("Foo", domain="your.package"), "(No conversion rule found for operations: your.pack"),
-        (node("StringNormalizer"), "(No conversion rule found for operations: StringNormalizer-18"),
+        (node("Foo", domain="your.package"), "your.package.Foo); use"),
+        (node("StringNormalizer"), ": StringNormalizer"),
         (odd_graphs.endless(), "has a Loop, which OpenVINO does not stop where it never ends"),
     ],
 )
