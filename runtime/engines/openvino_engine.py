@@ -24,6 +24,7 @@ from .onnx.graph import OnnxModel, read_model
 from .steps import in_steps
 
 _PLACE = re.compile(r"Exception from |^Check '|^FrontEnd API failed|failed at src/")
+_CONTRACT = ("image", "labels", "logits")
 _LOOPS = {"Loop", "TensorIterator"}
 _LOOK_MS = 100  # for which a wait goes on before Python may handle a signal
 _TYPES = {"u8": "tensor(uint8)", "f32": "tensor(float)"}
@@ -198,12 +199,16 @@ def _compiled(openvino: Any, model: OnnxModel, settings: dict[str, Any]) -> Any:
 
 
 def _ports(values: Any) -> dict[str, Port]:
-    """Inputs or outputs by name, as `check_contract` takes them."""
+    """Inputs or outputs by name, as `check_contract` takes them.
+
+    OpenVINO gives a value the names of all that it finds to be the same, as a Cast to its own type.
+    """
     found = {}
     for value in values:
+        name = next((name for name in _CONTRACT if name in value.get_names()), value.any_name)
         kind = value.element_type.get_type_name()
         shape = [size.get_length() if size.is_static else None for size in value.partial_shape]
-        found[value.any_name] = Port(_TYPES.get(kind, kind), shape)
+        found[name] = Port(_TYPES.get(kind, kind), shape)
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import odd_graphs
+import onnx
 import pytest
 from onnx import TensorProto, helper
 from roadshift.runtime.bench.targets import bench_targets, choose_backends
@@ -70,6 +71,21 @@ def test_labels_are_made_of_logits_where_the_artefact_ends_in_them(
     logits = np.einsum("kc,bhwc->bkhw", weight, batch[:, ::4, ::4].astype(np.float32))
     expected = np.stack([upsample_argmax(z, 32, 16, align) for z in logits])
     assert (labels == expected).mean() > 0.99  # but for ties
+
+
+def test_outputs_behind_a_cast_that_changes_nothing_are_found_by_their_names(
+    make_bundle: MakeBundle, tiny: Any
+) -> None:
+    """As every exported model ends: OpenVINO gives the value before it the same names."""
+    model = onnx.ModelProto.FromString(tiny.logits_onnx(32, 16, tiny.weight()))
+    model.graph.node[-1].output[0] = "conv2d_44"
+    cast = helper.make_node("Cast", ["conv2d_44"], ["logits"], to=TensorProto.FLOAT)
+    model.graph.node.append(cast)
+    bundle = make_bundle(
+        models={"model.onnx": model.SerializeToString()}, artefact_details={"argmax": "runtime"}
+    )
+    with opened(bundle) as engine, open_engine(bundle, backend="onnxruntime") as other:
+        assert (engine.segment(FRAME) == other.segment(FRAME)).mean() > 0.99
 
 
 def test_labels_of_one_run_are_not_overwritten_by_the_next(make_bundle: MakeBundle) -> None:
