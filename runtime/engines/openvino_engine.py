@@ -153,7 +153,7 @@ def load_openvino() -> Any:
         ) from error
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f"openvino does not import ({error}); install it anew: pip install --force-reinstall "
+            f"openvino does not import ({error}); uninstall it, then pip install "
             "'roadshift[openvino]'."
         ) from error
     return openvino
