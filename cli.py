@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .cli_process import exit_code
 from .commands.adapt import adapt
+from .commands.ask import ask
 from .commands.bench import bench
 from .commands.collect import collect
 from .commands.compare import compare
@@ -28,6 +29,7 @@ from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
 from .commands.report import card, report
 from .commands.reproduce import reproduce
+from .commands.ros import ros
 from .commands.run import run
 from .commands.select import select
 from .commands.signing import keygen, pack, sign, verify
@@ -49,6 +51,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "train": train,
     "import": import_,
     "adapt": adapt,
+    "ask": ask,
     "judge": judge,
     "compare": compare,
     "explain": explain,
@@ -58,6 +61,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "run": run,
     "collect": collect,
     "select": select,
+    "ros": ros,
     "bench": bench,
     "info": info,
     "report": report,

@@ -166,6 +166,7 @@ INNER = {
         "pictures",
         "folders",
         "video",
+        "bags",
         "frames",
         "labels",
         "bundle",
@@ -173,6 +174,7 @@ INNER = {
         "engines",
         "pipeline",
         "collecting",
+        "ros",
         "slots",
         "bench",
         "reporting",
@@ -182,6 +184,7 @@ INNER = {
         "networks",
         "losses",
         "models",
+        "black_boxes",
         "data",
         "scoring",
         "selecting",
@@ -193,7 +196,7 @@ INNER = {
         "workflows",
     ),
 }
-FACES = ("__init__", "api", "arguments")
+FACES = ("__init__", "api", "arguments", "black_box_api")
 LOOSE_IN_ADAPT: tuple[str, ...] = ()  # what lies loose beside the face
 MOST_LINES = 400
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +25,7 @@ class LabelMeArchive(Archive):
     def add(self, frame: PreLabelled) -> None:
         """See `Archive.add`."""
         height, width = frame.labels.shape
-        shapes = []
+        shapes: list[dict[str, Any]] = []
         for _, name, mask in class_masks(frame.labels, self.space):
             left, top, w, h = bounding_box(mask)
             shapes.append(

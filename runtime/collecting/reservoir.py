@@ -68,9 +68,9 @@ class Reservoir:
 
     def distances(self, differences: Vector, time_s: float) -> Vector:
         """Distances for the value: differences, and time as far as it separates, (len,)."""
-        apart = np.abs(self._times[: self._count] - time_s) * (1 / FAR_S)
-        apart = OF_TIME * np.minimum(apart, 1, out=apart).astype(np.float32)
-        return np.sqrt(np.square(differences) + np.square(apart))
+        far = np.minimum(np.abs(self._times[: self._count] - time_s) / FAR_S, 1)
+        squares = np.square(differences) + np.square(OF_TIME * far)
+        return np.asarray(np.sqrt(squares), np.float32)
 
     def add(
         self, name: str, size: int, vector: Vector, time_s: float, weight: float, distances: Vector
@@ -108,9 +108,9 @@ class Reservoir:
         self._worst = None
         last = self._count - 1
         self.total -= self.sizes[slot]
-        for values in (self.names, self.sizes):
-            values[slot] = values[last]
-            values.pop()
+        self.names[slot], self.sizes[slot] = self.names[last], self.sizes[last]
+        self.names.pop()
+        self.sizes.pop()
         for array in (self._vectors, self._squares, self._times, self._weights):
             array[slot] = array[last]
         bereft = np.flatnonzero(self._nearest[:last] == slot).tolist()
