@@ -9,7 +9,7 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of
-from .options import AllowNetwork, Backend, Device, Json, Threads
+from .options import AllowNetwork, Backend, Device, Json, Threads, Topic
 from .parse import needed, parse_duration, parse_memory, parse_share
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def collect(
         Path | None,
         typer.Option("--status", metavar="DIR", help="Say what a folder holds, and end."),
     ] = None,
+    topic: Topic = None,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -65,6 +66,7 @@ def collect(
     from ..runtime.console.terminal import note, say
     from ..runtime.frames import FrameSource
     from ..runtime.frames.live import open_source
+    from ..runtime.frames.source_files import with_topic
     from .tables import collected_line, collection_line, show
 
     if status is not None:
@@ -75,7 +77,7 @@ def collect(
     room = parse_memory("--budget", needed("--budget", budget, "--status"))
     left_free, share = parse_share("--keep-free", keep_free), parse_share("--cpu", cpu)
     seconds = parse_duration("--duration", duration) if duration else None
-    source = open_source(needed("FRAMES", frames, "--status"), note=note)
+    source = open_source(with_topic(needed("FRAMES", frames, "--status"), topic), note=note)
     with stop_on_signals() as stop_requested, PhaseDisplay() as display:
         engine: Engine | None = None
         try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads
+from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
@@ -25,6 +25,7 @@ def select(
     ] = "diverse",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
+    topic: Topic = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     allow_network: AllowNetwork = None,
@@ -44,6 +45,7 @@ def select(
 
     with needs_torch("select", threads):
         from ..adapt.workflows import selection
+        from ..runtime.frames.source_files import with_topic
 
         with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
@@ -52,7 +54,7 @@ def select(
 
             made = selection.select_frames(
                 open_bundle(bundle, allow_networks=allow_network or ()),
-                frames,
+                with_topic(frames, topic),
                 out=out,
                 tool=to,
                 count=count,
