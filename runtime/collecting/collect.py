@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Engine
-from ..errors import FrameError, OutputError, arg
+from ..errors import ConfigError, FrameError, OutputError, arg
 from ..frames import Frame, FrameSource
 from ..frames.live import LiveSource
 from ..notes import log_note
@@ -64,6 +64,8 @@ def collect_frames(
         OutputError, ConfigError: see `FrameStore`.
         EngineError: the engine fails; what was kept before is whole.
     """
+    _check_share("keep_free", keep_free, least=0.0)
+    _check_share("cpu_share", cpu_share, least=0.001)
     live = isinstance(frames, LiveSource)
     began, ended_by, lost = clock(), "end", None
     seen = 0
@@ -118,6 +120,11 @@ def collect_frames(
         "out": str(out),
         "engine": None if engine is None else engine.describe(),
     }
+
+
+def _check_share(argument: str, share: float, least: float) -> None:
+    if not least <= share <= 1:  # nan is within no bounds
+        raise ConfigError(f"{arg(argument)}: {share!r} is no share from {least:g} to 1.")
 
 
 Labelled = Iterator[tuple[Frame, NDArray[np.uint8] | None]]

@@ -13,6 +13,7 @@ _OTHER_WORDS = {
     "arguments": "--argument",
     "assignments": "--set",
     "baseline": "--compare",
+    "cpu_share": "--cpu",
     "formats": "--to",
     "gate=False": "--gate off",
     "initial": "--init",

@@ -14,7 +14,7 @@ from fake_engines import Threshold
 from processes import python_output
 from roadshift.runtime.collecting.collect import collect_frames, collection_status
 from roadshift.runtime.collecting.frame_files import read_frame_file
-from roadshift.runtime.errors import OutputError
+from roadshift.runtime.errors import ConfigError, OutputError
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
@@ -89,6 +89,16 @@ def test_a_camera_is_collected_until_a_stop(tmp_path: Path, with_engine: bool) -
     assert found["ended_by"] == "max_frames"
     assert found["kept"] >= 1  # however slow the machine, the newest is looked at
     assert found["frames"] <= 4
+
+
+@pytest.mark.parametrize(("argument", "value"), [("keep_free", -0.1), ("cpu_share", 0.0)])
+def test_a_share_that_is_none_names_its_argument(
+    drive: Path, tmp_path: Path, argument: str, value: float
+) -> None:
+    shares = {argument: value}
+    with pytest.raises(ConfigError, match=argument):
+        collect_frames(open_frames(drive), tmp_path / "kept", BUDGET, **shares)  # type: ignore[arg-type]
+    assert not (tmp_path / "kept").exists()
 
 
 def test_a_folder_in_which_nothing_was_collected_has_no_status(tmp_path: Path) -> None:
