@@ -188,7 +188,8 @@ def test_channels_of_an_image_are_given_where_they_have_no_default() -> None:
     def plain(n_channels: int, n_classes: int) -> nn.Module:
         return nn.Conv2d(n_channels, n_classes, 1)
 
-    def own_default(n_classes: int, n_channels: int = 3) -> nn.Module:
+    def own_default(n_classes: int, n_channels: int = 4) -> nn.Module:
+        assert n_channels == 4
         return net(n_classes)
 
     assert made(plain) == (K, f"with n_classes={K} and n_channels=3")
@@ -198,7 +199,7 @@ def test_channels_of_an_image_are_given_where_they_have_no_default() -> None:
 
 def test_a_factory_that_downloads_says_what_to_do() -> None:
     def factory(num_classes: int) -> nn.Module:
-        raise URLError("no way")
+        raise URLError(f"no way to weights of {num_classes} classes")
 
-    with pytest.raises(NetworkError, match="it downloads weights, which those of the file replace"):
+    with pytest.raises(NetworkError, match=r"it downloads weights, which"):
         made(factory)
