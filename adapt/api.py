@@ -54,7 +54,7 @@ from .run.events import Events
 from .run.options import RunOptions
 from .training.time_allocation import patience_s
 from .workflows import adaptation
-from .workflows.import_bundle import import_weights
+from .workflows import import_bundle as importing
 from .workflows.search import search_settings
 from .workflows.search_grid import search_grid
 
@@ -66,11 +66,11 @@ Config = Source | Mapping[str, Any]
 def import_bundle(
     weights: Source,
     *,
-    network: str,
-    label_space: LabelSpace | Source,
+    network: str | None = None,
+    label_space: LabelSpace | Source | None = None,
     out: Source,
     arguments: Mapping[str, Any] | None = None,
-    input_size: tuple[int, int] = (1024, 512),
+    input_size: tuple[int, int] | None = None,
     colour: Literal["rgb", "bgr"] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -82,7 +82,11 @@ def import_bundle(
     """Make a bundle of a published checkpoint, or of one's own.
 
     Args:
-        weights: a .pth, .pt or .safetensors file; one that would run code is refused.
+        weights: a .pth, .pt or .safetensors file; one that would run code is refused. Or
+            "hf:FOLDER", a folder as the Hugging Face hub lays it out, which says itself whatever is
+            None here.
+        network, label_space: to be given of a file of weights.
+        input_size: (width, height); (1024, 512) unless given or said by the folder.
         colour: the order that the network takes channels in. ``colour``, ``mean`` and ``std`` are
             those of the network's published weights unless given.
         mean, std: in 0-255 units, in the order of ``colour``.
@@ -95,15 +99,19 @@ def import_bundle(
     """
     if colour not in (None, "rgb", "bgr"):
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
-    return import_weights(
-        Path(weights),
-        _network(network, arguments, output),
-        space_of(label_space),
+    if network is not None:
+        _network(network, arguments, output)
+    return importing.import_bundle(
+        weights,
+        network,
+        None if label_space is None else space_of(label_space),
         Path(out),
-        size=size_of("input_size", input_size),
+        input_size=None if input_size is None else size_of("input_size", input_size),
         colour=colour,
         mean=None if mean is None else triple_of("mean", mean),
         std=None if std is None else triple_of("std", std, positive=True),
+        arguments=arguments,
+        output=output,
         key=key,
         overwrite=overwrite,
         note=on_note,

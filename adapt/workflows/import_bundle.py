@@ -6,40 +6,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...runtime.bundle import (
-    Bundle,
-    BundleWriter,
-    InputSpec,
-    NetworkSpec,
-    Provenance,
-    check_output,
-    library_versions,
-)
+from ...runtime.bundle import Bundle, InputSpec, NetworkSpec, check_output
 from ...runtime.errors import ConfigError, arg
 from ...runtime.labels import LabelSpace
 from ...runtime.words import shortened
-from ..models.importing import (
-    ARGUMENTS_OF,
-    detect_arguments,
-    load_weights,
-    read_checkpoint,
-    save_weights,
-)
-from ..models.loading import (
-    IMAGENET_INPUT,
-    check_learning,
-    network_spec,
-    new_network,
-)
+from ..models.hub_folder import is_hub_folder
+from ..models.hub_input import DEFAULT_SIZE
+from ..models.importing import ARGUMENTS_OF, detect_arguments, read_checkpoint
+from ..models.loading import IMAGENET_INPUT, network_spec
+from .import_hub import import_hub_folder
+from .imported_network import built_with, write_imported
 
 
 def import_bundle(
-    weights: Path,
-    network: str,
-    space: LabelSpace,
+    weights: Path | str,
+    network: str | None,
+    space: LabelSpace | None,
     out: Path,
     *,
-    input_size: tuple[int, int],
+    input_size: tuple[int, int] | None = None,
     colour: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
@@ -56,9 +41,10 @@ def import_bundle(
     its heads and blocks is used unless ``arguments`` say otherwise.
 
     Args:
-        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused.
+        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused. Or
+            ``hf:FOLDER``, of which `import_hub_folder` reads whatever is ``None`` here.
         network: a registered name or ``package.module:factory``.
-        input_size: (width, height).
+        input_size: (width, height), `DEFAULT_SIZE` unless given.
         colour: "rgb" or "bgr".
         mean, std: in 0-255 units, in the order of ``colour``.
         arguments: of the network.
@@ -75,12 +61,33 @@ def import_bundle(
     """
     if colour is not None and colour not in ("rgb", "bgr"):
         raise ConfigError(f"{arg('colour')} {shortened(colour)!r}: write rgb or bgr.")
+    if is_hub_folder(weights):
+        return import_hub_folder(
+            weights,
+            out,
+            network=network,
+            space=space,
+            size=input_size,
+            colour=colour,
+            mean=mean,
+            std=std,
+            arguments=arguments,
+            output=output,
+            overwrite=overwrite,
+            note=note,
+        )
+    if network is None or space is None:
+        missing = "network" if network is None else "label_space"
+        raise ConfigError(
+            f"{weights}: a file of weights does not say its {missing.replace('_', ' ')}; give "
+            f"{arg(missing)}, or import a folder of the hub as hf:FOLDER."
+        )
     return import_weights(
-        weights,
+        Path(weights),
         network_spec(network, arguments, output),
         space,
         out,
-        size=input_size,
+        size=input_size or DEFAULT_SIZE,
         colour=colour,
         mean=mean,
         std=std,
@@ -118,29 +125,21 @@ def import_weights(
         found = detect_arguments(spec.name, state, str(weights), key)
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
-    built = new_network(spec, space, (width, height), note)
-    load_weights(
-        built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
-    )
-    check_learning(built, spec, (width, height), note)
+    built = built_with(state, str(weights), spec, space, size, key=key, note=note)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
-    input_spec = InputSpec(
-        width=width,
-        height=height,
-        colour="bgr" if chosen == "bgr" else "rgb",
-        mean=mean or published.mean,
-        std=std or published.std,
+    return write_imported(
+        built,
+        spec,
+        space,
+        InputSpec(
+            width=width,
+            height=height,
+            colour="bgr" if chosen == "bgr" else "rgb",
+            mean=mean or published.mean,
+            std=std or published.std,
+        ),
+        out,
+        configuration={"weights": weights.name, **({"key": key} if key else {})},
+        overwrite=overwrite,
     )
-    with BundleWriter(out, overwrite=overwrite) as writer:
-        writer.add_bytes("model.safetensors", save_weights(built), kind="weights", precision="fp32")
-        return writer.commit(
-            network=spec,
-            label_space=space,
-            input=input_spec,
-            provenance=Provenance(
-                method="import",
-                configuration={"weights": weights.name, **({"key": key} if key else {})},
-                versions=library_versions(),
-            ),
-        )

@@ -1,0 +1,63 @@
+"""Which of the package's own networks a hub folder's model is, by its ``model_type``.
+
+One that is not here is built by the installed ``transformers``, where a user names it. A network of
+ours needs one line in `OF_MODEL_TYPE`: a function that reads ``config.json`` and says the name in
+``NETWORKS`` and the arguments, or ``None`` where the settings are of another variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from ...runtime.bundle import NetworkSpec
+from ...runtime.errors import NetworkError, arg
+from ..networks import NETWORKS
+from ..networks.foreign.transformers_models import (
+    AUTO,
+    PACKAGE,
+    is_of_transformers,
+    model_settings,
+)
+from .hub_folder import HubFolder
+from .loading import network_spec
+
+
+class OwnNetwork(NamedTuple):
+    """One of ``NETWORKS`` and its arguments."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+OF_MODEL_TYPE: dict[str, Callable[[Mapping[str, Any]], OwnNetwork | None]] = {}
+
+
+def hub_network(folder: HubFolder, asked: str | None) -> NetworkSpec:
+    """The network that a folder's model is built with.
+
+    Args:
+        asked: the network that the user named; ``None``: one of ours.
+
+    Raises:
+        NetworkError: none was named, and it is none of ours; or the folder asks for more than a
+            description may, see `model_settings`.
+    """
+    if asked is not None and is_of_transformers(asked):
+        return network_spec(asked, {"config": model_settings(folder.config, folder.config_file)})
+    own = _own(folder)
+    if asked is None:
+        if own is None:
+            raise NetworkError(
+                f"{folder.path}: is of type {folder.model_type}, which is none of the networks of "
+                f"roadshift; build it with the installed {PACKAGE}, by {arg('network')} "
+                f"{PACKAGE}:{AUTO}."
+            )
+        return network_spec(own.name, own.arguments)
+    return network_spec(asked, own.arguments if own is not None and own.name == asked else {})
+
+
+def _own(folder: HubFolder) -> OwnNetwork | None:
+    reader = OF_MODEL_TYPE.get(folder.model_type)
+    own = None if reader is None else reader(folder.config)
+    return own if own is not None and own.name in NETWORKS else None
