@@ -12,10 +12,13 @@ from ...runtime.labels import LabelSpace
 from ...runtime.words import shortened
 from ..models.hub_folder import is_hub_folder
 from ..models.hub_input import DEFAULT_SIZE
-from ..models.importing import ARGUMENTS_OF, detect_arguments, read_checkpoint
+from ..models.importing import ARGUMENTS_OF, detect_arguments
 from ..models.loading import IMAGENET_INPUT, network_spec
+from ..models.mmsegmentation import LAYOUTS, MmsegCheckpoint, in_our_names, recognised
+from ..models.weight_files import read_weight_file
+from ..models.weight_matching import flatten
 from .import_hub import import_hub_folder
-from .imported_network import built_with, write_imported
+from .imported_network import Classes, built_with, settled_classes, write_imported
 
 
 def import_bundle(
@@ -44,6 +47,7 @@ def import_bundle(
         weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused. Or
             ``hf:FOLDER``, of which `import_hub_folder` reads whatever is ``None`` here.
         network: a registered name or ``package.module:factory``.
+        space: the label space; ``None``: the one that the file says, if it is mmsegmentation's.
         input_size: (width, height), `DEFAULT_SIZE` unless given.
         colour: "rgb" or "bgr".
         mean, std: in 0-255 units, in the order of ``colour``.
@@ -76,11 +80,10 @@ def import_bundle(
             overwrite=overwrite,
             note=note,
         )
-    if network is None or space is None:
-        missing = "network" if network is None else "label_space"
+    if network is None:
         raise ConfigError(
-            f"{weights}: a file of weights does not say its {missing.replace('_', ' ')}; give "
-            f"{arg(missing)}, or import a folder of the hub as hf:FOLDER."
+            f"{weights}: a file of weights does not say its network; give {arg('network')}, or "
+            "import a folder of the hub as hf:FOLDER."
         )
     return import_weights(
         Path(weights),
@@ -100,7 +103,7 @@ def import_bundle(
 def import_weights(
     weights: Path,
     spec: NetworkSpec,
-    space: LabelSpace,
+    space: LabelSpace | None,
     out: Path,
     *,
     size: tuple[int, int],
@@ -119,19 +122,27 @@ def import_weights(
         mean, std: in 0-255 units, in the order of ``colour``.
     """
     check_output(out, overwrite)
-    state = read_checkpoint(weights)
+    content = read_weight_file(weights)
+    state = flatten(content, str(weights))
     width, height = size
+    mmseg = recognised(content, state)
+    if mmseg is not None and spec.name in LAYOUTS:
+        note(f"{weights}: a checkpoint of mmsegmentation, whose names were told by {spec.name}'s")
+        state = in_our_names(spec.name, state, mmseg, str(weights))
+        own = {**LAYOUTS[spec.name].arguments, **spec.arguments}
+        spec = spec.model_copy(update={"arguments": own})
+    classes = _classes(weights, mmseg, space, note)
     if spec.name in ARGUMENTS_OF:
         found = detect_arguments(spec.name, state, str(weights), key)
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
-    built = built_with(state, str(weights), spec, space, size, key=key, note=note)
+    built = built_with(state, str(weights), spec, classes, size, key=key, note=note)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
     return write_imported(
         built,
         spec,
-        space,
+        classes.space,
         InputSpec(
             width=width,
             height=height,
@@ -143,3 +154,21 @@ def import_weights(
         configuration={"weights": weights.name, **({"key": key} if key else {})},
         overwrite=overwrite,
     )
+
+
+def _classes(
+    weights: Path,
+    mmseg: MmsegCheckpoint | None,
+    space: LabelSpace | None,
+    note: Callable[[str], None],
+) -> Classes:
+    """The label space given, or that of the classes in a file of mmsegmentation."""
+    if mmseg is None or not mmseg.class_names:
+        if space is None:
+            raise ConfigError(
+                f"{weights}: does not say its classes; give {arg('label_space')}, or import a "
+                "folder of the hub as hf:FOLDER."
+            )
+        return Classes(space, None)
+    where = f"{weights}, classes in meta"
+    return settled_classes(mmseg.class_names, space, weights.stem, where, note, mmseg.colours)

@@ -8,13 +8,11 @@ from typing import Any
 
 from ...runtime.bundle import Bundle, InputSpec, NetworkSpec, check_output
 from ...runtime.labels import LabelSpace
-from ...runtime.labels.class_names import order_of, space_of_names
-from ..models.class_order import reorder_classes
-from ..models.hub_folder import HubFolder, read_hub_folder, read_hub_weights
+from ..models.hub_folder import read_hub_folder, read_hub_weights
 from ..models.hub_input import Triple, hub_input
 from ..models.hub_networks import hub_network
 from ..networks.foreign.transformers_models import in_installed_names, is_of_transformers
-from .imported_network import built_with, write_imported
+from .imported_network import built_with, settled_classes, write_imported
 
 
 def import_hub_folder(
@@ -61,7 +59,13 @@ def import_hub_folder(
         update={"arguments": {**spec.arguments, **(arguments or {})}, "output": output}
     )
     note(f"{folder.config_file}: a model of type {folder.model_type}, built as {spec.name}")
-    chosen, order = _space(folder, space, note)
+    classes = settled_classes(
+        folder.class_names,
+        space,
+        folder.path.resolve().name or "hub",
+        f"{folder.config_file}, id2label",
+        note,
+    )
     seen = hub_input(
         folder.preprocessing,
         str(folder.path / (folder.preprocessing_file or "preprocessor_config.json")),
@@ -75,19 +79,13 @@ def import_hub_folder(
     state, file = read_hub_weights(folder)
     if is_of_transformers(spec.name):
         attribute = spec.name.partition(":")[2]
-        config = _mapping(spec)
-        state = in_installed_names(attribute, config, chosen.num_classes, state, file)
-    built = built_with(state, file, spec, chosen, seen.size, note=note)
-    if order is not None:
-        reorder_classes(built, order, seen.size, folder.config_file)
-        note(
-            f"{folder.config_file}: its id2label has the classes of {chosen.name} in another "
-            "order; the outputs were put in that of the label space"
-        )
+        config, count = _mapping(spec), classes.space.num_classes
+        state = in_installed_names(attribute, config, count, state, file)
+    built = built_with(state, file, spec, classes, seen.size, note=note)
     return write_imported(
         built,
         spec,
-        chosen,
+        classes.space,
         InputSpec(
             width=seen.size[0],
             height=seen.size[1],
@@ -99,21 +97,6 @@ def import_hub_folder(
         configuration={"weights": Path(file).name, "folder": folder.path.resolve().name},
         overwrite=overwrite,
     )
-
-
-def _space(
-    folder: HubFolder, given: LabelSpace | None, note: Callable[[str], None]
-) -> tuple[LabelSpace, tuple[int, ...] | None]:
-    """The label space, and the order of its classes in the network's outputs, see `order_of`."""
-    where = folder.config_file
-    if given is not None:
-        if not folder.class_names:
-            return given, None
-        return given, order_of(given, folder.class_names, where)
-    own_name = folder.path.resolve().name or "hub"
-    found = space_of_names(folder.class_names, own_name, where)
-    note(f"{where}: by its id2label, {found.told}")
-    return found.space, order_of(found.space, folder.class_names, where)
 
 
 def _mapping(spec: NetworkSpec) -> Mapping[str, Any]:

@@ -27,7 +27,9 @@ class NamedSpace(NamedTuple):
     told: str
 
 
-def space_of_names(names: Sequence[str], own_name: str, where: str) -> NamedSpace:
+def space_of_names(
+    names: Sequence[str], own_name: str, where: str, colours: Sequence[Rgb] = ()
+) -> NamedSpace:
     """The label space of a model whose classes are ``names``: a built-in one, or its own.
 
     Names of a built-in space are that space in any order (`order_of` says which); all others are a
@@ -37,6 +39,7 @@ def space_of_names(names: Sequence[str], own_name: str, where: str) -> NamedSpac
         names: K of them, in the order of the model's outputs.
         own_name: of a space of its own.
         where: the file, for messages.
+        colours: one a class, for a space of its own; empty: they are chosen.
 
     Raises:
         LabelSpaceError: the names tell no classes apart.
@@ -44,14 +47,13 @@ def space_of_names(names: Sequence[str], own_name: str, where: str) -> NamedSpac
     plain = [_plain(name) for name in names]
     if all(re.fullmatch(r"(label|class)?\d*", name) for name in plain):
         raise LabelSpaceError(
-            f"{where}: names none of its classes ({', '.join(names[:3]) or 'no id2label'}); give "
-            f"{arg('label_space')}."
+            f"{where}: says no names of its classes{_shown(names)}; give {arg('label_space')}."
         )
     for known in map(label_space, LABEL_SPACES):
         if sorted(plain) == sorted(map(_plain, known.classes)):
             return NamedSpace(known, f"its classes are those of {known.name}")
     return NamedSpace(
-        _own(names, own_name, where),
+        _own(names, own_name, where, colours),
         f"its {len(names)} classes are of no built-in label space and make one of their own, "
         f"{own_name}",
     )
@@ -84,14 +86,19 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _own(names: Sequence[str], own_name: str, where: str) -> LabelSpace:
+def _shown(names: Sequence[str]) -> str:
+    return f" but {', '.join(names[:3])}, ..." if names else ""
+
+
+def _own(names: Sequence[str], own_name: str, where: str, colours: Sequence[Rgb]) -> LabelSpace:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise LabelSpaceError(
             f"{where}: two of its classes are called {twice[0]!r}; give {arg('label_space')} with "
             "a name for each."
         )
-    return LabelSpace(name=own_name, classes=tuple(names), colours=_colours(names))
+    chosen = tuple(colours) if len(colours) == len(names) else _colours(names)
+    return LabelSpace(name=own_name, classes=tuple(names), colours=chosen)
 
 
 def _colours(names: Sequence[str]) -> tuple[Rgb, ...]:
