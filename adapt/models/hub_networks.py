@@ -30,7 +30,39 @@ class OwnNetwork(NamedTuple):
     arguments: Mapping[str, Any]
 
 
-OF_MODEL_TYPE: dict[str, Callable[[Mapping[str, Any]], OwnNetwork | None]] = {}
+# Widths, blocks of each stage and the decoder's width: Table 6 of Xie et al. (arXiv:2105.15203).
+_SEGFORMERS = {
+    "segformer_b0": ([32, 64, 160, 256], [2, 2, 2, 2], 256),
+    "segformer_b1": ([64, 128, 320, 512], [2, 2, 2, 2], 256),
+    "segformer_b2": ([64, 128, 320, 512], [3, 4, 6, 3], 768),
+    "segformer_b3": ([64, 128, 320, 512], [3, 4, 18, 3], 768),
+    "segformer_b4": ([64, 128, 320, 512], [3, 8, 27, 3], 768),
+    "segformer_b5": ([64, 128, 320, 512], [3, 6, 40, 3], 768),
+}
+_SEGFORMER_FIXED = {  # as every published size has it
+    "num_attention_heads": [1, 2, 5, 8],
+    "sr_ratios": [8, 4, 2, 1],
+    "patch_sizes": [7, 3, 3, 3],
+    "strides": [4, 2, 2, 2],
+    "mlp_ratios": [4, 4, 4, 4],
+    "hidden_act": "gelu",
+    "num_channels": 3,
+}
+
+
+def _segformer(config: Mapping[str, Any]) -> OwnNetwork | None:
+    """The published size that a SegFormer is; ``None`` of any other."""
+    if any(config.get(key, value) != value for key, value in _SEGFORMER_FIXED.items()):
+        return None
+    size = tuple(config.get(key) for key in ("hidden_sizes", "depths", "decoder_hidden_size"))
+    named = (name for name, published in _SEGFORMERS.items() if published == size)
+    name = next(named, None)
+    return None if name is None else OwnNetwork(name, {})
+
+
+OF_MODEL_TYPE: dict[str, Callable[[Mapping[str, Any]], OwnNetwork | None]] = {
+    "segformer": _segformer,
+}
 
 
 def hub_network(folder: HubFolder, asked: str | None) -> NetworkSpec:
