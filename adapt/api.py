@@ -82,13 +82,10 @@ def import_bundle(
     """Make a bundle of a published checkpoint, or of one's own.
 
     Args:
-        weights: a .pth, .pt or .safetensors file; one that would run code is refused. Or
-            "hf:FOLDER", a folder as the Hugging Face hub lays it out, which says itself whatever is
-            None here.
-        network, label_space: to be given of a file of weights.
+        weights: a .pth, .pt or .safetensors file, with its ``network`` and ``label_space``; one
+            that would run code is refused. Or "hf:FOLDER", which says itself what is None here.
         input_size: (width, height); (1024, 512) unless given or said by the folder.
-        colour: the order that the network takes channels in. ``colour``, ``mean`` and ``std`` are
-            those of the network's published weights unless given.
+        colour: order of channels; it, ``mean`` and ``std`` are the published ones unless given.
         mean, std: in 0-255 units, in the order of ``colour``.
         output: path of the logits in what the network returns, where that is not clear.
         key: where in the file the weights lie, such as "model.ema"; found unless given.
@@ -99,8 +96,7 @@ def import_bundle(
     """
     if colour not in (None, "rgb", "bgr"):
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
-    if network is not None:
-        _network(network, arguments, output)
+    _network(network or "hf", arguments, output)
     return importing.import_bundle(
         weights,
         network,

@@ -63,7 +63,10 @@ class Histogram:
             self.counts = np.concatenate([pairs, np.zeros_like(pairs)])
             self.end *= 2
         scale = BINS / self.end if self.end else 0.0
-        bins = np.minimum(np.abs(values).ravel() * np.float32(scale), BINS - 1).astype(np.int32)
+        # The scale of values that are nearly 0 (1e-36) is beyond float32's range.
+        kind = np.float32 if scale < float(np.finfo(np.float32).max) else np.float64
+        magnitudes = np.abs(values).ravel().astype(kind, copy=False)
+        bins = np.minimum(magnitudes * kind(scale), BINS - 1).astype(np.int32)
         self.counts += np.bincount(bins, minlength=BINS)
 
     def range(self, method: Method) -> Range:

@@ -1,4 +1,4 @@
-"""Which of the package's own networks a hub folder's model is, by its ``model_type``.
+"""The package's own networks by the ``model_type`` of a hub folder.
 
 One that is not here is built by the installed ``transformers``, where a user names it. A network of
 ours needs one line in `OF_MODEL_TYPE`: a function that reads ``config.json`` and says the name in

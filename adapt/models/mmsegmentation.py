@@ -1,9 +1,9 @@
 """Checkpoints of mmsegmentation: recognised by their names, and named as the networks here are.
 
 Its networks are an ``EncoderDecoder`` of a ``backbone`` and a ``decode_head`` (auxiliary heads
-beside them), and its files say the classes in ``meta``. A network here that is one of them has one
-`Layout`: how its names go over, and the arguments with which it computes the same. Names were read
-in the public source of mmsegmentation 0.x and 1.x, which have the same.
+beside them), and its files say the classes in ``meta``. A network here that is one of them has a
+`MmsegLayout`: how its names go over, and the arguments with which it computes the same. Names were
+read in the public source of mmsegmentation 0.x and 1.x, which have the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Rules = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Layout:
+class MmsegLayout:
     """One of its networks, by the names of ours.
 
     Attributes:
@@ -53,8 +53,8 @@ _DOWN, _DEEP, _FUSE = (
     for part in ("learning_to_downsample", "global_feature_extractor", "feature_fusion")
 )
 
-LAYOUTS: Mapping[str, Layout] = {
-    "fast_scnn": Layout(
+LAYOUTS: Mapping[str, MmsegLayout] = {
+    "fast_scnn": MmsegLayout(
         {"variant": "mmsegmentation"},
         (
             *_conv_modules(
@@ -86,7 +86,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 @dataclass(frozen=True)
 class MmsegCheckpoint:
-    """What a file of mmsegmentation says beside its weights.
+    """The classes that a file of mmsegmentation says, and the place of its weights.
 
     Attributes:
         prefix: of its tensors' names ("state_dict.").
@@ -100,7 +100,7 @@ class MmsegCheckpoint:
 
 
 def recognised(content: Any, tensors: Mapping[str, Tensor]) -> MmsegCheckpoint | None:
-    """What a file says beside its weights if it is mmsegmentation's, by its names; else ``None``.
+    """The classes in a file that is mmsegmentation's, by its names; ``None`` of any other.
 
     Args:
         content: as `weight_files.read_weight_file` returns it.

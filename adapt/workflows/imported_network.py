@@ -1,4 +1,4 @@
-"""What every import ends with: a network in its weights, tried out, and the bundle of it."""
+"""The end of every import: a network in its weights, tried out, and the bundle of it."""
 
 from __future__ import annotations
 

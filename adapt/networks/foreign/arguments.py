@@ -1,4 +1,4 @@
-"""What a user's factory is given besides the number of classes: groups of options, channels."""
+"""Arguments of a user's factory besides the number of classes: groups of options, channels."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def is_of_transformers(name: str) -> bool:
 
 
 def model_settings(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What a bundle keeps of ``config.json``: what describes the network, and nothing that acts.
+    """The part of ``config.json`` that a bundle keeps: it describes the network, and does nothing.
 
     Raises:
         NetworkError: it asks for code, for a download or for quantised weights.
