@@ -66,6 +66,11 @@ def import_bundle(
     if colour is not None and colour not in ("rgb", "bgr"):
         raise ConfigError(f"{arg('colour')} {shortened(colour)!r}: write rgb or bgr.")
     if is_hub_folder(weights):
+        if key is not None:
+            raise ConfigError(
+                f"{arg('key')} {shortened(key)!r}: a folder of the hub holds one set of weights; "
+                "leave it out."
+            )
         return import_hub_folder(
             weights,
             out,

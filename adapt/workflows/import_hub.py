@@ -11,7 +11,9 @@ from ...runtime.labels import LabelSpace
 from ..models.hub_folder import read_hub_folder, read_hub_weights
 from ..models.hub_input import Triple, hub_input
 from ..models.hub_networks import hub_network
+from ..models.loading import network_spec
 from ..networks.foreign.transformers_models import in_installed_names, is_of_transformers
+from ..run.config import merge
 from .imported_network import built_with, settled_classes, write_imported
 
 
@@ -41,7 +43,7 @@ def import_hub_folder(
         size: (width, height) of the model's input.
         colour: "rgb" or "bgr".
         mean, std: in 0-255 units, in the order of ``colour``.
-        arguments: of the network, over those that the folder says.
+        arguments: of the network, over those that the folder says, group by group.
         output: path of the logits in what the network returns, where that is not clear.
         note: called with a sentence on each thing that was read, and from where.
 
@@ -55,9 +57,7 @@ def import_hub_folder(
     check_output(out, overwrite)
     folder = read_hub_folder(source)
     spec = hub_network(folder, network)
-    spec = spec.model_copy(
-        update={"arguments": {**spec.arguments, **(arguments or {})}, "output": output}
-    )
+    spec = network_spec(spec.name, merge(spec.arguments, arguments or {}), output)
     note(f"{folder.config_file}: a model of type {folder.model_type}, built as {spec.name}")
     classes = settled_classes(
         folder.class_names,

@@ -11,8 +11,9 @@ import pytest
 import torch
 from roadshift import open_bundle
 from roadshift.adapt.models.loading import load_network
+from roadshift.adapt.networks import NETWORKS
 from roadshift.adapt.workflows.import_bundle import import_bundle
-from roadshift.runtime.errors import NetworkError
+from roadshift.runtime.errors import ConfigError, NetworkError
 from roadshift.runtime.labels import label_space
 
 transformers = pytest.importorskip(
@@ -102,6 +103,22 @@ def test_a_bundle_computes_what_the_folders_model_does(kind: str, tmp_path: Path
     assert "preprocessor_config.json: input 64x64 (size); RGB; mean 127.5, 102, 76.5" in said
 
 
+@pytest.mark.skipif("segformer_b0" not in NETWORKS, reason="segformer_b0 is none of the networks")
+def test_a_published_segformer_is_one_of_ours_and_needs_no_package(tmp_path: Path) -> None:
+    labels = {"id2label": dict(enumerate(CITY.classes))}
+    model = transformers.SegformerForSemanticSegmentation(transformers.SegformerConfig(**labels))
+    model.eval().save_pretrained(tmp_path / "b0")
+    (tmp_path / "b0" / "preprocessor_config.json").write_text(json.dumps(INPUT))
+    bundle = import_bundle(f"hf:{tmp_path / 'b0'}", None, None, tmp_path / "b")
+    assert bundle.manifest.network.name == "segformer_b0"
+    network = load_network(bundle, torch.device("cpu"))
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(images).logits, model(images).logits, rtol=1e-4, atol=1e-5
+        )
+
+
 def test_classes_in_another_order_are_put_in_the_label_spaces(tmp_path: Path) -> None:
     names = tuple(reversed(CITY.classes))
     model = written("upernet", tmp_path / "m", names)
@@ -150,6 +167,18 @@ def test_weights_that_do_not_fit_are_counted(tmp_path: Path) -> None:
     (tmp_path / "m" / "model.safetensors").unlink()
     with pytest.raises(NetworkError, match=r"pytorch_model\.bin: the weights do not fit"):
         import_bundle(f"hf:{tmp_path / 'm'}", NETWORK, None, tmp_path / "b")
+
+
+def test_a_users_argument_goes_over_the_folders_and_a_key_is_refused(tmp_path: Path) -> None:
+    written("upernet", tmp_path / "m")
+    given = {"config": {"initializer_range": 0.5}}
+    bundle = import_bundle(f"hf:{tmp_path / 'm'}", NETWORK, None, tmp_path / "b", arguments=given)
+    config = bundle.manifest.network.arguments["config"]
+    assert isinstance(config, dict)
+    assert (config["initializer_range"], config["hidden_size"]) == (0.5, 16)
+    assert not {"id2label", "architectures"} & config.keys()
+    with pytest.raises(ConfigError, match="key 'model': a folder of the hub holds one set"):
+        import_bundle(f"hf:{tmp_path / 'm'}", NETWORK, None, tmp_path / "c", key="model")
 
 
 def test_a_type_that_is_none_of_ours_says_how_it_is_built(tmp_path: Path) -> None:
