@@ -71,9 +71,9 @@ def _size(settings: Mapping[str, Any], where: str) -> tuple[tuple[int, int], str
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return (value, value), key
         if isinstance(value, Mapping):
-            sides = [value.get("width"), value.get("height")]
-            if all(isinstance(side, int) and side > 0 for side in sides):
-                return (int(sides[0]), int(sides[1])), key
+            width, height = value.get("width"), value.get("height")
+            if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+                return (width, height), key
             shorter = value.get("shortest_edge")
             if isinstance(shorter, int) and shorter > 0:
                 return (_ASPECT * shorter, shorter), (
@@ -111,7 +111,7 @@ def _scaled(triple: Triple, factor: float) -> Triple:
 
 
 def _triple(settings: Mapping[str, Any], key: str, where: str) -> Triple:
-    value = settings.get(key)
+    value: Any = settings.get(key)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = [value] * 3
     numbers = isinstance(value, list) and all(

@@ -61,7 +61,7 @@ _MADE_MAPPINGS = (
 @contextmanager
 def inert_extras() -> Iterator[None]:
     """Let ``torch.load(weights_only=True)`` read the names of this file as stand-ins."""
-    named: list[tuple[Callable[..., Any], str]] = [
+    named: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         *((Inert, name) for name in _OBJECTS),
         *((_mapping, name) for name in _CALLED_MAPPINGS),
         *((OrderedDict, name) for name in _MADE_MAPPINGS),

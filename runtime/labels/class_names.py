@@ -105,8 +105,8 @@ def _colours(names: Sequence[str]) -> tuple[Rgb, ...]:
     """A colour each: the one that a built-in space gives a class of that name, or a new one."""
     known: dict[str, Rgb] = {}
     for space in map(label_space, LABEL_SPACES):
-        for name, colour in zip(space.classes, space.colours, strict=True):
-            known.setdefault(_plain(name), colour)
+        for name, theirs in zip(space.classes, space.colours, strict=True):
+            known.setdefault(_plain(name), theirs)
     used: set[Rgb] = {(0, 0, 0)}
     chosen: list[Rgb] = []
     step = 0
