@@ -3,7 +3,8 @@
 Its networks are an ``EncoderDecoder`` of a ``backbone`` and a ``decode_head`` (auxiliary heads
 beside them), and its files say the classes in ``meta``. A network here that is one of them has a
 `MmsegLayout`: how its names go over, and the arguments with which it computes the same. Names were
-read in the public source of mmsegmentation 0.x and 1.x, which have the same.
+read in the public source of mmsegmentation 0.x. Its first versions had other kernels in Fast-SCNN;
+their weights have other shapes and are refused.
 """
 
 from __future__ import annotations
