@@ -46,8 +46,7 @@ def _check(name: str, ok: bool | None, found: str, advice: str = "") -> dict[str
 def _python() -> dict[str, Any]:
     versions = library_versions()
     found = f"Python {versions['python']}, roadshift {versions['roadshift']}"
-    enough = tuple(map(int, platform.python_version_tuple()[:2])) >= (3, 11)
-    return _check("python", True if enough else None, found, "adapting needs Python 3.11 or newer")
+    return _check("python", True, found)
 
 
 def _cpu() -> dict[str, Any]:
@@ -97,7 +96,7 @@ def _onnxruntime_cuda() -> dict[str, Any]:
 
 
 def _torch() -> dict[str, Any]:
-    advice = "to train, adapt and export: pip install 'roadshift[adapt]' (Python 3.11 or newer)"
+    advice = "to train, adapt and export: pip install 'roadshift[adapt]'"
     if find_spec("torch") is None:
         return _check("torch", None, "not installed", advice)
     import importlib

@@ -10,7 +10,6 @@ by a bench:
 from __future__ import annotations
 
 import re
-import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -133,7 +132,6 @@ def problem_here(backend: Backend) -> str | None:
 
     A GPU or a library that it needs may still be missing: opening it says so.
     """
-    learns = sys.version_info >= (3, 11) and find_spec("torch") is not None
-    if backend.needs_torch and not learns:
+    if backend.needs_torch and find_spec("torch") is None:
         return "torch is not installed; pip install 'roadshift[adapt]'"
     return None

@@ -163,15 +163,6 @@ def test_a_nearly_full_disk_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert asked == [tmp_path]
 
 
-def test_an_old_python_can_run_models_and_is_told_that_it_cannot_adapt(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(doctor.platform, "python_version_tuple", lambda: ("3", "10", "14rc1"))
-    row = found()["python"]
-    assert row["ok"] is None
-    assert "Python 3.11" in row["advice"]
-
-
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
     diagnose()
     assert tuple(capfd.readouterr()) == ("", "")
