@@ -64,9 +64,7 @@ def _computer(computer: CarComputer) -> dict[str, Any]:
         return _check("computer", True, f"{computer.model or platform.machine()}, no Jetson")
     jetpack = f"JetPack {computer.jetpack or 'unknown'}"
     found = f"{computer.model or 'a Jetson'}, {jetpack}, L4T {computer.l4t}"
-    advice = (
-        "this release of L4T is newer or older than those that Roadshift knows; see docs/jetson.md"
-    )
+    advice = "Roadshift does not know this release of L4T; docs/jetson.md says which it knows"
     return _check("computer", True if computer.jetpack else None, found, advice)
 
 
@@ -84,7 +82,9 @@ def _libraries(computer: CarComputer) -> dict[str, Any]:
 
 def _install(computer: CarComputer) -> dict[str, Any]:
     line = install_line(computer, platform.machine(), driver_problem() is None)
-    advice = "pip install roadshift runs models everywhere; for this computer no more is known"
+    advice = (
+        "pip install roadshift runs models; to adapt on a Jetson's GPU takes JetPack 6 or newer"
+    )
     return _check("to install", True if line else None, line or "unknown", advice)
 
 

@@ -1,4 +1,4 @@
-"""NVIDIA's software on a car computer, from trees of files as NVIDIA's and Debian's pages have them."""
+"""NVIDIA's software on a car computer, from files of the form that NVIDIA and Debian document."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RELEASE = (
 )
 # NVIDIA, CUDA toolkit: version.json of /usr/local/cuda.
 CUDA = {"cuda": {"name": "CUDA SDK", "version": "12.6.11"}, "cuda_nvcc": {"version": "12.6.68"}}
-# Debian, deb-control(5): /var/lib/dpkg/status; versions as NVIDIA's packages of JetPack 6.2 have them.
+# Debian, deb-control(5): /var/lib/dpkg/status; versions as JetPack 6.2 has them.
 PACKAGES = {
     "nvidia-jetpack": "6.2+b77",
     "nvidia-l4t-core": "36.4.3-20250107174145",
@@ -161,7 +161,7 @@ def test_this_machine_is_read_without_an_error() -> None:
     assert isinstance(car_computer(), CarComputer)
 
 
-# --- what to install -------------------------------------------------------------------------------
+# --- what to install ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
