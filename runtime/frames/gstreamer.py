@@ -6,7 +6,9 @@ OpenCV runs them where it was built with GStreamer. The pip package never is.
 from __future__ import annotations
 
 import re
+import threading
 from fractions import Fraction
+from typing import Any
 from urllib.parse import parse_qsl
 
 import cv2
@@ -19,6 +21,7 @@ from .live_registry import Connect, shown
 # What a pipeline ends in: OpenCV's order of colours, and of pictures that wait the newest alone.
 SINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
+_STARTS_WITHIN_S = 30.0
 _APPSINK = re.compile(r"(^|!)\s*appsink(\s|$)")
 _MOST_SENSORS = 15  # more than a board has connectors for
 _WRITTEN = {
@@ -102,6 +105,29 @@ def csi_pipeline(address: str) -> str:
     return f"{source} ! {','.join(caps)} ! nvvidconv ! video/x-raw,format=BGRx ! {SINK}"
 
 
+def _started(pipeline: str, title: str) -> Any:
+    """The running pipeline, a ``cv2.VideoCapture``, opened or not.
+
+    OpenCV waits without end for a pipeline that cannot start, such as one whose first element is
+    not installed; the thread that waits is left behind.
+
+    Raises:
+        FrameError: it has not started in time.
+    """
+    captures: list[Any] = []
+    opening = threading.Thread(
+        target=lambda: captures.append(cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)), daemon=True
+    )
+    opening.start()
+    opening.join(_STARTS_WITHIN_S)
+    if not captures:
+        raise FrameError(
+            f"{title} has not started within {_STARTS_WITHIN_S:g} s; see that its camera is there, "
+            "and with gst-launch-1.0 that its elements are installed."
+        )
+    return captures[0]
+
+
 def _connecting(address: str, pipeline: str) -> Connect:
     """Connect by way of OpenCV, if it can at all."""
     if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):  # built in, or a plugin beside it
@@ -112,7 +138,7 @@ def _connecting(address: str, pipeline: str) -> Connect:
         )
 
     def connect() -> Capture:
-        capture = Capture(cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER), shown(address))
+        capture = Capture(_started(pipeline, shown(address)), shown(address))
         if capture.frames > 0:  # it has an end, after which it would begin again and again
             capture.close()
             raise FrameError(

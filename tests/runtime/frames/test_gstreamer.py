@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from roadshift.runtime.addresses import hiding, is_live, without_password
 from roadshift.runtime.errors import FrameError
+from roadshift.runtime.frames import gstreamer
 from roadshift.runtime.frames.gstreamer import SINK, csi_pipeline, pipeline_of
 from roadshift.runtime.frames.live import open_live
 
@@ -148,6 +150,17 @@ def test_a_pipeline_that_plays_a_recording_is_no_live_source(pipeline: Pipeline)
     pipeline.length = 250
     with pytest.raises(FrameError, match=r"gst:filesrc plays a recording.*give the file"):
         next(iter(open_live("gst:filesrc location=a.mp4 ! decodebin")))
+
+
+def test_a_pipeline_that_never_starts_is_given_up(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *_: release.wait() and pipeline)
+    monkeypatch.setattr(gstreamer, "_STARTS_WITHIN_S", 0.05)
+    with pytest.raises(FrameError, match=r"^gst:nosuchsrc has not started within 0\.05 s; .*gst-"):
+        next(iter(open_live("gst:nosuchsrc")))
+    release.set()
 
 
 @pytest.mark.parametrize("address", ["csi:0", "gst:videotestsrc"])
