@@ -45,7 +45,8 @@ def traced(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Traced:
 
 
 def test_every_network_in_the_repository_is_asked_about() -> None:
-    assert set(KNOWN) == (set(NETWORKS) - {OWN}) | NOT_REFITTABLE
+    alike = {"pidnet_m", "pidnet_l", "ddrnet23_slim", "ddrnet23"}  # of pidnet_s's blocks
+    assert set(KNOWN) == (set(NETWORKS) - {OWN}) | NOT_REFITTABLE | alike
 
 
 @pytest.mark.parametrize("name", sorted(NOT_REFITTABLE))
