@@ -171,7 +171,6 @@ def test_every_parameter_learns_from_the_weights_that_a_training_begins_with(
     torch.manual_seed(0)
     network = build_network(published.name, CLASSES, **published.arguments).train()
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
-    before = {name: value.clone() for name, value in network.named_parameters()}
     for _ in range(2):  # what a scale of zero keeps from learning learns from the second on
         optimiser.zero_grad()
         logits = network(torch.randn(2, 3, 64, 96)).logits
@@ -181,8 +180,8 @@ def test_every_parameter_learns_from_the_weights_that_a_training_begins_with(
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     assert loss.isfinite()
-    still = [name for name, value in network.named_parameters() if value.equal(before[name])]
-    assert still == []
+    silent = {n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()}
+    assert silent <= {"segment.S5_5.bn.bias"}  # BiSeNetV2 normalises what is made of it again
     assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
