@@ -1,8 +1,8 @@
 """BiSeNetV2: a wide, shallow branch for detail and a narrow, deep one for meaning, gating another.
 
-Source: Yu, Gao, Wang, Yu, Shen and Sang, IJCV 2021 (arXiv:2004.02147), Sec. 4, Table 1.
-The authors published no code. The names of the modules are those of the public PyTorch version
-(CoinCheung/BiSeNet), whose weights load; where it departs from the paper, so do we, and say so.
+Source: Yu, Gao, Wang, Yu, Shen and Sang, IJCV 2021 (arXiv:2004.02147). The names of the modules are
+those of the public PyTorch version (CoinCheung/BiSeNet), whose weights load; where it says that it
+departs from the paper, so do we.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class BiSeNetV2(SegmentationNetwork):
     deep branch is upsampled to the size of the detailed one, so that every size works. The
     auxiliary heads of training (``aux2`` to ``aux5_4``) are not built, and left out of checkpoints.
 
-    Weights are drawn as the paper says (He et al.), by fan-out as in the public version but for the
-    classifier: by its few classes, its logits would begin near 14 in deviation.
+    Weights are drawn as He et al. do, by fan-out as in the public version but for the classifier:
+    by its few classes, its logits would begin near 14 in deviation.
 
     Args:
         num_classes: K.

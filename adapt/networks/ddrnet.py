@@ -1,6 +1,6 @@
 """DDRNet: two branches at different resolutions that exchange what they see.
 
-Source: Hong, Pan, Sun and Jia, arXiv:2101.06085, Sec. 3 and Table 1. The names of the modules are
+Source: Hong, Pan, Sun and Jia, arXiv:2101.06085. The widths and the names of the modules are
 those of the authors' release (ydhongHIT/DDRNet), whose state dicts load.
 """
 

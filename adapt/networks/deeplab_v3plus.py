@@ -1,6 +1,6 @@
 """DeepLabV3+: atrous pyramid pooling over ResNet or MobileNetV2, refined by a map at stride 4.
 
-Source: Chen, Zhu, Papandreou, Schroff and Adam, ECCV 2018 (arXiv:1802.02611), Sec. 3, whose pooling
+Source: Chen, Zhu, Papandreou, Schroff and Adam, ECCV 2018 (arXiv:1802.02611), whose pooling
 is that of DeepLabV3 (arXiv:1706.05587). The names of the modules are those of the public PyTorch
 version whose checkpoints are most used (VainF/DeepLabV3Plus-Pytorch): its backbones have
 torchvision's names, so that torchvision's weights of ImageNet begin a training.
@@ -22,7 +22,7 @@ BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 _RATES = {16: (6, 12, 18), 8: (12, 24, 36)}  # of the pyramid, by the deepest map's stride
 _WIDTH, _LOW_LEVEL_WIDTH = 256, 48
-_INVERTED = (  # MobileNetV2, Table 2: expansion, channels, blocks, stride
+_INVERTED = (  # MobileNetV2: expansion, channels, blocks, stride
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 32, 3, 2),
@@ -227,7 +227,7 @@ class MobileNetV2(nn.Module):
         return low, self.high_level_features(low)
 
 
-class InvertedResidual(nn.Module):
+class PaddedInvertedResidual(nn.Module):
     """Pad by the dilation, expand, filter each channel, and project linearly."""
 
     def __init__(
@@ -295,7 +295,7 @@ def _residual_stage(
     )
 
 
-def _inverted_residuals(output_stride: int) -> Iterator[InvertedResidual]:
+def _inverted_residuals(output_stride: int) -> Iterator[PaddedInvertedResidual]:
     """The blocks of MobileNetV2; once the output stride is reached, they dilate instead."""
     inputs, reached, dilation = 32, 2, 1
     for expansion, outputs, blocks, stride in _INVERTED:
@@ -305,7 +305,7 @@ def _inverted_residuals(output_stride: int) -> Iterator[InvertedResidual]:
         reached *= stride
         for index in range(blocks):
             first = index == 0
-            yield InvertedResidual(
+            yield PaddedInvertedResidual(
                 *(inputs, outputs, stride if first else 1),
                 before if first else dilation,
                 expansion,

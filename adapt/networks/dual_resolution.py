@@ -1,6 +1,6 @@
 """Blocks of the networks that keep a detailed branch at stride 8 beside a deep one: DDRNet, PIDNet.
 
-Source: Hong, Pan, Sun and Jia, arXiv:2101.06085, Sec. 3, whose blocks Xu, Xiong and Bhattacharyya,
+Source: Hong, Pan, Sun and Jia, arXiv:2101.06085, whose blocks Xu, Xiong and Bhattacharyya,
 CVPR 2023 (arXiv:2206.02066) take over. The names of the modules are those of both releases, whose
 state dicts have them.
 """

@@ -1,6 +1,6 @@
 """PIDNet: branches for detail, context and boundaries, after the terms of a PID controller.
 
-Source: Xu, Xiong and Bhattacharyya, CVPR 2023 (arXiv:2206.02066), Sec. 3, Fig. 4-6 and Table 1. The
+Source: Xu, Xiong and Bhattacharyya, CVPR 2023 (arXiv:2206.02066). The widths and depths and the
 names of the modules are those of the authors' release (XuJiacong/PIDNet), whose state dicts load.
 """
 
@@ -38,7 +38,7 @@ _PRETRAINED = tuple(
 
 
 class _Size(NamedTuple):
-    """A row of Table 1: channels at stride 4, blocks of early and late stages, widths, and form."""
+    """Channels at stride 4, blocks of early and late stages, widths, and form."""
 
     width: int
     early: int
@@ -125,7 +125,7 @@ class PIDNet(SegmentationNetwork):
         return self.final_layer.conv2.parameters()
 
     def backbone_names(self) -> dict[str, str]:
-        """The I and P branches: the paper's pre-training on ImageNet goes without D (Sec. 4.2)."""
+        """The I and P branches: weights of ImageNet have no D, and nothing behind the branches."""
         return {n: n for n in self.state_dict() if n.startswith(_PRETRAINED)}
 
 
