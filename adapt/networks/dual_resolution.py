@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
         return F.relu(joined) if self.activates else joined
 
 
-class Bottleneck(nn.Module):
+class DoublingBottleneck(nn.Module):
     """Reduce, filter and double the width, beside a shortcut; the sum is not activated."""
 
     def __init__(self, inputs: int, width: int, stride: int = 1) -> None:
@@ -154,7 +154,7 @@ def bottleneck_stage(inputs: int, width: int, blocks: int = 1, stride: int = 1) 
     """Bottlenecks, the first of which strides."""
     return nn.Sequential(
         *(
-            Bottleneck(2 * width if index else inputs, width, 1 if index else stride)
+            DoublingBottleneck(2 * width if index else inputs, width, 1 if index else stride)
             for index in range(blocks)
         )
     )
