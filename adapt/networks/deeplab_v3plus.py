@@ -277,8 +277,9 @@ class _Decoder(nn.Module):
     def features(self, low: Tensor, high: Tensor) -> Tensor:
         """The map that is classified, (B, 256, h, w), at the size of ``low``."""
         fine = self.project(low)
-        joined: Tensor = torch.cat([fine, _resize(self.aspp(high), fine)], dim=1)
-        return self.classifier[:3](joined)
+        joined = torch.cat([fine, _resize(self.aspp(high), fine)], dim=1)
+        merged: Tensor = self.classifier[:3](joined)
+        return merged
 
 
 def _residual_stage(
