@@ -2,7 +2,7 @@
 
     python benchmarks/networks.py [--size 1024x512] [--only pidnet_s,ddrnet23] [--rounds 7]
                                   [--threads 2] [--out benchmarks/results/networks-cpu]
-                                  [--page docs/networks.md] [--again]
+                                  [--page docs/networks.md] [--counts] [--again]
 
 Operations are counted by torch at 2048x1024, without memory for them. Latency is of ONNX Runtime on
 the CPU, float32 and INT8 (`int8-cpu`), with random weights, from pixels to labels. Each network is
@@ -11,8 +11,9 @@ rounds of the time over fast_scnn's in the same round: the seconds that all thre
 computing, which other programs on the machine disturb less than the wall's. The JSON file has the
 wall's too, and INT8's ranges come from one frame, which is enough for time alone.
 
-A network that is in the file, at that size, is not measured again, so that a stopped run goes on
-with the same command; --again measures all anew. Writes OUT.json, OUT.md and the page.
+Everything is counted first, and then timed (not with --counts). A network that was timed at that
+size is not timed again, so that a stopped run goes on with the same command; --again begins anew.
+After each network this writes OUT.json, OUT.md and the page.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ from torch.utils.flop_counter import FlopCounterMode
 BASE = "fast_scnn"
 FORMS = {"deeplab_v3plus": ("resnet50", "resnet101", "mobilenet_v2")}  # by its backbone
 COUNTED_AT = (2048, 1024)
+TIMED = ("fp32", "int8")
 Row = dict[str, Any]
 
 
@@ -60,6 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/networks-cpu"))
     parser.add_argument("--page", type=Path, default=Path("docs/networks.md"))
+    parser.add_argument("--counts", action="store_true", help="no times")
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     asked = arguments.only.split(",") if arguments.only else list(NETWORKS)
@@ -69,29 +72,28 @@ def main() -> None:
     kept = arguments.out.with_suffix(".json")
     rows = {} if arguments.again else read(kept)
     cases = [case for name in asked for case in cases_of(name)]
-    base: bytes | None = None
     for number, (title, name, given) in enumerate(cases, start=1):
+        if title not in rows:
+            say(f"{number}/{len(cases)} {title}: counting")
+            rows[title] = counted(name, given)
+            write(kept, rows, arguments)
+    base: bytes | None = None
+    for number, (title, name, given) in enumerate([] if arguments.counts else cases, start=1):
         where = f"{number}/{len(cases)} {title} at {arguments.size}"
-        if rows.get(title, {}).get("size") == arguments.size:
-            say(f"{where}: measured before")
+        if rows[title].get("size") == arguments.size:
+            say(f"{where}: timed before")
             continue
         began = time.monotonic()
-        say(f"{where}: counting")
-        row = counted(name, given)
         if base is None:
             say(f"{where}: exporting {BASE}, to be timed beside it")
             base = graphs(BASE, {}, arguments.size)["fp32"].SerializeToString()
         say(f"{where}: exporting and quantising")
         models = graphs(name, given, arguments.size)
-        row |= timed(base, models, arguments, where)
-        rows[title] = {"size": arguments.size, "date": date.today().isoformat(), **row}
-        keep(kept, rows, arguments)
+        rows[title] |= timed(base, models, arguments, where)
+        rows[title] |= {"size": arguments.size, "date": date.today().isoformat()}
+        write(kept, rows, arguments)
         say(f"{where}: {time.monotonic() - began:.0f} s")
-    document = json.loads(kept.read_text())
-    arguments.out.with_suffix(".md").write_text(render(document))
-    page = Path(__file__).with_name("networks_page.md").read_text()
-    arguments.page.write_text(page.replace("{{table}}", render(document)))
-    print(render(document))
+    print(write(kept, rows, arguments))
 
 
 def say(sentence: str) -> None:
@@ -111,8 +113,8 @@ def read(path: Path) -> dict[str, Row]:
     return rows
 
 
-def keep(path: Path, rows: Mapping[str, Row], arguments: argparse.Namespace) -> None:
-    """Write all rows so far, in the registry's order, whole or not at all."""
+def write(path: Path, rows: Mapping[str, Row], arguments: argparse.Namespace) -> str:
+    """Write all rows so far, in the registry's order, and the page; return their table."""
     order = [title for name in NETWORKS for title, _, _ in cases_of(name)]
     document = {
         "machine": machine_line(),
@@ -124,6 +126,11 @@ def keep(path: Path, rows: Mapping[str, Row], arguments: argparse.Namespace) -> 
     part = path.with_suffix(".part")
     part.write_text(json.dumps(document, indent=1) + "\n")
     part.replace(path)
+    table = render(document)
+    path.with_suffix(".md").write_text(table)
+    page = Path(__file__).with_name("networks_page.md").read_text()
+    arguments.page.write_text(page.replace("{{table}}", table))
+    return table
 
 
 def counted(name: str, given: Mapping[str, Any]) -> Row:
@@ -202,7 +209,9 @@ def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
 def render(document: Mapping[str, Any]) -> str:
     """The table, with a line on how it was measured."""
     rows: Mapping[str, Row] = document["rows"]
-    sizes = " and ".join(dict.fromkeys(row["size"] for row in rows.values()))
+    timed_rows = [row for row in rows.values() if "size" in row]
+    sizes = " and ".join(dict.fromkeys(row["size"] for row in timed_rows)) or "no size yet"
+    spread = max((apart(row, precision) for row in timed_rows for precision in TIMED), default=0)
     versions = document["versions"]
     head = ["network", "parameters, M", "stride", "batch norms", "GMAC at 2048x1024"]
     head += [f"{precision}, times {BASE}'s" for precision in ("fp32", "int8-cpu")]
@@ -211,13 +220,14 @@ def render(document: Mapping[str, Any]) -> str:
     said = (
         f"{document['machine']}, {document['threads']} threads, onnxruntime "
         f"{versions.get('onnxruntime')}, torch {versions.get('torch')}; time at {sizes}. A GMAC is "
-        "a thousand million multiply-adds, half of what torch counts as operations."
+        "a thousand million multiply-adds, half of what torch counts as operations. The middle "
+        f"half of a network's rounds lies up to {spread:.0f} % of its median apart; -: not timed."
     )
     return "\n".join([*lines, "", said, ""])
 
 
-def line(cells: Sequence[object]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+def line(of: Sequence[object]) -> str:
+    return f"| {' | '.join(map(str, of))} |"
 
 
 def cells(title: str, row: Row) -> list[str]:
@@ -228,9 +238,15 @@ def cells(title: str, row: Row) -> list[str]:
         str(row["stride"]),
         str(row["batch_norms"]),
         f"{row['flops'] / 2e9:.1f}",
-        f"{row['fp32']:.2f}",
-        f"{row['int8']:.2f}",
+        *(f"{row[precision]:.2f}" if precision in row else "-" for precision in TIMED),
     ]
+
+
+def apart(row: Row, precision: str) -> float:
+    """Distance of the quartiles of a network's ratios, in percent of their median."""
+    pairs = zip(row["processor_ms"][precision], row["processor_ms"]["base"], strict=True)
+    low, _, high = statistics.quantiles([own / other for own, other in pairs], n=4)
+    return float(100 * (high - low) / row[precision])
 
 
 if __name__ == "__main__":
