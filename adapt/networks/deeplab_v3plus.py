@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from .base import IMAGENET_RGB, Output, SegmentationNetwork
+from .pooling import GlobalMean
 
 BACKBONES = ("resnet50", "resnet101", "mobilenet_v2")
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
@@ -126,7 +127,7 @@ class AtrousPyramid(nn.Module):
 
     def __init__(self, inputs: int, rates: tuple[int, int, int]) -> None:
         super().__init__()
-        pooled = (nn.AdaptiveAvgPool2d(1), *_convolution(inputs, _WIDTH))
+        pooled = (GlobalMean(), *_convolution(inputs, _WIDTH))
         self.convs = nn.ModuleList(
             [
                 nn.Sequential(*_convolution(inputs, _WIDTH)),

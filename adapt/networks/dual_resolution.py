@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .pooling import GlobalMean
+
 _POOLS = ((5, 2), (9, 4), (17, 8))  # kernel and stride, in positions of the deepest map
 
 
@@ -89,7 +91,7 @@ class PyramidOfAverages(nn.Module):
         self.scale0 = nn.Sequential(*preactivated(inputs, width))
         pools: Sequence[nn.Module] = (
             *(nn.AvgPool2d(kernel, stride, kernel // 2) for kernel, stride in _POOLS),
-            nn.AdaptiveAvgPool2d(1),
+            GlobalMean(),
         )
         self.scale1, self.scale2, self.scale3, self.scale4 = (
             nn.Sequential(pool, *preactivated(inputs, width)) for pool in pools
