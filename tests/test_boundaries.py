@@ -166,12 +166,14 @@ INNER = {
         "pictures",
         "folders",
         "video",
+        "bags",
         "frames",
         "labels",
         "bundle",
         "signing",
         "engines",
         "pipeline",
+        "ros",
         "slots",
         "bench",
         "reporting",
@@ -181,6 +183,7 @@ INNER = {
         "networks",
         "losses",
         "models",
+        "black_boxes",
         "data",
         "scoring",
         "pseudo_labels",
@@ -191,7 +194,7 @@ INNER = {
         "workflows",
     ),
 }
-FACES = ("__init__", "api", "arguments")
+FACES = ("__init__", "api", "arguments", "black_box_api")
 LOOSE_IN_ADAPT: tuple[str, ...] = ()  # what lies loose beside the face
 MOST_LINES = 400
 

@@ -17,7 +17,8 @@ from ..file_names import is_utf8
 from ..words import counted
 from .live_registry import Connect, is_live, normal_address, opener_of, shown
 from .readers import is_picture
-from .source import Frame, FrameSource, log_skip, open_frames, safe_name
+from .source import Frame, FrameSource, log_skip, open_frames
+from .source_files import safe_name
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
 GIVE_UP_AFTER_S = 60.0
