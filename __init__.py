@@ -7,10 +7,12 @@ first used: importing this package imports nothing else.
 TYPE_CHECKING = False  # as in typing, which would be the first thing that the command waits for
 if TYPE_CHECKING:
     from .adapt.api import adapt_bundle, import_bundle, judge_bundles, train_bundle
+    from .adapt.black_box_api import adapt_black_box
     from .adapt.data.context import Context
     from .adapt.data.dataset import Batch
     from .adapt.methods.atp_config import AtpConfig
     from .adapt.methods.base import Method, Stage
+    from .adapt.methods.black_box import AtpBlackBoxConfig, Das3BlackBoxConfig
     from .adapt.methods.bn_stats import BnStatsConfig
     from .adapt.methods.das3 import Das3Config
     from .adapt.methods.entmin import EntminConfig
@@ -76,12 +78,14 @@ _ERRORS = (
     "TrainingError",
 )
 _MODULES = {
+    "AtpBlackBoxConfig": "roadshift.adapt.methods.black_box",
     "AtpConfig": "roadshift.adapt.methods.atp_config",
     "Backend": "roadshift.runtime.engines.registry",
     "Batch": "roadshift.adapt.data.dataset",
     "BnStatsConfig": "roadshift.adapt.methods.bn_stats",
     "Bundle": "roadshift.runtime.bundle",
     "Context": "roadshift.adapt.data.context",
+    "Das3BlackBoxConfig": "roadshift.adapt.methods.black_box",
     "Das3Config": "roadshift.adapt.methods.das3",
     "Engine": "roadshift.runtime.engines",
     "EntminConfig": "roadshift.adapt.methods.entmin",
@@ -107,6 +111,7 @@ _MODULES = {
     "ToneOnlyConfig": "roadshift.adapt.methods.tone_only",
     "TrainingConfig": "roadshift.adapt.run.config",
     "Verdict": "roadshift.runtime.verdict",
+    "adapt_black_box": "roadshift.adapt.black_box_api",
     "adapt_bundle": "roadshift.adapt.api",
     "evaluate": "roadshift.runtime.api",
     "explain": "roadshift.adapt.workflows.explanation",
@@ -126,6 +131,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AtpBlackBoxConfig",
     "AtpConfig",
     "Backend",
     "Batch",
@@ -134,6 +140,7 @@ __all__ = [
     "BundleError",
     "ConfigError",
     "Context",
+    "Das3BlackBoxConfig",
     "Das3Config",
     "Engine",
     "EngineError",
@@ -172,6 +179,7 @@ __all__ = [
     "TrainingError",
     "Verdict",
     "__version__",
+    "adapt_black_box",
     "adapt_bundle",
     "evaluate",
     "explain",

@@ -173,6 +173,7 @@ INNER = {
         "signing",
         "engines",
         "pipeline",
+        "ros",
         "slots",
         "bench",
         "reporting",
@@ -182,6 +183,7 @@ INNER = {
         "networks",
         "losses",
         "models",
+        "black_boxes",
         "data",
         "scoring",
         "pseudo_labels",
@@ -192,7 +194,7 @@ INNER = {
         "workflows",
     ),
 }
-FACES = ("__init__", "api", "arguments")
+FACES = ("__init__", "api", "arguments", "black_box_api")
 LOOSE_IN_ADAPT: tuple[str, ...] = ()  # what lies loose beside the face
 MOST_LINES = 400
 

@@ -18,7 +18,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-NOT_PACKAGED = ("tests", "benchmarks", "docs", "build", "dist")
+NOT_PACKAGED = ("tests", "benchmarks", "docs", "examples", "build", "dist")
 ONLY_FOR_LEARNING = {"torch", "onnx", "onnxscript", "tensorrt"}
 
 

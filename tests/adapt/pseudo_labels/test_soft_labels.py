@@ -1,4 +1,4 @@
-"""SoftLabels: class mass, made once, taken up, made anew. Crops: `test_black_box_labels.py`."""
+"""SoftLabels: class mass, made once, taken up, made anew. Crops: `test_stored_answers.py`."""
 
 from __future__ import annotations
 
