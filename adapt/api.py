@@ -61,7 +61,7 @@ from .run.config import Settings, TrainingConfig
 from .run.events import Events
 from .training.time_allocation import patience_s
 from .workflows import adaptation
-from .workflows.import_bundle import import_weights
+from .workflows import import_bundle as importing
 from .workflows.search import search_settings
 from .workflows.search_grid import search_grid
 
@@ -69,11 +69,11 @@ from .workflows.search_grid import search_grid
 def import_bundle(
     weights: Source,
     *,
-    network: str,
-    label_space: LabelSpace | Source,
+    network: str | None = None,
+    label_space: LabelSpace | Source | None = None,
     out: Source,
     arguments: Mapping[str, Any] | None = None,
-    input_size: tuple[int, int] = (1024, 512),
+    input_size: tuple[int, int] | None = None,
     colour: Literal["rgb", "bgr"] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -85,9 +85,10 @@ def import_bundle(
     """Make a bundle of a published checkpoint, or of one's own.
 
     Args:
-        weights: a .pth, .pt or .safetensors file; one that would run code is refused.
-        colour: the order that the network takes channels in. ``colour``, ``mean`` and ``std`` are
-            those of the network's published weights unless given.
+        weights: a .pth, .pt or .safetensors file, with its ``network`` and ``label_space``; one
+            that would run code is refused. Or "hf:FOLDER", which says itself what is None here.
+        input_size: (width, height); (1024, 512) unless given or said by the folder.
+        colour: order of channels; it, ``mean`` and ``std`` are the published ones unless given.
         mean, std: in 0-255 units, in the order of ``colour``.
         output: path of the logits in what the network returns, where that is not clear.
         key: where in the file the weights lie, such as "model.ema"; found unless given.
@@ -98,15 +99,18 @@ def import_bundle(
     """
     if colour not in (None, "rgb", "bgr"):
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
-    return import_weights(
-        Path(weights),
-        network_of(network, arguments, output),
-        space_of(label_space),
+    network_of(network or "hf", arguments, output)
+    return importing.import_bundle(
+        weights,
+        network,
+        None if label_space is None else space_of(label_space),
         Path(out),
-        size=size_of("input_size", input_size),
+        input_size=None if input_size is None else size_of("input_size", input_size),
         colour=colour,
         mean=None if mean is None else triple_of("mean", mean),
         std=None if std is None else triple_of("std", std, positive=True),
+        arguments=arguments,
+        output=output,
         key=key,
         overwrite=overwrite,
         note=on_note,

@@ -30,6 +30,7 @@ def diagnose() -> list[dict[str, Any]]:
         _driver(),
         _onnxruntime(),
         _onnxruntime_cuda(),
+        _package("openvino", "a further CPU engine: pip install 'roadshift[openvino]'"),
         _torch(),
         _package("onnx", "exports need it: pip install 'roadshift[adapt]'"),
         _tensorrt(),

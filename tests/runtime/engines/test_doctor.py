@@ -18,8 +18,8 @@ from roadshift.runtime.engines.doctor import diagnose
 from roadshift.runtime.engines.onnx import session as onnx_session
 
 CHECKS = [
-    *("python", "cpu", "gpu", "onnxruntime", "onnxruntime on CUDA", "torch", "onnx", "tensorrt"),
-    *("cuda-bindings", "video", "disk"),
+    *("python", "cpu", "gpu", "onnxruntime", "onnxruntime on CUDA", "openvino", "torch", "onnx"),
+    *("tensorrt", "cuda-bindings", "video", "disk"),
 ]
 
 
