@@ -209,12 +209,11 @@ def __getattr__(name: str) -> object:
     try:
         value = getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomli"):
             raise
         errors = import_module("roadshift.runtime.errors")
         raise errors.MissingDependencyError(
-            f"roadshift.{name} needs {error.name}: pip install 'roadshift[adapt]' (Python 3.11 or "
-            "newer)."
+            f"roadshift.{name} needs {error.name}: pip install 'roadshift[adapt]'."
         ) from error
     globals()[name] = value
     return value

@@ -48,7 +48,7 @@ def ros(
     """
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note, say
-    from ..runtime.ros.node import Options, SegmentationNode
+    from ..runtime.ros.node import NodeOptions, SegmentationNode
 
     arguments = list(ros_arguments or ())
     if slots is not None and bundle is not None:
@@ -62,7 +62,7 @@ def ros(
             if bundle is None and slots is not None
             else engine_of(bundle or Path(), backend, device, artefact, threads, allow_network)
         ) as engine,
-        SegmentationNode(engine, Options(compressed, coloured, arguments), note=note) as node,
+        SegmentationNode(engine, NodeOptions(compressed, coloured, arguments), note=note) as node,
     ):
         note(engine.reason)
         node.spin(stop_requested)

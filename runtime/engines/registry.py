@@ -10,7 +10,6 @@ by a bench:
 from __future__ import annotations
 
 import re
-import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -137,8 +136,7 @@ def problem_here(backend: Backend) -> str | None:
 
     A GPU or a library that it needs may still be missing: opening it says so.
     """
-    learns = sys.version_info >= (3, 11) and find_spec("torch") is not None
-    if backend.needs_torch and not learns:
+    if backend.needs_torch and find_spec("torch") is None:
         return "torch is not installed; pip install 'roadshift[adapt]'"
     if backend.package and find_spec(backend.package) is None:
         return f"{backend.package} is not installed; pip install 'roadshift[{backend.package}]'"

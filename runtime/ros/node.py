@@ -38,7 +38,7 @@ _REPORT_S = 1.0
 
 
 @dataclass(frozen=True)
-class Options:
+class NodeOptions:
     """Settings of a node.
 
     Attributes:
@@ -70,11 +70,11 @@ class SegmentationNode(Closing):
     def __init__(
         self,
         engine: Engine,
-        options: Options | None = None,
+        options: NodeOptions | None = None,
         *,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
-        options = options or Options()
+        options = options or NodeOptions()
         rclpy, qos = ros_package("rclpy"), ros_package("rclpy.qos")
         images = ros_package("sensor_msgs.msg")
         self._engine, self._note, self._options = engine, note, options

@@ -172,7 +172,9 @@ def test_where_it_is_not_installed_one_sentence_names_the_extra(
 
     monkeypatch.setattr(builtins, "__import__", failing)
     monkeypatch.delitem(sys.modules, "openvino", raising=False)
-    with pytest.raises(MissingDependencyError, match=r"does not import \(libtbb\.so\.12.*\); uninst"):
+    with pytest.raises(
+        MissingDependencyError, match=r"does not import \(libtbb\.so\.12.*\); uninst"
+    ):
         opened(bundle)
 
 

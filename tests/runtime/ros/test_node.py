@@ -81,13 +81,13 @@ def running(
     engine: Engine, compressed: bool = False, notes: list[str] | None = None
 ) -> Iterator[tuple[Any, Car]]:
     """A node that serves in a thread, and a car around it."""
-    from roadshift.runtime.ros.node import Options, SegmentationNode
+    from roadshift.runtime.ros.node import NodeOptions, SegmentationNode
 
     car = Car(CompressedImage if compressed else Image)
     arguments = ["--ros-args", "-r", "image:=/front/image"]
     said = (notes if notes is not None else []).append
     stopped = threading.Event()
-    with SegmentationNode(engine, Options(compressed, arguments=arguments), note=said) as node:
+    with SegmentationNode(engine, NodeOptions(compressed, arguments=arguments), note=said) as node:
         thread = threading.Thread(target=lambda: spun(node, stopped))
         thread.start()
         try:
