@@ -23,12 +23,26 @@ from .espnetv2 import ESPNetv2
 from .fast_scnn import FastSCNN
 from .foreign.trust import registered_factory, registered_names
 from .foreign.user_modules import import_callable
+from .segformer import (
+    SegFormerB0,
+    SegFormerB1,
+    SegFormerB2,
+    SegFormerB3,
+    SegFormerB4,
+    SegFormerB5,
+)
 
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_v2_resnet101": DeepLabV2,
     "deeplab_v2_vgg16": DeepLabV2VGG16,
     "fast_scnn": FastSCNN,
     "espnetv2": ESPNetv2,
+    "segformer_b0": SegFormerB0,
+    "segformer_b1": SegFormerB1,
+    "segformer_b2": SegFormerB2,
+    "segformer_b3": SegFormerB3,
+    "segformer_b4": SegFormerB4,
+    "segformer_b5": SegFormerB5,
 }
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])

@@ -26,6 +26,7 @@ NETWORKS = {
     "fast_scnn": {},
     "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1], "multi_level": True},
     "deeplab_v2_vgg16": {},
+    "segformer_b0": {"widths": [8, 16, 20, 32], "depths": [1] * 4, "decoder_width": 24},
 }
 
 
