@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from ...runtime.errors import NetworkError
+from ..networks import SegmentationNetwork
+from ..networks.normalisation import why_no_statistics
 from ..run.config import Settings
 from .base import Method, Stage
 
@@ -35,6 +38,15 @@ class BnStats(Method):
             "training": {"steps": 0},
         },
     }
+
+    @classmethod
+    def check(cls, model: SegmentationNetwork) -> None:
+        """See `Method.check`: there must be statistics that are worth mixing."""
+        if why := why_no_statistics(model):
+            raise NetworkError(
+                f"bn_stats changes batch-norm statistics alone, and {why}; choose a method that "
+                "takes steps, such as nightshift."
+            )
 
     @staticmethod
     def stages(settings: BnStatsConfig) -> Sequence[Stage]:  # noqa: ARG004 - nothing to choose

@@ -13,9 +13,9 @@ from ..networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
+from ..networks.normalisation import why_no_statistics
 from ..scoring.statistics_share import StatisticsShare, find_share
 
-KEEPS_NONE = "the network keeps no batch-norm statistics"
 STATISTICS = 0.5  # of the warm start's time; finding the share has the rest
 
 
@@ -27,7 +27,8 @@ class BatchNormStatistics:
     learns: it would drift to the target's own. Where it is all, every batch is normalised with its
     own, as the methods' authors have it, and with ``final_bn`` they are re-estimated on clean
     frames at the end. ``warm_start = "source"`` keeps the source's; without ``final_bn`` the run is
-    left to the method, as published.
+    left to the method, as published. Where batch norm does not carry the network
+    (`normalisation.carries_statistics`), what there is of it stands still, too.
 
     Args:
         model: as the source left it, also where a run is resumed.
@@ -36,7 +37,8 @@ class BatchNormStatistics:
 
     def __init__(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model, context
-        self._source = running_statistics(model)
+        self._why_none = why_no_statistics(model)
+        self._source: Statistics = {} if self._why_none else running_statistics(model)
         self.share: StatisticsShare | None = None  # of the target's; None: nothing was re-estimated
 
     @property
@@ -45,23 +47,29 @@ class BatchNormStatistics:
         if self.share is not None:
             return self.share.why
         if not self.moves:
-            return KEEPS_NONE
+            return self._why_none
         if self.context.config.warm_start == "source":
             return "as the settings say"
         return "no frame was passed through the network in time"
 
     @property
     def moves(self) -> bool:
-        """Tell whether the network keeps running statistics."""
+        """Tell whether the network has running statistics that are worth mixing."""
         return bool(self._source)
 
     @property
     def frozen(self) -> bool:
-        """Tell whether the statistics stand still while the run learns."""
+        """Tell whether mixed statistics, or all as asked, stand still while the run learns."""
         asked = self.context.config.freeze_bn
         if asked is not None:
             return asked
         return self.share is not None and self.share.value < 1
+
+    @property
+    def stands_still(self) -> bool:
+        """Tell whether batch norm normalises with its running statistics while the run learns."""
+        asked = self.context.config.freeze_bn
+        return (self.frozen or not self.moves) if asked is None else asked
 
     @property
     def at_the_end(self) -> bool:
@@ -76,7 +84,7 @@ class BatchNormStatistics:
             self.share = StatisticsShare(0.0, "as the settings say") if kept else None
             return
         if not self.moves:
-            context.note(f"no warm start: {KEEPS_NONE}")
+            context.note(f"no warm start: {self._why_none}")
             return
         if config.warm_start == "mixed" and config.statistics_share == 0:
             self.share = StatisticsShare(0.0, "as the settings say")
@@ -109,7 +117,7 @@ class BatchNormStatistics:
 
         To be called after a stage has begun, which sets the model's mode.
         """
-        if self.frozen:
+        if self.stands_still:
             for layer in batch_norm_layers(self.model):
                 layer.eval()
 
