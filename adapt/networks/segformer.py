@@ -306,7 +306,8 @@ def as_tokens(x: Tensor) -> Tensor:
 
 def as_map(tokens: Tensor, height: int, width: int) -> Tensor:
     """Tokens, (B, h * w, C), as a map, (B, C, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    batch, _, channels = tokens.shape
+    return tokens.transpose(1, 2).reshape(batch, channels, height, width)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -48,7 +48,8 @@ class LowRankChange:
         drawn = torch.rand(rank, columns, generator=generator) * 2 * bound - bound
         self.a = nn.Parameter(drawn.to(weight))
         self.b = nn.Parameter(weight.new_zeros(rows, rank))
-        self._hook = weight.register_post_accumulate_grad_hook(self._pass_on)
+        hook: Any = weight.register_post_accumulate_grad_hook  # torch leaves it without types
+        self._hook = hook(self._pass_on)
 
     @torch.no_grad()
     def write(self) -> None:
