@@ -75,7 +75,7 @@ WAYS: dict[str, Way] = {
     ),
 }
 SETTING, TESTING = ("dusk", "fog"), ("rain", "night")  # roads that may set thresholds, and others
-FEWER = ("all", "hot", "entmin-hot")  # on every road but the first
+FEWER = ("all", "lora, 10 times the rate", "hot", "entmin-hot")  # on every road but the first
 HARM, WORTHWHILE = -1.0, 3.0  # points of mIoU
 CPU = torch.device("cpu")
 
@@ -131,7 +131,7 @@ def frames_of(work: Path, seed: int, road: str) -> tuple[Path, Path]:
 
 
 def of_one_layer(frames: Sequence[Path], share: float) -> Callable[[Any], None]:
-    """What the rule leaves out: the statistics of the only batch norm, mixed with the frames'."""
+    """A change that the rule leaves out: the statistics of the one layer, mixed with the frames'."""
 
     def change(network: SegmentationNetwork) -> None:
         normalise = Normalise(IMAGENET_INPUT)
@@ -275,6 +275,7 @@ def judged(work: Path, incumbent: Path, candidate: Path, frames: Path) -> tuple[
 # --- page -----------------------------------------------------------------------------------------
 
 Row = Mapping[str, Any]
+READING = ""
 
 
 def gain(row: Row) -> float:
@@ -285,6 +286,10 @@ def render(rows: Sequence[Row]) -> str:
     page = TEMPLATE.read_text()
     marks = {"{machine}": machine_line(), "{parts}": parts_table(rows), "{gate}": gate_table(rows)}
     marks["{pairs}"] = pair_table(rows)
+    marks["{statistics}"] = pair_table([r for r in rows if r["candidate"].startswith("one layer")])
+    losers = [row for row in rows if row["verdict"] == "promote" and gain(row) < HARM]
+    marks["{losers}"] = pair_table(losers) if losers else "None."
+    marks["{reading}"] = READING
     for mark, text in marks.items():
         page = page.replace(mark, text)
     return page

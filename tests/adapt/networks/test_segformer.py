@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from roadshift.adapt.models.importing import detect_arguments, load_weights
@@ -18,7 +17,6 @@ from roadshift.runtime.errors import NetworkError
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
-OnnxOutputs = Callable[[nn.Module, Tensor], list[np.ndarray]]
 NARROW = {"widths": [8, 16, 20, 32], "depths": [1, 2, 1, 2], "decoder_width": 24}
 PUBLISHED = {"b0": 3.7, "b1": 13.7, "b2": 27.5, "b3": 47.3, "b4": 64.1, "b5": 84.7}  # Table 2
 
@@ -111,7 +109,8 @@ def test_training_leaves_out_whole_branches_by_a_seed() -> None:
     def logits(seed: int) -> Tensor:
         torch.manual_seed(seed)
         with torch.no_grad():
-            return network(images).logits
+            found: Tensor = network(images).logits
+        return found
 
     assert torch.equal(logits(1), logits(1))
     assert not torch.equal(logits(1), logits(2))
@@ -141,16 +140,6 @@ def test_too_small_an_image_says_what_to_give() -> None:
 def test_an_argument_out_of_range_is_named(arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(NetworkError, match=said):
         build_network("segformer_b0", 7, **arguments)
-
-
-def test_onnx_computes_the_same(onnx_outputs: OnnxOutputs) -> None:
-    network = narrow()
-    images = torch.randn(1, 3, 64, 96)
-    with torch.no_grad():
-        expected = network(images)
-    logits, features = onnx_outputs(network, images)
-    np.testing.assert_allclose(logits, expected.logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(features, expected.features, rtol=1e-4, atol=1e-5)
 
 
 # ---- names of published files --------------------------------------------------------------------
