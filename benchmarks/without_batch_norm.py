@@ -131,7 +131,7 @@ def frames_of(work: Path, seed: int, road: str) -> tuple[Path, Path]:
 
 
 def of_one_layer(frames: Sequence[Path], share: float) -> Callable[[Any], None]:
-    """A change that the rule leaves out: the statistics of the one layer, mixed with the frames'."""
+    """A change that the rule leaves out: the one layer's statistics mixed with the frames'."""
 
     def change(network: SegmentationNetwork) -> None:
         normalise = Normalise(IMAGENET_INPUT)
