@@ -25,9 +25,13 @@ from .commands.import_ import import_
 from .commands.info import info
 from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
+from .commands.report import card, report
 from .commands.reproduce import reproduce
 from .commands.run import run
+from .commands.signing import keygen, pack, sign, verify
+from .commands.slot import slot
 from .commands.train import train
+from .commands.trust import trust
 
 app = typer.Typer(
     name="roadshift",
@@ -52,13 +56,21 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "run": run,
     "bench": bench,
     "info": info,
+    "report": report,
+    "card": card,
     "networks": networks,
     "methods": methods,
     "label-spaces": label_spaces,
+    "keygen": keygen,
+    "sign": sign,
+    "verify": verify,
+    "pack": pack,
     "doctor": doctor,
 }
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
+app.add_typer(trust, name="trust")
+app.add_typer(slot, name="slot")
 
 
 def main() -> NoReturn:

@@ -22,12 +22,14 @@ from .options import (
     Older,
     Out,
     Overwrite,
+    Report,
     Resume,
     Seed,
     Set,
     Threads,
 )
 from .parse import parse_search, parse_size, with_loss_backend
+from .report import write_page
 
 
 def adapt(
@@ -83,6 +85,7 @@ def adapt(
     allow_network: AllowNetwork = None,
     threads: Threads = None,
     nice: Nice = BACKGROUND,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Adapt a model to unlabelled frames.
@@ -116,6 +119,7 @@ def adapt(
                 max_frames=max_frames,
                 allow_networks=allow_network or (),
             )
+    write_page(report, "adapt", None, [adapted.bundle])
     print_made(adapted.bundle, as_json)
     if adapted.refusal is not None:
         raise adapted.refusal

@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AllowNetwork, Device, Json, LabelMapFile, LabelSpaceOfFiles, Threads
+from .options import (
+    AllowNetwork,
+    Device,
+    Json,
+    LabelMapFile,
+    LabelSpaceOfFiles,
+    Report,
+    Threads,
+)
 from .parse import parse_duration, parse_names
+from .report import write_page
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
@@ -63,6 +72,7 @@ def bench(
         bool, typer.Option("--any-machine", help="Compare with another machine's baseline.")
     ] = False,
     allow_network: AllowNetwork = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Measure every artefact on every backend.
@@ -106,6 +116,7 @@ def bench(
         note=note,
         progress=lambda: progress("bench", "steps"),
     )
+    write_page(report, "bench", result.rows)
     show(result.rows, as_json, lambda: bench_table(result.rows))
     if result.comparison is not None:
         print_comparison(result.comparison, on_stdout=not as_json)

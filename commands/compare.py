@@ -20,10 +20,12 @@ from .options import (
     LossBackend,
     Losses,
     Nice,
+    Report,
     Set,
     Threads,
 )
 from .parse import needed, parse_names, with_loss_backend
+from .report import write_page
 
 
 def compare(
@@ -82,6 +84,7 @@ def compare(
     allow_network: AllowNetwork = None,
     threads: Threads = None,
     nice: Nice = BACKGROUND,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Adapt with several methods, or the rows of a paper's table, and measure them side by side.
@@ -139,6 +142,7 @@ def compare(
         write_report(comparison, rows, out, command, device=device, explained=explained)
     note(f"wrote {out / 'compare.md'}")
     title = "Methods, side by side" if comparison.ablation is None else comparison.ablation.title
+    write_page(report, "compare", rows)
     show(rows, as_json, lambda: comparison_table(rows, title))
     if not comparison.succeeded:
         raise typer.Exit(1)

@@ -25,3 +25,22 @@ def engine_of(
 
     opened = open_bundle(bundle, allow_networks=allow or (), note=note)
     return open_engine(opened, backend=backend, device=device, artefact=artefact, threads=threads)
+
+
+def engine_of_slots(
+    slots: Path, trust: Path | None, backend: str, device: str, threads: int | None
+) -> Engine:
+    """The engine of a vehicle's slots, which swaps models between two frames."""
+    from ..runtime.console.terminal import note
+    from ..runtime.engines import open_engine
+    from ..runtime.signing import open_trust
+    from ..runtime.slots import open_slots
+    from ..runtime.slots.serving import SlotEngine
+    from .parse import needed
+
+    return SlotEngine(
+        open_slots(slots),
+        open_trust(needed("--trust", trust, "a plain BUNDLE")),
+        open_with=lambda found: open_engine(found, backend=backend, device=device, threads=threads),
+        note=note,
+    )

@@ -16,8 +16,10 @@ from .options import (
     Json,
     LabelMapFile,
     LabelSpaceOfFiles,
+    Report,
     Threads,
 )
+from .report import write_page
 
 
 def eval_(
@@ -31,6 +33,7 @@ def eval_(
     device: Device = "auto",
     threads: Threads = None,
     allow_network: AllowNetwork = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Measure mIoU and per-class IoU against labels."""
@@ -51,4 +54,5 @@ def eval_(
                 on_progress=lambda now: update(now.done, now.total, ""),
             )
     record = found.record()
+    write_page(report, "eval", record)
     show(record, as_json, lambda: evaluation_table({engine.backend: record}))

@@ -8,8 +8,17 @@ from typing import Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Json, LabelMapFile, LabelSpaceOfFiles, Threads
+from .options import (
+    AllowNetwork,
+    BundleIn,
+    Json,
+    LabelMapFile,
+    LabelSpaceOfFiles,
+    Report,
+    Threads,
+)
 from .parse import parse_memory, parse_names
+from .report import write_page
 
 
 def export(
@@ -58,6 +67,7 @@ def export(
     ] = None,
     allow_network: AllowNetwork = None,
     threads: Threads = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
@@ -103,6 +113,7 @@ def export(
                 )
             except PartialExportError as error:
                 record, refused = error.record, error
+    write_page(report, "export", record, [open_bundle(bundle)])
     show(record, as_json, lambda: say(*(export_line(bundle, row) for row in record["artefacts"])))
     if refused is not None:
         raise refused

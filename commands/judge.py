@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, Device, Json, Older, Threads
+from .options import (
+    AllowNetwork,
+    Device,
+    Json,
+    Older,
+    Report,
+    Threads,
+)
+from .report import write_page
 
 
 def judge(
@@ -22,6 +30,7 @@ def judge(
     older: Older = None,
     allow_network: AllowNetwork = None,
     threads: Threads = None,
+    report: Report = None,
     as_json: Json = False,
 ) -> None:
     """Judge a model against the one in the car.
@@ -49,6 +58,7 @@ def judge(
                 on_progress=lambda now: update(now.done, now.total, ""),
                 stop_requested=stop_requested,
             )
+    write_page(report, "judge", verdict.record())
     show(verdict.record(), as_json, lambda: verdict_table(verdict))
     error = verdict.error(candidate)
     if error is not None:

@@ -38,6 +38,10 @@ Output = Annotated[
         "0.out; needed where that is not clear.",
     ),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="One self-contained HTML page of the result."),
+]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 Set = Annotated[
     list[str] | None,

@@ -53,6 +53,18 @@ def parse_duration(option: str, text: str) -> float:
     return total
 
 
+def parse_days(option: str, text: str) -> float:
+    """Days of "365d" or "365".
+
+    Raises:
+        ConfigError: something else, or more than a hundred years.
+    """
+    number = text.strip().lower().removesuffix("d")
+    if not number.replace(".", "", 1).isdecimal() or not 0 < float(number) <= 36525:
+        raise ConfigError(f"{option} {shortened(text)!r}: write a number of days, such as 365d.")
+    return float(number)
+
+
 def parse_memory(option: str, text: str) -> int:
     """Bytes of "6GB" (10^9), "6GiB" (2^30), "512MiB".
 

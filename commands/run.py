@@ -8,20 +8,25 @@ from typing import Annotated
 import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
-from .engines import engine_of
-from .options import AllowNetwork, Backend, BundleIn, Device, Json, Overwrite, Threads
+from .engines import engine_of, engine_of_slots
+from .options import AllowNetwork, Backend, Device, Json, Overwrite, Threads
 from .parse import parse_duration
 
 
 def run(
-    bundle: BundleIn,
+    bundle: Annotated[
+        str,
+        typer.Argument(
+            metavar="BUNDLE", help="A model bundle (a folder); with --slots, frames follow at once."
+        ),
+    ],
     frames: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="Folders, images or videos; or one camera:0 (camera:0?size=1280x720&fps=30), or "
             "the URL of one RTSP or HTTP stream."
         ),
-    ],
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="A folder, or a .mp4 file; figures alone unless given."),
@@ -49,12 +54,21 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
+    slots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Run the model of a vehicle's slots, see roadshift slot."),
+    ] = None,
+    trust: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder with trust.json, for --slots."),
+    ] = None,
     allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
     """Segment a recording, a camera or a stream.
 
-    Writes label maps, overlays or a video.
+    Writes label maps, overlays or a video. With --slots it runs the committed model of a vehicle,
+    lets one on trial see frames beside it, and swaps to it between two frames once it is healthy.
     """
     from ..runtime.console.phases import PhaseDisplay
     from ..runtime.console.signals import stop_on_signals
@@ -63,11 +77,18 @@ def run(
     from ..runtime.pipeline.run_frames import run_frames
     from .tables import run_line, show
 
-    source = open_source(frames, note=note)
+    sources = [bundle, *(frames or ())] if slots is not None else frames
+    if not sources:
+        raise typer.BadParameter("it is missing; give frames to segment.", param_hint="FRAMES")
+    source = open_source(sources, note=note)
     seconds = parse_duration("--duration", duration) if duration else None
     with (
         stop_on_signals() as stop_requested,
-        engine_of(bundle, backend, device, artefact, threads, allow_network) as engine,
+        (
+            engine_of_slots(slots, trust, backend, device, threads)
+            if slots is not None
+            else engine_of(Path(bundle), backend, device, artefact, threads, allow_network)
+        ) as engine,
     ):
         note(engine.reason)
         with PhaseDisplay() as display:

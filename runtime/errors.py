@@ -145,6 +145,22 @@ class UndecidedError(RoadshiftError):
     exit_code = 6
 
 
+class SignatureError(RoadshiftError):
+    """A key cannot be used, or nobody who is trusted signed the bundle as it is."""
+
+    exit_code = 8
+
+
+class SlotError(RoadshiftError):
+    """A vehicle's slots are damaged, busy, or not in the state that a change needs."""
+
+
+class UnhealthyError(RoadshiftError):
+    """A model on trial did not pass its checks; the one before runs on."""
+
+    exit_code = 9
+
+
 class RunInterrupted(RoadshiftError):  # noqa: N818 - an interruption, not a failure
     """The run was stopped by a signal after writing a checkpoint; it can be resumed."""
 

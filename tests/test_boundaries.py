@@ -169,9 +169,12 @@ INNER = {
         "frames",
         "labels",
         "bundle",
+        "signing",
         "engines",
         "pipeline",
+        "slots",
         "bench",
+        "reporting",
     ),
     "adapt": (
         "run",

@@ -14,17 +14,11 @@ from ...runtime.atomic import write_whole
 from ...runtime.bundle import Bundle
 from ...runtime.errors import MissingDependencyError
 from ...runtime.frames.images import Image, write_image
+from ...runtime.reporting.html import Section, facts, page, paragraphs, table
 from ...runtime.words import counted
 from ..explaining.feature_plane import check_scikit_learn, plane_of, why_not
 from ..explaining.frame_figures import Figure
-from ..explaining.page import (
-    Section,
-    classes_legend,
-    facts,
-    figures_table,
-    page,
-    paragraphs,
-)
+from ..explaining.page import classes_legend, picture
 from ..explaining.pictures import ascii_of, scatter
 from ..explaining.totals import Totals, percent_of
 from ..models.loading import device_name
@@ -190,18 +184,19 @@ def write_page(
     space = next(iter(bundles.values())).label_space
     models = list(bundles)
     shares = record["class_share"]
-    rows = {label: [shares[label][name] for name in models] for label in space.classes}
-    table = figures_table("class", [f"{name}, %" for name in models], rows)
+    rows = [[label, *(shares[label][name] for name in models)] for label in space.classes]
+    columns = ["class", *(f"{name}, %" for name in models)]
+    in_numbers = table("Percent of all pixels by class", columns, rows)
     sections = [
         Section("Models and frames", body=_facts(record, bundles, frames, device)),
         *_missing(record),
         Section("Classes", body=classes_legend(range(space.num_classes), space)),
-        Section("Over all frames", figures, name="all"),
-        Section("Share of the pixels, in numbers", body=table, name="share"),
+        Section("Over all frames", pictures=[picture(*one) for one in figures], name="all"),
+        Section("Share of the pixels, in numbers", body=in_numbers, name="share"),
         *(
             Section(
                 f"Frame {one.name}",
-                [(one.file(figure), figure) for figure in one.figures],
+                pictures=[picture(one.file(figure), figure) for figure in one.figures],
                 name=one.folder,
                 of_a_frame=True,
             )

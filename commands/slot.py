@@ -1,0 +1,229 @@
+"""`roadshift slot`: two slots for models in a vehicle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Backend, BundleIn, Device, Json, Threads
+from .signing import TrustFolder
+
+if TYPE_CHECKING:
+    from ..runtime.slots import SlotState, SlotStore
+
+slot = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Two slots for models in a vehicle: install, try, commit, roll back.",
+)
+
+Slots = Annotated[Path, typer.Option("--slots", metavar="DIR", help="The folder of the slots.")]
+
+
+@slot.command()
+def init(
+    slots: Slots,
+    starts: Annotated[
+        int, typer.Option(min=1, help="Starts of a run that a model on trial has.")
+    ] = 3,
+    p99_ms: Annotated[
+        float | None,
+        typer.Option("--p99-ms", help="Longest time of a frame in the engine, 99th percentile."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a folder of two empty slots."""
+    from ..runtime.slots import create_slots
+
+    _show(create_slots(slots, starts=starts, p99_ms=p99_ms), as_json)
+
+
+@slot.command()
+def install(
+    bundle: BundleIn,
+    slots: Slots,
+    trust: TrustFolder,
+    self_test: Annotated[
+        bool, typer.Option(help="Refuse a bundle that brings no self-test.")
+    ] = True,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Install a signed bundle, or a packed one, in the slot that does not run.
+
+    It is verified, copied, verified again, opened here, and has to give the labels that its export
+    recorded. What runs is not touched.
+    """
+    from ..runtime.bundle.packed import unpacked
+    from ..runtime.console.terminal import note
+    from ..runtime.engines import open_engine
+    from ..runtime.signing import open_trust
+    from ..runtime.slots import install as install_bundle
+    from ..runtime.slots import open_slots
+
+    store = open_slots(slots)
+    with unpacked(bundle, beside=slots) as folder:
+        install_bundle(
+            store,
+            folder,
+            open_trust(trust),
+            self_test=self_test,
+            open_with=lambda found: open_engine(
+                found, backend=backend, device=device, threads=threads
+            ),
+            note=note,
+        )
+    _show(store, as_json)
+
+
+@slot.command("try")
+def try_(
+    slots: Slots,
+    trust: TrustFolder,
+    accept_ask: Annotated[
+        bool,
+        typer.Option("--accept-ask", help="A person decided where the gate could not tell."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let the installed model be tried by the run that goes on, or by the next one."""
+    from ..runtime.signing import open_trust
+    from ..runtime.slots import open_slots, try_model
+
+    store = open_slots(slots)
+    try_model(store, open_trust(trust), accept_ask=accept_ask)
+    _show(store, as_json)
+
+
+@slot.command()
+def commit(
+    slots: Slots,
+    trust: TrustFolder,
+    frames: Annotated[
+        list[str], typer.Argument(help="Frames that both models see: folders, images or videos.")
+    ],
+    max_frames: Annotated[int, typer.Option(min=1, help="See no more of them.")] = 100,
+    backend: Backend = "auto",
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Check the health of the model on trial on these frames; let it take over, or roll it back.
+
+    `roadshift run --slots` does so by itself, on the frames that it serves. Exit code 9: not
+    healthy, rolled back.
+    """
+    from ..runtime.engines import open_engine
+    from ..runtime.frames import open_frames
+    from ..runtime.signing import open_trust
+    from ..runtime.slots import commit as commit_model
+    from ..runtime.slots import open_slots
+    from ..runtime.slots.examination import examine
+
+    store = open_slots(slots)
+    health = examine(
+        store,
+        open_trust(trust),
+        open_frames(*frames),
+        most=max_frames,
+        open_with=lambda found: open_engine(found, backend=backend, device=device, threads=threads),
+    )
+    commit_model(store, health)
+    _show(store, as_json)
+
+
+@slot.command()
+def rollback(
+    slots: Slots,
+    reason: Annotated[str, typer.Option(help="For the audit file.")] = "by hand",
+    trial: Annotated[
+        bool, typer.Option("--trial", help="End a trial, and do nothing where there is none.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """End a trial; or, without one, return to the model before the one that runs."""
+    from ..runtime.slots import open_slots, roll_back
+
+    store = open_slots(slots)
+    if store.state().trial is not None or not trial:
+        roll_back(store, reason)
+    _show(store, as_json)
+
+
+@slot.command()
+def wait(
+    slots: Slots,
+    timeout: Annotated[str, typer.Option(help="Longest time, e.g. 90s or 10m.")] = "10m",
+    as_json: Json = False,
+) -> None:
+    """Wait until the run has decided about the model on trial.
+
+    Exit code 0: it was committed. 9: it was rolled back. 1: the run has not decided in time.
+    """
+    from ..runtime.slots import open_slots
+    from ..runtime.slots.changes import wait_for_decision
+    from .parse import parse_duration
+
+    store = open_slots(slots)
+    wait_for_decision(store, parse_duration("--timeout", timeout))
+    _show(store, as_json)
+
+
+@slot.command()
+def status(slots: Slots, as_json: Json = False) -> None:
+    """Show what is in the slots, what runs, and what is tried."""
+    from ..runtime.slots import open_slots
+
+    _show(open_slots(slots), as_json)
+
+
+@slot.command()
+def audit(slots: Slots, as_json: Json = False) -> None:
+    """Check the audit file from its first line to its last, and show it."""
+    from dataclasses import asdict
+
+    from ..runtime.slots import open_slots
+    from .tables import listing
+
+    records = [asdict(one) for one in open_slots(slots).audit()]
+    if not as_json:
+        for one in records:
+            one["details"] = ", ".join(f"{k}={v}" for k, v in one["details"].items())
+            one["hash"] = one["hash"][:12]
+    listing(f"Audit of {slots}", records, as_json)
+
+
+def _show(store: SlotStore, as_json: bool) -> None:
+    from ..runtime.console.terminal import print_json, say, table
+
+    state: SlotState = store.state()
+    if as_json:
+        print_json({"path": str(store.path), **state.model_dump(mode="json")})
+        return
+    rows = [
+        [
+            name,
+            "runs" if name == state.active else "on trial" if _on_trial(state, name) else "",
+            model.hash[:12],
+            model.version,
+            model.role,
+            model.condition,
+            model.reason,
+        ]
+        for name, model in sorted(state.slots.items())
+    ]
+    if rows:
+        columns = ["slot", "", "model", "version", "signed by a", "condition", "reason"]
+        table(f"Slots of {store.path}", columns, rows)
+    else:
+        say(f"{store.path}: both slots are empty.")
+    if state.trial is not None:
+        say(f"Slot {state.trial.slot} is on trial; {state.trial.starts_left} starts are left.")
+
+
+def _on_trial(state: SlotState, name: str) -> bool:
+    return state.trial is not None and state.trial.slot == name

@@ -1,0 +1,91 @@
+"""The report: one self-contained page of models and of what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ..atomic import write_whole
+from ..bundle import Bundle
+from ..errors import ConfigError, OutputError
+from ..printable import encodable
+from ..slots import SlotStore
+from .bundles import bundle_sections
+from .html import Section, code, page, paragraphs, table
+from .results import result_sections
+
+MOST_BYTES = 5 << 20
+
+
+def write_report(
+    path: str | Path,
+    bundles: Sequence[Bundle] = (),
+    *,
+    results: Mapping[str, Any] | None = None,
+    pictures: Sequence[Section] = (),
+    slots: SlotStore | None = None,
+) -> Path:
+    """Write one HTML file that asks nobody for anything.
+
+    It embeds, for programs, what it shows: the manifests and the results, as their ``--json`` is.
+
+    Args:
+        bundles: from the source model to the newest.
+        results: documents of commands by name, see `result_sections`.
+        pictures: sections of `picture_sections`.
+        slots: of a vehicle, for their audit file.
+
+    Raises:
+        ConfigError: there is nothing to report on.
+        BundleError: a bundle's history is damaged.
+        SlotError: the audit file is.
+        OutputError: the page would be larger than 5 MB, or cannot be written.
+    """
+    results = results or {}
+    if not bundles and not results and slots is None:
+        raise ConfigError("There is nothing to report on; give at least one bundle, or a result.")
+    sections = [
+        *result_sections(results),
+        *pictures,
+        *bundle_sections(bundles),
+        *([_audit(slots)] if slots is not None else []),
+        Section("About this page", paragraphs([f"Written by Roadshift {__version__}."])),
+    ]
+    names = " and ".join(bundle.path.name for bundle in bundles) or ", ".join(results)
+    data = {
+        "bundles": [
+            {"path": str(b.path), "hash": b.hash, **b.manifest.model_dump(mode="json")}
+            for b in bundles
+        ],
+        "results": dict(results),
+    }
+    embedded = json.dumps(encodable(data), allow_nan=False)
+    content = page(f"Roadshift: {names or 'slots'}", sections, data=embedded).encode()
+    path = Path(path)
+    if len(content) > MOST_BYTES:
+        raise OutputError(
+            f"{path}: the page would have {len(content) / 1e6:.1f} MB, and at most "
+            f"{MOST_BYTES / 1e6:.1f} are written; report on fewer bundles or frames."
+        )
+    write_whole(path, content)
+    return path
+
+
+def _audit(slots: SlotStore) -> Section:
+    rows = [
+        [
+            record.number,
+            record.at,
+            record.event,
+            ", ".join(f"{key}={value}" for key, value in record.details.items()),
+            code(record.hash[:12]),
+        ]
+        for record in slots.audit()
+    ]
+    body = table(
+        "Every change, the last one last", ["number", "at", "event", "details", "hash"], rows
+    )
+    return Section("Audit", body, name="audit")

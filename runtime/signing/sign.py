@@ -1,0 +1,102 @@
+"""Signing a bundle."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ..atomic import output_errors, write_whole
+from ..bundle import Bundle
+from ..errors import ConfigError, SignatureError, arg
+from .envelope import signed
+from .keys import PrivateKey
+from .statement import ROLES, SIGNATURES, Role, Statement, files_of
+from .stored import PARENTS, SUFFIX, Stored, check_contents, stored_signatures
+
+
+def sign_bundle(
+    bundle: Bundle,
+    key: PrivateKey,
+    role: Role = "maker",
+    *,
+    version: int | None = None,
+    expires: datetime | None = None,
+    parent: Bundle | None = None,
+) -> Path:
+    """Sign every file of a bundle as it was read, in its folder ``signatures``.
+
+    The bundle itself stays what it is, and so does its hash. Who signs again replaces the own
+    signature; signatures of an earlier state of the bundle are removed.
+
+    Args:
+        role: "maker" for a model of the maker's own; "garage" for one adapted from such a model,
+            whose signatures are then carried along.
+        version: whole number that grows with every model that shall replace another. Unless given,
+            that of the signatures which are there, or else the seconds since 1970.
+        expires: from when on the signature no longer counts.
+        parent: for a garage, the bundle that this one was adapted from.
+
+    Returns:
+        The signature's file.
+
+    Raises:
+        SignatureError: the folder holds what no signature would cover, or the parent is not the
+            one of the bundle's provenance, or has no signature.
+        ConfigError: an argument does not fit the role, or the version is negative.
+        OutputError: the signature cannot be written.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"{arg('role')}: give one of {', '.join(ROLES)}, not {role!r}.")
+    if (role == "garage") != (parent is not None):
+        raise ConfigError(
+            f"{arg('parent')}: a garage signs what was adapted from a maker's model, and gives "
+            "that; a maker gives none."
+        )
+    if version is not None and version < 0:
+        raise ConfigError(f"{arg('version')}: must not be negative, got {version}.")
+    check_contents(bundle)
+    folder = bundle.path / SIGNATURES
+    present = [s for s in stored_signatures(folder) if s.statement.model == bundle.hash]
+    versions = [s.statement.version for s in present if s.statement.version is not None]
+    if version is None:
+        version = max(versions, default=int(time.time()))
+    statement = Statement(
+        name=bundle.path.resolve().name,
+        files=files_of(bundle),
+        role=role,
+        version=version,
+        parent=bundle.manifest.provenance.parent,
+        expires=expires,
+        signed_at=datetime.now(timezone.utc),
+    )
+    ancestors = _signatures_of(bundle, parent) if parent is not None else []
+    path = folder / f"{key.public.id[:16]}{SUFFIX}"
+    with output_errors(path):
+        folder.mkdir(exist_ok=True)
+        for stale in stored_signatures(folder):
+            if stale.statement.model != bundle.hash:
+                stale.path.unlink()
+        if ancestors:
+            (folder / PARENTS).mkdir(exist_ok=True)
+    for ancestor in ancestors:
+        name = f"{ancestor.statement.model[:16]}-{ancestor.envelope.key_id[:16]}{SUFFIX}"
+        write_whole(folder / PARENTS / name, ancestor.envelope.to_bytes())
+    write_whole(path, signed(statement.payload(), key).to_bytes())
+    return path
+
+
+def _signatures_of(bundle: Bundle, parent: Bundle) -> list[Stored]:
+    """The signatures of the parent and of those before it."""
+    if bundle.manifest.provenance.parent != parent.hash:
+        made_from = bundle.manifest.provenance.parent
+        raise SignatureError(
+            f"{bundle.path}: was not made from {parent.path} as it is now ("
+            f"{'it says no parent' if made_from is None else f'its parent is {made_from[:12]}'}, "
+            f"and that one is {parent.hash[:12]}); give the bundle that was adapted, unchanged."
+        )
+    folder = parent.path / SIGNATURES
+    own = [s for s in stored_signatures(folder) if s.statement.model == parent.hash]
+    if not own:
+        raise SignatureError(f"{parent.path}: is not signed; have its maker sign it first.")
+    return [*own, *stored_signatures(folder / PARENTS)]

@@ -1,0 +1,130 @@
+"""Signatures in a bundle's folder: where they lie, and what else may lie there."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle import MANIFEST_NAME, Bundle
+from ..errors import SignatureError
+from ..regular_files import read_regular_file
+from .envelope import Envelope, EnvelopeError, parse_envelope
+from .statement import SIGNATURES, Statement, StatementError, parse_statement
+
+PARENTS = "parents"  # inside SIGNATURES: what was signed about the models this one was made from
+SUFFIX = ".sig.json"
+MOST = 64  # signatures that one folder may hold
+
+_LARGEST = 1 << 20  # bytes of a signature's file
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A signature as it was found; who made it is not checked yet."""
+
+    path: Path
+    envelope: Envelope
+    statement: Statement
+
+
+def stored_signatures(folder: Path) -> list[Stored]:
+    """The signatures that lie in ``folder``, in the order of their names; none where it is missing.
+
+    Raises:
+        SignatureError: one cannot be read or is no signature, or there are more than `MOST`.
+    """
+    try:
+        names = sorted(name for name in os.listdir(folder) if name != PARENTS)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SignatureError(f"{folder}: cannot be read ({error.strerror}).") from error
+    if len(names) > MOST:
+        raise SignatureError(f"{folder}: holds {len(names)} files, and at most {MOST} signatures.")
+    return [_read(folder / name) for name in names]
+
+
+def _read(path: Path) -> Stored:
+    check_plain(path)
+    try:
+        envelope = parse_envelope(read_regular_file(path, _LARGEST))
+        return Stored(path, envelope, parse_statement(envelope.payload))
+    except OSError as error:
+        raise SignatureError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (EnvelopeError, StatementError) as error:
+        raise SignatureError(f"{path}: is no signature of a model: {error}.") from error
+
+
+def check_contents(bundle: Bundle) -> None:
+    """Refuse a folder with anything that a signature over its manifest does not cover.
+
+    Raises:
+        SignatureError: a file is not listed, or is a link, through which it can be exchanged.
+    """
+    listed = {MANIFEST_NAME, *(artefact.path for artefact in bundle.manifest.artefacts)}
+    _refuse_alike({SIGNATURES, *listed}, bundle.path)
+    for name in sorted(_names(bundle.path)):
+        path = bundle.path / name
+        if name == SIGNATURES:
+            for inner in _below(path):
+                check_plain(inner)
+        elif name not in listed:
+            raise SignatureError(
+                f"{path}: is not listed in {MANIFEST_NAME}, so no signature covers it; remove it."
+            )
+        else:
+            check_plain(path)
+
+
+def _refuse_alike(names: Iterable[str], where: Path) -> None:
+    """Refuse names that some file systems take for one: by case, or by how accents are written."""
+    seen = dict[str, str]()
+    for name in sorted(names):
+        folded = unicodedata.normalize("NFC", name).casefold()
+        if folded in seen:
+            raise SignatureError(
+                f"{where}: lists {seen[folded]!r} and {name!r}, which some file systems take for "
+                "one file; rename one."
+            )
+        seen[folded] = name
+
+
+def check_plain(path: Path) -> None:
+    """Refuse all but a file that has this name alone; a link's content others can exchange.
+
+    Raises:
+        SignatureError: it is a link, a folder, a pipe or a device, or has a second name.
+    """
+    try:
+        found = os.lstat(path)
+    except OSError as error:
+        raise SignatureError(f"{path}: cannot be looked at ({error.strerror}).") from error
+    if stat.S_ISLNK(found.st_mode):
+        raise SignatureError(f"{path}: is a symbolic link; a signed bundle holds files alone.")
+    if not stat.S_ISREG(found.st_mode):
+        raise SignatureError(f"{path}: is no regular file; a signed bundle holds files alone.")
+    if found.st_nlink > 1:
+        raise SignatureError(
+            f"{path}: has a second name elsewhere (a hard link), by which it can be changed; copy "
+            "the bundle."
+        )
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Every file of the signatures' folder; it and the parents' folder must be folders."""
+    for path in (folder, folder / PARENTS):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise SignatureError(f"{path}: is no folder; signatures lie in one.")
+        if path.exists():
+            yield from (path / name for name in _names(path) if name != PARENTS)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise SignatureError(f"{folder}: cannot be read ({error.strerror}).") from error

@@ -1,0 +1,215 @@
+"""The keys that a vehicle trusts: their roles, how many must sign, and what is revoked.
+
+One document, ``trust.json`` in a folder, which only signed updates change; see `trust_updates`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ..atomic import output_errors, write_whole
+from ..errors import OutputError, SignatureError, arg
+from ..regular_files import read_regular_file
+from ..strict_json import JsonError, parse_json
+from ..words import counted, shortened
+from .keys import PublicKey, public_key
+from .statement import ROLES, Role, moment_of
+
+TRUST_NAME = "trust.json"
+LARGEST = 4 << 20
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrustedKey(_Strict):
+    """A public key, a name for people, and until when it counts."""
+
+    pem: str
+    name: str = ""
+    expires: str | None = None
+
+
+class RoleKeys(_Strict):
+    """The keys of a role, and how many of them must sign."""
+
+    keys: tuple[_Hash, ...] = ()
+    threshold: Annotated[int, Field(ge=1)] = 1
+
+
+class Revoked(_Strict):
+    """Keys by id and models by the hash of their manifest, each with a reason."""
+
+    keys: dict[_Hash, str] = {}
+    models: dict[_Hash, str] = {}
+
+
+class TrustDocument(_Strict):
+    """The content of ``trust.json``.
+
+    Attributes:
+        version: grows by one with every change.
+        minimum_version: of a model; an older one is refused, whoever signed it.
+    """
+
+    schema_version: Literal[1] = 1
+    version: Annotated[int, Field(ge=1)] = 1
+    keys: dict[_Hash, TrustedKey]
+    roles: dict[Role, RoleKeys]
+    revoked: Revoked = Revoked()
+    minimum_version: int = 0
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> TrustDocument:
+        for key_id, key in self.keys.items():
+            if public_key(key.pem, f"key {key_id[:12]}").id != key_id:
+                raise ValueError(f"key {key_id[:12]} is listed under another key's id")
+            if key.expires is not None:
+                moment_of(key.expires)
+        for role, who in self.roles.items():
+            strange = set(who.keys) - set(self.keys)
+            if strange:
+                raise ValueError(f"{role} names a key that is not listed, {min(strange)[:12]}")
+            if len(set(who.keys)) < len(who.keys):
+                raise ValueError(f"{role} names a key twice")
+            if who.keys and who.threshold > len(who.keys):
+                raise ValueError(
+                    f"{role} asks for {who.threshold} signatures of {counted(len(who.keys), 'key')}"
+                )
+        if not self.roles.get("maker", RoleKeys()).keys:
+            raise ValueError("no key is a maker's")
+        return self
+
+
+@dataclass(frozen=True)
+class Trust:
+    """A trust document that was read, with its folder."""
+
+    path: Path
+    document: TrustDocument
+
+    def threshold(self, role: Role) -> int:
+        return self.document.roles.get(role, RoleKeys()).threshold
+
+    def keys(self, role: Role) -> dict[str, PublicKey]:
+        """The keys of a role by id, revoked and expired ones among them."""
+        listed = self.document.roles.get(role, RoleKeys()).keys
+        return {key: public_key(self.document.keys[key].pem, str(self.path)) for key in listed}
+
+    def name(self, key_id: str) -> str:
+        """A key as a sentence names it."""
+        key = self.document.keys.get(key_id)
+        short = key_id[:12] or "no key"
+        return f"{key.name} ({short})" if key is not None and key.name else short
+
+    def problem(self, key_id: str, now: datetime) -> str | None:
+        """The reason why a listed key's signatures do not count, or None."""
+        if key_id in self.document.revoked.keys:
+            return f"was revoked ({self.document.revoked.keys[key_id] or 'no reason given'})"
+        expires = self.document.keys[key_id].expires
+        if expires is not None and moment_of(expires) <= now:
+            return f"expired on {expires}"
+        return None
+
+
+def create_trust(
+    folder: str | Path,
+    makers: Mapping[str, PublicKey],
+    garages: Mapping[str, PublicKey] | None = None,
+    *,
+    maker_threshold: int = 1,
+    garage_threshold: int = 1,
+) -> Trust:
+    """Write the first ``trust.json`` of a vehicle, or of a fleet's image.
+
+    Args:
+        folder: made if it is missing.
+        makers, garages: keys by a name for people.
+
+    Raises:
+        SignatureError: no maker, a key that has both roles, or a threshold that cannot be met.
+        OutputError: the folder holds one already, or cannot be written.
+    """
+    folder = Path(folder)
+    groups: dict[Role, Mapping[str, PublicKey]] = {"maker": makers, "garage": garages or {}}
+    thresholds: dict[Role, int] = {"maker": maker_threshold, "garage": garage_threshold}
+    keys = {
+        key.id: {"pem": key.pem, "name": name}
+        for named in groups.values()
+        for name, key in named.items()
+    }
+    data = {
+        "keys": keys,
+        "roles": {
+            role: {
+                "keys": sorted({key.id for key in named.values()}),
+                "threshold": thresholds[role],
+            }
+            for role, named in groups.items()
+            if named
+        },
+    }
+    trust = Trust(folder, trust_document(data, f"{arg('makers')} and {arg('garages')}"))
+    path = folder / TRUST_NAME
+    with output_errors(folder):
+        folder.mkdir(exist_ok=True)
+    if path.exists():
+        raise OutputError(f"{path}: exists; change what is trusted by a signed update.")
+    write_whole(path, trust_bytes(trust.document))
+    return trust
+
+
+def open_trust(folder: str | Path) -> Trust:
+    """Read the ``trust.json`` of a folder.
+
+    Raises:
+        SignatureError: there is none, or it is damaged or inconsistent.
+    """
+    path = Path(folder) / TRUST_NAME
+    try:
+        content = read_regular_file(path, LARGEST)
+    except FileNotFoundError as error:
+        raise SignatureError(
+            f"{folder}: has no {TRUST_NAME}; make it with roadshift trust create."
+        ) from error
+    except OSError as error:
+        raise SignatureError(f"{path}: cannot be read ({error.strerror}).") from error
+    return Trust(Path(folder), parse_trust(content, path))
+
+
+def parse_trust(content: bytes, where: str | Path) -> TrustDocument:
+    """The document of a file's content; SignatureError where it is damaged or inconsistent."""
+    try:
+        return trust_document(parse_json(content, unique_keys=True), str(where))
+    except JsonError as error:
+        raise SignatureError(f"{where}: is not JSON ({error}).") from error
+
+
+def trust_document(data: Any, where: str) -> TrustDocument:
+    """The document of parsed JSON; SignatureError where it is inconsistent."""
+    try:
+        document = TrustDocument.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        place = f" at {shortened(repr(key))}" if key else ""
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise SignatureError(f"{where}: invalid{place}: {reason}.") from error
+    both = set.intersection(*(set(document.roles.get(r, RoleKeys()).keys) for r in ROLES))
+    if both:
+        raise SignatureError(f"{where}: key {min(both)[:12]} has both roles; give each its own.")
+    return document
+
+
+def trust_bytes(document: TrustDocument) -> bytes:
+    """The content of ``trust.json``, and what makers sign."""
+    return (json.dumps(document.model_dump(mode="json"), indent=1) + "\n").encode()

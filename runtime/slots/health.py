@@ -1,0 +1,90 @@
+"""The health of a model on trial: how fast it is, and whether it still sees every class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAMES = 100  # that a model on trial sees before it may take over
+SEEN = 0.001  # share of pixels from which on a class counts as there
+MOST_LOST = 0.9  # share of its area that a class may lose against the model before
+
+
+@dataclass(frozen=True)
+class Health:
+    """The outcome of a trial: one sentence for each check, and whether all passed."""
+
+    passed: bool
+    sentences: tuple[str, ...]
+    frames: int
+    p99_ms: float | None
+
+
+@dataclass
+class Trials:
+    """Frames that a model on trial has seen beside the one that runs.
+
+    Args:
+        classes: their names, in index order.
+        p99_ms: the longest that is allowed; None for no bound.
+    """
+
+    classes: Sequence[str]
+    p99_ms: float | None = None
+    _before: NDArray[np.float64] = field(init=False)
+    _after: NDArray[np.float64] = field(init=False)
+    _times_ms: list[float] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._before, self._after = np.zeros(256), np.zeros(256)
+
+    @property
+    def frames(self) -> int:
+        return len(self._times_ms)
+
+    def add(
+        self, before: NDArray[np.uint8] | None, after: NDArray[np.uint8], took_ms: float
+    ) -> None:
+        """Count one frame.
+
+        Args:
+            before: labels of the model that runs; None where none does.
+            after: labels of the model on trial, of the same frame.
+            took_ms: that its engine took.
+        """
+        if before is not None:
+            self._before += _shares(before)
+            self._after += _shares(after)
+        self._times_ms.append(took_ms)
+
+    def health(self) -> Health:
+        """The outcome so far."""
+        p99 = float(np.percentile(self._times_ms, 99)) if self._times_ms else None
+        problems = [*self._slow(p99), *self._lost()]
+        seen = f"{self.frames} frames seen, " + (f"p99 {p99:.1f} ms" if p99 else "none timed")
+        return Health(not problems, tuple(problems) or (seen,), self.frames, p99)
+
+    def _slow(self, p99: float | None) -> list[str]:
+        if p99 is None:
+            return ["no frame was seen"]
+        if self.p99_ms is not None and p99 > self.p99_ms:
+            return [f"a frame takes {p99:.1f} ms (p99), and at most {self.p99_ms:g} are allowed"]
+        return []
+
+    def _lost(self) -> list[str]:
+        total = float(self._before.sum())
+        problems = []
+        for index, name in enumerate(self.classes):
+            before, after = float(self._before[index]), float(self._after[index])
+            if before >= SEEN * total > 0 and after < (1 - MOST_LOST) * before:
+                lost = 100 * (1 - after / before)
+                problems.append(f"{name} has lost {lost:.0f} % of the area that it had before")
+        return problems
+
+
+def _shares(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Share of the pixels by class index, (256,); maps of any size count alike."""
+    return np.bincount(labels.ravel(), minlength=256) / labels.size

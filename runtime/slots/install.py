@@ -1,0 +1,167 @@
+"""Installing: a verified copy of a bundle in the slot that does not run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..atomic import flush, output_errors
+from ..bundle import MANIFEST_NAME, Bundle, open_bundle
+from ..engines import Engine, open_engine
+from ..errors import BundleError, EngineError, SignatureError, SlotError, arg
+from ..signing import Trust, Verified, verify_bundle
+from ..signing.statement import SIGNATURES
+from .changes import record
+from .self_test import check_self_test
+from .state import Installed, SlotState
+from .store import SlotStore
+
+OpenEngine = Callable[[Bundle], Engine]
+
+
+def install(
+    store: SlotStore,
+    source: str | Path,
+    trust: Trust,
+    *,
+    self_test: bool = True,
+    open_with: OpenEngine = open_engine,
+    note: Callable[[str], None] = lambda _: None,
+) -> Installed:
+    """Install a signed bundle in the slot that does not run; what runs is not touched.
+
+    The bundle is verified, copied, and the copy verified again, so that what was checked is what is
+    kept. It has to open on this machine and to give the labels that its export recorded.
+
+    Args:
+        source: the bundle's folder.
+        self_test: whether a bundle without a self-test is refused.
+        open_with: opens the engine that the self-test runs on.
+
+    Returns:
+        What is now in the slot.
+
+    Raises:
+        SignatureError: it is not trusted, or its version is not above what was committed before.
+        SlotError: a model is being tried, this one is installed already, its classes are others
+            than those of the model that runs, its gate refused it, or it brings no self-test.
+        EngineError: it does not open here, or does not give the recorded labels.
+        OutputError: the disk is full, or cannot be written.
+    """
+    try:
+        with store.installing() as incoming:
+            copied = _copied(store, Path(source), incoming, trust)
+            with open_with(copied.bundle) as engine:
+                note(engine.reason)
+                agreement = check_self_test(copied.bundle, engine)
+            if agreement is None and self_test:
+                raise SlotError(
+                    f"{source}: brings no self-test; export it with this version of Roadshift and "
+                    f"sign it again, or install it with {arg('self_test', False)}."
+                )
+            return _admit(store, Path(source), incoming, copied, agreement)
+    except (EngineError, SignatureError, SlotError, BundleError) as error:
+        record(store, "refused", {"source": str(source), "reason": str(error)})
+        raise
+
+
+def _copied(store: SlotStore, source: Path, incoming: Path, trust: Trust) -> Verified:
+    """A verified copy of a bundle that may be installed."""
+    state = store.state()
+    found = _verified(source, trust, state, store)
+    _check_may_enter(store, state, source, found.bundle)
+    copy_bundle(found.bundle, incoming)
+    copied = _verified(incoming, trust, state, store)
+    if copied.bundle.hash != found.bundle.hash:
+        raise SlotError(f"{source}: was changed while it was copied; install it again.")
+    return copied
+
+
+def _admit(
+    store: SlotStore, source: Path, incoming: Path, copied: Verified, agreement: float | None
+) -> Installed:
+    """Put the copy in the idle slot, if nothing that matters changed meanwhile."""
+    with store.changing() as state:
+        _check_may_enter(store, state, source, copied.bundle)
+        installed = Installed(
+            hash=copied.bundle.hash,
+            version=copied.version,
+            role=copied.role,
+            signers=copied.signers,
+        )
+        store.admit(incoming, installed.hash)
+        details = {
+            "slot": state.idle,
+            **installed.model_dump(include={"hash", "version", "role", "signers"}, mode="json"),
+            "self_test": agreement,
+        }
+        store.change(state, "installed", details, slots={**state.slots, state.idle: installed})
+        return installed
+
+
+def _check_may_enter(store: SlotStore, state: SlotState, source: Path, bundle: Bundle) -> None:
+    """Refuse while a model is tried, what is there already, and what does not fit what runs."""
+    if state.trial is not None:
+        raise SlotError(
+            f"{store.path}: the model in slot {state.trial.slot} is being tried; commit it or roll "
+            "it back first."
+        )
+    for slot, there in state.slots.items():
+        if there.hash == bundle.hash and there.condition != "failed":
+            raise SlotError(f"{source}: is in slot {slot} already.")
+    _check_fits(store, state, bundle)
+
+
+def _verified(source: Path, trust: Trust, state: SlotState, store: SlotStore) -> Verified:
+    """The bundle, trusted, and above the floor."""
+    bundle = open_bundle(source)
+    now = store.now(state)
+    return verify_bundle(bundle, trust, now=now, minimum_version=state.floor + 1)
+
+
+def _check_fits(store: SlotStore, state: SlotState, bundle: Bundle) -> None:
+    """Refuse what the gate refused, and classes that whoever reads the labels does not know."""
+    verdict = bundle.manifest.verdict
+    if verdict is not None and verdict.decision == "keep":
+        raise SlotError(f"{bundle.path}: its own gate refused it: {verdict.sentence}")
+    active = state.model(state.active)
+    if active is None:
+        return
+    classes = open_bundle(store.folder(active.hash), verify=False).label_space.classes
+    if tuple(bundle.label_space.classes) != tuple(classes):
+        raise SlotError(
+            f"{bundle.path}: has other classes than the model that runs; programs that read its "
+            "labels would take one for another. Make slots of its own for it."
+        )
+
+
+def copy_bundle(bundle: Bundle, folder: Path) -> None:
+    """Copy a bundle's files and signatures, flushed; links become what they are, never followed.
+
+    Raises:
+        BundleError: a file is not the one that its manifest lists.
+        OutputError: the disk is full, or cannot be written.
+    """
+    for artefact in bundle.manifest.artefacts:
+        _write(folder / artefact.path, bundle.content(artefact))
+    names: list[tuple[str, ...]] = [(MANIFEST_NAME,)]
+    signatures = bundle.path / SIGNATURES
+    for below, _, files in os.walk(signatures):
+        names += [(*Path(below).relative_to(bundle.path).parts, name) for name in files]
+    for parts in names:
+        source = bundle.path.joinpath(*parts)
+        if source.is_symlink() or not source.is_file():
+            raise SlotError(f"{source}: is no regular file; nothing else is installed.")
+        _write(folder.joinpath(*parts), source.read_bytes())
+    for below, _, _ in os.walk(folder):
+        flush(Path(below))
+
+
+def _write(path: Path, content: bytes) -> None:
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())

@@ -1,0 +1,120 @@
+"""The state of a vehicle's slots: one small document, replaced whole."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from ..errors import SlotError
+from ..signing.statement import Role
+from ..strict_json import JsonError, parse_json
+from ..words import shortened
+
+Slot = Literal["a", "b"]
+SLOTS: tuple[Slot, Slot] = ("a", "b")
+Condition = Literal["installed", "good", "failed"]
+
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Installed(_Strict):
+    """The model in a slot.
+
+    Attributes:
+        hash: of its bundle, which lies in ``models/HASH``.
+        version, role, signers: what its signatures said when it was installed.
+        condition: "installed", "good" once it was committed, or "failed", and then ``reason``.
+    """
+
+    hash: _Hash
+    version: int
+    role: Role
+    signers: tuple[str, ...]
+    condition: Condition = "installed"
+    reason: str = ""
+
+
+class OnTrial(_Strict):
+    """A model that is being tried, and how many starts are left for it to become healthy."""
+
+    slot: Slot
+    starts_left: Annotated[int, Field(ge=0)]
+
+
+class SlotState(_Strict):
+    """The whole state.
+
+    Attributes:
+        generation: grows by one with every change.
+        active: the slot that runs; None until a first model was committed.
+        trial: the other one, while it is tried.
+        floor: the least version that an installation accepts; grows with every commit.
+        starts: how many starts a trial has.
+        p99_ms: longest time at the 99th percentile that a frame may take the engine; None for no
+            bound.
+        latest: the latest time that was seen, so that a clock set back makes nothing valid again.
+        record: the audit record of the change that led here.
+    """
+
+    schema_version: Literal[1] = 1
+    generation: Annotated[int, Field(ge=0)] = 0
+    active: Slot | None = None
+    trial: OnTrial | None = None
+    slots: dict[Slot, Installed] = {}
+    floor: int = 0
+    starts: Annotated[int, Field(ge=1)] = 3
+    p99_ms: Annotated[float, Field(gt=0)] | None = None
+    latest: str
+    record: dict[str, JsonValue]
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> SlotState:
+        if self.active is not None and self.active not in self.slots:
+            raise ValueError("the active slot is empty")
+        if self.trial is not None and (
+            self.trial.slot not in self.slots or self.trial.slot == self.active
+        ):
+            raise ValueError("the slot on trial is empty or active")
+        return self
+
+    @property
+    def idle(self) -> Slot:
+        """The slot that an installation may fill."""
+        return "b" if self.active == "a" else "a"
+
+    def model(self, slot: Slot | None) -> Installed | None:
+        """The model in a slot, if there is one."""
+        return self.slots.get(slot) if slot is not None else None
+
+    def to_bytes(self) -> bytes:
+        """The content of the state's file."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1) + "\n").encode()
+
+
+def parse_state(content: bytes, where: Path) -> SlotState:
+    """The state of a file's content.
+
+    Raises:
+        SlotError: it is damaged or inconsistent.
+    """
+    try:
+        data: Any = parse_json(content, unique_keys=True)
+        return SlotState.model_validate(data)
+    except JsonError as error:
+        raise SlotError(
+            f"{where}: is not JSON ({error}); restore it, or make slots anew."
+        ) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise SlotError(
+            f"{where}: invalid at {shortened(repr(key))}: {first['msg']}; restore it, or make "
+            "slots anew."
+        ) from error

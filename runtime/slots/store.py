@@ -1,0 +1,241 @@
+"""The folder of a vehicle's slots.
+
+    state.json     which slot runs, what is in each, what is tried; replaced by one rename
+    audit.jsonl    every change, a line each, chained by hashes
+    models/HASH/   the bundles, never changed once they have their name
+    lock           held while something is changed
+    install.lock   held by the one program that installs; others change the state meanwhile
+
+A change is one new ``state.json``. It carries the audit record of the change, which is appended
+after; where a kill comes between, the next program that changes something appends it. Bundles that
+no state names are left by a kill, and removed then, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ..atomic import flush, output_error, output_errors, replacing
+from ..errors import SlotError
+from ..regular_files import read_regular_file
+from ..signing.statement import moment_of, text_of
+from .audit import AuditRecord, append_missing, hash_of, new_record, read_audit, record_line
+from .state import SlotState, parse_state
+
+STATE_NAME = "state.json"
+MODELS = "models"
+
+PATIENCE_S = 30.0  # that a change waits for another program's
+
+_LOCK = "lock"
+_INSTALL_LOCK = "install.lock"
+_POLL_S = 0.02
+_LARGEST = 1 << 20
+_INCOMING = ".incoming"
+_PART = ".state.json.part"
+
+
+@dataclass(frozen=True)
+class SlotStore:
+    """A folder of slots; `state` reads it anew at every call."""
+
+    path: Path
+
+    def state(self) -> SlotState:
+        """The state as it is now.
+
+        Raises:
+            SlotError: the folder holds no slots, or its state is damaged.
+        """
+        where = self.path / STATE_NAME
+        try:
+            return parse_state(read_regular_file(where, _LARGEST), where)
+        except FileNotFoundError as error:
+            raise SlotError(
+                f"{self.path}: holds no slots; make them with roadshift slot init."
+            ) from error
+        except OSError as error:
+            raise SlotError(f"{where}: cannot be read ({error.strerror}).") from error
+
+    def folder(self, hash: str) -> Path:
+        """The folder of a model."""
+        return self.path / MODELS / hash
+
+    @contextmanager
+    def changing(self) -> Iterator[SlotState]:
+        """Hold the lock; the state before the change, after what a kill left was put in order.
+
+        Raises:
+            SlotError: another program holds it for `PATIENCE_S`, or the state is damaged.
+            OutputError: the folder cannot be written.
+        """
+        with self._locked(_LOCK, PATIENCE_S):
+            state = self.state()
+            append_missing(self.path, state.record)
+            self._remove_leftovers(state)
+            yield state
+
+    def change(
+        self, before: SlotState, event: str, details: dict[str, Any], **parts: Any
+    ) -> SlotState:
+        """Write the next state, with ``parts`` that differ, and its audit record.
+
+        Raises:
+            OutputError: the folder cannot be written; the state is still ``before``.
+        """
+        now = self.now(before)
+        after = SlotState.model_validate(
+            {
+                **before.model_dump(),
+                **parts,
+                "generation": before.generation + 1,
+                "latest": text_of(now),
+                "record": new_record(before.record, event, details, now),
+            }
+        )
+        _write_state(self.path, after)
+        append_missing(self.path, after.record)
+        self._remove_leftovers(after)
+        return after
+
+    def audit(self) -> list[AuditRecord]:
+        """Every record, each checked against the one before, and the last against the state.
+
+        Raises:
+            SlotError: the chain is broken, or the file does not end with the last change.
+        """
+        records = list(read_audit(self.path))
+        state = self.state()
+        if not records or records[-1].hash != hash_of(record_line(state.record)):
+            raise SlotError(
+                f"{self.path}: the audit file does not end with the last change; it was changed or "
+                "cut, or a kill came in between: then the next change completes it."
+            )
+        return records
+
+    def now(self, state: SlotState) -> datetime:
+        """The time, which never goes back behind what the state has seen."""
+        return max(datetime.now(timezone.utc), moment_of(state.latest))
+
+    @contextmanager
+    def installing(self) -> Iterator[Path]:
+        """An empty folder for a model on its way in, for one program at a time.
+
+        Raises:
+            SlotError: another program is installing.
+            OutputError: the folder cannot be made.
+        """
+        with self._locked(_INSTALL_LOCK, 0.0):
+            folder = self.path / MODELS / _INCOMING
+            shutil.rmtree(folder, ignore_errors=True)
+            with output_errors(folder):
+                folder.mkdir(parents=True)
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def admit(self, incoming: Path, hash: str) -> None:
+        """Give a flushed model its name; one of that name, which is the same, is replaced."""
+        target = self.folder(hash)
+        with output_errors(target):
+            if target.exists():
+                shutil.rmtree(target)
+            incoming.rename(target)
+            flush(target.parent)
+
+    @contextmanager
+    def _locked(self, name: str, patience_s: float) -> Iterator[None]:
+        if not (self.path / STATE_NAME).exists():
+            self.state()  # says so
+        with output_errors(self.path):
+            descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            until = time.monotonic() + patience_s
+            while not _lock(descriptor, self.path):
+                if time.monotonic() >= until:
+                    raise SlotError(
+                        f"{self.path}: another program is changing these slots; wait for it."
+                    )
+                time.sleep(_POLL_S)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _remove_leftovers(self, state: SlotState) -> None:
+        """Remove models that no slot holds; a failure to do so is left to the next change."""
+        named = {installed.hash for installed in state.slots.values()}
+        with suppress(OSError):
+            for path in (self.path / MODELS).iterdir():
+                if path.name not in named and path.name != _INCOMING:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = None) -> SlotStore:
+    """Make a folder of two empty slots.
+
+    Args:
+        starts: how many starts of a run a model on trial has to become healthy.
+        p99_ms: longest time at the 99th percentile that a frame may take the engine.
+
+    Raises:
+        SlotError: there are slots already, or a value is out of range.
+        OutputError: the folder cannot be made.
+    """
+    path = Path(path)
+    if (path / STATE_NAME).exists():
+        raise SlotError(f"{path}: holds slots already; see roadshift slot status.")
+    if starts < 1 or (p99_ms is not None and not p99_ms > 0):
+        raise SlotError(f"{path}: starts and p99_ms must be positive, got {starts} and {p99_ms}.")
+    now = datetime.now(timezone.utc)
+    state = SlotState(
+        starts=starts,
+        p99_ms=p99_ms,
+        latest=text_of(now),
+        record=new_record(None, "created", {"starts": starts, "p99_ms": p99_ms}, now),
+    )
+    with output_errors(path):
+        (path / MODELS).mkdir(parents=True, exist_ok=True)
+    _write_state(path, state)
+    append_missing(path, state.record)
+    return SlotStore(path)
+
+
+def open_slots(path: str | Path) -> SlotStore:
+    """The slots of a folder, read once to see that they are whole.
+
+    Raises:
+        SlotError: there are none, or their state is damaged.
+    """
+    store = SlotStore(Path(path))
+    store.state()
+    return store
+
+
+def _lock(descriptor: int, where: Path) -> bool:
+    """Try to lock an open file; False where another program has."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            return False
+        raise output_error(error, where) from error
+    return True
+
+
+def _write_state(folder: Path, state: SlotState) -> None:
+    path = folder / STATE_NAME
+    with output_errors(path):
+        with replacing(path, _PART) as file:
+            file.write(state.to_bytes())
+        flush(folder)

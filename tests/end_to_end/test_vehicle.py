@@ -1,0 +1,106 @@
+"""A model on its way into a vehicle, by the commands and by the scripts for updaters."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fleets import Fleet
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def car(tmp_path: Path) -> Fleet:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        image = rng.integers(0, 256, (4, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        cv2.imwrite(str(frames / f"{number}.png"), image)
+    return Fleet(tmp_path)
+
+
+def roadshift(*arguments: object, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "roadshift.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout if not code else done.stderr
+
+
+@pytest.mark.slow
+def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
+    bundle = car.model(2)
+    shutil.rmtree(bundle.path / "signatures")
+    slots, trust = ("--slots", car.store.path), ("--trust", car.trust.path)
+    assert "is not signed" in roadshift("verify", bundle.path, *trust, code=8)
+    roadshift("sign", bundle.path, "--key", car.folder / "maker.key", "--version", 7)
+    assert json.loads(roadshift("verify", bundle.path, *trust, "--json"))["version"] == 7
+    packed = car.folder / "m.roadshift"
+    roadshift("pack", bundle.path, "--out", packed)
+    roadshift("slot", "install", packed, *slots, *trust)
+    roadshift("slot", "try", *slots, *trust)
+    out = car.folder / "out"
+    roadshift("run", *slots, *trust, car.folder / "frames", "--out", out)
+    assert len(list((out / "labels").iterdir())) == 4
+    state = json.loads(roadshift("slot", "commit", *slots, *trust, car.folder / "frames", "--json"))
+    assert (state["active"], state["floor"]) == ("a", 7)
+    events = [one["event"] for one in json.loads(roadshift("slot", "audit", *slots, "--json"))]
+    assert events == ["created", "installed", "tried", "started", "committed"]
+
+
+@pytest.mark.slow
+def test_an_updater_walks_through_its_states(car: Fleet, tmp_path: Path) -> None:
+    """The states of Mender's update modules in the order that its documentation gives."""
+    car.running(1)
+    bin_folder = tmp_path / "bin"
+    bin_folder.mkdir()
+    program = bin_folder / "roadshift"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m roadshift.cli "$@"\n')
+    program.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+        "ROADSHIFT_SLOTS": str(car.store.path),
+        "ROADSHIFT_TRUST": str(car.trust.path),
+        "ROADSHIFT_WAIT": "1s",
+    }
+    tree = tmp_path / "tree"
+    (tree / "files").mkdir(parents=True)
+
+    def script(name: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "configs" / "updaters" / name, *map(str, arguments)],
+            env={**environment, **more},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert script("mender-roadshift", "SupportsRollback", tree).stdout == "Yes\n"
+    assert script("mender-roadshift", "NeedsArtifactReboot", tree).stdout == "No\n"
+    assert script("mender-roadshift", "ArtifactInstall", tree).returncode == 1
+    roadshift("pack", car.model(2).path, "--out", tree / "files" / "m.roadshift")
+    done = script("mender-roadshift", "ArtifactInstall", tree)
+    assert done.returncode == 0, done.stderr
+    assert car.store.state().trial is not None
+    undecided = script("mender-roadshift", "ArtifactCommit", tree)
+    assert "still on trial" in undecided.stderr
+    assert script("mender-roadshift", "ArtifactRollback", tree).returncode == 0
+    assert car.store.state().slots["b"].reason == "Mender rolled back"
+    assert script("mender-roadshift", "ArtifactRollback", tree).returncode == 0  # once is enough
+    packed = tree / "files" / "m.roadshift"
+    roadshift("pack", car.model(3).path, "--out", packed)
+    done = script("rauc-hook", "slot-install", RAUC_IMAGE_NAME=str(packed))
+    assert done.returncode == 0, done.stderr
+    assert car.store.state().trial is not None
+    assert script("rauc-hook", "slot-post-install").returncode == 1

@@ -1,0 +1,251 @@
+"""Reports: every number is the document's, text is escaped, nothing is fetched; card and bill."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fleets import Fleet
+from roadshift.runtime.bundle import BundleWriter, Measurement, open_bundle
+from roadshift.runtime.engines import open_engine
+from roadshift.runtime.errors import ConfigError, OutputError
+from roadshift.runtime.frames import open_frames
+from roadshift.runtime.frames.images import write_image
+from roadshift.runtime.reporting.card import model_card
+from roadshift.runtime.reporting.charts import bars, lines
+from roadshift.runtime.reporting.html import rounded
+from roadshift.runtime.reporting.materials import bill_of_materials
+from roadshift.runtime.reporting.pictures import picture_sections
+from roadshift.runtime.reporting.report import write_report
+from roadshift.runtime.verdict import Check, Verdict
+from signed_bundles import small_bundle
+
+EVALUATION = {
+    "miou": 41.23456789,
+    "iou": {"road": 91.5, "car<script>": 12.25, "train": None},
+    "pixel_accuracy": 88.125,
+    "frames": 12,
+    "ci95": [39.5, 43.0625],
+    "engine": {"backend": "onnxruntime"},
+}
+BENCH = [
+    {
+        **{"artefact": "model.onnx", "backend": "onnxruntime", "precision": "fp32"},
+        **{"device": "cpu", "p50_ms": 10.5, "p90_ms": 11.25, "p99_ms": 12.125, "fps": 95.0},
+        **{"peak_mib": 210.5, "label_agreement": 100.0, "miou": None, "stages_ms": {}},
+    }
+]
+COMPARISON = [
+    {"method": "source only", "miou": 20.5, "gain": 0.0, "iou": {"road": 80.5}},
+    {"method": "iapc", "miou": 25.125, "gain": 4.625, "seconds": 61.5, "iou": {"road": 85.25}},
+    {"method": "ld", "miou": None, "error": "it failed"},
+]
+
+
+class Page(HTMLParser):
+    """The values of a page's ``data`` elements, its text, its links, and its embedded JSON."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.values: list[float] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+        self.said = ""
+        self.document: Any = None
+        self._script = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append(tag)
+        self._script = tag == "script"
+        if tag == "data":
+            self.values.append(float(found["value"] or ""))
+        self.links += [found[key] or "" for key in ("src", "href") if key in found]
+        if tag == "img":
+            assert found["alt"]
+        if tag == "svg" and "aria-hidden" not in found:
+            assert found["role"] == "img"
+            assert found["aria-label"]
+
+    def handle_data(self, data: str) -> None:
+        if self._script:
+            self.document = json.loads(data)
+            self._script = False
+        else:
+            self.said += data
+
+
+def numbers(document: Any) -> list[float]:
+    """Every number of a document, nested or not."""
+    if isinstance(document, dict):
+        return [n for value in document.values() for n in numbers(value)]
+    if isinstance(document, list):
+        return [n for value in document for n in numbers(value)]
+    is_number = isinstance(document, (int, float)) and not isinstance(document, bool)
+    return [float(document)] if is_number else []
+
+
+@pytest.mark.parametrize(
+    ("name", "document"), [("eval", EVALUATION), ("bench", BENCH), ("compare", COMPARISON)]
+)
+def test_every_number_is_the_documents(tmp_path: Path, name: str, document: Any) -> None:
+    path = write_report(tmp_path / "r.html", results={name: document})
+    page = Page(path.read_text())
+    assert page.document["results"] == {name: document}
+    assert sorted(set(page.values)) == sorted(set(numbers(document)))
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+
+
+def full_bundle(path: Path) -> None:
+    """A bundle with history, a verdict and a measured figure."""
+    checks = (Check("entropy", 0.5, 0.25, -0.5, 0.125, 0.75, True, "It is certain enough."),)
+    verdict = Verdict("keep", "The <b>car</b> is gone.", checks, 16, 2.5, "a" * 64)
+    base = small_bundle(path)
+    history = "".join(
+        json.dumps({"stage": "teach", "step": i, "losses": {"ce": 2.0 / i, "total": 1.0}}) + "\n"
+        for i in range(1, 2000)
+    )
+    with BundleWriter(path, overwrite=True, base=base) as writer:
+        writer.add_bytes("history.jsonl", history.encode(), kind="history")
+        writer.commit(
+            measured=[Measurement(name="miou", value=33.5, unit="%", how="on <frames>")],
+            verdict=verdict,
+        )
+
+
+def test_a_page_of_bundles_says_it_all_and_runs_nothing(tmp_path: Path) -> None:
+    full_bundle(tmp_path / "one")
+    first = open_bundle(tmp_path / "one")
+    second = small_bundle(tmp_path / "two", 1, first.hash)
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(5):
+        write_image(frames / f"{number}.png", np.full((20, 30, 3), 50 * number, np.uint8))
+    pictures = picture_sections([first, second], open_frames(frames), open_with=open_engine)
+    assert len(pictures[0].pictures) == 3
+    path = write_report(tmp_path / "r.html", [first, second], pictures=pictures)
+    text = path.read_text()
+    page = Page(text)
+    for said in ("keep the incumbent", "The <b>car</b> is gone.", "Nobody signed this model."):
+        assert said in page.said
+    assert "<b>car</b>" not in text
+    assert {0.5, 0.25, -0.5, 0.125, 0.75, 33.5} <= set(page.values)
+    assert page.document["bundles"][1]["provenance"]["parent"] == first.hash
+    assert "one (" in page.said, "the lineage names the model before"
+    assert page.tags.count("img") == 3
+    assert page.tags.count("script") == 1
+    assert "default-src 'none'" in text
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+
+
+def test_a_page_of_slots_has_their_audit(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.running(1)
+    page = Page(write_report(tmp_path / "r.html", slots=fleet.store).read_text())
+    for event in ("created", "installed", "tried", "committed"):
+        assert event in page.said
+    signed = Page(write_report(tmp_path / "s.html", [open_bundle(tmp_path / "v1")]).read_text())
+    assert fleet.key.public.id[:12] in signed.said
+
+
+def test_what_cannot_be_reported_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="give at least one"):
+        write_report(tmp_path / "r.html")
+    monkeypatch.setattr("roadshift.runtime.reporting.report.MOST_BYTES", 1000)
+    with pytest.raises(OutputError, match="report on fewer"):
+        write_report(tmp_path / "r.html", results={"eval": EVALUATION})
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_charts_take_what_histories_hold() -> None:
+    nan = float("nan")
+    assert "nothing was recorded" in lines("L", {"a": [(1, nan)]}, x="step", y="y")
+    drawn = lines("L", {"a": [(i, i * 0.5) for i in range(5000)], "b": [(3, 7.0)]}, x="s", y="y")
+    assert drawn.count("<path") == 2
+    assert len(drawn) < 15_000
+    assert "nothing was measured" in bars("B", [("a", nan)], unit="%")
+    assert [rounded(v) for v in (3, 1234567, 0.0, 12.345, 0.000123)] == [
+        *("3", "1,234,567", "0.00", "12.35", "0.000123"),
+    ]
+
+
+def test_a_card_has_front_matter_that_the_hub_reads(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    full_bundle(tmp_path / "one")
+    text = model_card(open_bundle(tmp_path / "one"), EVALUATION)
+    _, front, body = re.split(r"^---$", text, maxsplit=2, flags=re.M)
+    found = yaml.safe_load(front)
+    assert found["pipeline_tag"] == "image-segmentation"
+    (result,) = found["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == EVALUATION["miou"]
+    assert "keep: The <b>car</b> is gone." in body
+
+
+def test_a_bill_names_every_file_and_is_the_same_each_time(tmp_path: Path) -> None:
+    full_bundle(tmp_path / "one")
+    bundle = open_bundle(tmp_path / "one")
+    bill = bill_of_materials(bundle)
+    assert bill == bill_of_materials(open_bundle(bundle.path))
+    files = {c["name"]: c["hashes"][0]["content"] for c in bill["components"] if "hashes" in c}
+    assert files["manifest.json"] == bundle.hash
+    assert set(files) == {"manifest.json", "model.onnx", "history.jsonl"}
+    known = {c["bom-ref"] for c in bill["components"]} | {"model"}
+    assert {ref for d in bill["dependencies"] for ref in (d["ref"], *d["dependsOn"])} == known
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
+def test_a_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> None:
+    full_bundle(tmp_path / "one")
+    results = {"eval": EVALUATION, "bench": BENCH, "compare": COMPARISON}
+    path = write_report(tmp_path / "r.html", [open_bundle(tmp_path / "one")], results=results)
+    for width in (360, 800, 1400):
+        shot = tmp_path / f"{width}.png"
+        said = browser(path, f"--window-size={width},1600", f"--screenshot={shot}")
+        assert "CONSOLE" not in said.stderr
+        assert shot.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
+def test_axe_finds_nothing(tmp_path: Path) -> None:
+    axe = Path(__file__).parents[3] / "build" / "node_modules" / "axe-core" / "axe.min.js"
+    if not axe.exists():
+        pytest.skip("axe-core is not installed: npm install --prefix build axe-core")
+    full_bundle(tmp_path / "one")
+    results = {"eval": EVALUATION, "bench": BENCH, "compare": COMPARISON}
+    path = write_report(tmp_path / "r.html", [open_bundle(tmp_path / "one")], results=results)
+    text = re.sub(r"<meta http-equiv.*?>\n", "", path.read_text())
+    run = (
+        "axe.run().then(r => { const p = document.createElement('pre'); p.id = 'found';"
+        "p.textContent = JSON.stringify([r.passes.length, r.violations.map(v => [v.id, "
+        "v.nodes.map(n => n.html.slice(0, 120))])]); document.body.append(p) })"
+    )
+    path.write_text(text.replace("</body>", f"<script src='{axe}'></script><script>{run}</script>"))
+    shown = browser(path, "--dump-dom", "--virtual-time-budget=10000").stdout
+    found = re.search(r'<pre id="found">(.*?)</pre>', shown)
+    assert found is not None
+    passes, violations = json.loads(found[1].replace("&lt;", "<").replace("&gt;", ">"))
+    assert passes > 10
+    assert violations == []
+
+
+def browser(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    return subprocess.run(
+        [CHROMIUM, *flags, *options, path.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
