@@ -54,7 +54,8 @@ TRAIN = (
     "training.warmup_steps=40",
     "training.amp=off",
 )
-SHORT = ("training.steps=40", "training.amp=off", "nightshift.scales=[1.0]")
+STILL = ("warm_start=source", "final_bn=false")  # the one batch norm as the source left it
+SHORT = ("training.steps=40", "training.amp=off", "nightshift.scales=[1.0]", *STILL)
 PARTS = ("all", "norm", "head", "lora", "norm, 10 times the rate", "lora, 10 times the rate")
 WAYS: dict[str, Way] = {
     "all": Way("nightshift", SHORT),
@@ -131,7 +132,7 @@ def frames_of(work: Path, seed: int, road: str) -> tuple[Path, Path]:
 
 
 def of_one_layer(frames: Sequence[Path], share: float) -> Callable[[Any], None]:
-    """A change that the rule leaves out: the one layer's statistics mixed with the frames'."""
+    """A change of the one batch norm: its statistics mixed with those of the frames."""
 
     def change(network: SegmentationNetwork) -> None:
         normalise = Normalise(IMAGENET_INPUT)

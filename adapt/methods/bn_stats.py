@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from ...runtime.errors import NetworkError
 from ..networks import SegmentationNetwork
-from ..networks.normalisation import why_no_statistics
+from ..networks.batch_norm import batch_norm_layers
+from ..networks.normalisation import KEEPS_NONE
 from ..run.config import Settings
 from .base import Method, Stage
 
@@ -41,11 +42,11 @@ class BnStats(Method):
 
     @classmethod
     def check(cls, model: SegmentationNetwork) -> None:
-        """See `Method.check`: there must be statistics that are worth mixing."""
-        if why := why_no_statistics(model):
+        """See `Method.check`: there must be statistics to mix."""
+        if not batch_norm_layers(model):
             raise NetworkError(
-                f"bn_stats changes batch-norm statistics alone, and {why}; choose a method that "
-                "takes steps, such as nightshift."
+                f"bn_stats changes batch-norm statistics alone, and {KEEPS_NONE}; choose a method "
+                "that takes steps, such as nightshift."
             )
 
     @staticmethod

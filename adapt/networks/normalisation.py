@@ -1,10 +1,10 @@
 """Layers that normalise, of every kind, and the rule on when batch norm's statistics tell enough.
 
-Adaptation by statistics (mixing them, Tent, the second opinion of a verdict) rests on batch norm
-that stands throughout a network: then its statistics say of every depth what the frames look like
-there, and replacing them moves every depth. A transformer with one batch norm in its decoder has
-statistics of its last features alone: mixing them shifts what the classifier was trained on, and
-leaves untouched all that the shift went through before.
+A verdict's second opinion, the size of a shift in nats and Tent rest on batch norm that stands
+throughout a network: then its statistics say of every depth what the frames look like there. A
+transformer with one batch norm in its decoder has statistics of its last features alone. Mixing
+them with the frames' pays all the same (docs/results/without-batch-norm.md); what they would say of
+the network before them they do not.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from .batch_norm import batch_norm_layers
 # half of it instance norm, is told everywhere what the frames look like, too.
 LEAST_OF_WEIGHTED = 0.2  # batch norms for each convolution or linear layer
 LEAST_OF_NORMS = 0.5  # share of batch norm in the layers that normalise
+
+KEEPS_NONE = "the network keeps no batch-norm statistics"
 
 _TORCHS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first: batch and instance norm
 _WEIGHTED = (
@@ -56,8 +58,8 @@ def carries_statistics(model: nn.Module) -> bool:
     """Tell whether batch norm with running statistics stands throughout the network: the rule.
 
     It does where there is one for every five convolutions and linear layers at least, and no other
-    kind of normalisation has more layers than it. Where it does not, no method mixes or
-    re-estimates statistics, and a verdict does without them.
+    kind of normalisation has more layers than it. Where it does not, a verdict does without its
+    statistics, Tent learns all norms, and what there is of it stands still while a run learns.
     """
     return why_no_statistics(model) == ""
 
@@ -66,7 +68,7 @@ def why_no_statistics(model: nn.Module) -> str:
     """The reason why `carries_statistics` is false, a clause; "" where it is true."""
     count = len(batch_norm_layers(model))
     if not count:
-        return "the network keeps no batch-norm statistics"
+        return KEEPS_NONE
     weighted = sum(isinstance(module, _WEIGHTED) for module in model.modules())
     norms = sum(not isinstance(m, _BatchNorm) or m.track_running_stats for m in norm_layers(model))
     if count >= LEAST_OF_WEIGHTED * weighted and count >= LEAST_OF_NORMS * norms:

@@ -391,4 +391,4 @@ class SegFormerB5(SegFormer):
     """SegFormer-B5."""
 
     size = Size((64, 128, 320, 512), (3, 6, 40, 3), 768)
-    description = "The largest SegFormer, the backbone of DAFormer and HRDA."
+    description = "The largest SegFormer; DAFormer and HRDA have its encoder."

@@ -13,7 +13,7 @@ from ..networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
-from ..networks.normalisation import why_no_statistics
+from ..networks.normalisation import KEEPS_NONE, why_no_statistics
 from ..scoring.statistics_share import StatisticsShare, find_share
 
 STATISTICS = 0.5  # of the warm start's time; finding the share has the rest
@@ -28,7 +28,7 @@ class BatchNormStatistics:
     own, as the methods' authors have it, and with ``final_bn`` they are re-estimated on clean
     frames at the end. ``warm_start = "source"`` keeps the source's; without ``final_bn`` the run is
     left to the method, as published. Where batch norm does not carry the network
-    (`normalisation.carries_statistics`), what there is of it stands still, too.
+    (`normalisation.carries_statistics`), what there is of it is mixed, and stands still, too.
 
     Args:
         model: as the source left it, also where a run is resumed.
@@ -37,8 +37,8 @@ class BatchNormStatistics:
 
     def __init__(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model, context
-        self._why_none = why_no_statistics(model)
-        self._source: Statistics = {} if self._why_none else running_statistics(model)
+        self._source = running_statistics(model)
+        self._too_few = why_no_statistics(model)
         self.share: StatisticsShare | None = None  # of the target's; None: nothing was re-estimated
 
     @property
@@ -47,15 +47,20 @@ class BatchNormStatistics:
         if self.share is not None:
             return self.share.why
         if not self.moves:
-            return self._why_none
+            return KEEPS_NONE
         if self.context.config.warm_start == "source":
             return "as the settings say"
         return "no frame was passed through the network in time"
 
     @property
     def moves(self) -> bool:
-        """Tell whether the network has running statistics that are worth mixing."""
+        """Tell whether the network keeps running statistics."""
         return bool(self._source)
+
+    @property
+    def carries(self) -> bool:
+        """Tell whether they carry the network, see `carries_statistics`."""
+        return not self._too_few
 
     @property
     def frozen(self) -> bool:
@@ -69,7 +74,7 @@ class BatchNormStatistics:
     def stands_still(self) -> bool:
         """Tell whether batch norm normalises with its running statistics while the run learns."""
         asked = self.context.config.freeze_bn
-        return (self.frozen or not self.moves) if asked is None else asked
+        return (self.frozen or not self.carries) if asked is None else asked
 
     @property
     def at_the_end(self) -> bool:
@@ -84,13 +89,14 @@ class BatchNormStatistics:
             self.share = StatisticsShare(0.0, "as the settings say") if kept else None
             return
         if not self.moves:
-            context.note(f"no warm start: {self._why_none}")
+            context.note(f"no warm start: {KEEPS_NONE}")
             return
         if config.warm_start == "mixed" and config.statistics_share == 0:
             self.share = StatisticsShare(0.0, "as the settings say")
             return
         context.note(
             f"warm start: batch-norm statistics over {counted(len(context.frames), 'frame')}"
+            + (f"; {self._too_few}" if self._too_few else "")
         )
         with context.work.deadline.part(STATISTICS):
             target = target_statistics(self.model, context.whole_frames("warm start"), context.note)

@@ -219,7 +219,7 @@ class Trainer:
         self.statistics.share = share
         if self.statistics.frozen:
             self.stages = [stage for stage in self.stages if stage.when_frozen]
-        if self.statistics.frozen or not self.statistics.moves:
+        if self.statistics.frozen or not self.statistics.carries:
             lr = self.training.frozen_lr or self.training.lr
             self.training = self.training.model_copy(update={"lr": lr})
         if share is not None:

@@ -19,7 +19,7 @@ from roadshift.adapt import adapt_black_box, adapt_bundle
 from roadshift.adapt.methods import METHODS, build_stages, find_method, resolve_config
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.run.config import RunConfig
-from roadshift.runtime.bundle import Bundle, open_bundle
+from roadshift.runtime.bundle import Bundle, NetworkSpec, open_bundle
 from roadshift.runtime.errors import NetworkError
 from run_cases import Killed, assert_same, black_box, history_of, kill_at, run_options, weights
 from safetensors.torch import load_file
@@ -33,7 +33,8 @@ Run = Callable[..., Bundle]
 def small(method: str, *assignments: str) -> RunConfig:
     """Few steps, of which every stage takes at least one."""
     few = ["training.batch_size=2", "training.amp=off", *assignments]
-    steps = max(3, 2 * sum(stage.share for stage in build_stages(resolve_config(method))))
+    stages = build_stages(resolve_config(method))
+    steps = max(3, 2 * sum(stage.share for stage in stages)) if stages else 0
     return resolve_config(method, assignments=[*few, f"training.steps={steps}"])
 
 
@@ -116,3 +117,24 @@ def test_a_part_alone_changes_and_a_killed_run_goes_on(part: str, run: Run, tmp_
     ends = {end for end in PARTS[part] if any(end in name for name in changed)}
     assert ends == set(PARTS[part])
     assert all(any(end in name for end in ends) for name in changed)
+
+
+def test_the_one_batch_norm_of_a_segformer_is_mixed_and_stands_still(
+    source: Bundle, target: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    arguments = {"widths": [8, 16, 20, 32], "depths": [1, 1, 1, 1], "decoder_width": 16}
+    model = build_network("segformer_b0", source.label_space.num_classes, **arguments)
+    spec = NetworkSpec(name="segformer_b0", arguments=arguments)
+    given = write_bundle(tmp_path / "source", model, like=source, network=spec)
+    found, notes = {}, list[str]()
+    for method in ("bn_stats", "nightshift"):
+        config = small(method, "statistics_share=0.5", "tone=none")
+        job = run_options(tmp_path / method, note=notes.append)
+        found[method] = weights(adapt_bundle(given, [target], config, job))
+    name = "decode_head.batch_norm.running_mean"
+    assert not torch.equal(found["bn_stats"][name], model.state_dict()[name])
+    torch.testing.assert_close(found["bn_stats"][name], found["nightshift"][name])
+    weight = "segformer.encoder.patch_embeddings.0.proj.weight"
+    assert not torch.equal(found["nightshift"][weight], model.state_dict()[weight])
+    assert any("in 1 of its 20 normalising layers" in note for note in notes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from roadshift.adapt.networks import NETWORKS, build_network
+from roadshift.adapt.networks import build_network
 from roadshift.adapt.networks.normalisation import (
     carries_statistics,
     learn_alone,
@@ -28,12 +30,21 @@ def batch() -> nn.Module:
     return nn.BatchNorm2d(4)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_of_batch_norm_carry_statistics(name: str) -> None:
-    arguments = {"layers": [1, 1, 1, 1]} if name == "deeplab_v2_resnet101" else {}
-    carries = not name.startswith(("segformer", "deeplab_v2_vgg16"))
-    if name in ("segformer_b0", "deeplab_v2_vgg16") or carries:
-        assert carries_statistics(build_network(name, 4, **arguments)) == carries
+@pytest.mark.parametrize(
+    ("name", "arguments", "carries"),
+    [
+        ("deeplab_v2_resnet101", {"layers": [1, 1, 1, 1]}, True),
+        ("fast_scnn", {}, True),
+        ("espnetv2", {"scale": 0.5}, True),
+        ("deeplab_v2_vgg16", {}, False),
+        ("segformer_b0", {}, False),
+        ("segformer_b0", {"decoder": "convolutions"}, False),
+    ],
+)
+def test_networks_of_batch_norm_carry_statistics(
+    name: str, arguments: dict[str, Any], carries: bool
+) -> None:
+    assert carries_statistics(build_network(name, 4, **arguments)) == carries
 
 
 @pytest.mark.parametrize(
