@@ -54,13 +54,23 @@ TRAIN = (
     "training.warmup_steps=40",
     "training.amp=off",
 )
-STILL = ("warm_start=source", "final_bn=false")  # the one batch norm as the source left it
-SHORT = ("training.steps=40", "training.amp=off", "nightshift.scales=[1.0]", *STILL)
+STILL = (
+    "warm_start=source",
+    "final_bn=false",
+    "freeze_bn=true",
+)  # the one batch norm as the source left it
+SHORT = (
+    "training.steps=40",
+    "training.amp=off",
+    "nightshift.scales=[1.0]",
+    *STILL,
+    "nightshift.align=true",
+)
 PARTS = ("all", "norm", "head", "lora", "norm, 10 times the rate", "lora, 10 times the rate")
 WAYS: dict[str, Way] = {
     "all": Way("nightshift", SHORT),
     "norm": Way("nightshift", (*SHORT, "training.learn=norm")),
-    "head": Way("nightshift", (*SHORT, "training.learn=head", "nightshift.align=false")),
+    "head": Way("nightshift", (*SHORT[:-1], "training.learn=head", "nightshift.align=false")),
     "lora": Way("nightshift", (*SHORT, "training.learn=lora")),
     "norm, 10 times the rate": Way(
         "nightshift", (*SHORT, "training.learn=norm", "training.lr=0.01")
@@ -68,11 +78,19 @@ WAYS: dict[str, Way] = {
     "lora, 10 times the rate": Way(
         "nightshift", (*SHORT, "training.learn=lora", "training.lr=0.01")
     ),
+    "statistics mixed": Way("bn_stats", ("training.amp=off",)),
+    "statistics mixed, then lora, 10 times the rate": Way(
+        "nightshift",
+        (*SHORT[:3], "training.learn=lora", "training.lr=0.01"),
+    ),
     "tone_only": Way("tone_only", ("training.amp=off",)),
     "hot": Way("nightshift", (*SHORT, "training.lr=0.03")),  # 30 times the rate
     "entmin-hot": Way(
         "entmin",
-        ("training.steps=40", "training.amp=off", "training.lr=0.009", "weight_interpolation=1.0"),
+        (
+            *("training.steps=40", "training.amp=off", "training.lr=0.009", *STILL),
+            "weight_interpolation=1.0",
+        ),
     ),
 }
 SETTING, TESTING = ("dusk", "fog"), ("rain", "night")  # roads that may set thresholds, and others
@@ -276,7 +294,6 @@ def judged(work: Path, incumbent: Path, candidate: Path, frames: Path) -> tuple[
 # --- page -----------------------------------------------------------------------------------------
 
 Row = Mapping[str, Any]
-READING = ""
 
 
 def gain(row: Row) -> float:
@@ -287,10 +304,11 @@ def render(rows: Sequence[Row]) -> str:
     page = TEMPLATE.read_text()
     marks = {"{machine}": machine_line(), "{parts}": parts_table(rows), "{gate}": gate_table(rows)}
     marks["{pairs}"] = pair_table(rows)
-    marks["{statistics}"] = pair_table([r for r in rows if r["candidate"].startswith("one layer")])
+    marks["{statistics}"] = pair_table(
+        [r for r in rows if r["candidate"].startswith(("one layer", "statistics mixed"))]
+    )
     losers = [row for row in rows if row["verdict"] == "promote" and gain(row) < HARM]
     marks["{losers}"] = pair_table(losers) if losers else "None."
-    marks["{reading}"] = READING
     for mark, text in marks.items():
         page = page.replace(mark, text)
     return page
@@ -303,7 +321,7 @@ def parts_table(rows: Sequence[Row]) -> str:
     ]
     for part in PARTS:
         for row in rows:
-            if row["candidate"] == part and row["road"] == SETTING[0]:
+            if row["candidate"] == part:
                 seconds = "" if row["cpu_s"] is None else f"{row['cpu_s']:.0f}"
                 road = f"{row['road']}, seed {row['seed']}"
                 figures = f"{row['before']:.1f} | {row['after']:.1f} | {gain(row):+.1f}"

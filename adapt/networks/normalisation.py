@@ -59,7 +59,7 @@ def carries_statistics(model: nn.Module) -> bool:
 
     It does where there is one for every five convolutions and linear layers at least, and no other
     kind of normalisation has more layers than it. Where it does not, a verdict does without its
-    statistics, Tent learns all norms, and what there is of it stands still while a run learns.
+    statistics, Tent learns all norms, and steps are of `training.frozen_lr`.
     """
     return why_no_statistics(model) == ""
 

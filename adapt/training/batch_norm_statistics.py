@@ -27,8 +27,7 @@ class BatchNormStatistics:
     learns: it would drift to the target's own. Where it is all, every batch is normalised with its
     own, as the methods' authors have it, and with ``final_bn`` they are re-estimated on clean
     frames at the end. ``warm_start = "source"`` keeps the source's; without ``final_bn`` the run is
-    left to the method, as published. Where batch norm does not carry the network
-    (`normalisation.carries_statistics`), what there is of it is mixed, and stands still, too.
+    left to the method, as published.
 
     Args:
         model: as the source left it, also where a run is resumed.
@@ -64,17 +63,11 @@ class BatchNormStatistics:
 
     @property
     def frozen(self) -> bool:
-        """Tell whether mixed statistics, or all as asked, stand still while the run learns."""
+        """Tell whether the statistics stand still while the run learns."""
         asked = self.context.config.freeze_bn
         if asked is not None:
             return asked
         return self.share is not None and self.share.value < 1
-
-    @property
-    def stands_still(self) -> bool:
-        """Tell whether batch norm normalises with its running statistics while the run learns."""
-        asked = self.context.config.freeze_bn
-        return (self.frozen or not self.carries) if asked is None else asked
 
     @property
     def at_the_end(self) -> bool:
@@ -123,7 +116,7 @@ class BatchNormStatistics:
 
         To be called after a stage has begun, which sets the model's mode.
         """
-        if self.stands_still:
+        if self.frozen:
             for layer in batch_norm_layers(self.model):
                 layer.eval()
 

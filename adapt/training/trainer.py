@@ -393,5 +393,5 @@ class Trainer:
 
     def _micro_batch_changes(self) -> list[str]:
         sizes = self.state.micro_batch, self.training.batch_size
-        frozen = self.statistics.stands_still
+        frozen = self.statistics.frozen
         return changes_by_micro_batch(self.stages, self.model, *sizes, frozen=frozen)
