@@ -7,10 +7,12 @@ first used: importing this package imports nothing else.
 TYPE_CHECKING = False  # as in typing, which would be the first thing that the command waits for
 if TYPE_CHECKING:
     from .adapt.api import adapt_bundle, import_bundle, judge_bundles, train_bundle
+    from .adapt.black_box_api import adapt_black_box
     from .adapt.data.context import Context
     from .adapt.data.dataset import Batch
     from .adapt.methods.atp_config import AtpConfig
     from .adapt.methods.base import Method, Stage
+    from .adapt.methods.black_box import AtpBlackBoxConfig, Das3BlackBoxConfig
     from .adapt.methods.bn_stats import BnStatsConfig
     from .adapt.methods.das3 import Das3Config
     from .adapt.methods.entmin import EntminConfig
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         BundleError,
         ConfigError,
         EngineError,
+        FloorError,
         FrameError,
         LabelError,
         LabelSpaceError,
@@ -63,6 +66,7 @@ _ERRORS = (
     "BundleError",
     "ConfigError",
     "EngineError",
+    "FloorError",
     "FrameError",
     "LabelError",
     "LabelSpaceError",
@@ -76,12 +80,14 @@ _ERRORS = (
     "TrainingError",
 )
 _MODULES = {
+    "AtpBlackBoxConfig": "roadshift.adapt.methods.black_box",
     "AtpConfig": "roadshift.adapt.methods.atp_config",
     "Backend": "roadshift.runtime.engines.registry",
     "Batch": "roadshift.adapt.data.dataset",
     "BnStatsConfig": "roadshift.adapt.methods.bn_stats",
     "Bundle": "roadshift.runtime.bundle",
     "Context": "roadshift.adapt.data.context",
+    "Das3BlackBoxConfig": "roadshift.adapt.methods.black_box",
     "Das3Config": "roadshift.adapt.methods.das3",
     "Engine": "roadshift.runtime.engines",
     "EntminConfig": "roadshift.adapt.methods.entmin",
@@ -107,6 +113,7 @@ _MODULES = {
     "ToneOnlyConfig": "roadshift.adapt.methods.tone_only",
     "TrainingConfig": "roadshift.adapt.run.config",
     "Verdict": "roadshift.runtime.verdict",
+    "adapt_black_box": "roadshift.adapt.black_box_api",
     "adapt_bundle": "roadshift.adapt.api",
     "evaluate": "roadshift.runtime.api",
     "explain": "roadshift.adapt.workflows.explanation",
@@ -126,6 +133,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "AtpBlackBoxConfig",
     "AtpConfig",
     "Backend",
     "Batch",
@@ -134,12 +142,14 @@ __all__ = [
     "BundleError",
     "ConfigError",
     "Context",
+    "Das3BlackBoxConfig",
     "Das3Config",
     "Engine",
     "EngineError",
     "EntminConfig",
     "Evaluation",
     "Explanation",
+    "FloorError",
     "Frame",
     "FrameError",
     "IapcConfig",
@@ -172,6 +182,7 @@ __all__ = [
     "TrainingError",
     "Verdict",
     "__version__",
+    "adapt_black_box",
     "adapt_bundle",
     "evaluate",
     "explain",
@@ -198,12 +209,11 @@ def __getattr__(name: str) -> object:
     try:
         value = getattr(import_module(_MODULES[name]), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomli"):
             raise
         errors = import_module("roadshift.runtime.errors")
         raise errors.MissingDependencyError(
-            f"roadshift.{name} needs {error.name}: pip install 'roadshift[adapt]' (Python 3.11 or "
-            "newer)."
+            f"roadshift.{name} needs {error.name}: pip install 'roadshift[adapt]'."
         ) from error
     globals()[name] = value
     return value

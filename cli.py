@@ -14,6 +14,7 @@ import typer
 from . import __version__
 from .cli_process import exit_code
 from .commands.adapt import adapt
+from .commands.ask import ask
 from .commands.bench import bench
 from .commands.compare import compare
 from .commands.demo import demo
@@ -27,6 +28,7 @@ from .commands.judge import judge
 from .commands.listings import label_spaces, methods, networks
 from .commands.report import card, report
 from .commands.reproduce import reproduce
+from .commands.ros import ros
 from .commands.run import run
 from .commands.signing import keygen, pack, sign, verify
 from .commands.slot import slot
@@ -47,6 +49,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "train": train,
     "import": import_,
     "adapt": adapt,
+    "ask": ask,
     "judge": judge,
     "compare": compare,
     "explain": explain,
@@ -54,6 +57,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "eval": eval_,
     "export": export,
     "run": run,
+    "ros": ros,
     "bench": bench,
     "info": info,
     "report": report,

@@ -27,10 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from ..runtime.arguments import (
-    ProgressUpdate,
     Source,
     Sources,
     above_zero,
@@ -40,37 +37,43 @@ from ..runtime.arguments import (
     space_of,
     triple_of,
 )
-from ..runtime.bundle import Bundle, NetworkSpec
+from ..runtime.bundle import Bundle
 from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from ..runtime.verdict import Verdict
+from .arguments import (
+    Config,
+    Note,
+    OnProgress,
+    given_settings,
+    network_of,
+    read_config,
+    resolved_settings,
+    run_options,
+    typed_settings,
+)
 from .judging import judge
-from .methods import DEFAULT, adapting_method, by_new_names, find_method, resolve_settings
+from .methods import DEFAULT, adapting_method
 from .methods.supervised import Supervised
 from .models.loading import pick_device, training_input
-from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
+from .run.config import Settings, TrainingConfig
 from .run.events import Events
-from .run.options import RunOptions
 from .training.time_allocation import patience_s
 from .workflows import adaptation
-from .workflows.import_bundle import import_weights
+from .workflows import import_bundle as importing
 from .workflows.search import search_settings
 from .workflows.search_grid import search_grid
-
-Note = Callable[[str], None]
-OnProgress = Callable[[ProgressUpdate], None]
-Config = Source | Mapping[str, Any]
 
 
 def import_bundle(
     weights: Source,
     *,
-    network: str,
-    label_space: LabelSpace | Source,
+    network: str | None = None,
+    label_space: LabelSpace | Source | None = None,
     out: Source,
     arguments: Mapping[str, Any] | None = None,
-    input_size: tuple[int, int] = (1024, 512),
+    input_size: tuple[int, int] | None = None,
     colour: Literal["rgb", "bgr"] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -82,9 +85,10 @@ def import_bundle(
     """Make a bundle of a published checkpoint, or of one's own.
 
     Args:
-        weights: a .pth, .pt or .safetensors file; one that would run code is refused.
-        colour: the order that the network takes channels in. ``colour``, ``mean`` and ``std`` are
-            those of the network's published weights unless given.
+        weights: a .pth, .pt or .safetensors file, with its ``network`` and ``label_space``; one
+            that would run code is refused. Or "hf:FOLDER", which says itself what is None here.
+        input_size: (width, height); (1024, 512) unless given or said by the folder.
+        colour: order of channels; it, ``mean`` and ``std`` are the published ones unless given.
         mean, std: in 0-255 units, in the order of ``colour``.
         output: path of the logits in what the network returns, where that is not clear.
         key: where in the file the weights lie, such as "model.ema"; found unless given.
@@ -95,15 +99,18 @@ def import_bundle(
     """
     if colour not in (None, "rgb", "bgr"):
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
-    return import_weights(
-        Path(weights),
-        _network(network, arguments, output),
-        space_of(label_space),
+    network_of(network or "hf", arguments, output)
+    return importing.import_bundle(
+        weights,
+        network,
+        None if label_space is None else space_of(label_space),
         Path(out),
-        size=size_of("input_size", input_size),
+        input_size=None if input_size is None else size_of("input_size", input_size),
         colour=colour,
         mean=None if mean is None else triple_of("mean", mean),
         std=None if std is None else triple_of("std", std, positive=True),
+        arguments=arguments,
+        output=output,
         key=key,
         overwrite=overwrite,
         note=on_note,
@@ -148,8 +155,8 @@ def train_bundle(
         RoadshiftError: see the top of this module.
     """
     width, height = size_of("input_size", input_size)
-    resolved = _resolved(Supervised.name, settings, training, config, seed)
-    options = _options(
+    resolved = resolved_settings(Supervised.name, settings, training, config, seed)
+    options = run_options(
         Path(out),
         overwrite,
         device,
@@ -165,7 +172,7 @@ def train_bundle(
         Path(images),
         Path(labels),
         space_of(label_space),
-        _network(network, arguments, output),
+        network_of(network, arguments, output),
         training_input(
             network, (width, height), published=resolved.method_config["variant"] == "paper"
         ),
@@ -216,19 +223,19 @@ def adapt_bundle(
     Raises:
         RoadshiftError: see the top of this module.
     """
-    read = _read(config)
+    read = read_config(config)
     name = method if method is not None else read.get("method", DEFAULT)
     if adapting_method(name).black_box:
         raise ConfigError(
             f"{arg('method')}: {name} learns from the answers of a black box, which "
-            "`roadshift adapt --student` gives it; choose another method."
+            "adapt_black_box gives it; call that, or choose another method."
         )
-    resolved = _resolved(name, settings, training, read, seed)
+    resolved = resolved_settings(name, settings, training, read, seed)
     above_zero("max_frames", max_frames)
     own_steps = (training is not None and "steps" in training.model_fields_set) or (
         "steps" in read.get("training", {}) or "training.steps" in (search or {})
     )
-    options = _options(
+    options = run_options(
         Path(out),
         overwrite,
         device,
@@ -249,8 +256,8 @@ def adapt_bundle(
         )
     if not gate:
         raise ConfigError(f"{arg('search')}: chooses by what the gate measures; leave it on.")
-    fixed = _typed(name, settings, training)
-    given = _given(name, settings, training, read)
+    fixed = typed_settings(name, settings, training)
+    given = given_settings(name, settings, training, read)
     grid = search_grid(name, given, search, fixed=fixed, seed=seed)
     return search_settings(*asked, grid, options, max_frames=max_frames, older=past)
 
@@ -287,110 +294,4 @@ def judge_bundles(
         max_frames=max_frames,
         older=sources("older", older, least=0),
         events=Events(on_note, report_phase=on_progress, stop_requested=stop_requested),
-    )
-
-
-def _network(name: str, arguments: Mapping[str, Any] | None, output: str | None) -> NetworkSpec:
-    try:
-        return NetworkSpec(name=name, arguments=dict(arguments or {}), output=output)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]).replace("name", "network", 1)
-        first, _, rest = where.partition(".")
-        raise ConfigError(
-            f"{arg(first)}: {f'{rest}: ' if rest else ''}{problem['msg']}, got "
-            f"{problem['input']!r}."
-        ) from error
-
-
-def _read(config: Config | None) -> Mapping[str, Any]:
-    """Settings by name, sections as mappings."""
-    if config is None or isinstance(config, Mapping):
-        return config or {}
-    if not isinstance(config, (str, Path)):
-        raise ConfigError(f"{arg('config')}: {config!r} is no TOML file and no mapping.")
-    return read_toml(Path(config))
-
-
-def _resolved(
-    method: str,
-    settings: Settings | None,
-    training: TrainingConfig | None,
-    config: Config | None,
-    seed: int | None,
-) -> RunConfig:
-    """The whole of a run's settings, see `_given`."""
-    return resolve_settings(method, _given(method, settings, training, config), seed=seed)
-
-
-def _given(
-    method: str,
-    settings: Settings | None,
-    training: TrainingConfig | None,
-    config: Config | None,
-) -> dict[str, Any]:
-    """Settings as they are given; what is set in typed settings lies over ``config``.
-
-    Raises:
-        ConfigError: they are not of the method, or contradict one another.
-    """
-    given = dict(_read(config))
-    given.pop("recipe", None)  # what a published row is, see `recipes`; no setting of a run
-    if given.pop("method", method) != method:
-        raise ConfigError(f"{arg('config')}: is not written for {arg('method', method)}.")
-    wanted, given = find_method(method).Config, by_new_names(method, given)
-    _check_type("settings", settings, wanted, f"method {method!r} takes ")
-    _check_type("training", training, TrainingConfig)
-    return merge(given, _typed(method, settings, training))
-
-
-def _typed(
-    method: str, settings: Settings | None, training: TrainingConfig | None
-) -> dict[str, Any]:
-    """Settings that are set in typed ones, by section."""
-    sections = {method: settings, "training": training}
-    return {
-        name: section.model_dump(exclude_unset=True)
-        for name, section in sections.items()
-        if section is not None
-    }
-
-
-def _check_type(name: str, value: object, wanted: type[Settings], whose: str = "") -> None:
-    """Refuse an instance of another class; None passes."""
-    if value is not None and not isinstance(value, wanted):
-        raise ConfigError(
-            f"{arg(name)}: {whose or 'takes '}{wanted.__name__}, not {type(value).__name__}."
-        )
-
-
-def _options(
-    out: Path,
-    overwrite: bool,
-    device: str,
-    resume: bool,
-    checkpoint_every_s: float,
-    time_budget_s: float | None,
-    memory_budget_mib: float | None,
-    on_note: Note,
-    on_progress: OnProgress,
-    stop_requested: Callable[[], bool],
-    patience: float | None = None,
-) -> RunOptions:
-    above_zero("checkpoint_every_s", checkpoint_every_s)
-    above_zero("time_budget_s", time_budget_s)
-    above_zero("memory_budget_mib", memory_budget_mib)
-
-    return RunOptions(
-        out,
-        overwrite,
-        device,
-        resume,
-        checkpoint_every_s=checkpoint_every_s,
-        time_budget_s=time_budget_s,
-        patience_s=patience,
-        memory_budget_bytes=(
-            None if memory_budget_mib is None else round(memory_budget_mib * 2**20)
-        ),
-        events=Events(on_note, on_progress, on_progress, stop_requested),
     )

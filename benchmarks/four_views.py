@@ -19,8 +19,8 @@ import cv2
 import methods
 import numpy as np
 from numpy.typing import NDArray
-from roadshift.adapt.pseudo_labels.black_box import open_black_box
-from roadshift.adapt.pseudo_labels.black_box_labels import Ask, answer_to
+from roadshift.adapt.black_boxes import open_black_box
+from roadshift.adapt.pseudo_labels.stored_answers import Ask, answer_to
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.engines import Engine

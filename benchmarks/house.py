@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-import tomllib
 from machine_line import machine_line
+from roadshift.runtime.older_python import tomllib
 
 NOT_THE_PACKAGE = ("tests", "benchmarks", "build")
 HELP, IMPORT = "`roadshift --help`", "`import roadshift.adapt`"

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import cv2
 from machine_line import machine_line
-from roadshift.adapt.data.dataset import CropSampler, FrameSet, target_frames
+from roadshift.adapt.data.dataset import CropSampler, target_frames
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
 from roadshift.commands.parse import parse_size

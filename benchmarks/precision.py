@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from machine_line import machine_line
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import FrameSet, labelled_frames, target_frames
+from roadshift.adapt.data.dataset import labelled_frames, target_frames
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise

@@ -35,7 +35,8 @@ from losses import clock, memory_in_use
 from machine_line import machine_line
 from published_iapc import PublishedIapc
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import CropSampler, FrameSet, target_frames
+from roadshift.adapt.data.dataset import CropSampler, target_frames
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.backends.choice import choose_kernel
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
 from roadshift.adapt.methods.iapc_config import AUTHORS_CODE

@@ -7,11 +7,19 @@ from typing import Annotated
 
 import typer
 
+from .black_box_options import (
+    BoxAnswers,
+    BoxColour,
+    BoxMean,
+    BoxOutput,
+    BoxStd,
+    BoxTimeout,
+    wiring_of,
+)
 from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
     AllowNetwork,
-    BundleIn,
     CheckpointEvery,
     Config,
     Device,
@@ -27,15 +35,21 @@ from .options import (
     Seed,
     Set,
     Threads,
+    Topic,
 )
 from .parse import parse_search, parse_size, with_loss_backend
 from .report import write_page
 
 
 def adapt(
-    bundle: BundleIn,
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos; no labels.")],
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A model bundle (a folder), or a black box.")
+    ],
+    frames: Annotated[
+        list[str], typer.Argument(help="Folders, images, videos or bags; no labels.")
+    ],
     out: Out,
+    topic: Topic = None,
     method: Annotated[
         str | None,
         typer.Option(help="See `roadshift methods`; unless given, --config's, or nightshift."),
@@ -78,10 +92,16 @@ def adapt(
     init: Annotated[
         Path | None, typer.Option(help="Black box: weights that the student starts from.")
     ] = None,
-    output: Annotated[
+    student_output: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Black box: of what the student returns, its logits."),
     ] = None,
+    output: BoxOutput = None,
+    colour: BoxColour = None,
+    mean: BoxMean = None,
+    std: BoxStd = None,
+    answers: BoxAnswers = None,
+    answer_timeout: BoxTimeout = "60s",
     allow_network: AllowNetwork = None,
     threads: Threads = None,
     nice: Nice = BACKGROUND,
@@ -90,14 +110,15 @@ def adapt(
 ) -> None:
     """Adapt a model to unlabelled frames.
 
-    For a black-box method BUNDLE may also be an .onnx file, a folder of predictions or
-    package.module:function.
+    For a black-box method BUNDLE may also be an .onnx, .xml or .tflite file, the http:// address of
+    a service on this machine, a folder of predictions or package.module:function.
     """
     from .tables import print_made
 
     with needs_torch("adapt", threads, nice):
         from ..adapt import Student
         from ..adapt.workflows.adapt_request import adapt as adapt_model
+        from ..runtime.frames.source_files import with_topic
 
         chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
         size = None if input_size is None else parse_size("--input-size", input_size)
@@ -106,13 +127,14 @@ def adapt(
         ) as options:
             adapted = adapt_model(
                 bundle,
-                frames,
+                with_topic(frames, topic),
                 options,
                 method=method,
                 file=config,
                 assignments=chosen,
                 seed=seed,
-                student=Student(student, label_space, size, init, output),
+                student=Student(student, label_space, size, init, student_output),
+                wiring=wiring_of(output, colour, mean, std, answers, answer_timeout),
                 search=parse_search(search or ()),
                 gate=gate,
                 older=older or (),

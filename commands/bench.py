@@ -16,6 +16,7 @@ from .options import (
     LabelSpaceOfFiles,
     Report,
     Threads,
+    Topic,
 )
 from .parse import parse_duration, parse_names
 from .report import write_page
@@ -29,6 +30,7 @@ def bench(
     frames: Annotated[
         Path | None, typer.Option(help="Frames to time; random images unless given.")
     ] = None,
+    topic: Topic = None,
     labels: Annotated[
         Path | None, typer.Option(help="Their label maps, to measure mIoU as well.")
     ] = None,
@@ -83,13 +85,14 @@ def bench(
     from ..runtime.bench.evaluation import check_label_map
     from ..runtime.bench.session import BenchFiles, bench_bundles
     from ..runtime.console.terminal import note, progress
+    from ..runtime.frames.source_files import with_topic
     from ..runtime.labels import label_space as find_label_space
     from .bench_tables import bench_table, print_comparison
     from .tables import show
 
     check_label_map(label_space, label_map)
     settings = BenchSettings(
-        frames=frames,
+        frames=next(iter(with_topic([str(frames)] if frames else [], topic)), None),
         labels=labels,
         label_space=find_label_space(label_space) if label_space else None,
         label_map=label_map,

@@ -23,6 +23,7 @@ from .options import (
     Report,
     Set,
     Threads,
+    Topic,
 )
 from .parse import needed, parse_names, with_loss_backend
 from .report import write_page
@@ -34,8 +35,9 @@ def compare(
     ] = None,
     frames: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FRAMES", help="Folders, images or videos to adapt to."),
+        typer.Argument(metavar="FRAMES", help="Folders, images, videos or bags to adapt to."),
     ] = None,
+    topic: Topic = None,
     labels: Annotated[
         Path | None, typer.Option(help="Folder of label maps, to measure with; needed.")
     ] = None,
@@ -112,6 +114,7 @@ def compare(
         from ..adapt.workflows.compare_rows import comparison_rows
         from ..adapt.workflows.explained_results import explain_results
         from ..runtime.frames import open_frames
+        from ..runtime.frames.source_files import with_topic
 
         names = parse_names(methods)
         if explain:
@@ -122,7 +125,7 @@ def compare(
         ) as options:
             comparison = compare_methods(
                 bundle,
-                frames,
+                with_topic(frames, topic),
                 labels,
                 options,
                 images=images,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads
+from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 def explain(
     bundle: BundleIn,
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos to look at.")],
+    frames: Annotated[
+        list[str], typer.Argument(help="Folders, images, videos or bags to look at.")
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
+    topic: Topic = None,
     source: Annotated[
         Path | None,
         typer.Option(metavar="BUNDLE", help="The source model, shown beside it and as teacher."),
@@ -46,6 +49,7 @@ def explain(
 
     with needs_torch("explain", threads):
         from ..adapt.workflows import explanation
+        from ..runtime.frames.source_files import with_topic
 
         allowed = allow_network or ()
         with stop_on_signals() as stop_requested, PhaseDisplay() as display:
@@ -55,7 +59,7 @@ def explain(
 
             made = explanation.explain(
                 open_bundle(bundle, allow_networks=allowed),
-                frames,
+                with_topic(frames, topic),
                 out=out,
                 source=None if source is None else open_bundle(source, allow_networks=allowed),
                 method=method,

@@ -16,6 +16,7 @@ from .options import (
     LabelSpaceOfFiles,
     Report,
     Threads,
+    Topic,
 )
 from .parse import parse_memory, parse_names
 from .report import write_page
@@ -37,6 +38,7 @@ def export(
     frames: Annotated[
         list[str] | None, typer.Option(help="Frames to compare on; built-in scenes unless given.")
     ] = None,
+    topic: Topic = None,
     labels: Annotated[
         Path | None, typer.Option(help="Folder of their label maps, to measure mIoU with.")
     ] = None,
@@ -82,6 +84,7 @@ def export(
         from ..export.judge import Floors
         from ..export.outcome import PartialExportError
         from ..export.plan_maker import PlanOptions
+        from ..runtime.frames.source_files import with_topic
 
         plans = PlanOptions(
             refittable,
@@ -90,6 +93,7 @@ def export(
         )
         opened = open_bundle(bundle, allow_networks=allow_network or (), note=note)
         mapping = labels_through(opened.label_space, label_space, label_map, note=note)
+        asked = with_topic([*(frames or ()), *(calibration or ())], topic)
         refused = None
         with PhaseDisplay() as display:  # its stretches are short and many
             try:
@@ -97,10 +101,10 @@ def export(
                     opened,
                     parse_names(to),
                     precisions=parse_names(precision),
-                    frames=frames or (),
+                    frames=asked[: len(frames or ())],
                     labels=labels,
                     label_map=mapping,
-                    calibration=calibration or (),
+                    calibration=asked[len(frames or ()) :],
                     with_logits=logits,
                     argmax=argmax,
                     opset=opset,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,11 +12,22 @@ from .parse import parse_arguments, parse_size, parse_triple
 
 
 def import_(
-    weights: Annotated[Path, typer.Argument(help="A .pth, .pt or .safetensors file.")],
-    network: Annotated[str, typer.Option(help="A network or package.module:factory.")],
-    label_space: Annotated[str, typer.Option(help="A built-in label space or a JSON file.")],
+    weights: Annotated[
+        str, typer.Argument(help="A .pth, .pt or .safetensors file; or hf:FOLDER, from the hub.")
+    ],
     out: Out,
-    input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
+    network: Annotated[
+        str | None,
+        typer.Option(help="A network or package.module:factory; hf:FOLDER may say it itself."),
+    ] = None,
+    label_space: Annotated[
+        str | None,
+        typer.Option(help="A built-in label space or a JSON file; hf:FOLDER may say it itself."),
+    ] = None,
+    input_size: Annotated[
+        str | None,
+        typer.Option(help="WxH that the model sees; of hf:FOLDER its own, else 1024x512."),
+    ] = None,
     colour: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
     mean: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
     std: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
@@ -43,9 +53,9 @@ def import_(
         bundle = import_bundle(
             weights,
             network,
-            find_label_space(label_space),
+            None if label_space is None else find_label_space(label_space),
             out,
-            input_size=parse_size("--input-size", input_size),
+            input_size=None if input_size is None else parse_size("--input-size", input_size),
             colour=colour,
             mean=None if mean is None else parse_triple("--mean", mean),
             std=None if std is None else parse_triple("--std", std),

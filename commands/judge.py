@@ -15,6 +15,7 @@ from .options import (
     Older,
     Report,
     Threads,
+    Topic,
 )
 from .report import write_page
 
@@ -23,8 +24,9 @@ def judge(
     incumbent: Annotated[Path, typer.Argument(help="The bundle in the car.")],
     candidate: Annotated[Path, typer.Argument(help="The bundle that may replace it.")],
     frames: Annotated[
-        list[str], typer.Argument(help="Folders, images or videos that neither learned from.")
+        list[str], typer.Argument(help="Folders, images, videos or bags that neither learned from.")
     ],
+    topic: Topic = None,
     device: Device = "auto",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
     older: Older = None,
@@ -45,12 +47,13 @@ def judge(
 
     with needs_torch("judge", threads):
         from ..adapt.api import judge_bundles
+        from ..runtime.frames.source_files import with_topic
 
         with stop_on_signals() as stop_requested, progress("judge", "frames") as update:
             verdict = judge_bundles(
                 open_bundle(incumbent, allow_networks=allow_network or ()),
                 open_bundle(candidate, allow_networks=allow_network or ()),
-                frames,
+                with_topic(frames, topic),
                 device=device,
                 max_frames=max_frames,
                 older=older or (),

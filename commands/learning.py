@@ -40,11 +40,10 @@ def needs_torch(command: str, threads: int | None = None, nice: int = 0) -> Iter
         _give_way(nice)
         yield
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomllib"):
+        if (error.name or "").partition(".")[0] not in ("torch", "onnx", "onnxscript", "tomli"):
             raise
         raise MissingDependencyError(
-            f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]' "
-            "(Python 3.11 or newer)."
+            f"roadshift {command} needs {error.name}: pip install 'roadshift[adapt]'."
         ) from error
 
 

@@ -88,6 +88,13 @@ Older = Annotated[
         "may be given several times.",
     ),
 ]
+Topic = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TOPIC",
+        help="Camera of the bags in FRAMES, e.g. /front/image; needed where a bag has several.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 Nice = Annotated[
     int, typer.Option(min=0, max=19, help="Lower priority than other programs by so much.")

@@ -116,6 +116,8 @@ def parse_names(text: str) -> list[str]:
 def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     """Arguments by name of ``["heads=2", "norm=batch"]``; values are TOML, a bare word is a text.
 
+    A dotted key is a member of a group: ``["args.scale=2.0"]`` is ``{"args": {"scale": 2.0}}``.
+
     Raises:
         ConfigError: an entry is not ``key=value``, or its key is no name of an argument.
     """
@@ -123,8 +125,12 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
 
     for entry in entries:
         key, equals, _ = entry.partition("=")
-        if not equals or not key.strip().isidentifier():
+        if not equals or not all(part.strip().isidentifier() for part in key.split(".")):
             raise ConfigError(f"{option} {entry!r}: write it as key=value.")
+    keys = [entry.partition("=")[0].strip() for entry in entries]
+    for i, key in enumerate(keys):
+        if any(f"{other}.".startswith(f"{key}.") for other in (*keys[:i], *keys[i + 1 :])):
+            raise ConfigError(f"{option} {key}: is given twice, alone or as a group; give one.")
     return parse_assignments(entries)
 
 

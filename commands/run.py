@@ -9,7 +9,7 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of, engine_of_slots
-from .options import AllowNetwork, Backend, Device, Json, Overwrite, Threads
+from .options import AllowNetwork, Backend, Device, Json, Overwrite, Threads, Topic
 from .parse import parse_duration
 
 
@@ -23,14 +23,17 @@ def run(
     frames: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, images or videos; or one camera:0 (camera:0?size=1280x720&fps=30), or "
-            "the URL of one RTSP or HTTP stream."
+            help="Folders, images, videos or bags; or one camera:0 "
+            "(camera:0?size=1280x720&fps=30), or the URL of one RTSP or HTTP stream."
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="A folder, or a .mp4 file; figures alone unless given."),
+        typer.Option(
+            "--out", "-o", help="A folder, a .mp4 or a .mcap file; figures alone unless given."
+        ),
     ] = None,
+    topic: Topic = None,
     overlay: Annotated[bool, typer.Option("--overlay", help="Blend labels over frames.")] = False,
     realtime: Annotated[
         bool,
@@ -74,13 +77,14 @@ def run(
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note, say
     from ..runtime.frames.live import open_source
+    from ..runtime.frames.source_files import with_topic
     from ..runtime.pipeline.run_frames import run_frames
     from .tables import run_line, show
 
     sources = [bundle, *(frames or ())] if slots is not None else frames
     if not sources:
         raise typer.BadParameter("it is missing; give frames to segment.", param_hint="FRAMES")
-    source = open_source(sources, note=note)
+    source = open_source(with_topic(sources, topic), note=note)
     seconds = parse_duration("--duration", duration) if duration else None
     with (
         stop_on_signals() as stop_requested,

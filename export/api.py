@@ -72,8 +72,10 @@ def export_bundle(
         ConfigError: an unknown format or precision, or arguments that do not go together.
         NetworkError: the network cannot be exported; the bundle stays as it was.
         EngineError: plans cannot be built or refitted here, and nothing else was asked for.
-        ParityError: an artefact is not the model that it came from, or falls below a floor. Of
-            several, those that pass are written, and the error is a `PartialExportError`.
+        PartialExportError: an artefact is not the model that it came from, or falls below a floor,
+            or, of several, some were refused. Those that pass are written; ``outcome`` has what was
+            written, and what was not and why.
+        ParityError: the model's own logits are not finite; the bundle stays as it was.
     """
     above_zero("workspace_mib", workspace_mib)
     source = opened(bundle)

@@ -23,7 +23,7 @@ from onnx import TensorProto, helper
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx.session import cuda_problem
-from ..runtime.errors import ConfigError, ParityError, arg
+from ..runtime.errors import ConfigError, FloorError, arg
 from ..runtime.labels.metrics import label_agreement
 from ..runtime.probes.machine_state import device_name
 from .staged import open_staged
@@ -119,7 +119,7 @@ def settle_argmax(
 
     Raises:
         ConfigError: "runtime" for a network whose logits have full size already.
-        ParityError: the two forms give different labels.
+        FloorError: the two forms give different labels.
     """
     if where == "graph":
         return {}
@@ -145,9 +145,12 @@ def settle_argmax(
             if in_graph.device != "cpu" or precision in _ON_A_CPU:
                 times, same = _compare(in_graph, in_runtime, frames)
                 if not same >= MIN_SAME:
-                    raise ParityError(
+                    raise FloorError(
                         f"{bundle.path}: {path.name} gives other labels on {100 - same:.3f} % of "
-                        f"the pixels where the runtime makes them; use {arg('argmax', 'graph')}."
+                        f"the pixels where the runtime makes them; use {arg('argmax', 'graph')}.",
+                        metric="label_agreement",
+                        measured=same,
+                        limit=MIN_SAME,
                     )
                 if where == "auto":
                     found = {"argmax_ms": times, "measured_on": device_name(in_graph.device)}

@@ -16,7 +16,14 @@ from ..runtime.arguments import names_of
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines import Engine
-from ..runtime.errors import ConfigError, EngineError, MissingDependencyError, arg
+from ..runtime.errors import (
+    ConfigError,
+    EngineError,
+    FloorError,
+    MissingDependencyError,
+    RoadshiftError,
+    arg,
+)
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
@@ -80,10 +87,9 @@ def export_bundle(
 
     Raises:
         ConfigError, NetworkError, EngineError: see there.
-        ParityError: the one artefact that was asked for is not the model that it came from, or
-            falls below a floor; the bundle stays as it was.
-        PartialExportError: of several artefacts some were refused. Its ``record`` is as above,
-            with ``{"path", "format", "precision", "error"}`` of each of these under "refused".
+        ParityError: the network's own logits are not finite; the bundle stays as it was.
+        PartialExportError: some artefacts were refused, or all. Its ``record`` is as above, with
+            `Refusal.row` of each of these under "refused".
     """
     formats = names_of("formats", formats, FORMATS, "this version exports to")
     wanted = names_of("precisions", precisions, PRECISIONS, "this version exports to")
@@ -176,10 +182,15 @@ def _machine(
 
 def _with_graphs(precisions: Sequence[str], refused: list[Refusal]) -> list[str]:
     """The precisions whose ONNX models passed; no plan is built of an older one in its place."""
-    lost = {refusal.precision: refusal.path for refusal in refused}
+    lost = {refusal.precision: refusal for refusal in refused}
     for precision in precisions:
         if precision in lost:
-            why = EngineError(f"its ONNX model, {lost[precision]}, was refused")
+            error = lost[precision].error
+            told = f"its ONNX model, {lost[precision].path}, was refused"
+            why: RoadshiftError = EngineError(told)
+            if isinstance(error, FloorError):
+                numbers = {"measured": error.measured, "limit": error.limit}
+                why = FloorError(told, metric=error.metric, **numbers)
             refused.append(Refusal(plan_name(precision), "tensorrt", precision, why))
     return [precision for precision in precisions if precision not in lost]
 
@@ -220,17 +231,23 @@ def export_onnx(
         folder = Path(scratch)
         with output_errors(bundle.path):
             report(0, len(precisions), "tracing the graph, and comparing it with torch")
-            traced = trace(
-                bundle,
-                folder / MODEL,
-                evaluation,
-                with_logits=with_logits,
-                min_agreement=floors.agreement("fp32"),
-                opset_version=opset_version,
-            )
-            maker = _Maker(bundle, folder, evaluation, calibration, traced, floors, report)
+            try:
+                traced = trace(
+                    bundle,
+                    folder / MODEL,
+                    evaluation,
+                    with_logits=with_logits,
+                    min_agreement=floors.agreement("fp32"),
+                    opset_version=opset_version,
+                )
+            except FloorError as error:
+                maker: _Maker | FloorError = error  # the others are made of that graph
+            else:
+                maker = _Maker(bundle, folder, evaluation, calibration, traced, floors, report)
 
         def make(precision: str) -> list[Draft]:
+            if isinstance(maker, FloorError):
+                raise maker
             return [maker.settle(maker.make(precision), argmax, note)]
 
         names = {precision: onnx_name(precision) for precision in precisions}

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -63,7 +63,12 @@ class Histogram:
             self.counts = np.concatenate([pairs, np.zeros_like(pairs)])
             self.end *= 2
         scale = BINS / self.end if self.end else 0.0
-        bins = np.minimum(np.abs(values).ravel() * np.float32(scale), BINS - 1).astype(np.int32)
+        magnitudes = np.abs(values).ravel()
+        if scale > float(np.finfo(np.float32).max):  # of values that are nearly 0, below 1e-35
+            places: NDArray[np.floating[Any]] = magnitudes.astype(np.float64) * scale
+        else:
+            places = magnitudes * np.float32(scale)
+        bins = np.minimum(places, BINS - 1).astype(np.int32)
         self.counts += np.bincount(bins, minlength=BINS)
 
     def range(self, method: Method) -> Range:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..runtime.bench.evaluation import evaluate
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
-from ..runtime.errors import ConfigError, ParityError, arg
+from ..runtime.errors import ConfigError, FloorError, arg
 from ..runtime.labels.metrics import label_agreement, mapped_through
 from ..runtime.words import counted
 from .data_splits import EvaluationData, evenly
@@ -133,21 +133,30 @@ class Judge:
         return details
 
     def check(self, name: str, precision: str, details: dict[str, Any]) -> None:
-        """Raise `ParityError`, with the number, where ``details`` fall below a floor."""
+        """Raise `FloorError`, with the number, where ``details`` fall below a floor."""
         found, floor = details["parity"]["label_agreement"], self._floors.agreement(precision)
         what = f"{self._bundle.path}: {name}"
         if not found >= floor:
-            raise ParityError(
+            raise FloorError(
                 f"{what} agrees with its torch model on {found:.3f} % of the pixels of "
                 f"{counted(details['parity']['frames'], 'frame')}, less than {floor} %, "
                 "and was not written; "
-                f"choose another precision, or set {arg('min_agreement')}."
+                f"choose another precision, or set {arg('min_agreement')}.",
+                metric="label_agreement",
+                measured=found,
+                limit=floor,
             )
         limit = self._floors.max_miou_drop
-        if limit is not None and not details["miou_fp32"] - details["miou"] <= limit:
-            raise ParityError(
+        if limit is None:
+            return
+        drop = details["miou_fp32"] - details["miou"]
+        if not drop <= limit:
+            raise FloorError(
                 f"{what} has {details['miou']:.2f} % mIoU and fp32 {details['miou_fp32']:.2f} %, "
-                f"which is {details['miou_fp32'] - details['miou']:.2f} points less where "
+                f"which is {drop:.2f} points less where "
                 f"{limit} are allowed, and was not written; choose another precision, or set "
-                f"{arg('max_miou_drop')}."
+                f"{arg('max_miou_drop')}.",
+                metric="miou_drop",
+                measured=drop,
+                limit=limit,
             )

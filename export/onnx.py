@@ -25,7 +25,7 @@ from ..adapt.models.loading import load_network
 from ..adapt.models.segmenter import Segmenter, SegmenterWithLogits
 from ..runtime.bundle import Bundle
 from ..runtime.engines.checks import GO_BACK
-from ..runtime.errors import MissingDependencyError, NetworkError, ParityError, arg
+from ..runtime.errors import FloorError, MissingDependencyError, NetworkError, ParityError, arg
 from ..runtime.words import counted
 from .data_splits import EvaluationData
 from .graph import opset
@@ -247,25 +247,36 @@ def compare(
 
 
 def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
-    """Raise `ParityError`, with the number, where two models are not the same."""
+    """Refuse a model that is not the same as another.
+
+    Raises:
+        ParityError: the logits are not finite.
+        FloorError: labels or logits differ more than is allowed, by how much.
+    """
     if not math.isfinite(parity.max_logit):
         raise ParityError(
             f"{what} was not written: its torch model gives logits that are not finite on "
             f"{parity.compared_on}; {GO_BACK}."
         )
     if not parity.label_agreement >= min_agreement:
-        raise ParityError(
+        raise FloorError(
             f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "
             f"of {counted(parity.frames, 'frame')}, less than {min_agreement} %, and was "
             "not written; check "
-            f"that the network computes the same in every run, or set {arg('min_agreement')}."
+            f"that the network computes the same in every run, or set {arg('min_agreement')}.",
+            metric="label_agreement",
+            measured=parity.label_agreement,
+            limit=min_agreement,
         )
     allowed = MAX_RELATIVE_DIFFERENCE * max(parity.max_logit, 1.0)
     if not parity.max_difference <= allowed:
-        raise ParityError(
+        raise FloorError(
             f"{what} differs from its torch model by {parity.max_difference:.2e} in a logit, more "
             f"than {allowed:.2e}, and was not written; check that the network's weights are finite "
-            "and that it computes the same in every run."
+            "and that it computes the same in every run.",
+            metric="logit_difference",
+            measured=parity.max_difference,
+            limit=allowed,
         )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from ..runtime.errors import ParityError
+from ..runtime.errors import FloorError
 from .graph import QUANTISING, float_values, head, opset, tail
 
 Half = Literal["fp16", "bf16"]
@@ -41,7 +41,7 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
         precision: "fp16" or "bf16"; bf16 raises the graph to opset 22.
 
     Raises:
-        ParityError: a weight is beyond the range of ``precision``; it names the weight.
+        FloorError: a weight is beyond the range of ``precision``; it names the weight.
     """
     wanted = BF16_OPSET if precision == "bf16" else 0
     raised = opset(model) < wanted
@@ -138,9 +138,12 @@ class _Lowering:
         values = numpy_helper.to_array(weight)
         largest = float(np.abs(values).max(initial=0.0))
         if not largest <= _LARGEST[self.precision]:
-            raise ParityError(
+            raise FloorError(
                 f"{self.precision} cannot hold weight {weight.name!r}, which reaches {largest:.3g} "
-                f"where {_LARGEST[self.precision]:.6g} is the end; use bf16 or fp32."
+                f"where {_LARGEST[self.precision]:.6g} is the end; use bf16 or fp32.",
+                metric="largest_weight",
+                measured=largest,
+                limit=_LARGEST[self.precision],
             )
         rounded = values.astype(_DTYPES[self.precision])
         if weight.name in self.scales:  # values are divided by it

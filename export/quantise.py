@@ -1,14 +1,19 @@
-"""Q/DQ pairs around the convolutions of a float32 graph: INT8, FP8, and UINT8 for a CPU.
+"""Q/DQ pairs around convolutions and linear layers of a float32 graph: INT8, FP8, UINT8 for a CPU.
 
-Three forms of one idea, value -> QuantizeLinear -> DequantizeLinear -> convolution:
+Three forms of one idea, value -> QuantizeLinear -> DequantizeLinear -> layer:
 
-- ``int8``: symmetric, weights a scale for each output channel, on the inputs of convolutions only.
+- ``int8``: symmetric, weights a scale for each output channel, on the inputs of layers only.
   This is what TensorRT takes: a zero point of 0, and room to fuse convolution, ReLU and Q.
 - ``fp8``: the same with E4M3, which the GPU needs to have.
 - ``int8-cpu``: activations UINT8 with a zero point, INT8 weights, on every value between operators
   that ONNX Runtime's CPU provider runs on integers. A ReLU disappears into the zero point, and a
   convolution stays in integers from end to end; in the symmetric form the CPU computes in float32.
   A convolution of the frame's three channels stays in float32: integers are packed four by four.
+
+In a transformer the linear layers are quantised too, which hold most of its arithmetic, but not in
+``int8-cpu``: there ONNX Runtime's CPU provider takes longer with them (see docs/quantisation.md).
+Between layers nothing is: products of two activations (attention), softmax, layer normalisation,
+GELU, and the sums that carry the residual stream, whose few large channels would take all levels.
 """
 
 from __future__ import annotations
@@ -30,44 +35,81 @@ from .graph import float_values, tail
 
 Form = Literal["int8", "fp8", "int8-cpu"]
 _INTEGER = {"Conv", "Relu", "Add", "Concat", "Resize", "AveragePool", "MaxPool"}
+_LINEAR = {"MatMul", "Gemm"}
+_OF_TRANSFORMERS = _LINEAR | {"LayerNormalization", "Softmax", "Gelu", "Erf"}
 _PACKED_CHANNELS = 4  # of a dot product of integers on a CPU
 _SMALLEST = 1e-12  # a scale is above zero, also for a value that is always zero
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution that can be quantised.
+    """A convolution or a linear layer that can be quantised.
 
     Attributes:
         name: of its module, such as "downsample.0.0"; "head:2" where a module runs a second time.
         node: its node's name.
         input: the value that it reads.
         weight: the name of its weights.
+        axis: of the output channels in its weights.
     """
 
     name: str
     node: str
     input: str
     weight: str
+    axis: int = 0
 
 
 def layers_of(model: onnx.ModelProto) -> list[Layer]:
-    """The convolutions with constant weights, in the order in which they run."""
-    weights = {weight.name for weight in model.graph.initializer}
+    """Convolutions and linear layers with constant weights, in the order in which they run."""
+    dims = {weight.name: len(weight.dims) for weight in model.graph.initializer}
+    biases = _biases(model)
     runs: Counter[str] = Counter()
     layers = []
     for node in model.graph.node:
-        if node.op_type == "Conv" and node.input[1] in weights:
-            name = _module_name(node)
+        axis = _output_axis(node, dims)
+        if axis is not None:
+            name = _module_name(node, biases)
             runs[name] += 1
             if runs[name] > 1:
                 name = f"{name}:{runs[name]}"
-            layers.append(Layer(name, node.name, node.input[0], node.input[1]))
+            layers.append(Layer(name, node.name, node.input[0], node.input[1], axis))
     return layers
 
 
+def _output_axis(node: onnx.NodeProto, dims: Mapping[str, int]) -> int | None:
+    """The axis of the output channels in a layer's constant weights; None: it is no such layer.
+
+    Args:
+        dims: number of axes of each constant.
+    """
+    axes = dims.get(node.input[1]) if len(node.input) > 1 else None
+    if axes is None:
+        return None
+    if node.op_type == "Conv":
+        return 0
+    if axes != 2 or node.input[0] in dims:
+        return None
+    settings = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type == "Gemm" and not settings.get("transA", 0):
+        return 0 if settings.get("transB", 0) else 1
+    return 1 if node.op_type == "MatMul" else None
+
+
+def _biases(model: onnx.ModelProto) -> dict[str, str]:
+    """The constant that is added to a value, by the value's name: the bias of a linear layer."""
+    weights = {weight.name for weight in model.graph.initializer}
+    return {
+        value: bias
+        for node in model.graph.node
+        if node.op_type == "Add"
+        for value, bias in (node.input, node.input[::-1])
+        if bias in weights
+    }
+
+
 def layers_for(model: onnx.ModelProto, form: Form) -> list[Layer]:
-    """Convolutions of `layers_of` that ``form`` quantises."""
+    """Layers of `layers_of` that ``form`` quantises."""
     layers = layers_of(model)
     if form != "int8-cpu":
         return layers
@@ -76,7 +118,8 @@ def layers_for(model: onnx.ModelProto, form: Form) -> list[Layer]:
     return [
         layer
         for layer in layers
-        if grouped[layer.node] > 1 or kernels[layer.weight][1] >= _PACKED_CHANNELS
+        if layer.node in grouped
+        and (grouped[layer.node] > 1 or kernels[layer.weight][1] >= _PACKED_CHANNELS)
     ]
 
 
@@ -84,8 +127,11 @@ def _groups(node: onnx.NodeProto) -> int:
     return next((int(a.i) for a in node.attribute if a.name == "group"), 1)
 
 
-def _module_name(node: onnx.NodeProto) -> str:
-    name: str = node.input[1].removesuffix(".weight")
+def _module_name(node: onnx.NodeProto, biases: Mapping[str, str]) -> str:
+    """The module of a layer: by its weights, or its bias where those were transposed on export."""
+    names = (*node.input[1:], biases.get(node.output[0], ""))
+    kept = [name for name in names if name.endswith((".weight", ".bias"))]
+    name: str = (kept or [node.input[1]])[0].removesuffix(".weight").removesuffix(".bias")
     return name.removeprefix("segmenter.").removeprefix("network.") or node.name
 
 
@@ -129,6 +175,7 @@ class _Quantiser:
         """The activations that get a Q/DQ pair."""
         if self.form != "int8-cpu":
             return {layer.input for layer in self.layers.values()}
+        exact = _residual_stream(self.graph)
         users: dict[str, list[onnx.NodeProto]] = {}
         for node in self.graph.node:
             for name in node.input:
@@ -138,6 +185,7 @@ class _Quantiser:
         found = set()
         for node in self.graph.node:
             integer = node.name in self.layers if node.op_type == "Conv" else True
+            integer &= node.op_type != "Add" or not exact.intersection(node.input)
             if node.op_type not in _INTEGER or node.name in after or not integer:
                 continue
             for name in (*node.input, *node.output):
@@ -163,7 +211,7 @@ class _Quantiser:
             if (layer := self.layers.get(node.name)) is not None:
                 weight = layer.weight
                 if weight not in weights:
-                    weights[weight] = self._weight(weight)
+                    weights[weight] = self._weight(layer)
                 node.input[1] = weights[weight]
             self.nodes.append(node)
             for name in node.output:
@@ -184,12 +232,14 @@ class _Quantiser:
             zero = np.zeros((), self._type)
         return self._pair(name, np.asarray(step, np.float32), zero)
 
-    def _weight(self, name: str) -> str:
+    def _weight(self, layer: Layer) -> str:
         """One scale for each output channel."""
-        values = numpy_helper.to_array(self.weights[name])
-        largest = np.abs(values).reshape(len(values), -1).max(axis=1)
+        values = numpy_helper.to_array(self.weights[layer.weight])
+        rows = np.moveaxis(values, layer.axis, 0)
+        largest = np.abs(rows).reshape(len(rows), -1).max(axis=1)
         scale = np.maximum(largest / self._levels, _SMALLEST).astype(np.float32)
-        return self._pair(name, scale, np.zeros(len(scale), self._type), axis=0)
+        zero = np.zeros(len(scale), self._type)
+        return self._pair(layer.weight, scale, zero, axis=layer.axis)
 
     @property
     def _levels(self) -> float:
@@ -221,6 +271,17 @@ class _Quantiser:
                 node.attribute.append(helper.make_attribute("axis", axis))
             self.nodes.append(node)
         return back
+
+
+def _residual_stream(graph: onnx.GraphProto) -> set[str]:
+    """Values behind an operator of transformers, up to the next convolution."""
+    found: set[str] = set()
+    for node in graph.node:  # in topological order
+        if node.op_type in _OF_TRANSFORMERS or (
+            node.op_type != "Conv" and found.intersection(node.input)
+        ):
+            found.update(node.output)
+    return found
 
 
 def normalise_in_one(model: onnx.ModelProto) -> None:

@@ -19,7 +19,8 @@ SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "rtp", "srt")
 MASK = "***"
 
 _OTHER_SCHEMES = ("rtmps", "rtspu", "rtsph", "mms", "ws", "wss", "ftp", "sftp", "smb", "webrtc")
-_CAMERA = re.compile(r"camera:", re.IGNORECASE)
+_CAMERA = re.compile(r"(camera|csi|gst):", re.IGNORECASE)
+_PIPELINE = re.compile(r"gst:\s*([a-z0-9]*)", re.IGNORECASE)  # and its first element
 _DEVICE = re.compile(r"/dev/video[0-9]+(\?.*)?", re.DOTALL)
 _URL = re.compile(r"\s*([a-z][a-z0-9+.-]*)://+", re.IGNORECASE)
 # With one slash, as `Path` spells a URL; known schemes alone: a folder's name may end in a colon.
@@ -33,7 +34,7 @@ _IP = re.compile(r"\[[0-9a-f:.]+\]|(?:[0-9]{1,3}\.){3}[0-9]{1,3}", re.IGNORECASE
 
 
 def is_live(source: object) -> bool:
-    """Tell whether a source's name is that of a camera or of a stream: `camera:0`, `rtsp://host/x`."""
+    """Tell whether a source is a camera, a pipeline or a stream: `camera:0`, `rtsp://host/x`."""
     text = str(source)
     return bool(_CAMERA.match(text) or _DEVICE.fullmatch(text) or _URL.match(text))
 
@@ -47,8 +48,8 @@ def normal_address(source: str) -> str:
     """``source`` as `open_live` and FFmpeg take it: scheme in lower case, a device as a camera."""
     if _DEVICE.fullmatch(source):
         return f"camera:{source}"
-    if _CAMERA.match(source):
-        return "camera:" + source[len("camera:") :]
+    if camera := _CAMERA.match(source):
+        return camera[0].lower() + source[camera.end() :]
     url = _URL.match(source)
     return source if url is None else url[0].strip().lower() + source[url.end() :]
 
@@ -57,8 +58,12 @@ def without_password(text: str) -> str:
     """An address as it may be shown and stored: scheme, host and port; anything else unchanged.
 
     ``rtsp://me:secret@10.0.0.7:554/front?x=1`` becomes ``rtsp://***@10.0.0.7:554/***``. Where two
-    readings of an address disagree about its host, that is left out as well: ``rtsp://***``.
+    readings of an address disagree about its host, that is left out as well: ``rtsp://***``. Any
+    element of a pipeline may have a password: ``gst:rtspsrc location=... ! ...`` becomes
+    ``gst:rtspsrc``.
     """
+    if pipeline := _PIPELINE.match(text):
+        return f"gst:{pipeline[1]}"
     url = _URL.match(text) or _PATH_OF_URL.match(text)
     if url is None:
         secret = "://" in text or _WITHOUT_SCHEME.match(text.removeprefix("camera:"))

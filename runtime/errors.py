@@ -119,6 +119,25 @@ class ParityError(RoadshiftError):
     """An exported artefact does not do what the model that it came from does."""
 
 
+class FloorError(ParityError):
+    """An artefact changes the model's answers more than its floor or its precision allows.
+
+    Attributes:
+        metric: "label_agreement" (percent of pixels), "miou_drop" (points), "logit_difference" or
+            "largest_weight".
+        measured: the number that was found.
+        limit: the least agreement, or the most of another metric, that is allowed.
+    """
+
+    exit_code = 7
+
+    def __init__(
+        self, message: str = "", *, metric: str = "", measured: float = 0.0, limit: float = 0.0
+    ) -> None:
+        super().__init__(message)
+        self.metric, self.measured, self.limit = metric, measured, limit
+
+
 class TrainingError(RoadshiftError):
     """A run cannot go on: losses stay non-finite, or it does not fit its memory budget."""
 

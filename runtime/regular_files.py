@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -36,6 +38,14 @@ def read_regular_file(path: str | Path, limit: int) -> bytes:
         problem = f"has {size:,} bytes, and at most {limit:,} are read"
         raise OSError(errno.EFBIG, problem, str(path))
     return content
+
+
+def sha256_of_rest(file: BinaryIO) -> str:
+    """SHA-256 of what is left of an open file, in hexadecimal, a megabyte in memory at a time."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def check_regular(path: str | Path) -> None:

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import ast
-import sys
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 from processes import python_output
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from roadshift.runtime.older_python import tomllib
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
@@ -118,6 +113,18 @@ def test_runtime_and_scenes_never_import_what_only_learning_needs(module: Path) 
     assert {name.split(".")[0] for name in names} & {"torch", "torchvision", "onnxscript"} == set()
 
 
+def test_names_that_python_3_10_lacks_come_from_one_place() -> None:
+    elsewhere = {"tomllib", "tomli", "typing.Self", "typing_extensions.Self", "enum.StrEnum"}
+    found = {
+        str(module): names
+        for room in (*ROOMS, "commands", "benchmarks", "tests")
+        for module in (file.relative_to(ROOT) for file in (ROOT / room).rglob("*.py"))
+        if module != Path("runtime/older_python.py")
+        and (names := elsewhere & set(imports((ROOT / module).read_text("utf-8"), module)))
+    }
+    assert found == {}
+
+
 def test_every_public_name_of_the_runtime_loads_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
@@ -166,12 +173,14 @@ INNER = {
         "pictures",
         "folders",
         "video",
+        "bags",
         "frames",
         "labels",
         "bundle",
         "signing",
         "engines",
         "pipeline",
+        "ros",
         "slots",
         "bench",
         "reporting",
@@ -181,6 +190,7 @@ INNER = {
         "networks",
         "losses",
         "models",
+        "black_boxes",
         "data",
         "scoring",
         "pseudo_labels",
@@ -191,7 +201,7 @@ INNER = {
         "workflows",
     ),
 }
-FACES = ("__init__", "api", "arguments")
+FACES = ("__init__", "api", "arguments", "black_box_api")
 LOOSE_IN_ADAPT: tuple[str, ...] = ()  # what lies loose beside the face
 MOST_LINES = 400
 

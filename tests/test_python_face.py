@@ -13,6 +13,7 @@ from processes import python_output
 INIT = Path(roadshift.__file__)
 LEARNS = ("roadshift.adapt", "roadshift.export")
 FUNCTIONS = {
+    "adapt_black_box",
     "adapt_bundle",
     "evaluate",
     "explain",
@@ -92,8 +93,7 @@ def test_every_method_of_ours_has_its_settings_among_the_names() -> None:
 
     ours = [m for m in METHODS.values() if m.__module__.startswith("roadshift.")]
     for method in ours:
-        if not method.black_box:
-            assert getattr(roadshift, method.Config.__name__) is method.Config
+        assert getattr(roadshift, method.Config.__name__) is method.Config
 
 
 def test_type_checkers_know_that_every_setting_has_a_default() -> None:

@@ -11,14 +11,10 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from roadshift.runtime.older_python import tomllib
 
 ROOT = Path(__file__).parents[1]
-NOT_PACKAGED = ("tests", "benchmarks", "docs", "build", "dist")
+NOT_PACKAGED = ("tests", "benchmarks", "docs", "examples", "build", "dist")
 ONLY_FOR_LEARNING = {"torch", "onnx", "onnxscript", "tensorrt"}
 
 

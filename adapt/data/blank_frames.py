@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from ...runtime.errors import FrameError
 from ...runtime.words import counted
-from .dataset import FrameSet, evenly_spaced
+from .dataset import evenly_spaced
+from .frame_set import FrameSet
 
 LOOKED_AT = 16  # frames, evenly spaced
 LEAST_RANGE = 2  # grey levels, of any channel; below it there is one colour, and a codec's rounding

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..black_boxes.base import BlackBox
 from ..losses.backends.spec import Kernel, Window
 from ..models.inputs import Normalise
 from ..run.config import RunConfig
 from ..run.events import Events
 from ..run.work import PreparedFrames, Work
 from ..run.workspace import Workspace
-from .dataset import Batch, Crop, FrameSet, in_batches, resize_window, stacked
+from .dataset import Batch, Crop, in_batches, resize_window, stacked
+from .frame_set import FrameSet
 
 LEAST_IN_BATCH = 2  # frames that batch norm's statistics are taken over, however short the time
 
@@ -35,6 +37,7 @@ class Context:
     held: FrameSet | None = None  # set aside to judge on: nothing may learn from them
     statistics_share: float | None = None  # the target's in the start's; None: not re-estimated
     classes: tuple[str, ...] = ()  # their names, where someone is to read them
+    black_box: BlackBox | None = None  # whose answers are learned from, where one is adapted to
     fingerprint: str = ""  # of all that decides the run, apart from the content of its files
     work: Work = field(default_factory=Work)
     prepared: PreparedFrames = field(default_factory=PreparedFrames)  # of the stage at work

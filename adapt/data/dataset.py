@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.errors import FrameError, Sentence, arg
@@ -31,13 +30,13 @@ from ..run.config import AugmentConfig, TrainingConfig
 from ..run.work import Work
 from .augment import photometric
 from .decoding import damaged_names, decoded, images_in_time
-from .frame_cache import cached_images, read_cache, write_cache
+from .frame_cache import DecodedFrames, cached_images, read_cache, write_cache
+from .frame_set import FrameSet, Image
 from .streams import Streams
 from .view_sizes import scaled_side
 
 CACHE_LIMIT_BYTES = 8 * 2**30  # above it images are decoded when they are drawn
 COUNTING = 0.3  # of the time to decode frames, to count those of a video before, at most
-Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -103,66 +102,6 @@ class Batch:
         return replace(self, clean=clean, augmented=augmented, labels=labels)
 
 
-class FrameSet:
-    """Frames of one size with random access.
-
-    ``image(i)`` is uint8 (height, width, 3) RGB. ``labels(i)`` is uint8 (height, width) and exists
-    only in a set opened by `labelled_frames`; frames to adapt on have none.
-    """
-
-    def __init__(
-        self,
-        names: Sequence[str],
-        width: int,
-        height: int,
-        image: Callable[[int], Image],
-        labels: Callable[[int], Image] | None = None,
-    ) -> None:
-        self.names = tuple(names)
-        self.width, self.height = width, height
-        self.image = image
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def only(self, chosen: Sequence[int]) -> FrameSet:
-        """The frames with these indices, in that order."""
-        labels = self.labels
-        return FrameSet(
-            [self.names[i] for i in chosen],
-            self.width,
-            self.height,
-            lambda i: self.image(chosen[i]),
-            None if labels is None else lambda i: labels(chosen[i]),
-        )
-
-
-LEAST_TO_JUDGE = 16  # frames of a recording; with fewer, none is set aside
-
-
-def set_aside(
-    frames: FrameSet, note: Callable[[str], None] = lambda _: None
-) -> tuple[FrameSet, FrameSet | None]:
-    """Frames to adapt to, and the recording's last ones to judge on; None if it is too short.
-
-    A tenth is set aside, but at least 16 frames or a quarter, whichever is less. An eighth as many
-    before them are used for nothing: neighbours in time are nearly the same frame. The split
-    follows from the number of frames alone, so a resumed run finds the same one.
-    """
-    count = len(frames)
-    if count < LEAST_TO_JUDGE:
-        return frames, None
-    held = max(count // 10, min(16, count // 4))
-    note(
-        Sentence(
-            f"the last {held} of {counted(count, 'frame')} are set aside to judge the result on "
-            f"(see {arg('gate')})"
-        )
-    )
-    return (frames.only(range(count - held - held // 8)), frames.only(range(count - held, count)))
-
-
 def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """At most ``limit`` of the indices below ``count``, evenly spaced and in order."""
     if limit is None or count <= limit:
@@ -202,9 +141,9 @@ def target_frames(
         "size": [width, height],
         "limit": limit,
     }
-    names = read_cache(workdir, wanted, note)
-    if names is not None:
-        return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
+    found = read_cache(workdir, wanted, note)
+    if found is not None:
+        return cached_frames(workdir, found, width, height)
     opened = open_frames([str(source) for source in sources], on_skip=note)
     frames = thinned(opened, limit, work)
     stills = frames.stills if isinstance(frames, FrameSource) else None
@@ -226,8 +165,14 @@ def target_frames(
         opened.watch = watch
         unfit = partial(damaged_names, opened, work)
         read = decoded(frames, total, work)
-        names = write_cache(workdir, wanted, read, width, height, unfit)
-    return FrameSet(names, width, height, cached_images(workdir, len(names), width, height))
+        found = write_cache(workdir, wanted, read, width, height, unfit)
+    return cached_frames(workdir, found, width, height)
+
+
+def cached_frames(workdir: Path, found: DecodedFrames, width: int, height: int) -> FrameSet:
+    """The frames that a run's folder holds decoded."""
+    images = cached_images(workdir, len(found.names), width, height)
+    return FrameSet(found.names, width, height, images, stamps_ns=found.stamps_ns)
 
 
 def thinned(
@@ -236,7 +181,8 @@ def thinned(
     """At most ``limit`` of the frames, evenly spaced.
 
     Those of a video are its compressed pictures, where these can be counted without decoding it;
-    else they are counted by decoding, and spaced over what the deadline's part has time for.
+    else they are counted by decoding, and spaced over what the deadline's part has time for. Of a
+    bag, messages in between are not read.
 
     Raises:
         RunInterrupted: a signal came while frames were counted.
@@ -264,7 +210,7 @@ def thinned(
     keep = set(evenly_spaced(count, limit))
     if len(keep) < count:
         note(Sentence(f"using {len(keep)} of {counted(count, 'frame')}, {which}"))
-    return (frame for i, frame in enumerate(source) if i in keep)
+    return source.at(keep)
 
 
 def _count_in_time(source: FrameSource, work: Work) -> int:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,17 @@ from ..run.checksums import (
 from ..run.workspace import Workspace
 
 
+class DecodedFrames(NamedTuple):
+    """Names of the frames in a run's folder, and their stamps; None where not all have one."""
+
+    names: list[str]
+    stamps_ns: list[int] | None
+
+
 def read_cache(
     folder: Path, wanted: Mapping[str, Any], note: Callable[[str], None] = lambda _: None
-) -> list[str] | None:
-    """Names of the frames that were decoded for what is ``wanted``; None if others were, or none.
+) -> DecodedFrames | None:
+    """The frames that were decoded for what is ``wanted``; None if others were, or none.
 
     Raises:
         FrameError: they are damaged.
@@ -46,6 +53,8 @@ def read_cache(
         if {key: stored[key] for key in wanted} != dict(wanted):
             return None
         names, content = list(map(str, stored["names"])), stored["content"]
+        stamps = stored.get("stamps_ns")
+        found = DecodedFrames(names, None if stamps is None else list(map(int, stamps)))
     except OSError as error:
         raise _damaged(index, error.strerror or str(error)) from error
     except (DamagedError, KeyError, TypeError) as error:
@@ -58,7 +67,7 @@ def read_cache(
             raise _damaged(pixels, "its content and its SHA-256 differ")
     except OSError as error:
         raise _damaged(pixels, error.strerror or str(error)) from error
-    return names
+    return found
 
 
 def write_cache(
@@ -68,8 +77,8 @@ def write_cache(
     width: int,
     height: int,
     left_out: Callable[[], Container[str]] = tuple,
-) -> list[str]:
-    """Decode ``frames``, fitted to ``width`` x ``height``, into ``folder``; their names.
+) -> DecodedFrames:
+    """Decode ``frames``, fitted to ``width`` x ``height``, into ``folder``.
 
     Args:
         wanted: what they were decoded for, as JSON has it; `read_cache` compares it.
@@ -81,7 +90,7 @@ def write_cache(
     """
     index, path = Workspace(folder).frame_index, Workspace(folder).frame_pixels
     index.unlink(missing_ok=True)  # what it describes is about to be overwritten
-    names, digest = list[str](), hashlib.sha256()
+    names, stamps, digest = list[str](), list[int](), hashlib.sha256()
     try:
         with path.open("w+b") as file:
             for frame in frames:
@@ -89,6 +98,8 @@ def write_cache(
                 digest.update(pixels)
                 file.write(pixels)
                 names.append(frame.name)
+                if frame.origin is not None:
+                    stamps.append(frame.origin.stamp_ns)
             content, unfit = digest.hexdigest(), left_out()
             fit = [i for i, name in enumerate(names) if name not in unfit]
             if len(fit) < len(names):
@@ -109,9 +120,13 @@ def write_cache(
             "give another recording."
         )
     names = [names[i] for i in fit]
+    # Of videos no frame has a stamp, and of bags none is unfit: so all have one, or it is None.
+    stamped = stamps if len(stamps) == len(names) else None
     record = {**wanted, "names": names, "content": content}
+    if stamped is not None:
+        record["stamps_ns"] = stamped
     write_json_with_checksum(index, record)
-    return names
+    return DecodedFrames(names, stamped)
 
 
 def _close_up(file: BinaryIO, kept: Sequence[int], size: int) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...runtime.folders.bag_folders import bag_parts, is_bag, split_topic
 from ...runtime.folders.folder_contents import folder_contents
 from ...runtime.frames import open_frames
 from .dataset import evenly_spaced
@@ -34,11 +35,11 @@ def learned_from(sources: Sequence[str | Path], limit: int | None) -> list[Path]
     stills = opened.stills
     if stills is not None:
         return [stills[i][0] for i in evenly_spaced(len(stills), limit)]
-    return [file for source in sources for file in files_of(Path(source))]
+    return [file for source in sources for file in files_of(Path(split_topic(source)[0]))]
 
 
 def files_of(source: Path) -> list[Path]:
-    """The files that hold the frames of one source: a folder, an image or a video."""
-    if not source.is_dir():
-        return [source]
-    return list(folder_contents(source).files)
+    """The files that hold the frames of one source: a folder, an image, a video or a bag."""
+    if not source.is_dir() or is_bag(source):
+        return bag_parts(source)
+    return [part for file in folder_contents(source).files for part in bag_parts(file)]

@@ -8,7 +8,8 @@ from pathlib import Path
 from ...runtime.frames.images import read_frame_image
 from ...runtime.frames.preprocess import fit_frame, restore_labels
 from ...runtime.labels import LabelSpace, read_labels
-from .dataset import CACHE_LIMIT_BYTES, FrameSet, Image
+from .dataset import CACHE_LIMIT_BYTES
+from .frame_set import FrameSet, Image
 
 
 def labelled_frames(

@@ -25,7 +25,8 @@ from ...runtime.verdict import Verdict
 from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted, shortened
 from ..data.context import Context
-from ..data.dataset import LEAST_TO_JUDGE, FrameSet, evenly_spaced, thinned
+from ..data.dataset import evenly_spaced, thinned
+from ..data.frame_set import LEAST_TO_JUDGE, FrameSet
 from ..models.importing import read_weights
 from ..models.loading import load_network, pick_device
 from ..models.weight_checks import BrokenWeightsError

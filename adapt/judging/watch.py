@@ -23,7 +23,8 @@ from torch import Tensor
 from ...runtime.errors import FrameError
 from ...runtime.words import counted
 from ..data.context import Context
-from ..data.dataset import FrameSet, evenly_spaced
+from ..data.dataset import evenly_spaced
+from ..data.frame_set import FrameSet
 from ..losses.common import at_least_float32
 from ..methods.base import prefixed, under
 from ..networks import SegmentationNetwork

@@ -12,7 +12,7 @@ from ..data.context import Context
 from ..data.dataset import Batch
 from ..losses.atp import AlignWeights, align_terms, teach_terms
 from ..networks import SegmentationNetwork
-from ..pseudo_labels.black_box_labels import StoredAnswers
+from ..pseudo_labels.stored_answers import StoredAnswers
 from .atp_config import AtpConfig, StageName
 from .base import SMALL_DATA, Method, ParameterGroup, Stage, all_but_the_classifier
 from .propagate import PropagateStage

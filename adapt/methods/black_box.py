@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 from torch import Tensor
 
 from ..data.context import Context
@@ -14,8 +14,8 @@ from ..data.dataset import Batch
 from ..losses.atp import divergence_from
 from ..losses.nightshift import nightshift_terms
 from ..networks import SegmentationNetwork
-from ..pseudo_labels.black_box_labels import StoredAnswers
 from ..pseudo_labels.class_balance import sqrt_inverse_weights
+from ..pseudo_labels.stored_answers import StoredAnswers
 from ..run.config import Settings, merge
 from .atp import RECIPE, SMALL_DATA_PROPAGATE, stages_of
 from .atp_config import AtpConfig, StageName
@@ -25,7 +25,9 @@ from .base import Method, Stage
 class DistilConfig(Settings):
     """Settings of distillation: source of the answers, and steps that learn from them alone."""
 
-    source: str = ""  # see `open_black_box`; `roadshift adapt` fills it in
+    # the black box and its `BoxWiring`, for the record; `roadshift adapt` fills them in
+    source: str = ""
+    wiring: Mapping[str, JsonValue] = {}
     distil: bool = True  # before the other stages
     # of the run's steps, where Teach and Propagate have 1 each
     distil_share: int = Field(default=2, ge=1)
@@ -112,7 +114,7 @@ class Das3BlackBoxConfig(AtpBlackBoxConfig):
 def _answers(
     settings: AtpBlackBoxConfig, context: Context, model: SegmentationNetwork
 ) -> StoredAnswers:
-    return StoredAnswers(settings.source, context, model.num_classes, settings.ask)
+    return StoredAnswers(context, model.num_classes, settings.ask)
 
 
 def _stages(settings: AtpBlackBoxConfig) -> Sequence[Stage]:

@@ -14,10 +14,10 @@ from ..losses.backends.labels import pixel_argmax
 from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
 from ..networks.ema import ema_update, frozen_copy
-from ..pseudo_labels.black_box_labels import StoredAnswers
 from ..pseudo_labels.hard_labels import selected
 from ..pseudo_labels.labeller import Labeller
 from ..pseudo_labels.selection import Selection
+from ..pseudo_labels.stored_answers import StoredAnswers
 from ..pseudo_labels.thresholds import ConfidenceHistograms, confidence_bins
 
 

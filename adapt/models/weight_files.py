@@ -1,7 +1,8 @@
 """Files of weights: told apart by their first bytes, read without running their code.
 
 Pickle is a program; ``torch.load`` is only ever called with ``weights_only=True``, and a file that
-needs more is refused. What is no file of PyTorch weights is refused by what it is, with what to do.
+needs more is refused, but for what scripts usually save beside weights (`inert_pickle`). What is no
+file of PyTorch weights is refused by what it is, with what to do.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from ...runtime.errors import NetworkError
+from .inert_pickle import inert_extras
 
 RESAVE = "re-save it with torch.save(model.state_dict(), path)"
 _HEAD_BYTES = 4096
@@ -213,7 +215,7 @@ def _read_safetensors(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     try:
         # As a stream: of a path, torch takes the suffix for the format.
-        with path.open("rb") as file, warnings.catch_warnings():
+        with path.open("rb") as file, warnings.catch_warnings(), inert_extras():
             warnings.simplefilter("ignore")  # of what torch deprecates and a user cannot change
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the formats that torch.load knows fail in their own ways

@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runtime.errors import NetworkError
 from .base import Output, SegmentationNetwork
 from .pooling import product_pool
 
+VARIANTS = ("paper", "mmsegmentation")
 _BINS = (1, 2, 3, 6)
 
 
@@ -24,8 +26,16 @@ class FastSCNN(SegmentationNetwork):
     1x1 map gives one value per channel and frame, no statistics to normalise with at the batch
     sizes of adaptation. Bilinear upsampling is half-pixel (``align_corners=False``) throughout.
 
+    mmsegmentation's Fast-SCNN differs: pooled maps are joined by a 3x3 convolution, the deep branch
+    is smoothed without dilation, and the head has a ReLU between depthwise and pointwise
+    convolutions. It normalises the pooled maps too, which an import folds into their convolutions.
+
     Args:
         num_classes: K.
+        variant: "paper" or "mmsegmentation".
+
+    Raises:
+        NetworkError: another variant.
     """
 
     align_corners = False
@@ -33,8 +43,13 @@ class FastSCNN(SegmentationNetwork):
     description = "Two branches over a shared stem; small and fast, for embedded use."
     paper = "Poudel et al., BMVC 2019 (arXiv:1902.04502)"
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, variant: str = "paper") -> None:
         super().__init__()
+        if variant not in VARIANTS:
+            raise NetworkError(
+                f"network 'fast_scnn': variant is {variant!r:.60}; choose {' or '.join(VARIANTS)}."
+            )
+        published = variant == "mmsegmentation"
         self.num_classes = num_classes
         self.downsample = nn.Sequential(
             _convolution(3, 32, kernel=3, stride=2), _separable(32, 48, 2), _separable(48, 64, 2)
@@ -43,10 +58,10 @@ class FastSCNN(SegmentationNetwork):
             *_bottlenecks(64, 64, 2),
             *_bottlenecks(64, 96, 2),
             *_bottlenecks(96, 128, 1),
-            PyramidPooling(128),
+            PyramidPooling(128, kernel=3 if published else 1),
         )
-        self.fusion = FeatureFusion(64, 128)
-        self.head = nn.Sequential(_separable(128, 128, 1), _separable(128, 128, 1))
+        self.fusion = FeatureFusion(64, 128, dilation=1 if published else 4)
+        self.head = nn.Sequential(*(_separable(128, 128, 1, relu=published) for _ in range(2)))
         self.dropout = nn.Dropout(0.1)
         self.classifier = nn.Conv2d(128, num_classes, 1)
 
@@ -64,10 +79,10 @@ class FastSCNN(SegmentationNetwork):
 class PyramidPooling(nn.Module):
     """Averages over grids of 1, 2, 3 and 6 cells a side, upsampled and joined to the input."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, kernel: int = 1) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Conv2d(channels, channels // len(_BINS), 1) for _ in _BINS)
-        self.join = _convolution(2 * channels, channels)
+        self.join = _convolution(2 * channels, channels, kernel=kernel)
 
     def forward(self, x: Tensor) -> Tensor:
         """Context for x, (B, D, h, w), in the same shape."""
@@ -82,9 +97,9 @@ class PyramidPooling(nn.Module):
 class FeatureFusion(nn.Module):
     """The deep branch, upsampled and smoothed, added to the detailed one."""
 
-    def __init__(self, detail_channels: int, channels: int) -> None:
+    def __init__(self, detail_channels: int, channels: int, dilation: int) -> None:
         super().__init__()
-        self.smooth = _convolution(channels, channels, kernel=3, dilation=4, groups=channels)
+        self.smooth = _convolution(channels, channels, kernel=3, dilation=dilation, groups=channels)
         self.deep = _convolution(channels, channels, relu=False)
         self.detail = _convolution(detail_channels, channels, relu=False)
 
@@ -133,9 +148,9 @@ def _convolution(
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
 
 
-def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """Depthwise 3x3 then pointwise convolution, with no ReLU between the two."""
-    depthwise = _convolution(inputs, inputs, kernel=3, stride=stride, groups=inputs, relu=False)
+def _separable(inputs: int, outputs: int, stride: int, *, relu: bool = False) -> nn.Sequential:
+    """Depthwise 3x3 then pointwise convolution, with no ReLU between the two unless told so."""
+    depthwise = _convolution(inputs, inputs, kernel=3, stride=stride, groups=inputs, relu=relu)
     return nn.Sequential(depthwise, _convolution(inputs, outputs))
 
 

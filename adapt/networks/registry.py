@@ -21,6 +21,7 @@ from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
 from .espnetv2 import ESPNetv2
 from .fast_scnn import FastSCNN
+from .foreign.transformers_models import is_of_transformers, transformers_factory
 from .foreign.trust import registered_factory, registered_names
 from .foreign.user_modules import import_callable
 from .segformer import (
@@ -117,4 +118,7 @@ def factory_of(name: str, where: str) -> tuple[Callable[..., Any], str] | None:
     path = name if ":" in name else registered_factory(name)
     if path is None:
         return None
-    return import_callable(path, where, _WANTED), path.partition(":")[0]
+    module, _, attribute = path.partition(":")
+    if is_of_transformers(path):  # of which its classes for segmentation alone may be named
+        return transformers_factory(attribute, where), module
+    return import_callable(path, where, _WANTED), module

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ...runtime.errors import OutputError, arg
 from ..data.context import Context
-from ..data.dataset import Batch, Crop, FrameSet, Image, resize_window
+from ..data.dataset import Batch, Crop, resize_window
+from ..data.frame_set import FrameSet, Image
 from ..data.view_sizes import scaled_size, scales_taken
 from ..losses.backends.labels import argmax_of_mean
 from ..losses.backends.spec import Map, Window

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...runtime.regular_files import read_regular_file
+from ...runtime.regular_files import read_regular_file, sha256_of_rest
 from ...runtime.strict_json import JsonError, parse_json
 from .checkpoint import open_file, write_atomically
 from .events import QUIET, Events
@@ -119,7 +119,7 @@ def file_hash(path: Path) -> str:
         OSError: it cannot be read.
     """
     with open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of_rest(file)
 
 
 def content_hash(files: Iterable[Path], events: Events = QUIET) -> str:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-import tomllib
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ...runtime.errors import ConfigError, arg
+from ...runtime.older_python import Self, tomllib
 from ...runtime.regular_files import read_regular_file
 from .renamed_settings import Renamed, RenamedValues, Renames, in_new_names, in_new_words
 

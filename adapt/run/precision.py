@@ -18,9 +18,15 @@ def cpu_has_bf16() -> bool:
     """Tell whether the CPU multiplies bf16 in hardware; emulated bf16 is slower than float32."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
-    capabilities = torch.cpu.get_capabilities()
-    in_hardware = any(map(capabilities.get, ("avx512_bf16", "amx_bf16", "bf16")))
-    return bool(in_hardware and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(_multiplies_bf16() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _multiplies_bf16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        return any(map(capabilities.get, ("avx512_bf16", "amx_bf16", "bf16")))
+    # torch 2.8 tells of x86 alone; an ARM that has it learns in float32 there
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def native_precisions(device: torch.device) -> tuple[PrecisionName, ...]:

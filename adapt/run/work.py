@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from ...runtime.arguments import ProgressUpdate
 from ...runtime.errors import TrainingError
+from ...runtime.older_python import Self
 from .budget import Deadline, Repeated
 from .checksums import DamagedError, read_json_with_checksum, write_json_with_checksum
 from .events import QUIET, Events

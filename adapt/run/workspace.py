@@ -14,6 +14,7 @@ CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 PUBLISHED = "published.sha256"
 FRAME_INDEX, FRAME_PIXELS = "frames.json", "frames.rgb"
+ANSWERS = "answers"
 
 # A folder that holds one of these is a run's, also one of an earlier version.
 SIGNS = frozenset({RECORD, CHECKPOINT, PUBLISHED, FRAME_INDEX, FRAME_PIXELS})
@@ -98,6 +99,11 @@ class Workspace:
             identity: of what it follows from, see `label_identity`.
         """
         return self.folder / f"{what}-{identity}{suffix}"
+
+    @property
+    def has_answers(self) -> bool:
+        """Tell whether the folder holds answers of a black box, which a resume does not repeat."""
+        return next((self.folder / ANSWERS).glob("*.npz"), None) is not None
 
     @property
     def class_counts(self) -> Path:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...runtime.bundle import InputSpec
-from ..data.dataset import FrameSet, evenly_spaced
+from ..data.dataset import evenly_spaced
+from ..data.frame_set import FrameSet
 from ..losses.common import at_least_float32
 from ..models.inputs import Normalise
 from ..networks import SegmentationNetwork

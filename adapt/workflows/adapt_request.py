@@ -12,10 +12,10 @@ from typing import Any
 
 from ...runtime.bundle import Bundle, open_bundle
 from ...runtime.errors import ConfigError, RoadshiftError, arg
+from ..black_boxes import BoxWiring, Student
 from ..judging.judge import choose_gate
 from ..methods import adapting_method, choose_method, given_settings, resolve_config
 from ..models.loading import pick_device
-from ..pseudo_labels.black_box import Student
 from ..run.options import RunOptions
 from ..training.time_allocation import default_patience_s
 from .adaptation import adapt_black_box, adapt_bundle
@@ -46,6 +46,7 @@ def adapt(
     assignments: Sequence[str] = (),
     seed: int | None = None,
     student: Student | None = None,
+    wiring: BoxWiring | None = None,
     search: Mapping[str, Sequence[Any]] | None = None,
     gate: str | None = None,
     older: Sequence[str | Path] = (),
@@ -60,7 +61,7 @@ def adapt(
         options: where the result goes, and how; its patience is chosen here.
         method: unless given, that of ``file``, or else the default.
         file, assignments, seed: settings, see `resolve_config`.
-        student: of a black-box method alone.
+        student, wiring: of a black-box method alone.
         search: values to try by key, of which `search_settings` chooses; see `search_grid`.
         gate: "refuse", "warn" or "off"; None: see `choose_gate`.
         older: frames of conditions that the source model serves, for the gate.
@@ -76,12 +77,12 @@ def adapt(
     black_box = adapting_method(method).black_box
     search = search or {}
     config = resolve_config(method, file=file, assignments=assignments, seed=seed)
-    student = student or Student()
-    if not black_box and student != Student():
+    student, wiring = student or Student(), wiring or BoxWiring()
+    if not black_box and (student, wiring) != (Student(), BoxWiring()):
+        only = "label_space input_size initial student_output output colour mean std answers"
         raise ConfigError(
-            f"{arg('student')}, {arg('label_space')}, {arg('input_size')}, {arg('initial')} and "
-            f"{arg('output')} are for black-box methods; {method} starts from the bundle's own "
-            "network."
+            f"{', '.join(map(arg, ['student', *only.split()]))} and {arg('answer_timeout_s')} are "
+            f"for black-box methods; {method} starts from the bundle's own network."
         )
     gate = choose_gate(gate, method, black_box, options.events.note)
     if black_box and older:
@@ -96,7 +97,15 @@ def adapt(
     options = replace(options, patience_s=patience_s)
     if black_box:
         return Adapted(
-            adapt_black_box(str(source), frames, config, options, student, max_frames=max_frames)
+            adapt_black_box(
+                str(source),
+                frames,
+                config,
+                options,
+                student,
+                wiring=wiring,
+                max_frames=max_frames,
+            )
         )
     candidates = []
     if search:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,13 +17,16 @@ from ...runtime.bundle import (
     NetworkSpec,
     Provenance,
 )
-from ...runtime.errors import ConfigError, OutputError, arg
+from ...runtime.errors import ConfigError, FrameError, OutputError, RoadshiftError, arg
 from ...runtime.folders.label_pairs import labelled_pairs
 from ...runtime.frames import open_frames
 from ...runtime.labels import LabelSpace
 from ...runtime.labels.label_id_checks import check_label_maps
+from ...runtime.words import counted
+from ..black_boxes import BlackBox, BoxWiring, Student, open_black_box, resolve_student, source_name
 from ..data.blank_frames import check_not_blank
-from ..data.dataset import FrameSet, set_aside, target_frames
+from ..data.dataset import target_frames
+from ..data.frame_set import FrameSet, set_aside
 from ..data.labelled import labelled_frames
 from ..losses.backends.choice import choose_kernel
 from ..methods import adapting_method, build_stages, find_method, hashed_settings
@@ -28,7 +34,6 @@ from ..methods.supervised import Supervised
 from ..models.initial_weights import load_initial_weights
 from ..models.loading import check_learning, load_network, new_network, pick_device
 from ..networks import SegmentationNetwork
-from ..pseudo_labels.black_box import Student, open_black_box, resolve_student
 from ..run.config import RunConfig
 from ..run.options import RunOptions
 from ..run.size_limits import check_frame_size
@@ -137,18 +142,19 @@ def check_not_incumbent(source: Bundle, out: Path) -> None:
 
 
 def adapt_black_box(
-    source: str,
+    source: str | Path | Callable[..., Any],
     frames: Sequence[str | Path],
     config: RunConfig,
     options: RunOptions,
     student: Student,
     *,
+    wiring: BoxWiring | None = None,
     max_frames: int | None = None,
 ) -> Bundle:
     """Teach a student from what a black box says about unlabelled frames, into ``options.out``.
 
     Args:
-        source: the black box, see `open_black_box`.
+        source: the black box, see `open_black_box`; ``wiring`` is what it does not say of itself.
         frames: folders, images and videos.
         config: of a method that starts from a black box.
         options: where the result goes. A run that stopped is continued with ``resume``.
@@ -166,9 +172,11 @@ def adapt_black_box(
             "with; leave it at none."
         )
     work = Work.of(options)
-    black_box = open_black_box(source)
+    wiring = _within_budget(wiring or BoxWiring(), options.time_budget_s)
+    black_box = open_black_box(source, wiring, student.space(), options.events.note)
     network_spec, space, input_spec = resolve_student(student, black_box)
-    config = config.model_copy(update={"method_config": {**config.method_config, "source": source}})
+    told = {"source": source_name(source), "wiring": wiring.settled()}
+    config = config.model_copy(update={"method_config": {**config.method_config, **told}})
     made_of = [network_spec.model_dump(mode="json"), space.to_dict(), input_spec.model_dump()]
     initial = [student.initial] if student.initial else []
     record = record_of_adapting(
@@ -179,13 +187,15 @@ def adapt_black_box(
         return done
     check_place(options)
     device = _device(options, config)
-    network = _new_network(
-        network_spec, space, input_spec, config.seed, student.initial, options.events.note
-    ).to(device)
-    _check_learning(network, network_spec, input_spec, config)
+    with _of_student():
+        network = _new_network(
+            network_spec, space, input_spec, config.seed, student.initial, options.events.note
+        ).to(device)
+        _check_learning(network, network_spec, input_spec, config)
     width, height = _frame_size(config, input_spec)
-    with run_folder(options), record.under_way(device):
+    with run_folder(options, keep_answers=black_box.looks), record.under_way(device):
         target = _target_frames(frames, width, height, options, work, max_frames)
+        _check_answered(black_box, target.names, told["source"])
         return carry_out(
             Subject(
                 network,
@@ -202,6 +212,41 @@ def adapt_black_box(
             options,
             device,
             work,
+            black_box=black_box,
+        )
+
+
+def _within_budget(wiring: BoxWiring, time_budget_s: float | None) -> BoxWiring:
+    """Give a service that does not answer no more than a tenth of the run's time at once."""
+    if time_budget_s is None:
+        return wiring
+    return replace(wiring, answer_timeout_s=min(wiring.answer_timeout_s, time_budget_s / 10))
+
+
+@contextmanager
+def _of_student() -> Iterator[None]:
+    """Let an error about a network's ``output`` name the student's, not the black box's."""
+    try:
+        yield
+    except RoadshiftError as error:
+        its, students = arg("output")[:-1], arg("student_output")[:-1]
+        if its not in error.marked:
+            raise
+        raise type(error)(error.marked.replace(its, students)) from error
+
+
+def _check_answered(black_box: BlackBox, names: Sequence[str], source: object) -> None:
+    """Refuse a black box that lacks answers, before it is asked for the first.
+
+    Raises:
+        FrameError: it has none to some frames.
+    """
+    missing = black_box.lacks(names)
+    if missing:
+        told = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise FrameError(
+            f"{source}: has no answer to {len(missing)} of {counted(len(names), 'frame')} "
+            f"({told}); every target frame needs one of its name."
         )
 
 

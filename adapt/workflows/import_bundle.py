@@ -6,40 +6,28 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...runtime.bundle import (
-    Bundle,
-    BundleWriter,
-    InputSpec,
-    NetworkSpec,
-    Provenance,
-    check_output,
-    library_versions,
-)
+from ...runtime.bundle import Bundle, InputSpec, NetworkSpec, check_output
 from ...runtime.errors import ConfigError, arg
 from ...runtime.labels import LabelSpace
 from ...runtime.words import shortened
-from ..models.importing import (
-    ARGUMENTS_OF,
-    detect_arguments,
-    load_weights,
-    read_checkpoint,
-    save_weights,
-)
-from ..models.loading import (
-    IMAGENET_INPUT,
-    check_learning,
-    network_spec,
-    new_network,
-)
+from ..models.hub_folder import is_hub_folder
+from ..models.hub_input import DEFAULT_SIZE
+from ..models.importing import ARGUMENTS_OF, detect_arguments
+from ..models.loading import IMAGENET_INPUT, network_spec
+from ..models.mmsegmentation import LAYOUTS, MmsegCheckpoint, in_our_names, recognised
+from ..models.weight_files import read_weight_file
+from ..models.weight_matching import flatten
+from .import_hub import import_hub_folder
+from .imported_network import Classes, built_with, settled_classes, write_imported
 
 
 def import_bundle(
-    weights: Path,
-    network: str,
-    space: LabelSpace,
+    weights: Path | str,
+    network: str | None,
+    space: LabelSpace | None,
     out: Path,
     *,
-    input_size: tuple[int, int],
+    input_size: tuple[int, int] | None = None,
     colour: str | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
@@ -56,9 +44,11 @@ def import_bundle(
     its heads and blocks is used unless ``arguments`` say otherwise.
 
     Args:
-        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused.
+        weights: a PyTorch checkpoint or a safetensors file; one that would run code is refused. Or
+            ``hf:FOLDER``, of which `import_hub_folder` reads whatever is ``None`` here.
         network: a registered name or ``package.module:factory``.
-        input_size: (width, height).
+        space: the label space; ``None``: the one that the file says, if it is mmsegmentation's.
+        input_size: (width, height), `DEFAULT_SIZE` unless given.
         colour: "rgb" or "bgr".
         mean, std: in 0-255 units, in the order of ``colour``.
         arguments: of the network.
@@ -75,12 +65,37 @@ def import_bundle(
     """
     if colour is not None and colour not in ("rgb", "bgr"):
         raise ConfigError(f"{arg('colour')} {shortened(colour)!r}: write rgb or bgr.")
+    if is_hub_folder(weights):
+        if key is not None:
+            raise ConfigError(
+                f"{arg('key')} {shortened(key)!r}: a folder of the hub holds one set of weights; "
+                "leave it out."
+            )
+        return import_hub_folder(
+            weights,
+            out,
+            network=network,
+            space=space,
+            size=input_size,
+            colour=colour,
+            mean=mean,
+            std=std,
+            arguments=arguments,
+            output=output,
+            overwrite=overwrite,
+            note=note,
+        )
+    if network is None:
+        raise ConfigError(
+            f"{weights}: a file of weights does not say its network; give {arg('network')}, or "
+            "import a folder of the hub as hf:FOLDER."
+        )
     return import_weights(
-        weights,
+        Path(weights),
         network_spec(network, arguments, output),
         space,
         out,
-        size=input_size,
+        size=input_size or DEFAULT_SIZE,
         colour=colour,
         mean=mean,
         std=std,
@@ -93,7 +108,7 @@ def import_bundle(
 def import_weights(
     weights: Path,
     spec: NetworkSpec,
-    space: LabelSpace,
+    space: LabelSpace | None,
     out: Path,
     *,
     size: tuple[int, int],
@@ -112,35 +127,53 @@ def import_weights(
         mean, std: in 0-255 units, in the order of ``colour``.
     """
     check_output(out, overwrite)
-    state = read_checkpoint(weights)
+    content = read_weight_file(weights)
+    state = flatten(content, str(weights))
     width, height = size
+    mmseg = recognised(content, state)
+    if mmseg is not None and spec.name in LAYOUTS:
+        note(f"{weights}: a checkpoint of mmsegmentation, whose names were told by {spec.name}'s")
+        state = in_our_names(spec.name, state, mmseg, str(weights))
+        own = {**LAYOUTS[spec.name].arguments, **spec.arguments}
+        spec = spec.model_copy(update={"arguments": own})
+    classes = _classes(weights, mmseg, space, note)
     if spec.name in ARGUMENTS_OF:
         found = detect_arguments(spec.name, state, str(weights), key)
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
-    built = new_network(spec, space, (width, height), note)
-    load_weights(
-        built, state, str(weights), label_space=f"label space {space.name}", key=key, note=note
-    )
-    check_learning(built, spec, (width, height), note)
+    built = built_with(state, str(weights), spec, classes, size, key=key, note=note)
     published = built.published_preprocessing or IMAGENET_INPUT
     chosen = published.colour if colour is None else colour
-    input_spec = InputSpec(
-        width=width,
-        height=height,
-        colour="bgr" if chosen == "bgr" else "rgb",
-        mean=mean or published.mean,
-        std=std or published.std,
+    return write_imported(
+        built,
+        spec,
+        classes.space,
+        InputSpec(
+            width=width,
+            height=height,
+            colour="bgr" if chosen == "bgr" else "rgb",
+            mean=mean or published.mean,
+            std=std or published.std,
+        ),
+        out,
+        configuration={"weights": weights.name, **({"key": key} if key else {})},
+        overwrite=overwrite,
     )
-    with BundleWriter(out, overwrite=overwrite) as writer:
-        writer.add_bytes("model.safetensors", save_weights(built), kind="weights", precision="fp32")
-        return writer.commit(
-            network=spec,
-            label_space=space,
-            input=input_spec,
-            provenance=Provenance(
-                method="import",
-                configuration={"weights": weights.name, **({"key": key} if key else {})},
-                versions=library_versions(),
-            ),
-        )
+
+
+def _classes(
+    weights: Path,
+    mmseg: MmsegCheckpoint | None,
+    space: LabelSpace | None,
+    note: Callable[[str], None],
+) -> Classes:
+    """The label space given, or that of the classes in a file of mmsegmentation."""
+    if mmseg is None or not mmseg.class_names:
+        if space is None:
+            raise ConfigError(
+                f"{weights}: does not say its classes; give {arg('label_space')}, or import a "
+                "folder of the hub as hf:FOLDER."
+            )
+        return Classes(space, None)
+    where = f"{weights}, classes in meta"
+    return settled_classes(mmseg.class_names, space, weights.stem, where, note, mmseg.colours)

@@ -12,7 +12,14 @@ from pathlib import Path
 
 from ...runtime.atomic import output_errors
 from ...runtime.bundle import Bundle, check_output, open_bundle
-from ...runtime.errors import BundleError, OutputError, RunInterrupted, arg
+from ...runtime.errors import (
+    BundleError,
+    OutputError,
+    RoadshiftError,
+    RunInterrupted,
+    Sentence,
+    arg,
+)
 from ..run.options import RunOptions
 from ..run.workspace import SIGNS
 
@@ -70,10 +77,11 @@ def _check_ours(workdir: Path) -> None:
 
 
 @contextmanager
-def run_folder(options: RunOptions) -> Iterator[None]:
+def run_folder(options: RunOptions, *, keep_answers: bool = False) -> Iterator[None]:
     """Make the run's folder; a new run that fails before its first step leaves none.
 
-    One that is stopped leaves what it prepared, for a resume.
+    One that is stopped leaves what it prepared, for a resume, and with ``keep_answers`` one that
+    fails leaves what a black box has answered.
     """
     workspace = options.workspace
     with output_errors(workspace.folder):
@@ -84,10 +92,23 @@ def run_folder(options: RunOptions) -> Iterator[None]:
             yield
         except BaseException as error:
             stopped = isinstance(error, RunInterrupted) and workspace.has_begun
-            began = workspace.has_steps
+            began = workspace.has_steps or (keep_answers and workspace.has_answers)
             if workspace.folder.exists() and not (stopped or began or resumed):
                 discard(options)
+            elif keep_answers and workspace.has_answers and isinstance(error, RoadshiftError):
+                _tell_kept(options, error)
             raise
+
+
+def _tell_kept(options: RunOptions, error: RoadshiftError) -> None:
+    """Say that answers are kept, where the run did not end by being stopped."""
+    if not isinstance(error, RunInterrupted):
+        options.events.note(
+            Sentence(
+                f"{options.workspace.folder}: keeps what the black box has answered; the same "
+                f"command with {arg('resume', True)} asks for the rest"
+            )
+        )
 
 
 @contextmanager

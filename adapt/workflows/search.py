@@ -30,7 +30,7 @@ from ...runtime.errors import (
 from ...runtime.frames import open_frames
 from ...runtime.verdict import Verdict
 from ...runtime.words import counted
-from ..data.dataset import LEAST_TO_JUDGE
+from ..data.frame_set import LEAST_TO_JUDGE
 from ..data.input_hashes import hash_of
 from ..judging.choice import Standing, standings, winner
 from ..judging.judge import FOR_A_VERDICT

@@ -18,8 +18,10 @@ from ...runtime.bundle import (
     library_versions,
 )
 from ...runtime.labels import LabelSpace
+from ..black_boxes.base import BlackBox
 from ..data.context import Context
-from ..data.dataset import CropSampler, FrameSet
+from ..data.dataset import CropSampler
+from ..data.frame_set import FrameSet
 from ..data.input_hashes import hash_of
 from ..judging.judge import judge_run
 from ..losses.backends.choice import choose_kernel
@@ -76,6 +78,7 @@ def carry_out(
     held: FrameSet | None = None,
     incumbent: Bundle | None = None,
     older: Sequence[str | Path] = (),
+    black_box: BlackBox | None = None,
 ) -> Bundle:
     """Align the tone, run the method's stages, judge, write the bundle, remove the run's folder.
 
@@ -85,6 +88,7 @@ def carry_out(
         align: whether the tone is aligned, where the settings ask for it.
         held: set aside to judge the result on, against ``incumbent``.
         older: see `adapt_bundle`.
+        black_box: learned from, where there is one.
 
     Raises:
         TrainingError: the run in the folder is another one, or nothing could be learned.
@@ -107,6 +111,7 @@ def carry_out(
         losses=choose_kernel(config.loss_backend, device, work.events.note),
         held=held,
         classes=subject.space.classes,
+        black_box=black_box,
         fingerprint=fingerprint,
         work=work,
     )

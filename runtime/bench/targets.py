@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bundle import Artefact, Bundle
-from ..engines import backend_names, find_backend, problem_here
+from ..engines import Backend, backend_names, find_backend, problem_here
 from ..errors import ConfigError, arg
 from ..probes.driver import driver_problem
 from ..words import shortened
@@ -37,13 +37,16 @@ class BenchTarget:
 def choose_backends(names: str | Sequence[str]) -> tuple[str, ...]:
     """Backends by their names; "auto" alone is all but those that compile for minutes, or "all".
 
+    Nor are those of an extra that is not installed in "auto", but for torch: who asks for one by
+    its name has a row that says so.
+
     Raises:
         ConfigError: an unknown backend.
     """
     known = backend_names()
     chosen = _listed(names)
     if is_default(names):
-        return tuple(name for name in known if not find_backend(name).slow)
+        return tuple(name for name in known if _by_default(find_backend(name)))
     if chosen == ("all",):
         return tuple(known)
     unknown = [name for name in chosen if name not in known]
@@ -53,6 +56,10 @@ def choose_backends(names: str | Sequence[str]) -> tuple[str, ...]:
             f"{', '.join(known)}, with commas."
         )
     return chosen
+
+
+def _by_default(backend: Backend) -> bool:
+    return not backend.slow and (not backend.package or problem_here(backend) is None)
 
 
 def is_default(names: str | Sequence[str]) -> bool:

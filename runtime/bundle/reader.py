@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from ... import __version__
 from ..errors import BundleError, ConfigError, arg
 from ..labels import LabelSpace
-from ..regular_files import check_regular, read_regular_file
+from ..regular_files import check_regular, read_regular_file, sha256_of_rest
 from ..strict_json import LARGEST, JsonError, parse_json
 from ..words import shortened
 from .manifest import MANIFEST_NAME, SCHEMA_VERSION, Artefact, Kind, Manifest
@@ -188,8 +188,5 @@ def _check_hash(path: Path, artefact: Artefact, actual: str) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return sha256_of_rest(file)

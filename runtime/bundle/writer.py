@@ -128,6 +128,10 @@ class BundleWriter:
         self._artefacts.pop(name, None)
         return path
 
+    def remove(self, name: str) -> None:
+        """Leave out an artefact of ``base``."""
+        self.open_path(name)
+
     def add_bytes(
         self,
         name: str,

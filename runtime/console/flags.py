@@ -9,6 +9,7 @@ from ..errors import Sentence
 # Arguments whose flag is another word; every other's is its name, with hyphens.
 _OTHER_WORDS = {
     "allow_networks": "--allow-network",
+    "answer_timeout_s": "--answer-timeout",
     "arguments": "--argument",
     "assignments": "--set",
     "baseline": "--compare",

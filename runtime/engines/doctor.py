@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 
 from ..bundle.manifest import library_versions
+from ..probes.car_computer import CarComputer, car_computer, install_line
 from ..probes.cores import available_cores
 from ..probes.driver import driver_problem, gpu
 from ..probes.waiting import waiting
@@ -24,18 +25,23 @@ def diagnose() -> list[dict[str, Any]]:
 
     ``ok`` is None where something is optional and absent; ``advice`` is "" where nothing is to do.
     """
+    computer = car_computer()
     return [
         _python(),
         _cpu(),
+        _computer(computer),
         _driver(),
+        _libraries(computer),
         _onnxruntime(),
         _onnxruntime_cuda(),
+        _package("openvino", "a further CPU engine: pip install 'roadshift[openvino]'"),
         _torch(),
         _package("onnx", "exports need it: pip install 'roadshift[adapt]'"),
         _tensorrt(),
         _package("cuda-bindings", "plans need it: pip install 'roadshift[tensorrt]'"),
         _codecs(),
         _disk(),
+        _install(computer),
     ]
 
 
@@ -46,13 +52,41 @@ def _check(name: str, ok: bool | None, found: str, advice: str = "") -> dict[str
 def _python() -> dict[str, Any]:
     versions = library_versions()
     found = f"Python {versions['python']}, roadshift {versions['roadshift']}"
-    enough = tuple(map(int, platform.python_version_tuple()[:2])) >= (3, 11)
-    return _check("python", True if enough else None, found, "adapting needs Python 3.11 or newer")
+    return _check("python", True, found)
 
 
 def _cpu() -> dict[str, Any]:
     found = f"{platform.machine()}, {available_cores()} cores, {platform.system()}"
     return _check("cpu", True, f"{found}; threads wait {waiting()}")
+
+
+def _computer(computer: CarComputer) -> dict[str, Any]:
+    if computer.l4t is None:
+        return _check("computer", True, f"{computer.model or platform.machine()}, no Jetson")
+    jetpack = f"JetPack {computer.jetpack or 'unknown'}"
+    found = f"{computer.model or 'a Jetson'}, {jetpack}, L4T {computer.l4t}"
+    advice = "Roadshift does not know this release of L4T; docs/jetson.md says which it knows"
+    return _check("computer", True if computer.jetpack else None, found, advice)
+
+
+def _libraries(computer: CarComputer) -> dict[str, Any]:
+    """NVIDIA's libraries of the system; pip's packages bring their own."""
+    versions = {"CUDA": computer.cuda, "cuDNN": computer.cudnn, "TensorRT": computer.tensorrt}
+    found = ", ".join(f"{name} {version or 'not found'}" for name, version in versions.items())
+    hidden = computer.tensorrt is not None and find_spec("tensorrt") is None
+    advice = (
+        "this Python does not see the system's TensorRT: make its environment with "
+        "python3 -m venv --system-site-packages"
+    )
+    return _check("system libraries", None if hidden else True, found, advice)
+
+
+def _install(computer: CarComputer) -> dict[str, Any]:
+    line = install_line(computer, platform.machine(), driver_problem() is None)
+    advice = (
+        "pip install roadshift runs models; to adapt on a Jetson's GPU takes JetPack 6 or newer"
+    )
+    return _check("to install", True if line else None, line or "unknown", advice)
 
 
 def _driver() -> dict[str, Any]:
@@ -97,7 +131,7 @@ def _onnxruntime_cuda() -> dict[str, Any]:
 
 
 def _torch() -> dict[str, Any]:
-    advice = "to train, adapt and export: pip install 'roadshift[adapt]' (Python 3.11 or newer)"
+    advice = "to train, adapt and export: pip install 'roadshift[adapt]'"
     if find_spec("torch") is None:
         return _check("torch", None, "not installed", advice)
     import importlib

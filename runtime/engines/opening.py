@@ -32,7 +32,8 @@ def open_engine(
     Args:
         bundle: a bundle or its folder.
         backend: "auto", or one of `backend_names`; "onnxruntime-tensorrt" is ONNX Runtime's own use
-            of TensorRT, which builds for minutes at the first opening.
+            of TensorRT, which builds for minutes at the first opening; "openvino" runs ONNX models
+            on a CPU.
         device: "auto" (a GPU where it works), "cpu" or "cuda" (an error where it does not work).
         artefact: the file name of the model to run.
         threads: CPU threads of the engine; None takes the cores of this process.
@@ -104,6 +105,8 @@ def _choices(
         if suits and problem_here(known) is None:
             choices.append((candidate, min(suits, key=lambda a: a.precision != "fp32")))
     if not choices:
+        if backend != "auto" and runnable and (why := problem_here(backends[backend])):
+            raise EngineError(f"{why}.")
         raise _nothing_runs(bundle, backend, None if backend == "auto" else backends[backend].kind)
     return choices
 

@@ -10,7 +10,6 @@ by a bench:
 from __future__ import annotations
 
 import re
-import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -35,6 +34,7 @@ class Backend(NamedTuple):
         devices: on which it runs, of "cpu" and "cuda".
         slow: why a bench leaves it out unless it is asked for, a clause; "": it does not.
         needs_torch: only where the ``adapt`` extra is installed.
+        package: that it imports, of the extra of the same name; "": none beyond Roadshift's own.
     """
 
     kind: str
@@ -42,19 +42,22 @@ class Backend(NamedTuple):
     devices: tuple[str, ...] = ("cpu", "cuda")
     slow: str = ""
     needs_torch: bool = False
+    package: str = ""
 
 
 _ONNX = "roadshift.runtime.engines.onnx.engine"
 _TENSORRT = "roadshift.runtime.engines.tensorrt_engine"
+_OPENVINO = "roadshift.runtime.engines.openvino_engine"
 _TORCH = "roadshift.adapt.models.torch_engine"
 _BUILDS, _COMPILES = "it builds for minutes", "it compiles for minutes"
 
-# In the order of preference of "auto", which finds ONNX Runtime alone and plain torch before their
-# variants: those are to compare with.
+# In the order of preference of "auto", which finds ONNX Runtime alone and plain torch before what
+# else runs their files: that is chosen by its name.
 BACKENDS: dict[str, Backend] = {
     "tensorrt": Backend("tensorrt", f"{_TENSORRT}:TensorRTEngine", ("cuda",)),
     "onnxruntime": Backend("onnx", f"{_ONNX}:OnnxEngine"),
     "onnxruntime-tensorrt": Backend("onnx", f"{_ONNX}:open_on_tensorrt", ("cuda",), _BUILDS),
+    "openvino": Backend("onnx", f"{_OPENVINO}:OpenVinoEngine", ("cpu",), package="openvino"),
     "torch": Backend("weights", f"{_TORCH}:open_eager", needs_torch=True),
     "torch-fp16": Backend("weights", f"{_TORCH}:open_half", ("cuda",), needs_torch=True),
     "torch-compile": Backend(
@@ -133,7 +136,8 @@ def problem_here(backend: Backend) -> str | None:
 
     A GPU or a library that it needs may still be missing: opening it says so.
     """
-    learns = sys.version_info >= (3, 11) and find_spec("torch") is not None
-    if backend.needs_torch and not learns:
+    if backend.needs_torch and find_spec("torch") is None:
         return "torch is not installed; pip install 'roadshift[adapt]'"
+    if backend.package and find_spec(backend.package) is None:
+        return f"{backend.package} is not installed; pip install 'roadshift[{backend.package}]'"
     return None

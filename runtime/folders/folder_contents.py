@@ -19,6 +19,8 @@ from ..pictures.media_kinds import (
 )
 from ..pictures.natural_order import natural_key
 from ..words import counted
+from .bag_folders import is_bag_folder, is_bag_name
+from .donkey_tubs import CATALOG_SUFFIX, MANIFEST, deleted_pictures
 from .mask_folders import Separation, separate, separate_videos
 from .mask_names import says_preview, stem_keys
 
@@ -35,13 +37,15 @@ class FolderContents:
 
     Attributes:
         root: the folder.
-        files: its pictures and videos that hold frames, in time order.
+        files: its pictures, videos and bags that hold frames, in time order.
+        bags: those of them that are bags, files or folders.
         sentence: says how many files were taken and left out; None if it holds nothing else.
     """
 
     root: Path
     files: tuple[Path, ...]
     sentence: str | None
+    bags: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -50,6 +54,8 @@ class _Listing:
 
     pictures: list[PurePath] = field(default_factory=list)
     videos: list[PurePath] = field(default_factory=list)
+    bags: list[PurePath] = field(default_factory=list)
+    deleted: int = 0  # pictures that a tub says were deleted
     unread_pictures: Counter[str] = field(default_factory=Counter)
     unread_videos: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
@@ -62,6 +68,8 @@ class _Listing:
             self.pictures.append(file)
         elif suffix in VIDEO_SUFFIXES:
             self.videos.append(file)
+        elif is_bag_name(file):
+            self.bags.append(file)
         elif suffix in UNREAD_IMAGE_SUFFIXES:
             self.unread_pictures[suffix] += 1
         elif suffix in UNREAD_VIDEO_SUFFIXES:
@@ -71,7 +79,7 @@ class _Listing:
 
 
 def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContents:
-    """The pictures and videos with frames under a folder, searched recursively.
+    """The pictures, videos and bags with frames under a folder, searched recursively.
 
     Label maps and their like are left out, see `mask_folders`; so are previews beside videos:
     pictures named after a video or called thumbnails, or a single picture. Hidden files and those
@@ -79,7 +87,7 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
     folder once.
 
     Args:
-        videos: False takes pictures alone.
+        videos: False takes pictures alone, neither videos nor bags.
 
     Raises:
         FrameError: the folder does not exist or cannot be opened, or may hold label maps instead of
@@ -101,18 +109,20 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
         if len(separation.pictures) == 1:
             separation.pictures, previews = [], previews + 1
         _check_not_extracted(root, separation.pictures, listing.videos)
-    taken = [*separation.pictures, *(listing.videos if videos else ())]
-    taken.sort(key=natural_key)
+    recorded = [*listing.videos, *listing.bags] if videos else []
+    taken = sorted([*separation.pictures, *recorded], key=natural_key)
     return FolderContents(
         root,
         tuple(root / file for file in taken),
         _sentence(root, listing, separation, previews, videos),
+        tuple(root / bag for bag in listing.bags) if videos else (),
     )
 
 
 def _listed(root: Path) -> _Listing:
     listing = _Listing()
     visited: set[str] = set()
+    deleted: set[PurePath] = set()
 
     def failed(error: OSError) -> None:
         if error.filename == str(root):
@@ -127,12 +137,20 @@ def _listed(root: Path) -> _Listing:
         visited.add(real)
         subfolders[:] = sorted(name for name in subfolders if _is_visible(name))
         here = PurePath(os.path.relpath(folder, root))
+        if MANIFEST in files and any(name.endswith(CATALOG_SUFFIX) for name in files):
+            deleted |= {here / picture for picture in deleted_pictures(Path(folder))}
+        if is_bag_folder(files):
+            listing.bags.append(here)
+            subfolders.clear()
+            continue
         for name in filter(_is_visible, files):
             if _is_special(Path(folder, name)):
                 listing.others["pipes and devices"] += 1
             else:
                 listing.add(here / name)
-    listing.pictures.sort(key=natural_key)
+    kept = [picture for picture in listing.pictures if picture not in deleted]
+    listing.deleted = len(listing.pictures) - len(kept)
+    listing.pictures = sorted(kept, key=natural_key)
     return listing
 
 
@@ -209,8 +227,14 @@ def _sentence(
         )
     if previews:
         left.append(f"{counted(previews, 'picture')} beside the videos")
-    if listing.videos and not videos:
-        left.append(counted(len(listing.videos), "video"))
+    if listing.deleted:
+        left.append(f"{counted(listing.deleted, 'picture')} that the car's driver deleted")
+    if not videos:
+        left += [
+            counted(len(found), kind)
+            for found, kind in ((listing.videos, "video"), (listing.bags, "bag"))
+            if found
+        ]
     for kind, unread in (("picture", listing.unread_pictures), ("video", listing.unread_videos)):
         if unread:
             count = sum(unread.values())
@@ -233,7 +257,9 @@ def _sentence(
         )
     if videos and listing.videos:
         taken.append(counted(len(listing.videos), "video"))
-    both = len(taken) == 2
+    if videos and listing.bags:
+        taken.append(counted(len(listing.bags), "bag"))
+    both = len(taken) > 1
     if not left and not separation.remark and not both:
         return None
     said = f"{root}: taken {' and '.join(taken) or 'nothing'}"

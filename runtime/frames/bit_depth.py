@@ -17,9 +17,8 @@ import numpy as np
 from ..folders.mask_names import marks
 from ..notes import log_note
 from ..pictures.natural_order import natural_key
+from ..pictures.white import SIXTEEN_BITS, TWELVE_BITS
 
-TWELVE_BITS = 4095
-SIXTEEN_BITS = 65535
 _LOOKED_AT = 8
 
 
@@ -30,11 +29,6 @@ class _PictureSeries(NamedTuple):
 
 
 _WHITES: dict[_PictureSeries, int] = {}  # of the folders that this process has read from
-
-
-def white_of_one(brightest: int) -> int:
-    """White of a picture by itself, whose largest value is ``brightest``."""
-    return TWELVE_BITS if 0 < brightest <= TWELVE_BITS else SIXTEEN_BITS
 
 
 def white_in_folder(path: Path, brightest: int, brightest_of: Callable[[Path], int | None]) -> int:

@@ -21,7 +21,8 @@ from ..notes import log_note
 from ..pictures.jpeg import JPEG_SIGNATURE, decode_jpeg
 from ..pictures.picture_size import PNG_SIGNATURE, picture_size, pnm_largest, too_large
 from ..pictures.png import whole_png
-from .bit_depth import TWELVE_BITS, white_in_folder, white_of_one
+from ..pictures.white import TWELVE_BITS, white_of_one
+from .bit_depth import white_in_folder
 
 if "OPENCV_LOG_LEVEL" not in os.environ:
     _set_log_level = getattr(cv2, "setLogLevel", None) or cv2.utils.logging.setLogLevel  # 4.x, 5.x

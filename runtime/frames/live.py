@@ -17,7 +17,8 @@ from ..file_names import is_utf8
 from ..words import counted
 from .live_registry import Connect, is_live, normal_address, opener_of, shown
 from .readers import is_picture
-from .source import Frame, FrameSource, log_skip, open_frames, safe_name
+from .source import Frame, FrameSource, log_skip, open_frames
+from .source_files import safe_name
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 8.0  # before opening again; doubled every time
 GIVE_UP_AFTER_S = 60.0
@@ -141,11 +142,14 @@ def open_live(
         open_live("camera:0")  # the first camera, as it comes
         open_live("camera:/dev/video2?size=1280x720&fps=30&fourcc=MJPG")
         open_live("rtsp://user:password@10.0.0.7/front")
+        open_live("csi:0?size=1920x1080&fps=30")  # of a Jetson
+        open_live("gst:v4l2src device=/dev/video0 ! image/jpeg ! jpegdec")
 
     Args:
         source: ``camera:`` and a number or a device, with the size, rate and pixel format to ask
-            it for; the URL of a stream; or as `register_live_source` adds. What a camera cannot do
-            it does not do: the frames say what came.
+            it for; ``csi:`` and a number; the URL of a stream; ``gst:`` and a GStreamer pipeline
+            without its sink; or as `register_live_source` adds. What a camera cannot do it does not
+            do: the frames say what came.
         note: called with a sentence when the source fails, and when it is back.
         give_up_after_s: how long to try after the last frame.
 

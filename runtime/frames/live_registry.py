@@ -32,6 +32,8 @@ where it is malformed."""
 
 LIVE_SOURCES: dict[str, str] = {
     "camera": "roadshift.runtime.frames.camera:open_camera",
+    "csi": "roadshift.runtime.frames.gstreamer:open_csi",
+    "gst": "roadshift.runtime.frames.gstreamer:open_pipeline",
     **dict.fromkeys(SCHEMES, "roadshift.runtime.frames.stream:open_stream"),
 }
 _SCHEME = re.compile(r"\s*([a-z][a-z0-9+.-]+):", re.IGNORECASE)  # one letter is a drive's
@@ -110,7 +112,8 @@ def opener_of(address: str) -> LiveOpener:
         return brought
     known = ", ".join((*SCHEMES, *_REGISTERED, *installed_names(ENTRY_POINTS)))
     raise FrameError(
-        f"{shown(address)} is no live source; write camera:0, or a URL that begins with {known}."
+        f"{shown(address)} is no live source; write camera:0, csi:0, gst:PIPELINE, or a URL that "
+        f"begins with {known}."
     )
 
 

@@ -29,5 +29,8 @@ UNREAD_IMAGE_SUFFIXES = frozenset(
 )
 UNREAD_VIDEO_SUFFIXES = frozenset(
     {".lrv", ".insv", ".360", ".braw", ".r3d", ".rm", ".rmvb", ".mod", ".tod", ".dv", ".ivf"}
-    | {".nut", ".ogg", ".ogm", ".swf", ".wtv", ".mcap", ".bag", ".db3"}
+    | {".nut", ".ogg", ".ogm", ".swf", ".wtv"}
 )
+
+BAG_SUFFIXES = frozenset({".bag", ".mcap", ".db3"})
+"""Of files that hold camera messages among others."""

@@ -54,6 +54,15 @@ def read_png(path: Path) -> Png:
         data = path.read_bytes()
     except OSError as error:
         raise LabelError(f"{path}: cannot read these labels ({error.strerror}).") from error
+    return parse_png(data, path)
+
+
+def parse_png(data: bytes, path: Path | str) -> Png:
+    """As `read_png`, of a file's content.
+
+    Args:
+        path: where the content is from, for sentences.
+    """
     if not data.startswith(PNG_SIGNATURE):
         raise LabelError(f"{path}: is not a PNG; labels are PNGs of one channel of class ids.")
     size = picture_size(data)
@@ -136,7 +145,7 @@ def _ends(samples: Sequence[memoryview]) -> bool:
     return stream.eof
 
 
-def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArray[Any]:
+def decode_label_png(png: Png, path: Path | str, channel: int | None = None) -> NDArray[Any]:
     """Samples of a one-channel PNG, or of one ``channel`` (0 red) of a colour PNG.
 
     Returns:
@@ -153,7 +162,7 @@ def decode_label_png(png: Png, path: Path, channel: int | None = None) -> NDArra
     return samples
 
 
-def _samples(png: Png, path: Path) -> NDArray[Any]:
+def _samples(png: Png, path: Path | str) -> NDArray[Any]:
     """The PNG as OpenCV decodes it; LabelError if it does not."""
     try:
         samples = cv2.imdecode(np.frombuffer(png.data, np.uint8), cv2.IMREAD_UNCHANGED)

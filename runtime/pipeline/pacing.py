@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from time import monotonic
 
 import numpy as np
@@ -58,7 +59,7 @@ class Paced:
                 self._wait(early_s)
             if self._stopped.is_set():
                 return
-            yield Frame(frame.image, frame.name, due_ns)
+            yield replace(frame, timestamp_ns=due_ns)
 
     def stop(self) -> None:
         """End the iteration, also while it waits."""

@@ -1,4 +1,4 @@
-"""`roadshift run`: frames through an engine into a folder, a video, or figures alone."""
+"""`roadshift run`: frames through an engine into a folder, a video, a bag, or figures alone."""
 
 from __future__ import annotations
 
@@ -24,14 +24,21 @@ from ..file_names import check_name
 from ..frames import Frame, FrameSource
 from ..frames.live import LiveSource
 from ..notes import log_note
-from ..pictures.media_kinds import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_VIDEO_SUFFIXES
+from ..pictures.media_kinds import (
+    BAG_SUFFIXES,
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    WRITTEN_VIDEO_SUFFIXES,
+)
 from ..video.damage_watch import DamageWatch, Phase, no_phase
+from .bag_sink import BAG_SUFFIX
 from .pacing import STILLS_FPS, Paced
 from .runner import Pipeline, Result
 from .sinks import open_sink
 
 # Suffixes of files that look like a result and are not written; else a folder is meant.
-_NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | {".gif"}).difference(WRITTEN_VIDEO_SUFFIXES)
+_FILES = (*WRITTEN_VIDEO_SUFFIXES, BAG_SUFFIX)
+_NOT_WRITTEN = (IMAGE_SUFFIXES | VIDEO_SUFFIXES | BAG_SUFFIXES | {".gif"}).difference(_FILES)
 
 # Frames a second: more than cameras give, and few enough that files and waits hold the times.
 _LEAST_FPS, _MOST_FPS = 0.1, 1000.0
@@ -64,7 +71,8 @@ def run_frames(
 
     Args:
         out: a folder (``labels/NAME.png`` and with ``overlay`` ``overlays/NAME.jpg``), a video
-            file of class colours, or of overlays; None writes nothing.
+            file of class colours, or of overlays, a ``.mcap`` file of label maps and with
+            ``overlay`` of overlays; None writes nothing.
         realtime: play a recording at the pace of its times.
         fps: the pace of images, which have no times, and the rate of a video made from them, 10
             unless given; of a live source, the rate of a video made from it.
@@ -206,10 +214,12 @@ def _check_out(out: Path, overwrite: bool) -> None:
     suffix = out.suffix.lower()
     if suffix in _NOT_WRITTEN and not is_folder:
         raise OutputError(
-            f"{out}: no {suffix} file is written; give a folder, or a video such as clip.mp4."
+            f"{out}: no {suffix} file is written; give a folder, a video such as clip.mp4, or a "
+            "bag such as drive.mcap."
         )
-    if suffix in WRITTEN_VIDEO_SUFFIXES and is_folder:
-        raise OutputError(f"{out}: is a folder, and a video is a file; choose another name.")
+    if suffix in _FILES and is_folder:
+        kind = "bag" if suffix == BAG_SUFFIX else "video"
+        raise OutputError(f"{out}: is a folder, and a {kind} is a file; choose another name.")
     if occupied and not overwrite:
         raise OutputError(
             f"{out}: already exists; choose another name or use {arg('overwrite', True)}."

@@ -1,4 +1,4 @@
-"""Sinks of results: label maps and overlays in a folder, or a video; for `Pipeline`'s ``sink``."""
+"""Sinks of results: label maps and overlays in a folder, a video or a bag; for `Pipeline`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..notes import log_note
 from ..pictures.media_kinds import VIDEO_SUFFIXES
 from ..video.recording import Recording
 from ..words import counted
+from .bag_sink import BAG_SUFFIX, BagSink
 from .overlay import overlay
 from .pacing import STILLS_FPS, rate_of
 from .runner import Result
@@ -251,15 +252,16 @@ def open_sink(
     rate: Callable[[], float | None] | None = None,
     replace: bool = True,
     note: Callable[[str], None] = log_note,
-) -> FolderSink | VideoSink:
-    """A `VideoSink` if ``out`` has a video's suffix, a `FolderSink` otherwise.
+) -> FolderSink | VideoSink | BagSink:
+    """A `VideoSink` or a `BagSink` by the suffix of ``out``, a `FolderSink` otherwise.
 
         with open_sink("labelled", engine.label_space) as sink:
             for result in Pipeline(frames, engine, sink=sink):
                 ...
 
     Args:
-        fps, rate, replace, note: see `VideoSink`; a folder has no use for them.
+        fps, rate, replace, note: see `VideoSink`; a folder has no use for them, a bag none for
+            ``rate``.
 
     Raises:
         OutputError: it cannot be written to, or the suffix is that of a video not written here.
@@ -269,4 +271,6 @@ def open_sink(
         return VideoSink(
             path, label_space, overlays=overlays, fps=fps, rate=rate, replace=replace, note=note
         )
+    if path.suffix.lower() == BAG_SUFFIX:
+        return BagSink(path, label_space, overlays=overlays, fps=fps, replace=replace, note=note)
     return FolderSink(path, label_space, overlays=overlays)

@@ -8,21 +8,18 @@ with it the pictures that were compressed and not yet added to it.
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 from collections.abc import Callable
 from contextlib import suppress
-from itertools import count
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import flush, output_errors
+from ..atomic import output_errors
 from ..errors import OutputError
 from ..notes import log_note
+from ..part_file import PartFile, free_name
 from ..pictures.media_kinds import WRITTEN_VIDEO_SUFFIXES
 from ..words import counted
 from .matroska import MatroskaFile
@@ -30,8 +27,6 @@ from .mp4 import Mp4File
 from .salvage import Container, add_group, make_readable, rounded_rate
 from .video_encoding import EncoderError, FragmentedVideo, JpegVideo, VideoEncoding
 from .video_file import can_read_packets, count_packets
-
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
 
 class Recording:
@@ -59,7 +54,6 @@ class Recording:
         self.written = 0  # pictures
         self._path = path
         self._suffix = suffix
-        self._replace = replace
         self._note = note
         self._part = path.with_name(f".{path.name}.part{suffix}")
         self._scratch = path.with_name(f".{path.name}.group.mkv")
@@ -68,8 +62,15 @@ class Recording:
             self._container = MatroskaFile
         self._encoding: VideoEncoding | None = None
         self._size = (0, 0)
-        with output_errors(path):
-            self._lock = self._claim()
+        self._place = PartFile(
+            path,
+            self._part,
+            "video",
+            replace=replace,
+            keep=self._keep,
+            is_left=lambda size: size > 0 or self._scratch.exists(),
+            note=note,
+        )
 
     def open(self, rate: float, size: tuple[int, int]) -> float:
         """Start the video and return its rate: ``rate`` rounded to what its codec can state.
@@ -124,7 +125,7 @@ class Recording:
         except OutputError as error:
             raise self._with_what_is_kept(error) from error
         finally:
-            self._let_go()
+            self._place.let_go(self._scratch)
 
     def abandon(self) -> None:
         """End without a finished video; what was recorded of it is kept and named in a note."""
@@ -139,7 +140,7 @@ class Recording:
                         f"{self._path} was not finished; what there is of it is kept as {kept}."
                     )
         finally:
-            self._let_go()
+            self._place.let_go(self._scratch)
 
     def _publish(self, encoding: VideoEncoding) -> None:
         with output_errors(self._path):
@@ -150,25 +151,7 @@ class Recording:
                 "be written; "
                 "the disk may be full."
             )
-        with output_errors(self._path):
-            flush(self._part)
-            self._give_name()
-
-    def _give_name(self) -> None:
-        if self._replace:
-            os.replace(self._part, self._path)
-            return
-        try:
-            os.link(self._part, self._path)  # fails where the name is taken
-            self._part.unlink()
-        except FileExistsError:
-            raise OutputError(
-                f"{self._path}: was made by somebody else meanwhile; choose another name."
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            os.replace(self._part, self._path)
+        self._place.publish()
 
     def _with_what_is_kept(self, error: OutputError) -> OutputError:
         with output_errors(self._path):
@@ -188,7 +171,7 @@ class Recording:
         if can_read_packets() and not count_packets(self._part):
             self._part.unlink(missing_ok=True)
             return end
-        kept = self._free_name("incomplete", self._suffix)
+        kept = free_name(self._path, "incomplete", self._suffix)
         self._part.rename(kept)
         return str(kept) if end is None else f"{kept}, and its end as {end}"
 
@@ -203,64 +186,6 @@ class Recording:
         if added is not None:
             self._scratch.unlink()
             return None
-        kept = self._free_name("incomplete-end", self._scratch.suffix)
+        kept = free_name(self._path, "incomplete-end", self._scratch.suffix)
         self._scratch.rename(kept)
         return str(kept)
-
-    def _free_name(self, ending: str, suffix: str) -> Path:
-        """The first name with this ending that no file has."""
-        for number in count(1):
-            numbered = ending if number == 1 else f"{ending}-{number}"
-            path = self._path.with_name(f"{self._path.stem}.{numbered}{suffix}")
-            if not path.exists():
-                break
-        return path
-
-    def _claim(self) -> int:
-        """The descriptor of the part file, made, empty, and locked.
-
-        Raises:
-            OutputError: another run holds the lock.
-            OSError: the file cannot be made.
-        """
-        while True:
-            lock = os.open(self._part, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                if self._is_mine(lock):
-                    return lock
-            except BaseException:
-                os.close(lock)
-                raise
-            os.close(lock)
-
-    def _is_mine(self, lock: int) -> bool:
-        """Lock the part file; False where it was a dead run's, or went away meanwhile."""
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(
-                f"{self._path}: another run is writing this video; wait for it, or choose another "
-                "name."
-            ) from None
-        except OSError:
-            pass  # a file system without locks
-        try:
-            if os.fstat(lock).st_ino != os.stat(self._part).st_ino:
-                return False
-        except FileNotFoundError:
-            return False
-        if os.fstat(lock).st_size == 0 and not self._scratch.exists():
-            return True
-        kept = self._keep()
-        if kept is not None:
-            self._note(
-                f"an earlier run did not finish {self._path}; what it recorded is kept as {kept}."
-            )
-        return False
-
-    def _let_go(self) -> None:
-        """Remove what is left under hidden names, and the lock with it."""
-        for path in (self._part, self._scratch):
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        os.close(self._lock)

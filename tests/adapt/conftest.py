@@ -18,7 +18,7 @@ from bundle_cases import write_bundle
 from label_guard import no_labels, target  # noqa: F401 - fixtures
 from roadshift.adapt import adapt_bundle
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import FrameSet
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.methods import Stage, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork, build_network

@@ -104,12 +104,12 @@ def test_typed_settings_lie_over_a_file_and_leave_the_rest_to_the_variant(
 
 
 def test_a_variant_is_a_field_of_the_settings() -> None:
-    from roadshift.adapt.api import _resolved
+    from roadshift.adapt.arguments import resolved_settings
 
-    chosen = _resolved("iapc", IapcConfig(variant="paper", weight_pe=0.5), None, None, None)
+    chosen = resolved_settings("iapc", IapcConfig(variant="paper", weight_pe=0.5), None, None, None)
     paper = resolve_config("iapc", assignments=["iapc.variant=paper", "iapc.weight_pe=0.5"])
     assert chosen == paper
-    assert _resolved("iapc", None, None, None, None) == resolve_config("iapc")
+    assert resolved_settings("iapc", None, None, None, None) == resolve_config("iapc")
 
 
 def test_training_and_importing_take_typed_values(

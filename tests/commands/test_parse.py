@@ -125,7 +125,19 @@ def test_arguments_are_read_as_toml_values() -> None:
     assert parse_arguments("--argument", entries) == expected
 
 
-@pytest.mark.parametrize("entry", ["norm", "a.b=1", "=1", "1=a"])
+def test_a_dotted_argument_is_a_member_of_a_group() -> None:
+    entries = ["args.s=2.0", "args.head.kind=fcn", "city=true"]
+    expected = {"args": {"s": 2.0, "head": {"kind": "fcn"}}, "city": True}
+    assert parse_arguments("--argument", entries) == expected
+
+
+@pytest.mark.parametrize("entries", [["a=1", "a=2"], ["a=1", "a.b=2"], ["a.b=2", "a=1"]])
+def test_an_argument_is_given_once(entries: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^--argument a: is given twice, alone or as a group"):
+        parse_arguments("--argument", entries)
+
+
+@pytest.mark.parametrize("entry", ["norm", "a..b=1", "a.=1", ".a=1", "a.1=1", "=1", "1=a"])
 def test_what_names_no_argument_is_refused(entry: str) -> None:
     with pytest.raises(ConfigError, match=f"^--argument '{entry}': write it as key=value"):
         parse_arguments("--argument", [entry])

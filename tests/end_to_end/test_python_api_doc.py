@@ -52,7 +52,7 @@ def test_the_examples_run_in_the_order_of_the_page(
         exec(compile("\n" * line + code, str(PAGE), "exec"), names)
     said = capsys.readouterr().out
     assert "ConfigError time_budget_s time_budget_s: 0 is no finite number above 0." in said
-    assert {"source", "imported", "adapted", "certain", "own-network"} <= {
+    assert {"source", "imported", "adapted", "learned", "certain", "own-network"} <= {
         path.name for path in folder.iterdir()
     }
     for bundle, method in (("adapted", "iapc"), ("certain", "entropy"), ("source", "train")):

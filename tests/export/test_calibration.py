@@ -89,3 +89,13 @@ def test_values_are_collected_frame_by_frame_and_every_time_alike() -> None:
     for name, histogram in found.items():
         assert (histogram.counts == again[name].counts).all()
         assert histogram.end == again[name].end
+
+
+def test_values_that_are_nearly_zero_are_counted_too() -> None:
+    values = np.array([0.0, 1e-40, -5e-41], np.float32)
+    histogram = Histogram()
+    histogram.add(values)
+    assert histogram.counts.sum() == 3
+    assert histogram.counts[-1] == 1
+    for method in ("minmax", "percentile", "entropy"):
+        assert 0 <= histogram.range(method).largest <= 1.01e-40

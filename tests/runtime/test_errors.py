@@ -94,8 +94,12 @@ def test_flags_of_arguments(mention: str, flag: str) -> None:
 FLAGS_OF_OTHERS = {
     "runtime/reporting/charts.py",  # colours that a style sheet gives names to
     "runtime/reporting/html.py",  # likewise
+    "adapt/models/hub_folder.py",  # an option of the hub's own program
+    "runtime/bags/bag.py",  # an option of zstd
     "runtime/console/flags.py",  # the flags of arguments that are other words
+    "runtime/engines/doctor.py",  # an option of Python's venv
     "runtime/engines/upsample_cuda.py",  # an option of NVIDIA's compiler
+    "runtime/probes/car_computer.py",  # an option of pip
     "runtime/probes/tegrastats.py",  # an option of that program
 }
 COMMAND = re.compile(r"`roadshift [^`]*`")  # a whole command, to be typed

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 import pytest
 from roadshift.adapt.data import labelled
-from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.runtime import labels
 from roadshift.runtime.folders import label_pairs
 

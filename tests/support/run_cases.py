@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from roadshift.adapt import Events, RunOptions, Student, adapt_bundle
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, FrameSet
+from roadshift.adapt.data.dataset import Batch
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.models.inputs import Normalise

@@ -716,3 +716,23 @@ class ShadowsTrain(Base):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         self.trunk.train = True  # type: ignore[assignment]
+
+
+class HooksItself(Base):
+    """A network that hooks its trunk when it is first called, and notes that it has."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.hooked, self.seen = False, 0
+
+    def forward(self, x: Tensor) -> Any:
+        if not self.hooked:
+            self.trunk.register_forward_hook(self._count)
+            self.hooked = True
+        self.seen = 0
+        answer = super().forward(x)
+        assert self.seen == 1, "a trunk was counted twice"
+        return answer
+
+    def _count(self, *_: Any) -> None:
+        self.seen += 1

@@ -6,10 +6,12 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.error import URLError
 
 from torch import nn
 
 from ....runtime.errors import ConfigError, NetworkError, arg
+from .arguments import as_options, channels
 
 # Parameters that mean the number of classes, likeliest first; case and underscores do not count.
 CLASS_PARAMETERS = (
@@ -41,7 +43,9 @@ def make_with(
         factory: a function, a class or a partial of one.
         where: begins every message, "network 'x:y'".
         num_classes: K.
-        arguments: the user's own; one that means the number of classes must be K.
+        arguments: the user's own; one that means the number of classes must be K, and a mapping
+            is handed over as `arguments.Options`. A parameter without a default that means the
+            channels of an image (``n_channels``) is given 3 unless it is among them.
 
     Returns:
         The network, and a clause on how the factory was called.
@@ -56,7 +60,7 @@ def make_with(
             "function that returns a new one."
         )
     refusal: TypeError | None = None
-    for call in _calls(factory, where, num_classes, arguments):
+    for call in _calls(factory, where, num_classes, as_options(arguments)):
         try:
             return _network(factory(*call.positional, **call.named), where), call.told
         except NetworkError:  # noqa: PERF203 - one call, or a few
@@ -87,20 +91,24 @@ def _calls(
     if not takes_any:
         arguments = {n: v for n, v in arguments.items() if n in named or n not in said}
         _check_known(where, named, arguments)
+    seen = channels(named, arguments)
+    arguments, also = {**seen, **arguments}, "".join(f" and {n}={v}" for n, v in seen.items())
     if chosen is None and not said:
         chosen = _only_required(named, arguments)
     if chosen is not None:
         values = {chosen: num_classes, **arguments}
-        yield _bound(where, named, values, f"with {chosen}={values[chosen]}")
+        yield _bound(where, named, values, f"with {chosen}={values[chosen]}{also}")
     elif said and takes_any:
-        yield _bound(where, named, arguments, f"with {said[0]}={num_classes}, as you say")
+        yield _bound(where, named, arguments, f"with {said[0]}={num_classes}{also}, as you say")
     elif takes_any:
         for name in _TRIED:
             yield _bound(
-                where, named, {name: num_classes, **arguments}, f"with {name}={num_classes}"
+                where, named, {name: num_classes, **arguments}, f"with {name}={num_classes}{also}"
             )
     else:
-        yield _bound(where, named, arguments, "without a number of classes, for it takes none")
+        yield _bound(
+            where, named, arguments, f"without a number of classes{also}, for it takes none"
+        )
 
 
 def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
@@ -216,6 +224,12 @@ def _raised(where: str, error: BaseException) -> NetworkError:
     hint = ""
     if "CUDA" in str(error) or "NVIDIA" in str(error):
         hint = f"; leave .cuda() out of it: {arg('device')} decides where a network runs"
+    elif isinstance(error, (URLError, ConnectionError)):
+        hint = (
+            "; it downloads weights, which those of the file replace: switch that off with "
+            f"{arg('arguments')} (pretrained=false, say), in its code, or put what it downloads "
+            "where it looks first"
+        )
     said = (str(error).splitlines() or [""])[0]
     return NetworkError(
         f"{where}: the factory raised {type(error).__name__}: {said.rstrip('.')}{hint}."

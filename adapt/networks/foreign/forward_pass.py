@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class ForwardResult:
 
 @contextmanager
 def left_as_it_was(network: nn.Module, *, all_learn: bool = True) -> Iterator[None]:
-    """Put back buffers, weights, gradients, modes, draws and what modules keep in attributes.
+    """Put back buffers, weights, gradients, modes, draws, hooks and attributes of modules.
 
     Args:
         all_learn: every weight has a gradient for the duration, whatever its factory says.
@@ -74,6 +74,8 @@ def left_as_it_was(network: nn.Module, *, all_learn: bool = True) -> Iterator[No
     modules = [module for _, module in network.named_modules()]
     keepers = [*modules, getattr(network, "_foreign", network)]  # the user's own, see `foreign`
     attributes = [(module, dict(module.__dict__)) for module in keepers]
+    # A module may hook its parts when it is first called, and note that in an attribute.
+    hooks = [(d, dict(d)) for m in keepers for n, d in m.__dict__.items() if _holds_hooks(n, d)]
     buffers = [(m, dict(m._buffers)) for m in modules]
     tensors = [
         *network.parameters(),
@@ -97,6 +99,9 @@ def left_as_it_was(network: nn.Module, *, all_learn: bool = True) -> Iterator[No
         for module, kept in attributes:
             module.__dict__.clear()
             module.__dict__.update(kept)
+        for now, before in hooks:
+            now.clear()
+            now.update(before)
         for module, held in buffers:
             module._buffers.update(held)
         with torch.no_grad():
@@ -108,6 +113,11 @@ def left_as_it_was(network: nn.Module, *, all_learn: bool = True) -> Iterator[No
             parameter.grad = gradient
         for module, own in zip(modules, modes, strict=True):
             module.training = own
+
+
+def _holds_hooks(name: str, value: object) -> TypeGuard[dict[int, Any]]:
+    """True of torch's own tables of a module's hooks."""
+    return "_hooks" in name and isinstance(value, dict)
 
 
 def see(

@@ -25,13 +25,13 @@ from ...errors import EngineError, MissingDependencyError, arg
 from ...probes.cores import available_cores
 from ...probes.waiting import waiting
 from ..base import Engine
-from ..checks import GO_BACK, BadAnswerError, check_array, check_logits, not_finite
+from ..checks import BadAnswerError
 from ..cuda import Cuda
-from ..upsample import upsample_argmax
+from ..steps import in_steps
 from ..upsample_cuda import UpsampleKernel
+from .contract import Answers, Port, check_contract, check_weights
 from .graph import OnnxModel, read_model
 from .memory import DeviceMemory, PinnedMemory, PlainMemory
-from .nan_checks import nan_weights, scores_are_finite
 from .session import (
     cpu_session,
     cuda_problem,
@@ -67,9 +67,6 @@ class OnnxEngine(Engine):
         EngineError: the model is damaged, does not keep the contract above or does not fit the
             manifest, has weights that are NaN, or needs more than its own bytes; or a GPU was asked
             for and does not work (the message says why).
-
-    A graph that ends in labels hides its scores, and NaN becomes the first class. So where a frame
-    comes out as one class alone, its scores are looked at, once in an engine's life.
     """
 
     def __init__(
@@ -85,15 +82,9 @@ class OnnxEngine(Engine):
         self._file = model.file
         self._threads = threads or available_cores()
         self._worker: ThreadPoolExecutor | None = None  # its one thread does all that is CUDA's
-        # Whether the outer logits lie on the outer pixels; None where the graph ends in labels.
-        self._align_corners = (
-            bool(artefact.details.get("align_corners"))
-            if artefact.details.get("argmax") == "runtime"
-            else None
-        )
-        self._output = "labels" if self._align_corners is None else "logits"
-        self._gives_labels = self._align_corners is None
-        self._hides_scores = self._gives_labels  # until they were looked at
+        self._answers = Answers(bundle, artefact, self._threads)
+        self._output = self._answers.output
+        self._made: bool | None = None  # see `Answers.labels`
         self._session: Any = None
         self._under_way: set[Any] = set()  # run options of the calls on the CPU
         self._lock = threading.Lock()  # of these
@@ -101,8 +92,7 @@ class OnnxEngine(Engine):
         self._memory: DeviceMemory | None = None
         self._batch: int | None = None
         how, problem = "", None
-        self._content: Callable[[], bytes] = lambda: bundle.content(artefact)
-        _check_weights(model)
+        check_weights(model)
         if device != "cpu" or tensorrt:
             problem = self._no_gpu(device, tensorrt)
         if device != "cpu" and problem is None:
@@ -191,9 +181,10 @@ class OnnxEngine(Engine):
             image = (batch or 1, spec.height, spec.width, 3)
             shape, dtype = self._output_shape(session, image)
             kernel = None
-            if cuda is not None and self._align_corners is not None:
+            align_corners = self._answers.align_corners
+            if cuda is not None and align_corners is not None:
                 try:
-                    kernel = UpsampleKernel(cuda, shape, image[1:3], self._align_corners)
+                    kernel = UpsampleKernel(cuda, shape, image[1:3], align_corners)
                 except (EngineError, MissingDependencyError) as error:
                     words += f", labels made on the CPU ({str(error).rstrip('.')})"
             memory = (
@@ -212,7 +203,7 @@ class OnnxEngine(Engine):
                 raise
             raise EngineError(f"a first run failed ({reason(error)})") from error
         self._memory, self._batch = memory, image[0]
-        self._gives_labels = self._align_corners is None or kernel is not None
+        self._made = kernel is not None
         return words
 
     def _output_shape(self, session: Any, image: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
@@ -226,23 +217,11 @@ class OnnxEngine(Engine):
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._session is None and self._memory is None:
             raise EngineError(f"{self._file}: the engine was closed; open it again.")
-        step = self._batch or len(batch)
-        parts = []
         times: list[dict[str, float]] = []
-        for start in range(0, len(batch), step):
-            part = np.ascontiguousarray(batch[start : start + step])
-            kept = len(part)
-            if kept < step:  # fill a fixed batch with copies of its last frame
-                part = np.concatenate([part, np.repeat(part[-1:], step - kept, axis=0)])
-            try:
-                parts.append(self._run(part, times)[:kept])
-            except BadAnswerError as error:
-                raise BadAnswerError(
-                    error.problem, start + min(error.frame, kept - 1), error.advice
-                ) from error
+        labels = in_steps(lambda part: self._run(part, times), batch, self._batch)
         if times:
             self.stage_ms = {stage: sum(t[stage] for t in times) for stage in times[0]}
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return labels
 
     def _run(self, batch: NDArray[np.uint8], times: list[dict[str, float]]) -> NDArray[np.uint8]:
         with self._named_failures():
@@ -253,16 +232,7 @@ class OnnxEngine(Engine):
                 with self._interruptible() as options:
                     found = self._call([self._output], {"image": batch}, options)[0]
                     self._call = self._session.run  # it ends, so no thread need be spent on it
-        if self._gives_labels:
-            check_array(found, "labels", np.uint8, batch.shape[:3])
-            if self._hides_scores and found.min() == found.max():
-                self._look_at_scores(batch)
-            labels: NDArray[np.uint8] = found
-            return labels
-        size = found.shape[2:] if isinstance(found, np.ndarray) else ()
-        check_logits(found, (len(batch), self.label_space.num_classes, *size))
-        width, height, align = self.input.width, self.input.height, bool(self._align_corners)
-        return np.stack([upsample_argmax(logits, width, height, align) for logits in found])
+        return self._answers.labels(found, batch, made=self._made)
 
     def _first_call(self, *arguments: Any) -> list[Any]:
         return run_interruptible(self._session, *arguments)
@@ -300,12 +270,6 @@ class OnnxEngine(Engine):
             self._memory.interrupt()
         return True
 
-    def _look_at_scores(self, batch: NDArray[np.uint8]) -> None:
-        """Refuse a graph whose labels are all alike because its scores are NaN."""
-        if scores_are_finite(self._content(), batch, self._threads) is False:
-            raise not_finite(0)
-        self._hides_scores = False
-
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "threads": self._threads, "waiting": waiting()}
 
@@ -317,49 +281,18 @@ class OnnxEngine(Engine):
             self._worker.shutdown()
 
 
-def _check_weights(model: OnnxModel) -> None:
-    if bad := nan_weights(model.content):
-        more = ", ..." if len(bad) > 3 else ""
-        are = "1 weight that is" if len(bad) == 1 else f"{len(bad)} weights that are"
-        raise EngineError(f"{model.file} has {are} NaN ({', '.join(bad[:3])}{more}); {GO_BACK}.")
-
-
 def _cache_folder() -> Path:
     """Folder of what this user's programs can make again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "roadshift"
 
 
 def _check_contract(session: Any, file: Path, bundle: Bundle, output: str) -> int | None:
-    """The batch size of the model, None if open; EngineError if the model is not as described."""
-    spec = bundle.manifest.input
-    inputs = {value.name: value for value in session.get_inputs()}
-    outputs = {value.name: value for value in session.get_outputs()}
-    if list(inputs) != ["image"] or output not in outputs:
-        raise EngineError(
-            f"{file} takes {', '.join(inputs)} and gives {', '.join(outputs)}, and an engine needs "
-            f"a model from 'image' to '{output}'; export the bundle again."
-        )
-    batch, *size = inputs["image"].shape
-    wanted = [spec.height, spec.width, 3]
-    kind = "uint8" if output == "labels" else "float"
-    types = (inputs["image"].type, outputs[output].type)
-    fits = len(size) == 3 and all(
-        not isinstance(got, int) or got == need for got, need in zip(size, wanted, strict=True)
+    """`check_contract` of what a session says it takes and gives."""
+    inputs, outputs = (
+        {value.name: Port(value.type, value.shape) for value in values}
+        for values in (session.get_inputs(), session.get_outputs())
     )
-    if not fits or types != ("tensor(uint8)", f"tensor({kind})"):
-        raise EngineError(
-            f"{file} takes {types[0]} {inputs['image'].shape} and gives {types[1]}, but the "
-            f"manifest says uint8 frames of {spec.width}x{spec.height}, (1, {spec.height}, "
-            f"{spec.width}, 3), to {kind} {output}; export the bundle again."
-        )
-    classes = bundle.label_space.num_classes
-    shape = outputs[output].shape
-    if output == "logits" and (len(shape) != 4 or shape[1] not in (classes, None)):
-        raise EngineError(
-            f"{file} gives logits {shape}, and the {classes} classes of "
-            f"{bundle.label_space.name!r} need (1, {classes}, h, w); export the bundle again."
-        )
-    return batch if isinstance(batch, int) else None
+    return check_contract(inputs, outputs, file, bundle, output)
 
 
 def open_on_tensorrt(

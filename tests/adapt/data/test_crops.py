@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from roadshift.adapt.data.augment import photometric
 from roadshift.adapt.data.context import Context, unscaled_crop
-from roadshift.adapt.data.dataset import Batch, Crop, CropCondition, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop, CropCondition, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.streams import Streams
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.pseudo_labels.hard_labels import count_classes

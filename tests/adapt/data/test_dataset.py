@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bag_cases import pictures, stamp_of, write_ros2
 from damaged_videos import damage_pictures, write_mpeg4
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,13 +25,14 @@ from roadshift.adapt.data.dataset import (
     Batch,
     Crop,
     CropSampler,
-    FrameSet,
     evenly_spaced,
     in_batches,
     resize_window,
     stacked,
     target_frames,
 )
+from roadshift.adapt.data.frame_set import FrameSet
+from roadshift.adapt.data.input_hashes import learned_from
 from roadshift.adapt.data.labelled import labelled_frames
 from roadshift.adapt.data.prefetching import Prefetcher
 from roadshift.adapt.run.budget import Deadline
@@ -636,3 +638,36 @@ def test_a_signal_stops_the_counting_of_frames(large: Path, tmp_path: Path) -> N
     with pytest.raises(RunInterrupted):
         target_frames([large], WIDTH, HEIGHT, tmp_path, limit=2, work=work)
     assert counts[-1] == 4
+
+
+# ---- bags ---------------------------------------------------------------------------------------
+
+
+def test_frames_of_a_bag_keep_their_stamps_in_the_folder_of_the_run(tmp_path: Path) -> None:
+    bag = write_ros2(tmp_path / "drive", pictures(9, WIDTH, HEIGHT))
+    work = tmp_path / "work"
+    work.mkdir()
+    first = target_frames([bag], WIDTH, HEIGHT, work, limit=5)
+    again = target_frames([bag], WIDTH, HEIGHT, work, limit=5)
+    for found in (first, again):
+        assert found.stamps_ns == tuple(stamp_of(i) for i in (0, 2, 4, 6, 8))
+        assert found.names == tuple(f"drive_{i:06d}" for i in (0, 2, 4, 6, 8))
+    assert target_frames([f"{bag}#/front/image"], WIDTH, HEIGHT, work, limit=2).stamps_ns == (
+        stamp_of(0),
+        stamp_of(8),
+    )
+    assert learned_from([f"{bag}#/front/image", tmp_path], 3) == [
+        bag / "drive.mcap",
+        bag / "drive.mcap",
+    ]
+
+
+def test_frames_of_which_some_have_no_stamp_have_none(tmp_path: Path) -> None:
+    write_ros2(tmp_path / "drive", pictures(3, WIDTH, HEIGHT))
+    write_image(tmp_path / "still.png", picture(0))
+    (tmp_path / "work").mkdir()
+    found = target_frames(
+        [tmp_path / "drive", tmp_path / "still.png"], WIDTH, HEIGHT, tmp_path / "work"
+    )
+    assert len(found) == 4
+    assert found.stamps_ns is None

@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.streams import Streams
 from roadshift.adapt.run.config import AugmentConfig, TrainingConfig
 

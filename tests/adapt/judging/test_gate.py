@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from bundle_cases import write_bundle
 from hypothesis import given
 from hypothesis import strategies as st
 from roadshift.adapt import RunOptions, adapt_bundle
-from roadshift.adapt.data.dataset import FrameSet, set_aside
+from roadshift.adapt.data.frame_set import FrameSet, set_aside
 from roadshift.adapt.judging import judge
 from roadshift.adapt.judging.evidence import BATCH, Evidence
 from roadshift.adapt.judging.judge import choose_gate, judge_bundles
@@ -115,6 +115,61 @@ def test_the_end_of_a_recording_is_set_aside(count: int, adapted_on: int, held: 
     assert judged is not None
     assert learn.names == tuple(map(str, range(adapted_on)))
     assert judged.names == tuple(map(str, range(count - held, count)))
+
+
+def stamped(stamps: Sequence[float]) -> FrameSet:
+    """Frames that were taken at these seconds."""
+    names = [str(i) for i in range(len(stamps))]
+    nanoseconds = [round(1e9 * one) for one in stamps]
+    return FrameSet(names, 1, 1, lambda _: np.empty(0), stamps_ns=nanoseconds)
+
+
+def named(frames: FrameSet) -> list[int]:
+    return [int(name) for name in frames.names]
+
+
+@pytest.mark.parametrize("count", [16, 40, 82, 1000])
+def test_evenly_stamped_frames_are_split_by_their_number(count: int) -> None:
+    jitter = np.random.default_rng(0).uniform(-0.02, 0.02, count)
+    learn, judged = set_aside(stamped((100 + 0.1 * np.arange(count) + jitter).tolist()))
+    plain = FrameSet([str(i) for i in range(count)], 1, 1, lambda _: np.empty(0))
+    by_number, judged_by_number = set_aside(plain)
+    assert judged is not None
+    assert judged_by_number is not None
+    assert named(judged) == named(judged_by_number)
+    assert named(learn) == named(by_number)
+
+
+def test_what_lies_near_the_judged_in_time_is_not_learned_from() -> None:
+    """Ten frames a second, but for the last sixteen: one a second."""
+    stamps = [0.1 * i for i in range(144)] + [15.0 + i for i in range(16)]
+    learn, judged = set_aside(stamped(stamps))
+    assert judged is not None
+    assert named(judged) == list(range(144, 160))
+    assert max(stamps[i] for i in named(learn)) < 15.0 - 2  # two of sixteen frames
+    assert min(named(learn)) == 0
+
+
+def test_bags_that_overlap_or_come_in_another_order_are_split_by_time() -> None:
+    first, second = [50 + 0.1 * i for i in range(100)], [0.1 * i for i in range(100)]
+    learn, judged = set_aside(stamped(first + second))
+    assert judged is not None
+    assert named(judged) == list(range(80, 100))  # the end of the bag that was recorded last
+    assert set(range(100, 200)) <= set(named(learn))
+    left, right = [0.1 * i for i in range(100)], [0.1 * i + 0.01 for i in range(100)]
+    learn, judged = set_aside(stamped(left + right))  # two cameras at the same time
+    assert judged is not None
+    both = np.array(left + right)
+    assert both[named(learn)].max() < both[named(judged)].min()
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=16, max_size=200))
+def test_any_stamps_leave_frames_to_learn_from_and_none_in_both(stamps: list[int]) -> None:
+    learn, judged = set_aside(stamped(stamps))
+    assert judged is not None
+    assert not set(named(learn)) & set(named(judged))
+    assert len(learn) > 2 * len(judged)
+    assert max(stamps[i] for i in named(learn)) <= min(stamps[i] for i in named(judged))
 
 
 @given(st.integers(1, 200))

@@ -14,7 +14,8 @@ import pytest
 import torch
 from roadshift.adapt import RunOptions, adapt_bundle
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, FrameSet
+from roadshift.adapt.data.dataset import Batch
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.judging.gradient_norms import DEAD_STEPS, LEAST, GradientNorms
 from roadshift.adapt.judging.validation import (
     Look,

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.streams import Streams
 from roadshift.adapt.methods.atp import AUTHORS_CODE, AlignStage, TeachStage
 from roadshift.adapt.methods.atp_config import AtpConfig

@@ -15,7 +15,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.mixing import classmix_masks, cutmix_masks
 from roadshift.adapt.losses.atp import AlignWeights, align_terms, regional_contrast, teach_terms
 from roadshift.adapt.methods import Stage, resolve_config

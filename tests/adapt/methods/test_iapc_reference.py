@@ -18,7 +18,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.methods.iapc import IapcStage
 from roadshift.adapt.methods.iapc_config import IapcConfig

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.common import upsample
 from roadshift.adapt.losses.iapc import IapcWeights, iapc_terms
 from roadshift.adapt.methods.base import FeatureTap, split_classifier

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from roadshift.adapt import adapt_bundle
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.ld import LdWeights, boundary_cross_entropy, ld_terms
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.methods.ld import Ld

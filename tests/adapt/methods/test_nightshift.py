@@ -16,7 +16,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.data.view_sizes import scaled_size
 from roadshift.adapt.losses.nightshift import nightshift_terms
 from roadshift.adapt.methods import Stage, build_stages, resolve_config

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from label_guard import LabelReadError
 from roadshift.adapt.data import labelled
-from roadshift.adapt.data.dataset import Batch, FrameSet
+from roadshift.adapt.data.dataset import Batch
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.runtime import labels
 from roadshift.runtime.folders import label_pairs
 from roadshift.runtime.folders.folder_contents import folder_contents

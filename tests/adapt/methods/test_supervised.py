@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.backends.spec import Kernel
 from roadshift.adapt.methods.supervised import (
     SupervisedConfig,

@@ -24,9 +24,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
+from roadshift.adapt.black_boxes import open_black_box
 from roadshift.adapt.judging.judge import judge_bundles
 from roadshift.adapt.models.importing import read_weights, save_weights
-from roadshift.adapt.pseudo_labels.black_box import open_black_box
 from roadshift.runtime.bundle import Bundle, InputSpec, open_bundle
 from roadshift.runtime.errors import BundleError, EngineError, NetworkError
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 import gzip
 import os
 import tarfile
 import zipfile
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,4 +168,48 @@ def test_nested_tensors_are_no_weights(tmp_path: Path) -> None:
     nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
     torch.save({"a": nested}, tmp_path / "w.pth")
     with pytest.raises(NetworkError, match="'a' is a nested tensor"):
+        read_checkpoint(tmp_path / "w.pth")
+
+
+EXTRAS = {
+    "arguments": argparse.Namespace(lr=0.1, out=Path("runs")),
+    "score": np.float64(0.71),
+    "scores": {"iou": np.ones(3, np.float32), "best": np.float32(1)},
+    "history": defaultdict(list, {"loss": [1.0, 2.0]}),
+    "date": datetime.date(2024, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_scripts_save_beside_weights_is_passed_over(tmp_path: Path, name: str) -> None:
+    torch.save({name: EXTRAS[name], "state_dict": STATE}, tmp_path / "w.pth")
+    assert list(read_checkpoint(tmp_path / "w.pth")) == ["state_dict.conv.weight"]
+
+
+def test_a_class_of_a_well_known_name_is_not_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({"a": argparse.Namespace(x=1), "model": STATE}, tmp_path / "w.pth")
+
+    def called(*_: object, **__: object) -> None:
+        raise AssertionError("the class of the file was used")
+
+    monkeypatch.setattr(argparse.Namespace, "__init__", called)
+    monkeypatch.setattr(argparse.Namespace, "__setstate__", called, raising=False)
+    assert list(read_checkpoint(tmp_path / "w.pth")) == ["model.conv.weight"]
+
+
+class Hostile:
+    """An object whose pickle calls a function of this file."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    "content", [nn.Linear(2, 2), {"model": STATE, "x": Hostile()}], ids=["network", "hostile"]
+)
+def test_everything_else_is_refused_as_before(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(NetworkError, match=r"holds more than tensors .* would run code"):
         read_checkpoint(tmp_path / "w.pth")

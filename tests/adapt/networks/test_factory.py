@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -160,3 +161,45 @@ def test_a_factory_that_exits_is_a_sentence() -> None:
 
     with pytest.raises(NetworkError, match="raised SystemExit: 0"):
         made(no_gpu)
+
+
+def test_a_group_of_options_is_read_by_attribute_and_by_item_and_is_the_networks_own() -> None:
+    def factory(args: Any, classes: int = 3) -> nn.Module:
+        assert args.s == args["s"] == 2.0
+        assert args.head.kind == "fcn"
+        assert getattr(args, "absent", None) is None
+        args.s = 3.0  # published code does this
+        return net(classes)
+
+    given = {"args": {"s": 2.0, "head": {"kind": "fcn"}}}
+    for _ in range(2):  # a copy is built later from the same arguments
+        assert made(factory, **given) == (K, f"with classes={K}")
+
+
+def test_an_option_that_is_missing_says_which_there_are() -> None:
+    def factory(args: Any) -> nn.Module:
+        return net(args.classes)
+
+    with pytest.raises(NetworkError, match="AttributeError: the option 'classes' is read from a"):
+        made(factory, args={"s": 2.0})
+
+
+def test_channels_of_an_image_are_given_where_they_have_no_default() -> None:
+    def plain(n_channels: int, n_classes: int) -> nn.Module:
+        return nn.Conv2d(n_channels, n_classes, 1)
+
+    def own_default(n_classes: int, n_channels: int = 4) -> nn.Module:
+        assert n_channels == 4
+        return net(n_classes)
+
+    assert made(plain) == (K, f"with n_classes={K} and n_channels=3")
+    assert made(plain, n_channels=3) == (K, f"with n_classes={K}")
+    assert made(own_default) == (K, f"with n_classes={K}")
+
+
+def test_a_factory_that_downloads_says_what_to_do() -> None:
+    def factory(num_classes: int) -> nn.Module:
+        raise URLError(f"no way to weights of {num_classes} classes")
+
+    with pytest.raises(NetworkError, match=r"it downloads weights, which"):
+        made(factory)

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import FrameSet
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.methods import METHODS, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.models.loading import load_network

@@ -210,6 +210,16 @@ def test_a_trial_leaves_everything_as_it_was(name: str) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
+def test_hooks_that_a_network_gives_its_parts_are_not_given_twice() -> None:
+    network = build_network("user_networks:HooksItself", K).eval()
+    images = torch.randn(1, 3, 32, 64)
+    for _ in range(2):  # each trial begins where the network was
+        network.try_out((32, 64))
+        network(images)
+    assert network(images).logits.shape[1] == K
+    assert len(network.get_submodule("trunk")._forward_hooks) == 1
+
+
 UNUSABLE = {
     "WantsSize": "raised AssertionError: images must be 512x1024, for images .*input_size",
     "FixedPositions": r"raised RuntimeError: The size of tensor.*\(1, 3, 32, 64\).*input_size",

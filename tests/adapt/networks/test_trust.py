@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from roadshift.adapt import load_network
+from roadshift.adapt.black_boxes import open_black_box
 from roadshift.adapt.models.loading import pick_device
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.networks.foreign.trust import check_allowed, registered_factory
 from roadshift.adapt.networks.foreign.user_modules import bundle_around, import_callable
-from roadshift.adapt.pseudo_labels.black_box import open_black_box
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, extend_bundle, open_bundle
 from roadshift.runtime.console.flags import flag_of

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from processes import python_output
 from roadshift.adapt import RunOptions, Student, adapt_black_box, adapt_bundle, load_network
-from roadshift.adapt.losses.nightshift import nightshift_terms
-from roadshift.adapt.methods import build_stages, resolve_config
-from roadshift.adapt.models.importing import save_weights
-from roadshift.adapt.networks import build_network
-from roadshift.adapt.pseudo_labels.black_box import (
+from roadshift.adapt.black_boxes import (
     BlackBox,
     checked_answer,
     open_black_box,
     resolve_student,
 )
+from roadshift.adapt.losses.nightshift import nightshift_terms
+from roadshift.adapt.methods import build_stages, resolve_config
+from roadshift.adapt.models.importing import save_weights
+from roadshift.adapt.networks import build_network
 from roadshift.adapt.pseudo_labels.class_balance import sqrt_inverse_weights
 from roadshift.adapt.run.config import RunConfig
 from roadshift.cli import app
@@ -52,6 +52,7 @@ from roadshift.runtime.errors import (
     TrainingError,
 )
 from roadshift.runtime.frames.images import read_image
+from roadshift.runtime.labels import label_space
 from run_cases import equal, history_of, run_options, weights
 from torch import Tensor
 from typer.testing import CliRunner
@@ -350,7 +351,7 @@ def foreign(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (foreign, "was not exported by roadshift.*package.module:function"),
+        (foreign, "takes 'x' float32 .1., and no image .*package.module:function"),
         (lambda path: path.write_bytes(b"no model"), "is not a model that ONNX Runtime can run"),
         (lambda path: path.mkdir(), "cannot be read"),
         (lambda _: None, "cannot be read .No such file"),
@@ -362,7 +363,7 @@ def test_an_onnx_file_that_cannot_be_asked_is_refused(
 ) -> None:
     write(tmp_path / "some.onnx")
     with pytest.raises(EngineError, match=rf"some\.onnx: {words}"):
-        open_black_box(str(tmp_path / "some.onnx"))
+        open_black_box(str(tmp_path / "some.onnx"), space=label_space("camvid11"))
 
 
 def test_a_bundle_that_was_not_exported_is_refused(source: Bundle) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import FrameSet
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import SegmentationNetwork
 from roadshift.adapt.pseudo_labels.hard_labels import (

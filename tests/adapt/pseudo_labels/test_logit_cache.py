@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.backends.taps import upsample_map
 from roadshift.adapt.methods import resolve_config
 from roadshift.adapt.models.inputs import Normalise

@@ -12,7 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet, resize_window
+from roadshift.adapt.data.dataset import Batch, Crop, resize_window
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.common import upsample
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork

@@ -1,4 +1,4 @@
-"""SoftLabels: class mass, made once, taken up, made anew. Crops: `test_black_box_labels.py`."""
+"""SoftLabels: class mass, made once, taken up, made anew. Crops: `test_stored_answers.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.pseudo_labels.soft_labels import SoftLabels
 from roadshift.adapt.run.config import RunConfig

@@ -50,12 +50,26 @@ def test_a_gpu_always_offers_fp16(
 def test_emulated_bf16_does_not_count(
     capabilities: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(module.torch, "ops", MagicMock())
     assert module.cpu_has_bf16() is expected
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert module.cpu_has_bf16() is False
+
+
+@pytest.mark.parametrize(
+    ("avx512", "amx", "expected"), [(True, False, True), (False, True, True), (False, False, False)]
+)
+def test_a_torch_that_lists_no_capabilities_is_asked_for_each(
+    avx512: bool, amx: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(module.torch, "ops", MagicMock())
+    assert module.cpu_has_bf16() is expected
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -13,7 +13,8 @@ import pytest
 import torch
 from loss_cases import pixels, softmax
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, CropSampler, FrameSet
+from roadshift.adapt.data.dataset import Batch, CropSampler
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from roadshift.adapt.data.dataset import FrameSet
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.models.inputs import Normalise
 from roadshift.adapt.networks import Output, SegmentationNetwork
 from roadshift.adapt.networks.batch_norm import batch_norm_layers

@@ -271,7 +271,7 @@ def test_every_artefact_gets_a_row_with_its_agreement_with_fp32(
 ) -> None:
     said: list[str] = []
     bundle = two_models(make_bundle, tiny)
-    settings = BenchSettings(queries=2, warmup=0, device="cpu")
+    settings = BenchSettings(queries=2, warmup=0, device="cpu", backends="onnxruntime")
     rows = measured_rows(bundle, settings, note=said.append)
     assert [(row["artefact"], row["precision"]) for row in rows] == [
         ("0.onnx", "int8"),
@@ -300,7 +300,7 @@ def test_miou_of_a_bundle_is_over_every_labelled_frame(
         truth[:, : 8 * int(one.name)] = 0
         write_image(tmp_path / "labels" / f"{one.name}.png", truth)
     paths = {"frames": tmp_path / "images", "labels": tmp_path / "labels"}
-    settings = BenchSettings(queries=1, device="cpu", **paths)
+    settings = BenchSettings(queries=1, device="cpu", backends="onnxruntime", **paths)
     rows = measured_rows(two_models(make_bundle, tiny), settings)
     with open_engine(tmp_path / "bundle", artefact="1.onnx", device="cpu") as engine:
         miou = evaluate(engine, labelled_pairs(*paths.values())).miou()
@@ -372,7 +372,7 @@ def test_rows_take_turns_and_each_round_starts_with_another(
             ran.append((self.engine.artefact, len(self.series.latencies)))
 
     monkeypatch.setattr(bench_run, "EngineMeasurement", Watched)
-    settings = BenchSettings(queries=6, warmup=1, rounds=3, device="cpu")
+    settings = BenchSettings(queries=6, warmup=1, rounds=3, device="cpu", backends="onnxruntime")
     rows = measured_rows(two_models(make_bundle, tiny), settings)
     one, other = "0.onnx", "1.onnx"
     assert ran == [(one, 2), (other, 2), (other, 4), (one, 4), (one, 6), (other, 6)]
@@ -394,7 +394,7 @@ def test_with_one_round_an_engine_is_closed_before_the_next_is_opened(
             super().close()
 
     monkeypatch.setattr(bench_run, "EngineMeasurement", Watched)
-    settings = BenchSettings(queries=2, warmup=0, rounds=1, device="cpu")
+    settings = BenchSettings(queries=2, warmup=0, rounds=1, device="cpu", backends="onnxruntime")
     assert len(measured_rows(two_models(make_bundle, tiny), settings)) == 2
     assert told == ["open", "close", "open", "close"]
 

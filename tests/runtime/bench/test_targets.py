@@ -29,7 +29,6 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "find_spec", lambda _: object())
-    monkeypatch.setattr(registry.sys, "version_info", (3, 11))
 
 
 def chosen(bundle: Bundle, backends: str, device: str) -> list[tuple[str, str, str]]:

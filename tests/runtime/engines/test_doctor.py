@@ -16,10 +16,11 @@ from fake_cuda import Driver
 from roadshift.runtime.engines import doctor
 from roadshift.runtime.engines.doctor import diagnose
 from roadshift.runtime.engines.onnx import session as onnx_session
+from roadshift.runtime.probes.car_computer import CarComputer
 
 CHECKS = [
-    *("python", "cpu", "gpu", "onnxruntime", "onnxruntime on CUDA", "torch", "onnx", "tensorrt"),
-    *("cuda-bindings", "video", "disk"),
+    *("python", "cpu", "computer", "gpu", "system libraries", "onnxruntime", "onnxruntime on CUDA"),
+    *("openvino", "torch", "onnx", "tensorrt", "cuda-bindings", "video", "disk", "to install"),
 ]
 
 
@@ -163,13 +164,38 @@ def test_a_nearly_full_disk_is_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert asked == [tmp_path]
 
 
-def test_an_old_python_can_run_models_and_is_told_that_it_cannot_adapt(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("computer", "ok", "says", "line"),
+    [
+        (
+            CarComputer("NVIDIA Jetson AGX Orin", "36.4.3", "6.2", "12.6.11", "9.3.0", "10.3.0"),
+            True,
+            "NVIDIA Jetson AGX Orin, JetPack 6.2, L4T 36.4.3",
+            "NVIDIA's Jetson wheel index for JetPack 6",
+        ),
+        (CarComputer(l4t="99.1.0"), None, "a Jetson, JetPack unknown, L4T 99.1.0", "unknown"),
+    ],
+)
+def test_a_jetson_is_named_and_what_to_install_on_it(
+    monkeypatch: pytest.MonkeyPatch, computer: CarComputer, ok: bool, says: str, line: str
 ) -> None:
-    monkeypatch.setattr(doctor.platform, "python_version_tuple", lambda: ("3", "10", "14rc1"))
-    row = found()["python"]
-    assert row["ok"] is None
-    assert "Python 3.11" in row["advice"]
+    monkeypatch.setattr(doctor, "car_computer", lambda: computer)
+    rows = found()
+    assert (rows["computer"]["ok"], rows["computer"]["found"]) == (ok, says)
+    assert line in rows["to install"]["found"]
+    assert rows["to install"]["ok"] is ok
+
+
+@pytest.mark.parametrize(("seen", "ok"), [(None, None), (object(), True)])
+def test_a_tensorrt_of_the_system_that_python_does_not_see_is_said(
+    monkeypatch: pytest.MonkeyPatch, seen: object, ok: bool
+) -> None:
+    monkeypatch.setattr(doctor, "car_computer", lambda: CarComputer(tensorrt="10.3.0"))
+    monkeypatch.setattr(doctor, "find_spec", lambda name: seen if name == "tensorrt" else None)
+    row = found()["system libraries"]
+    assert row["found"] == "CUDA not found, cuDNN not found, TensorRT 10.3.0"
+    assert row["ok"] is ok
+    assert ("--system-site-packages" in row["advice"]) == (ok is None)
 
 
 def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:

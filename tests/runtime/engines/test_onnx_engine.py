@@ -224,7 +224,6 @@ def test_without_torch_a_bundle_of_weights_says_how_to_export(make_bundle: MakeB
         open_engine(make_bundle("empty", models={}))
 
 
-@pytest.mark.skipif(sys.version_info < (3, 11), reason="torch's backends need Python 3.11")
 @pytest.mark.usefixtures("no_torch")
 def test_where_torch_is_installed_its_backends_are_loaded_when_one_is_opened(
     make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

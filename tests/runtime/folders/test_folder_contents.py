@@ -13,7 +13,7 @@ from roadshift.runtime.errors import FrameError, OutputError
 from roadshift.runtime.folders.folder_contents import folder_contents
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import read_image, write_image
-from roadshift.runtime.frames.source import safe_name
+from roadshift.runtime.frames.source_files import safe_name
 from roadshift.runtime.pictures.media_kinds import (
     IMAGE_SUFFIXES,
     UNREAD_IMAGE_SUFFIXES,

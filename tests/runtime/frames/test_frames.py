@@ -356,14 +356,17 @@ def test_a_live_stream_is_refused_with_a_way_to_record_it(source: str) -> None:
         open_frames(source)
 
 
-def test_bags_are_refused_with_a_way_to_convert_them(tmp_path: Path) -> None:
+def test_what_is_only_called_a_bag_is_refused(tmp_path: Path) -> None:
     bag = tmp_path / "drive"
     bag.mkdir()
     (bag / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
     (bag / "drive_0.db3").write_bytes(b"")
-    for source in (bag, bag / "drive_0.db3", "drive.mcap", "drive.bag"):
-        with pytest.raises(FrameError, match=r"is a ROS bag.*image_saver"):
+    for source in (bag, bag / "drive_0.db3"):
+        with pytest.raises(FrameError, match="cannot be read as a bag"):
             open_frames(source)
+    for missing in ("drive.mcap", "drive.bag"):
+        with pytest.raises(FrameError, match=f"{missing} does not exist"):
+            open_frames(tmp_path / missing)
 
 
 def test_names_are_stems_and_collisions_get_their_folders(tmp_path: Path) -> None:

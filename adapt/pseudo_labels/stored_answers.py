@@ -8,41 +8,45 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import LabelError
+from ...runtime.errors import ConfigError, LabelError
+from ..black_boxes.base import Answer, BlackBox, checked_answer
 from ..data.augment import stretched
 from ..data.context import Context
-from .black_box import Answer, BlackBox, checked_answer, open_black_box
+from ..run.workspace import ANSWERS
 from .soft_labels import SoftLabels
 
 Ask = Literal["once", "four_views"]
 
 
 class StoredAnswers(SoftLabels):
-    """Answers to all frames of ``context``; a resumed run asks only for those it does not find.
+    """Answers of the context's black box to all its frames; those that are there are not asked for.
+
+    An answer that is none ends the run; those before it stay, for a resume.
 
     Args:
-        source: see `open_black_box`.
         num_classes: K.
         ask: "four_views" takes the mean of what it says about the frame, the frame with its
             contrast stretched, and the mirror image of both; a folder of predictions has one.
 
     Raises:
-        RoadshiftError: the source cannot be opened, or gives an answer that is none.
+        ConfigError: the context has no black box.
+        RoadshiftError: the black box fails, or gives an answer that is none.
     """
 
-    def __init__(self, source: str, context: Context, num_classes: int, ask: Ask = "once") -> None:
-        frames = context.frames
+    def __init__(self, context: Context, num_classes: int, ask: Ask = "once") -> None:
+        frames, black_box = context.frames, context.black_box
+        if black_box is None:
+            raise ConfigError(f"{context.config.method} learns from a black box; give it one.")
 
         def asking() -> Callable[[int], Answer]:
-            black_box = open_black_box(source)
-
             def label(frame: int) -> Answer:
                 name, image = frames.names[frame], np.array(frames.image(frame))
                 return answer_to(black_box, name, image, num_classes, ask)
 
             return label
 
-        super().__init__("answers", context, num_classes, asking)
+        super().__init__(ANSWERS, context, num_classes, asking)
+        black_box.close()
 
 
 def answer_to(

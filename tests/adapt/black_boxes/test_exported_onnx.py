@@ -12,7 +12,7 @@ import numpy as np
 import odd_graphs
 import onnx
 import pytest
-from roadshift.adapt.pseudo_labels.black_box import BlackBox, open_black_box
+from roadshift.adapt.black_boxes import BlackBox, open_black_box
 from roadshift.runtime.bundle import InputSpec
 from roadshift.runtime.errors import EngineError
 from roadshift.runtime.labels import label_space

@@ -12,14 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from roadshift.adapt.black_boxes import BlackBox
 from roadshift.adapt.data.context import Context
-from roadshift.adapt.data.dataset import Batch, Crop, FrameSet
+from roadshift.adapt.data.dataset import Batch, Crop
+from roadshift.adapt.data.frame_set import FrameSet
 from roadshift.adapt.losses.atp import divergence_from
 from roadshift.adapt.methods.teach_labels import AnswerLabels
 from roadshift.adapt.models.inputs import Normalise
-from roadshift.adapt.pseudo_labels import black_box_labels
-from roadshift.adapt.pseudo_labels.black_box import BlackBox
-from roadshift.adapt.pseudo_labels.black_box_labels import Ask, StoredAnswers
+from roadshift.adapt.pseudo_labels.stored_answers import Ask, StoredAnswers
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.work import Work
@@ -54,9 +54,7 @@ def images() -> list[NDArray[np.uint8]]:
 
 
 @pytest.fixture
-def store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[NDArray[np.uint8]]
-) -> Store:
+def store(tmp_path: Path, images: list[NDArray[np.uint8]]) -> Store:
     """``store(oracle, ...)`` keeps its answers to four frames in ``tmp_path``."""
 
     def make(
@@ -67,7 +65,6 @@ def store(
         looks: bool = True,
     ) -> StoredAnswers:
         black_box = BlackBox(oracle, "test", looks=looks)
-        monkeypatch.setattr(black_box_labels, "open_black_box", lambda _: black_box)
         context = Context(
             frames=FrameSet(
                 [f"frame_{i}" for i in range(FRAMES)], WIDTH, HEIGHT, images.__getitem__
@@ -77,9 +74,10 @@ def store(
             workdir=tmp_path,
             config=RunConfig(method="atp_black_box"),
             crop_size=CROP,
+            black_box=black_box,
             work=Work(events=Events(stop_requested=stop)),
         )
-        return StoredAnswers("an oracle", context, K, ask)
+        return StoredAnswers(context, K, ask)
 
     return make
 

@@ -1,0 +1,265 @@
+"""MCAP files: by the index in their summary, or by going through them where there is none.
+
+The format is that of https://mcap.dev/spec, version 0. Records are followed here, and not by the
+`mcap` package, for the sake of damaged files: every length is held against the bytes that there
+are before anything is read, and a chunk that is cut gives the messages before the cut.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from .bag_file import Channel, Contents, Place
+from .chunks import ChunkCache, decompressed
+from .cursor import Cursor, text_of
+from .regions import BrokenBagError, FileRegion, Region
+
+MAGIC = b"\x89MCAP0\r\n"
+_FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
+_CHUNK_INDEX, _STATISTICS, _DATA_END = 0x08, 0x0B, 0x0F
+_HEAD = 9  # bytes of an opcode and a length
+_FOOTER_BYTES = _HEAD + 20
+_MESSAGE_HEAD = 22  # bytes of channel, sequence and two times
+_CHUNK_HEAD = 28  # bytes of two times, size and checksum
+_MOST_SUMMARY = 2**28  # bytes; that of a million chunks has about a hundred million
+_MOST_SMALL = 2**26  # bytes of a schema, a channel, an index: beyond it a length is damaged
+
+
+class _Record(NamedTuple):
+    opcode: int
+    at: int  # byte of its content
+    length: int  # as it states, or what there is of it
+    is_cut: bool
+
+
+def _records(region: Region, at: int, end: int | None = None) -> Iterator[_Record]:
+    """The records of a region from a byte on; one that is cut is the last.
+
+    Raises:
+        BrokenBagError: behind the last record lie bytes that are none.
+    """
+    end = region.size if end is None else end
+    while at < end:
+        if end - at < _HEAD:
+            raise BrokenBagError(f"it ends within a record at byte {at}")
+        head = Cursor(region.take(at, _HEAD))
+        opcode, length = head.u8(), head.u64()
+        at += _HEAD
+        if opcode == 0:
+            raise BrokenBagError(f"there is no record at byte {at - _HEAD}")
+        if length > end - at:
+            yield _Record(opcode, at, end - at, is_cut=True)
+            raise BrokenBagError(f"it ends within a record at byte {at - _HEAD}")
+        yield _Record(opcode, at, length, is_cut=False)
+        at += length
+
+
+class McapFile:
+    """An MCAP file.
+
+    Raises:
+        BrokenBagError: it does not begin as one.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._file = FileRegion(self._descriptor, 0, os.fstat(self._descriptor).st_size)
+        self._chunks = ChunkCache()
+        self._schemas: dict[int, tuple[str, str, str]] = {}  # name, encoding, text
+        start = bytes(self._file.take(0, min(len(MAGIC), self._file.size)))
+        if start != MAGIC:
+            self.close()
+            raise BrokenBagError("it does not begin as an MCAP file")
+
+    def close(self) -> None:
+        """See `BagFile`."""
+        os.close(self._descriptor)
+
+    def contents(self, wanted: Collection[str]) -> Contents:
+        """See `BagFile`."""
+        try:
+            found = self._indexed(wanted)
+        except BrokenBagError:
+            found = None
+        return self._scanned(wanted) if found is None else found
+
+    def read(self, place: Place) -> memoryview:
+        """See `BagFile`."""
+        region, problem = self._region_of(place.chunk)
+        try:
+            head = Cursor(region.take(place.at, _HEAD + _MESSAGE_HEAD))
+            opcode, length, channel = head.u8(), head.u64(), head.u16()
+            _, log_ns = head.u32(), head.u64()
+            if (opcode, channel) != (_MESSAGE, place.channel) or length < _MESSAGE_HEAD:
+                raise BrokenBagError("the index leads to no message")
+            if log_ns != place.log_ns:
+                raise BrokenBagError("the index leads to another message")
+            return region.take(place.at + _HEAD + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
+        except BrokenBagError as error:
+            raise BrokenBagError(problem or str(error)) from error
+
+    # ---- by the index --------------------------------------------------------------------------
+
+    def _indexed(self, wanted: Collection[str]) -> Contents | None:
+        """Contents by the summary; None where it does not say where every message lies.
+
+        Raises:
+            BrokenBagError: it is damaged, or there is none.
+        """
+        size = self._file.size
+        footer = Cursor(self._file.take(size - _FOOTER_BYTES - len(MAGIC), _FOOTER_BYTES))
+        opcode, length, summary = footer.u8(), footer.u64(), footer.u64()
+        if opcode != _FOOTER or length != _FOOTER_BYTES - _HEAD or not summary:
+            raise BrokenBagError("it has no summary")
+        end = size - _FOOTER_BYTES - len(MAGIC)
+        if summary > end or end - summary > _MOST_SUMMARY:
+            raise BrokenBagError("its summary is not where it should be")
+        self._check_summary(summary, end)
+        found, chunks, messages = Contents(), list[Cursor](), None
+        for record in _records(self._file, summary, end):
+            if record.opcode in (_SCHEMA, _CHANNEL):
+                self._note_kind(found, record, self._file)
+            elif record.opcode == _CHUNK_INDEX:
+                chunks.append(self._small(self._file, record))
+            elif record.opcode == _STATISTICS:
+                messages = _counts(self._small(self._file, record), found)
+        if messages is None or not set(found.counts) <= set(found.channels):
+            return None
+        seen = {number for number, one in found.channels.items() if one.schema in wanted}
+        for cursor in chunks:
+            self._take_chunk_index(cursor, seen, found)
+        found.places.sort()
+        # Messages may also lie outside of chunks, where no index knows them.
+        expected = sum(found.counts.get(number, 0) for number in seen)
+        return found if len(found.places) == expected else None
+
+    def _check_summary(self, summary: int, end: int) -> None:
+        """Hold the summary against its checksum, where it has one; the last field of the footer."""
+        covered = self._file.take(summary, end - summary + _FOOTER_BYTES)
+        checksum = int.from_bytes(covered[-4:], "little")
+        if checksum and zlib.crc32(covered[:-4]) != checksum:
+            raise BrokenBagError("its summary differs from its checksum")
+
+    def _take_chunk_index(self, cursor: Cursor, seen: Collection[int], found: Contents) -> None:
+        """Add the places of wanted messages in a chunk."""
+        cursor.take(16)
+        chunk, _ = cursor.u64(), cursor.u64()
+        offsets = Cursor(cursor.sequence())
+        while offsets.left:
+            channel, at = offsets.u16(), offsets.u64()
+            if channel not in seen:
+                continue
+            head = Cursor(self._file.take(at, _HEAD))
+            opcode, length = head.u8(), head.u64()
+            if opcode != _MESSAGE_INDEX or length > _MOST_SMALL:
+                raise BrokenBagError("an index of messages is not where it should be")
+            index = Cursor(self._file.take(at + _HEAD, length))
+            if index.u16() != channel:
+                raise BrokenBagError("an index of messages is another channel's")
+            entries = Cursor(index.sequence())
+            while entries.left:
+                found.places.append(Place(entries.u64(), chunk, entries.u64(), channel))
+
+    # ---- by going through ----------------------------------------------------------------------
+
+    def _scanned(self, wanted: Collection[str]) -> Contents:
+        """Contents as they are met, record by record, up to the first damage."""
+        found = Contents(was_scanned=True)
+        try:
+            for record in _records(self._file, len(MAGIC)):
+                if record.opcode in (_FOOTER, _DATA_END):
+                    break
+                self._scan_record(found, record, wanted)
+        except BrokenBagError as error:
+            found.damaged(str(error))
+        found.places.sort()
+        return found
+
+    def _scan_record(self, found: Contents, record: _Record, wanted: Collection[str]) -> None:
+        if record.opcode == _CHUNK:
+            chunk = record.at - _HEAD
+            region, problem = self._region_of(chunk)
+            try:
+                for inner in _records(region, 0):
+                    self._scan_inner(found, inner, region, chunk, wanted)
+            except BrokenBagError as error:
+                problem = problem or str(error)
+            if problem and not record.is_cut:
+                found.damaged(f"its chunk at byte {chunk} is damaged: {problem}")
+        elif not record.is_cut:
+            self._scan_inner(found, record, self._file, -1, wanted)
+
+    def _scan_inner(
+        self,
+        found: Contents,
+        record: _Record,
+        region: Region,
+        chunk: int,
+        wanted: Collection[str],
+    ) -> None:
+        """Note a schema, a channel or a message, in a chunk or outside."""
+        if record.is_cut:
+            return
+        if record.opcode in (_SCHEMA, _CHANNEL):
+            self._note_kind(found, record, region)
+        elif record.opcode == _MESSAGE:
+            head = Cursor(region.take(record.at, min(_MESSAGE_HEAD, record.length)))
+            channel, _, log_ns = head.u16(), head.u32(), head.u64()
+            found.found(Place(log_ns, chunk, record.at - _HEAD, channel), wanted)
+
+    # ---- records -------------------------------------------------------------------------------
+
+    def _region_of(self, chunk: int) -> tuple[Region, str | None]:
+        """The records of a chunk, or the file, and what is wrong with it."""
+        if chunk < 0:
+            return self._file, None
+        head = Cursor(self._file.take(chunk, _HEAD))
+        if head.u8() != _CHUNK:
+            raise BrokenBagError("the index leads to no chunk")
+        length = min(head.u64(), self._file.size - chunk - _HEAD)
+        at = chunk + _HEAD
+        names = Cursor(self._file.take(at, min(length, _CHUNK_HEAD + 64)))
+        names.take(16)
+        size, _ = names.u64(), names.u32()
+        kind, stored = names.string(), names.u64()
+        at += names.at
+        stored = min(stored, length - names.at)
+        if kind == "":
+            return self._file.part(at, stored), None
+        return self._chunks.get(
+            chunk, lambda: decompressed(kind, self._file.take(at, stored), size)
+        )
+
+    def _note_kind(self, found: Contents, record: _Record, region: Region) -> None:
+        """Note a schema or a channel."""
+        cursor = self._small(region, record)
+        number = cursor.u16()
+        if record.opcode == _SCHEMA:
+            name, encoding, text = cursor.string(), cursor.string(), cursor.sequence()
+            is_text = encoding.startswith("ros")
+            self._schemas[number] = name, encoding, text_of(text) if is_text else ""
+            return
+        schema, topic, encoding = cursor.u16(), cursor.string(), cursor.string()
+        name, _, text_definition = self._schemas.get(schema, ("", "", ""))
+        found.channels[number] = Channel(topic, name, encoding, text_definition)
+
+    def _small(self, region: Region, record: _Record) -> Cursor:
+        if record.length > _MOST_SMALL:
+            raise BrokenBagError(f"a record of {record.length} bytes is damaged")
+        return Cursor(region.take(record.at, record.length))
+
+
+def _counts(cursor: Cursor, found: Contents) -> int:
+    """Take the messages of each channel from a statistics record; all messages."""
+    messages = cursor.u64()
+    cursor.take(2 + 4 * 4 + 2 * 8)
+    counts = Cursor(cursor.sequence())
+    while counts.left:
+        channel = counts.u16()
+        found.counts[channel] = counts.u64()
+    return messages

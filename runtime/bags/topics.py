@@ -1,0 +1,115 @@
+"""The topic of a bag that is its camera, and what is said where that is not clear."""
+
+from __future__ import annotations
+
+from ..errors import FrameError, arg
+from ..words import counted
+from .bag import BagIndex
+from .compressed import is_depth
+from .message_fields import RAW
+from .messages import CAMERA_SCHEMAS
+from .pixels import ENCODINGS
+from .regions import BrokenBagError
+
+_SHOWN = 12  # topics that a sentence lists
+
+
+def camera_topic(index: BagIndex, asked: str | None) -> str:
+    """The topic to read pictures from: the one asked for, or the only one.
+
+    Maps of depth, which are of the same type as pictures, are told by their encoding.
+
+    Args:
+        asked: a topic, with or without its first slash; None: find it.
+
+    Raises:
+        FrameError: it holds no such topic, none with pictures, or several.
+    """
+    if asked is not None:
+        return _asked_topic(index, asked)
+    cameras = [topic for topic in sorted(index.messages) if index.messages[topic]]
+    pictures = [topic for topic in cameras if not _is_depth(index, topic)]
+    if len(pictures) == 1:
+        return pictures[0]
+    if pictures:
+        raise FrameError(
+            f"{index.path} has pictures on {len(pictures)} topics: {_listed(index, pictures)}; "
+            f"choose one with {arg('topic')}, or write it behind the bag: "
+            f"{index.path.name}#{pictures[0]}."
+        )
+    raise FrameError(
+        f"{index.path} holds no pictures: {_all_topics(index)}; give a bag with a camera, whose "
+        f"messages are images of sensor_msgs or of Foxglove.{_damage(index)}"
+    )
+
+
+def _asked_topic(index: BagIndex, asked: str) -> str:
+    topic = asked if asked in index.schemas else f"/{asked}"
+    if topic not in index.schemas:
+        raise FrameError(
+            f"{index.path} has no topic {asked}: {_all_topics(index)}; choose one of them with "
+            f"{arg('topic')}.{_damage(index)}"
+        )
+    if index.schemas[topic] not in CAMERA_SCHEMAS:
+        raise FrameError(
+            f"{index.path}: {topic} holds no pictures but {index.schemas[topic]}; choose another "
+            f"topic with {arg('topic')}: {_all_topics(index)}."
+        )
+    if not index.messages.get(topic):
+        raise FrameError(f"{index.path} has no message on {topic}.{_damage(index)}")
+    return topic
+
+
+def _all_topics(index: BagIndex) -> str:
+    if not index.schemas:
+        return "it has no topics"
+    return f"its topics are {_listed(index, sorted(index.schemas))}"
+
+
+def _listed(index: BagIndex, topics: list[str]) -> str:
+    said = [
+        f"{topic} ({index.schemas[topic] or 'no type'}, {_messages(index, topic)})"
+        for topic in topics[:_SHOWN]
+    ]
+    more = f", and {len(topics) - _SHOWN} more" if len(topics) > _SHOWN else ""
+    return ", ".join(said) + more
+
+
+def _messages(index: BagIndex, topic: str) -> str:
+    """Number of messages, and of pictures their encoding and rate."""
+    messages = index.messages.get(topic, [])
+    said = counted(index.counts.get(topic, 0), "message")
+    if len(messages) > 1:
+        span_ns = messages[-1].place.log_ns - messages[0].place.log_ns
+        if span_ns > 0:
+            said += f", {(len(messages) - 1) * 1e9 / span_ns:.3g} a second"
+    encoding = _first_encoding(index, topic)
+    return f"{encoding[1][:40]}, {said}" if encoding and encoding[1] else said
+
+
+def _is_depth(index: BagIndex, topic: str) -> bool:
+    """Tell whether the first message that can be read holds something else than a picture."""
+    found = _first_encoding(index, topic)
+    if found is None:
+        return False
+    kind, encoding = found
+    return is_depth(encoding) or (kind == RAW and encoding.strip().lower() not in ENCODINGS)
+
+
+def _first_encoding(index: BagIndex, topic: str) -> tuple[str, str] | None:
+    """Kind and encoding of a topic's first good message among three; None where there is none."""
+    with index.opened() as files:
+        for message in index.messages.get(topic, [])[:3]:
+            try:
+                found = index.read(files, message)
+            except BrokenBagError:
+                continue
+            return found.kind, found.encoding
+    return None
+
+
+def _damage(index: BagIndex) -> str:
+    if not index.damage:
+        return ""
+    path, clause = index.damage[0]
+    return f" {path} is damaged: {clause}."

@@ -1,0 +1,190 @@
+"""The node against a real ROS 2 on this machine, where there is one."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from roadshift.runtime.engines import Engine, open_engine
+from roadshift.runtime.errors import EngineError, MissingDependencyError
+from roadshift.runtime.ros.site import optional_package, ros_package
+from signed_bundles import HEIGHT, WIDTH, small_bundle
+
+try:
+    import rclpy
+    from sensor_msgs.msg import CompressedImage, Image
+    from std_msgs.msg import String
+except ImportError:
+    rclpy = None  # type: ignore[assignment]
+
+needs_ros = pytest.mark.skipif(
+    rclpy is None, reason="ROS 2 is not installed: pip install 'ros-kilted-rclpy[fastrtps]'"
+)
+PICTURE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def test_without_ros_there_is_a_sentence() -> None:
+    assert optional_package("no_such_package_of_ros") is None
+    with pytest.raises(MissingDependencyError, match=r"source the setup file of your ROS 2"):
+        ros_package("no_such_package_of_ros.msg")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with open_engine(small_bundle(tmp_path / "b")) as opened:
+        yield opened
+
+
+class Car:
+    """A camera and a listener in a context of their own."""
+
+    def __init__(self, kind: Any) -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("car", context=self.context)
+        self.executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.kind = kind
+        self.masks: list[Any] = []
+        self.said: list[Any] = []
+        self.camera = self.node.create_publisher(kind, "/front/image", 1)
+        self.node.create_subscription(Image, "mask", self.masks.append, 100)
+
+    def publish(self, second: int, **parts: Any) -> None:
+        message = self.kind()
+        message.header.stamp.sec, message.header.stamp.nanosec = second, 123_456_789
+        message.header.frame_id = "front"
+        for name, value in parts.items():
+            setattr(message, name, value)
+        self.camera.publish(message)
+
+    def until(self, done: Callable[[], bool], again: Callable[[], None] = lambda: None) -> None:
+        end = time.monotonic() + 30
+        while not done():
+            again()
+            self.executor.spin_once(timeout_sec=0.02)
+            assert time.monotonic() < end, "it never happened"
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@contextmanager
+def running(
+    engine: Engine, compressed: bool = False, notes: list[str] | None = None
+) -> Iterator[tuple[Any, Car]]:
+    """A node that serves in a thread, and a car around it."""
+    from roadshift.runtime.ros.node import NodeOptions, SegmentationNode
+
+    car = Car(CompressedImage if compressed else Image)
+    arguments = ["--ros-args", "-r", "image:=/front/image"]
+    said = (notes if notes is not None else []).append
+    stopped = threading.Event()
+    with SegmentationNode(engine, NodeOptions(compressed, arguments=arguments), note=said) as node:
+        thread = threading.Thread(target=lambda: spun(node, stopped))
+        thread.start()
+        try:
+            yield node, car
+        finally:
+            stopped.set()
+            thread.join()
+            car.close()
+
+
+def spun(node: Any, stopped: threading.Event) -> None:
+    with suppress(EngineError):  # `failure` has it
+        node.spin(stopped.is_set)
+
+
+@needs_ros
+def test_every_stamp_comes_back_with_its_mask(engine: Engine) -> None:
+    parts = {"height": HEIGHT, "width": WIDTH, "encoding": "bgr8", "step": 3 * WIDTH}
+    with running(engine) as (node, car):
+        car.until(lambda: car.camera.get_subscription_count() > 0)
+        for second in range(60):
+            before = len(car.masks)
+            car.publish(second, data=PICTURE[..., ::-1].tobytes(), **parts)
+            car.until(lambda before=before: len(car.masks) > before)  # type: ignore[misc]
+        expected = engine.segment(PICTURE)
+        for second, mask in enumerate(car.masks):
+            assert (mask.header.stamp.sec, mask.header.stamp.nanosec) == (second, 123_456_789)
+            assert (mask.header.frame_id, mask.encoding) == ("front", "mono8")
+            np.testing.assert_array_equal(
+                np.frombuffer(mask.data, np.uint8).reshape(HEIGHT, WIDTH), expected
+            )
+        assert node.figures()["segmented"] == 60
+
+
+@needs_ros
+def test_compressed_images_and_a_late_subscriber_to_the_classes(engine: Engine) -> None:
+    _, jpeg = cv2.imencode(".png", PICTURE[..., ::-1])
+    with running(engine, compressed=True) as (_, car):
+        car.until(lambda: car.camera.get_subscription_count() > 0)
+        car.until(
+            lambda: bool(car.masks),
+            lambda: car.publish(1, format="bgr8; png compressed bgr8", data=jpeg.tobytes()),
+        )
+        qos = rclpy.qos.QoSProfile(depth=1, durability=rclpy.qos.DurabilityPolicy.TRANSIENT_LOCAL)
+        if optional_package("vision_msgs") is None:
+            car.node.create_subscription(String, "label_info", car.said.append, qos)
+            car.until(lambda: bool(car.said))
+            assert "building" in car.said[0].data
+
+
+@needs_ros
+def test_a_slow_engine_gets_the_newest_image(engine: Engine) -> None:
+    class Slow(type(engine)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.__dict__.update(engine.__dict__)
+
+        def segment(self, frame: Any) -> Any:
+            time.sleep(0.2)
+            return engine.segment(frame)
+
+    parts = {"height": HEIGHT, "width": WIDTH, "encoding": "rgb8", "step": 3 * WIDTH}
+    with running(Slow()) as (node, car):
+        car.until(lambda: car.camera.get_subscription_count() > 0)
+        for second in range(40):
+            car.publish(second, data=PICTURE.tobytes(), **parts)
+            car.executor.spin_once(timeout_sec=0.02)
+        car.until(lambda: bool(car.masks) and car.masks[-1].header.stamp.sec >= 38)
+        stamps = [mask.header.stamp.sec for mask in car.masks]
+        assert stamps == sorted(stamps)
+        assert node.dropped > 0
+
+
+@needs_ros
+def test_broken_images_a_vanished_camera_and_a_failing_engine(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roadshift.runtime.ros.node.QUIET_S", 0.5)
+    notes = list[str]()
+    good = {"height": HEIGHT, "width": WIDTH, "encoding": "rgb8", "step": 3 * WIDTH}
+    with running(engine, notes=notes) as (node, car):
+        car.until(lambda: car.camera.get_subscription_count() > 0)
+        car.until(
+            lambda: node.broken > 1,
+            lambda: car.publish(1, data=b"short", **{**good, "height": 900}),
+        )
+        assert len([n for n in notes if "was left out" in n]) == 1
+        car.until(lambda: bool(car.masks), lambda: car.publish(2, data=PICTURE.tobytes(), **good))
+        car.node.destroy_publisher(car.camera)
+        car.until(lambda: any("No image came for" in note for note in notes))
+        assert any("0 publishers" in note for note in notes)
+        monkeypatch.setattr(engine, "segment", failing)
+        car.camera = car.node.create_publisher(Image, "/front/image", 1)
+        car.until(
+            lambda: node.failure is not None,
+            lambda: car.publish(3, data=PICTURE.tobytes(), **good),
+        )
+
+
+def failing(*_: object) -> None:
+    raise EngineError("the accelerator is gone")
