@@ -6,7 +6,6 @@ from . import cli_start  # noqa: F401 - first: what follows takes a while, and m
 
 # isort: split
 import sys
-from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,6 +35,7 @@ from .commands.signing import keygen, pack, sign, verify
 from .commands.slot import slot
 from .commands.train import train
 from .commands.trust import trust
+from .commands.catalogue import COMMANDS, GROUPS
 
 app = typer.Typer(
     name="roadshift",
@@ -77,8 +77,8 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
 }
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
-app.add_typer(trust, name="trust")
-app.add_typer(slot, name="slot")
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def main() -> NoReturn:

@@ -29,6 +29,13 @@ def export(
         str, typer.Option(help="With commas: fp32, fp16, bf16, int8, fp8, int8-cpu.")
     ] = "fp32",
     logits: Annotated[bool, typer.Option("--logits", help="Also give raw scores.")] = False,
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Leave four of the frames with their labels in the bundle, for who installs it.",
+        ),
+    ] = False,
     argmax: Annotated[
         str,
         typer.Option(
@@ -106,6 +113,7 @@ def export(
                     label_map=mapping,
                     calibration=asked[len(frames or ()) :],
                     with_logits=logits,
+                    self_test=self_test,
                     argmax=argmax,
                     opset=opset,
                     floors=Floors(min_agreement, max_miou_drop),

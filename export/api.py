@@ -34,6 +34,7 @@ def export_bundle(
     label_map: LabelMapSource = None,
     calibration: Sources = (),
     logits: bool = False,
+    self_test: bool = False,
     argmax: str = "auto",
     opset: int | None = None,
     min_agreement: float | None = None,
@@ -55,6 +56,8 @@ def export_bundle(
         label_space, label_map: of the label maps, see `roadshift.evaluate`.
         calibration: frames of the road to quantise for, which are not compared on.
         logits: give raw scores as a second output.
+        self_test: leave four of the frames with their labels in the bundle, which a vehicle that
+            installs it compares with what its own engine gives.
         argmax: where labels are made: "graph", "runtime", or "auto", the faster here.
         opset: version of ONNX's operators; the exporter's own unless given.
         min_agreement: percent of the pixels that must keep their class; by precision unless given.
@@ -89,6 +92,7 @@ def export_bundle(
         label_map=mapping,
         calibration=sources("calibration", calibration, least=0),
         with_logits=logits,
+        self_test=self_test,
         argmax=argmax,
         opset=opset,
         floors=Floors(min_agreement, max_miou_drop),

@@ -37,6 +37,7 @@ from .plan_maker import PlanOptions, PlanTarget, plan_name
 from .precision import to_half
 from .quantise import Form
 from .rounding import RoundedEngine
+from .self_test import with_self_test
 from .staged import open_staged
 from .tensorrt import export_plans, prepare_plans
 from .tensorrt_build import Report
@@ -58,6 +59,7 @@ def export_bundle(
     label_map: LabelMap | None = None,
     calibration: Sequence[str] = (),
     with_logits: bool = False,
+    self_test: bool = False,
     argmax: str = "auto",
     opset: int | None = None,
     floors: Floors | None = None,
@@ -74,6 +76,7 @@ def export_bundle(
         formats: of `FORMATS`.
         precisions: of `PRECISIONS`.
         frames: sources; the first 16 of their frames are compared on.
+        self_test: add frames with their labels, for who installs the bundle; see `with_self_test`.
         labels: then ``frames`` is one folder of images, and mIoU is measured on all of them.
         label_map: None: labels are in the bundle's label space.
         calibration: without the frames that are compared on; built-in scenes unless given.
@@ -159,6 +162,8 @@ def export_bundle(
             refused=refused,
         )
     made -= {refusal.path for refusal in refused}
+    if self_test and made:
+        exported = with_self_test(exported, evaluation.frames, sorted(made))
     return finished(exported, [a for a in exported.manifest.artefacts if a.path in made], refused)
 
 

@@ -17,6 +17,8 @@ from ...runtime.errors import NetworkError, Sentence, arg
 from ...runtime.words import counted
 from ..networks.base import SegmentationNetwork
 from ..networks.deeplab_v2 import DILATIONS, INITIAL_STD
+from ..networks.deeplab_v3plus import detect_v3plus_arguments
+from ..networks.segformer_names import detect_segformer_arguments
 from .weight_checks import check_not_quantised, check_values, converted
 from .weight_files import read_weight_file
 from .weight_matching import (
@@ -79,11 +81,11 @@ def load_weights(
     """
     own = network.state_dict()
     inside, start = below_key(state, key, where)
-    found, wrappers = _found(inside, own, where)
+    found, wrappers = _found(network.in_own_names(inside), own, where)
     _check_class_count(network, found.tensors, where, label_space)
-    idle = _idle(network, found)
+    idle, trained = _left_out(found, network.idle_in_checkpoints, network.training_heads)
     refused = found.unexpected if note else (*found.unexpected, *found.left_out)
-    unexpected = [name for name in refused if name not in idle]
+    unexpected = [name for name in refused if name not in (*idle, *trained)]
     if unexpected:
         raise NetworkError(
             f"{where}: the weights do not fit the network: 0 names are missing, "
@@ -104,13 +106,14 @@ def load_weights(
     counters = {name: own[name] for name in own.keys() - found.tensors.keys()}
     network.load_state_dict({**found.tensors, **counters})
     if note:
-        note(_taken(found, own, start, wrappers, where, idle))
+        note(_taken(found, own, start, wrappers, where, idle, trained))
 
 
-def _idle(network: SegmentationNetwork, found: Match) -> list[str]:
-    """Names of tensors that are there beside the network's, and that no published code asks for."""
-    parts = tuple(f"{found.prefix}{part}." for part in network.idle_in_checkpoints)
-    return [name for name in (*found.unexpected, *found.left_out) if name.startswith(parts)]
+def _left_out(found: Match, *groups: Sequence[str]) -> list[list[str]]:
+    """Names of tensors beside the network's, for each group of parts those that lie in them."""
+    beside = (*found.unexpected, *found.left_out)
+    starts = [tuple(f"{found.prefix}{part}." for part in group) for group in groups]
+    return [[name for name in beside if name.startswith(start)] for start in starts]
 
 
 def _found(
@@ -146,6 +149,7 @@ def _taken(
     wrappers: str,
     where: str,
     idle: Sequence[str],
+    trained: Sequence[str],
 ) -> str:
     """One sentence on which weights were read from where."""
     prefix = start + found.prefix
@@ -164,12 +168,23 @@ def _taken(
             f"{counted(len(idle), 'tensor')} of a second classifier that the published code never "
             f"asks for ({listed(start + name for name in idle)}) left out"
         )
+    if trained:
+        heads = dict.fromkeys(n.removeprefix(found.prefix).partition(".")[0] for n in trained)
+        parts.append(
+            f"{counted(len(trained), 'tensor')} of heads that only training asks for "
+            f"({', '.join(heads)}) left out"
+        )
     if found.rivals:
         keys = ", ".join(f"{arg('key')} {as_key(start + p)}" if p else "those at the top"
                          for p in found.rivals[:5])  # fmt: skip
         parts.append(f"the network fits other weights in the file too ({keys})")
     named = tuple(p for p in found.rivals if p)
-    others = [start + name for name in found.left_out if not (named and name.startswith(named))]
+    told = (*idle, *trained)
+    others = [
+        start + name
+        for name in found.left_out
+        if name not in told and not (named and name.startswith(named))
+    ]
     if others:
         count = "1 other tensor was" if len(others) == 1 else f"{len(others)} other tensors were"
         parts.append(f"{count} left out ({listed(others)})")
@@ -256,6 +271,8 @@ def detect_vgg_arguments(state: Mapping[str, Tensor]) -> dict[str, Any]:
 ARGUMENTS_OF: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "deeplab_v2_resnet101": detect_deeplab_arguments,
     "deeplab_v2_vgg16": detect_vgg_arguments,
+    "deeplab_v3plus": detect_v3plus_arguments,
+    **{f"segformer_b{size}": detect_segformer_arguments for size in range(6)},
 }
 """What tells a network's arguments, ``num_classes`` among them, from its published weights."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -31,6 +31,10 @@ class Preprocessing(NamedTuple):
     std: tuple[float, float, float]
 
 
+IMAGENET_RGB = Preprocessing("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""Input of weights that were trained with ImageNet's statistics, as most are."""
+
+
 class SegmentationNetwork(nn.Module):
     """Base of every network: ``forward(images (B, 3, H, W), normalised float) -> Output``.
 
@@ -45,6 +49,8 @@ class SegmentationNetwork(nn.Module):
             ``None``: ``Output.features`` serves there too.
         idle_in_checkpoints: parts that published checkpoints carry and their code never asks for;
             they are left out when such a file is read.
+        training_heads: parts that published checkpoints carry and only their training asks for;
+            they are not built, and left out likewise.
         rebuild: builds the network anew, with weights of its own; copies are made with it. ``None``
             for a module that was made by hand.
         called: how a user's factory was called for it, for people.
@@ -58,6 +64,7 @@ class SegmentationNetwork(nn.Module):
     published_preprocessing: Preprocessing | None = None
     reference_feature_layer: str | None = None
     idle_in_checkpoints: tuple[str, ...] = ()
+    training_heads: tuple[str, ...] = ()
     rebuild: Callable[[], SegmentationNetwork] | None = None
     called: str = ""
 
@@ -79,3 +86,10 @@ class SegmentationNetwork(nn.Module):
         head = {id(parameter) for parameter in self.classifier_parameters()}
         classifier = {name for name, p in self.named_parameters() if id(p) in head}
         return {name: name for name in self.state_dict() if name not in classifier}
+
+    def in_own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors under this network's names, where published files have others.
+
+        Prefixes stay; names that nothing is known of come back as they are. By default all do.
+        """
+        return dict(tensors)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
-from .base import Output, Preprocessing, SegmentationNetwork
+from .base import IMAGENET_RGB, Output, SegmentationNetwork
 from .pooling import average_pool
 
 _WIDTHS = {  # channels at strides 2, 4, 8, 16
@@ -54,9 +54,7 @@ class ESPNetv2(SegmentationNetwork):
     stride = 2
     description = "Depthwise dilated pyramids; for embedded use, with published Cityscapes weights."
     paper = "Mehta et al., CVPR 2019 (arXiv:1811.11431)"
-    published_preprocessing = Preprocessing(
-        "rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-    )
+    published_preprocessing = IMAGENET_RGB
 
     def __init__(self, num_classes: int, scale: float = 2.0, decoder_width: int = 16) -> None:
         super().__init__()

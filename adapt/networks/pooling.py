@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def average_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -39,6 +39,17 @@ def _cell_means(positions: int, cells: int, like: Tensor) -> Tensor:
     stop = ((cell + 1) * positions + cells - 1) // cells
     inside = ((position >= first) & (position < stop)).to(like.dtype)
     return inside / (stop - first).to(like.dtype)
+
+
+class GlobalMean(nn.Module):
+    """The mean of the whole map, (B, D, 1, 1).
+
+    ``nn.AdaptiveAvgPool2d(1)`` says the same, and becomes a gather of every channel in ONNX.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average x, (B, D, h, w)."""
+        return x.mean(dim=(2, 3), keepdim=True)
 
 
 class _Cells:

@@ -17,19 +17,44 @@ from torch import nn
 
 from ...runtime.errors import NetworkError
 from .base import SegmentationNetwork
+from .bisenetv2 import BiSeNetV2
+from .ddrnet import DDRNet23, DDRNet23Slim
 from .deeplab_v2 import DeepLabV2
 from .deeplab_v2_vgg16 import DeepLabV2VGG16
+from .deeplab_v3plus import DeepLabV3Plus
 from .espnetv2 import ESPNetv2
 from .fast_scnn import FastSCNN
 from .foreign.transformers_models import is_of_transformers, transformers_factory
 from .foreign.trust import registered_factory, registered_names
 from .foreign.user_modules import import_callable
+from .pidnet import PIDNetL, PIDNetM, PIDNetS
+from .segformer import (
+    SegFormerB0,
+    SegFormerB1,
+    SegFormerB2,
+    SegFormerB3,
+    SegFormerB4,
+    SegFormerB5,
+)
 
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_v2_resnet101": DeepLabV2,
     "deeplab_v2_vgg16": DeepLabV2VGG16,
     "fast_scnn": FastSCNN,
     "espnetv2": ESPNetv2,
+    "pidnet_s": PIDNetS,
+    "pidnet_m": PIDNetM,
+    "pidnet_l": PIDNetL,
+    "ddrnet23_slim": DDRNet23Slim,
+    "ddrnet23": DDRNet23,
+    "bisenetv2": BiSeNetV2,
+    "deeplab_v3plus": DeepLabV3Plus,
+    "segformer_b0": SegFormerB0,
+    "segformer_b1": SegFormerB1,
+    "segformer_b2": SegFormerB2,
+    "segformer_b3": SegFormerB3,
+    "segformer_b4": SegFormerB4,
+    "segformer_b5": SegFormerB5,
 }
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])

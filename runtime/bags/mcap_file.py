@@ -146,10 +146,15 @@ class McapFile:
             raise BrokenBagError("its summary differs from its checksum")
 
     def _take_chunk_index(self, cursor: Cursor, seen: Collection[int], found: Contents) -> None:
-        """Add the places of wanted messages in a chunk."""
-        cursor.take(16)
-        chunk, _ = cursor.u64(), cursor.u64()
+        """Add the places of wanted messages in a chunk.
+
+        Raises:
+            BrokenBagError: they are not where the chunk is, or not of its times.
+        """
+        first_ns, last_ns, chunk, _ = cursor.u64(), cursor.u64(), cursor.u64(), cursor.u64()
         offsets = Cursor(cursor.sequence())
+        cursor.u64(), cursor.string(), cursor.u64()
+        size = cursor.u64()
         while offsets.left:
             channel, at = offsets.u16(), offsets.u64()
             if channel not in seen:
@@ -163,7 +168,10 @@ class McapFile:
                 raise BrokenBagError("an index of messages is another channel's")
             entries = Cursor(index.sequence())
             while entries.left:
-                found.places.append(Place(entries.u64(), chunk, entries.u64(), channel))
+                place = Place(entries.u64(), chunk, entries.u64(), channel)
+                if not first_ns <= place.log_ns <= last_ns or place.at >= size:
+                    raise BrokenBagError("an index of messages is damaged")
+                found.places.append(place)
 
     # ---- by going through ----------------------------------------------------------------------
 

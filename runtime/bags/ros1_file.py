@@ -182,6 +182,7 @@ class Ros1File:
         if not seen & of_chunk.keys():
             return
         chunk_at = info.cursor("chunk_pos").u64()
+        first_ns, last_ns = (_time_ns(info.cursor(name)) for name in ("start_time", "end_time"))
         chunk = _record(self._file, chunk_at)
         at, missing = chunk.at + chunk.length, set(of_chunk)
         while missing:
@@ -195,7 +196,8 @@ class Ros1File:
                 places = []
                 while entries.left:
                     places.append(Place(_time_ns(entries), chunk_at, entries.u32(), connection))
-                if len(places) != of_chunk[connection]:
+                in_time = all(first_ns <= place.log_ns <= last_ns for place in places)
+                if len(places) != of_chunk[connection] or not in_time:
                     raise BrokenBagError("an index of messages is damaged")
                 found.places += places
             at = record.at + record.length

@@ -26,6 +26,10 @@ NETWORKS = {
     "fast_scnn": {},
     "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1], "multi_level": True},
     "deeplab_v2_vgg16": {},
+    "pidnet_s": {},
+    "bisenetv2": {},
+    "deeplab_v3plus": {"backbone": "mobilenet_v2"},
+    "segformer_b0": {"widths": [8, 16, 20, 32], "depths": [1] * 4, "decoder_width": 24},
 }
 
 

@@ -14,7 +14,7 @@ import pytest
 from bag_cases import pictures, stamp_of, write_ros2
 from fake_engines import Threshold
 from mcap.reader import make_reader
-from roadshift.runtime.errors import OutputError
+from roadshift.runtime.errors import MissingDependencyError, OutputError
 from roadshift.runtime.frames import Frame, open_frames
 from roadshift.runtime.pipeline import Result
 from roadshift.runtime.pipeline.overlay import overlay
@@ -210,3 +210,12 @@ def test_a_time_that_ros_cannot_state_is_refused(tmp_path: Path) -> None:
         sink(result(frame))
         with pytest.raises(OutputError, match="not one that ROS 2 can state"):
             sink(result(later))
+
+
+def test_a_package_that_is_missing_is_named_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mcap.writer", None)
+    with pytest.raises(MissingDependencyError, match=r"mcap: pip install 'roadshift\[bags\]'"):
+        open_sink(tmp_path / "out.mcap", TWO)
+    assert list(tmp_path.iterdir()) == []
