@@ -12,29 +12,6 @@ import typer
 
 from . import __version__
 from .cli_process import exit_code
-from .commands.adapt import adapt
-from .commands.ask import ask
-from .commands.bench import bench
-from .commands.collect import collect
-from .commands.compare import compare
-from .commands.demo import demo
-from .commands.doctor import doctor
-from .commands.eval_ import eval_
-from .commands.explain import explain
-from .commands.export import export
-from .commands.import_ import import_
-from .commands.info import info
-from .commands.judge import judge
-from .commands.listings import label_spaces, methods, networks
-from .commands.report import card, report
-from .commands.reproduce import reproduce
-from .commands.ros import ros
-from .commands.run import run
-from .commands.select import select
-from .commands.signing import keygen, pack, sign, verify
-from .commands.slot import slot
-from .commands.train import train
-from .commands.trust import trust
 from .commands.catalogue import COMMANDS, GROUPS
 
 app = typer.Typer(
@@ -46,35 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would double the time of --help, and box one-line errors
 )
 
-COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
-    "demo": demo,
-    "train": train,
-    "import": import_,
-    "adapt": adapt,
-    "ask": ask,
-    "judge": judge,
-    "compare": compare,
-    "explain": explain,
-    "reproduce": reproduce,
-    "eval": eval_,
-    "export": export,
-    "run": run,
-    "collect": collect,
-    "select": select,
-    "ros": ros,
-    "bench": bench,
-    "info": info,
-    "report": report,
-    "card": card,
-    "networks": networks,
-    "methods": methods,
-    "label-spaces": label_spaces,
-    "keygen": keygen,
-    "sign": sign,
-    "verify": verify,
-    "pack": pack,
-    "doctor": doctor,
-}
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
 for _name, _group in GROUPS.items():
