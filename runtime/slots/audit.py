@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,11 @@ def read_audit(folder: Path) -> Iterator[AuditRecord]:
     previous = FIRST
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file):
+            for number in count():
+                line = file.readline(_LONGEST + 1)
                 if not line.endswith(b"\n"):
+                    if len(line) > _LONGEST:
+                        raise _broken(path, number)
                     return
                 line = line[:-1]
                 yield _checked(path, number, line, previous)
@@ -151,6 +155,10 @@ def _checked(path: Path, number: int, line: bytes, previous: str) -> AuditRecord
             number, document["at"], document["event"], document["details"], hash_of(line)
         )
     except (JsonError, KeyError, TypeError, ValueError) as error:
-        raise SlotError(
-            f"{path}: line {number + 1} does not follow from the line before; the file was changed."
-        ) from error
+        raise _broken(path, number) from error
+
+
+def _broken(path: Path, number: int) -> SlotError:
+    return SlotError(
+        f"{path}: line {number + 1} does not follow from the line before; the file was changed."
+    )

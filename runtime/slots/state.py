@@ -6,10 +6,18 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import SlotError
-from ..signing.statement import Role
+from ..signing.statement import Role, moment_of
 from ..strict_json import JsonError, parse_json
 from ..words import shortened
 
@@ -73,6 +81,20 @@ class SlotState(_Strict):
     p99_ms: Annotated[float, Field(gt=0)] | None = None
     latest: str
     record: dict[str, JsonValue]
+
+    @field_validator("latest")
+    @classmethod
+    def _is_time(cls, text: str) -> str:
+        moment_of(text)
+        return text
+
+    @field_validator("record")
+    @classmethod
+    def _is_record(cls, record: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        kinds = {"n": int, "at": str, "event": str, "details": dict, "previous": str}
+        if {key: type(value) for key, value in record.items()} != kinds:
+            raise ValueError("it is no audit record")
+        return record
 
     @model_validator(mode="after")
     def _is_consistent(self) -> SlotState:
