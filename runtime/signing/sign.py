@@ -11,8 +11,10 @@ from ..bundle import Bundle
 from ..errors import ConfigError, SignatureError, arg
 from .envelope import signed
 from .keys import PrivateKey
-from .statement import ROLES, SIGNATURES, Role, Statement, files_of
+from .statement import HIGHEST_VERSION, ROLES, SIGNATURES, Role, Statement, files_of
 from .stored import PARENTS, SUFFIX, Stored, check_contents, stored_signatures
+
+_DAY_S = 24 * 3600.0
 
 
 def sign_bundle(
@@ -43,7 +45,8 @@ def sign_bundle(
     Raises:
         SignatureError: the folder holds what no signature would cover, or the parent is not the
             one of the bundle's provenance, or has no signature.
-        ConfigError: an argument does not fit the role, or the version is negative.
+        ConfigError: an argument does not fit the role, the version is out of range, or one
+            that is there is too high to be taken over unsaid.
         OutputError: the signature cannot be written.
     """
     if role not in ROLES:
@@ -53,14 +56,14 @@ def sign_bundle(
             f"{arg('parent')}: a garage signs what was adapted from a maker's model, and gives "
             "that; a maker gives none."
         )
-    if version is not None and version < 0:
-        raise ConfigError(f"{arg('version')}: must not be negative, got {version}.")
+    if version is not None and not 0 <= version <= HIGHEST_VERSION:
+        raise ConfigError(f"{arg('version')}: must be from 0 to {HIGHEST_VERSION}, got {version}.")
     check_contents(bundle)
     folder = bundle.path / SIGNATURES
     present = [s for s in stored_signatures(folder) if s.statement.model == bundle.hash]
     versions = [s.statement.version for s in present if s.statement.version is not None]
     if version is None:
-        version = max(versions, default=int(time.time()))
+        version = _agreed_version(bundle, versions)
     statement = Statement(
         name=bundle.path.resolve().name,
         files=files_of(bundle),
@@ -84,6 +87,21 @@ def sign_bundle(
         write_whole(folder / PARENTS / name, ancestor.envelope.to_bytes())
     write_whole(path, signed(statement.payload(), key).to_bytes())
     return path
+
+
+def _agreed_version(bundle: Bundle, stated: list[int]) -> int:
+    """The version of the signatures that are there, whoever made them; or else the time.
+
+    Raises:
+        ConfigError: it is so high that a stranger may have put it there to be taken over.
+    """
+    version = max(stated, default=int(time.time()))
+    if version > time.time() + _DAY_S:
+        raise ConfigError(
+            f"{bundle.path}: its signatures say version {version}, which is beyond the time in "
+            f"seconds since 1970; give {arg('version', version)} if that is meant."
+        )
+    return version
 
 
 def _signatures_of(bundle: Bundle, parent: Bundle) -> list[Stored]:

@@ -200,7 +200,6 @@ def commit(store: SlotStore, health: Health) -> SlotState:
             reason = "; ".join(health.sentences)
             _failed(store, state, slot, reason)
             raise UnhealthyError(f"{store.path}: slot {slot} was rolled back: {reason}.")
-        good = model.model_copy(update={"condition": "good", "reason": ""})
         details = {
             "slot": slot,
             "hash": model.hash,
@@ -208,15 +207,7 @@ def commit(store: SlotStore, health: Health) -> SlotState:
             "frames": health.frames,
             "p99_ms": health.p99_ms,
         }
-        return store.change(
-            state,
-            "committed",
-            details,
-            active=slot,
-            trial=None,
-            slots={**state.slots, slot: good},
-            floor=max(state.floor, model.version),
-        )
+        return store.change(state, "committed", details, **state.committed(slot))
 
 
 def roll_back(

@@ -197,7 +197,7 @@ class SlotEngine(Engine):
             self._say(f"{self._store.path}: model {failed[:12]} was given up: {reason}")
 
     def _is_due(self, failed: str) -> bool:
-        """Tell whether the slots still say that a model is tried, or runs with a good one before."""
+        """Tell whether a model is tried still, or runs while there is a good one before it."""
         try:
             state = self._store.state()
         except RoadshiftError:
