@@ -40,7 +40,11 @@ def stored_signatures(folder: Path) -> list[Stored]:
     """
     if not os.path.lexists(folder):
         return []
-    return [_read(folder / name) for name in sorted(_names(folder, MOST + 1)) if name != PARENTS]
+    return [
+        stored_signature(folder / name)
+        for name in sorted(_names(folder, MOST + 1))
+        if name != PARENTS
+    ]
 
 
 def signature_files(bundle: Path) -> list[Path]:
@@ -58,7 +62,12 @@ def signature_files(bundle: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> Stored:
+def stored_signature(path: Path) -> Stored:
+    """The signature in a file.
+
+    Raises:
+        SignatureError: it cannot be read or is no signature.
+    """
     check_plain(path)
     try:
         envelope = parse_envelope(read_regular_file(path, LARGEST))

@@ -35,7 +35,7 @@ class AuditRecord:
         number: from 0.
         at: when, UTC.
         event: "created", "installed", "tried", "started", "committed", "rolled back", "swapped",
-            "refused", "recovered".
+            "refused", "failed" (a model that gave up while another one serves), "clock set".
         details: what belongs to it.
         hash: of the line, which the next one names.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
 from ..bundle import Bundle, open_bundle
 from ..errors import (
@@ -16,7 +17,8 @@ from ..errors import (
     UnhealthyError,
     arg,
 )
-from ..signing import Trust, verify_bundle
+from ..signing import Trust, Verified, verify_bundle
+from ..signing.statement import text_of
 from .health import Health
 from .state import OnTrial, Slot, SlotState
 from .store import SlotStore
@@ -80,8 +82,39 @@ def trusted_model(store: SlotStore, state: SlotState, slot: Slot, trust: Trust) 
     bundle = open_bundle(store.folder(model.hash))
     if bundle.hash != model.hash:
         raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
-    verify_bundle(bundle, trust, now=store.now(state))
+    verified_now(store, state, bundle, trust)
     return bundle
+
+
+def verified_now(store: SlotStore, state: SlotState, bundle: Bundle, trust: Trust) -> Verified:
+    """The bundle, trusted at the latest time that the slots have seen.
+
+    Raises:
+        SignatureError: it is not; where the clock has been ahead, the sentence says so.
+    """
+    now = store.now(state)
+    try:
+        return verify_bundle(bundle, trust, now=now)
+    except SignatureError as error:
+        ahead = now - datetime.now(timezone.utc)
+        if ahead < timedelta(days=1):
+            raise
+        raise SignatureError(
+            f"{error.marked.rstrip('.')}; the slots have seen {state.latest}, {ahead.days} days "
+            "from now, and where that clock was wrong, say roadshift slot clock."
+        ) from error
+
+
+def set_clock(store: SlotStore, reason: str) -> SlotState:
+    """Believe the machine's clock again, after one that was ahead was seen.
+
+    Raises:
+        OutputError: the slots cannot be written.
+    """
+    with store.changing() as state:
+        now = text_of(datetime.now(timezone.utc))
+        details = {"from": state.latest, "to": now, "reason": reason}
+        return store.change(state, "clock set", details, latest=now)
 
 
 def start_of_run(

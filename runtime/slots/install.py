@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..atomic import flush, output_errors
 from ..bundle import MANIFEST_NAME, Bundle, open_bundle
+from ..bundle.packed import unpacked
 from ..engines import Engine, open_engine
 from ..errors import BundleError, EngineError, SignatureError, SlotError, arg
 from ..regular_files import read_regular_file
-from ..signing import Trust, Verified, verify_bundle
+from ..signing import Trust, Verified
 from ..signing.stored import check_plain, signature_files
 from ..strict_json import LARGEST
-from .changes import record
+from .changes import record, verified_now
 from .self_test import check_self_test
 from .state import Installed, SlotState
 from .store import SlotStore
@@ -37,7 +39,7 @@ def install(
     kept. It has to open on this machine and to give the labels that its export recorded.
 
     Args:
-        source: the bundle's folder.
+        source: the bundle's folder, or the file of a packed one.
         self_test: whether a bundle without a self-test is refused.
         open_with: opens the engine that the self-test runs on.
 
@@ -52,20 +54,32 @@ def install(
         OutputError: the disk is full, or cannot be written.
     """
     try:
-        with store.installing() as incoming:
-            copied = _copied(store, Path(source), incoming, trust)
-            with open_with(copied.bundle) as engine:
+        with store.installing() as incoming, unpacked(Path(source), store.path) as folder:
+            with _naming(folder, source):
+                copied = _copied(store, folder, incoming, trust)
+            with _naming(incoming, source), open_with(copied.bundle) as engine:
                 note(engine.reason)
                 agreement = check_self_test(copied.bundle, engine)
             if agreement is None and self_test:
                 raise SlotError(
-                    f"{source}: brings no self-test; export it with this version of Roadshift and "
+                    f"{source}: brings no self-test; export it with {arg('self_test', True)} and "
                     f"sign it again, or install it with {arg('self_test', False)}."
                 )
             return _admit(store, Path(source), incoming, trust, copied, agreement)
     except (EngineError, SignatureError, SlotError, BundleError) as error:
         record(store, "refused", {"source": str(source), "reason": str(error)})
         raise
+
+
+@contextmanager
+def _naming(folder: Path, source: str | Path) -> Iterator[None]:
+    """Name what the user gave in errors about a folder that is there for a moment."""
+    try:
+        yield
+    except (EngineError, SignatureError, SlotError, BundleError) as error:
+        if str(folder) == str(source) or str(folder) not in error.marked:
+            raise
+        raise type(error)(error.marked.replace(str(folder), str(source))) from error
 
 
 def _copied(store: SlotStore, source: Path, incoming: Path, trust: Trust) -> Verified:
@@ -124,7 +138,7 @@ def _check_may_enter(store: SlotStore, state: SlotState, source: Path, bundle: B
 
 def _verified(source: Path, trust: Trust, state: SlotState, store: SlotStore) -> Verified:
     """The bundle, trusted, and above the floor."""
-    found = verify_bundle(open_bundle(source), trust, now=store.now(state))
+    found = verified_now(store, state, open_bundle(source), trust)
     _check_version(found, trust, state)
     return found
 
