@@ -17,7 +17,9 @@ from .bundles import bundle_sections
 from .html import Section, code, page, paragraphs, table
 from .results import result_sections
 
-MOST_BYTES = 5 << 20
+MOST_BYTES = 5_000_000
+
+_MOST_RECORDS = 1000  # of an audit file, which grows for ever
 
 
 def write_report(
@@ -39,7 +41,7 @@ def write_report(
         slots: of a vehicle, for their audit file.
 
     Raises:
-        ConfigError: there is nothing to report on.
+        ConfigError: there is nothing to report on, or a result is no document of its command.
         BundleError: a bundle's history is damaged.
         SlotError: the audit file is.
         OutputError: the page would be larger than 5 MB, or cannot be written.
@@ -83,9 +85,13 @@ def _audit(slots: SlotStore) -> Section:
             ", ".join(f"{key}={value}" for key, value in record.details.items()),
             code(record.hash[:12]),
         ]
-        for record in slots.audit()
+        for record in slots.audit(_MOST_RECORDS)
     ]
     body = table(
-        "Every change, the last one last", ["number", "at", "event", "details", "hash"], rows
+        "The changes, the last one last", ["number", "at", "event", "details", "hash"], rows
     )
+    if rows[0][0]:
+        body += paragraphs(
+            [f"{rows[0][0]} records before these were checked, too; roadshift slot audit has them."]
+        )
     return Section("Audit", body, name="audit")
