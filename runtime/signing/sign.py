@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..atomic import output_errors, write_whole
-from ..bundle import Bundle
+from ..bundle import Bundle, open_bundle
 from ..errors import ConfigError, SignatureError, arg
 from .envelope import signed
 from .keys import PrivateKey
@@ -18,13 +18,13 @@ _DAY_S = 24 * 3600.0
 
 
 def sign_bundle(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     key: PrivateKey,
     role: Role = "maker",
     *,
     version: int | None = None,
     expires: datetime | None = None,
-    parent: Bundle | None = None,
+    parent: Bundle | str | Path | None = None,
 ) -> Path:
     """Sign every file of a bundle as it was read, in its folder ``signatures``.
 
@@ -32,6 +32,7 @@ def sign_bundle(
     signature; signatures of an earlier state of the bundle are removed.
 
     Args:
+        bundle: as it was read, or its folder; ``parent`` likewise.
         role: "maker" for a model of the maker's own; "garage" for one adapted from such a model,
             whose signatures are then carried along.
         version: whole number that grows with every model that shall replace another. Unless given,
@@ -58,6 +59,9 @@ def sign_bundle(
         )
     if version is not None and not 0 <= version <= HIGHEST_VERSION:
         raise ConfigError(f"{arg('version')}: must be from 0 to {HIGHEST_VERSION}, got {version}.")
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if parent is not None and not isinstance(parent, Bundle):
+        parent = open_bundle(parent)
     check_contents(bundle)
     folder = bundle.path / SIGNATURES
     present = [s for s in stored_signatures(folder) if s.statement.model == bundle.hash]

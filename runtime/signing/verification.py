@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
-from ..bundle import MANIFEST_NAME, Bundle
+from ..bundle import MANIFEST_NAME, Bundle, open_bundle
 from ..errors import SignatureError
 from ..words import counted
 from .statement import ROLES, SIGNATURES, Role, files_of, text_of
@@ -40,7 +41,7 @@ class Verified:
 
 
 def verify_bundle(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     trust: Trust,
     *,
     now: datetime | None = None,
@@ -52,7 +53,7 @@ def verify_bundle(
     manifest said when it was read is what is compared here, and what `Bundle.content` compares.
 
     Args:
-        bundle: as it was read, with ``verify=True`` for the content of every file.
+        bundle: its folder; or as it was read, with ``verify=True`` for the content of every file.
         now: the time to compare with; unless given, the clock's.
         minimum_version: the least that is accepted, beside the trust document's own.
 
@@ -62,6 +63,7 @@ def verify_bundle(
             no signature covers; or a garage signed what is not made from a maker's model.
     """
     now = now or datetime.now(timezone.utc)
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     check_contents(bundle)
     reason = trust.document.revoked.models.get(bundle.hash)
     if reason is not None:

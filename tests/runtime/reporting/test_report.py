@@ -312,3 +312,10 @@ def test_a_years_audit_fits_on_the_page(tmp_path: Path) -> None:
     assert "2 records before these were checked, too" in page.said
     assert "committed" in page.said
     assert "created" not in page.said
+
+
+def test_a_card_of_something_else_is_a_sentence(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "b")
+    for document in (BENCH, {}, {"miou": None}, 5):
+        with pytest.raises(ConfigError, match="is not what roadshift eval prints"):
+            model_card(bundle, document)  # type: ignore[arg-type]
