@@ -156,8 +156,12 @@ def test_who_stops_a_run_rolls_no_model_back(fleet: Fleet) -> None:
         raise EngineError("interrupted")
 
     engine = serving(fleet, open_with=opening(second, hang))
-    thread = threading.Timer(0.1, lambda: (engine.interrupt(), stop.set()))
-    thread.start()
+
+    def interrupt() -> None:
+        engine.interrupt()
+        stop.set()
+
+    threading.Timer(0.1, interrupt).start()
     with engine, pytest.raises(EngineError, match="interrupted"):
         engine.infer(BATCH)
     assert fleet.store.state().active == "b"

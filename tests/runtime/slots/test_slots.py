@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from roadshift.runtime.slots import (
     start_of_run,
     try_model,
 )
+from roadshift.runtime.slots.changes import set_clock
 from roadshift.runtime.slots.health import Trials
 from roadshift.runtime.verdict import Verdict
 from signed_bundles import small_bundle
@@ -166,6 +168,26 @@ def test_a_clock_set_back_makes_nothing_valid_again(fleet: Fleet) -> None:
         assert fleet.store.now(later).year >= 2026
     data = later.model_copy(update={"latest": "2999-01-01T00:00:00Z"})
     assert fleet.store.now(data).year == 2999
+
+
+def test_a_clock_that_was_ahead_is_told_and_can_be_forgiven(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.running(1)
+    ends = datetime.now(timezone.utc) + timedelta(days=365)
+    second = fleet.model(2)
+    sign_bundle(second, fleet.key, version=2, expires=ends)
+    ahead = datetime(2100, 1, 1, tzinfo=timezone.utc)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(type(fleet.store), "now", lambda *_: ahead)
+        with pytest.raises(SignatureError, match="expired on"):
+            install(fleet.store, second.path, fleet.trust)  # and the slots have seen that time
+    with pytest.raises(SignatureError, match=r"have seen 2100-01-01T00:00:00Z, .*slot clock"):
+        install(fleet.store, second.path, fleet.trust)
+    set_clock(fleet.store, "a wrong clock")
+    install(fleet.store, second.path, fleet.trust)
+    assert fleet.events()[-2:] == ["clock set", "installed"]
+    fleet.store.audit()
 
 
 def test_a_changed_audit_file_is_found(fleet: Fleet) -> None:
