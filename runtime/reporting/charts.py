@@ -34,7 +34,7 @@ def lines(
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         along = (point[0] - low_x) / ((high_x - low_x) or 1)
-        up = (point[1] - low_y) / ((high_y - low_y) or 1)
+        up = (point[1] / 2 - low_y / 2) / ((high_y / 2 - low_y / 2) or 1)  # no difference overflows
         return (
             _LEFT + along * (_WIDTH - _LEFT - _RIGHT),
             _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
@@ -109,7 +109,7 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     size = max(1, math.ceil(len(finite) / _MOST_POINTS))
     groups = [finite[i : i + size] for i in range(0, len(finite), size)]
     return [
-        (sum(a for a, _ in group) / len(group), sum(b for _, b in group) / len(group))
+        (sum(a / len(group) for a, _ in group), sum(b / len(group) for _, b in group))
         for group in groups
     ]
 

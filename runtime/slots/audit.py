@@ -53,14 +53,23 @@ def record_line(document: dict[str, Any]) -> bytes:
 
 
 def new_record(
-    before: dict[str, Any] | None, event: str, details: dict[str, Any], now: datetime
+    before: dict[str, Any] | None,
+    event: str,
+    details: dict[str, Any],
+    now: datetime,
+    state: str = "",
 ) -> dict[str, Any]:
-    """The record that follows ``before``, or the first."""
+    """The record that follows ``before``, or the first.
+
+    Args:
+        state: `SlotState.digest` after the change.
+    """
     return {
         "n": before["n"] + 1 if before is not None else 0,
         "at": text_of(now),
         "event": event,
         "details": details,
+        "state": state,
         "previous": hash_of(record_line(before)) if before is not None else FIRST,
     }
 

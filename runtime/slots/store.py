@@ -110,10 +110,11 @@ class SlotStore:
                     **before.model_dump(mode="json", exclude={"latest"}),
                     **{name: _plain(value) for name, value in parts.items()},
                     "generation": before.generation + 1,
-                    "record": new_record(before.record, event, encodable(details), now),
                 }
             )
         )
+        record = new_record(before.record, event, encodable(details), now, after.digest())
+        after = after.model_copy(update={"record": record})
         _write_state(self.path, after)
         append_missing(self.path, after.record)
         self._remove_leftovers(after)
@@ -128,7 +129,13 @@ class SlotStore:
         Raises:
             SlotError: the chain is broken, or the file does not end with the last change.
         """
-        known, found = self.state().record, False
+        state = self.state()
+        known, found = state.record, False
+        if known.get("state") not in (None, state.digest()):
+            raise SlotError(
+                f"{self.path / STATE_NAME}: was changed by something else than roadshift after its "
+                f"last change ({known['at']}); restore it, or make slots anew."
+            )
         records = deque[AuditRecord](maxlen=most)
         for record in read_audit(self.path):
             records.append(record)
@@ -235,11 +242,11 @@ def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = No
     if starts < 1 or (p99_ms is not None and not p99_ms > 0):
         raise SlotError(f"{path}: starts and p99_ms must be positive, got {starts} and {p99_ms}.")
     now = datetime.now(timezone.utc)
-    state = SlotState(
-        starts=starts,
-        p99_ms=p99_ms,
-        latest=text_of(now),
-        record=new_record(None, "created", {"starts": starts, "p99_ms": p99_ms}, now),
+    details = {"starts": starts, "p99_ms": p99_ms}
+    record = new_record(None, "created", details, now)
+    state = SlotState(starts=starts, p99_ms=p99_ms, latest=text_of(now), record=record)
+    state = state.model_copy(
+        update={"record": new_record(None, "created", details, now, state.digest())}
     )
     with output_errors(path):
         (path / MODELS).mkdir(parents=True, exist_ok=True)

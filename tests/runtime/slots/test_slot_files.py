@@ -61,6 +61,21 @@ def test_a_state_edited_by_hand_is_a_sentence(fleet: Fleet, edit: dict[str, Any]
             use()
 
 
+def test_a_state_edited_to_lower_its_floor_shows_in_the_audit(fleet: Fleet) -> None:
+    fleet.running(5)
+    fleet.store.audit()
+    path = fleet.store.path / "state.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps({**good, "floor": 0}))
+    with pytest.raises(SlotError, match="was changed by something else than roadshift"):
+        fleet.store.audit()
+    path.write_text(json.dumps(good))
+    fleet.store.audit()
+    del good["record"]["state"]  # as an earlier version wrote it
+    path.write_text(json.dumps(good))
+    assert fleet.store.state().floor == 5
+
+
 def test_a_huge_audit_file_is_checked_in_little_memory(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,7 +83,9 @@ def test_a_huge_audit_file_is_checked_in_little_memory(
     state, lines = fleet.store.state(), [path.read_bytes()]
     record = dict(state.record)
     for _ in range(2000):
-        record = new_record(record, "swapped", {"hash": "0" * 64}, moment_of(state.latest))
+        record = new_record(
+            *(record, "swapped", {"hash": "0" * 64}, moment_of(state.latest), state.digest())
+        )
         lines.append(record_line(record) + b"\n")
     path.write_bytes(b"".join(lines))
     whole = state.model_copy(update={"record": record})
