@@ -145,10 +145,10 @@ def rollback(
 ) -> None:
     """End a trial; or, without one, return to the model before the one that runs."""
     from ..runtime.slots import open_slots, roll_back
+    from ..runtime.slots.changes import end_trial
 
     store = open_slots(slots)
-    if store.state().trial is not None or not trial:
-        roll_back(store, reason)
+    (end_trial if trial else roll_back)(store, reason)
     _show(store, as_json)
 
 

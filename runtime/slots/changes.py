@@ -269,6 +269,14 @@ def roll_back(
         return _went_back(store, state, reason)
 
 
+def end_trial(store: SlotStore, reason: str) -> SlotState:
+    """End a trial, and change nothing where there is none, such as one that was just committed."""
+    with store.changing() as state:
+        if state.trial is None:
+            return state
+        return _failed(store, state, state.trial.slot, reason)
+
+
 def wait_for_decision(store: SlotStore, timeout_s: float, *, poll_s: float = 0.2) -> SlotState:
     """Wait until the model on trial was committed.
 

@@ -33,7 +33,7 @@ from roadshift.runtime.slots import (
     start_of_run,
     try_model,
 )
-from roadshift.runtime.slots.changes import set_clock
+from roadshift.runtime.slots.changes import end_trial, set_clock
 from roadshift.runtime.slots.health import Trials
 from roadshift.runtime.verdict import Verdict
 from signed_bundles import small_bundle
@@ -94,6 +94,18 @@ def test_a_model_that_never_becomes_healthy_loses_its_starts(fleet: Fleet) -> No
         assert start.state.trial.starts_left == left
     assert start_of_run(fleet.store, fleet.trust).trial is None
     assert "never became healthy in 3 starts" in fleet.store.state().slots["b"].reason
+
+
+def test_the_end_of_a_trial_rolls_nothing_else_back(fleet: Fleet) -> None:
+    fleet.running(1)
+    second = fleet.installed(2)
+    try_model(fleet.store, fleet.trust)
+    commit(fleet.store, HEALTHY)  # just before an updater ends the trial
+    assert end_trial(fleet.store, "the updater gave up").active == "b"
+    assert fleet.store.state().slots["b"].hash == second.hash
+    fleet.installed(3)
+    try_model(fleet.store, fleet.trust)
+    assert end_trial(fleet.store, "the updater gave up").slots["a"].condition == "failed"
 
 
 def test_a_person_or_a_damaged_file_leads_back_to_the_model_before(fleet: Fleet) -> None:
