@@ -9,6 +9,7 @@ import typer
 from .adapt import adapt
 from .ask import ask
 from .bench import bench
+from .collect import collect
 from .compare import compare
 from .demo import demo
 from .doctor import doctor
@@ -23,6 +24,7 @@ from .report import card, report
 from .reproduce import reproduce
 from .ros import ros
 from .run import run
+from .select import select
 from .signing import keygen, pack, sign, verify
 from .slot import slot
 from .train import train
@@ -41,6 +43,8 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
     "eval": eval_,
     "export": export,
     "run": run,
+    "collect": collect,
+    "select": select,
     "ros": ros,
     "bench": bench,
     "info": info,

@@ -13,6 +13,7 @@ _OTHER_WORDS = {
     "arguments": "--argument",
     "assignments": "--set",
     "baseline": "--compare",
+    "cpu_share": "--cpu",
     "evaluation": "--eval",
     "formats": "--to",
     "gate=False": "--gate off",
@@ -25,6 +26,7 @@ _OTHER_WORDS = {
     "role": "--as",
     "self_test=False": "--no-self-test",
     "settings": "--set",
+    "tool": "--to",
     "time_budget_s": "--time-budget",
     "workspace_mib": "--workspace",
 }
