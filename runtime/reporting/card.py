@@ -26,7 +26,7 @@ def model_card(bundle: Bundle, evaluation: Mapping[str, Any] | None = None) -> s
     )
     if not measured:
         raise ConfigError(
-            f"{arg('evaluation')}: is not what roadshift eval prints with --json; it has no mIoU."
+            f"{arg('evaluation')}: is not the JSON document of roadshift eval; it has no mIoU."
         )
     manifest, origin = bundle.manifest, bundle.manifest.provenance
     verdict = manifest.verdict

@@ -28,8 +28,8 @@ def result_sections(results: Mapping[str, Document]) -> Iterator[Section]:
             title, body = _FORMS.get(name, _plain)(document)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{arg('results')}: {shortened(repr(name))} is not what roadshift {name} prints "
-                "with --json; give its file under its own command's name."
+                f"{arg('results')}: {shortened(repr(name))} is not the JSON document of roadshift "
+                f"{name}; give each under the name of its own command."
             ) from error
         yield Section(title, body, name=f"result-{name}")
 

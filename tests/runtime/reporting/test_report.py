@@ -263,7 +263,9 @@ def test_what_is_no_commands_document_is_a_sentence(tmp_path: Path) -> None:
         ("other", [1, 2]),
         ("other", 5),
     ):
-        with pytest.raises(ConfigError, match=f"'{name}' is not what roadshift {name} prints"):
+        with pytest.raises(
+            ConfigError, match=f"'{name}' is not the JSON document of roadshift {name}"
+        ):
             write_report(tmp_path / "r.html", results={name: document})
 
 
@@ -317,5 +319,5 @@ def test_a_years_audit_fits_on_the_page(tmp_path: Path) -> None:
 def test_a_card_of_something_else_is_a_sentence(tmp_path: Path) -> None:
     bundle = small_bundle(tmp_path / "b")
     for document in (BENCH, {}, {"miou": None}, 5):
-        with pytest.raises(ConfigError, match="is not what roadshift eval prints"):
+        with pytest.raises(ConfigError, match="is not the JSON document of roadshift eval"):
             model_card(bundle, document)  # type: ignore[arg-type]
