@@ -264,9 +264,14 @@ class SlotEngine(Engine):
 
     def _open_active(self, hash: str, state: SlotState) -> None:
         try:
-            self._next = self._open_slot(state)
+            new = self._open_slot(state)
         except RoadshiftError as error:
             self._give_up(hash, f"it cannot serve: {error}")
+            return
+        if self._stopped.is_set():  # the run did not wait for it
+            new.engine.close()
+        else:
+            self._next = new
 
     def _start_trial(self, hash: str) -> None:
         if hash in self._given_up or hash == self._serving.hash:
@@ -343,6 +348,9 @@ class SlotEngine(Engine):
             engine = self._opened(bundle)
         except Exception as error:  # whatever it is, the model that runs serves on
             self._give_up(bundle.hash, f"its engine does not open: {error}")
+            return
+        if self._stopped.is_set():  # the run did not wait for it
+            engine.close()
             return
         self._trial = RunningTrial(
             bundle.hash,

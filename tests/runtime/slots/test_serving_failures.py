@@ -188,6 +188,34 @@ def test_a_model_that_became_active_and_does_not_open_is_rolled_back(fleet: Flee
     assert "no room on the accelerator" in fleet.store.state().slots["b"].reason
 
 
+def test_a_run_that_ends_while_a_model_opens_leaves_nothing_open(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("roadshift.runtime.slots.serving.LEAVE_AFTER_S", 0.1)
+    fleet.running(1)
+    opens, go, opened = threading.Event(), threading.Event(), list[Wrapped]()
+
+    def slow(bundle: Bundle) -> Engine:
+        engine = Wrapped(open_engine(bundle), lambda: None)
+        if bundle.hash == model.hash:
+            opened.append(engine)
+            opens.set()
+            go.wait()
+        return engine
+
+    model = fleet.model(2)
+    engine = serving(fleet, open_with=slow)
+    install(fleet.store, model.path, fleet.trust)
+    try_model(fleet.store, fleet.trust)
+    assert opens.wait(20)
+    engine.close()
+    go.set()
+    engine._watcher.join()
+    assert [one.closed for one in opened] == [True]
+    assert engine._trial is None
+    assert fleet.store.state().trial is not None, "it is no fault of the model"
+
+
 def test_the_health_of_one_model_commits_no_other(fleet: Fleet) -> None:
     fleet.running(1)
     second = fleet.installed(2)
