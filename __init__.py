@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from .adapt.networks.registry import register_network
     from .adapt.run.config import Settings, TrainingConfig
     from .adapt.workflows.explanation import Explanation, explain
+    from .adapt.workflows.selection import FrameSelection, select_frames
     from .export.api import export_bundle
     from .export.outcome import PartialExportError
     from .runtime.api import Evaluation, evaluate
     from .runtime.arguments import ProgressUpdate
     from .runtime.bundle import Bundle, open_bundle
+    from .runtime.collecting.collect import collect_frames
     from .runtime.engines import Engine, open_engine
     from .runtime.engines.registry import Backend, register_backend
     from .runtime.errors import (
@@ -94,6 +96,7 @@ _MODULES = {
     "Evaluation": "roadshift.runtime.api",
     "Explanation": "roadshift.adapt.workflows.explanation",
     "Frame": "roadshift.runtime.frames",
+    "FrameSelection": "roadshift.adapt.workflows.selection",
     "IapcConfig": "roadshift.adapt.methods.iapc_config",
     "LabelSpace": "roadshift.runtime.labels",
     "LdConfig": "roadshift.adapt.methods.ld_config",
@@ -115,6 +118,7 @@ _MODULES = {
     "Verdict": "roadshift.runtime.verdict",
     "adapt_black_box": "roadshift.adapt.black_box_api",
     "adapt_bundle": "roadshift.adapt.api",
+    "collect_frames": "roadshift.runtime.collecting.collect",
     "evaluate": "roadshift.runtime.api",
     "explain": "roadshift.adapt.workflows.explanation",
     "export_bundle": "roadshift.export.api",
@@ -128,6 +132,7 @@ _MODULES = {
     "register_live_source": "roadshift.runtime.frames.live_registry",
     "register_method": "roadshift.adapt.methods.registry",
     "register_network": "roadshift.adapt.networks.registry",
+    "select_frames": "roadshift.adapt.workflows.selection",
     "train_bundle": "roadshift.adapt.api",
     **dict.fromkeys(_ERRORS, "roadshift.runtime.errors"),
 }
@@ -152,6 +157,7 @@ __all__ = [
     "FloorError",
     "Frame",
     "FrameError",
+    "FrameSelection",
     "IapcConfig",
     "LabelError",
     "LabelSpace",
@@ -184,6 +190,7 @@ __all__ = [
     "__version__",
     "adapt_black_box",
     "adapt_bundle",
+    "collect_frames",
     "evaluate",
     "explain",
     "export_bundle",
@@ -197,6 +204,7 @@ __all__ = [
     "register_live_source",
     "register_method",
     "register_network",
+    "select_frames",
     "train_bundle",
 ]
 

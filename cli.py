@@ -6,34 +6,13 @@ from . import cli_start  # noqa: F401 - first: what follows takes a while, and m
 
 # isort: split
 import sys
-from collections.abc import Callable
 from typing import Annotated, NoReturn
 
 import typer
 
 from . import __version__
 from .cli_process import exit_code
-from .commands.adapt import adapt
-from .commands.ask import ask
-from .commands.bench import bench
-from .commands.compare import compare
-from .commands.demo import demo
-from .commands.doctor import doctor
-from .commands.eval_ import eval_
-from .commands.explain import explain
-from .commands.export import export
-from .commands.import_ import import_
-from .commands.info import info
-from .commands.judge import judge
-from .commands.listings import label_spaces, methods, networks
-from .commands.report import card, report
-from .commands.reproduce import reproduce
-from .commands.ros import ros
-from .commands.run import run
-from .commands.signing import keygen, pack, sign, verify
-from .commands.slot import slot
-from .commands.train import train
-from .commands.trust import trust
+from .commands.catalogue import COMMANDS, GROUPS
 
 app = typer.Typer(
     name="roadshift",
@@ -44,37 +23,10 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich would double the time of --help, and box one-line errors
 )
 
-COMMANDS: dict[str, Callable[..., None]] = {  # in the order of --help
-    "demo": demo,
-    "train": train,
-    "import": import_,
-    "adapt": adapt,
-    "ask": ask,
-    "judge": judge,
-    "compare": compare,
-    "explain": explain,
-    "reproduce": reproduce,
-    "eval": eval_,
-    "export": export,
-    "run": run,
-    "ros": ros,
-    "bench": bench,
-    "info": info,
-    "report": report,
-    "card": card,
-    "networks": networks,
-    "methods": methods,
-    "label-spaces": label_spaces,
-    "keygen": keygen,
-    "sign": sign,
-    "verify": verify,
-    "pack": pack,
-    "doctor": doctor,
-}
 for _name, _command in COMMANDS.items():
     app.command(name=_name)(_command)
-app.add_typer(trust, name="trust")
-app.add_typer(slot, name="slot")
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def main() -> NoReturn:

@@ -78,6 +78,22 @@ def parse_memory(option: str, text: str) -> int:
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
+def parse_share(option: str, text: str) -> float:
+    """A share, above 0 and at most 1, of "10%" or "0.1"; of "--keep-free" also 0.
+
+    Raises:
+        ConfigError: something else.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not (0 < share <= 1 or (share == 0 and option == "--keep-free")):
+        raise ConfigError(f"{option} {shortened(text)!r}: write a share such as 10% or 0.1.")
+    return share
+
+
 def parse_size(option: str, text: str) -> tuple[int, int]:
     """(width, height) of "1024x512".
 

@@ -132,6 +132,40 @@ def evaluation_table(records: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
+def collected_line(summary: Mapping[str, Any]) -> list[str]:
+    """The summary of `collect` as two sentences."""
+    from ..runtime.collecting.collector import REASONS
+
+    left_out = [f"{summary[key]} {said}" for key, said in REASONS.items() if summary[key]]
+    return [
+        f"{counted(summary['frames'], 'frame')} in {summary['seconds']:.1f} s: {summary['kept']} "
+        f"kept{'; left out ' + ', '.join(left_out) if left_out else ''}.",
+        f"{summary['out']} holds {counted(summary['frames_kept'], 'frame')} in "
+        f"{summary['bytes'] / 1e6:.1f} MB of {summary['budget'] / 1e6:.0f} MB.",
+    ]
+
+
+def collection_line(status: Mapping[str, Any]) -> list[str]:
+    """The state of a folder of collected frames in a sentence or two."""
+    from ..runtime.collecting.collector import REASONS
+
+    counts = status["counts"]
+    left_out = [f"{counts[key]} {said}" for key, said in REASONS.items() if counts.get(key)]
+    lines = [
+        f"{status['out']} holds {counted(status['frames_kept'], 'frame')} of "
+        f"{counted(len(status['drives']), 'drive')} in {status['bytes'] / 1e6:.1f} MB."
+    ]
+    if counts.get("frames"):
+        lines.append(
+            f"Of {counts['frames']} seen, {counts.get('kept', 0)} were kept and "
+            f"{counts.get('evicted', 0)} of them taken out again"
+            f"{'; left out ' + ', '.join(left_out) if left_out else ''}."
+        )
+    if status["cut"]:
+        lines.append(f"{counted(len(status['cut']), 'file')} cut short; the next drive removes it.")
+    return lines
+
+
 def run_line(summary: Mapping[str, Any]) -> str:
     """The summary of `run` as a sentence or two."""
     ended = {

@@ -105,6 +105,25 @@ def locked_folder(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def lock_folder(folder: Path) -> int:
+    """A descriptor of the folder, with a lock that ends when it is closed or its process dies.
+
+    Raises:
+        OutputError: another process holds the lock.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise OutputError(
+            f"{folder}: another run is writing into this folder; wait for it, or choose another."
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return lock
+
+
 def _is_still(descriptor: int, folder: Path) -> bool:
     """Tell whether an open folder still has its name."""
     try:

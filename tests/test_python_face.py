@@ -15,6 +15,7 @@ LEARNS = ("roadshift.adapt", "roadshift.export")
 FUNCTIONS = {
     "adapt_black_box",
     "adapt_bundle",
+    "collect_frames",
     "evaluate",
     "explain",
     "export_bundle",
@@ -25,6 +26,7 @@ FUNCTIONS = {
     "open_frames",
     "register_method",
     "register_network",
+    "select_frames",
     "train_bundle",
 }
 

@@ -203,8 +203,8 @@ def _shift(evidence: Evidence) -> Check:
     """The share of the pixels on which incumbent and second opinion differ."""
     if evidence.share is None:
         sentence = (
-            "The network keeps no batch-norm statistics, so neither the size of the shift nor a "
-            "second opinion is known, and the other signs must all be there."
+            "The network keeps no batch-norm statistics, or too few, so neither the size of the "
+            "shift nor a second opinion is known, and the other signs must all be there."
         )
         return Check("shift", None, None, None, None, LEAST_SHIFT, False, sentence)
     agreed = evidence.scores["opinion"].incumbent

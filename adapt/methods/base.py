@@ -117,6 +117,14 @@ class Method(ABC):
     black_box: ClassVar[bool] = False  # starts from a model that only answers, see `BlackBox`
     asks_frozen_teacher: ClassVar[bool] = False  # at every step; what ``teacher_cache`` keeps
 
+    @classmethod  # noqa: B027 - most can change any
+    def check(cls, model: SegmentationNetwork) -> None:
+        """Refuse a network that the method cannot change, before any frame is decoded.
+
+        Raises:
+            NetworkError: it is one.
+        """
+
     @staticmethod
     @abstractmethod
     def stages(settings: Any) -> Sequence[Stage]:

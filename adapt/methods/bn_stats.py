@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+from ...runtime.errors import NetworkError
+from ..networks import SegmentationNetwork
+from ..networks.batch_norm import batch_norm_layers
+from ..networks.normalisation import KEEPS_NONE
 from ..run.config import Settings
 from .base import Method, Stage
 
@@ -35,6 +39,15 @@ class BnStats(Method):
             "training": {"steps": 0},
         },
     }
+
+    @classmethod
+    def check(cls, model: SegmentationNetwork) -> None:
+        """See `Method.check`: there must be statistics to mix."""
+        if not batch_norm_layers(model):
+            raise NetworkError(
+                f"bn_stats changes batch-norm statistics alone, and {KEEPS_NONE}; choose a method "
+                "that takes steps, such as nightshift."
+            )
 
     @staticmethod
     def stages(settings: BnStatsConfig) -> Sequence[Stage]:  # noqa: ARG004 - nothing to choose

@@ -1,4 +1,4 @@
-"""Tent: entropy minimisation by batch norm's scale and shift alone (arXiv:2006.10726)."""
+"""Tent: entropy minimisation by scale and shift of the norms alone (arXiv:2006.10726)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...runtime.errors import NetworkError
 from ..data.context import Context
 from ..networks import SegmentationNetwork
+from ..networks.normalisation import carries_statistics, learn_alone, norm_parameters
 from ..run.config import Settings
 from .base import SMALL_DATA, Method, ParameterGroup, Stage
 from .entmin import EntminStage
@@ -23,7 +24,8 @@ class TentConfig(Settings):
 class TentStage(EntminStage):
     """Fully test-time adaptation by entropy minimisation.
 
-    theta <- scale and shift of every batch-norm layer
+    theta <- scale and shift of every batch-norm layer; where batch norm does not carry the network
+             (`carries_statistics`), of every layer that normalises
     for each batch x:
         p     <- softmax f(x), every layer normalising with the statistics of x itself
         theta <- theta - lr d/dtheta mean over pixels of H(p)
@@ -37,7 +39,7 @@ class TentStage(EntminStage):
 
     def check(self, model: SegmentationNetwork) -> None:
         """See `Stage.check`: there must be a theta."""
-        _scales_and_shifts(_layers(model))
+        _theta(model)
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         """Begin the stage and freeze all but theta in ``model``: the rest needs no gradient.
@@ -46,12 +48,9 @@ class TentStage(EntminStage):
             NetworkError: there is no theta.
         """
         super().begin(model, context)
-        layers = _layers(model)
-        self.theta = _scales_and_shifts(layers)
-        model.requires_grad_(False)
-        for parameter in self.theta:
-            parameter.requires_grad_(True)
-        for layer in layers:  # a network's own train() may keep them in evaluation mode
+        self.theta = _theta(model)
+        learn_alone(model, self.theta)
+        for layer in _layers(model):  # a network's own train() may keep them in evaluation mode
             layer.train()
 
     def parameter_groups(
@@ -59,7 +58,7 @@ class TentStage(EntminStage):
         model: SegmentationNetwork,  # noqa: ARG002 - theta was found in `begin`
         factor: float,  # noqa: ARG002 - there is no classifier in it
     ) -> list[ParameterGroup]:
-        return [ParameterGroup("batch_norm", self.theta, 1.0)]
+        return [ParameterGroup("norms", self.theta, 1.0)]
 
 
 def _layers(model: nn.Module) -> list[_BatchNorm]:
@@ -67,15 +66,18 @@ def _layers(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
 
-def _scales_and_shifts(layers: Sequence[_BatchNorm]) -> list[nn.Parameter]:
+def _theta(model: nn.Module) -> list[nn.Parameter]:
+    """Scales and shifts that learn."""
+    layers = _layers(model)
     affine = [p for layer in layers for p in (layer.weight, layer.bias) if p is not None]
+    if not carries_statistics(model):
+        affine = norm_parameters(model)
     learn = [parameter for parameter in affine if parameter.requires_grad]
     if not learn:
         why = "keeps them frozen" if affine else "has none"
-        mixes = any(layer.track_running_stats for layer in layers)
-        other = "bn_stats" if mixes else "entmin"
+        other = "bn_stats" if carries_statistics(model) else "entmin"
         raise NetworkError(
-            f"tent learns the scales and shifts of batch norm, and this network {why}; choose "
+            f"tent learns the scales and shifts of the norms, and this network {why}; choose "
             f"another method, such as {other}."
         )
     return learn
@@ -85,7 +87,7 @@ class Tent(Method):
     """Tent on the target frames as they are, with our small-data schedule."""
 
     name = "tent"
-    summary = "entropy minimisation by the scales and shifts of batch norm alone"
+    summary = "entropy minimisation by the scales and shifts of the norms alone"
     source = "Wang et al., ICLR 2021 (arXiv:2006.10726)"
     Config = TentConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

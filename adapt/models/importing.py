@@ -18,6 +18,7 @@ from ...runtime.words import counted
 from ..networks.base import SegmentationNetwork
 from ..networks.deeplab_v2 import DILATIONS, INITIAL_STD
 from ..networks.deeplab_v3plus import detect_v3plus_arguments
+from ..networks.segformer_names import detect_segformer_arguments
 from .weight_checks import check_not_quantised, check_values, converted
 from .weight_files import read_weight_file
 from .weight_matching import (
@@ -80,7 +81,7 @@ def load_weights(
     """
     own = network.state_dict()
     inside, start = below_key(state, key, where)
-    found, wrappers = _found(inside, own, where)
+    found, wrappers = _found(network.in_own_names(inside), own, where)
     _check_class_count(network, found.tensors, where, label_space)
     idle, trained = _left_out(found, network.idle_in_checkpoints, network.training_heads)
     refused = found.unexpected if note else (*found.unexpected, *found.left_out)
@@ -271,6 +272,7 @@ ARGUMENTS_OF: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Any]]] = {
     "deeplab_v2_resnet101": detect_deeplab_arguments,
     "deeplab_v2_vgg16": detect_vgg_arguments,
     "deeplab_v3plus": detect_v3plus_arguments,
+    **{f"segformer_b{size}": detect_segformer_arguments for size in range(6)},
 }
 """What tells a network's arguments, ``num_classes`` among them, from its published weights."""
 

@@ -33,7 +33,7 @@ def load_initial_weights(
     Raises:
         NetworkError: the file is no checkpoint, or fits neither way.
     """
-    state, where = read_checkpoint(path), str(path)
+    state, where = network.in_own_names(read_checkpoint(path)), str(path)
     backbone = None if _has_classifier(network, state) else _backbone(network, state, where)
     if backbone is None:
         load_weights(network, state, where, label_space=label_space, note=note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -86,3 +86,10 @@ class SegmentationNetwork(nn.Module):
         head = {id(parameter) for parameter in self.classifier_parameters()}
         classifier = {name for name, p in self.named_parameters() if id(p) in head}
         return {name: name for name in self.state_dict() if name not in classifier}
+
+    def in_own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A checkpoint's tensors under this network's names, where published files have others.
+
+        Prefixes stay; names that nothing is known of come back as they are. By default all do.
+        """
+        return dict(tensors)

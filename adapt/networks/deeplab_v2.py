@@ -61,7 +61,7 @@ class DeepLabV2(SegmentationNetwork):
     stride = 8
     description = "The network of most domain-adaptation papers; loads their checkpoints."
     paper = "Chen et al., TPAMI 2018 (arXiv:1606.00915)"
-    published_preprocessing = Preprocessing(
+    published_preprocessing: Preprocessing | None = Preprocessing(
         "bgr", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)
     )
     reference_feature_layer = "layer3"

@@ -28,6 +28,14 @@ from .foreign.transformers_models import is_of_transformers, transformers_factor
 from .foreign.trust import registered_factory, registered_names
 from .foreign.user_modules import import_callable
 from .pidnet import PIDNetL, PIDNetM, PIDNetS
+from .segformer import (
+    SegFormerB0,
+    SegFormerB1,
+    SegFormerB2,
+    SegFormerB3,
+    SegFormerB4,
+    SegFormerB5,
+)
 
 NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplab_v2_resnet101": DeepLabV2,
@@ -41,6 +49,12 @@ NETWORKS: dict[str, Callable[..., SegmentationNetwork]] = {
     "ddrnet23": DDRNet23,
     "bisenetv2": BiSeNetV2,
     "deeplab_v3plus": DeepLabV3Plus,
+    "segformer_b0": SegFormerB0,
+    "segformer_b1": SegFormerB1,
+    "segformer_b2": SegFormerB2,
+    "segformer_b3": SegFormerB3,
+    "segformer_b4": SegFormerB4,
+    "segformer_b5": SegFormerB5,
 }
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])

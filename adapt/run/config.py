@@ -73,6 +73,9 @@ class TrainingConfig(Settings):
     lr: float = Field(default=1e-3, gt=0)
     frozen_lr: float | None = Field(default=None, gt=0)  # with no or still BN statistics; None: lr
     classifier_lr_factor: float = Field(default=10.0, gt=0)
+    learn: Literal["all", "norm", "head", "lora"] = "all"  # of what the method would let learn
+    lora_rank: int = Field(default=8, ge=1, le=4096)  # r of the change B A of an attention weight
+    lora_scale: float = Field(default=2.0, gt=0, le=1e4)  # times which it is added
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum; AdamW's first-moment decay
     nesterov: bool = False
     weight_decay: float = Field(default=5e-4, ge=0)

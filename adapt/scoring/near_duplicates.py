@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 32, 16  # of a thumbnail: noise and compression are averaged away
-LEAST_DIFFERENCE = 0.1  # root mean square, of thumbnails of mean 0 and deviation 1
-LEAST_CONTRAST = 2.0  # grey levels: the deviation of a thumbnail is taken to be at least that
+from ...runtime.pictures.thumbnails import LEAST_DIFFERENCE, difference, thumbnail
 
 
 class DistinctFrames:
@@ -24,17 +21,8 @@ class DistinctFrames:
 
     def is_new(self, image: NDArray[np.uint8]) -> bool:
         """Tell whether the picture, uint8 RGB (H, W, 3), differs from all that were new before."""
-        thumbnail = _thumbnail(image)
-        new = all(_difference(thumbnail, other) >= LEAST_DIFFERENCE for other in self._seen)
+        small = thumbnail(image)
+        new = all(difference(small, other) >= LEAST_DIFFERENCE for other in self._seen)
         if new:
-            self._seen.append(thumbnail)
+            self._seen.append(small)
         return new
-
-
-def _thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    small = cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
-    return np.asarray((small - small.mean()) / max(float(small.std()), LEAST_CONTRAST), np.float32)
-
-
-def _difference(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.square(one - other).mean()))

@@ -22,6 +22,7 @@ from ..networks.mixed_statistics import (
     target_statistics,
 )
 from ..networks.modes import evaluating
+from ..networks.normalisation import carries_statistics
 from ..run.events import QUIET, Events
 from .statistics_share import PASSES, score, weighted_mean
 
@@ -36,19 +37,22 @@ OWN, MIXED, WORN = "own", "mixed", "worn"
 class References:
     """A network whose statistics are others while it is asked, and its own at all other times.
 
+    Where batch norm does not carry the network, see `carries_statistics`, there are no others.
+
     Args:
         incumbent: left as it was.
         candidate: whose statistics it wears, where their layers are alike.
 
     Attributes:
-        share: of the frames' statistics in the mixture; None where no batch norm keeps any.
+        share: of the frames' statistics in the mixture; None where there is none.
     """
 
     def __init__(self, incumbent: SegmentationNetwork, candidate: SegmentationNetwork) -> None:
         self._network = incumbent
-        self._own: Statistics = running_statistics(incumbent)
+        carries = carries_statistics(incumbent)
+        self._own: Statistics = running_statistics(incumbent) if carries else {}
         self._target: Statistics = {}
-        self._worn = _transferred(self._own, running_statistics(candidate))
+        self._worn = _transferred(self._own, running_statistics(candidate)) if carries else {}
         self.share: float | None = None
 
     @property

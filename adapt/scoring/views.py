@@ -19,6 +19,7 @@ from ..models.inputs import Normalise
 from ..networks import SegmentationNetwork
 from ..networks.batch_norm import batch_norm_layers
 from ..networks.modes import evaluating
+from ..networks.normalisation import carries_statistics
 from .scores import InputMoments, batch_norm_divergence, normalised_entropy
 
 ZOOM = 0.75  # of the smaller view, in each axis
@@ -68,7 +69,8 @@ class Viewer:
     def __init__(self, model: ScoredModel, device: torch.device) -> None:
         self.model, self._device = model, device
         self._normalise = Normalise(model.spec).to(device)
-        self._layers = batch_norm_layers(model.network)
+        carries = carries_statistics(model.network)
+        self._layers = batch_norm_layers(model.network) if carries else []
         self._moments = {layer: InputMoments() for layer in self._layers}
 
     def fitted(self, frame: Image) -> Image:
@@ -128,7 +130,7 @@ class Viewer:
             return self._logits(images, grid).softmax(dim=1)
 
     def divergence(self) -> float:
-        """See `batch_norm_divergence`, over all frames so far; NaN without such layers."""
+        """See `batch_norm_divergence`, over all frames; NaN where batch norm carries too little."""
         return batch_norm_divergence(self._moments)
 
     def _logits(self, images: Tensor, grid: tuple[int, int] | None) -> Tensor:

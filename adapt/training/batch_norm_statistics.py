@@ -13,9 +13,9 @@ from ..networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
+from ..networks.normalisation import KEEPS_NONE, why_no_statistics
 from ..scoring.statistics_share import StatisticsShare, find_share
 
-KEEPS_NONE = "the network keeps no batch-norm statistics"
 STATISTICS = 0.5  # of the warm start's time; finding the share has the rest
 
 
@@ -37,6 +37,7 @@ class BatchNormStatistics:
     def __init__(self, model: SegmentationNetwork, context: Context) -> None:
         self.model, self.context = model, context
         self._source = running_statistics(model)
+        self._too_few = why_no_statistics(model)
         self.share: StatisticsShare | None = None  # of the target's; None: nothing was re-estimated
 
     @property
@@ -54,6 +55,11 @@ class BatchNormStatistics:
     def moves(self) -> bool:
         """Tell whether the network keeps running statistics."""
         return bool(self._source)
+
+    @property
+    def carries(self) -> bool:
+        """Tell whether they carry the network, see `carries_statistics`."""
+        return not self._too_few
 
     @property
     def frozen(self) -> bool:
@@ -83,6 +89,7 @@ class BatchNormStatistics:
             return
         context.note(
             f"warm start: batch-norm statistics over {counted(len(context.frames), 'frame')}"
+            + (f"; {self._too_few}" if self._too_few else "")
         )
         with context.work.deadline.part(STATISTICS):
             target = target_statistics(self.model, context.whole_frames("warm start"), context.note)

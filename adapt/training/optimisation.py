@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ...runtime.errors import TrainingError
 from ..methods.base import Stage
 from ..networks import SegmentationNetwork
 from ..run.config import TrainingConfig
+from .learned_parts import attention_weights, narrowed
+from .low_rank import FACTORS, low_rank_groups, write_after_steps
 
 
 def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
@@ -36,19 +40,45 @@ def nothing_learns(what: str) -> TrainingError:
 
 
 def build_optimizer(
-    stage: Stage, model: SegmentationNetwork, training: TrainingConfig
+    stage: Stage, model: SegmentationNetwork, training: TrainingConfig, seed: int = 0
 ) -> torch.optim.Optimizer:
     """The optimiser over the stage's parameter groups; each keeps its ``factor``.
+
+    Args:
+        model: what ``training.learn`` leaves out of it needs no gradient from now on.
+        seed: of what is drawn where changes are of low rank.
 
     Raises:
         TrainingError: no weight learns.
     """
-    groups = [
-        {"params": group.parameters, "factor": group.factor, "lr": training.lr * group.factor}
-        for group in stage.parameter_groups(model, training.classifier_lr_factor)
-    ]
-    if not groups:
+    found = stage.parameter_groups(model, training.classifier_lr_factor)
+    if not found:
         raise nothing_learns(stage.name)
+    found = narrowed(found, model, training.learn, stage.name)
+    low_rank = training.learn == "lora"
+    changed = low_rank_groups(
+        found,
+        attention_weights(model).values() if low_rank else (),
+        training.lora_rank,
+        training.lora_scale,
+        seed,
+    )
+    groups = [
+        {
+            "params": group.parameters,
+            "factor": group.factor,
+            "lr": training.lr * group.factor,
+            FACTORS: changes,
+        }
+        for group, changes in changed
+    ]
+    optimizer = _optimizer(groups, training)
+    if low_rank:
+        write_after_steps(optimizer)
+    return optimizer
+
+
+def _optimizer(groups: list[dict[str, Any]], training: TrainingConfig) -> torch.optim.Optimizer:
     if training.optimizer == "adamw":
         return torch.optim.AdamW(
             groups,

@@ -27,14 +27,7 @@ from ..networks.batch_norm import batch_norm_layers
 from ..networks.batch_norm_of_one import lone_values_allowed
 from ..networks.ema import interpolate_weights
 from ..run.budget import peak_memory
-from ..run.checkpoint import (
-    RunState,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    read_tensors,
-    take_back,
-    write_tensors,
-)
+from ..run.checkpoint import RunState, read_tensors, take_back, write_tensors
 from ..run.core_sharing import crowded_s
 from ..run.options import RunOptions, RunSummary
 from ..run.precision import Precision, native_precisions
@@ -44,6 +37,7 @@ from .batch_norm_statistics import BatchNormStatistics
 from .compiling import compiler_errors
 from .first_step import choose_precision, fit_memory
 from .forward_backward import Passes, seed_of
+from .low_rank import end_changes, learned_tensors, load_learned_tensors
 from .memory_fit import changes_by_micro_batch
 from .negative_learning import NegativeLearning
 from .optimisation import build_optimizer
@@ -225,7 +219,7 @@ class Trainer:
         self.statistics.share = share
         if self.statistics.frozen:
             self.stages = [stage for stage in self.stages if stage.when_frozen]
-        if self.statistics.frozen or not self.statistics.moves:
+        if self.statistics.frozen or not self.statistics.carries:
             lr = self.training.frozen_lr or self.training.lr
             self.training = self.training.model_copy(update={"lr": lr})
         if share is not None:
@@ -264,6 +258,7 @@ class Trainer:
             self._fit_memory(passes, budget)
         with compiler_errors(self.training.compile):
             self._steps(passes)
+        end_changes(passes.optimizer)
         self.state = replace(self.state, stage=number + 1, stage_start=self.state.done)
         self._write_start(number + 1)
         self._checkpoint()
@@ -282,7 +277,9 @@ class Trainer:
             try:
                 stage.begin(self.model, self.context)
                 self.statistics.freeze()
-                optimizer = build_optimizer(stage, self.model, self.training)
+                optimizer = build_optimizer(
+                    stage, self.model, self.training, seed_of(self.context.config.seed, number)
+                )
                 if self._restored is not None:
                     self._restore(stage, optimizer, self._restored)
                     self._restored = None
@@ -306,7 +303,7 @@ class Trainer:
         device = self.context.device
         with take_back(self.context.workspace.checkpoint):
             self.model.load_state_dict(under("student", tensors))
-            load_optimizer_tensors(optimizer, under("optimizer", tensors))
+            load_learned_tensors(optimizer, under("optimizer", tensors))
             stage.load_state({n: t.to(device) for n, t in under("stage", tensors).items()})
 
     def _steps(self, passes: Passes) -> None:
@@ -354,7 +351,7 @@ class Trainer:
         if stage is not None and optimizer is not None:
             tensors = {
                 **prefixed("student", self.model.state_dict()),
-                **prefixed("optimizer", optimizer_tensors(optimizer)),
+                **prefixed("optimizer", learned_tensors(optimizer)),
                 **prefixed("stage", stage.state()),
             }
         state = replace(

@@ -29,7 +29,7 @@ from ..data.dataset import target_frames
 from ..data.frame_set import FrameSet, set_aside
 from ..data.labelled import labelled_frames
 from ..losses.backends.choice import choose_kernel
-from ..methods import adapting_method, build_stages, hashed_settings
+from ..methods import adapting_method, build_stages, find_method, hashed_settings
 from ..methods.supervised import Supervised
 from ..models.initial_weights import load_initial_weights
 from ..models.loading import check_learning, load_network, new_network, pick_device
@@ -342,6 +342,7 @@ def _check_learning(
 ) -> None:
     """Refuse, before any frame is decoded, what cannot take the steps that the method has."""
     stages = build_stages(config)
+    find_method(config.method).check(network)
     for stage in stages:
         stage.check(network)
     if stages and not check_learning(network, spec, (seen.width, seen.height)):

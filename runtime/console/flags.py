@@ -13,6 +13,7 @@ _OTHER_WORDS = {
     "arguments": "--argument",
     "assignments": "--set",
     "baseline": "--compare",
+    "cpu_share": "--cpu",
     "formats": "--to",
     "gate=False": "--gate off",
     "initial": "--init",
@@ -23,6 +24,7 @@ _OTHER_WORDS = {
     "role": "--as",
     "self_test=False": "--no-self-test",
     "settings": "--set",
+    "tool": "--to",
     "time_budget_s": "--time-budget",
     "workspace_mib": "--workspace",
 }

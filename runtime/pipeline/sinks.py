@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -13,7 +12,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import output_errors
+from ..atomic import lock_folder, output_errors
 from ..errors import OutputError, Sentence, arg
 from ..file_names import check_name
 from ..frames.images import write_image
@@ -52,7 +51,7 @@ class FolderSink:
             self._labels.mkdir(exist_ok=True)
             if self._overlays:
                 self._overlays.mkdir(exist_ok=True)
-            self._lock = _lock_folder(folder)
+            self._lock = lock_folder(folder)
             for unfinished in (p for place in self._places() for p in place.glob(".*.part")):
                 unfinished.unlink()
 
@@ -76,25 +75,6 @@ class FolderSink:
                 with suppress(OSError):  # not empty
                     folder.rmdir()
         os.close(self._lock)
-
-
-def _lock_folder(folder: Path) -> int:
-    """A descriptor of the folder, with a lock that ends when it is closed or its process dies.
-
-    Raises:
-        OutputError: another process holds the lock.
-    """
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise OutputError(
-            f"{folder}: another run is writing into this folder; wait for it, or choose another."
-        ) from None
-    except OSError:
-        pass  # a file system without locks
-    return lock
 
 
 class VideoSink:

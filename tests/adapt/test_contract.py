@@ -39,8 +39,9 @@ from torch.nn.functional import cross_entropy
 
 SITE = str(Path(__file__).parents[1] / "third_party")
 EVERY_METHOD = [*METHODS, "sharp"]
-WIDER = {"pidnet_m", "ddrnet23"}  # than pidnet_s and ddrnet23_slim, and nothing else
-EVERY_NETWORK = [*(n for n in NETWORKS if n not in WIDER), "lane_net", "tiny_network:build"]
+# The code of segformer_b0, pidnet_s and ddrnet23_slim, with up to 85 M weights.
+LARGER = {*(f"segformer_b{size}" for size in range(1, 6)), "pidnet_m", "ddrnet23"}
+EVERY_NETWORK = [*(n for n in NETWORKS if n not in LARGER), "lane_net", "tiny_network:build"]
 ARGUMENTS = {"deeplab_v3plus": {"backbone": "mobilenet_v2"}}  # not 40 million parameters
 K = 4
 

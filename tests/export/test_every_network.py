@@ -13,6 +13,7 @@ import onnx
 import pytest
 from export_cases import frames_of
 from roadshift.adapt.networks import NETWORKS as KNOWN
+from roadshift.adapt.networks.segformer import SegFormer
 from roadshift.export.calibration import collect
 from roadshift.export.plan_maker import _folds
 from roadshift.export.precision import to_half
@@ -48,7 +49,10 @@ def traced(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Traced:
 
 
 def test_every_network_in_the_repository_is_asked_about() -> None:
-    alike = {"pidnet_m", "pidnet_l", "ddrnet23_slim", "ddrnet23"}  # of pidnet_s's blocks
+    alike = {
+        *("pidnet_m", "pidnet_l", "ddrnet23_slim", "ddrnet23"),  # of pidnet_s's blocks
+        *(f"segformer_b{size}" for size in range(1, 6)),  # b0's code, wider and deeper
+    }
     assert set(KNOWN) == (set(NETWORKS) - {OWN}) | NOT_REFITTABLE | alike
 
 
@@ -169,7 +173,11 @@ def build(model: onnx.ModelProto, precision: str) -> bytes:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "fp8"])
-def test_tensorrt_parses_and_builds_it(graphs: Graphs, precision: str) -> None:
+def test_tensorrt_parses_and_builds_it(graphs: Graphs, traced: Traced, precision: str) -> None:
+    if isinstance(traced.network, SegFormer) and precision in ("int8", "fp8"):
+        with pytest.raises(EngineError, match=r"of its layers \d+ in fp32"):
+            build(graphs.of(precision), precision)  # products of matrices are not quantised
+        return
     assert len(build(graphs.of(precision), precision)) > 1000
 
 

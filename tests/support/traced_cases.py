@@ -29,6 +29,7 @@ NETWORKS = {
     "pidnet_s": {},
     "bisenetv2": {},
     "deeplab_v3plus": {"backbone": "mobilenet_v2"},
+    "segformer_b0": {"widths": [8, 16, 20, 32], "depths": [1] * 4, "decoder_width": 24},
 }
 
 

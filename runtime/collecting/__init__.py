@@ -1,0 +1,1 @@
+"""Frames worth keeping, collected in the car within a budget."""

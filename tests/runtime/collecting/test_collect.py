@@ -1,0 +1,125 @@
+"""From a source to a folder that adapt takes; kills; the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engines import Threshold
+from processes import python_output
+from roadshift.runtime.collecting.collect import collect_frames, collection_status
+from roadshift.runtime.collecting.frame_files import read_frame_file
+from roadshift.runtime.errors import ConfigError, OutputError
+from roadshift.runtime.frames import open_frames
+from roadshift.runtime.frames.images import write_image
+from roadshift.runtime.frames.live import LiveSource
+from roadshift.scenes import render_scene
+
+LOAD = Path(__file__).parents[3] / "benchmarks" / "collecting_load.py"
+BUDGET = 3_000_000
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Path:
+    """Six places, each three times."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for number in range(18):
+        image = render_scene(number // 3, "night", 320, 160).image
+        write_image(folder / f"{number:03d}.png", image)
+    return folder
+
+
+def test_a_folder_is_collected_with_the_labels_of_an_engine(drive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    seen: list[tuple[int, int]] = []
+    engine = Threshold()
+    with engine:
+        found = collect_frames(
+            open_frames(drive),
+            out,
+            BUDGET,
+            keep_free=0.0,
+            engine=engine,
+            report=lambda *now: seen.append(now),
+        )
+    counted = {key: found[key] for key in ("frames", "kept", "standing_still", "frames_kept")}
+    assert counted == {"frames": 18, "kept": 6, "standing_still": 12, "frames_kept": 6}
+    assert seen[-1] == (18, 6)
+    assert found["ended_by"] == "end"
+    for path in out.glob("*.jpg"):
+        assert sum(read_frame_file(path).classes.values()) == pytest.approx(1, abs=1e-3)
+    status = collection_status(out)
+    assert status["drives"] == {"1": 6}
+    assert status["counts"]["standing_still"] == 12
+    again = collect_frames(open_frames(drive), out, BUDGET, keep_free=0.0, max_frames=4)
+    assert (again["frames"], again["kept"], again["ended_by"]) == (4, 0, "max_frames")
+    assert len(list(open_frames(out))) == 6
+
+
+class Camera:
+    """A connection that gives so many pictures and fails."""
+
+    fps = 30.0
+
+    def __init__(self, pictures: list[np.ndarray]) -> None:
+        self._pictures = pictures
+
+    def __iter__(self) -> Any:
+        return iter(self._pictures)
+
+
+@pytest.mark.parametrize("with_engine", [False, True])
+def test_a_camera_is_collected_until_a_stop(tmp_path: Path, with_engine: bool) -> None:
+    pictures = [render_scene(seed, "night", 320, 160).image for seed in range(4)]
+    camera = LiveSource("camera:0", lambda: Camera(pictures), note=lambda _: None)
+    found = collect_frames(
+        camera,
+        tmp_path / "kept",
+        BUDGET,
+        keep_free=0.0,
+        max_frames=4,
+        engine=Threshold() if with_engine else None,
+    )
+    assert found["ended_by"] == "max_frames"
+    assert found["kept"] >= 1  # however slow the machine, the newest is looked at
+    assert found["frames"] <= 4
+
+
+@pytest.mark.parametrize(("argument", "value"), [("keep_free", -0.1), ("cpu_share", 0.0)])
+def test_a_share_that_is_none_names_its_argument(
+    drive: Path, tmp_path: Path, argument: str, value: float
+) -> None:
+    shares = {argument: value}
+    with pytest.raises(ConfigError, match=argument):
+        collect_frames(open_frames(drive), tmp_path / "kept", BUDGET, **shares)  # type: ignore[arg-type]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_folder_in_which_nothing_was_collected_has_no_status(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="nothing was collected"):
+        collection_status(tmp_path)
+    with pytest.raises(OutputError, match="cannot be read"):
+        collection_status(tmp_path / "missing")
+
+
+def test_a_killed_collector_leaves_whole_files_and_goes_on() -> None:
+    words = [sys.executable, str(LOAD), "kills", "--kills", "4", "--budget", "1000000"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command_collects_and_says_what_is_there(drive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "kept"
+    words = ("-m", "roadshift.cli", "collect")
+    made = python_output(
+        *words, drive, "--out", out, "--budget", "3MB", "--keep-free", "0", "--json"
+    )
+    assert json.loads(made)["kept"] == 6
+    said = python_output(*words, "--status", out)
+    assert said.startswith(f"{out} holds 6 frames of 1 drive")
