@@ -144,8 +144,8 @@ def import_weights(
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
     built = built_with(state, str(weights), spec, classes, size, key=key, note=note)
-    published = None if is_theirs else built.published_preprocessing
-    published = published or IMAGENET_INPUT  # which mmsegmentation's configurations have, too
+    of_network = None if is_theirs else built.published_preprocessing
+    published = of_network or IMAGENET_INPUT  # which mmsegmentation's configurations have, too
     chosen = published.colour if colour is None else colour
     return write_imported(
         built,

@@ -119,7 +119,7 @@ def test_tensorrt_knows_every_mapped_weight_by_its_name(traced: Traced, precisio
     folds = read_folds(model)
     assert folds == traced.folds
     lost = sorted(name for name in traced.folds if not network.mark_weights_refittable(name))
-    assert lost == kept_from_refit(model, folds)
+    assert lost == kept_from_refit(model, traced.folds)
     assert {name.rpartition(".")[2] for name in lost} <= set(STATISTICS)
     assert any(".spp." in name or ".S5_5.bn." in name for name in lost) == bool(lost)
 
