@@ -81,13 +81,15 @@ class Judge:
         """Percent of the pixels that ``engine`` labels as expected.
 
         Args:
-            frames: at most so many, spread over those of the evaluation; None takes all.
+            frames: at most so many, spread over those of the evaluation; None takes all. A few
+                are one step of something longer, such as a sweep, which reports itself.
         """
         every = len(self._expected)
         chosen = list(evenly(every, frames or every))
         shares = []
         for done, i in enumerate(chosen):
-            self._report(done, len(chosen), f"agreement of {engine.precision}")
+            if frames is None:
+                self._report(done, len(chosen), f"agreement of {engine.precision}")
             labels = engine.segment(self._evaluation.frames[i])
             shares.append(label_agreement(labels, self._expected[i]))
         return sum(shares) / len(shares)  # all frames have one size

@@ -22,11 +22,18 @@ from .judge import Judge
 from .onnx import onnx_name, stamp
 from .outcome import Draft
 from .precision import to_half
-from .refit import base_to_refit, refit_plan
+from .refit import base_to_refit, kept_from_refit, refit_plan
 from .rounding import RoundedEngine
 from .staged import staged_artefact
 from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
-from .weight_origins import NOT_REFITTABLE, Fold, folds_to_json, read_folds, write_weights
+from .weight_origins import (
+    NOT_REFITTABLE,
+    Fold,
+    few,
+    folds_to_json,
+    read_folds,
+    write_weights,
+)
 
 QUANTISED = ("int8", "fp8")
 # Of the ONNX model's details, for the engine.
@@ -220,13 +227,20 @@ class PlanMaker:
 
 
 def _folds(graph: bytes, what: str) -> dict[str, Fold]:
-    """Folds of the weights of a graph; EngineError where they are not known."""
+    """Folds of the weights of a graph; EngineError where they are not known, or not all open."""
     model = onnx.ModelProto.FromString(graph)
-    if (folds := read_folds(model)) is not None:
+    folds = read_folds(model)
+    kept = kept_from_refit(model, folds or {})
+    if folds is not None and not kept:
         return folds
     told = {entry.key: entry.value for entry in model.metadata_props}
     why = told.get(NOT_REFITTABLE)
-    if why is None:
+    if kept:
+        why = (
+            f"TensorRT keeps {few(kept)} for itself, of batch normalisation that follows no "
+            "convolution"
+        )
+    elif why is None:
         anew = arg("formats", ("onnx", "tensorrt"))
         why = f"it lacks the map of its weights; export it again with {anew}"
     raise EngineError(f"{what} cannot be built {arg('refittable', True)}: {why}.")

@@ -70,6 +70,15 @@ def refit_plan(
     return bytes(memoryview(engine.serialize_with_config(config)))
 
 
+def kept_from_refit(model: onnx.ModelProto, folds: Mapping[str, Fold]) -> list[str]:
+    """Weights of batch normalisations that no convolution before them takes in.
+
+    Such a one stays a node, for which TensorRT computes weights of its own when it reads the graph.
+    """
+    norms = (node for node in model.graph.node if node.op_type == "BatchNormalization")
+    return sorted(folds.keys() & {name for node in norms for name in node.input[1:]})
+
+
 def check_refittable(engine: Any, refitter: Any, folds: Mapping[str, Fold], what: str) -> None:
     """EngineError unless the engine offers every learned weight for a refit."""
     if not engine.refittable:

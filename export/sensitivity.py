@@ -42,8 +42,8 @@ def sweep(
     """
     rows = []
     for done, layer in enumerate(layers):
+        report(done, len(layers), f"sensitivity of {layer}")
         rows.append(Sensitivity(layer, agreement_of(layer)))
-        report(done + 1, len(layers), f"sensitivity of {layer}")
     return sorted(rows, key=lambda row: row.label_agreement)
 
 

@@ -1,88 +1,26 @@
 """Checkpoints of mmsegmentation: recognised by their names, and named as the networks here are.
 
 Its networks are an ``EncoderDecoder`` of a ``backbone`` and a ``decode_head`` (auxiliary heads
-beside them), and its files say the classes in ``meta``. A network here that is one of them has a
-`MmsegLayout`: how its names go over, and the arguments with which it computes the same. Names were
-read in the public source of mmsegmentation 0.x. Its first versions had other kernels in Fast-SCNN;
-their weights have other shapes and are refused.
+beside them), and its files say the classes in ``meta``. `mmseg_layouts` has the names of those that
+are networks here too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...runtime.errors import NetworkError
+from .mmseg_layouts import LAYOUTS, Rules
 
 _BACKBONE, _HEAD = "backbone.", "decode_head."
 _EPSILON = 1e-5  # of its batch normalisations
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
-Rules = tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class MmsegLayout:
-    """One of its networks, by the names of ours.
-
-    Attributes:
-        arguments: of our network, with which it computes what theirs does.
-        rules: pattern of a layer's name there, and its name here; the first that fits is taken.
-        folded: patterns of ConvModules there whose batch normalisation ours does not have, and the
-            name of our convolution; scale and shift go into its weight and bias.
-    """
-
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    rules: Rules = ()
-    folded: Rules = ()
-
-
-def _conv_modules(*rules: tuple[str, str]) -> Rules:
-    """Rules for convolution and normalisation of ConvModules, which are Sequentials here."""
-    return tuple(
-        (rf"{theirs}\.{part}", f"{ours}.{index}")
-        for theirs, ours in rules
-        for index, part in enumerate(("conv", "bn"))
-    )
-
-
-_DOWN, _DEEP, _FUSE = (
-    rf"backbone\.{part}\."
-    for part in ("learning_to_downsample", "global_feature_extractor", "feature_fusion")
-)
-
-LAYOUTS: Mapping[str, MmsegLayout] = {
-    "fast_scnn": MmsegLayout(
-        {"variant": "mmsegmentation"},
-        (
-            *_conv_modules(
-                (rf"{_DOWN}conv", "downsample.0"),
-                (rf"{_DOWN}dsconv(\d)\.depthwise_conv", r"downsample.\1.0"),
-                (rf"{_DOWN}dsconv(\d)\.pointwise_conv", r"downsample.\1.1"),
-                *(
-                    (
-                        rf"{_DEEP}bottleneck{stage + 1}\.{block}\.conv\.(\d)",
-                        rf"global_features.{3 * stage + block}.layers.\1",
-                    )
-                    for stage in range(3)
-                    for block in range(3)
-                ),
-                (rf"{_DEEP}out", "global_features.9.join"),
-                (rf"{_FUSE}dwconv", "fusion.smooth"),
-                (rf"{_FUSE}conv_lower_res", "fusion.deep"),
-                (rf"{_FUSE}conv_higher_res", "fusion.detail"),
-                (r"decode_head\.convs\.(\d)\.depthwise_conv", r"head.\1.0"),
-                (r"decode_head\.convs\.(\d)\.pointwise_conv", r"head.\1.1"),
-            ),
-            (r"decode_head\.conv_seg", "classifier"),
-        ),
-        ((rf"{_DEEP}ppm\.(\d)\.1", r"global_features.9.branches.\1"),),
-    ),
-}
-"""By the name in ``NETWORKS`` here."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +80,11 @@ def in_our_names(
         layer, _, kind = name.rpartition(".")
         ours = _first_fit(layer, layout.rules)
         named[name if ours is None else f"{ours}.{kind}"] = tensor
+    for layer in layout.without_bias:
+        if f"{layer}.weight" in named:
+            named.setdefault(
+                f"{layer}.bias", torch.zeros_like(named[f"{layer}.weight"][:, 0, 0, 0])
+            )
     others = {n: t for n, t in tensors.items() if not n.startswith(start)}
     return {**others, **{f"{start}{name}": tensor for name, tensor in named.items()}}
 

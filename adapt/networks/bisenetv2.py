@@ -13,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...runtime.errors import NetworkError
 from .base import Output, Preprocessing, SegmentationNetwork
 
+VARIANTS = ("coincheung", "mmsegmentation")
 _WIDTH = 128  # channels of both branches where they meet
 _HEAD = 1024  # channels of the features
 _EXPANSION = 6
@@ -33,8 +35,15 @@ class BiSeNetV2(SegmentationNetwork):
     Weights are drawn as He et al. do, by fan-out as in the public version but for the classifier:
     by its few classes, its logits would begin near 14 in deviation.
 
+    The variant of mmsegmentation 1.2.2 has other weights: where the branches gate one another, the
+    pointwise convolutions have a bias, and the deep branch is upsampled bilinearly.
+
     Args:
         num_classes: K.
+        variant: "coincheung", the public version's, or "mmsegmentation".
+
+    Raises:
+        NetworkError: another variant.
     """
 
     align_corners = False
@@ -46,12 +55,16 @@ class BiSeNetV2(SegmentationNetwork):
     )
     training_heads = ("aux2", "aux3", "aux4", "aux5_4")
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, *, variant: str = "coincheung") -> None:
         super().__init__()
+        if variant not in VARIANTS:
+            raise NetworkError(
+                f"network 'bisenetv2': variant is {variant!r:.60}; choose {' or '.join(VARIANTS)}."
+            )
         self.num_classes = num_classes
         self.detail = _DetailBranch()
         self.segment = _SemanticBranch()
-        self.bga = GuidedAggregation(_WIDTH)
+        self.bga = GuidedAggregation(_WIDTH, is_smooth=variant == "mmsegmentation")
         self.head = _Head(_WIDTH, _HEAD, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -125,25 +138,38 @@ class ContextEmbedding(nn.Module):
 
 
 class GuidedAggregation(nn.Module):
-    """Each branch weights the other, at stride 8 and at stride 32, and both products are summed."""
+    """Each branch weights the other, at stride 8 and at stride 32, and both products are summed.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: D, of both.
+        is_smooth: the deep branch is upsampled bilinearly, not to the nearest, and pointwise
+            convolutions have a bias.
+    """
+
+    def __init__(self, channels: int, *, is_smooth: bool) -> None:
         super().__init__()
-        self.left1 = nn.Sequential(*_separable(channels))
+        self.is_smooth = is_smooth
+        self.left1 = nn.Sequential(*_separable(channels, bias=is_smooth))
         self.left2 = nn.Sequential(
             *_normalised(channels, channels, 3, 2), nn.AvgPool2d(3, stride=2, padding=1)
         )
         self.right1 = nn.Sequential(*_normalised(channels, channels, 3))
-        self.right2 = nn.Sequential(*_separable(channels))
+        self.right2 = nn.Sequential(*_separable(channels, bias=is_smooth))
         self.conv = nn.Sequential(*_normalised(channels, channels, 3), _relu())
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
         """Fuse detail (B, D, h, w) and semantic, at a quarter of that, into (B, D, h, w)."""
         size = detail.shape[-2:]
-        fine = self.left1(detail) * torch.sigmoid(_enlarge(self.right1(semantic), size))
+        fine = self.left1(detail) * torch.sigmoid(self._enlarged(self.right1(semantic), size))
         coarse = self.left2(detail) * torch.sigmoid(self.right2(semantic))
-        fused: Tensor = self.conv(fine + _enlarge(coarse, size))
+        fused: Tensor = self.conv(fine + self._enlarged(coarse, size))
         return fused
+
+    def _enlarged(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        """``x`` at (h, w)."""
+        if self.is_smooth:
+            return F.interpolate(x, size, mode="bilinear", align_corners=False)
+        return F.interpolate(x, size, mode="nearest")
 
 
 class _DetailBranch(nn.Module):
@@ -235,16 +261,11 @@ def _normalised(
     return [convolution, nn.BatchNorm2d(outputs)]
 
 
-def _separable(channels: int) -> list[nn.Module]:
+def _separable(channels: int, *, bias: bool) -> list[nn.Module]:
     """Depthwise 3x3 convolution with batch norm, then a plain 1x1 convolution."""
-    pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+    pointwise = nn.Conv2d(channels, channels, 1, bias=bias)
     return [*_normalised(channels, channels, 3, groups=channels), pointwise]
 
 
 def _relu() -> nn.ReLU:
     return nn.ReLU(inplace=True)
-
-
-def _enlarge(x: Tensor, size: tuple[int, ...]) -> Tensor:
-    """``x`` at (h, w), each position taking the value of the nearest."""
-    return F.interpolate(x, size, mode="nearest")

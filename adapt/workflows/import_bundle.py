@@ -14,7 +14,8 @@ from ..models.hub_folder import is_hub_folder
 from ..models.hub_input import DEFAULT_SIZE
 from ..models.importing import ARGUMENTS_OF, detect_arguments
 from ..models.loading import IMAGENET_INPUT, network_spec
-from ..models.mmsegmentation import LAYOUTS, MmsegCheckpoint, in_our_names, recognised
+from ..models.mmseg_layouts import LAYOUTS
+from ..models.mmsegmentation import MmsegCheckpoint, in_our_names, recognised
 from ..models.weight_files import read_weight_file
 from ..models.weight_matching import flatten
 from .import_hub import import_hub_folder
@@ -131,7 +132,8 @@ def import_weights(
     state = flatten(content, str(weights))
     width, height = size
     mmseg = recognised(content, state)
-    if mmseg is not None and spec.name in LAYOUTS:
+    is_theirs = mmseg is not None and spec.name in LAYOUTS
+    if mmseg is not None and is_theirs:
         note(f"{weights}: a checkpoint of mmsegmentation, whose names were told by {spec.name}'s")
         state = in_our_names(spec.name, state, mmseg, str(weights))
         own = {**LAYOUTS[spec.name].arguments, **spec.arguments}
@@ -142,7 +144,8 @@ def import_weights(
         found.pop("num_classes")  # load_weights compares it with the label space
         spec = spec.model_copy(update={"arguments": {**found, **spec.arguments}})
     built = built_with(state, str(weights), spec, classes, size, key=key, note=note)
-    published = built.published_preprocessing or IMAGENET_INPUT
+    of_network = None if is_theirs else built.published_preprocessing
+    published = of_network or IMAGENET_INPUT  # which mmsegmentation's configurations have, too
     chosen = published.colour if colour is None else colour
     return write_imported(
         built,

@@ -39,8 +39,10 @@ from torch.nn.functional import cross_entropy
 
 SITE = str(Path(__file__).parents[1] / "third_party")
 EVERY_METHOD = [*METHODS, "sharp"]
-LARGER = {f"segformer_b{size}" for size in range(1, 6)}  # segformer_b0's code, up to 85 M weights
+# The code of segformer_b0, pidnet_s and ddrnet23_slim, with up to 85 M weights.
+LARGER = {*(f"segformer_b{size}" for size in range(1, 6)), "pidnet_m", "ddrnet23"}
 EVERY_NETWORK = [*(n for n in NETWORKS if n not in LARGER), "lane_net", "tiny_network:build"]
+ARGUMENTS = {"deeplab_v3plus": {"backbone": "mobilenet_v2"}}  # not 40 million parameters
 K = 4
 
 Settings = Callable[..., RunConfig]
@@ -154,7 +156,7 @@ def test_no_method_takes_longer_than_the_budget(
 def built(request: pytest.FixtureRequest) -> SegmentationNetwork:
     """Every network for K classes, of weights drawn from a seed."""
     torch.manual_seed(0)
-    return build_network(request.param, K)
+    return build_network(request.param, K, **ARGUMENTS.get(request.param, {}))
 
 
 def images() -> torch.Tensor:

@@ -15,8 +15,10 @@ from export_cases import frames_of
 from roadshift.adapt.networks import NETWORKS as KNOWN
 from roadshift.adapt.networks.segformer import SegFormer
 from roadshift.export.calibration import collect
+from roadshift.export.plan_maker import _folds
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import Form, layers_of, quantise, quantised_values
+from roadshift.export.refit import kept_from_refit
 from roadshift.export.tensorrt_build import build_plan
 from roadshift.export.weight_origins import read_folds, write_weights
 from roadshift.runtime.bundle import NetworkSpec
@@ -37,6 +39,7 @@ from traced_cases import (
 OWN = "tiny_network:build"
 # Batch norm over joined branches is no part of one convolution, so their weights are not mapped.
 NOT_REFITTABLE = {"espnetv2"}
+STATISTICS = ("weight", "bias", "running_mean", "running_var")
 only_own = pytest.mark.parametrize("traced", [OWN], indirect=True)
 
 
@@ -95,9 +98,7 @@ def test_every_weight_that_the_network_uses_is_in_the_map(traced: Traced) -> Non
     named = set()
     for fold in traced.folds.values():
         named |= {str(fold.source), f"{fold.conv}.weight", f"{fold.conv}.bias"}
-        named |= {
-            f"{fold.norm}.{part}" for part in ("weight", "bias", "running_mean", "running_var")
-        }
+        named |= {f"{fold.norm}.{part}" for part in STATISTICS}
     unused = set(traced.state) - named
     assert all(key.startswith("layer5.") for key in unused)  # the auxiliary classifier is carried
 
@@ -117,7 +118,19 @@ def test_tensorrt_knows_every_mapped_weight_by_its_name(traced: Traced, precisio
     assert parser.parse(graph), said
     folds = read_folds(model)
     assert folds == traced.folds
-    assert [name for name in traced.folds if not network.mark_weights_refittable(name)] == []
+    lost = sorted(name for name in traced.folds if not network.mark_weights_refittable(name))
+    assert lost == kept_from_refit(model, traced.folds)
+    assert {name.rpartition(".")[2] for name in lost} <= set(STATISTICS)
+    assert any(".spp." in name or ".S5_5.bn." in name for name in lost) == bool(lost)
+
+
+def test_a_plan_of_weights_that_tensorrt_keeps_is_not_built_refittable(traced: Traced) -> None:
+    graph = traced.model.SerializeToString()
+    if kept_from_refit(traced.model, traced.folds):
+        with pytest.raises(EngineError, match=r"TensorRT keeps .* for itself, of batch norm"):
+            _folds(graph, "model.onnx")
+    else:
+        assert _folds(graph, "model.onnx") == traced.folds
 
 
 # ---- every precision -----------------------------------------------------------------------------

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+from roadshift.export.judge import Floors, Judge
 from roadshift.export.sensitivity import Sensitivity, spare, sweep, sweep_frames
 
 COST = {
@@ -30,7 +34,20 @@ def test_the_most_sensitive_layer_comes_first_and_progress_is_told() -> None:
     assert [row.layer for row in found[:4]] == ["second", "fourth", "first", "third"]
     assert [row.layer for row in found[4:]] == [f"l{i}" for i in range(12)]
     assert found[0].label_agreement == 97
-    assert told == [(i + 1, 16) for i in range(16)]
+    assert told == [(i, 16) for i in range(16)]
+
+
+def test_a_step_of_a_sweep_leaves_progress_to_the_sweep() -> None:
+    told: list[str] = []
+    labels = np.zeros((2, 3), np.uint8)
+    data: Any = SimpleNamespace(frames=[labels] * 3, pairs=[])
+    engine: Any = SimpleNamespace(precision="int8", segment=lambda frame: frame)
+    bundle: Any = None
+    judge = Judge(bundle, data, [labels] * 3, Floors(), lambda *at: told.append(at[2]))
+    assert judge.agreement(engine, 2) == 100
+    assert told == []
+    assert judge.agreement(engine) == 100
+    assert told == ["agreement of int8"] * 3
 
 
 @pytest.mark.parametrize(

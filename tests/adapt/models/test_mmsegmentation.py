@@ -13,7 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from roadshift.adapt.models.importing import load_weights
-from roadshift.adapt.models.mmsegmentation import LAYOUTS, in_our_names, recognised
+from roadshift.adapt.models.mmseg_layouts import LAYOUTS
+from roadshift.adapt.models.mmsegmentation import in_our_names, recognised
 from roadshift.adapt.networks import build_network
 from roadshift.adapt.workflows.import_bundle import import_bundle
 from roadshift.runtime.errors import NetworkError
