@@ -29,8 +29,6 @@ BETTER = 1.1  # times the value of the frame that it would replace; writing wear
 _MEDIAN_STEP = 0.02
 _STILLS_S = 0.1  # between frames that do not say when they were taken
 _ANOTHER_CLOCK_S = 30 * 86400.0  # a longer step leads from times that begin at 0 to stamps
-    30 * 86400.0
-)  # a longer step is from stills or videos, which begin at 0, to stamps
 _NICENESS = 10  # of the thread that works beside an engine
 
 KEPT = "kept"
