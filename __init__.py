@@ -53,13 +53,27 @@ if TYPE_CHECKING:
         RoadshiftError,
         RunInterrupted,
         ShapeError,
+        SignatureError,
+        SlotError,
         TrainingError,
+        UnhealthyError,
     )
     from .runtime.frames import Frame, open_frames
     from .runtime.frames.live_registry import register_live_source
     from .runtime.frames.readers import register_frame_reader
     from .runtime.labels import LabelSpace
     from .runtime.pipeline import Pipeline
+    from .runtime.reporting.report import write_report
+    from .runtime.signing import (
+        create_trust,
+        generate_key,
+        load_private_key,
+        open_trust,
+        sign_bundle,
+        verify_bundle,
+    )
+    from .runtime.slots import create_slots, open_slots
+    from .runtime.slots.serving import SlotEngine
     from .runtime.verdict import Verdict
 
 __version__ = "0.1.0"
@@ -79,7 +93,10 @@ _ERRORS = (
     "RoadshiftError",
     "RunInterrupted",
     "ShapeError",
+    "SignatureError",
+    "SlotError",
     "TrainingError",
+    "UnhealthyError",
 )
 _MODULES = {
     "AtpBlackBoxConfig": "roadshift.adapt.methods.black_box",
@@ -110,6 +127,7 @@ _MODULES = {
     "SegmentationNetwork": "roadshift.adapt.networks.base",
     "Settings": "roadshift.adapt.run.config",
     "ShotImConfig": "roadshift.adapt.methods.shot_im",
+    "SlotEngine": "roadshift.runtime.slots.serving",
     "Stage": "roadshift.adapt.methods.base",
     "SupervisedConfig": "roadshift.adapt.methods.supervised",
     "TentConfig": "roadshift.adapt.methods.tent",
@@ -119,21 +137,30 @@ _MODULES = {
     "adapt_black_box": "roadshift.adapt.black_box_api",
     "adapt_bundle": "roadshift.adapt.api",
     "collect_frames": "roadshift.runtime.collecting.collect",
+    "create_slots": "roadshift.runtime.slots",
+    "create_trust": "roadshift.runtime.signing",
     "evaluate": "roadshift.runtime.api",
     "explain": "roadshift.adapt.workflows.explanation",
     "export_bundle": "roadshift.export.api",
+    "generate_key": "roadshift.runtime.signing",
     "import_bundle": "roadshift.adapt.api",
     "judge_bundles": "roadshift.adapt.api",
+    "load_private_key": "roadshift.runtime.signing",
     "open_bundle": "roadshift.runtime.bundle",
     "open_engine": "roadshift.runtime.engines",
     "open_frames": "roadshift.runtime.frames",
+    "open_slots": "roadshift.runtime.slots",
+    "open_trust": "roadshift.runtime.signing",
     "register_backend": "roadshift.runtime.engines.registry",
     "register_frame_reader": "roadshift.runtime.frames.readers",
     "register_live_source": "roadshift.runtime.frames.live_registry",
     "register_method": "roadshift.adapt.methods.registry",
     "register_network": "roadshift.adapt.networks.registry",
     "select_frames": "roadshift.adapt.workflows.selection",
+    "sign_bundle": "roadshift.runtime.signing",
     "train_bundle": "roadshift.adapt.api",
+    "verify_bundle": "roadshift.runtime.signing",
+    "write_report": "roadshift.runtime.reporting.report",
     **dict.fromkeys(_ERRORS, "roadshift.runtime.errors"),
 }
 
@@ -180,32 +207,45 @@ __all__ = [
     "Settings",
     "ShapeError",
     "ShotImConfig",
+    "SignatureError",
+    "SlotEngine",
+    "SlotError",
     "Stage",
     "SupervisedConfig",
     "TentConfig",
     "ToneOnlyConfig",
     "TrainingConfig",
     "TrainingError",
+    "UnhealthyError",
     "Verdict",
     "__version__",
     "adapt_black_box",
     "adapt_bundle",
     "collect_frames",
+    "create_slots",
+    "create_trust",
     "evaluate",
     "explain",
     "export_bundle",
+    "generate_key",
     "import_bundle",
     "judge_bundles",
+    "load_private_key",
     "open_bundle",
     "open_engine",
     "open_frames",
+    "open_slots",
+    "open_trust",
     "register_backend",
     "register_frame_reader",
     "register_live_source",
     "register_method",
     "register_network",
     "select_frames",
+    "sign_bundle",
     "train_bundle",
+    "verify_bundle",
+    "write_report",
 ]
 
 

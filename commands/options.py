@@ -18,6 +18,15 @@ def _one_document(context: typer.Context, wanted: bool) -> bool:
     return wanted
 
 
+def _may_be_written(path: Path | None) -> Path | None:
+    """Refuse a page's file before hours are spent on what it shall show."""
+    if path is not None and path.is_dir():
+        raise typer.BadParameter(f"{path} is a folder; give the name of a file.")
+    if path is not None and not path.absolute().parent.is_dir():
+        raise typer.BadParameter(f"{path.parent} is not an existing folder; create it first.")
+    return path
+
+
 Json = Annotated[
     bool,
     typer.Option(
@@ -40,7 +49,12 @@ Output = Annotated[
 ]
 Report = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE", help="One self-contained HTML page of the result."),
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        callback=_may_be_written,
+        help="One self-contained HTML page of the result.",
+    ),
 ]
 Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 Set = Annotated[

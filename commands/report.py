@@ -97,6 +97,7 @@ def card(
 
     from ..runtime.atomic import write_whole
     from ..runtime.bundle import open_bundle
+    from ..runtime.console.streams import results
     from ..runtime.console.terminal import say
     from ..runtime.reporting.card import model_card
     from ..runtime.reporting.materials import bill_of_materials
@@ -106,7 +107,8 @@ def card(
     if bill is not None:
         write_whole(bill, (json.dumps(bill_of_materials(opened), indent=1) + "\n").encode())
     if out is None:
-        say(*text.splitlines())
+        results().write(text)  # Markdown, in which blanks at the start of a line count
+        results().flush()
     else:
         write_whole(out, text.encode())
         say(f"Wrote {out}{f' and {bill}' if bill else ''}.")

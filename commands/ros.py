@@ -33,7 +33,11 @@ def ros(
         typer.Option(metavar="DIR", help="Run the model of a vehicle's slots, see roadshift slot."),
     ] = None,
     trust: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The folder with trust.json, for --slots.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
+        ),
     ] = None,
     backend: Backend = "auto",
     artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
@@ -58,9 +62,13 @@ def ros(
     with (
         stop_on_signals() as stop_requested,
         (
-            engine_of_slots(slots, trust, backend, device, threads)
+            engine_of_slots(
+                *(slots, trust, backend, device, threads), artefact=artefact, allow=allow_network
+            )
             if bundle is None and slots is not None
-            else engine_of(bundle or Path(), backend, device, artefact, threads, allow_network)
+            else engine_of(
+                *(bundle or Path(), backend, device, artefact, threads, allow_network, trust)
+            )
         ) as engine,
         SegmentationNode(engine, NodeOptions(compressed, coloured, arguments), note=note) as node,
     ):

@@ -63,7 +63,10 @@ def run(
     ] = None,
     trust: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="The folder with trust.json, for --slots."),
+        typer.Option(
+            metavar="DIR",
+            help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
+        ),
     ] = None,
     allow_network: AllowNetwork = None,
     as_json: Json = False,
@@ -81,6 +84,12 @@ def run(
     from ..runtime.pipeline.run_frames import run_frames
     from .tables import run_line, show
 
+    if slots is not None and Path(bundle, "manifest.json").is_file():
+        raise typer.BadParameter(
+            f"{bundle} is a bundle, and with --slots the model is that of the slots; give frames "
+            "alone.",
+            param_hint="FRAMES",
+        )
     sources = [bundle, *(frames or ())] if slots is not None else frames
     if not sources:
         raise typer.BadParameter("it is missing; give frames to segment.", param_hint="FRAMES")
@@ -89,9 +98,11 @@ def run(
     with (
         stop_on_signals() as stop_requested,
         (
-            engine_of_slots(slots, trust, backend, device, threads)
+            engine_of_slots(
+                *(slots, trust, backend, device, threads), artefact=artefact, allow=allow_network
+            )
             if slots is not None
-            else engine_of(Path(bundle), backend, device, artefact, threads, allow_network)
+            else engine_of(Path(bundle), backend, device, artefact, threads, allow_network, trust)
         ) as engine,
     ):
         note(engine.reason)

@@ -17,6 +17,10 @@ Key = Annotated[Path, typer.Option("--key", help="The private key's file.")]
 TrustFolder = Annotated[
     Path, typer.Option("--trust", metavar="DIR", help="The folder with trust.json.")
 ]
+BundleOrPacked = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLE", help="A model bundle: a folder, or a file of roadshift pack."),
+]
 
 
 def keygen(
@@ -80,6 +84,7 @@ def sign(
     from ..runtime.bundle import open_bundle
     from ..runtime.console.terminal import say
     from ..runtime.signing import load_private_key, sign_bundle
+    from ..runtime.signing.stored import stored_signature
     from .parse import parse_days
     from .tables import show
 
@@ -96,19 +101,35 @@ def sign(
         expires=until,
         parent=open_bundle(parent) if parent is not None else None,
     )
-    document = {"bundle": str(bundle), "hash": opened.hash, "signature": str(path), "role": role}
-    show(document, as_json, lambda: say(f"Signed {bundle} ({opened.hash[:12]}): {path}."))
+    statement = stored_signature(path).statement
+    document = {
+        "bundle": str(bundle),
+        "hash": opened.hash,
+        "signature": str(path),
+        "role": role,
+        "version": statement.version,
+        "expires": statement.expires.isoformat() if statement.expires else None,
+    }
+    show(
+        document,
+        as_json,
+        lambda: say(
+            f"Signed {bundle} ({opened.hash[:12]}) as {role}, version {statement.version}: {path}."
+        ),
+    )
 
 
-def verify(bundle: BundleIn, trust: TrustFolder, as_json: Json = False) -> None:
+def verify(bundle: BundleOrPacked, trust: TrustFolder, as_json: Json = False) -> None:
     """Check that a bundle is whole, signed, and trusted today; exit code 8 where it is not."""
     from ..runtime.bundle import open_bundle
+    from ..runtime.bundle.packed import unpacked
     from ..runtime.console.terminal import say
     from ..runtime.signing import open_trust, verify_bundle
     from .tables import show
 
     trusted = open_trust(trust)
-    found = verify_bundle(open_bundle(bundle), trusted)
+    with unpacked(bundle) as folder:
+        found = verify_bundle(open_bundle(folder), trusted)
     names = ", ".join(trusted.name(key) for key in found.signers)
     document = {
         "bundle": str(bundle),
@@ -131,6 +152,7 @@ def verify(bundle: BundleIn, trust: TrustFolder, as_json: Json = False) -> None:
 def pack(
     bundle: BundleIn,
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    as_json: Json = False,
 ) -> None:
     """Pack a bundle with its signatures into one file, the same bytes every time.
 
@@ -138,10 +160,27 @@ def pack(
     """
     from ..runtime.bundle import open_bundle
     from ..runtime.bundle.packed import pack as pack_bundle
+    from ..runtime.bundle.reader import sha256_of
     from ..runtime.console.terminal import say
+    from .tables import show
 
-    path = pack_bundle(open_bundle(bundle), out)
-    say(f"Packed {bundle} into {path} ({path.stat().st_size / 2**20:.1f} MiB).")
+    opened = open_bundle(bundle)
+    path = pack_bundle(opened, out)
+    size = path.stat().st_size
+    document = {
+        "bundle": str(bundle),
+        "hash": opened.hash,
+        "packed": str(path),
+        "bytes": size,
+        "sha256": sha256_of(path),
+    }
+    show(
+        document,
+        as_json,
+        lambda: say(
+            f"Packed {bundle} into {path} ({size / 2**20:.1f} MiB, SHA-256 {document['sha256']})."
+        ),
+    )
 
 
 def key_password() -> str | None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Backend, BundleIn, Device, Json, Threads
-from .signing import TrustFolder
+from .options import Backend, Device, Json, Threads
+from .signing import BundleOrPacked, TrustFolder
 
 if TYPE_CHECKING:
     from ..runtime.slots import SlotState, SlotStore
@@ -18,6 +18,8 @@ slot = typer.Typer(
     rich_markup_mode=None,
     help="Two slots for models in a vehicle: install, try, commit, roll back.",
 )
+
+_SHOWN = 100  # records of the audit file in a table
 
 Slots = Annotated[Path, typer.Option("--slots", metavar="DIR", help="The folder of the slots.")]
 
@@ -42,7 +44,7 @@ def init(
 
 @slot.command()
 def install(
-    bundle: BundleIn,
+    bundle: BundleOrPacked,
     slots: Slots,
     trust: TrustFolder,
     self_test: Annotated[
@@ -58,7 +60,6 @@ def install(
     It is verified, copied, verified again, opened here, and has to give the labels that its export
     recorded. What runs is not touched.
     """
-    from ..runtime.bundle.packed import unpacked
     from ..runtime.console.terminal import note
     from ..runtime.engines import open_engine
     from ..runtime.signing import open_trust
@@ -66,17 +67,14 @@ def install(
     from ..runtime.slots import open_slots
 
     store = open_slots(slots)
-    with unpacked(bundle, beside=slots) as folder:
-        install_bundle(
-            store,
-            folder,
-            open_trust(trust),
-            self_test=self_test,
-            open_with=lambda found: open_engine(
-                found, backend=backend, device=device, threads=threads
-            ),
-            note=note,
-        )
+    install_bundle(
+        store,
+        bundle,
+        open_trust(trust),
+        self_test=self_test,
+        open_with=lambda found: open_engine(found, backend=backend, device=device, threads=threads),
+        note=note,
+    )
     _show(store, as_json)
 
 
@@ -147,10 +145,10 @@ def rollback(
 ) -> None:
     """End a trial; or, without one, return to the model before the one that runs."""
     from ..runtime.slots import open_slots, roll_back
+    from ..runtime.slots.changes import end_trial
 
     store = open_slots(slots)
-    if store.state().trial is not None or not trial:
-        roll_back(store, reason)
+    (end_trial if trial else roll_back)(store, reason)
     _show(store, as_json)
 
 
@@ -174,6 +172,21 @@ def wait(
 
 
 @slot.command()
+def clock(
+    slots: Slots,
+    reason: Annotated[str, typer.Option(help="For the audit file.")] = "by hand",
+    as_json: Json = False,
+) -> None:
+    """Believe the machine's clock again, after a wrong one that was ahead let signatures expire."""
+    from ..runtime.slots import open_slots
+    from ..runtime.slots.changes import set_clock
+
+    store = open_slots(slots)
+    set_clock(store, reason)
+    _show(store, as_json)
+
+
+@slot.command()
 def status(slots: Slots, as_json: Json = False) -> None:
     """Show what is in the slots, what runs, and what is tried."""
     from ..runtime.slots import open_slots
@@ -182,14 +195,24 @@ def status(slots: Slots, as_json: Json = False) -> None:
 
 
 @slot.command()
-def audit(slots: Slots, as_json: Json = False) -> None:
+def audit(
+    slots: Slots,
+    last: Annotated[
+        int | None, typer.Option(min=1, help="Show so many alone; a table shows 100 unless given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Check the audit file from its first line to its last, and show it."""
     from dataclasses import asdict
 
+    from ..runtime.console.terminal import note
     from ..runtime.slots import open_slots
     from .tables import listing
 
-    records = [asdict(one) for one in open_slots(slots).audit()]
+    most = last if last is not None or as_json else _SHOWN
+    records = [asdict(one) for one in open_slots(slots).audit(most)]
+    if records[0]["number"] and not as_json:
+        note(f"{records[0]['number']} records before these were checked, too; --last shows more.")
     if not as_json:
         for one in records:
             one["details"] = ", ".join(f"{k}={v}" for k, v in one["details"].items())

@@ -87,6 +87,7 @@ def change(
     """
     from ..runtime.atomic import write_whole
     from ..runtime.console.terminal import say
+    from ..runtime.errors import SignatureError
     from ..runtime.signing import load_private_key, open_trust
     from ..runtime.signing.trust_updates import Changes, changed, propose
     from .signing import key_password
@@ -100,8 +101,15 @@ def change(
         minimum_version=minimum_version,
         thresholds={"maker": maker_threshold, "garage": garage_threshold},
     )
-    update = propose(changed(old, changes), [load_private_key(key, key_password())])
-    write_whole(out, update)
+    new, private = changed(old, changes), load_private_key(key, key_password())
+    if new == old.document.model_copy(update={"version": new.version}):
+        raise typer.BadParameter("nothing would change; give --add-maker or another of these.")
+    if private.public.id not in {*old.keys("maker"), *new.roles["maker"].keys}:
+        raise SignatureError(
+            f"{key}: is no maker's key in {folder}, so the update would not count; sign it with "
+            "one, as roadshift trust show lists them."
+        )
+    write_whole(out, propose(new, [private]))
     say(f"Wrote {out}: version {old.document.version + 1} of what {folder} trusts.")
 
 

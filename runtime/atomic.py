@@ -178,7 +178,7 @@ def replacing(path: Path, temporary: str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except OSError:
+    except BaseException:  # an interruption by the user, too
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise

@@ -6,6 +6,7 @@ packed them, and uncompressed: weights hardly shrink, and updaters compress by t
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import tarfile
@@ -14,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from ..atomic import output_errors, replacing
+from ..atomic import output_errors, replacing, staging_folder
 from ..errors import BundleError
 from ..regular_files import read_regular_file
+from ..strict_json import LARGEST
 from .manifest import MANIFEST_NAME
 from .reader import Bundle
 
@@ -24,39 +26,52 @@ SUFFIX = ".roadshift"
 MOST_FILES = 1024
 MOST_BYTES = 8 << 30  # of all files together
 
-_EXTRA = ("signatures",)  # folders that are packed beside what the manifest lists
+_SIGNATURES = "signatures"
 
 
 def pack(bundle: Bundle, path: str | Path) -> Path:
     """Write a bundle and its signatures into one file; the same bundle gives the same bytes.
 
     Raises:
-        BundleError: a file is not the one that the manifest lists.
+        BundleError: a file is not the one that the manifest lists, or a signature is no plain file.
         OutputError: it cannot be written; what was there stays.
     """
     path = Path(path)
+    artefacts = {artefact.path: artefact for artefact in bundle.manifest.artefacts}
+    names = sorted([MANIFEST_NAME, *artefacts, *_signatures(bundle)])
     with (
         output_errors(path),
         replacing(path, f".{path.name}.part") as file,
         tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
     ):
-        for name, content in sorted(_contents(bundle)):
+        for name in names:
+            artefact = artefacts.get(name)
+            content = bundle.content(artefact) if artefact is not None else _read(bundle, name)
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o644
             archive.addfile(entry, io.BytesIO(content))
     return path
 
 
-def _contents(bundle: Bundle) -> Iterator[tuple[str, bytes]]:
-    yield MANIFEST_NAME, read_regular_file(bundle.path / MANIFEST_NAME, 16 << 20)
-    for artefact in bundle.manifest.artefacts:
-        yield artefact.path, bundle.content(artefact)
-    for extra in _EXTRA:
-        for below, _, names in os.walk(bundle.path / extra):
-            for name in names:
-                file = Path(below, name)
-                content = read_regular_file(file, 16 << 20)
-                yield file.relative_to(bundle.path).as_posix(), content
+def _signatures(bundle: Bundle) -> Iterator[str]:
+    """Names of the files in the folder of signatures, which is packed beside what is listed."""
+    if (bundle.path / _SIGNATURES).is_symlink():
+        raise BundleError(f"{bundle.path / _SIGNATURES}: is a symbolic link; copy the bundle.")
+    for below, _, names in os.walk(bundle.path / _SIGNATURES):
+        for name in names:
+            yield Path(below, name).relative_to(bundle.path).as_posix()
+
+
+def _read(bundle: Bundle, name: str) -> bytes:
+    """The content of a file that the manifest does not list; of the manifest, as it was read."""
+    file = bundle.path / name
+    try:
+        content = read_regular_file(file, LARGEST)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read ({error.strerror}).") from error
+    if name == MANIFEST_NAME and hashlib.sha256(content).hexdigest() != bundle.hash:
+        raise BundleError(f"{file}: was changed meanwhile; pack the bundle again.")
+    return content
 
 
 @contextmanager
@@ -71,14 +86,15 @@ def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
 
     Raises:
         BundleError: the file is no packed bundle, or holds anything else than files.
-        OutputError: the disk is full.
+        OutputError: the disk is full, or ``beside`` cannot be written.
     """
     if not source.is_file():
         yield source
         return
-    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=beside) as folder:
-        inside = Path(folder, source.stem or "bundle")  # so that messages name it
-        inside.mkdir()
+    with staging_folder(Path(beside or tempfile.gettempdir(), "unpacked")) as folder:
+        inside = folder / (source.stem.strip(".") or "bundle")  # so that messages name it
+        with output_errors(folder):
+            inside.mkdir()
         _unpack(source, inside)
         yield inside
 
@@ -107,7 +123,13 @@ def _unpack_one(
 ) -> None:
     name = PurePosixPath(entry.name)
     plain = not name.is_absolute() and ".." not in name.parts and 1 <= len(name.parts) <= 3
-    if not entry.isreg() or not plain or "\\" in entry.name or "\0" in entry.name:
+    if (
+        not entry.isreg()
+        or entry.issparse()
+        or not plain
+        or "\\" in entry.name
+        or "\0" in entry.name
+    ):
         raise BundleError(
             f"{source}: holds {entry.name!r}, which is no plain file; it was not packed by "
             "roadshift pack."
@@ -116,7 +138,14 @@ def _unpack_one(
     content = archive.extractfile(entry)
     assert content is not None
     with output_errors(folder):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("xb") as file:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file = target.open("xb")
+        except (FileExistsError, NotADirectoryError, IsADirectoryError, UnicodeError) as error:
+            raise BundleError(
+                f"{source}: holds {entry.name!r} twice or within itself; it was not packed by "
+                "roadshift pack."
+            ) from error
+        with file:
             while block := content.read(1 << 20):
                 file.write(block)

@@ -132,7 +132,7 @@ def _module_names(names: Collection[str]) -> frozenset[str]:
 
 def _parse_manifest(content: bytes, where: Path) -> Manifest:
     try:
-        data = parse_json(content)
+        data = parse_json(content, unique_keys=True)  # or readers see different ones
     except JsonError as error:
         raise BundleError(
             f"{where}: truncated or not JSON ({error}); restore the bundle from a copy."

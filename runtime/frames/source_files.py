@@ -164,15 +164,16 @@ def _bag(path: Path, root: Path, topic: str | None, note: Note) -> SourceFile:
 
 def _kind_of_file(source: str, path: Path, is_file: bool) -> str:
     """The kind of what is no folder and no recording."""
+    shown = without_password(source)  # an address that was mistyped comes here, too
     if not is_file:
         number = " (a camera of this machine is written camera:0)" if source.isdecimal() else ""
         raise FrameError(
-            f"{source} {_why_no_file(path)}; give a folder, an image or a video file{number}."
+            f"{shown} {_why_no_file(path)}; give a folder, an image or a video file{number}."
         )
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise FrameError(
-            f"{source} is of a kind that is not read here; give a folder, an image "
+            f"{shown} is of a kind that is not read here; give a folder, an image "
             f"({' '.join(sorted(IMAGE_SUFFIXES))}), a video ({' '.join(sorted(VIDEO_SUFFIXES))}) "
             f"or a bag ({' '.join(sorted(BAG_SUFFIXES))})."
         )

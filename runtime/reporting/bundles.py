@@ -11,6 +11,7 @@ from ..bundle import Bundle
 from ..errors import BundleError, SignatureError
 from ..strict_json import JsonError, parse_json
 from ..verdict import Verdict
+from ..words import shortened
 from .charts import lines
 from .html import Section, code, details, facts, paragraphs, passed, table, text
 
@@ -93,7 +94,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{before}{key}.")
         elif isinstance(value, (list, tuple)):
-            yield before + key, json.dumps(value)[:500]
+            yield before + key, shortened(json.dumps(value), 500)
         else:
             yield before + key, value
 
@@ -168,7 +169,7 @@ def _artefacts(bundle: Bundle) -> str:
                 artefact.path,
                 artefact.kind,
                 artefact.precision,
-                artefact.bytes / 2**20,
+                artefact.bytes,
                 found.get("label_agreement"),
                 found.get("max_difference"),
                 found.get("compared_on"),
@@ -176,7 +177,7 @@ def _artefacts(bundle: Bundle) -> str:
             ]
         )
     columns = [
-        *("file", "kind", "precision", "MiB", "labels kept in percent", "largest difference"),
+        *("file", "kind", "precision", "bytes", "labels kept in percent", "largest difference"),
         *("compared on", "SHA-256"),
     ]
     return table("Files of the model", columns, rows)

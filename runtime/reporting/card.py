@@ -8,6 +8,7 @@ from typing import Any
 
 from ... import __version__
 from ..bundle import Bundle
+from ..errors import ConfigError, arg
 from ..printable import printable
 
 
@@ -16,7 +17,17 @@ def model_card(bundle: Bundle, evaluation: Mapping[str, Any] | None = None) -> s
 
     Args:
         evaluation: the document of `roadshift eval`, for the front matter's results.
+
+    Raises:
+        ConfigError: ``evaluation`` is none.
     """
+    measured = evaluation is None or (
+        isinstance(evaluation, Mapping) and isinstance(evaluation.get("miou"), (int, float))
+    )
+    if not measured:
+        raise ConfigError(
+            f"{arg('evaluation')}: is not the JSON document of roadshift eval; it has no mIoU."
+        )
     manifest, origin = bundle.manifest, bundle.manifest.provenance
     verdict = manifest.verdict
     seen = manifest.input

@@ -12,6 +12,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 12, 12, 34
 _SERIES = 6  # colours of the style sheet
 _MOST_POINTS = 400  # of a line; more are averaged in groups
 _ROW = 30
+_MOST_BARS = 28  # of a chart: a sheet of paper
+_LONGEST_NAME = 30  # characters beside a bar
 
 
 def lines(
@@ -32,7 +34,7 @@ def lines(
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         along = (point[0] - low_x) / ((high_x - low_x) or 1)
-        up = (point[1] - low_y) / ((high_y - low_y) or 1)
+        up = (point[1] / 2 - low_y / 2) / ((high_y / 2 - low_y / 2) or 1)  # no difference overflows
         return (
             _LEFT + along * (_WIDTH - _LEFT - _RIGHT),
             _HEIGHT - _BOTTOM - up * (_HEIGHT - _TOP - _BOTTOM),
@@ -63,15 +65,26 @@ def lines(
 
 
 def bars(title: str, rows: Sequence[tuple[str, float]], *, unit: str) -> str:
-    """Horizontal bars from 0, in their order."""
+    """Horizontal bars from 0, in their order; many are several charts, each for a sheet in print.
+
+    What is not finite or negative is left out.
+    """
     found = [(name, value) for name, value in rows if math.isfinite(value) and value >= 0]
     if not found:
         return f"<p class='note'>{text(title)}: nothing was measured.</p>\n"
     high = max(value for _, value in found) or 1.0
+    parts = [found[i : i + _MOST_BARS] for i in range(0, len(found), _MOST_BARS)]
+    titles = [title] if len(parts) == 1 else [f"{title}, part {i + 1}" for i in range(len(parts))]
+    return "".join(_bars(name, part, high, unit) for name, part in zip(titles, parts, strict=True))
+
+
+def _bars(title: str, found: Sequence[tuple[str, float]], high: float, unit: str) -> str:
+    """One chart; names are as long as there is room, and whole in the table beside it."""
     height = _ROW * len(found) + 8
     room = _WIDTH - 240 - 110
     drawn = "".join(
-        f"<text x='232' y='{_ROW * i + 20}' text-anchor='end'>{text(name)}</text>"
+        f"<text x='232' y='{_ROW * i + 20}' text-anchor='end'>"
+        f"{text(_fitting(name))}</text>"
         f"<rect x='240' y='{_ROW * i + 6}' width='{room * value / high:.1f}' height='18' "
         f"fill='var(--series-0)'/>"
         f"<text x='{246 + room * value / high:.1f}' y='{_ROW * i + 20}'>{rounded(value)} "
@@ -86,13 +99,17 @@ def bars(title: str, rows: Sequence[tuple[str, float]], *, unit: str) -> str:
     )
 
 
+def _fitting(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most `_MOST_POINTS` finite points; groups of neighbours become their means."""
     finite = [(float(a), float(b)) for a, b in points if math.isfinite(a) and math.isfinite(b)]
     size = max(1, math.ceil(len(finite) / _MOST_POINTS))
     groups = [finite[i : i + size] for i in range(0, len(finite), size)]
     return [
-        (sum(a for a, _ in group) / len(group), sum(b for _, b in group) / len(group))
+        (sum(a / len(group) for a, _ in group), sum(b / len(group) for _, b in group))
         for group in groups
     ]
 
@@ -100,6 +117,8 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 def _ticks(low: float, high: float) -> list[float]:
     """Round values from at most ``low`` to at least ``high``."""
     span = (high - low) or abs(high) or 1.0
+    if not 1e-300 < span < 1e300:  # beyond what can be divided into steps
+        return [low, high] if high > low else [low, low + 1.0]
     power = 10.0 ** math.floor(math.log10(span / 4))
     step = next(f * power for f in (1, 2, 5, 10) if f * power >= span / 4)
     first = math.floor(low / step)

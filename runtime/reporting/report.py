@@ -9,7 +9,7 @@ from typing import Any
 
 from ... import __version__
 from ..atomic import write_whole
-from ..bundle import Bundle
+from ..bundle import Bundle, open_bundle
 from ..errors import ConfigError, OutputError
 from ..printable import encodable
 from ..slots import SlotStore
@@ -17,12 +17,14 @@ from .bundles import bundle_sections
 from .html import Section, code, page, paragraphs, table
 from .results import result_sections
 
-MOST_BYTES = 5 << 20
+MOST_BYTES = 5_000_000
+
+_MOST_RECORDS = 1000  # of an audit file, which grows for ever
 
 
 def write_report(
     path: str | Path,
-    bundles: Sequence[Bundle] = (),
+    bundles: Sequence[Bundle | str | Path] = (),
     *,
     results: Mapping[str, Any] | None = None,
     pictures: Sequence[Section] = (),
@@ -33,13 +35,13 @@ def write_report(
     It embeds, for programs, what it shows: the manifests and the results, as their ``--json`` is.
 
     Args:
-        bundles: from the source model to the newest.
+        bundles: from the source model to the newest, as they were read, or their folders.
         results: documents of commands by name, see `result_sections`.
         pictures: sections of `picture_sections`.
         slots: of a vehicle, for their audit file.
 
     Raises:
-        ConfigError: there is nothing to report on.
+        ConfigError: there is nothing to report on, or a result is no document of its command.
         BundleError: a bundle's history is damaged.
         SlotError: the audit file is.
         OutputError: the page would be larger than 5 MB, or cannot be written.
@@ -47,18 +49,19 @@ def write_report(
     results = results or {}
     if not bundles and not results and slots is None:
         raise ConfigError("There is nothing to report on; give at least one bundle, or a result.")
+    opened = [one if isinstance(one, Bundle) else open_bundle(one) for one in bundles]
     sections = [
         *result_sections(results),
         *pictures,
-        *bundle_sections(bundles),
+        *bundle_sections(opened),
         *([_audit(slots)] if slots is not None else []),
         Section("About this page", paragraphs([f"Written by Roadshift {__version__}."])),
     ]
-    names = " and ".join(bundle.path.name for bundle in bundles) or ", ".join(results)
+    names = " and ".join(bundle.path.name for bundle in opened) or ", ".join(results)
     data = {
         "bundles": [
             {"path": str(b.path), "hash": b.hash, **b.manifest.model_dump(mode="json")}
-            for b in bundles
+            for b in opened
         ],
         "results": dict(results),
     }
@@ -83,9 +86,13 @@ def _audit(slots: SlotStore) -> Section:
             ", ".join(f"{key}={value}" for key, value in record.details.items()),
             code(record.hash[:12]),
         ]
-        for record in slots.audit()
+        for record in slots.audit(_MOST_RECORDS)
     ]
     body = table(
-        "Every change, the last one last", ["number", "at", "event", "details", "hash"], rows
+        "The changes, the last one last", ["number", "at", "event", "details", "hash"], rows
     )
+    if rows[0][0]:
+        body += paragraphs(
+            [f"{rows[0][0]} records before these were checked, too; roadshift slot audit has them."]
+        )
     return Section("Audit", body, name="audit")

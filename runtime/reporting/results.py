@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..errors import ConfigError, arg
+from ..words import shortened
 from .charts import bars
 from .html import Section, facts, passed, table, text
 
@@ -17,9 +19,18 @@ def result_sections(results: Mapping[str, Document]) -> Iterator[Section]:
     Args:
         results: documents by the name of the command: "eval", "bench", "compare", "judge",
             "export", "adapt".
+
+    Raises:
+        ConfigError: a document is none that the command prints.
     """
     for name, document in results.items():
-        title, body = _FORMS.get(name, _plain)(document)
+        try:
+            title, body = _FORMS.get(name, _plain)(document)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{arg('results')}: {shortened(repr(name))} is not the JSON document of roadshift "
+                f"{name}; give each under the name of its own command."
+            ) from error
         yield Section(title, body, name=f"result-{name}")
 
 

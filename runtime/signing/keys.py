@@ -153,6 +153,11 @@ def load_private_key(path: str | Path, password: str | None = None) -> PrivateKe
 
     path = Path(path)
     content = _read(path, "the private key")
+    if b"PUBLIC KEY" in content:
+        raise SignatureError(
+            f"{path}: holds a public key; give the private one, which roadshift keygen wrote "
+            f"beside it without {PUBLIC_SUFFIX}."
+        )
     mode = path.stat().st_mode
     if mode & _OTHERS:
         raise SignatureError(

@@ -7,22 +7,24 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..atomic import output_errors, write_whole
-from ..bundle import Bundle
+from ..bundle import Bundle, open_bundle
 from ..errors import ConfigError, SignatureError, arg
 from .envelope import signed
 from .keys import PrivateKey
-from .statement import ROLES, SIGNATURES, Role, Statement, files_of
+from .statement import HIGHEST_VERSION, ROLES, SIGNATURES, Role, Statement, files_of
 from .stored import PARENTS, SUFFIX, Stored, check_contents, stored_signatures
+
+_DAY_S = 24 * 3600.0
 
 
 def sign_bundle(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     key: PrivateKey,
     role: Role = "maker",
     *,
     version: int | None = None,
     expires: datetime | None = None,
-    parent: Bundle | None = None,
+    parent: Bundle | str | Path | None = None,
 ) -> Path:
     """Sign every file of a bundle as it was read, in its folder ``signatures``.
 
@@ -30,6 +32,7 @@ def sign_bundle(
     signature; signatures of an earlier state of the bundle are removed.
 
     Args:
+        bundle: as it was read, or its folder; ``parent`` likewise.
         role: "maker" for a model of the maker's own; "garage" for one adapted from such a model,
             whose signatures are then carried along.
         version: whole number that grows with every model that shall replace another. Unless given,
@@ -43,7 +46,8 @@ def sign_bundle(
     Raises:
         SignatureError: the folder holds what no signature would cover, or the parent is not the
             one of the bundle's provenance, or has no signature.
-        ConfigError: an argument does not fit the role, or the version is negative.
+        ConfigError: an argument does not fit the role, the version is out of range, or one
+            that is there is too high to be taken over unsaid.
         OutputError: the signature cannot be written.
     """
     if role not in ROLES:
@@ -53,14 +57,17 @@ def sign_bundle(
             f"{arg('parent')}: a garage signs what was adapted from a maker's model, and gives "
             "that; a maker gives none."
         )
-    if version is not None and version < 0:
-        raise ConfigError(f"{arg('version')}: must not be negative, got {version}.")
+    if version is not None and not 0 <= version <= HIGHEST_VERSION:
+        raise ConfigError(f"{arg('version')}: must be from 0 to {HIGHEST_VERSION}, got {version}.")
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    if parent is not None and not isinstance(parent, Bundle):
+        parent = open_bundle(parent)
     check_contents(bundle)
     folder = bundle.path / SIGNATURES
     present = [s for s in stored_signatures(folder) if s.statement.model == bundle.hash]
     versions = [s.statement.version for s in present if s.statement.version is not None]
     if version is None:
-        version = max(versions, default=int(time.time()))
+        version = _agreed_version(bundle, versions)
     statement = Statement(
         name=bundle.path.resolve().name,
         files=files_of(bundle),
@@ -84,6 +91,21 @@ def sign_bundle(
         write_whole(folder / PARENTS / name, ancestor.envelope.to_bytes())
     write_whole(path, signed(statement.payload(), key).to_bytes())
     return path
+
+
+def _agreed_version(bundle: Bundle, stated: list[int]) -> int:
+    """The version of the signatures that are there, whoever made them; or else the time.
+
+    Raises:
+        ConfigError: it is so high that a stranger may have put it there to be taken over.
+    """
+    version = max(stated, default=int(time.time()))
+    if version > time.time() + _DAY_S:
+        raise ConfigError(
+            f"{bundle.path}: its signatures say version {version}, which is beyond the time in "
+            f"seconds since 1970; give {arg('version', version)} if that is meant."
+        )
+    return version
 
 
 def _signatures_of(bundle: Bundle, parent: Bundle) -> list[Stored]:

@@ -25,6 +25,8 @@ SIGNATURES = "signatures"  # the folder of a bundle that holds them; it is not s
 Role = Literal["maker", "garage"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
+HIGHEST_VERSION = (1 << 53) - 1  # that every program reading JSON holds exactly
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -125,6 +127,8 @@ def parse_statement(payload: bytes) -> Statement:
         raise StatementError(f"its role is none of {', '.join(ROLES)}")
     if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
         raise StatementError("its version is no whole number")
+    if version is not None and not 0 <= version <= HIGHEST_VERSION:
+        raise StatementError(f"its version is not from 0 to {HIGHEST_VERSION}")
     parent = ours.get("parent")
     if parent is not None and not (isinstance(parent, str) and _SHA256.fullmatch(parent)):
         raise StatementError("its parent is no SHA-256")

@@ -18,8 +18,9 @@ from .statement import SIGNATURES, Statement, StatementError, parse_statement
 PARENTS = "parents"  # inside SIGNATURES: what was signed about the models this one was made from
 SUFFIX = ".sig.json"
 MOST = 64  # signatures that one folder may hold
+LARGEST = 1 << 20  # bytes of a signature's file
 
-_LARGEST = 1 << 20  # bytes of a signature's file
+_MOST_BESIDE = 64  # files that are not listed; the first of them is named
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,39 @@ def stored_signatures(folder: Path) -> list[Stored]:
     Raises:
         SignatureError: one cannot be read or is no signature, or there are more than `MOST`.
     """
-    try:
-        names = sorted(name for name in os.listdir(folder) if name != PARENTS)
-    except FileNotFoundError:
+    if not os.path.lexists(folder):
         return []
-    except OSError as error:
-        raise SignatureError(f"{folder}: cannot be read ({error.strerror}).") from error
-    if len(names) > MOST:
-        raise SignatureError(f"{folder}: holds {len(names)} files, and at most {MOST} signatures.")
-    return [_read(folder / name) for name in names]
+    return [
+        stored_signature(folder / name)
+        for name in sorted(_names(folder, MOST + 1))
+        if name != PARENTS
+    ]
 
 
-def _read(path: Path) -> Stored:
+def signature_files(bundle: Path) -> list[Path]:
+    """Every file in a bundle's folder of signatures, of which there are not many.
+
+    Raises:
+        SignatureError: there are more than `MOST` in one folder, or one is no plain file.
+    """
+    folder = bundle / SIGNATURES
+    if not os.path.lexists(folder):
+        return []
+    found = sorted(_below(folder))
+    for path in found:
+        check_plain(path)
+    return found
+
+
+def stored_signature(path: Path) -> Stored:
+    """The signature in a file.
+
+    Raises:
+        SignatureError: it cannot be read or is no signature.
+    """
     check_plain(path)
     try:
-        envelope = parse_envelope(read_regular_file(path, _LARGEST))
+        envelope = parse_envelope(read_regular_file(path, LARGEST))
         return Stored(path, envelope, parse_statement(envelope.payload))
     except OSError as error:
         raise SignatureError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -67,17 +86,16 @@ def check_contents(bundle: Bundle) -> None:
     """
     listed = {MANIFEST_NAME, *(artefact.path for artefact in bundle.manifest.artefacts)}
     _refuse_alike({SIGNATURES, *listed}, bundle.path)
-    for name in sorted(_names(bundle.path)):
+    signature_files(bundle.path)
+    for name in sorted(_names(bundle.path, len(listed) + _MOST_BESIDE)):
         path = bundle.path / name
         if name == SIGNATURES:
-            for inner in _below(path):
-                check_plain(inner)
-        elif name not in listed:
+            continue
+        if name not in listed:
             raise SignatureError(
                 f"{path}: is not listed in {MANIFEST_NAME}, so no signature covers it; remove it."
             )
-        else:
-            check_plain(path)
+        check_plain(path)
 
 
 def _refuse_alike(names: Iterable[str], where: Path) -> None:
@@ -120,11 +138,21 @@ def _below(folder: Path) -> Iterator[Path]:
         if path.is_symlink() or (path.exists() and not path.is_dir()):
             raise SignatureError(f"{path}: is no folder; signatures lie in one.")
         if path.exists():
-            yield from (path / name for name in _names(path) if name != PARENTS)
+            yield from (path / name for name in _names(path, MOST + 1) if name != PARENTS)
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, most: int) -> list[str]:
+    """Names in a folder, of which a stranger may have put any number there."""
+    names = list[str]()
     try:
-        return os.listdir(folder)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name)
+                if len(names) > most:
+                    raise SignatureError(
+                        f"{folder}: holds more than {most} files, which no signed bundle does; "
+                        "copy the bundle again."
+                    )
     except OSError as error:
         raise SignatureError(f"{folder}: cannot be read ({error.strerror}).") from error
+    return names

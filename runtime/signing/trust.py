@@ -20,7 +20,7 @@ from ..regular_files import read_regular_file
 from ..strict_json import JsonError, parse_json
 from ..words import counted, shortened
 from .keys import PublicKey, public_key
-from .statement import ROLES, Role, moment_of
+from .statement import HIGHEST_VERSION, ROLES, Role, moment_of
 
 TRUST_NAME = "trust.json"
 LARGEST = 4 << 20
@@ -66,7 +66,7 @@ class TrustDocument(_Strict):
     keys: dict[_Hash, TrustedKey]
     roles: dict[Role, RoleKeys]
     revoked: Revoked = Revoked()
-    minimum_version: int = 0
+    minimum_version: Annotated[int, Field(ge=0, le=HIGHEST_VERSION)] = 0
 
     @model_validator(mode="after")
     def _can_be_met(self) -> TrustDocument:

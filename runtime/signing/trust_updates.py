@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_whole
+from ..atomic import flush, locked_folder, output_errors, write_whole
 from ..errors import SignatureError
 from ..regular_files import read_regular_file
 from ..strict_json import JsonError, parse_json
@@ -35,6 +35,8 @@ from .trust import (
 )
 
 PAYLOAD_TYPE = "application/vnd.roadshift.trust+json"
+
+MOST_SKIPPED = 1000  # versions, between what a vehicle has and what it takes
 
 _MOST = 64  # signatures of an update
 
@@ -107,11 +109,15 @@ def update_trust(folder: str | Path, update: bytes, *, now: datetime | None = No
     """Put a signed update in the place of ``trust.json``, whole or not at all.
 
     Raises:
-        SignatureError: it is not the next version, or too few of the old makers or of the new ones
-            signed it.
+        SignatureError: its version is not higher, or by more than `MOST_SKIPPED`; or too few of the
+            old makers or of the new ones signed it.
         OutputError: it cannot be written.
     """
-    old = open_trust(folder)
+    with locked_folder(Path(folder)):  # of two programs, none puts back what the other replaced
+        return _update(open_trust(folder), folder, update, now)
+
+
+def _update(old: Trust, folder: str | Path, update: bytes, now: datetime | None) -> Trust:
     where = f"{folder}: the update"
     payload, signatures = _opened(update, where)
     new = Trust(old.path, parse_trust(payload, where))
@@ -119,6 +125,12 @@ def update_trust(folder: str | Path, update: bytes, *, now: datetime | None = No
         raise SignatureError(
             f"{where} has version {new.document.version}, and version {old.document.version} is "
             "there; an older or equal one is never taken."
+        )
+    if new.document.version > old.document.version + MOST_SKIPPED:
+        raise SignatureError(
+            f"{where} has version {new.document.version}, and version {old.document.version} is "
+            f"there; more than {MOST_SKIPPED} versions are never skipped, so that none can be the "
+            "last for ever."
         )
     now = now or datetime.now(timezone.utc)
     message = _pre_authentication(payload)
@@ -137,6 +149,8 @@ def update_trust(folder: str | Path, update: bytes, *, now: datetime | None = No
                 "must sign it; have it signed with roadshift trust sign."
             )
     write_whole(old.path / TRUST_NAME, payload)
+    with output_errors(old.path):
+        flush((old.path / TRUST_NAME).resolve().parent)  # a revocation outlives a power cut
     return new
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
-from ..bundle import MANIFEST_NAME, Bundle
+from ..bundle import MANIFEST_NAME, Bundle, open_bundle
 from ..errors import SignatureError
 from ..words import counted
 from .statement import ROLES, SIGNATURES, Role, files_of, text_of
@@ -27,6 +28,7 @@ class Verified:
         version: that they agree on; 0 where other programs signed, which state none.
         expires: the first of their signatures to do so; None for never.
         ancestors: hashes from the bundle's parent to the maker's model; empty for a maker's own.
+        maker_version: of the maker's model that it was adapted from, or of itself.
     """
 
     bundle: Bundle
@@ -35,10 +37,11 @@ class Verified:
     version: int
     expires: datetime | None
     ancestors: tuple[str, ...] = ()
+    maker_version: int = 0
 
 
 def verify_bundle(
-    bundle: Bundle,
+    bundle: Bundle | str | Path,
     trust: Trust,
     *,
     now: datetime | None = None,
@@ -50,7 +53,7 @@ def verify_bundle(
     manifest said when it was read is what is compared here, and what `Bundle.content` compares.
 
     Args:
-        bundle: as it was read, with ``verify=True`` for the content of every file.
+        bundle: its folder; or as it was read, with ``verify=True`` for the content of every file.
         now: the time to compare with; unless given, the clock's.
         minimum_version: the least that is accepted, beside the trust document's own.
 
@@ -60,6 +63,7 @@ def verify_bundle(
             no signature covers; or a garage signed what is not made from a maker's model.
     """
     now = now or datetime.now(timezone.utc)
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     check_contents(bundle)
     reason = trust.document.revoked.models.get(bundle.hash)
     if reason is not None:
@@ -106,6 +110,7 @@ def verify_bundle(
         found.version,
         min(ends, default=None),
         tuple(agreement.model for agreement in chain),
+        chain[-1].version if chain else found.version,
     )
 
 
@@ -168,6 +173,16 @@ def _counting(
             yield one
 
 
+def _check_not_withdrawn(bundle: Bundle, maker: _Agreement, trust: Trust) -> None:
+    """Refuse what was adapted from a model that would be too old by itself."""
+    floor = trust.document.minimum_version
+    if maker.version < floor:
+        raise SignatureError(
+            f"{bundle.path}: was adapted from version {maker.version} of its maker's model, and "
+            f"nothing before {floor} is accepted; adapt a newer one."
+        )
+
+
 def _maker_of(
     bundle: Bundle, carried: list[Stored], trust: Trust, now: datetime
 ) -> list[_Agreement]:
@@ -188,8 +203,10 @@ def _maker_of(
             )
         chain.append(_agreed(bundle, trust, about, now))
         if chain[-1].role == "maker":
+            _check_not_withdrawn(bundle, chain[-1], trust)
             return chain
-        parent = chain[-1].signatures[0].statement.parent
+        parents = {one.statement.parent for one in chain[-1].signatures}
+        parent = parents.pop() if len(parents) == 1 else None  # garages that say different things
     raise SignatureError(
         f"{bundle.path}: a garage signed it, and no maker signed the model that it was adapted "
         "from; sign it again with the parent, as its maker signed it."

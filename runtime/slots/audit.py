@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class AuditRecord:
         number: from 0.
         at: when, UTC.
         event: "created", "installed", "tried", "started", "committed", "rolled back", "swapped",
-            "refused", "recovered".
+            "refused", "failed" (a model that gave up while another one serves), "clock set".
         details: what belongs to it.
         hash: of the line, which the next one names.
     """
@@ -52,14 +53,23 @@ def record_line(document: dict[str, Any]) -> bytes:
 
 
 def new_record(
-    before: dict[str, Any] | None, event: str, details: dict[str, Any], now: datetime
+    before: dict[str, Any] | None,
+    event: str,
+    details: dict[str, Any],
+    now: datetime,
+    state: str = "",
 ) -> dict[str, Any]:
-    """The record that follows ``before``, or the first."""
+    """The record that follows ``before``, or the first.
+
+    Args:
+        state: `SlotState.digest` after the change.
+    """
     return {
         "n": before["n"] + 1 if before is not None else 0,
         "at": text_of(now),
         "event": event,
         "details": details,
+        "state": state,
         "previous": hash_of(record_line(before)) if before is not None else FIRST,
     }
 
@@ -130,8 +140,11 @@ def read_audit(folder: Path) -> Iterator[AuditRecord]:
     previous = FIRST
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file):
+            for number in count():
+                line = file.readline(_LONGEST + 1)
                 if not line.endswith(b"\n"):
+                    if len(line) > _LONGEST:
+                        raise _broken(path, number)
                     return
                 line = line[:-1]
                 yield _checked(path, number, line, previous)
@@ -151,6 +164,10 @@ def _checked(path: Path, number: int, line: bytes, previous: str) -> AuditRecord
             number, document["at"], document["event"], document["details"], hash_of(line)
         )
     except (JsonError, KeyError, TypeError, ValueError) as error:
-        raise SlotError(
-            f"{path}: line {number + 1} does not follow from the line before; the file was changed."
-        ) from error
+        raise _broken(path, number) from error
+
+
+def _broken(path: Path, number: int) -> SlotError:
+    return SlotError(
+        f"{path}: line {number + 1} does not follow from the line before; the file was changed."
+    )

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
 from ..bundle import Bundle, open_bundle
-from ..errors import BundleError, RoadshiftError, SignatureError, SlotError, UnhealthyError, arg
-from ..signing import Trust, verify_bundle
+from ..errors import (
+    BundleError,
+    OutputError,
+    RoadshiftError,
+    SignatureError,
+    SlotError,
+    UnhealthyError,
+    arg,
+)
+from ..signing import Trust, Verified, verify_bundle
+from ..signing.statement import text_of
 from .health import Health
 from .state import OnTrial, Slot, SlotState
 from .store import SlotStore
@@ -71,30 +82,83 @@ def trusted_model(store: SlotStore, state: SlotState, slot: Slot, trust: Trust) 
     bundle = open_bundle(store.folder(model.hash))
     if bundle.hash != model.hash:
         raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
-    verify_bundle(bundle, trust, now=store.now(state))
+    verified_now(store, state, bundle, trust)
     return bundle
 
 
-def start_of_run(store: SlotStore, trust: Trust) -> Start:
+def verified_now(store: SlotStore, state: SlotState, bundle: Bundle, trust: Trust) -> Verified:
+    """The bundle, trusted at the latest time that the slots have seen.
+
+    Raises:
+        SignatureError: it is not; where the clock has been ahead, the sentence says so.
+    """
+    now = store.now(state)
+    try:
+        return verify_bundle(bundle, trust, now=now)
+    except SignatureError as error:
+        ahead = now - datetime.now(timezone.utc)
+        if ahead < timedelta(days=1):
+            raise
+        raise SignatureError(
+            f"{error.marked.rstrip('.')}; the slots have seen {state.latest}, {ahead.days} days "
+            "from now, and where that clock was wrong, say roadshift slot clock."
+        ) from error
+
+
+def set_clock(store: SlotStore, reason: str) -> SlotState:
+    """Believe the machine's clock again, after one that was ahead was seen.
+
+    Raises:
+        OutputError: the slots cannot be written.
+    """
+    with store.changing() as state:
+        now = text_of(datetime.now(timezone.utc))
+        details = {"from": state.latest, "to": now, "reason": reason}
+        return store.change(state, "clock set", details, latest=now)
+
+
+def start_of_run(
+    store: SlotStore,
+    trust: Trust,
+    *,
+    trying: bool = True,
+    note: Callable[[str], None] = lambda _: None,
+) -> Start:
     """The models to open for a run; a trial loses one of its starts, before anything is loaded.
 
     A model on trial that has no start left never became healthy, and is rolled back. So is one that
     is damaged or no longer trusted. An active model that is damaged or no longer trusted makes room
-    for the one before it.
+    for the one before it. Where the slots cannot be changed (a full disk, a folder of another user,
+    a damaged audit file), nothing is tried, and the model that runs still does.
+
+    Args:
+        trying: whether this run lets a model on trial see frames; False where another one does.
+        note: called with a sentence where the slots cannot be changed.
 
     Raises:
         SlotError: there is nothing to run.
+        OutputError: the one model there is is on trial, and the slots cannot be written.
         SignatureError, BundleError: the active model cannot run, and there is none before it.
     """
-    with store.changing() as state:
-        state, trial = _start_trial(store, state, trust)
-        if state.active is None and trial is None:
+    state, trial = store.state(), None
+    try:
+        with store.changing() as state:
+            if trying:
+                state, trial = _start_trial(store, state, trust)
+    except (OutputError, SlotError) as error:
+        if state.active is None:
+            raise
+        note(f"{error} The model that runs goes on; nothing is tried.")
+    if state.active is None and trial is None:
+        if state.trial is not None:
             raise SlotError(
-                f"{store.path}: no model was committed and none is tried; install one and say "
-                "roadshift slot try."
+                f"{store.path}: another run is trying the first model; wait until it is committed."
             )
-        state, active = _start_active(store, state, trust, trial)
-        return Start(state, active, trial)
+        raise SlotError(
+            f"{store.path}: no model was committed and none is tried; install one and say "
+            "roadshift slot try."
+        )
+    return _start_active(store, state, trust, trial, note)
 
 
 def _start_trial(
@@ -115,27 +179,44 @@ def _start_trial(
 
 
 def _start_active(
-    store: SlotStore, state: SlotState, trust: Trust, trial: Bundle | None
-) -> tuple[SlotState, Bundle | None]:
+    store: SlotStore,
+    state: SlotState,
+    trust: Trust,
+    trial: Bundle | None,
+    note: Callable[[str], None],
+) -> Start:
     if state.active is None:
-        return state, None
+        return Start(state, None, trial)
     try:
-        return state, trusted_model(store, state, state.active, trust)
+        return Start(state, trusted_model(store, state, state.active, trust), trial)
     except (SignatureError, BundleError) as error:
-        if not _can_go_back(state):
+        before = _model_before(store, state, trust)
+        if before is None:
             if trial is None:
                 raise
-            return state, None  # the model on trial is better than none
-        state = _went_back(store, state, str(error))
-        assert state.active is not None
-        return state, trusted_model(store, state, state.active, trust)
+            return Start(state, None, trial)  # the model on trial is better than none
+        try:
+            state = roll_back(store, str(error), model=state.slots[state.active].hash)
+        except (OutputError, SlotError) as second:
+            note(f"{second} The model before runs all the same.")
+        return Start(state, before, trial)
+
+
+def _model_before(store: SlotStore, state: SlotState, trust: Trust) -> Bundle | None:
+    """The model to go back to, if there is one and it may still run."""
+    if not can_go_back(state):
+        return None
+    try:
+        return trusted_model(store, state, state.idle, trust)
+    except (SignatureError, BundleError):
+        return None
 
 
 def commit(store: SlotStore, health: Health) -> SlotState:
     """Let the model on trial take over, if it is healthy; otherwise it is rolled back.
 
     Raises:
-        SlotError: no model is on trial.
+        SlotError: no model is on trial, or another than the one whose health it is.
         UnhealthyError: it is not healthy; the model before runs on.
     """
     with store.changing() as state:
@@ -143,11 +224,15 @@ def commit(store: SlotStore, health: Health) -> SlotState:
             raise SlotError(f"{store.path}: no model is being tried.")
         slot = state.trial.slot
         model = state.slots[slot]
+        if health.model not in (None, model.hash):
+            raise SlotError(
+                f"{store.path}: model {health.model[:12]} is no longer being tried, and "
+                f"{model.hash[:12]} is; nothing was changed."
+            )
         if not health.passed:
             reason = "; ".join(health.sentences)
             _failed(store, state, slot, reason)
             raise UnhealthyError(f"{store.path}: slot {slot} was rolled back: {reason}.")
-        good = model.model_copy(update={"condition": "good", "reason": ""})
         details = {
             "slot": slot,
             "hash": model.hash,
@@ -155,29 +240,41 @@ def commit(store: SlotStore, health: Health) -> SlotState:
             "frames": health.frames,
             "p99_ms": health.p99_ms,
         }
-        return store.change(
-            state,
-            "committed",
-            details,
-            active=slot,
-            trial=None,
-            slots={**state.slots, slot: good},
-            floor=max(state.floor, model.version),
-        )
+        return store.change(state, "committed", details, **state.committed(slot))
 
 
-def roll_back(store: SlotStore, reason: str) -> SlotState:
+def roll_back(
+    store: SlotStore, reason: str, *, model: str | None = None, patience_s: float | None = None
+) -> SlotState:
     """End a trial; or, without one, return to the model before the one that runs.
 
+    Args:
+        model: hash of the one to roll back, whichever of both it is; without, a trial ends first.
+        patience_s: as in `SlotStore.changing`.
+
     Raises:
-        SlotError: there is nothing to go back to.
+        SlotError: there is nothing to go back to, or ``model`` is neither tried nor runs.
     """
-    with store.changing() as state:
-        if state.trial is not None:
+    with store.changing(patience_s) as state:
+        tried = state.model(state.trial.slot) if state.trial is not None else None
+        if state.trial is not None and tried is not None and model in (None, tried.hash):
             return _failed(store, state, state.trial.slot, reason)
-        if not _can_go_back(state):
+        active = state.model(state.active)
+        if model is not None and (active is None or active.hash != model):
+            raise SlotError(
+                f"{store.path}: model {model[:12]} is neither tried nor runs; nothing was changed."
+            )
+        if not can_go_back(state):
             raise SlotError(f"{store.path}: there is no good model before the one that runs.")
         return _went_back(store, state, reason)
+
+
+def end_trial(store: SlotStore, reason: str) -> SlotState:
+    """End a trial, and change nothing where there is none, such as one that was just committed."""
+    with store.changing() as state:
+        if state.trial is None:
+            return state
+        return _failed(store, state, state.trial.slot, reason)
 
 
 def wait_for_decision(store: SlotStore, timeout_s: float, *, poll_s: float = 0.2) -> SlotState:
@@ -210,9 +307,16 @@ def _failed(store: SlotStore, state: SlotState, slot: Slot, reason: str) -> Slot
     return store.change(state, "rolled back", details, trial=None, slots={**state.slots, slot: bad})
 
 
-def _can_go_back(state: SlotState) -> bool:
+def can_go_back(state: SlotState) -> bool:
+    """Tell whether the slot that does not run holds a good model that is not on trial."""
     other = state.model(state.idle)
-    return state.active is not None and other is not None and other.condition == "good"
+    on_trial = state.trial is not None and state.trial.slot == state.idle
+    return (
+        state.active is not None
+        and other is not None
+        and other.condition == "good"
+        and not on_trial
+    )
 
 
 def _went_back(store: SlotStore, state: SlotState, reason: str) -> SlotState:

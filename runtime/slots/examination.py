@@ -41,7 +41,7 @@ def examine(
     if state.trial is None:
         raise SlotError(f"{store.path}: no model is being tried.")
     tried = trusted_model(store, state, state.trial.slot, trust)
-    trials = Trials(tried.label_space.classes, state.p99_ms)
+    trials = Trials(tried.label_space.classes, state.p99_ms, tried.hash)
     try:
         with ExitStack() as stack:
             engine = stack.enter_context(open_with(tried))
@@ -53,7 +53,7 @@ def examine(
             for frame in islice(frames, most):
                 _see(frame, engine, before, trials)
     except EngineError as error:
-        return Health(False, (str(error).rstrip("."),), trials.frames, None)
+        return Health(False, (str(error).rstrip("."),), trials.frames, None, tried.hash)
     return trials.health()
 
 

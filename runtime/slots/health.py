@@ -15,12 +15,21 @@ MOST_LOST = 0.9  # share of its area that a class may lose against the model bef
 
 @dataclass(frozen=True)
 class Health:
-    """The outcome of a trial: one sentence for each check, and whether all passed."""
+    """The outcome of a trial.
+
+    Attributes:
+        passed: whether all checks did.
+        sentences: one for each check that failed, or one that says how many frames were seen.
+        frames: seen.
+        p99_ms: 99th percentile of the time that a frame took the engine; None where none was seen.
+        model: hash of the bundle that was tried; None where it is not said.
+    """
 
     passed: bool
     sentences: tuple[str, ...]
     frames: int
     p99_ms: float | None
+    model: str | None = None
 
 
 @dataclass
@@ -30,10 +39,12 @@ class Trials:
     Args:
         classes: their names, in index order.
         p99_ms: the longest that is allowed; None for no bound.
+        model: hash of the bundle that is tried.
     """
 
     classes: Sequence[str]
     p99_ms: float | None = None
+    model: str | None = None
     _before: NDArray[np.float64] = field(init=False)
     _after: NDArray[np.float64] = field(init=False)
     _times_ms: list[float] = field(init=False, default_factory=list)
@@ -65,7 +76,18 @@ class Trials:
         p99 = float(np.percentile(self._times_ms, 99)) if self._times_ms else None
         problems = [*self._slow(p99), *self._lost()]
         seen = f"{self.frames} frames seen, " + (f"p99 {p99:.1f} ms" if p99 else "none timed")
-        return Health(not problems, tuple(problems) or (seen,), self.frames, p99)
+        return Health(not problems, tuple(problems) or (seen,), self.frames, p99, self.model)
+
+    def too_slow(self, frames: int) -> bool:
+        """Tell whether so many frames took too long that the bound cannot be kept over ``frames``.
+
+        The percentile interpolates between two neighbours in order; once the lower one is over the
+        bound, so is the percentile, however fast the frames to come are.
+        """
+        if self.p99_ms is None:
+            return False
+        over = sum(took > self.p99_ms for took in self._times_ms)
+        return over > frames - 1 - int(0.99 * (frames - 1))
 
     def _slow(self, p99: float | None) -> list[str]:
         if p99 is None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..atomic import flush, output_errors
 from ..bundle import MANIFEST_NAME, Bundle, open_bundle
+from ..bundle.packed import unpacked
 from ..engines import Engine, open_engine
 from ..errors import BundleError, EngineError, SignatureError, SlotError, arg
-from ..signing import Trust, Verified, verify_bundle
-from ..signing.statement import SIGNATURES
-from .changes import record
+from ..regular_files import read_regular_file
+from ..signing import Trust, Verified
+from ..signing.stored import check_plain, signature_files
+from ..strict_json import LARGEST
+from .changes import record, verified_now
 from .self_test import check_self_test
 from .state import Installed, SlotState
 from .store import SlotStore
@@ -35,7 +39,7 @@ def install(
     kept. It has to open on this machine and to give the labels that its export recorded.
 
     Args:
-        source: the bundle's folder.
+        source: the bundle's folder, or the file of a packed one.
         self_test: whether a bundle without a self-test is refused.
         open_with: opens the engine that the self-test runs on.
 
@@ -50,20 +54,32 @@ def install(
         OutputError: the disk is full, or cannot be written.
     """
     try:
-        with store.installing() as incoming:
-            copied = _copied(store, Path(source), incoming, trust)
-            with open_with(copied.bundle) as engine:
+        with store.installing() as incoming, unpacked(Path(source), store.path) as folder:
+            with _naming(folder, source):
+                copied = _copied(store, folder, incoming, trust)
+            with _naming(incoming, source), open_with(copied.bundle) as engine:
                 note(engine.reason)
                 agreement = check_self_test(copied.bundle, engine)
             if agreement is None and self_test:
                 raise SlotError(
-                    f"{source}: brings no self-test; export it with this version of Roadshift and "
+                    f"{source}: brings no self-test; export it with {arg('self_test', True)} and "
                     f"sign it again, or install it with {arg('self_test', False)}."
                 )
-            return _admit(store, Path(source), incoming, copied, agreement)
+            return _admit(store, Path(source), incoming, trust, copied, agreement)
     except (EngineError, SignatureError, SlotError, BundleError) as error:
         record(store, "refused", {"source": str(source), "reason": str(error)})
         raise
+
+
+@contextmanager
+def _naming(folder: Path, source: str | Path) -> Iterator[None]:
+    """Name what the user gave in errors about a folder that is there for a moment."""
+    try:
+        yield
+    except (EngineError, SignatureError, SlotError, BundleError) as error:
+        if str(folder) == str(source) or str(folder) not in error.marked:
+            raise
+        raise type(error)(error.marked.replace(str(folder), str(source))) from error
 
 
 def _copied(store: SlotStore, source: Path, incoming: Path, trust: Trust) -> Verified:
@@ -79,16 +95,23 @@ def _copied(store: SlotStore, source: Path, incoming: Path, trust: Trust) -> Ver
 
 
 def _admit(
-    store: SlotStore, source: Path, incoming: Path, copied: Verified, agreement: float | None
+    store: SlotStore,
+    source: Path,
+    incoming: Path,
+    trust: Trust,
+    copied: Verified,
+    agreement: float | None,
 ) -> Installed:
     """Put the copy in the idle slot, if nothing that matters changed meanwhile."""
     with store.changing() as state:
         _check_may_enter(store, state, source, copied.bundle)
+        _check_version(copied, trust, state)  # another may have been committed meanwhile
         installed = Installed(
             hash=copied.bundle.hash,
             version=copied.version,
             role=copied.role,
             signers=copied.signers,
+            maker_version=copied.maker_version,
         )
         store.admit(incoming, installed.hash)
         details = {
@@ -115,9 +138,19 @@ def _check_may_enter(store: SlotStore, state: SlotState, source: Path, bundle: B
 
 def _verified(source: Path, trust: Trust, state: SlotState, store: SlotStore) -> Verified:
     """The bundle, trusted, and above the floor."""
-    bundle = open_bundle(source)
-    now = store.now(state)
-    return verify_bundle(bundle, trust, now=now, minimum_version=state.floor + 1)
+    found = verified_now(store, state, open_bundle(source), trust)
+    _check_version(found, trust, state)
+    return found
+
+
+def _check_version(found: Verified, trust: Trust, state: SlotState) -> None:
+    least = state.least_version(found.role, trust.document.revoked.keys)
+    if found.version < least:
+        unsaid = "; sign it with roadshift sign, which gives it one" if not found.version else ""
+        raise SignatureError(
+            f"{found.bundle.path}: has version {found.version}, and nothing before {least} is "
+            f"accepted of a {found.role}{unsaid}; an older model is never put back in by this way."
+        )
 
 
 def _check_fits(store: SlotStore, state: SlotState, bundle: Bundle) -> None:
@@ -137,23 +170,22 @@ def _check_fits(store: SlotStore, state: SlotState, bundle: Bundle) -> None:
 
 
 def copy_bundle(bundle: Bundle, folder: Path) -> None:
-    """Copy a bundle's files and signatures, flushed; links become what they are, never followed.
+    """Copy a bundle's files and signatures, flushed; links are refused.
 
     Raises:
-        BundleError: a file is not the one that its manifest lists.
+        BundleError: a file is not the one that its manifest lists, or cannot be read.
+        SignatureError: there are too many signatures, or one is no plain file.
         OutputError: the disk is full, or cannot be written.
     """
     for artefact in bundle.manifest.artefacts:
         _write(folder / artefact.path, bundle.content(artefact))
-    names: list[tuple[str, ...]] = [(MANIFEST_NAME,)]
-    signatures = bundle.path / SIGNATURES
-    for below, _, files in os.walk(signatures):
-        names += [(*Path(below).relative_to(bundle.path).parts, name) for name in files]
-    for parts in names:
-        source = bundle.path.joinpath(*parts)
-        if source.is_symlink() or not source.is_file():
-            raise SlotError(f"{source}: is no regular file; nothing else is installed.")
-        _write(folder.joinpath(*parts), source.read_bytes())
+    for source in (bundle.path / MANIFEST_NAME, *signature_files(bundle.path)):
+        check_plain(source)
+        try:
+            content = read_regular_file(source, LARGEST)
+        except OSError as error:
+            raise BundleError(f"{source}: cannot be read ({error.strerror}).") from error
+        _write(folder / source.relative_to(bundle.path), content)
     for below, _, _ in os.walk(folder):
         flush(Path(below))
 

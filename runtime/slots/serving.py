@@ -1,43 +1,40 @@
 """Serving from slots: the engine of a run that swaps models between two frames.
 
-A thread of its own watches the slots. It opens a model that is tried, lets it see frames beside the
-one that runs, in its spare time, and commits it or rolls it back; and it opens what became active.
-The thread that serves frames only ever exchanges one engine for another that is open and warm.
+A thread of its own watches the slots. It opens a model that is tried, which sees frames beside the
+one that runs (see `trial`), and commits it or rolls it back; and it opens what became active. The
+thread that serves frames only ever exchanges one engine for another that is open and warm.
+
+Of several runs on the same slots one conducts a trial; the others serve, and follow what it does.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
-from ..errors import BundleError, EngineError, RoadshiftError, SignatureError
-from ..frames.preprocess import fit_frame
-from ..signing import Trust
-from .changes import Start, commit, record, roll_back, start_of_run, trusted_model
-from .health import FRAMES, Trials
+from ..errors import EngineError, RoadshiftError, SignatureError, UnhealthyError
+from ..signing import Trust, open_trust
+from .changes import Start, can_go_back, commit, record, roll_back, start_of_run, trusted_model
+from .health import FRAMES
 from .self_test import self_test_of
-from .state import SlotState
+from .state import SLOTS, SlotState
 from .store import SlotStore
+from .trial import LEAVE_AFTER_S, RunningTrial, fitted
 
 OpenEngine = Callable[[Bundle], Engine]
 
 POLL_S = 0.2  # how often the slots are looked at
-SHARE = 0.1  # of one core's time that a model on trial may take beside the one that runs
-
-
-@dataclass
-class _Sample:
-    """The newest frame and its labels, for the model on trial."""
-
-    batch: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
+SHARE = 0.1  # of the time that a model on trial may be at work beside the one that runs
+STUCK_S = 30.0  # a model on trial that is at one frame for so long hangs
+BUSY_S = 0.25  # longest wait of a frame for the record of a failure; it is written later, then
 
 
 @dataclass(frozen=True)
@@ -48,28 +45,19 @@ class _Serving:
     engine: Engine
 
 
-@dataclass
-class _Trial:
-    """A model on trial, open."""
-
-    hash: str
-    engine: Engine
-    trials: Trials
-    fresh: threading.Event = field(default_factory=threading.Event)
-    sample: _Sample | None = None
-
-
 class SlotEngine(Engine):
     """The engine of a vehicle's slots.
 
     Everything that it says of itself, such as its input size, is of the model that runs now.
 
     Args:
-        store, trust: the slots, and whom to trust.
+        store, trust: the slots, and whom to trust; the trust document is read again whenever the
+            slots change.
         open_with: opens the engine of a bundle.
-        note: called with a sentence at every swap, commit and rollback, from another thread.
+        note: called with a sentence at every swap, commit and rollback, from any thread.
         frames: that a model on trial has to see.
-        share: of one core's time that it may take beside the one that runs.
+        share: of the time that it may be at work beside the one that runs.
+        stuck_s: a model on trial that is at one frame for so long is rolled back.
 
     Raises:
         SlotError: there is nothing to run.
@@ -85,17 +73,29 @@ class SlotEngine(Engine):
         note: Callable[[str], None] = lambda _: None,
         frames: int = FRAMES,
         share: float = SHARE,
+        stuck_s: float = STUCK_S,
     ) -> None:
         self._store, self._trust, self._open = store, trust, open_with
-        self._note, self._frames, self._share = note, frames, share
+        self._frames, self._share, self._stuck_s = frames, share, stuck_s
+        self._note, self._said = note, ""
         self._stopped = threading.Event()
-        self._trial: _Trial | None = None
+        self._interrupted = False
+        self._trial: RunningTrial | None = None
         self._next: _Serving | None = None  # open and warm; the next frame exchanges it
-        self._retired: Engine | None = None  # for the watching thread to close
-        start = start_of_run(store, trust)
-        self._serving = self._first(start)
-        self._generation = store.state().generation
+        self._retired = deque[Engine]()  # for the watching thread to close
+        self._given_up = dict[str, str]()  # hashes of models that failed in this run, and why
+        self._unrecorded = deque[str]()  # those of them whose rollback is not recorded yet
+        self._lock = store.conducting()
+        try:
+            start = start_of_run(store, trust, trying=self._lock is not None, note=note)
+            self._generation = start.state.generation
+            self._serving = self._first(start)
+        except BaseException:
+            self._stop_conducting()
+            raise
         self._describe_as(self._serving.engine)
+        if start.trial is not None and start.trial.hash not in self._given_up:
+            self._begin_trial(start.trial)
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
 
@@ -105,55 +105,108 @@ class SlotEngine(Engine):
             self._next = None
         engine = self._serving.engine
         try:
-            labels = engine.infer(_fitted(batch, engine), names)
+            labels = engine.infer(fitted(batch, engine), names)
         except EngineError as error:
+            if self._interrupted:
+                raise  # by who stopped the run; no fault of the model
             engine = self._after_failure(error)
-            labels = engine.infer(_fitted(batch, engine), names)
+            labels = engine.infer(fitted(batch, engine), names)
         self.stage_ms = engine.stage_ms
         trial = self._trial
-        if trial is not None and trial.sample is None:
-            trial.sample = _Sample(batch, labels)
-            trial.fresh.set()
+        if trial is not None:
+            trial.offer(batch, labels)
         return labels
 
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return self._serving.engine.infer(batch)
 
     def interrupt(self) -> bool:
+        self._interrupted = True
         return self._serving.engine.interrupt()
 
     def close(self) -> None:
         self._stopped.set()
-        if self._trial is not None:
-            self._trial.fresh.set()
-        self._watcher.join()
+        self._watcher.join(LEAVE_AFTER_S)  # it may be opening an engine, which nothing interrupts
         self._end_trial()
+        self._record_failures()
         if self._next is not None:
             self._next.engine.close()
-        if self._retired is not None:
-            self._retired.close()
+        self._close_retired()
         self._serving.engine.close()
+        self._stop_conducting()
 
     # --- the thread that serves ---
 
     def _exchange(self, new: _Serving) -> None:
         """Let an open engine serve from this frame on."""
-        self._retired, self._serving = self._serving.engine, new
+        self._retired.append(self._serving.engine)
+        self._serving = new
         self._describe_as(new.engine)
 
     def _after_failure(self, error: EngineError) -> Engine:
-        """The engine of the model before, where the one that runs fails.
+        """The engine of another model, where the one that runs fails.
+
+        It serves first and is recorded then, so that neither a busy store nor a full disk costs
+        frames.
 
         Raises:
             EngineError: there is none.
         """
+        failed = self._serving.hash
+        other = self._another(failed)
+        if other is None:
+            raise error
+        self._exchange(other)
+        self._give_up(failed, f"its engine failed: {error}")
+        return other.engine
+
+    def _another(self, failed: str) -> _Serving | None:
+        """The good model of the other slot, or else the one on trial, open."""
         try:
-            state = roll_back(self._store, f"its engine failed: {error}")
-            before = self._open_slot(state)
-        except RoadshiftError as second:
-            raise error from second
-        self._exchange(before)
-        return before.engine
+            state = self._store.state()
+            for slot in SLOTS:
+                model = state.model(slot)
+                if model is None or model.hash in (failed, *self._given_up):
+                    continue
+                tried = state.trial is not None and state.trial.slot == slot
+                if model.condition == "good" or tried:
+                    bundle = trusted_model(self._store, state, slot, self._trust)
+                    return _Serving(bundle.hash, self._opened(bundle))
+        except RoadshiftError as error:
+            self._say(f"{self._store.path}: there is no other model to serve: {error}")
+        return None
+
+    def _give_up(self, failed: str, reason: str) -> None:
+        """Roll a model back, at once where the slots are free; else the watching thread does."""
+        self._given_up[failed] = reason
+        self._unrecorded.append(failed)
+        self._record_failures()
+
+    def _record_failures(self) -> None:
+        while self._unrecorded:
+            failed = self._unrecorded[0]
+            reason = self._given_up[failed]
+            try:
+                roll_back(self._store, reason, model=failed, patience_s=BUSY_S)
+            except RoadshiftError as error:
+                if self._is_due(failed):
+                    self._say(f"{error} Meanwhile another model serves, since {reason}")
+                    return  # later
+                record(self._store, "failed", {"hash": failed, "reason": reason})
+            self._unrecorded.popleft()
+            self._say(f"{self._store.path}: model {failed[:12]} was given up: {reason}")
+
+    def _is_due(self, failed: str) -> bool:
+        """Tell whether a model is tried still, or runs while there is a good one before it."""
+        try:
+            state = self._store.state()
+        except RoadshiftError:
+            return True
+        tried = state.model(state.trial.slot) if state.trial is not None else None
+        active = state.model(state.active)
+        return failed == (tried and tried.hash) or (
+            failed == (active and active.hash) and can_go_back(state)
+        )
 
     # --- the thread that watches ---
 
@@ -161,24 +214,22 @@ class SlotEngine(Engine):
         served = self._serving
         while not self._stopped.is_set():
             try:
+                self._record_failures()
                 self._look()
+                self._close_retired()
                 if served is not self._serving:
                     served = self._serving
                     self._tell_of(served)
-                trial = self._trial
-                if trial is not None:
-                    self._let_it_see(trial)
-                    continue
+                self._judge()
             except RoadshiftError as error:
-                self._note(f"{self._store.path}: {error}")
+                self._say(f"{self._store.path}: {error}")
+            except Exception as error:  # the end of a thread, which must not be a silent one
+                self._after_surprise(error)
             self._stopped.wait(POLL_S)
 
     def _tell_of(self, served: _Serving) -> None:
-        """Close the engine that was exchanged, and record that the other serves."""
-        if self._retired is not None:
-            self._retired.close()
-            self._retired = None
-        self._note(
+        """Record that another model serves."""
+        self._say(
             f"{self._store.path}: model {served.hash[:12]} serves from here on. "
             f"{served.engine.reason}"
         )
@@ -187,75 +238,103 @@ class SlotEngine(Engine):
     def _look(self) -> None:
         """Follow what was changed, by this program or another."""
         state = self._store.state()
+        tried = state.model(state.trial.slot) if state.trial is not None else None
+        if tried is not None and self._lock is None:
+            self._lock = self._store.conducting()  # whoever conducted is gone
+            if self._lock is not None:
+                self._generation = -1
         if state.generation == self._generation or self._next is not None:
             return
         self._generation = state.generation
-        tried = state.model(state.trial.slot) if state.trial is not None else None
+        self._read_trust()
         if self._trial is not None and (tried is None or tried.hash != self._trial.hash):
             self._end_trial()
         active = state.model(state.active)
-        if active is not None and active.hash != self._serving.hash:
-            self._next = self._open_slot(state)
-        if tried is not None and self._trial is None and tried.hash != self._serving.hash:
-            start = start_of_run(self._store, self._trust)
-            if start.trial is not None:
-                self._begin_trial(start.trial)
+        if active is not None and active.hash not in (self._serving.hash, *self._given_up):
+            self._open_active(active.hash, state)
+        if tried is not None and self._trial is None and self._lock is not None:
+            self._start_trial(tried.hash)
 
-    def _let_it_see(self, trial: _Trial) -> None:
-        """Give the model on trial the newest frame, and decide once it has seen enough."""
-        if not trial.fresh.wait(POLL_S) or self._stopped.is_set():
-            return
-        trial.fresh.clear()
-        sample = trial.sample
-        if sample is None:
-            return
-        batch = _fitted(sample.batch, trial.engine)
-        started = time.perf_counter()
+    def _read_trust(self) -> None:
+        """Follow updates of the trust document; a damaged one changes nothing."""
         try:
-            labels = trial.engine.infer(batch)
-        except EngineError as error:
-            self._end_trial()
-            roll_back(self._store, f"its engine failed: {error}")
-            self._note(f"{self._store.path}: rolled back: {error}")
-            return
-        took = time.perf_counter() - started
-        trial.trials.add(sample.labels, labels, 1000 * took)
-        trial.sample = None
-        if trial.trials.frames >= self._frames:
-            self._decide(trial)
-        else:
-            self._stopped.wait(took * (1 / self._share - 1))
+            self._trust = open_trust(self._trust.path)
+        except SignatureError as error:
+            self._say(f"{error} What it said before counts on.")
 
-    def _decide(self, trial: _Trial) -> None:
-        """Commit the model on trial and let it serve, or roll it back."""
-        self._trial = None
+    def _open_active(self, hash: str, state: SlotState) -> None:
         try:
-            commit(self._store, trial.trials.health())
+            new = self._open_slot(state)
         except RoadshiftError as error:
-            trial.engine.close()
-            self._note(str(error))
+            self._give_up(hash, f"it cannot serve: {error}")
             return
-        self._generation = self._store.state().generation
-        self._next = _Serving(trial.hash, trial.engine)
+        if self._stopped.is_set():  # the run did not wait for it
+            new.engine.close()
+        else:
+            self._next = new
+
+    def _start_trial(self, hash: str) -> None:
+        if hash in self._given_up or hash == self._serving.hash:
+            return
+        start = start_of_run(self._store, self._trust, note=self._say)
+        self._generation = start.state.generation
+        if start.trial is not None:
+            self._begin_trial(start.trial)
+
+    def _judge(self) -> None:
+        """Commit the model on trial and let it serve, or roll it back; or wait on."""
+        trial = self._trial
+        if trial is None or self._next is not None:
+            return
+        failure = trial.failure
+        if failure is None and trial.busy_s > self._stuck_s:
+            failure = f"its engine gives no labels for a frame within {self._stuck_s:g} s"
+        if failure is not None:
+            self._end_trial()
+            self._give_up(trial.hash, failure)
+        elif trial.outcome is not None:
+            try:
+                self._generation = commit(self._store, trial.outcome).generation
+            except UnhealthyError as error:
+                self._end_trial()
+                self._say(str(error))
+                return  # others, such as a full disk: once more, later
+            self._trial = None
+            self._next = _Serving(trial.hash, trial.release())
+
+    def _after_surprise(self, error: Exception) -> None:
+        """Go on with what serves, after an exception that nobody expected; a trial ends badly."""
+        what = f"unexpected {type(error).__name__}: {error}"
+        self._say(f"{self._store.path}: {what}; the model that runs goes on. Please report this.")
+        trial = self._trial
+        if trial is not None:
+            self._end_trial()
+            self._give_up(trial.hash, what)
+
+    def _close_retired(self) -> None:
+        while self._retired:
+            self._retired.popleft().close()
+
+    def _say(self, sentence: str) -> None:
+        """Note a sentence, unless it was the last one."""
+        if sentence != self._said:
+            self._said = sentence
+            self._note(sentence)
 
     # --- opening ---
 
     def _first(self, start: Start) -> _Serving:
         """The model that serves from the start, open."""
-        if start.active is None:
-            assert start.trial is not None
-            serving = _Serving(start.trial.hash, self._opened(start.trial))
-            self._begin_trial(start.trial)  # a second time: what serves is not measured
-            return serving
+        bundle = start.active or start.trial
+        assert bundle is not None
         try:
-            serving = _Serving(start.active.hash, self._opened(start.active))
-        except EngineError as error:
-            if start.trial is not None:
+            return _Serving(bundle.hash, self._opened(bundle))
+        except RoadshiftError as error:
+            other = self._another(bundle.hash)
+            if other is None:
                 raise
-            serving = self._open_slot(roll_back(self._store, f"its engine does not open: {error}"))
-        if start.trial is not None:
-            self._begin_trial(start.trial)
-        return serving
+            self._give_up(bundle.hash, f"its engine does not open: {error}")
+            return other
 
     def _open_slot(self, state: SlotState) -> _Serving:
         """The active model, open."""
@@ -264,20 +343,28 @@ class SlotEngine(Engine):
         return _Serving(bundle.hash, self._opened(bundle))
 
     def _begin_trial(self, bundle: Bundle) -> None:
+        """Open the model on trial; a second time where it serves, too: that is not measured."""
         try:
             engine = self._opened(bundle)
-        except (EngineError, BundleError, SignatureError) as error:
-            roll_back(self._store, f"its engine does not open: {error}")
-            self._note(f"{self._store.path}: rolled back: {error}")
+        except Exception as error:  # whatever it is, the model that runs serves on
+            self._give_up(bundle.hash, f"its engine does not open: {error}")
             return
-        bound = self._store.state().p99_ms
-        self._trial = _Trial(bundle.hash, engine, Trials(engine.label_space.classes, bound))
-        self._note(f"{self._store.path}: model {bundle.hash[:12]} is being tried.")
+        if self._stopped.is_set():  # the run did not wait for it
+            engine.close()
+            return
+        self._trial = RunningTrial(
+            bundle.hash,
+            engine,
+            p99_ms=self._store.state().p99_ms,
+            frames=self._frames,
+            share=self._share,
+        )
+        self._say(f"{self._store.path}: model {bundle.hash[:12]} is being tried.")
 
     def _end_trial(self) -> None:
-        if self._trial is not None:
-            self._trial.engine.close()
-            self._trial = None
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.close()
 
     def _opened(self, bundle: Bundle) -> Engine:
         """An engine that is open and warm."""
@@ -293,16 +380,14 @@ class SlotEngine(Engine):
             raise
         return engine
 
+    def _stop_conducting(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def _describe_as(self, engine: Engine) -> None:
         """Take over what the engine says of itself."""
         for name in ("label_space", "input", "backend", "precision", "device", "artefact"):
             setattr(self, name, getattr(engine, name))
         self.label_size = engine.label_size
         self.reason = engine.reason
-
-
-def _fitted(batch: NDArray[np.uint8], engine: Engine) -> NDArray[np.uint8]:
-    """Frames that were fitted to another model's input, fitted to this one's."""
-    if batch.shape[1:3] == (engine.input.height, engine.input.width):
-        return batch
-    return np.stack([fit_frame(one, engine.input.width, engine.input.height) for one in batch])

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..errors import SlotError
-from ..signing.statement import Role
+from ..signing.statement import Role, moment_of
 from ..strict_json import JsonError, parse_json
 from ..words import shortened
 
@@ -30,6 +40,7 @@ class Installed(_Strict):
     Attributes:
         hash: of its bundle, which lies in ``models/HASH``.
         version, role, signers: what its signatures said when it was installed.
+        maker_version: of the maker's model that it was adapted from, or of itself.
         condition: "installed", "good" once it was committed, or "failed", and then ``reason``.
     """
 
@@ -37,6 +48,7 @@ class Installed(_Strict):
     version: int
     role: Role
     signers: tuple[str, ...]
+    maker_version: int = 0
     condition: Condition = "installed"
     reason: str = ""
 
@@ -55,7 +67,11 @@ class SlotState(_Strict):
         generation: grows by one with every change.
         active: the slot that runs; None until a first model was committed.
         trial: the other one, while it is tried.
-        floor: the least version that an installation accepts; grows with every commit.
+        floor: highest version of a maker's that was committed, itself or as what a garage adapted;
+            nothing up to it is installed again.
+        garage_floors: highest version that was committed by the id of the garage's key that signed
+            it; garages' models are to be above those, too, and makers' are not, so that no garage
+            can lock a maker out by a high version.
         starts: how many starts a trial has.
         p99_ms: longest time at the 99th percentile that a frame may take the engine; None for no
             bound.
@@ -69,10 +85,26 @@ class SlotState(_Strict):
     trial: OnTrial | None = None
     slots: dict[Slot, Installed] = {}
     floor: int = 0
+    garage_floors: dict[str, int] = {}
     starts: Annotated[int, Field(ge=1)] = 3
     p99_ms: Annotated[float, Field(gt=0)] | None = None
     latest: str
     record: dict[str, JsonValue]
+
+    @field_validator("latest")
+    @classmethod
+    def _is_time(cls, text: str) -> str:
+        moment_of(text)
+        return text
+
+    @field_validator("record")
+    @classmethod
+    def _is_record(cls, record: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        kinds = {"n": int, "at": str, "event": str, "details": dict, "previous": str}
+        found = {key: type(value) for key, value in record.items()}
+        if found.pop("state", str) is not str or found != kinds:
+            raise ValueError("it is no audit record")
+        return record
 
     @model_validator(mode="after")
     def _is_consistent(self) -> SlotState:
@@ -92,6 +124,40 @@ class SlotState(_Strict):
     def model(self, slot: Slot | None) -> Installed | None:
         """The model in a slot, if there is one."""
         return self.slots.get(slot) if slot is not None else None
+
+    def least_version(self, role: Role, revoked: Collection[str]) -> int:
+        """The least version that an installation accepts of this role.
+
+        Args:
+            revoked: ids of keys that no longer count, nor what they signed.
+        """
+        floors = [self.floor]
+        if role == "garage":
+            floors += [v for key, v in self.garage_floors.items() if key not in revoked]
+        return max(floors) + 1
+
+    def committed(self, slot: Slot) -> dict[str, Any]:
+        """The parts of the state that differ once the model on trial in ``slot`` runs."""
+        model = self.slots[slot].model_copy(update={"condition": "good", "reason": ""})
+        floors = dict(self.garage_floors)
+        if model.role == "garage":
+            floors |= {key: max(model.version, floors.get(key, 0)) for key in model.signers}
+        of_maker = model.version if model.role == "maker" else model.maker_version
+        return {
+            "active": slot,
+            "trial": None,
+            "slots": {**self.slots, slot: model},
+            "floor": max(self.floor, of_maker),
+            "garage_floors": floors,
+        }
+
+    def digest(self) -> str:
+        """SHA-256 of all but the record, which names it: an edit by hand shows.
+
+        What has its default is left out, so that a later version may add what this one lacks.
+        """
+        said = self.model_dump(mode="json", exclude={"record"}, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     def to_bytes(self) -> bytes:
         """The content of the state's file."""

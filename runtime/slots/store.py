@@ -5,6 +5,7 @@
     models/HASH/   the bundles, never changed once they have their name
     lock           held while something is changed
     install.lock   held by the one program that installs; others change the state meanwhile
+    trial.lock     held by the one run that lets a model on trial see frames
 
 A change is one new ``state.json``. It carries the audit record of the change, which is appended
 after; where a kill comes between, the next program that changes something appends it. Bundles that
@@ -18,6 +19,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,8 +27,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from ..atomic import flush, output_error, output_errors, replacing
 from ..errors import SlotError
+from ..printable import encodable
 from ..regular_files import read_regular_file
 from ..signing.statement import moment_of, text_of
 from .audit import AuditRecord, append_missing, hash_of, new_record, read_audit, record_line
@@ -39,6 +44,7 @@ PATIENCE_S = 30.0  # that a change waits for another program's
 
 _LOCK = "lock"
 _INSTALL_LOCK = "install.lock"
+_TRIAL_LOCK = "trial.lock"
 _POLL_S = 0.02
 _LARGEST = 1 << 20
 _INCOMING = ".incoming"
@@ -72,14 +78,17 @@ class SlotStore:
         return self.path / MODELS / hash
 
     @contextmanager
-    def changing(self) -> Iterator[SlotState]:
+    def changing(self, patience_s: float | None = None) -> Iterator[SlotState]:
         """Hold the lock; the state before the change, after what a kill left was put in order.
 
+        Args:
+            patience_s: how long to wait for another program; `PATIENCE_S` unless given.
+
         Raises:
-            SlotError: another program holds it for `PATIENCE_S`, or the state is damaged.
+            SlotError: another program holds it for longer, or the state is damaged.
             OutputError: the folder cannot be written.
         """
-        with self._locked(_LOCK, PATIENCE_S):
+        with self._locked(_LOCK, PATIENCE_S if patience_s is None else patience_s):
             state = self.state()
             append_missing(self.path, state.record)
             self._remove_leftovers(state)
@@ -95,33 +104,51 @@ class SlotStore:
         """
         now = self.now(before)
         after = SlotState.model_validate(
-            {
-                **before.model_dump(),
-                **parts,
-                "generation": before.generation + 1,
-                "latest": text_of(now),
-                "record": new_record(before.record, event, details, now),
-            }
+            encodable(  # a reason may name a folder whose name is no UTF-8
+                {
+                    "latest": text_of(now),
+                    **before.model_dump(mode="json", exclude={"latest"}),
+                    **{name: _plain(value) for name, value in parts.items()},
+                    "generation": before.generation + 1,
+                }
+            )
         )
+        record = new_record(before.record, event, encodable(details), now, after.digest())
+        after = after.model_copy(update={"record": record})
         _write_state(self.path, after)
         append_missing(self.path, after.record)
         self._remove_leftovers(after)
         return after
 
-    def audit(self) -> list[AuditRecord]:
-        """Every record, each checked against the one before, and the last against the state.
+    def audit(self, most: int | None = None) -> list[AuditRecord]:
+        """The records, or the last ``most`` of them, after the whole file was checked.
+
+        Each is checked against the one before, and the last against the state; memory is needed for
+        the records that are given alone.
 
         Raises:
             SlotError: the chain is broken, or the file does not end with the last change.
         """
-        records = list(read_audit(self.path))
         state = self.state()
-        if not records or records[-1].hash != hash_of(record_line(state.record)):
+        known, found = state.record, False
+        if known.get("state") not in (None, state.digest()):
+            raise SlotError(
+                f"{self.path / STATE_NAME}: was changed by something else than roadshift after its "
+                f"last change ({known['at']}); restore it, or make slots anew."
+            )
+        records = deque[AuditRecord](maxlen=most)
+        for record in read_audit(self.path):
+            records.append(record)
+            found = found or (
+                record.number == known["n"] and record.hash == hash_of(record_line(known))
+            )
+        # Others may have appended meanwhile, each after the state that says so.
+        if not found or records[-1].number > int(str(self.state().record["n"])):
             raise SlotError(
                 f"{self.path}: the audit file does not end with the last change; it was changed or "
                 "cut, or a kill came in between: then the next change completes it."
             )
-        return records
+        return list(records)
 
     def now(self, state: SlotState) -> datetime:
         """The time, which never goes back behind what the state has seen."""
@@ -144,6 +171,23 @@ class SlotStore:
                 yield folder
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def conducting(self) -> int | None:
+        """The trial's lock as an open file, or None where another run has it or none may write.
+
+        The run that has it lets a model on trial see frames, and decides; it has it until the file
+        is closed.
+        """
+        try:
+            descriptor = os.open(
+                self.path / _TRIAL_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+            )
+        except OSError:
+            return None
+        if _lock(descriptor, self.path):
+            return descriptor
+        os.close(descriptor)
+        return None
 
     def admit(self, incoming: Path, hash: str) -> None:
         """Give a flushed model its name; one of that name, which is the same, is replaced."""
@@ -198,11 +242,11 @@ def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = No
     if starts < 1 or (p99_ms is not None and not p99_ms > 0):
         raise SlotError(f"{path}: starts and p99_ms must be positive, got {starts} and {p99_ms}.")
     now = datetime.now(timezone.utc)
-    state = SlotState(
-        starts=starts,
-        p99_ms=p99_ms,
-        latest=text_of(now),
-        record=new_record(None, "created", {"starts": starts, "p99_ms": p99_ms}, now),
+    details = {"starts": starts, "p99_ms": p99_ms}
+    record = new_record(None, "created", details, now)
+    state = SlotState(starts=starts, p99_ms=p99_ms, latest=text_of(now), record=record)
+    state = state.model_copy(
+        update={"record": new_record(None, "created", details, now, state.digest())}
     )
     with output_errors(path):
         (path / MODELS).mkdir(parents=True, exist_ok=True)
@@ -220,6 +264,15 @@ def open_slots(path: str | Path) -> SlotStore:
     store = SlotStore(Path(path))
     store.state()
     return store
+
+
+def _plain(value: Any) -> Any:
+    """A part of a state as JSON values."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return value
 
 
 def _lock(descriptor: int, where: Path) -> bool:

@@ -55,6 +55,8 @@ def test_the_examples_run_in_the_order_of_the_page(
     assert {"source", "imported", "adapted", "learned", "certain", "own-network"} <= {
         path.name for path in folder.iterdir()
     }
+    assert roadshift.open_slots("slots").state().trial is not None
+    assert (folder / "report.html").exists()
     for bundle, method in (("adapted", "iapc"), ("certain", "entropy"), ("source", "train")):
         assert roadshift.open_bundle(bundle).manifest.provenance.method == method
 

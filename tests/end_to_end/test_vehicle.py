@@ -1,5 +1,6 @@
 """A model on its way into a vehicle, by the commands and by the scripts for updaters."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,7 +47,9 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
     roadshift("sign", bundle.path, "--key", car.folder / "maker.key", "--version", 7)
     assert json.loads(roadshift("verify", bundle.path, *trust, "--json"))["version"] == 7
     packed = car.folder / "m.roadshift"
-    roadshift("pack", bundle.path, "--out", packed)
+    told = json.loads(roadshift("pack", bundle.path, "--out", packed, "--json"))
+    assert told["sha256"] == hashlib.sha256(packed.read_bytes()).hexdigest()
+    roadshift("verify", packed, *trust)
     roadshift("slot", "install", packed, *slots, *trust)
     roadshift("slot", "try", *slots, *trust)
     out = car.folder / "out"
@@ -54,8 +57,23 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
     assert len(list((out / "labels").iterdir())) == 4
     state = json.loads(roadshift("slot", "commit", *slots, *trust, car.folder / "frames", "--json"))
     assert (state["active"], state["floor"]) == ("a", 7)
+    roadshift("slot", "clock", *slots, "--reason", "it said 2100")
     events = [one["event"] for one in json.loads(roadshift("slot", "audit", *slots, "--json"))]
-    assert events == ["created", "installed", "tried", "started", "committed"]
+    assert events == ["created", "installed", "tried", "started", "committed", "clock set"]
+    (last,) = json.loads(roadshift("slot", "audit", *slots, "--last", 1, "--json"))
+    assert last["number"] == 5
+
+
+@pytest.mark.slow
+def test_run_refuses_what_nobody_who_is_trusted_signed(car: Fleet) -> None:
+    bundle, frames = car.model(2), car.folder / "frames"
+    trust = ("--trust", car.trust.path)
+    roadshift("run", bundle.path, frames, *trust)
+    shutil.rmtree(bundle.path / "signatures")
+    assert "is not signed" in roadshift("run", bundle.path, frames, *trust, code=8)
+    slots = ("--slots", car.store.path, *trust)
+    assert "give frames alone" in roadshift("run", *slots, bundle.path, frames, code=2)
+    assert "not with --slots" in roadshift("run", *slots, frames, "--artefact", "x", code=2)
 
 
 @pytest.mark.slow

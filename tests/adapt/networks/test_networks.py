@@ -283,5 +283,5 @@ def test_an_argument_that_the_network_does_not_take_is_named() -> None:
 def test_an_argument_that_a_network_does_not_take_is_refused_with_those_that_it_does() -> None:
     with pytest.raises(NetworkError, match=r"'scal'; it takes scale=2\.0, decoder_width=16\.$"):
         build_network("espnetv2", 20, scal=0.5)
-    with pytest.raises(NetworkError, match=r"it takes none\.$"):
+    with pytest.raises(NetworkError, match=r"it takes variant=paper\.$"):
         build_network("fast_scnn", 19, width=2)

@@ -249,3 +249,75 @@ def browser(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
         timeout=120,
         check=False,
     )
+
+
+def test_what_is_no_commands_document_is_a_sentence(tmp_path: Path) -> None:
+    for name, document in (
+        ("eval", BENCH),
+        ("eval", {"iou": {}}),
+        ("eval", {**EVALUATION, "iou": {"road": "much"}}),
+        ("bench", EVALUATION),
+        ("compare", {"a": 1}),
+        ("judge", []),
+        ("export", [1]),
+        ("other", [1, 2]),
+        ("other", 5),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"'{name}' is not the JSON document of roadshift {name}"
+        ):
+            write_report(tmp_path / "r.html", results={name: document})
+
+
+def test_many_classes_with_long_names_stay_on_the_page(tmp_path: Path) -> None:
+    names = [f"\"class\" <{i}> & 'so' on " + "very " * 60 for i in range(200)]
+    document = {**EVALUATION, "iou": {name: i / 2 for i, name in enumerate(names)}}
+    page = write_report(tmp_path / "r.html", results={"eval": document}).read_text()
+    found = Page(page)
+    assert found.document["results"]["eval"] == document
+    assert sorted(set(found.values)) == sorted(set(numbers(document)))
+    heights = [int(h) for h in re.findall(r"<svg viewBox='0 0 720 (\d+)'", page)]
+    assert len(heights) == 8
+    assert max(heights) < 900, "a sheet of paper holds one"
+    shown = re.findall(r"<text x='232'[^>]*>([^<]*)<", page)
+    assert max(len(re.sub("&[^;]+;", "x", name)) for name in shown) <= 30
+
+
+def test_a_long_history_and_odd_losses_are_a_small_page(tmp_path: Path) -> None:
+    path = tmp_path / "b"
+    base = small_bundle(path)
+    odd = {"huge": 1.7e308, "tiny": 5e-324, "text": "nan", "none": None, "flat": 1.0}
+    history = "".join(
+        json.dumps(
+            {"stage": "s", "step": i, "losses": {"ce": 1 / i, **(odd if i % 2 else {"huge": 0})}}
+        )
+        + "\n"
+        for i in range(1, 20_000)
+    )
+    with BundleWriter(path, overwrite=True, base=base) as writer:
+        writer.add_bytes("history.jsonl", history.encode(), kind="history")
+        writer.commit()
+    page = write_report(tmp_path / "r.html", [open_bundle(path)]).read_text()
+    assert len(page) < 200_000
+    assert not any("n" in drawn for drawn in re.findall(r"<path d='([^']*)'", page))
+    bars("one", [("a", 5e-324), ("b", 1.7e308)], unit="%")
+    for low, high in ((-1.7e308, 1.7e308), (0.0, 5e-324), (1.0, 1.0 + 2**-52)):
+        assert "<svg" in lines("l", {"a": [(0, low), (1, high)]}, x="x", y="y")
+
+
+def test_a_years_audit_fits_on_the_page(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    fleet.running(1)
+    with pytest.MonkeyPatch.context() as few:
+        few.setattr("roadshift.runtime.reporting.report._MOST_RECORDS", 2)
+        page = Page(write_report(tmp_path / "r.html", slots=fleet.store).read_text())
+    assert "2 records before these were checked, too" in page.said
+    assert "committed" in page.said
+    assert "created" not in page.said
+
+
+def test_a_card_of_something_else_is_a_sentence(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "b")
+    for document in (BENCH, {}, {"miou": None}, 5):
+        with pytest.raises(ConfigError, match="is not the JSON document of roadshift eval"):
+            model_card(bundle, document)  # type: ignore[arg-type]

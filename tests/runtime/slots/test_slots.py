@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from roadshift.runtime.slots import (
     start_of_run,
     try_model,
 )
+from roadshift.runtime.slots.changes import end_trial, set_clock
 from roadshift.runtime.slots.health import Trials
 from roadshift.runtime.verdict import Verdict
 from signed_bundles import small_bundle
@@ -92,6 +94,18 @@ def test_a_model_that_never_becomes_healthy_loses_its_starts(fleet: Fleet) -> No
         assert start.state.trial.starts_left == left
     assert start_of_run(fleet.store, fleet.trust).trial is None
     assert "never became healthy in 3 starts" in fleet.store.state().slots["b"].reason
+
+
+def test_the_end_of_a_trial_rolls_nothing_else_back(fleet: Fleet) -> None:
+    fleet.running(1)
+    second = fleet.installed(2)
+    try_model(fleet.store, fleet.trust)
+    commit(fleet.store, HEALTHY)  # just before an updater ends the trial
+    assert end_trial(fleet.store, "the updater gave up").active == "b"
+    assert fleet.store.state().slots["b"].hash == second.hash
+    fleet.installed(3)
+    try_model(fleet.store, fleet.trust)
+    assert end_trial(fleet.store, "the updater gave up").slots["a"].condition == "failed"
 
 
 def test_a_person_or_a_damaged_file_leads_back_to_the_model_before(fleet: Fleet) -> None:
@@ -166,6 +180,26 @@ def test_a_clock_set_back_makes_nothing_valid_again(fleet: Fleet) -> None:
         assert fleet.store.now(later).year >= 2026
     data = later.model_copy(update={"latest": "2999-01-01T00:00:00Z"})
     assert fleet.store.now(data).year == 2999
+
+
+def test_a_clock_that_was_ahead_is_told_and_can_be_forgiven(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.running(1)
+    ends = datetime.now(timezone.utc) + timedelta(days=365)
+    second = fleet.model(2)
+    sign_bundle(second, fleet.key, version=2, expires=ends)
+    ahead = datetime(2100, 1, 1, tzinfo=timezone.utc)
+    with monkeypatch.context() as wrong:
+        wrong.setattr(type(fleet.store), "now", lambda *_: ahead)
+        with pytest.raises(SignatureError, match="expired on"):
+            install(fleet.store, second.path, fleet.trust)  # and the slots have seen that time
+    with pytest.raises(SignatureError, match=r"have seen 2100-01-01T00:00:00Z, .*slot clock"):
+        install(fleet.store, second.path, fleet.trust)
+    set_clock(fleet.store, "a wrong clock")
+    install(fleet.store, second.path, fleet.trust)
+    assert fleet.events()[-2:] == ["clock set", "installed"]
+    fleet.store.audit()
 
 
 def test_a_changed_audit_file_is_found(fleet: Fleet) -> None:

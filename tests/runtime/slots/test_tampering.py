@@ -277,7 +277,7 @@ def signatures(fleet: Fleet) -> Iterator[Way]:
         (empty_signature, "forged or damaged"),
         (signed_twice_in_one, "not exactly one signature"),
         (as_garage, "signed as garage, and is a maker here"),
-        (many, "holds 7[01] files"),
+        (many, "holds more than 65 files"),
     ):
         yield f"signature: {way.__name__}", way, sentence
 
