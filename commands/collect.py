@@ -20,7 +20,7 @@ def collect(
     frames: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Folders, images or videos; or one camera:0, or the URL of one stream."
+            help="Folders, images, videos or bags; or one camera:0, or the URL of one stream."
         ),
     ] = None,
     out: Annotated[

@@ -45,6 +45,20 @@ def output_error(error: OSError, where: Path) -> OutputError:
     return OutputError(f"{where}: cannot be written ({error.strerror or error}).")
 
 
+def check_parent(path: Path) -> None:
+    """Check that a file or folder may be made at ``path``, before hours are spent on it.
+
+    Raises:
+        OutputError: its parent is missing or unwritable.
+    """
+    parent = path.resolve().parent
+    if not parent.is_dir():
+        code = errno.ENOTDIR if parent.exists() else errno.ENOENT
+        raise output_error(OSError(code, os.strerror(code)), path.resolve())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise output_error(OSError(errno.EACCES, os.strerror(errno.EACCES)), path)
+
+
 @contextmanager
 def staging_folder(target: Path) -> Iterator[Path]:
     """A fresh hidden sibling of ``target``, removed on leaving unless it was published.

@@ -119,6 +119,7 @@ def _triple(settings: Mapping[str, Any], key: str, where: str) -> Triple:
     )
     if not numbers or len(value) != 3 or (key == "image_std" and min(value) <= 0):
         said = "names no" if value is None else f"says {value!r} for"
+        said = said if settings else "is not there, or empty, and names no"
         raise ConfigError(f"{where}: {said} {key}; give {arg('mean')} and {arg('std')}.")
     return float(value[0]), float(value[1]), float(value[2])
 

@@ -80,10 +80,12 @@ def hub_network(folder: HubFolder, asked: str | None) -> NetworkSpec:
     own = _own(folder)
     if asked is None:
         if own is None:
+            why = "which is none of the networks of roadshift; "
+            if folder.model_type in OF_MODEL_TYPE:
+                why = f"of no published size; name one of ours and its {arg('arguments')}, or "
             raise NetworkError(
-                f"{folder.path}: is of type {folder.model_type}, which is none of the networks of "
-                f"roadshift; build it with the installed {PACKAGE}, by {arg('network')} "
-                f"{PACKAGE}:{AUTO}."
+                f"{folder.path}: is of type {folder.model_type}, {why}build it with the installed "
+                f"{PACKAGE}, by {arg('network')} {PACKAGE}:{AUTO}."
             )
         return network_spec(own.name, own.arguments)
     return network_spec(asked, own.arguments if own is not None and own.name == asked else {})

@@ -60,6 +60,19 @@ def narrowed(
     return left
 
 
+def check_part(model: SegmentationNetwork, part: Part, where: str) -> None:
+    """Refuse a part that a network does not have, before any work is done for it.
+
+    Args:
+        where: the method's name, for messages.
+
+    Raises:
+        TrainingError: the network has none.
+    """
+    if part != "all":
+        _members(model, part, where)
+
+
 def attention_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Matrices of attention's projections by name: those below a module that is called attention.
 

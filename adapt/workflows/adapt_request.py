@@ -82,7 +82,8 @@ def adapt(
         only = "label_space input_size initial student_output output colour mean std answers"
         raise ConfigError(
             f"{', '.join(map(arg, ['student', *only.split()]))} and {arg('answer_timeout_s')} are "
-            f"for black-box methods; {method} starts from the bundle's own network."
+            f"for black-box methods; {method} starts from the bundle's own network; "
+            f"give {arg('method')} atp_black_box, or leave them out."
         )
     gate = choose_gate(gate, method, black_box, options.events.note)
     if black_box and older:

@@ -38,6 +38,7 @@ from ..run.config import RunConfig
 from ..run.options import RunOptions
 from ..run.size_limits import check_frame_size
 from ..run.work import Work
+from ..training.learned_parts import check_part
 from ..training.optimisation import nothing_learns
 from ..training.resume import frames_were_held
 from ..training.time_allocation import DECODING
@@ -345,6 +346,8 @@ def _check_learning(
     find_method(config.method).check(network)
     for stage in stages:
         stage.check(network)
+    if stages:
+        check_part(network, config.training.learn, config.method)
     if stages and not check_learning(network, spec, (seen.width, seen.height)):
         raise nothing_learns(config.method)
 

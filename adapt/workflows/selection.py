@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...runtime.arguments import ProgressUpdate, Source, Sources, above_zero, opened, sources
-from ...runtime.atomic import flush, output_errors, publish, staging_folder
+from ...runtime.atomic import check_parent, flush, output_errors, publish, staging_folder
 from ...runtime.bundle import Bundle
 from ...runtime.errors import ConfigError, OutputError, Sentence, arg
 from ...runtime.file_names import STAGED, check_name
@@ -213,6 +213,7 @@ def check_selection_output(out: Path, overwrite: bool) -> None:
             name or place cannot be written.
     """
     check_name(out, STAGED, inside=True)
+    check_parent(out)
     with output_errors(out):
         if not out.exists() or (out.is_dir() and not any(out.iterdir())):
             return

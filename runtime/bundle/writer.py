@@ -14,7 +14,15 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..atomic import flush, locked_folder, output_error, output_errors, publish, staging_folder
+from ..atomic import (
+    check_parent,
+    flush,
+    locked_folder,
+    output_error,
+    output_errors,
+    publish,
+    staging_folder,
+)
 from ..errors import BundleError, OutputError, arg
 from ..file_names import STAGED, check_name
 from ..labels import LabelSpace
@@ -45,12 +53,7 @@ def check_output(path: str | Path, overwrite: bool = False) -> None:
     """
     path = Path(path)
     check_name(path, STAGED, inside=True, by_library=True)
-    parent = path.resolve().parent
-    if not parent.is_dir():
-        code = errno.ENOTDIR if parent.exists() else errno.ENOENT
-        raise output_error(OSError(code, os.strerror(code)), path.resolve())
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise output_error(OSError(errno.EACCES, os.strerror(errno.EACCES)), path)
+    check_parent(path)
     if not path.exists():
         return
     if not _may_be_replaced(path):

@@ -28,6 +28,7 @@ INDEX_EVERY_S = 300.0
 BETTER = 1.1  # times the value of the frame that it would replace; writing wears flash out
 _MEDIAN_STEP = 0.02
 _STILLS_S = 0.1  # between frames that do not say when they were taken
+_ANOTHER_CLOCK_S = 30 * 86400.0  # a longer step leads from times that begin at 0 to stamps
 _NICENESS = 10  # of the thread that works beside an engine
 
 KEPT = "kept"
@@ -213,10 +214,10 @@ class Collector(Closing):
         return KEPT
 
     def _advance(self, timestamp_ns: int) -> None:
-        """Go on in the drive's time, over stills without times and from video to video."""
+        """Go on in the drive's time, over stills without times and from one clock to another."""
         step_s = (timestamp_ns - self._before_ns) / 1e9
         if self.counts["frames"]:
-            self._time_s += step_s if step_s > 0 else _STILLS_S
+            self._time_s += step_s if 0 < step_s < _ANOTHER_CLOCK_S else _STILLS_S
         self._before_ns = timestamp_ns
 
     def _count(self, outcome: str) -> None:

@@ -118,10 +118,14 @@ class FrameStore(Closing):
     @property
     def shortage(self) -> str:
         """A sentence on why the folder has no room below its budget."""
-        full = "the disk is full"
+        full, advice = "the disk is full", "free some of it"
         if not self._is_free(0):
-            full = f"less than {100 * self._keep_free:g}% of the disk is free ({arg('keep_free')})"
-        return Sentence(f"{self.folder}: {full}; frames are kept in the place of others alone.")
+            full = f"less than {100 * self._keep_free:g}% of the disk is free"
+            advice += f", or give a smaller {arg('keep_free')}"
+        kept = "frames are kept in the place of others alone"
+        if not len(self.reservoir):
+            kept = "no frame is kept until it has room"
+        return Sentence(f"{self.folder}: {full}, and {kept}; {advice}.")
 
     def put(self, image: NDArray[np.uint8], frame: KeptFrame) -> bool:
         """Write a frame, (H, W, 3) uint8 RGB, and take out what is worth least for its sake.

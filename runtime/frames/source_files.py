@@ -139,7 +139,7 @@ def _in_folder(path: Path, topic: str | None, note: Note) -> list[SourceFile]:
     if not files:
         raise refusals[0]
     for refusal in refusals:
-        note(Sentence(refusal.marked))
+        note(Sentence(f"left out: {refusal.marked}"))
     return files
 
 

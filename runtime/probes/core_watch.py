@@ -7,6 +7,7 @@ operation that it waits for.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -53,6 +54,7 @@ class CoreWatch:
         self._waiters: weakref.WeakSet[Waiter] = weakref.WeakSet()
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
         self._born = (time.monotonic(), others_s())
         self.scarce = False
         self._quiet = 0
@@ -74,6 +76,12 @@ class CoreWatch:
         """Tell ``waiter`` no more."""
         with self._lock:
             self._waiters.discard(waiter)
+
+    def stop(self) -> None:
+        """Look no more, and wait for what a waiter was told last to be done."""
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def scarce_s(self) -> float:
         """Seconds for which cores were scarce so far."""
@@ -127,8 +135,7 @@ class CoreWatch:
 
     def _run(self) -> None:
         last = time.monotonic()
-        while True:
-            time.sleep(LOOK_EVERY_S)
+        while not self._stopped.wait(LOOK_EVERY_S):
             with self._lock:
                 if not self._waiters:
                     self._thread = None
@@ -152,6 +159,16 @@ def _after_fork() -> None:
     WATCH = CoreWatch()
 
 
+def _at_exit() -> None:
+    """End the watch while Python still runs.
+
+    A thread that is within ONNX Runtime when Python ends would abort the process: a session may be
+    in the making for a waiter.
+    """
+    WATCH.stop()
+
+
 WATCH = CoreWatch()
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)

@@ -91,3 +91,8 @@ def test_what_a_user_gives_comes_first_and_is_said() -> None:
 def test_what_is_malformed_is_one_sentence(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=rf"^p\.json: .*{said}"):
         found({**PLAIN, **change})
+
+
+def test_a_file_that_is_not_there_is_said_to_be() -> None:
+    with pytest.raises(ConfigError, match=r"^p\.json: is not there, or empty, and names no image_"):
+        hub_input({}, "p.json", size=(96, 64), colour=None, mean=None, std=None)

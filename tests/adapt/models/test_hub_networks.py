@@ -64,3 +64,9 @@ def test_a_type_whose_network_is_not_here_says_how_it_is_built(
     for kind in ("road", "upernet"):
         with pytest.raises(NetworkError, match=f"of type {kind}, .*network transformers:Auto"):
             hub_network(folder({"model_type": kind}), None)
+
+
+def test_a_size_that_nobody_published_is_no_unknown_type() -> None:
+    small = folder({"model_type": "segformer", "depths": [1, 1, 1, 1]})
+    with pytest.raises(NetworkError, match=r"of type segformer, of no published size; name one of"):
+        hub_network(small, None)

@@ -233,6 +233,17 @@ def test_what_a_method_cannot_change_is_refused_before_a_frame_is_decoded(
     assert {path.name for path in tmp_path.iterdir()} == {"plain"}
 
 
+def test_a_part_that_the_network_does_not_have_is_refused_before_a_frame_is_decoded(
+    source: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
+) -> None:
+    phases: list[object] = []
+    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report_phase=phases.append))
+    config = settings("training.learn=lora", method="nightshift")
+    with pytest.raises(TrainingError, match=r"nightshift: training\.learn=lora.* no attention"):
+        adapt_bundle(source, [frames_dir], config, job)
+    assert phases == []
+
+
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (9, 200, 31)])
 def test_frames_of_one_colour_are_nothing_to_adapt_to(
     colour: tuple[int, int, int], adapt: Adapt, tmp_path: Path

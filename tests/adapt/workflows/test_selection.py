@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from roadshift.adapt import train_bundle
 from roadshift.adapt.run.config import RunConfig
-from roadshift.adapt.workflows.selection import select_frames
+from roadshift.adapt.workflows.selection import check_selection_output, select_frames
 from roadshift.runtime.api import evaluate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engines import open_engine
@@ -123,3 +123,8 @@ def test_a_stop_leaves_nothing(source: Bundle, frames_dir: Path, tmp_path: Path)
             on_note=quiet,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_not_there_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"missing is not an existing folder; create it first"):
+        check_selection_output(tmp_path / "missing" / "labels", overwrite=False)

@@ -76,6 +76,14 @@ def test_names_are_in_order_of_time_and_open_frames_gives_them_so(tmp_path: Path
     assert found == [name.removesuffix(".jpg") for name in kept(tmp_path)]
 
 
+def test_stamps_after_times_from_zero_go_on_in_the_same_drive(tmp_path: Path) -> None:
+    with collector(tmp_path) as choosing:
+        for number, seconds in enumerate((0, 1, 1_700_000_000, 1_700_000_001, 0)):
+            choosing.consider(frame(SCENES[number], seconds))
+    times = [int(name.removesuffix(".jpg").split("-")[2]) for name in kept(tmp_path)]
+    assert times == [0, 1000, 1100, 2100, 2200]
+
+
 def test_a_restart_goes_on_and_leaves_out_what_is_kept(tmp_path: Path) -> None:
     with collector(tmp_path) as choosing:
         assert [choosing.consider(frame(image)) for image in SCENES] == ["kept"] * len(SCENES)

@@ -187,7 +187,9 @@ def test_while_too_little_of_the_disk_is_free_the_folder_does_not_grow(
         assert put(store, 6)
         assert on_disk(tmp_path) <= used + 8192
         assert set(store.frames) == names(tmp_path)
-        assert "less than 10% of the disk is free" in store.shortage
+        assert "in the place of others alone; free some of it, or give a smaller" in store.shortage
+    with FrameStore(tmp_path / "new", BUDGET, keep_free=0.1) as store:
+        assert "less than 10% of the disk is free, and no frame is kept until" in store.shortage
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(

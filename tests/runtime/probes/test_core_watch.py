@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 from roadshift.runtime.probes.core_watch import BUSY, QUIET_LOOKS, CoreWatch
 
@@ -135,3 +137,33 @@ def test_a_kernel_that_stops_telling_changes_nothing() -> None:
     machine.waited = None  # type: ignore[assignment]
     watch.look(0.25)
     assert told.said == []
+
+
+_ENDS_WHILE_A_WAITER_IS_TOLD = """
+import itertools, threading, time
+from roadshift.runtime.probes import core_watch
+
+told = threading.Event()
+
+class Slow:
+    def share_cores(self, scarce):
+        told.set()
+        time.sleep(0.3)  # as long as making a session takes
+        print("done", flush=True)
+
+waited = itertools.count(step=10)
+core_watch.WATCH = core_watch.CoreWatch(lambda: next(waited), lambda: None)
+slow = Slow()
+core_watch.WATCH.add(slow)
+assert told.wait(30)
+"""
+
+
+def test_a_process_ends_after_what_a_waiter_was_told_is_done() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _ENDS_WHILE_A_WAITER_IS_TOLD],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout == "done\n", "a thread within ONNX Runtime then would abort the process"
