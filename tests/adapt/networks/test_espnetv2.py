@@ -190,7 +190,7 @@ def test_a_scale_that_is_not_published_is_refused() -> None:
         build_network("espnetv2", 20, scale=3)
 
 
-@pytest.mark.parametrize("size", [(64, 96), (45, 70)], ids=str)
+@pytest.mark.parametrize("size", [(45, 70)], ids=str)  # odd sides: every resize is exercised
 def test_onnx_runtime_gives_the_same_logits(
     network: ESPNetv2, size: tuple[int, int], onnx_outputs: OnnxOutputs
 ) -> None:

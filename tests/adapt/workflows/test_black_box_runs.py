@@ -31,7 +31,7 @@ from typer.testing import CliRunner
 
 FRAMES = 6
 SMALL = TrainingConfig(steps=2, batch_size=2, amp="off")
-SERVER = Path(roadshift.__file__).parent / "examples" / "black_box_server.py"
+SERVER = Path(__file__).parents[3] / "examples" / "black_box_server.py"
 PLAIN = BoxWiring(mean=MEAN, std=STD)
 
 
