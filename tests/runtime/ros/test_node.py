@@ -98,6 +98,12 @@ def running(
             car.close()
 
 
+def are_matched(node: Any, car: Car) -> bool:
+    """Tell whether camera, node and listener have found one another; what comes before is lost."""
+    listeners: int = node._mask.get_subscription_count()
+    return listeners > 0 and car.camera.get_subscription_count() > 0
+
+
 def spun(node: Any, stopped: threading.Event) -> None:
     with suppress(EngineError):  # `failure` has it
         node.spin(stopped.is_set)
@@ -107,26 +113,33 @@ def spun(node: Any, stopped: threading.Event) -> None:
 def test_every_stamp_comes_back_with_its_mask(engine: Engine) -> None:
     parts = {"height": HEIGHT, "width": WIDTH, "encoding": "bgr8", "step": 3 * WIDTH}
     with running(engine) as (node, car):
-        car.until(lambda: car.camera.get_subscription_count() > 0)
+        car.until(lambda: are_matched(node, car))
+        lost = 0
         for second in range(60):
-            before = len(car.masks)
-            car.publish(second, data=PICTURE[..., ::-1].tobytes(), **parts)
-            car.until(lambda before=before: len(car.masks) > before)  # type: ignore[misc]
+            sent, before = 0.0, len(car.masks)
+            while len(car.masks) == before:
+                if time.monotonic() - sent > 3:  # the transport may lose one, and the node cannot
+                    lost += sent > 0
+                    assert lost < 3
+                    car.publish(second, data=PICTURE[..., ::-1].tobytes(), **parts)
+                    sent = time.monotonic()
+                car.executor.spin_once(timeout_sec=0.02)
         expected = engine.segment(PICTURE)
-        for second, mask in enumerate(car.masks):
+        assert len(car.masks) >= 60
+        for second, mask in enumerate(car.masks[:60]):
             assert (mask.header.stamp.sec, mask.header.stamp.nanosec) == (second, 123_456_789)
             assert (mask.header.frame_id, mask.encoding) == ("front", "mono8")
             np.testing.assert_array_equal(
                 np.frombuffer(mask.data, np.uint8).reshape(HEIGHT, WIDTH), expected
             )
-        assert node.figures()["segmented"] == 60
+        assert node.figures()["segmented"] >= 60
 
 
 @needs_ros
 def test_compressed_images_and_a_late_subscriber_to_the_classes(engine: Engine) -> None:
     _, jpeg = cv2.imencode(".png", PICTURE[..., ::-1])
-    with running(engine, compressed=True) as (_, car):
-        car.until(lambda: car.camera.get_subscription_count() > 0)
+    with running(engine, compressed=True) as (node, car):
+        car.until(lambda: are_matched(node, car))
         car.until(
             lambda: bool(car.masks),
             lambda: car.publish(1, format="bgr8; png compressed bgr8", data=jpeg.tobytes()),
@@ -150,7 +163,7 @@ def test_a_slow_engine_gets_the_newest_image(engine: Engine) -> None:
 
     parts = {"height": HEIGHT, "width": WIDTH, "encoding": "rgb8", "step": 3 * WIDTH}
     with running(Slow()) as (node, car):
-        car.until(lambda: car.camera.get_subscription_count() > 0)
+        car.until(lambda: are_matched(node, car))
         for second in range(40):
             car.publish(second, data=PICTURE.tobytes(), **parts)
             car.executor.spin_once(timeout_sec=0.02)
@@ -168,7 +181,7 @@ def test_broken_images_a_vanished_camera_and_a_failing_engine(
     notes = list[str]()
     good = {"height": HEIGHT, "width": WIDTH, "encoding": "rgb8", "step": 3 * WIDTH}
     with running(engine, notes=notes) as (node, car):
-        car.until(lambda: car.camera.get_subscription_count() > 0)
+        car.until(lambda: are_matched(node, car))
         car.until(
             lambda: node.broken > 1,
             lambda: car.publish(1, data=b"short", **{**good, "height": 900}),
