@@ -5,11 +5,17 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 
 import pytest
 from roadshift.runtime.probes import core_watch
 from roadshift.runtime.probes.driver import driver_problem
+
+# OpenVINO's compiled part loads once in a process: whole, before a test hides or breaks the package
+# and takes out of `sys.modules` what it did not find there.
+with suppress(ImportError):
+    import openvino  # noqa: F401
 
 pytest.register_assert_rewrite(
     "export_cases", "kernel_cases", "label_guard", "loss_cases", "run_cases", "traced_cases"
