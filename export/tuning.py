@@ -10,13 +10,13 @@ from typing import Any
 import onnx
 
 from ..runtime.engines import Engine
+from ..runtime.engines.tensorrt_build import Report
 from ..runtime.errors import NetworkError
 from .calibration import METHODS, Histogram, Method, Range, collect
 from .data_splits import Calibration
 from .judge import Judge
 from .quantise import Form, layers_for, quantise, quantised_values
 from .sensitivity import spare, sweep, sweep_frames
-from .tensorrt_build import Report
 
 FORMS: tuple[Form, ...] = ("int8", "fp8", "int8-cpu")
 

@@ -24,6 +24,7 @@ from ..errors import EngineError, RoadshiftError, SignatureError, UnhealthyError
 from ..signing import Trust, open_trust
 from .changes import Start, can_go_back, commit, record, roll_back, start_of_run, trusted_model
 from .health import FRAMES
+from .plans import open_with_plan
 from .self_test import self_test_of
 from .state import SLOTS, SlotState
 from .store import SlotStore
@@ -368,7 +369,7 @@ class SlotEngine(Engine):
 
     def _opened(self, bundle: Bundle) -> Engine:
         """An engine that is open and warm."""
-        engine = self._open(bundle)
+        engine = open_with_plan(self._open, bundle)
         try:
             test = self_test_of(bundle)
             size = (engine.input.height, engine.input.width)

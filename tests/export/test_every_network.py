@@ -18,9 +18,9 @@ from roadshift.export.plan_maker import _folds
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import Form, layers_of, quantise, quantised_values
 from roadshift.export.refit import kept_from_refit
-from roadshift.export.tensorrt_build import build_plan
 from roadshift.export.weight_origins import read_folds, write_weights
 from roadshift.runtime.bundle import NetworkSpec
+from roadshift.runtime.engines.tensorrt_build import build_plan
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError
 from traced_cases import (
