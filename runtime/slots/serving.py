@@ -23,6 +23,7 @@ from ..engines import Engine, open_engine
 from ..errors import EngineError, RoadshiftError, SignatureError, UnhealthyError
 from ..signing import Trust, open_trust
 from .changes import Start, can_go_back, commit, record, roll_back, start_of_run, trusted_model
+from .gentle import gently
 from .health import FRAMES
 from .plans import open_with_plan
 from .self_test import self_test_of
@@ -263,6 +264,7 @@ class SlotEngine(Engine):
         except SignatureError as error:
             self._say(f"{error} What it said before counts on.")
 
+    @gently()
     def _open_active(self, hash: str, state: SlotState) -> None:
         try:
             new = self._open_slot(state)
@@ -274,6 +276,7 @@ class SlotEngine(Engine):
         else:
             self._next = new
 
+    @gently()
     def _start_trial(self, hash: str) -> None:
         if hash in self._given_up or hash == self._serving.hash:
             return
