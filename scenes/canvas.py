@@ -29,6 +29,7 @@ FACING, UP = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)  # normals of what faces the came
 _ID_BITS = 16  # low bits of an id: the surface; above: 1 + label where a gap is looked through
 _ID_MASK = (1 << _ID_BITS) - 1
 _FIXED = 3  # fractional bits of polygon corners
+_CIRCLE = [(math.cos(turn * math.pi / 6), math.sin(turn * math.pi / 6)) for turn in range(12)]
 _NEAR = 0.9  # metres; nothing nearer is drawn
 _SKY_LABEL, _SKY_DEPTH = 10, 500.0  # metres of fog in front of the sky
 
@@ -291,5 +292,4 @@ def box(left: float, right: float, low: float, high: float) -> Points:
 
 def ellipse(x: float, y: float, across: float, up: float) -> Points:
     """Twelve corners around (x, y)."""
-    turns = (number * math.pi / 6 for number in range(12))
-    return [(x + across * math.cos(turn), y + up * math.sin(turn)) for turn in turns]
+    return [(x + across * cosine, y + up * sine) for cosine, sine in _CIRCLE]
