@@ -22,7 +22,8 @@ Ids = NDArray[np.int32]
 Codes = NDArray[np.int64]
 Pattern = Callable[[Floats, Floats], Codes]
 Normal = tuple[float, ...]
-Points = Sequence[tuple[float, float]]  # corners in metres on the face that carries them
+Pair = tuple[float, float]
+Points = Sequence[Pair]  # corners in metres on the face that carries them
 # Codes that a panel's pattern may return besides the index of one of its surfaces:
 UNTOUCHED, SEE_THROUGH = -1, -2
 FACING, UP = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)  # normals of what faces the camera, and of the road
@@ -101,7 +102,7 @@ class Canvas:
     depth: NDArray[np.float32] = field(init=False)  # (H, W), for looks without a depth of theirs
     looks: list[tuple[Surface, Normal, float]] = field(default_factory=list)
     footprints: list[tuple[Floats, float]] = field(default_factory=list)  # corners (4, 2), height
-    lamps: list[tuple[float, float]] = field(default_factory=list)  # x and z of street lights
+    lamps: list[Pair] = field(default_factory=list)  # x and z of street lights
 
     def __post_init__(self) -> None:
         shape = (self.camera.height, self.camera.width)
@@ -220,9 +221,7 @@ class Canvas:
         np.copyto(part, ids[np.maximum(codes, 0)], where=codes >= 0)
         np.copyto(depth, z, where=codes >= 0, casting="same_kind")
 
-    def foliage(
-        self, centres: Floats, radius: tuple[float, float], tones: Surfaces, phase: int
-    ) -> None:
+    def foliage(self, centres: Floats, radius: Pair, tones: Surfaces, phase: int) -> None:
         """A union of leafy ellipses at one depth: ``centres`` (N, 3), ``radius`` across and up.
 
         ``tones`` go from dark to light; the outline is ragged by noise, at ``phase`` of its tile.

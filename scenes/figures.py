@@ -29,24 +29,16 @@ _BICYCLE_FRAME: Sequence[Points] = (
     ((-0.12, 0.3), (-0.27, 0.92)),
     ((0.54, 0.36), (0.38, 0.98), (0.5, 1.04)),
 )
-
-
-def _triangle(r: float) -> Points:
-    return ((-r, -0.8 * r), (r, -0.8 * r), (0.0, 0.95 * r))
-
-
-def _diamond(r: float) -> Points:
-    return ((0.0, -r), (r, 0.0), (0.0, r), (-r, 0.0))
-
-
-_DISC = ellipse(0, 0, 1.0, 1.0)
+_DISC, _INNER_DISC = (ellipse(0, 0, r, r) for r in (1.0, 0.72))
+_TRIANGLE, _INNER = (((-r, -0.8 * r), (r, -0.8 * r), (0.0, 0.95 * r)) for r in (1.0, 0.6))
+_DIAMOND, _INNER_DIAMOND = (((0.0, -r), (r, 0.0), (0.0, r), (-r, 0.0)) for r in (1.0, 0.78))
 _SIGNS: Sequence[Sequence[Part]] = (
-    [(_DISC, _RED), (ellipse(0, 0, 0.72, 0.72), _WHITE)],
+    [(_DISC, _RED), (_INNER_DISC, _WHITE)],
     [(_DISC, _RED), (box(-0.7, 0.7, -0.18, 0.18), _WHITE)],
-    [(_triangle(1.0), _RED), (_triangle(0.6), _WHITE)],
+    [(_TRIANGLE, _RED), (_INNER, _WHITE)],
     [(_DISC, _BLUE), (box(-0.14, 0.14, -0.6, 0.6), _WHITE)],
-    [(box(-0.9, 0.9, -0.9, 0.9), _BLUE), (_triangle(0.6), _WHITE)],
-    [(_diamond(1.0), _WHITE), (_diamond(0.78), _YELLOW)],
+    [(box(-0.9, 0.9, -0.9, 0.9), _BLUE), (_INNER, _WHITE)],
+    [(_DIAMOND, _WHITE), (_INNER_DIAMOND, _YELLOW)],
     [(box(-1.5, 1.5, -0.6, 0.6), _GREEN), (box(-1.1, 1.1, -0.14, 0.1), _WHITE)],
 )
 

@@ -17,7 +17,10 @@ from .textures import Texture
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
 _FAR, _LANE = 100.0, 3.4  # metres: the street's end, a lane's width
+_LAWNS, _EARTHS = palette("42 50 20, 50 50 24"), palette("56 46 32, 48 52 24")
+_PAVINGS = palette("66 64 62, 70 62 56")
 _FEATURES = ("truck", "bus", "train", "motorcycle", "bicycle")
+_Draw = Callable[..., None]
 _BORDERS = {"fence": buildings.fence, "wall": buildings.wall, "hedge": buildings.hedge}
 
 
@@ -71,24 +74,17 @@ class _Street:
     right: _Side
     planned: list[tuple[int, float, Callable[[], None]]] = field(default_factory=list)
 
-    def plan(
-        self, draw: Callable[..., None], x: float, z: float, *arguments: object, layer: int = 1
-    ) -> None:
+    def plan(self, draw: _Draw, x: float, z: float, *more: object, layer: int = 1) -> None:
         """Have something drawn later: the outermost layer (0) first, each from far to near."""
         spot = Spot(self.canvas, self.rng, x, z)
-        self.planned.append((layer, -z, partial(draw, spot, *arguments)))
+        self.planned.append((layer, -z, partial(draw, spot, *more)))
 
     def paint_ground(self) -> None:
         """Lawn, pavement, kerb and asphalt with its patches and manholes."""
         rng, left, right = self.rng, self.left.kerb, self.right.kerb
-        grass, earth, paving = (
-            Surface(label, pick(rng, palette(tones)), texture)
-            for label, tones, texture in (
-                (TERRAIN, "42 50 20, 50 50 24", Texture.GRASS),
-                (TERRAIN, "56 46 32, 48 52 24", Texture.GRASS),
-                (SIDEWALK, "66 64 62, 70 62 56", Texture.PAVING),
-            )
-        )
+        grass = Surface(TERRAIN, pick(rng, _LAWNS), Texture.GRASS)
+        earth = Surface(TERRAIN, pick(rng, _EARTHS), Texture.GRASS)
+        paving = Surface(SIDEWALK, pick(rng, _PAVINGS), Texture.PAVING)
         kerb = Surface(SIDEWALK, (0.74, 0.73, 0.71), Texture.PLASTER)
         grey = rng.uniform(0.3, 0.42)
         asphalt = Surface(ROAD, (grey, grey, 1.02 * grey), Texture.ASPHALT)
@@ -228,9 +224,10 @@ class _Street:
     ) -> float:
         """Plan a vehicle of that kind; returns its length."""
         bodies = vehicles.KINDS[kind](self.rng)
-        pose = vehicles.Pose(heading, vehicles.length_of(bodies), parked)
+        length = max(along for body in bodies for along, _ in body.profile)
+        pose = vehicles.Pose(heading, length, parked)
         self.plan(vehicles.draw_vehicle, x, z, bodies, pose)
-        return pose.length
+        return length
 
     def _either_side(self) -> _Side:
         return self.left if self.rng.random() < 0.5 else self.right

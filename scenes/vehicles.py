@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import Canvas, Face, Floats, Normal, Patch, Points, Spot, Surface, box, ellipse
+from .canvas import Canvas, Face, Floats, Normal, Pair, Patch, Points, Spot, Surface, box, ellipse
 from .colours import ACCENTS, OFF, Colour, Rng, palette, pick, shade, window_glass
 from .textures import Texture
 
@@ -81,6 +81,7 @@ class Body:
     front: Sequence[Patch] = ()
     windows: dict[int, Colour] = field(default_factory=dict)  # the profile's edges that are glass
     belt: float = 9.0  # metres; above it the body narrows
+    tyres: float = 0.0  # half of their distance, where an end shows them
     texture: Texture = Texture.METAL
 
     def draw(self, spot: Spot, pose: Pose) -> None:
@@ -109,6 +110,8 @@ class Body:
             details += [(p, self._on_side(2 * i - 1, p.corners, 0.01)) for p in self.side]
         if pose.heading in ("away", "towards"):
             end, at = (self.rear, start) if pose.heading == "away" else (self.front, stop)
+            if end and self.tyres:
+                end = [*end, *_pair(0.96 * self.tyres, 0.24, (0.0, 0.34), (_RUBBER, OFF))]
             details += [(p, np.array([(x, up, at) for x, up in p.corners])) for p in end]
         for patch, corners in details if base[:, 2].min() < _PLAIN_FROM else ():
             look = Surface(self.label, patch.colour, glow=OFF if pose.parked else patch.glow)
@@ -120,11 +123,6 @@ class Body:
         halves = (0.5 * self.width * (1.0 - 0.3 * max(up - self.belt, 0.0)) for _, up in points)
         placed = zip(halves, points, strict=True)
         return np.array([(sign * (half + out), up, along) for half, (along, up) in placed])
-
-
-def length_of(bodies: Sequence[Body]) -> float:
-    """Length of a vehicle of those bodies, metres."""
-    return max(along for body in bodies for along, _ in body.profile)
 
 
 def draw_vehicle(spot: Spot, bodies: Sequence[Body], pose: Pose) -> None:
@@ -166,16 +164,14 @@ def car(rng: Rng) -> list[Body]:
         *_pair(a, 0.36 * a, (0.66, 0.9), _RED),
         Patch(box(-0.96 * a, 0.96 * a, 0.32, 0.5), shade(paint, 0.6)),
         Patch(box(-0.27, 0.27, 0.53, 0.66), _PLATE),
-        *_tyres(a),
     ]
     front = [
         *_pair(a, 0.4 * a, (0.55, 0.74), _WHITE),
         Patch(box(-0.56 * a, 0.56 * a, 0.36, 0.64), _DARK),
         Patch(box(-0.27, 0.27, 0.38, 0.5), _PLATE),
-        *_tyres(a),
     ]
     windows, belt = {back: glass, screen: glass}, scale * min(cabin[0, 1], cabin[3, 1])
-    return [Body(CAR, width, profile, paint, side, rear, front, windows, belt)]
+    return [Body(CAR, width, profile, paint, side, rear, front, windows, belt, a)]
 
 
 def bus(rng: Rng) -> list[Body]:
@@ -195,15 +191,13 @@ def bus(rng: Rng) -> list[Body]:
         Patch(box(-0.9, 0.9, 0.75, 1.3), shade(paint, 0.6)),
         *_pair(1.2, 0.22, (0.8, 1.5), _RED),
         Patch(box(-0.3, 0.3, 2.78, 3.0), *_AMBER),
-        *_tyres(1.2),
     ]
     front = [
         Patch(box(-1.15, 1.15, 1.05, 2.55), glass, shade(_SALOON_GLOW, 0.4)),
         Patch(box(-0.95, 0.95, 2.64, 2.98), *_AMBER),
         *_pair(1.15, 0.4, (0.58, 0.85), _WHITE),
-        *_tyres(1.2),
     ]
-    return [Body(BUS, 2.5, profile, paint, side, rear, front)]
+    return [Body(BUS, 2.5, profile, paint, side, rear, front, tyres=1.2)]
 
 
 def truck(rng: Rng) -> list[Body]:
@@ -221,18 +215,13 @@ def truck(rng: Rng) -> list[Body]:
         *(Patch(box(x, x + 0.06, 1.1, top - 0.1), shade(load, 0.6)) for x in (-1.1, 0.0, 1.04)),
         Patch(box(-1.2, 1.2, 0.55, 0.76), (0.85, 0.32, 0.26)),
         *_pair(1.2, 0.36, (0.8, 0.98), _RED),
-        *_tyres(1.2),
     ]
     box_profile = ((0, 1.0), (0, top), (n, top), (n, 1.0))
-    cargo = Body(TRUCK, 2.5, box_profile, load, side, rear, texture=Texture.PLASTER)
+    cargo = Body(TRUCK, 2.5, box_profile, load, side, rear, tyres=1.2, texture=Texture.PLASTER)
     cab_profile = ((n, 0.5), (n, 2.75), (n + 1.7, 2.75), (n + 1.95, 1.6), (n + 2.0, 0.4))
     side = [Patch(box(n + 0.5, n + 1.6, 1.6, 2.4), glass), *_wheels(n + 1.0, radius=0.5)]
-    front = [
-        Patch(box(-0.8, 0.8, 0.75, 1.45), _DARK),
-        *_pair(1.15, 0.38, (0.5, 0.75), _WHITE),
-        *_tyres(1.2),
-    ]
-    return [cargo, Body(TRUCK, 2.4, cab_profile, paint, side, [], front, {2: glass})]
+    front = [Patch(box(-0.8, 0.8, 0.75, 1.45), _DARK), *_pair(1.15, 0.38, (0.5, 0.75), _WHITE)]
+    return [cargo, Body(TRUCK, 2.4, cab_profile, paint, side, [], front, {2: glass}, tyres=1.2)]
 
 
 def tram(rng: Rng) -> list[Body]:
@@ -274,13 +263,7 @@ def _wheels(*along: float, radius: float) -> list[Patch]:
     return [Patch(ellipse(z, radius, r, r), colour) for colour, r in rings for z in along]
 
 
-def _tyres(half: float) -> list[Patch]:
-    return _pair(0.96 * half, 0.24, (0.0, 0.34), (_RUBBER, OFF))
-
-
-def _pair(
-    half: float, width: float, up: tuple[float, float], look: tuple[Colour, Colour]
-) -> list[Patch]:
+def _pair(half: float, width: float, up: Pair, look: tuple[Colour, Colour]) -> list[Patch]:
     """Two boxes at the left and the right edge of an end that reaches from -half to half."""
     return [Patch(box(x, x + width, *up), *look) for x in (-half, half - width)]
 
