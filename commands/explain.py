@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads, Topic
+from .options import AllowNetwork, BundleIn, Device, FramesLookedAt, Json, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
@@ -28,7 +28,7 @@ def explain(
     method: Annotated[
         str, typer.Option(help="iapc, ld or atp: leave out the others' figures; all.")
     ] = "all",
-    max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 8,
+    max_frames: FramesLookedAt = 8,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of t-SNE.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,

@@ -41,9 +41,6 @@ class AlignStage(Stage):
             settings.align_sharpness,
         )
 
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
-
     def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
         if self.settings.align_frozen_classifier:
             return all_but_the_classifier(model)
@@ -86,7 +83,7 @@ class TeachStage(Stage):
         self.settings, self._answers = settings, answers
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
+        super().begin(model, context)
         self.labels = self._new_labels(model, context)
 
     def _new_labels(self, model: SegmentationNetwork, context: Context) -> TeachLabels:

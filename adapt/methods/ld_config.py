@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..losses.ld import Complementary, MeanOver
-from ..pseudo_labels.selection import ThresholdOf
+from ..pseudo_labels.thresholds import ThresholdOf
 from ..run.config import Scales, Settings
 from ..run.renamed_settings import Renamed, Renames
 

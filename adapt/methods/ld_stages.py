@@ -26,8 +26,8 @@ class SelfTraining(Stage):
         self.settings, self.number = settings, number
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        super().begin(model, context)
         settings = self.settings
-        self.model, self.context = model.train(), context
         self.labeller = Labeller(
             model,
             context,

@@ -53,8 +53,8 @@ class PropagateStage(Stage):
         self.mixes = settings.mix != "none"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        settings, self.context = self.settings, context
-        self.model = model.train()
+        super().begin(model, context)
+        settings = self.settings
         start = fold_batch_norm(frozen_copy(model))
         self.teacher: SegmentationNetwork | None = None  # the student itself
         if settings.propagate_teacher == "ema":
