@@ -38,6 +38,7 @@ def authors_code(share: float, rounds: int, lr: float) -> Mapping[str, Any]:
             "steps": rounds * (2975 // 3),
             "schedule_steps": 5000,
             "schedule_restarts": True,
+            "repeated_updates": True,
         },
         "ld": {
             "class_share": share,
@@ -49,6 +50,7 @@ def authors_code(share: float, rounds: int, lr: float) -> Mapping[str, Any]:
             "rank_draw": "step",
             "rounds": rounds,
             "round_lr_factor": 0.5**0.5,
+            "learn_shortcut_norms": True,
         },
     }
 

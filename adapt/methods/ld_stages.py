@@ -28,6 +28,9 @@ class SelfTraining(Stage):
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         settings = self.settings
         self.model, self.context = model.train(), context
+        if settings.learn_shortcut_norms:
+            for name in model.norms_of_ld:
+                model.get_submodule(name).requires_grad_(True)
         self.labeller = Labeller(
             model,
             context,

@@ -78,6 +78,7 @@ class TrainingConfig(Settings):
     lora_scale: float = Field(default=2.0, gt=0, le=1e4)  # times which it is added
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum; AdamW's first-moment decay
     nesterov: bool = False
+    repeated_updates: bool = False  # SGD's, as in published code: see `RepeatingSgd`
     weight_decay: float = Field(default=5e-4, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     warmup_factor: float = Field(default=0.1, gt=0, le=1)  # share of lr at step 0 of the warm-up
@@ -103,6 +104,8 @@ class TrainingConfig(Settings):
             raise ValueError("schedule_restarts needs schedule_steps, the horizon of each stage")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.repeated_updates and (self.optimizer != "sgd" or self.learn == "lora"):
+            raise ValueError("repeated_updates is for optimizer=sgd, and not for learn=lora")
         if self.micro_batch is not None and self.micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch {self.micro_batch} is above batch_size {self.batch_size}"
