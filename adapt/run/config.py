@@ -68,6 +68,7 @@ class TrainingConfig(Settings):
     crop_size: tuple[int, int] | None = None  # None: ``crop_share`` of the frame
     crop_share: float = Field(default=1.0, gt=0, le=1)  # of each side, where crop_size is not set
     scale: tuple[float, float] = (1.0, 1.0)  # zoom of a crop, drawn uniformly
+    scale_values: Scales = ()  # zooms to draw from, each as often, in place of scale's
     flip: bool = True  # mirror half of the crops
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=1e-3, gt=0)
@@ -96,6 +97,11 @@ class TrainingConfig(Settings):
     def _consistent(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be [low, high] with 0 < low <= high, got {self.scale}")
+        if self.scale_values and (min(self.scale_values) <= 0 or self.scale != (1.0, 1.0)):
+            raise ValueError(
+                "scale_values must be above 0, and stands in place of scale: leave that at [1, 1], "
+                "or set scale_values to []"
+            )
         for name in ("frame_size", "crop_size"):
             size = getattr(self, name)
             if size is not None and min(size) < 16:

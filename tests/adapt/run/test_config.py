@@ -117,6 +117,8 @@ def test_a_toml_file_that_is_missing_or_is_not_toml_is_named(tmp_path: Path) -> 
         ({"batch_size": 2, "micro_batch": 4}, "micro_batch 4 is above batch_size 2"),
         ({"nesterov": True, "momentum": 0}, "nesterov needs a momentum"),
         ({"repeated_updates": True, "optimizer": "adamw"}, "repeated_updates is for optimizer=sgd"),
+        ({"scale_values": [0.5, 0.0]}, "scale_values must be above 0"),
+        ({"scale_values": [0.5], "scale": [0.5, 1.5]}, "stands in place of scale"),
         ({"repeated_updates": True, "learn": "lora"}, "repeated_updates is for .* not for learn"),
         ({"stepz": 3}, r"unknown key 'training\.stepz' \(known: steps, batch_size.*amp"),
     ],
