@@ -57,7 +57,7 @@ class PropagateStage(Stage):
         self.model = model.train()
         start = fold_batch_norm(frozen_copy(model))
         self.teacher: SegmentationNetwork | None = None  # the student itself
-        self.average: MovingAverage | None = None
+        self.average: MovingAverage[SegmentationNetwork] | None = None
         if settings.propagate_teacher == "ema":
             decay, ramp = settings.teacher_decay, settings.teacher_ramp
             self.average = MovingAverage(model, decay, ramp=ramp)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def ema_update(memory: nn.Module, student: nn.Module, decay: float) -> None:
         torch._foreach_copy_(ours, theirs)
 
 
-class MovingAverage:
+class MovingAverage(Generic[Model]):
     """A frozen copy of a student that follows its weights, see `ema_update`.
 
     Args:

@@ -204,7 +204,7 @@ class Restated:
                     seen_before = self.momenta.get(name)
                     momentum = decayed if seen_before is None else 0.9 * seen_before + decayed
                     self.momenta[name] = momentum
-                    weight -= rate * (decayed + 0.9 * momentum)
+                    weight.sub_(rate * (decayed + 0.9 * momentum))
             self.student.both(clean)
             for m, s in zip(self.memory.parameters(), self.student.parameters(), strict=True):
                 m.copy_(0.9 * m + 0.1 * s)

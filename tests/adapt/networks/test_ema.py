@@ -16,7 +16,7 @@ def walk(student: nn.Linear, steps: int) -> list[Tensor]:
     return [torch.randn_like(student.weight) for _ in range(steps)]
 
 
-def moved(average: MovingAverage, student: nn.Linear, path: list[Tensor]) -> Tensor:
+def moved(average: MovingAverage[nn.Linear], student: nn.Linear, path: list[Tensor]) -> Tensor:
     for weight in path:
         with torch.no_grad():
             student.weight.copy_(weight)
