@@ -47,21 +47,23 @@ def explain(
     from ..runtime.words import counted
     from .tables import show
 
+    allowed = allow_network or ()  # bundles first: to load torch takes seconds
+    model = open_bundle(bundle, allow_networks=allowed)
+    teacher = None if source is None else open_bundle(source, allow_networks=allowed)
     with needs_torch("explain", threads):
         from ..adapt.workflows import explanation
         from ..runtime.frames.source_files import with_topic
 
-        allowed = allow_network or ()
         with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
             def report(now: ProgressUpdate) -> None:
                 display.show(now.task, now.unit, now.done, now.total, pace(now.per_s, now.left_s))
 
             made = explanation.explain(
-                open_bundle(bundle, allow_networks=allowed),
+                model,
                 with_topic(frames, topic),
                 out=out,
-                source=None if source is None else open_bundle(source, allow_networks=allowed),
+                source=teacher,
                 method=method,
                 max_frames=max_frames,
                 seed=seed,

@@ -57,6 +57,7 @@ def reproduce(
 
     Puts both figures side by side.
     """
+    from ..runtime.console.terminal import note
     from .tables import published_listing_table, published_tables, show
 
     if list_rows:
@@ -65,6 +66,7 @@ def reproduce(
 
             rows = published_listing()
         show(rows, as_json, lambda: published_listing_table(rows))
+        note("the papers' ablations run on any frames: roadshift compare --list-ablations")
         return
     recipe = needed("RECIPE", recipe, "--list")
     data = needed("--data", data, "--list")

@@ -28,6 +28,9 @@ class SelfTraining(Stage):
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
         super().begin(model, context)
         settings = self.settings
+        if settings.learn_shortcut_norms:
+            for name in model.norms_of_ld:
+                model.get_submodule(name).requires_grad_(True)
         self.labeller = Labeller(
             model,
             context,
