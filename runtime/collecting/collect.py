@@ -58,7 +58,8 @@ def collect_frames(
         JSON values: "frames", "kept" and the others by reason (see `collector.REASONS`), of this
         drive; "frames_kept" and "bytes", of the folder; "ended_by": "end", "signal", "duration",
         "max_frames" or "lost", then with the sentence in "lost"; "seconds", "skipped", "out";
-        "engine", and of its frames "pipeline", as `Pipeline.summary` says; None without one.
+        "engine" or None; "pipeline", what `Pipeline.summary` says of its frames, or None without an
+        engine and of a recording, which waits for it.
 
     Raises:
         FrameError: not one frame can be read.
@@ -122,7 +123,7 @@ def collect_frames(
         "skipped": [] if isinstance(frames, LiveSource) else list(frames.skipped),
         "out": str(out),
         "engine": None if engine is None else engine.describe(),
-        "pipeline": None if pipeline is None else pipeline.summary(),
+        "pipeline": pipeline.summary() if pipeline is not None and live else None,
     }
 
 
