@@ -9,7 +9,20 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of, engine_of_slots
-from .options import AllowNetwork, Backend, Device, Json, Overwrite, Threads, Topic
+from .options import (
+    AllowNetwork,
+    Artefact,
+    Backend,
+    Device,
+    Duration,
+    Json,
+    MaxFrames,
+    Overwrite,
+    Slots,
+    Threads,
+    Topic,
+    TrustOfModel,
+)
 from .parse import parse_duration
 
 
@@ -46,28 +59,15 @@ def run(
         float | None,
         typer.Option(min=0.1, help="Rate of images, 10 unless given; of a live source's video."),
     ] = None,
-    duration: Annotated[
-        str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")
-    ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many frames were read.")
-    ] = None,
+    duration: Duration = None,
+    max_frames: MaxFrames = None,
     backend: Backend = "auto",
-    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    artefact: Artefact = None,
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
-    slots: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Run the model of a vehicle's slots, see roadshift slot."),
-    ] = None,
-    trust: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
-        ),
-    ] = None,
+    slots: Slots = None,
+    trust: TrustOfModel = None,
     allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:
