@@ -1,4 +1,4 @@
-"""Which frames of a drive are worth keeping for batch norm's statistics, at a fixed share of them.
+"""Frames of a drive that are worth keeping for batch norm's statistics, at a fixed share of them.
 
     python benchmarks/collecting_statistics.py --data DIR --camvid DIR --work DIR [--seeds 3]
 

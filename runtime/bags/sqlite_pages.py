@@ -99,7 +99,7 @@ class TablePages:
         raise BrokenBagError("its pages lead nowhere")
 
     def _local_bytes(self, length: int) -> int:
-        """How many bytes of a row lie in its leaf; the rest is in overflow pages."""
+        """Count the bytes of a row that lie in its leaf; the rest is in overflow pages."""
         if length <= self._page_size - 35:
             return length
         least = (self._page_size - 12) * 32 // 255 - 23
@@ -138,7 +138,7 @@ class TablePages:
             together = min(2 * run, _MOST_PAGES)  # of a scattered value little is read in vain
 
     def _read_pages(self, first: int, into: memoryview, count: int) -> int:
-        """Read so many pages that lie one behind the other; how many there are, at least one."""
+        """Read so many pages, one behind the other; the number that there are, at least one."""
         if first < 2:
             raise BrokenBagError("the row is longer than its pages")
         room = self._page_size - 4
@@ -168,7 +168,7 @@ class _Page:
         return self._data[at : at + length]
 
     def row_of(self, cell: int) -> tuple[int, int, int]:
-        """Of a leaf's row its number, the byte at which it begins and its length."""
+        """The number of a leaf's row, the byte at which it begins, and its length."""
         length, at = _varint(self._data, self._place(cell))
         row, at = _varint(self._data, at)
         return row, at, length
