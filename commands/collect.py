@@ -9,7 +9,7 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of
-from .options import AllowNetwork, Backend, Device, Duration, Json, MaxFrames, Threads, Topic
+from .options import AllowNetwork, Backend, Device, Duration, FramesRead, Json, Threads, Topic
 from .parse import needed, parse_duration, parse_memory, parse_share
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def collect(
         str, typer.Option(help="Share of one core, beside a camera; frames are left out first.")
     ] = "25%",
     duration: Duration = None,
-    max_frames: MaxFrames = None,
+    max_frames: FramesRead = None,
     status: Annotated[
         Path | None,
         typer.Option("--status", metavar="DIR", help="Say what a folder holds, and end."),

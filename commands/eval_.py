@@ -10,7 +10,7 @@ import typer
 from .engines import engine_of
 from .options import (
     AllowNetwork,
-    Artefact,
+    ArtefactIn,
     Backend,
     BundleIn,
     Device,
@@ -30,7 +30,7 @@ def eval_(
     label_space: LabelSpaceOfFiles = None,
     label_map: LabelMapFile = None,
     backend: Backend = "auto",
-    artefact: Artefact = None,
+    artefact: ArtefactIn = None,
     device: Device = "auto",
     threads: Threads = None,
     allow_network: AllowNetwork = None,

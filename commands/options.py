@@ -69,6 +69,12 @@ LossBackend = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
+TimeBudget = Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")]
+MemoryBudget = Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")]
+Duration = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")]
+FramesRead = Annotated[int | None, typer.Option(min=1, help="Stop after so many frames were read.")]
+FramesLookedAt = Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")]
+ArtefactIn = Annotated[str | None, typer.Option(help="The bundle's file to run.")]
 AllowNetwork = Annotated[
     list[str] | None,
     typer.Option(
@@ -109,7 +115,6 @@ Topic = Annotated[
         help="Camera of the bags in FRAMES, e.g. /front/image; needed where a bag has several.",
     ),
 ]
-Artefact = Annotated[str | None, typer.Option("--artefact", help="The bundle's file to run.")]
 Slots = Annotated[
     Path | None,
     typer.Option(
@@ -124,8 +129,6 @@ TrustOfModel = Annotated[
         help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
     ),
 ]
-Duration = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")]
-MaxFrames = Annotated[int | None, typer.Option(min=1, help="Stop after so many frames were read.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 Nice = Annotated[
     int, typer.Option(min=0, max=19, help="Lower priority than other programs by so much.")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .engines import engine_of, engine_of_slots
-from .options import AllowNetwork, Artefact, Backend, Device, Slots, Threads, TrustOfModel
+from .options import AllowNetwork, ArtefactIn, Backend, Device, Slots, Threads, TrustOfModel
 
 
 def ros(
@@ -31,7 +31,7 @@ def ros(
     slots: Slots = None,
     trust: TrustOfModel = None,
     backend: Backend = "auto",
-    artefact: Artefact = None,
+    artefact: ArtefactIn = None,
     device: Device = "auto",
     threads: Threads = None,
     allow_network: AllowNetwork = None,
