@@ -115,6 +115,20 @@ Topic = Annotated[
         help="Camera of the bags in FRAMES, e.g. /front/image; needed where a bag has several.",
     ),
 ]
+Slots = Annotated[
+    Path | None,
+    typer.Option(
+        "--slots", metavar="DIR", help="Run the model of a vehicle's slots, see roadshift slot."
+    ),
+]
+TrustOfModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--trust",
+        metavar="DIR",
+        help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores unless given.")]
 Nice = Annotated[
     int, typer.Option(min=0, max=19, help="Lower priority than other programs by so much.")
