@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,6 +22,20 @@ with suppress(ImportError):
 pytest.register_assert_rewrite(
     "export_cases", "kernel_cases", "label_guard", "loss_cases", "run_cases", "traced_cases"
 )
+
+
+# The commands that tests start share compiled modules, else each of them compiles the package anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector to what tests make.
+
+    Each of its full passes would go through all modules and tests, half a second at a time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
