@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from export_cases import frames_of
 from roadshift.adapt.networks import NETWORKS as KNOWN
 from roadshift.export.calibration import collect
@@ -24,6 +25,7 @@ from roadshift.runtime.engines.onnx.skeleton import skeleton
 from roadshift.runtime.engines.tensorrt_build import build_plan
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError
+from roadshift.scenes import render_scene
 from traced_cases import (
     IMAGE,
     NETWORKS,
@@ -31,6 +33,7 @@ from traced_cases import (
     Segmenter,
     Traced,
     bundle_of,
+    draw,
     logits_of,
     traced_network,
     write_graph,
@@ -57,12 +60,20 @@ def test_every_network_in_the_repository_is_asked_about() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NOT_REFITTABLE))
-def test_a_graph_that_cannot_be_refitted_says_so(name: str, tmp_path: Path) -> None:
-    bundle, network = bundle_of(tmp_path / "bundle", NetworkSpec(name=name))
-    segmenter = Segmenter(network, SIZE).eval()
+def test_a_graph_that_cannot_be_refitted_says_so_and_is_right(name: str, tmp_path: Path) -> None:
+    """At odd sides, with which every resize is exercised."""
+    size = SIZE.model_copy(update={"width": 71, "height": 45})
+    bundle, network = bundle_of(tmp_path / "bundle", NetworkSpec(name=name), size)
+    draw(network, seed=1)
+    segmenter = Segmenter(network, size).eval()
     model = write_graph(segmenter, bundle, tmp_path / "model.onnx", with_logits=True)
     assert read_folds(model) is None
     assert "roadshift.not_refittable" in {entry.key for entry in model.metadata_props}
+    image = render_scene(0, "dusk", size.width, size.height).image[None]
+    with torch.inference_mode():
+        expected = segmenter.scores(torch.from_numpy(image))[1].numpy()
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(logits_of(model, image) / scale, expected / scale, atol=1e-4)
 
 
 # ---- its weights ---------------------------------------------------------------------------------
