@@ -124,7 +124,7 @@ def test_no_label_of_a_target_frame_is_read(method: str, run: Run, no_labels: li
 
 
 @pytest.mark.usefixtures("slow_network")
-@pytest.mark.parametrize("budget", [0.2, 2.0, 10.0, 30.0])
+@pytest.mark.parametrize("budget", [0.2, 2.0, 10.0, 60.0])
 @pytest.mark.parametrize("method", sorted(m for m in EVERY_METHOD if not m.endswith("black_box")))
 def test_no_method_takes_longer_than_the_budget(
     method: str,
@@ -144,7 +144,7 @@ def test_no_method_takes_longer_than_the_budget(
     # At the least a forward pass is timed, and a look, statistics and a verdict need one batch.
     assert clock.now - began <= 1.2 * budget + 40 * A_FRAME_S, notes
     outcome: Any = bundle.manifest.provenance.configuration["outcome"]
-    if steps and budget == 30:
+    if steps and budget == 60:
         assert outcome["steps"] > 3, notes
     assert bundle.manifest.verdict is not None
 
