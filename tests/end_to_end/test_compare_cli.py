@@ -20,6 +20,7 @@ Command = Callable[..., Any]
 # DESIGN: the keys that a program may rely on, and what `compare` adds to them.
 DESIGN_KEYS = {"method", "miou", "gain", "iou", "seconds", "peak_mib", "collapsed"}
 KEYS = DESIGN_KEYS | {"variant", "steps_per_s", "classes_lost"}
+GIVEN = ("--set", "statistics_share=0.5")  # which a run need not find then
 SMALL = ("--steps", "2", "--set", "training.batch_size=2", "--set", "iapc.pseudo_labels=online")
 
 
@@ -40,7 +41,7 @@ def compare(world: Any, command: Command, tmp_path: Path) -> Command:
 
     def run(*arguments: object, out: Path = tmp_path / "out") -> Any:
         return command(
-            "compare", world.source, frames, "--labels", labels, "--out", out, *arguments
+            "compare", world.source, frames, "--labels", labels, "--out", out, *GIVEN, *arguments
         )
 
     return run
@@ -50,7 +51,7 @@ def test_as_a_process_it_prints_one_json_list_and_leaves_a_page(world: Any, tmp_
     frames, out = world.dusk / "images", tmp_path / "out"
     started = process(
         *("compare", world.source, frames, "--images", frames, "--labels", world.dusk / "labels"),
-        *("--methods", "bn_stats,iapc", "--out", out, "--json", *SMALL),
+        *("--methods", "bn_stats,iapc", "--out", out, "--json", *GIVEN, *SMALL),
     )
     stdout, stderr = started.communicate()
     assert started.returncode == 0, stderr
@@ -120,7 +121,7 @@ def test_a_signal_stops_it_between_two_steps_and_it_says_how_to_go_on(
     frames, labels = world.dusk / "images", world.dusk / "labels"
     started = process(
         *("compare", world.source, frames, "--labels", labels, "--methods", "bn_stats,iapc"),
-        *("--out", tmp_path / "out", *SMALL, "--steps", 100_000),
+        *("--out", tmp_path / "out", *GIVEN, *SMALL, "--steps", 100_000),
     )
     with started:
         assert started.stderr is not None

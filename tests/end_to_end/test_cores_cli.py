@@ -27,6 +27,7 @@ def test_a_run_takes_as_many_threads_as_asked_and_says_how_they_wait(
         done = command(
             *("adapt", world.source, world.dusk / "images", "--out", tmp_path / "out"),
             *("--method", "bn_stats", "--gate", "off", "--threads", threads, "--json"),
+            *("--set", "statistics_share=0.5"),
         )
     finally:
         torch.set_num_threads(before)

@@ -18,7 +18,7 @@ from roadshift.export import artefacts
 from roadshift.runtime.console.streams import guarded
 
 QUICK = ("--queries", "3", "--warmup", "1", "--rounds", "1", "--backends", "onnxruntime")
-BN_ONLY = ("--method", "bn_stats", "--gate", "off")
+BN_ONLY = ("--method", "bn_stats", "--gate", "off", "--set", "statistics_share=0.5")
 
 # What each command is given, and what it makes that must be there whatever becomes of its words.
 COMMANDS: dict[str, tuple[Callable[[Any, Path], tuple[object, ...]], str | None]] = {
