@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from export_cases import RGB, SCENES, frames_of, stays_as_it_is, write_source
 from onnx import TensorProto, helper, numpy_helper
+from roadshift import cli
 from roadshift.export import artefacts, tuning
 from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
@@ -432,8 +433,11 @@ def test_calibration_without_a_quantised_precision_is_refused(bundle: Bundle) ->
         export_bundle(bundle, ("onnx",), precisions=("fp16",), calibration=["drive"])
 
 
-def test_the_command_calibrates_judges_and_says_so(tmp_path: Path) -> None:
-    """`export` in a process of its own: JSON alone on stdout; then a refusal."""
+@pytest.mark.usefixtures("ctrl_c")
+def test_the_command_calibrates_judges_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`export` in a process of its own: JSON alone on stdout; then, in this one, a refusal."""
     bundle = write_source(tmp_path / "bundle", NetworkSpec(name="tiny_network:build"))
     render_dataset(tmp_path / "road", "dusk", 3, width=RGB.width, height=RGB.height)
     scenes = render_dataset(
@@ -453,14 +457,16 @@ def test_the_command_calibrates_judges_and_says_so(tmp_path: Path) -> None:
     assert int8["quantisation"]["calibration"]["range_frames"] == 2
     assert 80 <= int8["label_agreement"] <= 100
     assert "tracing the graph" in done.stderr
-    done = subprocess.run(
-        [*words, "--min-agreement", "99.9"], env=places, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 7
-    record = json.loads(done.stdout)
+    monkeypatch.setattr(sys, "argv", ["roadshift", *words[3:], "--min-agreement", "99.9"])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 7
+    said = capsys.readouterr()
+    record = json.loads(said.out)
     assert [row["path"] for row in record["artefacts"]] == ["model.onnx"]
     assert [row["path"] for row in record["refused"]] == ["model-int8.onnx"]
-    last = done.stderr.strip().splitlines()[-1]
+    last = said.err.strip().splitlines()[-1]
     assert re.fullmatch(
         r"error: .*: wrote model\.onnx, and not model-int8\.onnx "
         r"\(model-int8\.onnx agrees with its torch model on .*\); "
