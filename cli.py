@@ -5,13 +5,12 @@ from __future__ import annotations
 from . import cli_start  # noqa: F401 - first: what follows takes a while, and may be interrupted
 
 # isort: split
-import sys
 from typing import Annotated, NoReturn
 
 import typer
 
 from . import __version__
-from .cli_process import exit_code
+from .cli_process import exit_code, leave
 from .commands.catalogue import COMMANDS, GROUPS
 
 app = typer.Typer(
@@ -31,7 +30,7 @@ for _name, _group in GROUPS.items():
 
 def main() -> NoReturn:
     """Run the command line: errors a user can fix are one line on stderr, without a traceback."""
-    sys.exit(exit_code(app))
+    leave(exit_code(app))
 
 
 def _version(wanted: bool) -> None:
