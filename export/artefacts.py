@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import onnx
 
+from ..adapt.run.budget import Deadline
 from ..adapt.run.core_sharing import sharing_cores
 from ..runtime.arguments import names_of
 from ..runtime.atomic import output_errors
@@ -64,6 +65,7 @@ def export_bundle(
     opset: int | None = None,
     floors: Floors | None = None,
     plans: PlanOptions | None = None,
+    deadline: Deadline | None = None,
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
 ) -> dict[str, Any]:
@@ -82,6 +84,7 @@ def export_bundle(
         calibration: without the frames that are compared on; built-in scenes unless given.
         floors: what each artefact must reach.
         plans: how "tensorrt" makes its plans.
+        deadline: bounds what quantised precisions search for; the rest takes what it takes.
         note: called with a sentence for each frame that is skipped.
         report: progress of calibration, sweep and builds: done, of how many, and at what.
 
@@ -144,6 +147,7 @@ def export_bundle(
             argmax="graph" if with_logits else cast(Where, argmax),
             opset_version=opset,
             floors=floors,
+            deadline=deadline,
             note=note,
             report=report,
             refused=refused,
@@ -210,6 +214,7 @@ def export_onnx(
     argmax: Where = "graph",
     opset_version: int | None = None,
     floors: Floors | None = None,
+    deadline: Deadline | None = None,
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
     refused: list[Refusal] | None = None,
@@ -223,6 +228,7 @@ def export_onnx(
     Args:
         calibration: needed for the quantised precisions.
         opset_version: of ONNX's operators; None: the exporter's own.
+        deadline: see `export_bundle`.
         refused: takes what was not written, and why; None: that is raised.
 
     Raises:
@@ -248,7 +254,15 @@ def export_onnx(
             except FloorError as error:
                 maker: _Maker | FloorError = error  # the others are made of that graph
             else:
-                maker = _Maker(bundle, folder, evaluation, calibration, traced, floors, report)
+                make_tuner = partial(
+                    Tuner,
+                    note=note,
+                    deadline=deadline,
+                    forms=[form for form in FORMS if form in precisions],
+                )
+                maker = _Maker(
+                    bundle, folder, evaluation, calibration, traced, floors, report, make_tuner
+                )
 
         def make(precision: str) -> list[Draft]:
             if isinstance(maker, FloorError):
@@ -292,6 +306,7 @@ class _Maker:
         traced: Traced,
         floors: Floors,
         report: Report,
+        make_tuner: Callable[..., Tuner],
     ) -> None:
         self._bundle, self._folder, self._traced, self._floors = bundle, folder, traced, floors
         self._frames = evaluation.frames
@@ -305,7 +320,7 @@ class _Maker:
                 )
                 expected = [engine.segment(frame) for frame in calibration.choice]
                 choice = Judge(bundle, held_out, expected, floors, report)
-                self._tuner = Tuner(traced.model, calibration, choice, self._try, report)
+                self._tuner = make_tuner(traced.model, calibration, choice, self._try, report)
 
     def make(self, form: str) -> Draft:
         """The artefact in that precision, written to the folder; ParityError below a floor."""

@@ -138,10 +138,12 @@ class Repeated:
     Args:
         deadline: the run's.
         passes: forward passes of a whole frame that the first time is expected to take.
+        expected_s: seconds that it is expected to take besides.
     """
 
-    def __init__(self, deadline: Deadline, passes: float = 0.0) -> None:
-        self._deadline, self._longest_s = deadline, passes * deadline.forward_s
+    def __init__(self, deadline: Deadline, passes: float = 0.0, expected_s: float = 0.0) -> None:
+        self._deadline = deadline
+        self._longest_s = passes * deadline.forward_s + expected_s
         self._began_s: float | None = None
 
     def fits(self) -> bool:
