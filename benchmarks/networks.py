@@ -59,7 +59,7 @@ FORMS = {"deeplab_v3plus": ("resnet50", "resnet101", "mobilenet_v2")}  # by its 
 COUNTED_AT = (2048, 1024)
 TIMED = ("fp32", "int8")
 LEAST_ROUNDS = 3
-CALIBRATING_BYTES = 3 * 2**30  # of values in memory at a time; less means more passes of the network
+CALIBRATING_BYTES = 3 * 2**30  # of values in memory at a time; less takes more passes
 Row = dict[str, Any]
 
 

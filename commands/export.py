@@ -88,6 +88,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
+    from ..export.choices import formats_of, precisions_of
     from ..runtime.bench.evaluation import labels_through
     from ..runtime.bundle import open_bundle
     from ..runtime.console.phases import PhaseDisplay, pace
@@ -97,6 +98,7 @@ def export(
     def paced(now: ProgressUpdate) -> str:
         return ", ".join(filter(None, [now.task, pace(now.per_s, now.left_s)]))
 
+    formats, precisions = formats_of(parse_names(to)), precisions_of(parse_names(precision))
     with needs_torch("export", threads):
         from ..adapt.run.budget import Deadline
         from ..export.artefacts import export_bundle
@@ -120,8 +122,8 @@ def export(
             try:
                 record = export_bundle(
                     opened,
-                    parse_names(to),
-                    precisions=parse_names(precision),
+                    formats,
+                    precisions=precisions,
                     frames=asked[: len(frames or ())],
                     labels=labels,
                     label_map=mapping,

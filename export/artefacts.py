@@ -13,7 +13,6 @@ import onnx
 
 from ..adapt.run.budget import Deadline
 from ..adapt.run.core_sharing import sharing_cores
-from ..runtime.arguments import names_of
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines import Engine
@@ -28,6 +27,7 @@ from ..runtime.errors import (
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
+from .choices import FORMS, HALVES, Form, formats_of, precisions_of
 from .data_splits import Calibration, EvaluationData, gather_calibration, gather_evaluation
 from .graph import opset as opset_of
 from .judge import Floors, Judge
@@ -36,17 +36,12 @@ from .opsets import check_opset
 from .outcome import Draft, Refusal, finished, publish_each
 from .plan_maker import PlanOptions, PlanTarget, plan_name
 from .precision import to_half
-from .quantise import Form
 from .rounding import RoundedEngine
 from .self_test import with_self_test
 from .staged import open_staged
 from .tensorrt import export_plans, prepare_plans
 from .tensorrt_build import Report
-from .tuning import FORMS, Tuner
-
-FORMATS = ("onnx", "tensorrt")
-HALVES = ("fp16", "bf16")
-PRECISIONS = ("fp32", *HALVES, *FORMS)
+from .tuning import Tuner
 
 
 @sharing_cores()
@@ -75,8 +70,8 @@ def export_bundle(
     Each artefact stands alone: those that pass are written, whatever becomes of the others.
 
     Args, beside those of `export.api.export_bundle`:
-        formats: of `FORMATS`.
-        precisions: of `PRECISIONS`.
+        formats: of `choices.FORMATS`.
+        precisions: of `choices.PRECISIONS`.
         frames: sources; the first 16 of their frames are compared on.
         self_test: add frames with their labels, for who installs the bundle; see `with_self_test`.
         labels: then ``frames`` is one folder of images, and mIoU is measured on all of them.
@@ -97,8 +92,7 @@ def export_bundle(
         PartialExportError: some artefacts were refused, or all. Its ``record`` is as above, with
             `Refusal.row` of each of these under "refused".
     """
-    formats = names_of("formats", formats, FORMATS, "this version exports to")
-    wanted = names_of("precisions", precisions, PRECISIONS, "this version exports to")
+    formats, wanted = formats_of(formats), precisions_of(precisions)
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError(

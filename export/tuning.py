@@ -15,13 +15,13 @@ from ..runtime.engines import Engine
 from ..runtime.errors import NetworkError
 from ..runtime.words import counted
 from .calibration import METHODS, Histogram, Method, Range, collect
+from .choices import FORMS, Form
 from .data_splits import Calibration
 from .judge import Judge
-from .quantise import Form, layers_for, quantise, quantised_values
+from .quantise import layers_for, quantise, quantised_values
 from .sensitivity import SWEEP_SECONDS, SWEEP_SHARE, Sensitivity, spare, sweep, sweep_frames
 from .tensorrt_build import Report
 
-FORMS: tuple[Form, ...] = ("int8", "fp8", "int8-cpu")
 AFTERWARDS = 3  # times that a form's first try took, to judge it and settle where labels are made
 SAID_FROM_S = 5.0  # that a sweep is expected to take
 

@@ -62,7 +62,7 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
         ConfigError: it is none of `GATES`, or a black-box method cannot have it.
     """
     if asked is not None and asked not in GATES:
-        raise ConfigError(f"{arg('gate')} {shortened(asked)!r}: is one of {', '.join(GATES)}.")
+        raise ConfigError(f"{arg('gate')} {shortened(asked)!r} is none of {', '.join(GATES)}.")
     if not black_box:
         return asked or "refuse"
     if asked not in (None, "off"):

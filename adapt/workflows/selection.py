@@ -201,7 +201,7 @@ def _prelabelled(frame: Frame, labels: Any, space: LabelSpace) -> PreLabelled:
 def _check_one_of(argument: str, given: str, known: Sequence[str] | dict[str, Any]) -> None:
     if given not in known:
         raise ConfigError(
-            f"{arg(argument)} {shortened(str(given))!r}: is one of {', '.join(known)}."
+            f"{arg(argument)} {shortened(str(given))!r} is none of {', '.join(known)}."
         )
 
 
