@@ -58,6 +58,7 @@ BASE = "fast_scnn"
 FORMS = {"deeplab_v3plus": ("resnet50", "resnet101", "mobilenet_v2")}  # by its backbone
 COUNTED_AT = (2048, 1024)
 TIMED = ("fp32", "int8")
+BEGINS, ENDS = "<!-- table of benchmarks/networks.py -->", "<!-- end of the table -->"
 LEAST_ROUNDS = 3
 CALIBRATING_BYTES = 3 * 2**30  # of values in memory at a time; less takes more passes
 Row = dict[str, Any]
@@ -147,8 +148,12 @@ def write(path: Path, rows: Mapping[str, Row], arguments: argparse.Namespace) ->
     part.replace(path)
     table = render(document)
     path.with_suffix(".md").write_text(table)
-    page = Path(__file__).with_name("networks_page.md").read_text()
-    arguments.page.write_text(page.replace("{{table}}", table))
+    page = arguments.page.read_text()
+    before, begins, rest = page.partition(BEGINS)
+    _, ends, after = rest.partition(ENDS)
+    if not (begins and ends):
+        sys.exit(f"{arguments.page}: has no lines {BEGINS!r} and {ENDS!r} to put the table between")
+    arguments.page.write_text(f"{before}{BEGINS}\n\n{table}\n{ENDS}{after}")
     return table
 
 

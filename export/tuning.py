@@ -17,7 +17,9 @@ from ..runtime.words import counted
 from .calibration import METHODS, Histogram, Method, Range, collect
 from .choices import FORMS, Form
 from .data_splits import Calibration
+from .graph import opset, raised
 from .judge import Judge
+from .opsets import QUANTISED_OPSET
 from .quantise import layers_for, quantise, quantised_values
 from .sensitivity import SWEEP_SECONDS, SWEEP_SHARE, Sensitivity, spare, sweep, sweep_frames
 from .tensorrt_build import Report
@@ -51,7 +53,9 @@ class Tuner:
         deadline: Deadline | None = None,
         forms: Sequence[Form] = FORMS,
     ) -> None:
-        self._model, self._calibration, self._judge = model, calibration, judge
+        # torch 2.8 writes opset 18 of itself, in which there is no FP8
+        self._model = raised(model, QUANTISED_OPSET) if opset(model) < QUANTISED_OPSET else model
+        self._calibration, self._judge = calibration, judge
         self._open, self._report, self._note = open_model, report, note
         self._deadline, self._waiting = deadline or Deadline(None), list(forms)
         self._histograms: dict[str, Histogram] = {}

@@ -42,6 +42,7 @@ def tune(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Tune:
     """Tune graphs that are no more than the names of their spared layers, each with its cost."""
     fakes: dict[str, Any] = {
         "layers_for": lambda *_: [SimpleNamespace(name=name) for name in LAYERS],
+        "opset": lambda _: 20,
         "quantised_values": lambda *_: [],
         "quantise": lambda _model, _form, _ranges, spared: frozenset(spared),
     }
