@@ -1,15 +1,15 @@
 """Parameters, strides, operations and latency of every registered network.
 
     python benchmarks/networks.py [--size 1024x512] [--only pidnet_s,ddrnet23] [--rounds 7]
-                                  [--row-seconds 60] [--threads 2] [--again] [--counts]
+                                  [--row-seconds 60] [--threads 2] [--counts] [--quiet] [--again]
                                   [--out benchmarks/results/networks-cpu] [--page docs/networks.md]
 
 Operations are counted by torch at 2048x1024, without memory for them. Latency is of ONNX Runtime on
 the CPU, float32 and INT8 (`int8-cpu`), with random weights, from pixels to labels. Each network is
 timed in turns with fast_scnn's float32, in one process. The table has the median time of a frame by
 the clock, and the median over the rounds of the time over fast_scnn's in the same round: of the
-seconds that all threads together spent computing, which other programs on the machine disturb less.
-How many cores those kept busy meanwhile is written down, and said below the table.
+seconds that all threads together spent computing, which other programs disturb less. How many cores
+those kept busy is written down, and where they did, the table has the ratio alone.
 
 INT8 is what `roadshift export` begins with: every operator that `int8-cpu` knows is quantised, its
 ranges from one frame. It is timed, not verified: what the sweep would give back to float32 to keep
@@ -17,8 +17,9 @@ a trained network's labels is not known of random ones.
 
 Everything is counted first, and then timed (not with --counts). A network that was timed at that
 size, on as many threads, is not timed again, so that a stopped run goes on with the same command;
---again times those asked for anew. A row takes rounds until --row-seconds have passed since it
-began, three at least and --rounds at most. OUT.json, OUT.md and the page are written after each.
+--quiet times those anew that were timed beside other programs, and --again all. A row takes rounds
+until --row-seconds have passed since it began, three at least and --rounds at most. OUT.json,
+OUT.md and the page are written after each.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ COUNTED_AT = (2048, 1024)
 TIMED = ("fp32", "int8")
 BEGINS, ENDS = "<!-- table of benchmarks/networks.py -->", "<!-- end of the table -->"
 LEAST_ROUNDS = 3
+QUIET_CORES = 0.3  # that other programs may keep busy where milliseconds are believed
 CALIBRATING_BYTES = 3 * 2**30  # of values in memory at a time; less takes more passes
 Row = dict[str, Any]
 
@@ -74,6 +76,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/networks-cpu"))
     parser.add_argument("--page", type=Path, default=Path("docs/networks.md"))
     parser.add_argument("--counts", action="store_true", help="no times")
+    parser.add_argument("--quiet", action="store_true", help="anew what was timed beside others")
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     asked = arguments.only.split(",") if arguments.only else list(NETWORKS)
@@ -90,7 +93,7 @@ def main() -> None:
             say(f"{number}/{len(cases)} {title}: counting")
             rows[title] = counted(name, given)
             write(kept, rows, arguments)
-        if arguments.again:
+        if arguments.again or (arguments.quiet and not is_quiet(rows[title])):
             rows[title].pop("at", None)
     base: bytes | None = None
     for number, (title, name, given) in enumerate([] if arguments.counts else cases, start=1):
@@ -125,6 +128,11 @@ def cases_of(name: str) -> list[tuple[str, str, dict[str, Any]]]:
     if name not in FORMS:
         return [(name, name, {})]
     return [(f"{name}, {backbone}", name, {"backbone": backbone}) for backbone in FORMS[name]]
+
+
+def is_quiet(row: Row) -> bool:
+    """Tell whether a row's times by the clock are those of a machine that did nothing else."""
+    return float(row.get("other_cores", QUIET_CORES + 1)) <= QUIET_CORES
 
 
 def read(path: Path) -> dict[str, Row]:
@@ -257,17 +265,17 @@ def how(document: Mapping[str, Any], measured: Sequence[Row]) -> str:
     """How the times were measured, and how far they can be believed."""
     wanted, versions = document["at"], document["versions"]
     spread = max((apart(row, precision) for row in measured for precision in TIMED), default=0)
-    busy = max((row.get("other_cores", 0.0) for row in measured), default=0.0)
     said = (
         f"{document['machine']}, {wanted['threads']} threads, onnxruntime "
         f"{versions.get('onnxruntime')}, torch {versions.get('torch')}; a frame of "
-        f"{wanted['size']}, from pixels to labels. Other programs kept up to {busy:.1f} cores busy "
-        f"meanwhile. The middle half of a network's rounds lies up to {spread:.0f} % of the median "
-        "ratio apart. A GMAC is a thousand million multiply-adds, half of what torch counts as "
+        f"{wanted['size']}, from pixels to labels. The middle half of a network's rounds lies up "
+        f"to {spread:.0f} % of the median ratio apart. A GMAC is a thousand million multiply-adds, "
+        "half of what torch counts as "
         "operations."
     )
-    missing = len(document["rows"]) - len(measured)
-    return said + (" -: not timed at that size." if missing else "")
+    if len(measured) < len(document["rows"]) or not all(map(is_quiet, measured)):
+        said += " -: not timed, or in ms not while other programs were quiet."
+    return said
 
 
 def line(of: Sequence[object]) -> str:
@@ -276,7 +284,8 @@ def line(of: Sequence[object]) -> str:
 
 def cells(title: str, row: Row, is_timed: bool) -> list[str]:
     name, _, form = title.partition(", ")
-    times = [f"{statistics.median(row['wall_ms'][p]):.0f}" for p in TIMED] if is_timed else "--"
+    believed = is_timed and is_quiet(row)
+    times = [f"{statistics.median(row['wall_ms'][p]):.0f}" for p in TIMED] if believed else "--"
     ratios = [f"{row[precision]:.2f}" for precision in TIMED] if is_timed else "--"
     return [
         f"`{name}`" + f", `{form}`" * bool(form),
