@@ -262,7 +262,7 @@ def render(document: Mapping[str, Any]) -> str:
 
 
 def how(document: Mapping[str, Any], measured: Sequence[Row]) -> str:
-    """How the times were measured, and how far they can be believed."""
+    """The lines below the table: the machine, and the spread of the times."""
     wanted, versions = document["at"], document["versions"]
     spread = max((apart(row, precision) for row in measured for precision in TIMED), default=0)
     said = (

@@ -317,7 +317,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def missed_table(rows: Sequence[Row]) -> str:
-    """What stood in the way of each gain; the sentence that all have in common is left out."""
+    """A row for each gain, with what was against it, but not the sentence that all have."""
     lines = ["| seed | road | candidate | gain | what was against it |", "|---" * 5 + "|"]
     for row in rows:
         against = re.sub(r"The network keeps no .*? must all be there\. ?", "", row["sentence"])

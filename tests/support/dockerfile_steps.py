@@ -8,7 +8,7 @@ steps install. It gets this machine's settings of apt and pip and its certificat
 of packages, and the checkout where ``COPY`` puts it. Each ``RUN`` is then run with the ``ENV``
 above it, in order, and the entry point's ``doctor`` once, as the ``USER``. ``--extras`` installs
 other extras of the project than the Dockerfile says, or none: those for a GPU are gigabytes, and
-run nowhere else. What is run in place of what is said.
+run nowhere else. Each replacement is said.
 """
 
 from __future__ import annotations
