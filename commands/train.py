@@ -15,6 +15,7 @@ from .options import (
     Config,
     Device,
     Json,
+    MemoryBudget,
     Nice,
     Out,
     Output,
@@ -23,6 +24,7 @@ from .options import (
     Seed,
     Set,
     Threads,
+    TimeBudget,
 )
 from .parse import parse_size, with_loss_backend
 
@@ -62,8 +64,8 @@ def train(
     device: Device = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
-    time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
-    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    time_budget: TimeBudget = None,
+    memory_budget: MemoryBudget = None,
     checkpoint_every: CheckpointEvery = "60s",
     threads: Threads = None,
     nice: Nice = BACKGROUND,
