@@ -210,7 +210,7 @@ def test_what_to_install_is_said_where_something_is_missing(
     monkeypatch.setattr(doctor, "_onnxruntime_cuda", lambda: cuda)
     monkeypatch.setattr(doctor, "driver_problem", lambda: None if gpu else "no driver")
     monkeypatch.setattr(doctor, "car_computer", CarComputer)
-    monkeypatch.setattr(doctor.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert found()["to install"]["found"] == line
 
 
