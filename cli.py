@@ -5,6 +5,7 @@ from __future__ import annotations
 from . import cli_start  # noqa: F401 - first: what follows takes a while, and may be interrupted
 
 # isort: split
+import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -30,7 +31,7 @@ for _name, _group in GROUPS.items():
 
 def main() -> NoReturn:
     """Run the command line: errors a user can fix are one line on stderr, without a traceback."""
-    leave(exit_code(app))
+    sys.exit(exit_code(app))
 
 
 def _version(wanted: bool) -> None:
@@ -49,4 +50,4 @@ def _options(
 
 
 if __name__ == "__main__":
-    main()
+    leave(exit_code(app))
