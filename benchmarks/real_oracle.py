@@ -116,6 +116,7 @@ def fine_tune(
 ) -> None:
     """Learn from labelled frames, in place."""
     groups = group_matrix(label_map)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(model.network.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
     random = np.random.default_rng(seed)

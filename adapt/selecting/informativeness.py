@@ -27,10 +27,13 @@ class Informativeness:
         vector: what it shows, (D,) float32; the distance of two says how different they are.
         uncertainty: entropy of the pixels, normalised to 0 to 1, as the mean over the classes that
             the network sees, so that the road does not outvote a pedestrian.
+        unsure: uncertain area of each class, (K,) float32, 0 to 1: the mean over the pixels of the
+            class's probability times the pixel's entropy. A class that nowhere wins has some, too.
     """
 
     vector: NDArray[np.float32]
     uncertainty: float
+    unsure: NDArray[np.float32]
 
 
 @torch.no_grad()
@@ -45,8 +48,9 @@ def informativeness(
     pooled = F.adaptive_avg_pool2d(at_least_float32(seen), (2, 2)).flatten(1)
     shares = F.one_hot(labels, p.shape[1]).float().mean(dim=(1, 2))
     vectors = torch.cat([F.normalize(pooled, dim=1), _OF_CLASSES * shares.sqrt()], dim=1)
+    unsure = (p * entropy[:, None]).mean(dim=(2, 3)).float().cpu().numpy()
     return [
-        Informativeness(vector, _over_classes(entropy[row], labels[row], p.shape[1]))
+        Informativeness(vector, _over_classes(entropy[row], labels[row], p.shape[1]), unsure[row])
         for row, vector in enumerate(vectors.cpu().numpy().astype(np.float32))
     ]
 
