@@ -134,7 +134,7 @@ def select_frames(
     seen = given.manifest.input
     engine = TorchEngine(network, given.label_space, seen, device=run_on)
     normalise = Normalise(seen).to(run_on)
-    files = {name: str(path) for path, name in found.stills or ()}
+    files = {name: str(path.absolute()) for path, name in found.stills or ()}
     names: list[str] = []
     origins: list[dict[str, str | int]] = []
     facts: list[Informativeness] = []
