@@ -1,7 +1,7 @@
 """Frames chosen for labelling, labelled and learned from, against random ones and twice as many.
 
     python benchmarks/selecting.py --data DIR --camvid DIR [--work DIR] [--learner head|network]
-        [--pools dusk,drives,kitti,idd] [--by coverage,...] [--counts 5,10,20,40] [--draws 5]
+        [--pools dusk,drives,kitti,idd] [--by coverage,...] [--counts 10,20,40] [--draws 3]
         [--scale 0.5] [--size 384x192] [--seeds 3]
 
 DIR are the folders of benchmarks/real.py. A pool is one drive or several; of each drive a third, in
@@ -82,10 +82,10 @@ def main() -> None:
     parser.add_argument("--camvid", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("selecting-work"))
     parser.add_argument("--learner", choices=LEARNERS, default="head")
-    parser.add_argument("--pools", default=",".join(POOLS))
+    parser.add_argument("--pools", default="dusk,drives,kitti", help=", ".join(POOLS))
     parser.add_argument("--by", default=",".join(way for way in WAYS if way not in SEEDED))
-    parser.add_argument("--counts", default="5,10,20,40", help="Of random frames.")
-    parser.add_argument("--draws", type=int, default=5, help="Of random frames, at each count.")
+    parser.add_argument("--counts", default="10,20,40", help="Of random frames.")
+    parser.add_argument("--draws", type=int, default=3, help="Of random frames, at each count.")
     parser.add_argument("--chosen", type=int, default=20, help="Frames chosen otherwise.")
     parser.add_argument("--scale", type=float, choices=CHECKPOINTS, default=0.5)
     parser.add_argument("--size", default="384x192")
@@ -213,10 +213,7 @@ WAYS: dict[str, Callable[[Sequence[Informativeness], int, int], list[int]]] = {
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """The mean over the draws for each seed, the mean of these, and the gain over as many random.
-
-    In brackets the deviation of a draw, where there are several.
-    """
+    """The mean over the draws for each seed, with a draw's deviation, and the mean of these."""
     seeds = sorted({row["seed"] for row in rows})
     lines = ["| chosen by | frames | mIoU, each seed | mean |", "|---|---:|---|---:|"]
     for by, count in dict.fromkeys((row["by"], row["count"]) for row in rows):

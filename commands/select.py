@@ -34,8 +34,8 @@ def select(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Frames to choose.")] = 100,
     by: Annotated[
-        str, typer.Option(help="diverse and unsure; or entropy alone; or random.")
-    ] = "diverse",
+        str, typer.Option(help="representative, coverage, diverse, entropy or random.")
+    ] = "representative",
     max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     topic: Topic = None,

@@ -34,6 +34,29 @@ def coverage(frames: Sequence[Informativeness], count: int, seed: int) -> list[i
     return chosen
 
 
+def representative(frames: Sequence[Informativeness], count: int, seed: int) -> list[int]:
+    """Frames that stand for all others in what the network is unsure of.
+
+        S <- S + argmin_j sum_i d(i, S + j),   d(i, S) = min(|e_i|, min_{s in S} |e_i - e_s|)
+
+    with the content e of a frame: greedy facility location, or k-medoids with a first exemplar at
+    zero, for which a frame that the network is sure of needs no label (Krause and Gomes, "Budgeted
+    nonparametric learning from data streams", ICML 2010; e is ours). What many frames show counts
+    often, and an odd frame counts once, where `diverse` looks for it.
+    """
+    del seed
+    content = np.stack([frame.content for frame in frames]).astype(np.float64)
+    squares = (content**2).sum(axis=1)
+    distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * content @ content.T, 0))
+    nearest, chosen = np.sqrt(squares), list[int]()
+    while len(chosen) < min(count, len(frames)):
+        value = np.maximum(nearest - distance, 0).sum(axis=1)
+        value[chosen] = -1.0
+        chosen.append(int(value.argmax()))
+        nearest = np.minimum(nearest, distance[chosen[-1]])
+    return chosen
+
+
 def diverse(frames: Sequence[Informativeness], count: int, seed: int) -> list[int]:
     """Unsure frames that are far from one another, the most useful first.
 
@@ -67,11 +90,13 @@ def random(frames: Sequence[Informativeness], count: int, seed: int) -> list[int
     return [int(i) for i in order[:count]]
 
 
+DEFAULT = "representative"  # the best where drives are mixed: docs/results/selecting.md
 CHOOSERS: dict[str, Chooser] = {
     "coverage": coverage,
     "diverse": diverse,
     "entropy": entropy,
     "random": random,
+    "representative": representative,
 }
 
 

@@ -34,7 +34,7 @@ from ..run.core_sharing import sharing_cores
 from ..run.events import Events
 from ..run.work import Work
 from ..selecting.archive import PreLabelled
-from ..selecting.choice import CHOOSERS
+from ..selecting.choice import CHOOSERS, DEFAULT
 from ..selecting.formats import FORMATS
 from ..selecting.informativeness import Informativeness, informativeness
 
@@ -90,7 +90,7 @@ def select_frames(
     out: Source,
     tool: str,
     count: int = 100,
-    by: str = "diverse",
+    by: str = DEFAULT,
     seed: int = 0,
     max_frames: int = MAX_FRAMES,
     device: str = "auto",
@@ -107,8 +107,8 @@ def select_frames(
         out: folder to write; ``overwrite`` replaces a selection that is there.
         tool: one of `FORMATS`.
         count: frames to choose.
-        by: one of `CHOOSERS`: "diverse" and unsure, by "entropy" alone, or at "random".
-        seed: of the latter.
+        by: one of `CHOOSERS`.
+        seed: of "random".
         max_frames: look at no more, evenly spaced.
         on_note, on_progress, stop_requested: see `roadshift.judge_bundles`.
 

@@ -1,11 +1,13 @@
-"""`roadshift select`: its last line says which folders the chosen frames are from."""
+"""`roadshift select`: its default, and its last line: the folders that the frames are from."""
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
-from roadshift.commands.select import _shares
+from roadshift.adapt.selecting.choice import DEFAULT
+from roadshift.commands.select import _shares, select
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,7 @@ def test_the_shares_of_folders_are_said_where_there_are_several(
 
 def test_frames_of_videos_have_no_folder() -> None:
     assert _shares([{"timestamp_ns": 0}, {"timestamp_ns": 33}]) == ""
+
+
+def test_the_command_chooses_as_the_function_does_unless_told_otherwise() -> None:
+    assert inspect.signature(select).parameters["by"].default == DEFAULT
