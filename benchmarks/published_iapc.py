@@ -3,7 +3,8 @@
 Everything in float32 and at the frame's size; argsort for the two best classes; a loop over images
 and classes for prototypes, over classes for their weights, and over parameters for the moving
 average. The labels are the stored ones, and after each step the student sees the clean images once
-more, as there, where a loss is logged for it.
+more, as there, where a loss is logged for it. Each weight is updated once, here and in ours: that
+their optimiser lists those of DeepLabV2's residual stages several times is left out of both.
 """
 
 from __future__ import annotations

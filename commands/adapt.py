@@ -26,6 +26,7 @@ from .options import (
     Json,
     LossBackend,
     Losses,
+    MemoryBudget,
     Nice,
     Older,
     Out,
@@ -35,6 +36,7 @@ from .options import (
     Seed,
     Set,
     Threads,
+    TimeBudget,
     Topic,
 )
 from .parse import parse_search, parse_size, with_loss_backend
@@ -79,8 +81,8 @@ def adapt(
     older: Older = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
-    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    time_budget: TimeBudget = None,
+    memory_budget: MemoryBudget = None,
     checkpoint_every: CheckpointEvery = "60s",
     student: Annotated[str | None, typer.Option(help="Black box: the network that learns.")] = None,
     label_space: Annotated[

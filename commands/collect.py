@@ -9,7 +9,7 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of
-from .options import AllowNetwork, Backend, Device, Json, Threads, Topic
+from .options import AllowNetwork, Backend, Device, Duration, FramesRead, Json, Threads, Topic
 from .parse import needed, parse_duration, parse_memory, parse_share
 
 if TYPE_CHECKING:
@@ -39,12 +39,8 @@ def collect(
     cpu: Annotated[
         str, typer.Option(help="Share of one core, beside a camera; frames are left out first.")
     ] = "25%",
-    duration: Annotated[
-        str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")
-    ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many frames were read.")
-    ] = None,
+    duration: Duration = None,
+    max_frames: FramesRead = None,
     status: Annotated[
         Path | None,
         typer.Option("--status", metavar="DIR", help="Say what a folder holds, and end."),

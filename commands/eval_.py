@@ -10,6 +10,7 @@ import typer
 from .engines import engine_of
 from .options import (
     AllowNetwork,
+    ArtefactIn,
     Backend,
     BundleIn,
     Device,
@@ -29,7 +30,7 @@ def eval_(
     label_space: LabelSpaceOfFiles = None,
     label_map: LabelMapFile = None,
     backend: Backend = "auto",
-    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    artefact: ArtefactIn = None,
     device: Device = "auto",
     threads: Threads = None,
     allow_network: AllowNetwork = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads, Topic
+from .options import AllowNetwork, BundleIn, Device, FramesLookedAt, Json, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
@@ -28,7 +28,7 @@ def explain(
     method: Annotated[
         str, typer.Option(help="iapc, ld or atp: leave out the others' figures; all.")
     ] = "all",
-    max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 8,
+    max_frames: FramesLookedAt = 8,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of t-SNE.")] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -47,21 +47,23 @@ def explain(
     from ..runtime.words import counted
     from .tables import show
 
+    allowed = allow_network or ()  # bundles first: to load torch takes seconds
+    model = open_bundle(bundle, allow_networks=allowed)
+    teacher = None if source is None else open_bundle(source, allow_networks=allowed)
     with needs_torch("explain", threads):
         from ..adapt.workflows import explanation
         from ..runtime.frames.source_files import with_topic
 
-        allowed = allow_network or ()
         with stop_on_signals() as stop_requested, PhaseDisplay() as display:
 
             def report(now: ProgressUpdate) -> None:
                 display.show(now.task, now.unit, now.done, now.total, pace(now.per_s, now.left_s))
 
             made = explanation.explain(
-                open_bundle(bundle, allow_networks=allowed),
+                model,
                 with_topic(frames, topic),
                 out=out,
-                source=None if source is None else open_bundle(source, allow_networks=allowed),
+                source=teacher,
                 method=method,
                 max_frames=max_frames,
                 seed=seed,

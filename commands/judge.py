@@ -8,15 +8,7 @@ from typing import Annotated
 import typer
 
 from .learning import needs_torch
-from .options import (
-    AllowNetwork,
-    Device,
-    Json,
-    Older,
-    Report,
-    Threads,
-    Topic,
-)
+from .options import AllowNetwork, Device, FramesLookedAt, Json, Older, Report, Threads, Topic
 from .report import write_page
 
 
@@ -28,7 +20,7 @@ def judge(
     ],
     topic: Topic = None,
     device: Device = "auto",
-    max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 32,
+    max_frames: FramesLookedAt = 32,
     older: Older = None,
     allow_network: AllowNetwork = None,
     threads: Threads = None,

@@ -73,6 +73,12 @@ NetworkArgument = Annotated[
     list[str] | None,
     typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
 ]
+TimeBudget = Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")]
+MemoryBudget = Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")]
+Duration = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")]
+FramesRead = Annotated[int | None, typer.Option(min=1, help="Stop after so many frames were read.")]
+FramesLookedAt = Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")]
+ArtefactIn = Annotated[str | None, typer.Option(help="The bundle's file to run.")]
 AllowNetwork = Annotated[
     list[str] | None,
     typer.Option(

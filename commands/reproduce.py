@@ -14,6 +14,7 @@ from .options import (
     CheckpointEvery,
     Device,
     Json,
+    MemoryBudget,
     Nice,
     Overwrite,
     Resume,
@@ -45,7 +46,7 @@ def reproduce(
     device: Device = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
-    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    memory_budget: MemoryBudget = None,
     checkpoint_every: CheckpointEvery = "60s",
     allow_network: AllowNetwork = None,
     threads: Threads = None,
@@ -56,6 +57,7 @@ def reproduce(
 
     Puts both figures side by side.
     """
+    from ..runtime.console.terminal import note
     from .tables import published_listing_table, published_tables, show
 
     if list_rows:
@@ -64,6 +66,7 @@ def reproduce(
 
             rows = published_listing()
         show(rows, as_json, lambda: published_listing_table(rows))
+        note("the papers' ablations run on any frames: roadshift compare --list-ablations")
         return
     recipe = needed("RECIPE", recipe, "--list")
     data = needed("--data", data, "--list")

@@ -9,7 +9,18 @@ import typer
 
 from ..runtime.errors import FrameError, RunInterrupted
 from .engines import engine_of, engine_of_slots
-from .options import AllowNetwork, Backend, Device, Json, Overwrite, Threads, Topic
+from .options import (
+    AllowNetwork,
+    ArtefactIn,
+    Backend,
+    Device,
+    Duration,
+    FramesRead,
+    Json,
+    Overwrite,
+    Threads,
+    Topic,
+)
 from .parse import parse_duration
 
 
@@ -46,14 +57,10 @@ def run(
         float | None,
         typer.Option(min=0.1, help="Rate of images, 10 unless given; of a live source's video."),
     ] = None,
-    duration: Annotated[
-        str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")
-    ] = None,
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many frames were read.")
-    ] = None,
+    duration: Duration = None,
+    max_frames: FramesRead = None,
     backend: Backend = "auto",
-    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    artefact: ArtefactIn = None,
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,

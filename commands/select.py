@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .learning import needs_torch
-from .options import AllowNetwork, BundleIn, Device, Json, Overwrite, Threads, Topic
+from .options import AllowNetwork, BundleIn, Device, FramesLookedAt, Json, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
@@ -36,7 +36,7 @@ def select(
     by: Annotated[
         str, typer.Option(help="representative, coverage, diverse, entropy or random.")
     ] = "representative",
-    max_frames: Annotated[int, typer.Option(min=1, help="Look at no more, evenly spaced.")] = 3000,
+    max_frames: FramesLookedAt = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     topic: Topic = None,
     device: Device = "auto",

@@ -16,6 +16,7 @@ from .options import (
     Config,
     Device,
     Json,
+    MemoryBudget,
     NetworkArgument,
     Nice,
     Out,
@@ -25,6 +26,7 @@ from .options import (
     Seed,
     Set,
     Threads,
+    TimeBudget,
 )
 from .parse import parse_arguments, parse_size, with_loss_backend
 
@@ -81,8 +83,8 @@ def train(
     allow_network: AllowNetwork = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
-    time_budget: Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")] = None,
-    memory_budget: Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")] = None,
+    time_budget: TimeBudget = None,
+    memory_budget: MemoryBudget = None,
     checkpoint_every: CheckpointEvery = "60s",
     threads: Threads = None,
     nice: Nice = BACKGROUND,

@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import ConfigError, OutputError
+from ..runtime.atomic import output_errors
+from ..runtime.errors import ConfigError
 from ..runtime.frames.images import write_image
 from ..runtime.words import shortened
 from .canvas import Camera, Canvas
+from .colours import Rng
 from .domains import DOMAINS, Domain
 from .shading import photograph
 from .street import build_street
@@ -79,23 +81,18 @@ def render_dataset(
         OutputError: a folder or file cannot be written.
     """
     name = domain if isinstance(domain, str) else domain.name
-    images, labels = folder / "images", folder / "labels"
-    try:
-        images.mkdir(parents=True, exist_ok=True)
-        labels.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folders of {folder}: {error}.") from error
-    written = []
-    for scene_seed in range(seed, seed + count):
-        scene = render_scene(scene_seed, domain, width, height)
-        file = f"{name}_{scene_seed:06d}.png"
-        write_image(images / file, scene.image)
-        write_image(labels / file, scene.labels)
-        written.append(images / file)
-    return written
+    files = {number: f"{name}_{number:06d}.png" for number in range(seed, seed + count)}
+    for part in ("images", "labels"):
+        with output_errors(folder / part):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    for number, file in files.items():
+        scene = render_scene(number, domain, width, height)
+        write_image(folder / "images" / file, scene.image)
+        write_image(folder / "labels" / file, scene.labels)
+    return [folder / "images" / file for file in files.values()]
 
 
-def _camera(rng: np.random.Generator, domain: Domain, width: int, height: int) -> Camera:
+def _camera(rng: Rng, domain: Domain, width: int, height: int) -> Camera:
     """The domain's camera on this street; pitch and mount vary a little from scene to scene."""
     turn, bend = rng.normal(0.0, 0.03), rng.normal(0.0, 0.0004)
     pitch = math.radians(domain.camera_pitch + rng.normal(0.0, 0.5))

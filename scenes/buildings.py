@@ -2,57 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import numpy as np
 
-from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Surface
-from .domains import Colour
-from .solids import pick, shade, window_glass
+from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Pattern, Spot, Surface
+from .colours import Rng, palette, pick, shade, window_glass
 from .textures import SIZE, Texture, cloud_tile
 
 BUILDING, WALL, FENCE, VEGETATION = 2, 3, 4, 8
 
-# fmt: off
-_FACADES: Sequence[Colour] = (
-    (0.78, 0.72, 0.6), (0.62, 0.36, 0.28), (0.66, 0.66, 0.64), (0.82, 0.8, 0.76),
-    (0.7, 0.56, 0.38), (0.56, 0.5, 0.46), (0.75, 0.6, 0.52), (0.56, 0.62, 0.66),
-)
-_ROOFS: Sequence[Colour] = ((0.46, 0.24, 0.18), (0.3, 0.3, 0.33), (0.38, 0.3, 0.26))
-_FRAMES: Sequence[Colour] = ((0.88, 0.87, 0.84), (0.4, 0.38, 0.36))
-_SHOPS: Sequence[Colour] = ((0.7, 0.2, 0.16), (0.16, 0.36, 0.5), (0.85, 0.75, 0.5))
-_WALLS: Sequence[Colour] = ((0.6, 0.57, 0.52), (0.5, 0.48, 0.46), (0.58, 0.4, 0.33))
-_FENCES: Sequence[Colour] = (
-    (0.2, 0.26, 0.22), (0.15, 0.15, 0.16), (0.8, 0.8, 0.78), (0.5, 0.36, 0.24),
-)
-_LEAVES: Sequence[Colour] = ((0.25, 0.38, 0.14), (0.2, 0.33, 0.16), (0.33, 0.42, 0.17))
-# fmt: on
-_BARK: Colour = (0.3, 0.25, 0.2)
-_WINDOW_GLOW: Colour = (0.75, 0.5, 0.2)
+_BRICK = palette("62 36 28")
+_FACADES = palette("78 72 60, 62 36 28, 66 66 64, 82 80 76, 70 56 38, 56 50 46, 75 60 52, 56 62 66")
+_ROOFS = palette("46 24 18, 30 30 33, 38 30 26")
+_FRAMES = palette("88 87 84, 40 38 36")
+_SHOPS = palette("70 20 16, 16 36 50, 85 75 50")
+_WALLS = palette("60 57 52, 50 48 46, 58 40 33")
+_METALS, _WOODS = palette("20 26 22, 15 15 16, 80 80 78"), palette("50 36 24")
+_LEAVES = palette("25 38 14, 20 33 16, 33 42 17")
+_BARK, _WINDOW_GLOW = (0.3, 0.25, 0.2), (0.75, 0.5, 0.2)
+# Of each fence: height, pickets' distance and width (metres); rails as shares of the height
+_FENCES = {
+    "railings": (1.5, 0.3, 0.1, ((0.84, 0.92), (0.1, 0.18))),
+    "planks": (1.7, 0.28, 0.2, ()),
+    "rail": (1.0, 1.0, 0.0, ((0.5, 0.68), (0.84, 2.0))),
+}
 
 
-def house(
-    canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float, night: float
-) -> None:
+def house(canvas: Canvas, rng: Rng, x: float, near: float, far: float, night: float) -> None:
     """A house front along the street at ``x``, its gable end and roof; ``night``: lit windows."""
     side = float(np.sign(x))
     floor, floors = rng.uniform(2.9, 3.5), int(rng.integers(2, 6))
     height = floor * floors + rng.uniform(0.4, 1.2)
     brick = rng.random() < 0.35
-    colour = pick(rng, _FACADES[1:2] if brick else _FACADES)
-    wall = Surface(BUILDING, colour, Texture.BRICK if brick else Texture.PLASTER)
+    colour = pick(rng, _BRICK if brick else _FACADES)
+    front = Surface(BUILDING, colour, Texture.BRICK if brick else Texture.PLASTER)
     roof = Surface(BUILDING, pick(rng, _ROOFS), Texture.STONE)
     rise = float(rng.choice([0.0, 2.5, 3.2]))
     ridge, deep = x + side * 5.5, x + side * 11.0
     gable = [(x, 0, near), (deep, 0, near), (deep, height, near), (x, height, near)]
     if rise:
-        gable.insert(3, (ridge, height + rise, near))
-        slope = [(x, height, near), (x, height, far)]
-        slope += [(ridge, height + rise, far), (ridge, height + rise, near)]
-        canvas.draw([Face(np.array(slope), roof, (-0.45 * side, 0.85, 0.0))])
-    canvas.draw([Face(np.array(gable), wall)])
+        top = [(ridge, height + rise, z) for z in (near, far)]
+        gable.insert(3, top[0])
+        slope = np.array([gable[-1], (x, height, far), *top[::-1]])
+        canvas.draw([Face(slope, roof, (-0.45 * side, 0.85, 0.0))])
+    canvas.draw([Face(np.array(gable), front)])
     surfaces = [
-        wall,
+        front,
         Surface(BUILDING, window_glass(rng)),
         Surface(BUILDING, shade(window_glass(rng), 0.9), glow=_WINDOW_GLOW),
         Surface(BUILDING, pick(rng, _FRAMES)),
@@ -64,9 +58,7 @@ def house(
     canvas.stand(ridge, near, far, 11.0, height + 0.5 * rise)
 
 
-def _house_pattern(
-    rng: np.random.Generator, floor: float, floors: int, length: float, night: float
-) -> Callable[[Floats, Floats], Codes]:
+def _house_pattern(rng: Rng, floor: float, floors: int, length: float, night: float) -> Pattern:
     """Wall (0), panes (1, lit: 2), their frames and the cornice (3), base (4) and shop sign (5)."""
     bays = max(1, round(length / rng.uniform(1.9, 3.2)))
     bay = length / bays
@@ -82,8 +74,7 @@ def _house_pattern(
         frame = (across < 0.57 - left) & (up > low - 0.05) & (up < high + 0.04)
         pane = (across < 0.5 - left) & (across > 0.018) & (up > low) & (up < high)
         window = (across < 0.42) & (up > 0.12) & (up < 0.76) if shop else pane & (up > 0.36)
-        codes = np.zeros(y.shape, np.int64)
-        codes[upper & frame] = 3
+        codes = np.where(upper & frame, 3, 0)
         codes[ground & (shop | (y < 0.7))] = 4
         codes[ground & shop & (up > 0.8)] = 5
         codes = np.where((upper & pane) | (ground & window), glass, codes)
@@ -93,7 +84,7 @@ def _house_pattern(
     return pattern
 
 
-def wall(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float) -> None:
+def wall(canvas: Canvas, rng: Rng, x: float, near: float, far: float) -> None:
     """A free-standing masonry wall with a coping."""
     height = rng.uniform(1.7, 2.9)
     colour = pick(rng, _WALLS)
@@ -101,34 +92,31 @@ def wall(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: f
     surfaces = [Surface(WALL, colour, texture), Surface(WALL, shade(colour, 1.2), Texture.PLASTER)]
 
     def pattern(s: Floats, y: Floats) -> Codes:
-        pillar = s % 4.0 < 0.4
-        return ((y > height - 0.18) | (pillar & (y > 0.1))).astype(np.int64)
+        coping, pillar = y > height - 0.18, s % 4.0 < 0.4
+        return np.where(coping | (pillar & (y > 0.1)), 1, 0)
 
     canvas.panel(x, near, far, height, surfaces, pattern)
     canvas.stand(x, near, far, 0.3, height)
 
 
-def fence(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float) -> None:
+def fence(canvas: Canvas, rng: Rng, x: float, near: float, far: float) -> None:
     """Railings, planks or a guard rail; one sees through the gaps, which are labelled as fence."""
-    kind = str(rng.choice(["railings", "planks", "rail"], p=[0.5, 0.25, 0.25]))
-    height = {"railings": 1.5, "planks": 1.7, "rail": 1.0}[kind] * rng.uniform(0.9, 1.2)
-    colour = pick(rng, _FENCES[3:] if kind == "planks" else _FENCES[:3])
+    kind = str(rng.choice(list(_FENCES), p=[0.5, 0.25, 0.25]))
+    height, step, width, rails = _FENCES[kind]
+    height *= rng.uniform(0.9, 1.2)
+    colour = pick(rng, _WOODS if kind == "planks" else _METALS)
     surfaces = [Surface(FENCE, colour, Texture.METAL), Surface(FENCE, shade(colour, 0.75))]
 
     def pattern(s: Floats, y: Floats) -> Codes:
-        up, post = y / height, s % 2.4 < 0.14
-        if kind == "railings":
-            bar = (s % 0.3 < 0.1) | ((up > 0.84) & (up < 0.92)) | ((up > 0.1) & (up < 0.18))
-        elif kind == "planks":
-            bar = s % 0.28 < 0.2
-        else:
-            bar = ((up > 0.5) & (up < 0.68)) | (up > 0.84)
-        return np.where(post, 1, np.where(bar, 0, SEE_THROUGH))
+        bar = s % step < width
+        for low, high in rails:
+            bar = bar | ((y / height > low) & (y / height < high))
+        return np.where(s % 2.4 < 0.14, 1, np.where(bar, 0, SEE_THROUGH))  # posts, bars, gaps
 
     canvas.panel(x, near, far, height, surfaces, pattern)
 
 
-def hedge(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: float) -> None:
+def hedge(canvas: Canvas, rng: Rng, x: float, near: float, far: float) -> None:
     """A row of bushes."""
     tones, height, phase = _foliage_tones(rng), rng.uniform(1.0, 2.2), rng.integers(SIZE)
     tile = cloud_tile()
@@ -145,8 +133,9 @@ def hedge(canvas: Canvas, rng: np.random.Generator, x: float, near: float, far: 
     canvas.stand(x, near, far, 0.8, height)
 
 
-def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+def tree(spot: Spot) -> None:
     """A broad-leaved tree, 5 to 9 m tall; its trunk counts as vegetation."""
+    canvas, rng, x, z, *_ = spot
     trunk, crown = rng.uniform(1.8, 3.0), rng.uniform(1.5, 2.6)
     top, lean = trunk + 1.2 * crown, rng.uniform(-0.2, 0.2)
     tones, phase = _foliage_tones(rng), int(rng.integers(SIZE))
@@ -154,20 +143,20 @@ def tree(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     centres[:, :2] += rng.uniform(-0.45, 0.45, (3, 2)) * crown
     if not canvas.sees(x, z, 2.0 * crown):
         return
-    stem = [(x - 0.16, 0, z), (x + 0.16, 0, z), (x + 0.1 + lean, top, z), (x - 0.1 + lean, top, z)]
-    canvas.draw([Face(np.array(stem), Surface(VEGETATION, _BARK, Texture.LEAVES))])
+    stem = ((-0.16, 0.0), (0.16, 0.0), (0.1 + lean, top), (lean - 0.1, top))
+    canvas.draw([Face(spot.upright(stem), Surface(VEGETATION, _BARK, Texture.LEAVES))])
     canvas.foliage(centres, (0.8 * crown, 0.72 * crown), tones, phase)
     canvas.stand(x, z - 0.6, z + 0.6, 1.2 * crown, 0.0)
     canvas.stand(x, z - 0.2, z + 0.2, 0.3, top)
     canvas.stand(x, z - 0.5 * crown, z + 0.5 * crown, 1.4 * crown, top)
 
 
-def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
+def skyline(canvas: Canvas, rng: Rng) -> None:
     """Distant houses and trees where the street ends."""
     faces = []
     angles = np.linspace(0.0, np.pi, 12)
-    crown = 0.5 + 0.5 * np.cos(angles), 0.6 * np.sin(angles) ** 0.5
-    block = np.repeat([0.0, 1.0], 6), np.repeat([0.0, 1.0, 0.0], [3, 6, 3])
+    crown = np.stack([0.5 + 0.5 * np.cos(angles), 0.6 * np.sin(angles) ** 0.5, 0 * angles], axis=1)
+    block = np.array([(0, 0, 0), (0, 1, 0), (1, 1, 0), (1, 0, 0)])
     for z in (170.0, 125.0):
         x = -100.0
         while x < 100.0:
@@ -176,12 +165,11 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
                 outline, surface = crown, Surface(VEGETATION, pick(rng, _LEAVES), Texture.LEAVES)
             else:
                 outline, surface = block, Surface(BUILDING, pick(rng, _FACADES), Texture.BRICK)
-            rows = x + width * outline[0], height * outline[1], np.full(12, z)
-            faces.append(Face(np.stack(rows, axis=1), surface))
+            faces.append(Face((x, 0.0, z) + outline * (width, height, 1.0), surface))
             x += width * step
     canvas.draw(faces)
 
 
-def _foliage_tones(rng: np.random.Generator) -> list[Surface]:
+def _foliage_tones(rng: Rng) -> list[Surface]:
     base = pick(rng, _LEAVES)
     return [Surface(VEGETATION, shade(base, k), Texture.LEAVES) for k in (0.6, 0.85, 1.1, 1.4)]

@@ -1,7 +1,11 @@
-"""The drawing surface: a pinhole camera, and for each pixel which surface it shows and how far."""
+"""The drawing surface: a pinhole camera, and for each pixel which surface it shows and how far.
+
+Street coordinates are metres: x to the right of the camera's lane, y up from the road, z ahead.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,28 +14,28 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .domains import Colour
+from .colours import OFF, Colour, Rng
 from .textures import SIZE, Texture, cloud_tile
 
 Floats = NDArray[np.float64]
+Ids = NDArray[np.int32]
 Codes = NDArray[np.int64]
+Pattern = Callable[[Floats, Floats], Codes]
 Normal = tuple[float, ...]
-# Street coordinates in metres: x to the right of the camera's lane, y up from the road, z ahead.
+Pair = tuple[float, float]
+Points = Sequence[Pair]  # corners in metres on the face that carries them
 # Codes that a panel's pattern may return besides the index of one of its surfaces:
 UNTOUCHED, SEE_THROUGH = -1, -2
-
-OFF: Colour = (0.0, 0.0, 0.0)  # glow of what does not shine
 FACING, UP = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)  # normals of what faces the camera, and of the road
 _ID_BITS = 16  # low bits of an id: the surface; above: 1 + label where a gap is looked through
 _ID_MASK = (1 << _ID_BITS) - 1
 _FIXED = 3  # fractional bits of polygon corners
+_CIRCLE = [(math.cos(turn * math.pi / 6), math.sin(turn * math.pi / 6)) for turn in range(12)]
 _NEAR = 0.9  # metres; nothing nearer is drawn
-_SKY_LABEL = 10
-_SKY_DEPTH = 500.0  # metres of fog in front of the sky
+_SKY_LABEL, _SKY_DEPTH = 10, 500.0  # metres of fog in front of the sky
 
 
-@dataclass(frozen=True, slots=True)
-class Surface:
+class Surface(NamedTuple):
     """Label and look of something; ``colour`` encoded (sRGB-like) 0-1, ``glow`` in linear light."""
 
     label: int
@@ -46,6 +50,18 @@ class Face(NamedTuple):
     corners: Floats
     surface: Surface
     normal: Normal = FACING
+
+
+class Patch(NamedTuple):
+    """A flat detail: its corners, its colour and its glow at night."""
+
+    corners: Points
+    colour: Colour
+    glow: Colour = OFF
+
+
+Surfaces = Sequence[Surface]
+Part = Patch | tuple[Points, Colour]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,40 +98,36 @@ class Canvas:
     """The surface seen in each pixel. Painter's algorithm: draw the far before the near."""
 
     camera: Camera
-    ids: NDArray[np.int32] = field(init=False)  # (H, W): index of a surface; 0 is the sky
-    depth: NDArray[np.float32] = field(init=False)  # (H, W), for surfaces without a depth of theirs
-    rows: list[tuple[float, ...]] = field(default_factory=list)  # as `table` describes
+    ids: Ids = field(init=False)  # (H, W): index of a look; 0 is the sky
+    depth: NDArray[np.float32] = field(init=False)  # (H, W), for looks without a depth of theirs
+    looks: list[tuple[Surface, Normal, float]] = field(default_factory=list)
     footprints: list[tuple[Floats, float]] = field(default_factory=list)  # corners (4, 2), height
-    lamps: list[tuple[float, float]] = field(default_factory=list)  # x and z of street lights
+    lamps: list[Pair] = field(default_factory=list)  # x and z of street lights
 
     def __post_init__(self) -> None:
         shape = (self.camera.height, self.camera.width)
         self.ids = np.zeros(shape, np.int32)
         self.depth = np.full(shape, _SKY_DEPTH, np.float32)
-        self.add([Surface(_SKY_LABEL, OFF)], FACING)
+        self._add([Surface(_SKY_LABEL, OFF)], FACING)
 
-    def add(
-        self, surfaces: Sequence[Surface], normal: Normal, depth: float = np.nan
-    ) -> NDArray[np.int32]:
+    def _add(self, surfaces: Surfaces, normal: Normal, depth: float = np.nan) -> Ids:
         """Register surfaces of one orientation; returns their ids."""
-        first = len(self.rows)
-        for surface in surfaces:
-            label, texture = float(surface.label), float(surface.texture)
-            self.rows.append((label, *surface.colour, texture, *normal, *surface.glow, depth))
-        return np.arange(first, len(self.rows), dtype=np.int32)
+        self.looks += [(surface, normal, depth) for surface in surfaces]
+        return np.arange(len(self.looks) - len(surfaces), len(self.looks), dtype=np.int32)
 
     def table(self) -> NDArray[np.float32]:
-        """All surfaces, (N, 12): label, colour (3), texture, normal (3), glow (3), depth or nan."""
-        return np.array(self.rows, np.float32)
+        """All looks, (N, 12): label, colour (3), texture, normal (3), glow (3), depth or nan."""
+        rows = [(s.label, *s.colour, s.texture, *n, *s.glow, depth) for s, n, depth in self.looks]
+        return np.array(rows, np.float32)
 
-    def surface_ids(self) -> NDArray[np.int32]:
-        """The surface seen in each pixel, (H, W), gaps looked through."""
+    def surface_ids(self) -> Ids:
+        """The look seen in each pixel, (H, W), gaps looked through."""
         return self.ids & _ID_MASK
 
     def labels(self) -> NDArray[np.uint8]:
         """Class of each pixel, (H, W); the gaps of a fence or a wheel count as fence or wheel."""
-        table = np.array([row[0] for row in self.rows], np.uint8)
-        own, gap = table[self.surface_ids()], self.ids >> _ID_BITS
+        own = np.array([surface.label for surface, _, _ in self.looks])[self.surface_ids()]
+        gap = self.ids >> _ID_BITS
         return np.where(gap > 0, gap - 1, own).astype(np.uint8)
 
     def sees(self, x: float, z: float, reach: float) -> bool:
@@ -131,15 +143,15 @@ class Canvas:
         corners = np.array([(left, near), (right, near), (right, far), (left, far)])
         self.footprints.append((corners, height))
 
-    def ground(self, edges: Sequence[float], surfaces: Sequence[Surface]) -> None:
+    def ground(self, edges: Sequence[float], surfaces: Surfaces) -> None:
         """Paint the ground: bands along the street, ``edges`` (N - 1) between ``surfaces`` (N)."""
         camera = self.camera
         below = np.arange(camera.height) + 0.5 - camera.horizon
         first = int(np.searchsorted(below, camera.focal * camera.above_road / 400.0))
         z = camera.focal * camera.above_road / below[first:, None]
         columns = np.arange(camera.width) + 0.5 - 0.5 * camera.width
-        x = columns[None, :] * z / camera.focal - (camera.turn + camera.bend * z) * z
-        self.ids[first:] = self.add(surfaces, UP)[np.searchsorted(np.asarray(edges), x)]
+        x = columns * z / camera.focal - (camera.turn + camera.bend * z) * z
+        self.ids[first:] = self._add(surfaces, UP)[np.searchsorted(np.asarray(edges), x)]
         self.depth[first:] = z
 
     def draw(self, faces: Sequence[Face]) -> None:
@@ -152,34 +164,32 @@ class Canvas:
         starts = np.cumsum([0, *counts[:-1]])
         depths = np.add.reduceat(points[:, 2], starts) / counts
         heights = np.maximum.reduceat(points[:, 1], starts)
-        rings = np.split(_fixed(self.camera.project(points)), starts[1:])
+        rings = np.split(self._pixels(points), starts[1:])
         for face, ring, depth, height in zip(faces, rings, depths, heights, strict=True):
             flat = face.normal[1] > 0.99 and height < 0.1
-            (code,) = self.add([face.surface], face.normal, np.nan if flat else depth).tolist()
+            (code,) = self._add([face.surface], face.normal, np.nan if flat else depth).tolist()
             cv2.fillPoly(self.ids, [ring], code, shift=_FIXED)
 
     def see_through(self, points: Floats, label: int) -> None:
         """Give what shows through a polygon (N, 3) a label without painting over it."""
         mask = np.zeros(self.ids.shape, np.uint8)
-        cv2.fillPoly(mask, [_fixed(self.camera.project(points))], 1, shift=_FIXED)
+        cv2.fillPoly(mask, [self._pixels(points)], 1, shift=_FIXED)
         np.copyto(self.ids, _gap(self.ids, label), where=mask > 0)
 
     def stroke(self, points: Floats, thickness: float, surface: Surface) -> None:
         """A line through street coordinates (N, 3), ``thickness`` in metres, at its mean depth."""
         depth = float(points[:, 2].mean())
         width = max(1, round(thickness * self.camera.focal / depth))
-        (code,) = self.add([surface], FACING, depth).tolist()
-        line = _fixed(self.camera.project(points))
-        cv2.polylines(self.ids, [line], False, code, width, cv2.LINE_8, _FIXED)
+        (code,) = self._add([surface], FACING, depth).tolist()
+        cv2.polylines(self.ids, [self._pixels(points)], False, code, width, cv2.LINE_8, _FIXED)
+
+    def _pixels(self, points: Floats) -> Ids:
+        """Street coordinates (N, 3) as OpenCV's fixed-point pixels, whose centres are whole."""
+        limited = np.clip(self.camera.project(points) - 0.5, -30000.0, 30000.0)
+        return np.asarray(np.rint(limited * 2**_FIXED), np.int32)
 
     def panel(
-        self,
-        x: float,
-        near: float,
-        far: float,
-        height: float,
-        surfaces: Sequence[Surface],
-        pattern: Callable[[Floats, Floats], Codes],
+        self, x: float, near: float, far: float, height: float, surfaces: Surfaces, pattern: Pattern
     ) -> None:
         """An upright sheet along the street, from the road up.
 
@@ -188,10 +198,9 @@ class Canvas:
         """
         camera = self.camera
         depths = 1.0 / np.linspace(1.0 / near, 1.0 / far, 32)
-        along = (depths - near) / (far - near)
         columns = camera.project(np.stack([x + 0 * depths, 0 * depths, depths], axis=1))[:, 0]
         if columns[-1] < columns[0]:
-            columns, depths, along = columns[::-1], depths[::-1], along[::-1]
+            columns, depths = columns[::-1], depths[::-1]
         left = max(int(np.ceil(columns[0] - 0.5)), 0)
         right = min(int(np.ceil(columns[-1] - 0.5)), camera.width)
         if right <= left or np.any(np.diff(columns) <= 0):
@@ -204,28 +213,25 @@ class Canvas:
             return
         rows = np.arange(first, last)[:, None] + 0.5
         y = camera.above_road - (rows - camera.horizon) * z / camera.focal
-        codes = pattern((np.interp(at, columns, along) * (far - near))[None, :], y)
-        codes = np.where((y < 0.0) | (y > height), UNTOUCHED, codes)
-        ids = self.add(surfaces, (-float(np.sign(x)), 0.0, 0.0))
+        along = np.interp(at, columns, (depths - near) / (far - near)) * (far - near)
+        codes = np.where((y < 0.0) | (y > height), UNTOUCHED, pattern(along[None, :], y))
+        ids = self._add(surfaces, (-float(np.sign(x)), 0.0, 0.0))
         part, depth = self.ids[first:last, left:right], self.depth[first:last, left:right]
         np.copyto(part, _gap(part, surfaces[0].label), where=codes == SEE_THROUGH)
         np.copyto(part, ids[np.maximum(codes, 0)], where=codes >= 0)
         np.copyto(depth, z, where=codes >= 0, casting="same_kind")
 
-    def foliage(
-        self, centres: Floats, radius: tuple[float, float], tones: Sequence[Surface], phase: int
-    ) -> None:
+    def foliage(self, centres: Floats, radius: Pair, tones: Surfaces, phase: int) -> None:
         """A union of leafy ellipses at one depth: ``centres`` (N, 3), ``radius`` across and up.
 
         ``tones`` go from dark to light; the outline is ragged by noise, at ``phase`` of its tile.
         """
-        camera = self.camera
+        size = (self.camera.width, self.camera.height)
         depth = float(centres[0, 2])
-        scale = camera.focal / depth
-        middles = camera.project(centres)
+        scale = self.camera.focal / depth
+        middles = self.camera.project(centres)
         reach = 1.25 * scale * np.array(radius)
         left, first = np.maximum(np.floor(middles.min(axis=0) - reach), 0).astype(int)
-        size = (camera.width, camera.height)
         right, last = np.minimum(np.ceil(middles.max(axis=0) + reach), size).astype(int)
         if right <= left or last <= first:
             return
@@ -235,26 +241,54 @@ class Canvas:
             ((columns - across) / radius[0]) ** 2 + ((rows - up) / radius[1]) ** 2
             for across, up, _ in centres - centres[0]
         ]
-        fine, coarse = _rough(rows, columns, 90.0, phase), _rough(rows, columns, 30.0, phase)
+        texels = [((n * rows).astype(int), (n * columns).astype(int)) for n in (90.0, 30.0)]
+        fine, coarse = (cloud_tile()[(i + phase) % SIZE, (j + 3 * phase) % SIZE] for i, j in texels)
         inside = np.min(distances, axis=0) + 0.2 * fine + 0.2 * coarse < 1.0
         light = 0.5 * coarse + 0.25 * fine + (0.3 / radius[1]) * rows
         level = np.clip(((light + 0.8) * (len(tones) / 1.6)).astype(int), 0, len(tones) - 1)
-        ids = self.add(tones, (0.0, 0.5, -0.6), depth)
+        ids = self._add(tones, (0.0, 0.5, -0.6), depth)
         np.copyto(self.ids[first:last, left:right], ids[level], where=inside)
 
 
-def _gap(ids: NDArray[np.int32], label: int) -> NDArray[np.int32]:
-    """The same surfaces, seen through something of that label."""
+class Spot(NamedTuple):
+    """A place in the street for something upright, with the scales of its shapes."""
+
+    canvas: Canvas
+    rng: Rng  # draws what is to stand there
+    x: float
+    z: float
+    across: float = 1.0
+    up: float = 1.0
+    lift: float = 0.0  # metres above the road
+
+    def upright(self, shape: Points) -> Floats:
+        """The corners in the street, (N, 3), of a shape that faces the camera."""
+        points = [(self.x + a * self.across, self.lift + b * self.up, self.z) for a, b in shape]
+        return np.array(points)
+
+    def draw(self, label: int, parts: Sequence[Part], texture: Texture = Texture.FLAT) -> None:
+        """Draw flat shapes, one over the other."""
+        if self.canvas.sees(self.x, self.z, 2.0):
+            patches = [Patch(*part) for part in parts]
+            looks = [Surface(label, patch.colour, texture, patch.glow) for patch in patches]
+            shapes = (self.upright(patch.corners) for patch in patches)
+            self.canvas.draw([*map(Face, shapes, looks)])
+
+    def stand(self, radius: float, height: float) -> None:
+        """Note what stands here, which shades the road."""
+        self.canvas.stand(self.x, self.z - 0.15, self.z + 0.15, 2.0 * radius, height)
+
+
+def _gap(ids: Ids, label: int) -> Ids:
+    """The same looks, seen through something of that label."""
     return (ids & _ID_MASK) | ((label + 1) << _ID_BITS)
 
 
-def _rough(rows: Floats, columns: Floats, per_metre: float, phase: int) -> NDArray[np.float32]:
-    """Noise over metres up (m, 1) and across (n,), (m, n)."""
-    at = (rows * per_metre).astype(int) + phase, (columns * per_metre).astype(int) + 3 * phase
-    return np.asarray(cloud_tile()[at[0] % SIZE, at[1] % SIZE])
+def box(left: float, right: float, low: float, high: float) -> Points:
+    """Four corners, from the lower left one on."""
+    return ((left, low), (right, low), (right, high), (left, high))
 
 
-def _fixed(corners: Floats) -> NDArray[np.int32]:
-    """Corners in pixels as OpenCV's fixed-point numbers, whose pixel centres are whole."""
-    limited = np.clip(corners - 0.5, -30000.0, 30000.0)
-    return np.asarray(np.rint(limited * 2**_FIXED), np.int32)
+def ellipse(x: float, y: float, across: float, up: float) -> Points:
+    """Twelve corners around (x, y)."""
+    return [(x + across * cosine, y + up * sine) for cosine, sine in _CIRCLE]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import Canvas, Floats
+from .colours import Rng
 from .domains import Domain
 from .textures import LEVELS, SIZE, TEXELS_PER_METRE, cloud_tile, sensor_grain, texture_atlas
 
@@ -35,9 +36,7 @@ class _View:
     z: _Plane
 
 
-def photograph(
-    canvas: Canvas, domain: Domain, sun_side: float, rng: np.random.Generator
-) -> NDArray[np.uint8]:
+def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDArray[np.uint8]:
     """The canvas under a domain's light, (H, W, 3) uint8 RGB.
 
     ``sun_side``: where the sun stands, from -1 (left) to 1 (right); ``rng`` draws drops and noise.
@@ -96,21 +95,16 @@ def _shadows(canvas: Canvas, sun: Floats) -> tuple[_Plane, _Plane]:
     corners = np.stack([corners for corners, _ in canvas.footprints])  # (N, 4, 2)
     heights = np.array([height for _, height in canvas.footprints])[:, None, None]
     tops = corners - heights * sun[[0, 2]] / max(float(sun[1]), 0.12)
+    x, z = np.moveaxis(np.concatenate([corners, tops], axis=1), -1, 0)
+    z = np.maximum(z, 1.5)  # in front of the camera
+    pixels = np.clip(canvas.camera.project(np.stack([x, 0 * z, z], axis=-1)), -30000, 30000)
     cast, contact = (np.zeros(canvas.ids.shape, np.uint8) for _ in range(2))
-    for base in _on_ground(canvas, corners):
-        cv2.fillConvexPoly(contact, base, 255)
-    for swept in _on_ground(canvas, np.concatenate([corners, tops], axis=1)):
-        cv2.fillConvexPoly(cast, cv2.convexHull(swept), 255)
+    for ring in np.rint(pixels).astype(np.int32):
+        cv2.fillConvexPoly(contact, ring[:4], 255)
+        cv2.fillConvexPoly(cast, cv2.convexHull(ring), 255)
     soft = max(3, canvas.camera.width // 170) | 1
     scale = np.float32(1 / 255)
     return cv2.blur(cast, (soft, soft)) * scale, cv2.blur(contact, (2 * soft + 1, soft)) * scale
-
-
-def _on_ground(canvas: Canvas, corners: Floats) -> NDArray[np.int32]:
-    """Pixels (N, K, 2) of points (x, z) on the road, (N, K, 2), in front of the camera."""
-    x, z = corners[..., 0], np.maximum(corners[..., 1], 1.5)
-    pixels = canvas.camera.project(np.stack([x, 0 * z, z], axis=-1))
-    return np.rint(np.clip(pixels, -30000, 30000)).astype(np.int32)
 
 
 def _lamps(view: _View, domain: Domain) -> _Light:
@@ -150,9 +144,7 @@ def _apply_texture(view: _View, light: _Light) -> None:
     light *= np.float32(1 / 128)
 
 
-def _paint_sky(
-    view: _View, domain: Domain, sun_side: float, rng: np.random.Generator, light: _Light
-) -> None:
+def _paint_sky(view: _View, domain: Domain, sun_side: float, rng: Rng, light: _Light) -> None:
     """Gradient from horizon to zenith, clouds, and a glow on the sun's side when it is low."""
     camera = view.canvas.camera
     shift = rng.integers(SIZE, size=2)
@@ -200,7 +192,7 @@ def _mirror(view: _View, domain: Domain, light: _Light) -> None:
         plane[horizon:] += share * (np.float32(0.75) * image - np.float32(0.45) * plane[horizon:])
 
 
-def _drops(image: NDArray[np.uint8], count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _drops(image: NDArray[np.uint8], count: int, rng: Rng) -> NDArray[np.uint8]:
     """Drops on the lens: each shows the scene upside down, small and blurred."""
     height, width = image.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
@@ -220,7 +212,7 @@ def _drops(image: NDArray[np.uint8], count: int, rng: np.random.Generator) -> ND
     return (image + wet[..., None] * (seen * np.float32(0.97) - image)).astype(np.uint8)
 
 
-def _expose(light: _Light, domain: Domain, rng: np.random.Generator) -> NDArray[np.uint8]:
+def _expose(light: _Light, domain: Domain, rng: Rng) -> NDArray[np.uint8]:
     """The camera: optics, white balance, tone curve, sensor noise, sharpening."""
     _, height, width = light.shape
     x, y = (np.linspace(-1, 1, size, dtype=np.float32) for size in (width, height))

@@ -11,24 +11,20 @@ from typing import NamedTuple
 import numpy as np
 
 from . import buildings, figures, vehicles
-from .canvas import UP, Canvas, Face, Surface
-from .solids import Points, Pose, box, draw_vehicle, ellipse, length_of, pick
+from .canvas import UP, Canvas, Face, Points, Spot, Surface, box, ellipse
+from .colours import Rng, palette, pick
 from .textures import Texture
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
-_FAR = 100.0  # metres; the street's end
-_LANE = 3.4
+_FAR, _LANE = 100.0, 3.4  # metres: the street's end, a lane's width
+_LAWNS, _EARTHS = palette("42 50 20, 50 50 24"), palette("56 46 32, 48 52 24")
+_PAVINGS = palette("66 64 62, 70 62 56")
 _FEATURES = ("truck", "bus", "train", "motorcycle", "bicycle")
-_BODIES = {
-    "car": vehicles.car,
-    "truck": vehicles.truck,
-    "bus": vehicles.bus,
-    "train": vehicles.tram,
-}
+_Draw = Callable[..., None]
 _BORDERS = {"fence": buildings.fence, "wall": buildings.wall, "hedge": buildings.hedge}
 
 
-def build_street(canvas: Canvas, rng: np.random.Generator) -> None:
+def build_street(canvas: Canvas, rng: Rng) -> None:
     """Draw a random street; the same numbers are drawn from ``rng`` whatever the camera."""
     left = _side(rng, -1.0, 0.5 * _LANE + _LANE)
     right = _side(rng, 1.0, 0.5 * _LANE + (_LANE if rng.random() < 0.25 else 0.0))
@@ -41,10 +37,10 @@ def build_street(canvas: Canvas, rng: np.random.Generator) -> None:
         street.draw_border(side)
     for side in (left, right):
         street.plan_furniture(side)
-    street.plan_traffic_lights()
-    street.plan_people()
+    street.plan_signals_and_people()
     street.plan_features(features)
-    street.draw_planned()
+    for _, _, draw in sorted(street.planned, key=lambda item: item[:2]):
+        draw()
 
 
 class _Side(NamedTuple):
@@ -60,7 +56,7 @@ class _Side(NamedTuple):
         return self.sign * distance
 
 
-def _side(rng: np.random.Generator, sign: float, lanes: float) -> _Side:
+def _side(rng: Rng, sign: float, lanes: float) -> _Side:
     parking = rng.random() < 0.6
     kerb = lanes + (2.4 if parking else 0.0)
     verge = kerb + rng.uniform(1.8, 3.4)
@@ -73,25 +69,22 @@ class _Street:
     """A street under construction: what is flat is painted at once, what stands is planned."""
 
     canvas: Canvas
-    rng: np.random.Generator
+    rng: Rng
     left: _Side
     right: _Side
     planned: list[tuple[int, float, Callable[[], None]]] = field(default_factory=list)
 
-    def plan(self, layer: int, z: float, draw: Callable[..., None], *arguments: object) -> None:
-        """Have something drawn later: the outermost layer first, each from far to near."""
-        self.planned.append((layer, -z, partial(draw, self.canvas, *arguments)))
-
-    def draw_planned(self) -> None:
-        for _, _, draw in sorted(self.planned, key=lambda item: item[:2]):
-            draw()
+    def plan(self, draw: _Draw, x: float, z: float, *more: object, layer: int = 1) -> None:
+        """Have something drawn later: the outermost layer (0) first, each from far to near."""
+        spot = Spot(self.canvas, self.rng, x, z)
+        self.planned.append((layer, -z, partial(draw, spot, *more)))
 
     def paint_ground(self) -> None:
+        """Lawn, pavement, kerb and asphalt with its patches and manholes."""
         rng, left, right = self.rng, self.left.kerb, self.right.kerb
-        grass = Surface(TERRAIN, pick(rng, ((0.42, 0.5, 0.2), (0.5, 0.5, 0.24))), Texture.GRASS)
-        earth = Surface(TERRAIN, pick(rng, ((0.56, 0.46, 0.32), (0.48, 0.52, 0.24))), Texture.GRASS)
-        tones = (0.66, 0.64, 0.62), (0.7, 0.62, 0.56)
-        paving = Surface(SIDEWALK, pick(rng, tones), Texture.PAVING)
+        grass = Surface(TERRAIN, pick(rng, _LAWNS), Texture.GRASS)
+        earth = Surface(TERRAIN, pick(rng, _EARTHS), Texture.GRASS)
+        paving = Surface(SIDEWALK, pick(rng, _PAVINGS), Texture.PAVING)
         kerb = Surface(SIDEWALK, (0.74, 0.73, 0.71), Texture.PLASTER)
         grey = rng.uniform(0.3, 0.42)
         asphalt = Surface(ROAD, (grey, grey, 1.02 * grey), Texture.ASPHALT)
@@ -117,8 +110,8 @@ class _Street:
         if tracks:
             rail, bed = Surface(ROAD, (0.5, 0.48, 0.47)), Surface(ROAD, (0.24, 0.23, 0.23))
             for x in (-_LANE - 0.72, -_LANE + 0.72):
-                marks += _dashes(x, 0.2, 3.0, 100.0, 6.0, 6.0, bed)
-                marks += _dashes(x, 0.1, 3.0, 100.0, 6.0, 6.0, rail)
+                marks += _dashes(x, 0.2, 3.0, _FAR, 6.0, 6.0, bed)
+                marks += _dashes(x, 0.1, 3.0, _FAR, 6.0, 6.0, rail)
         step, dash = (4.0, 4.0) if solid else (7.0, 3.0)
         marks += _dashes(-0.5 * _LANE, 0.16, 3.0 + phase * step, 80.0, step, dash, paint)
         if right > 1.4 * _LANE:
@@ -145,10 +138,10 @@ class _Street:
         for near, far, yard in blocks:
             buildings.house(canvas, rng, x + 9.0 * side.sign * yard, near, far, lit)
             for z in np.arange(far - 2.0, near, -7.5).tolist() if yard else ():
-                buildings.tree(canvas, rng, x + side.sign * rng.uniform(2.5, 6.0), z)
+                buildings.tree(Spot(canvas, rng, x + side.sign * rng.uniform(2.5, 6.0), z))
         for near, far, yard in blocks:
             if side.line > side.verge or yard:
-                style = rng.choice(["fence", "wall", "hedge", "open"], p=[0.4, 0.3, 0.12, 0.18])
+                style = rng.choice([*_BORDERS, "open"], p=[0.4, 0.3, 0.12, 0.18])
                 if style != "open":
                     _BORDERS[style](canvas, rng, side.x(side.line - 0.3), near, far)
 
@@ -157,36 +150,31 @@ class _Street:
         rng, x = self.rng, side.x(side.kerb + 0.6)
         green = side.line - side.verge
         if green > 1.5:
-            middle = side.x(side.verge + 0.45 * green)
             for z in _places(rng, 6.0, 65.0, rng.uniform(10.0, 20.0)):
-                self.plan(0, z, buildings.tree, rng, middle, z)
+                self.plan(buildings.tree, side.x(side.verge + 0.45 * green), z, layer=0)
         for z in _places(rng, 8.0, 75.0, 26.0):
-            self.plan(1, z, figures.street_lamp, x, z, -1.6 * side.sign)
+            self.plan(figures.street_lamp, x, z, -1.6 * side.sign)
         for _ in range(rng.integers(2, 4)):
-            z = rng.uniform(6.0, 24.0)
-            self.plan(1, z, figures.traffic_sign, rng, x, z)
+            self.plan(figures.traffic_sign, x, rng.uniform(6.0, 24.0))
         for _ in range(rng.integers(1, 3)):
-            z, height = rng.uniform(7.0, 45.0), rng.uniform(3.0, 8.0)
-            self.plan(1, z, figures.pole, x, z, height)
+            self.plan(figures.pole, x, rng.uniform(7.0, 45.0), rng.uniform(3.0, 8.0))
 
-    def plan_traffic_lights(self) -> None:
+    def plan_signals_and_people(self) -> None:
+        """Traffic lights at one place, or none; people on the sidewalks and some on the road."""
         rng = self.rng
         if rng.random() < 0.8:
             z = rng.uniform(9.0, 22.0)
             for side in (self.right, self.left):
-                self.plan(1, z, figures.traffic_light, rng, side.x(side.kerb + 0.5), z)
+                self.plan(figures.traffic_light, side.x(side.kerb + 0.5), z)
             if rng.random() < 0.5:
-                x, arm, z = self.right.kerb + 0.5, -rng.uniform(2.5, 4.0), z + 9.0
-                self.plan(1, z, figures.traffic_light, rng, x, z, arm)
-
-    def plan_people(self) -> None:
-        rng = self.rng
+                x, arm = self.right.kerb + 0.5, -rng.uniform(2.5, 4.0)
+                self.plan(figures.traffic_light, x, z + 9.0, arm)
         for _ in range(rng.integers(4, 9)):
             side, z = self._either_side(), rng.uniform(6.0, 26.0)
             x = side.x(rng.uniform(side.kerb + 0.5, side.verge - 0.2))
             if rng.random() < 0.15:
                 x = rng.uniform(-self.left.kerb, self.right.kerb)
-            self.plan(1, z, figures.person, rng, x, z)
+            self.plan(figures.person, x, z)
 
     def plan_features(self, features: Sequence[str]) -> None:
         """Each of the features once, close enough to be seen well; then the other traffic."""
@@ -197,48 +185,49 @@ class _Street:
             if kind in ("bicycle", "motorcycle"):
                 draw = figures.bicycle if kind == "bicycle" else figures.motorcycle
                 x = rng.uniform(0.6, 1.6) - (0.0 if to_the_right else 3.0)
-                z = rng.uniform(5.5, 11.0)
-                self.plan(1, z, draw, rng, x, z, True)
+                self.plan(draw, x, rng.uniform(5.5, 11.0), True)
                 to_the_right = not to_the_right
                 if rng.random() < 0.4:
-                    side, z = self._either_side(), rng.uniform(6.0, 13.0)
-                    self.plan(1, z, draw, rng, side.x(side.kerb + 0.9), z, False)
+                    side = self._either_side()
+                    self.plan(draw, side.x(side.kerb + 0.9), rng.uniform(6.0, 13.0), False)
             elif kind == "train" or rng.random() < 0.5:
                 heading = "towards" if rng.random() < 0.7 else "away"
-                oncoming += self._plan_vehicle(kind, Pose(-_LANE, oncoming, heading))
+                oncoming += self._plan_vehicle(kind, -_LANE, oncoming, heading)
                 oncoming += rng.uniform(3.0, 8.0)
             elif rng.random() < 0.25:
                 heading = "left" if rng.random() < 0.5 else "right"
-                self._plan_vehicle(kind, Pose(rng.uniform(-1.0, 3.0), ahead + 8.0, heading))
+                self._plan_vehicle(kind, rng.uniform(-1.0, 3.0), ahead + 8.0, heading)
                 ahead += 14.0
             else:
-                ahead += self._plan_vehicle(kind, Pose(rng.uniform(-0.3, 0.3), ahead + 2.0, "away"))
+                ahead += self._plan_vehicle(kind, rng.uniform(-0.3, 0.3), ahead + 2.0, "away")
                 ahead += rng.uniform(4.0, 10.0)
         self._plan_cars(ahead, oncoming)
 
     def _plan_cars(self, ahead: float, oncoming: float) -> None:
         """Cars on both lanes, from those distances on, and parked ones."""
         rng = self.rng
-        while ahead < 60.0:
-            if rng.random() < 0.6:
-                self._plan_vehicle("car", Pose(rng.uniform(-0.3, 0.3), ahead, "away"))
-            ahead += rng.uniform(9.0, 20.0)
-        while oncoming < 65.0:
-            if rng.random() < 0.6:
-                x = -_LANE + rng.uniform(-0.3, 0.3)
-                self._plan_vehicle("car", Pose(x, oncoming, "towards"))
-            oncoming += rng.uniform(9.0, 18.0)
+        for x, z, last, gap, heading in (
+            (0.0, ahead, 60.0, 20.0, "away"),
+            (-_LANE, oncoming, 65.0, 18.0, "towards"),
+        ):
+            while z < last:
+                if rng.random() < 0.6:
+                    self._plan_vehicle("car", x + rng.uniform(-0.3, 0.3), z, heading)
+                z += rng.uniform(9.0, gap)
         for side, heading in ((self.left, "towards"), (self.right, "away")):
             for z in _places(rng, 4.5, 44.0, 6.2) if side.parking else ():
                 if rng.random() < 0.6:
-                    pose = Pose(side.x(side.kerb - 1.15), z, heading, parked=True)
-                    self._plan_vehicle("car", pose)
+                    self._plan_vehicle("car", side.x(side.kerb - 1.15), z, heading, parked=True)
 
-    def _plan_vehicle(self, kind: str, pose: Pose) -> float:
+    def _plan_vehicle(
+        self, kind: str, x: float, z: float, heading: str, *, parked: bool = False
+    ) -> float:
         """Plan a vehicle of that kind; returns its length."""
-        bodies = _BODIES[kind](self.rng)
-        self.plan(1, pose.z, draw_vehicle, bodies, pose)
-        return length_of(bodies)
+        bodies = vehicles.KINDS[kind](self.rng)
+        length = max(along for body in bodies for along, _ in body.profile)
+        pose = vehicles.Pose(heading, length, parked)
+        self.plan(vehicles.draw_vehicle, x, z, bodies, pose)
+        return length
 
     def _either_side(self) -> _Side:
         return self.left if self.rng.random() < 0.5 else self.right
@@ -258,6 +247,6 @@ def _dashes(
     return [_flat(box(left, right, z, z + dash), surface) for z in starts]
 
 
-def _places(rng: np.random.Generator, first: float, last: float, step: float) -> list[float]:
+def _places(rng: Rng, first: float, last: float, step: float) -> list[float]:
     """Distances ``step`` apart from somewhere in the first step on."""
     return np.arange(first + step * rng.random(), last, step).tolist()

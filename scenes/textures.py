@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .colours import Rng
+
 SIZE = 256  # texels along one edge of a tile
 LEVELS = 6  # level L is averaged over 2**L x 2**L texels
 _SEED = 20230601
@@ -33,7 +35,6 @@ def texture_atlas() -> NDArray[np.uint32]:
     ``((texture * LEVELS + level) * SIZE + row) * SIZE + column``; row and column wrap around.
     """
     rng = np.random.default_rng(_SEED)
-    warm = np.array([1.0, 0.0, -1.0])  # more red, less blue
 
     def white() -> _Tile:
         return rng.standard_normal((SIZE, SIZE, 1))
@@ -41,16 +42,15 @@ def texture_atlas() -> NDArray[np.uint32]:
     def clouds(cells: int, octaves: int) -> _Tile:
         return noise(rng, cells, octaves)[..., None]
 
+    def warmth(cells: int) -> _Tile:
+        return clouds(cells, 3) * (1.0, 0.0, -1.0)  # more red, less blue
+
     tiles = {
         Texture.FLAT: np.zeros((SIZE, SIZE, 1)),
         Texture.ASPHALT: 0.22 * white() + 0.16 * clouds(4, 4),
         Texture.PAVING: _blocks(rng, 32, 32, joint=2, spread=0.14, offset=0) + 0.07 * white(),
-        Texture.GRASS: 0.28 * _blurred(white(), 1, 3)
-        + 0.2 * clouds(8, 4)
-        + 0.12 * clouds(4, 3) * warm,
-        Texture.LEAVES: 0.42 * np.tanh(1.6 * clouds(16, 3))
-        + 0.16 * white()
-        + 0.1 * clouds(16, 3) * warm,
+        Texture.GRASS: 0.28 * _blurred(white(), 1, 3) + 0.2 * clouds(8, 4) + 0.12 * warmth(4),
+        Texture.LEAVES: 0.42 * np.tanh(1.6 * clouds(16, 3)) + 0.16 * white() + 0.1 * warmth(16),
         Texture.PLASTER: 0.07 * clouds(4, 5) + 0.03 * white(),
         Texture.BRICK: _blocks(rng, 16, 32, joint=2, spread=0.22, offset=16) + 0.06 * white(),
         Texture.STONE: _blocks(rng, 32, 64, joint=3, spread=0.25, offset=21) + 0.22 * clouds(16, 4),
@@ -59,8 +59,7 @@ def texture_atlas() -> NDArray[np.uint32]:
     }
     atlas = np.zeros((len(Texture), LEVELS, SIZE, SIZE, 4), np.uint8)
     for texture, tile in tiles.items():
-        coloured = tile + np.zeros(3)
-        factor = 1.0 + coloured - coloured.mean(axis=(0, 1))
+        factor = 1.0 + tile - tile.mean(axis=(0, 1)) + np.zeros(3)
         for level in range(LEVELS):
             mean = _blurred(factor, 2**level, 2**level)
             atlas[texture, level, ..., :3] = np.clip(np.rint(mean * 128), 0, 255)
@@ -83,7 +82,7 @@ def sensor_grain(width: int, height: int, deviation: float) -> NDArray[np.int8]:
     return np.asarray(np.clip(np.rint(grain), -127, 127), np.int8)
 
 
-def noise(rng: np.random.Generator, cells: int, octaves: int) -> NDArray[np.float64]:
+def noise(rng: Rng, cells: int, octaves: int) -> NDArray[np.float64]:
     """Multi-octave value noise of zero mean and unit deviation, (SIZE, SIZE), tileable.
 
     The coarsest octave has ``cells`` x ``cells`` random values; each next one doubles the cells
@@ -109,7 +108,7 @@ def _blurred(tile: _Tile, width: int, height: int) -> _Tile:
 
 
 def _blocks(
-    rng: np.random.Generator, height: int, width: int, *, joint: int, spread: float, offset: int
+    rng: Rng, height: int, width: int, *, joint: int, spread: float, offset: int
 ) -> NDArray[np.float64]:
     """Masonry: blocks of one tone each, dark joints, every other course shifted by ``offset``."""
     course, row = np.divmod(np.arange(SIZE), height)

@@ -1,41 +1,36 @@
-"""Cars, buses, trucks and trams: their measures, paints, windows and lamps."""
+"""Cars, buses, trucks and trams: side profiles swept over a width, with details on their faces."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import OFF, Floats
-from .domains import Colour
-from .solids import Body, Patch, Points, accent, box, ellipse, pick, shade, window_glass
+from .canvas import Canvas, Face, Floats, Normal, Pair, Patch, Points, Spot, Surface, box, ellipse
+from .colours import ACCENTS, OFF, Colour, Rng, palette, pick, shade, window_glass
 from .textures import Texture
 
 CAR, TRUCK, BUS, TRAIN = 13, 14, 15, 16
+_PLAIN_FROM = 45.0  # metres; details farther away are left out
+_HEADINGS = {"away": (1, 0), "towards": (-1, 0), "right": (0, 1), "left": (0, -1)}  # cosine, sine
 
-_RED, _RED_GLOW = (0.62, 0.06, 0.06), (0.7, 0.03, 0.015)
-_WHITE, _WHITE_GLOW = (0.92, 0.92, 0.88), (1.8, 1.6, 1.25)
-_AMBER, _AMBER_GLOW = (0.95, 0.6, 0.12), (0.9, 0.45, 0.06)
-_DARK, _RUBBER, _STEEL = (0.13, 0.13, 0.14), (0.08, 0.08, 0.085), (0.56, 0.57, 0.59)
-_PLATE, _SALOON_GLOW = (0.9, 0.9, 0.84), (0.22, 0.19, 0.13)
-
+_DARK, _RUBBER, _STEEL = palette("13 13 14, 8 8 8.5, 56 57 59")
+_UNDERSIDE, _PLATE = palette("5 5 5.5, 90 90 84")
+_RED = (0.62, 0.06, 0.06), (0.7, 0.03, 0.015)  # of lamps: colour, glow
+_WHITE = (0.92, 0.92, 0.88), (1.8, 1.6, 1.25)
+_AMBER = (0.95, 0.6, 0.12), (0.9, 0.45, 0.06)
+_SALOON_GLOW = (0.22, 0.19, 0.13)
+_CAR_PAINTS = palette(
+    "12 12 13, 20 21 23, 45 46 48, 68 69 70, 88 88 87, "
+    "62 10 10, 13 20 42, 20 36 55, 16 30 22, 55 46 34"
+)
+_BUS_PAINTS = palette("78 16 14, 92 74 20, 20 50 36, 16 34 62, 86 86 82")
+_TRAM_PAINTS = palette("92 90 80, 93 85 40, 85 88 90, 90 90 88")
+_TRAM_TRIMS = palette("75 12 12, 20 22 24, 12 42 60, 16 50 28")  # of each paint
+_TRUCK_LOADS = palette("90 90 88, 72 74 76, 30 42 56, 66 30 20, 36 42 30, 82 66 36")
 # fmt: off
-_CAR_PAINTS: Sequence[Colour] = (
-    (0.12, 0.12, 0.13), (0.2, 0.21, 0.23), (0.45, 0.46, 0.48), (0.68, 0.69, 0.7),
-    (0.88, 0.88, 0.87), (0.62, 0.1, 0.1), (0.13, 0.2, 0.42), (0.2, 0.36, 0.55),
-    (0.16, 0.3, 0.22), (0.55, 0.46, 0.34),
-)
-_BUS_PAINTS: Sequence[Colour] = (
-    (0.78, 0.16, 0.14), (0.92, 0.74, 0.2), (0.2, 0.5, 0.36), (0.16, 0.34, 0.62), (0.86, 0.86, 0.82),
-)
-_TRAM_PAINTS: Sequence[tuple[Colour, Colour]] = (  # body, trim
-    ((0.92, 0.9, 0.8), (0.75, 0.12, 0.12)), ((0.93, 0.85, 0.4), (0.2, 0.22, 0.24)),
-    ((0.85, 0.88, 0.9), (0.12, 0.42, 0.6)), ((0.9, 0.9, 0.88), (0.16, 0.5, 0.28)),
-)
-_TRUCK_LOADS: Sequence[Colour] = (
-    (0.9, 0.9, 0.88), (0.72, 0.74, 0.76), (0.3, 0.42, 0.56), (0.66, 0.3, 0.2),
-    (0.36, 0.42, 0.3), (0.82, 0.66, 0.36),
-)
 # Profiles of a saloon, a hatchback, an off-roader and a van; then their two window edges.
 _CAR_BODIES: Sequence[tuple[Points, tuple[int, int]]] = (
     (((0, 0.24), (0, 0.86), (0.1, 1.0), (0.7, 1.02), (1.3, 1.42), (2.5, 1.45), (3.3, 0.98),
@@ -50,7 +45,108 @@ _CAR_BODIES: Sequence[tuple[Points, tuple[int, int]]] = (
 # fmt: on
 
 
-def car(rng: np.random.Generator) -> list[Body]:
+class Pose(NamedTuple):
+    """Direction of a vehicle's front, "away", "towards", "left" or "right", and its length."""
+
+    heading: str
+    length: float  # metres
+    parked: bool  # lamps off
+
+    def place(self, local: Floats, spot: Spot) -> Floats:
+        """Local coordinates (..., 3) - right, up, forward from the rear - in the street.
+
+        The vehicle's nearest end is at the spot.
+        """
+        cosine, sine = _HEADINGS[self.heading]
+        across, along, placed = local[..., 0], local[..., 2], local.copy()
+        placed[..., 0] = spot.x + cosine * across + sine * (along - 0.5 * self.length)
+        start = spot.z + abs(sine) + max(-cosine, 0) * self.length
+        placed[..., 2] = start + cosine * along - sine * across
+        return placed
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A vehicle or a part of it: a profile swept over a width.
+
+    A profile's points are (along from the vehicle's rear, up), from rear-bottom to front-bottom.
+    """
+
+    label: int
+    width: float
+    profile: Points
+    paint: Colour
+    side: Sequence[Patch]  # corners (along, up)
+    rear: Sequence[Patch] = ()  # corners (across, up)
+    front: Sequence[Patch] = ()
+    windows: dict[int, Colour] = field(default_factory=dict)  # the profile's edges that are glass
+    belt: float = 9.0  # metres; above it the body narrows
+    tyres: float = 0.0  # half of their distance, where an end shows them
+    texture: Texture = Texture.METAL
+
+    def draw(self, spot: Spot, pose: Pose) -> None:
+        """Draw what the camera sees of this part of a vehicle: faces, then details."""
+        profile, half = np.array(self.profile), 0.5 * self.width
+        (start, low), (stop, high) = profile.min(axis=0), profile.max(axis=0)
+        base = np.array([(x, 0.0, z) for x, z in box(-half, half, start, stop)])
+        base = pose.place(base, spot)
+        x, _, z = base.mean(axis=0)
+        if not spot.canvas.sees(x, z, 0.6 * (stop - start) + 2.0):
+            return
+        spot.canvas.footprints.append((base[:, [0, 2]], high))
+        near = base[np.argsort(base[:, 2], kind="stable")[:2]]
+        gap = np.concatenate([near, near[::-1] + np.array([0.0, low + 0.04, 0.0])])
+        faces = [Face(gap, Surface(self.label, _UNDERSIDE))]
+        right = self._on_side(1.0, self.profile)
+        left = right * (-1.0, 1.0, 1.0)
+        edges = np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1)
+        for i, edge, normal in _towards_camera(spot.canvas, pose.place(edges, spot)):
+            colour = self.windows.get(i, self.paint)
+            faces.append(Face(edge, Surface(self.label, colour, self.texture), normal))
+        details: list[tuple[Patch, Floats]] = []
+        sides = pose.place(np.stack([left[::-1], right]), spot)
+        for i, ring, normal in _towards_camera(spot.canvas, sides):
+            faces.append(Face(ring, Surface(self.label, self.paint, self.texture), normal))
+            details += [(p, self._on_side(2 * i - 1, p.corners, 0.01)) for p in self.side]
+        if pose.heading in ("away", "towards"):
+            end, at = (self.rear, start) if pose.heading == "away" else (self.front, stop)
+            if end and self.tyres:
+                end = [*end, *_pair(0.96 * self.tyres, 0.24, (0.0, 0.34), (_RUBBER, OFF))]
+            details += [(p, np.array([(x, up, at) for x, up in p.corners])) for p in end]
+        for patch, corners in details if base[:, 2].min() < _PLAIN_FROM else ():
+            look = Surface(self.label, patch.colour, glow=OFF if pose.parked else patch.glow)
+            faces.append(Face(pose.place(corners, spot), look))
+        spot.canvas.draw(faces)
+
+    def _on_side(self, sign: float, points: Points, out: float = 0.0) -> Floats:
+        """Points of the left (-1) or right (1) side, ``out`` metres before it, as (N, 3)."""
+        halves = (0.5 * self.width * (1.0 - 0.3 * max(up - self.belt, 0.0)) for _, up in points)
+        placed = zip(halves, points, strict=True)
+        return np.array([(sign * (half + out), up, along) for half, (along, up) in placed])
+
+
+def draw_vehicle(spot: Spot, bodies: Sequence[Body], pose: Pose) -> None:
+    """Draw a vehicle of one or several bodies, given from rear to front; the farthest first."""
+    for body in bodies[::-1] if pose.heading == "away" else bodies:
+        body.draw(spot, pose)
+
+
+def _towards_camera(canvas: Canvas, rings: Floats) -> Iterator[tuple[int, Floats, Normal]]:
+    """Those of flat rings of corners, (N, K, 3), that face the camera, the farthest first.
+
+    Yields the index, the corners and the unit normal of each.
+    """
+    world = canvas.camera.world(rings)
+    area = np.cross(world, np.roll(world, -1, axis=1)).sum(axis=1)  # by Newell's method
+    towards = (0.0, canvas.camera.above_road, 0.0) - world[:, 0]
+    seen = (area * towards).sum(axis=1) > 0.0
+    area /= np.maximum(np.sqrt((area * area).sum(axis=1, keepdims=True)), 1e-12)
+    for i in np.argsort(-rings[..., 2].mean(axis=1), kind="stable").tolist():
+        if seen[i]:
+            yield i, rings[i], tuple(area[i].tolist())
+
+
+def car(rng: Rng) -> list[Body]:
     """One of four body shapes: saloon, hatchback, off-roader, van."""
     body, (back, screen) = _CAR_BODIES[int(rng.integers(len(_CAR_BODIES)))]
     paint, glass = pick(rng, _CAR_PAINTS), window_glass(rng)
@@ -65,22 +161,20 @@ def car(rng: np.random.Generator) -> list[Body]:
         *_wheels(0.19 * length, 0.8 * length, radius=0.34),
     ]
     rear = [
-        *_pair(a, 0.36 * a, (0.66, 0.9), _RED, _RED_GLOW),
+        *_pair(a, 0.36 * a, (0.66, 0.9), _RED),
         Patch(box(-0.96 * a, 0.96 * a, 0.32, 0.5), shade(paint, 0.6)),
         Patch(box(-0.27, 0.27, 0.53, 0.66), _PLATE),
-        *_tyres(a),
     ]
     front = [
-        *_pair(a, 0.4 * a, (0.55, 0.74), _WHITE, _WHITE_GLOW),
+        *_pair(a, 0.4 * a, (0.55, 0.74), _WHITE),
         Patch(box(-0.56 * a, 0.56 * a, 0.36, 0.64), _DARK),
         Patch(box(-0.27, 0.27, 0.38, 0.5), _PLATE),
-        *_tyres(a),
     ]
     windows, belt = {back: glass, screen: glass}, scale * min(cabin[0, 1], cabin[3, 1])
-    return [Body(CAR, width, profile, paint, side, rear, front, windows, belt)]
+    return [Body(CAR, width, profile, paint, side, rear, front, windows, belt, a)]
 
 
-def bus(rng: np.random.Generator) -> list[Body]:
+def bus(rng: Rng) -> list[Body]:
     """A city bus with a row of tall windows and an amber destination sign."""
     paint, glass = pick(rng, _BUS_PAINTS), window_glass(rng)
     n = rng.uniform(9.5, 12.0)
@@ -95,51 +189,45 @@ def bus(rng: np.random.Generator) -> list[Body]:
     rear = [
         Patch(box(-1.0, 1.0, 1.6, 2.7), glass, _SALOON_GLOW),
         Patch(box(-0.9, 0.9, 0.75, 1.3), shade(paint, 0.6)),
-        *_pair(1.2, 0.22, (0.8, 1.5), _RED, _RED_GLOW),
-        Patch(box(-0.3, 0.3, 2.78, 3.0), _AMBER, _AMBER_GLOW),
-        *_tyres(1.2),
+        *_pair(1.2, 0.22, (0.8, 1.5), _RED),
+        Patch(box(-0.3, 0.3, 2.78, 3.0), *_AMBER),
     ]
     front = [
         Patch(box(-1.15, 1.15, 1.05, 2.55), glass, shade(_SALOON_GLOW, 0.4)),
-        Patch(box(-0.95, 0.95, 2.64, 2.98), _AMBER, _AMBER_GLOW),
-        *_pair(1.15, 0.4, (0.58, 0.85), _WHITE, _WHITE_GLOW),
-        *_tyres(1.2),
+        Patch(box(-0.95, 0.95, 2.64, 2.98), *_AMBER),
+        *_pair(1.15, 0.4, (0.58, 0.85), _WHITE),
     ]
-    return [Body(BUS, 2.5, profile, paint, side, rear, front)]
+    return [Body(BUS, 2.5, profile, paint, side, rear, front, tyres=1.2)]
 
 
-def truck(rng: np.random.Generator) -> list[Body]:
+def truck(rng: Rng) -> list[Body]:
     """A lorry, rear to front: a windowless box for the load, and the cab."""
     n, top = rng.uniform(5.0, 7.5), rng.uniform(3.2, 3.8)
     load, paint, glass = pick(rng, _TRUCK_LOADS), pick(rng, _CAR_PAINTS), window_glass(rng)
     ribs = np.arange(0.6, n, 1.0).tolist()
     side = [
         *(Patch(box(z, z + 0.07, 1.1, top - 0.1), shade(load, 0.75)) for z in ribs),
-        Patch(box(0.25 * n, 0.75 * n, 0.52 * top, 0.76 * top), accent(rng)),
+        Patch(box(0.25 * n, 0.75 * n, 0.52 * top, 0.76 * top), pick(rng, ACCENTS)),
         Patch(box(0.0, n, 0.75, 1.05), _DARK),
         *_wheels(0.2 * n, 0.38 * n, radius=0.5),
     ]
     rear = [
         *(Patch(box(x, x + 0.06, 1.1, top - 0.1), shade(load, 0.6)) for x in (-1.1, 0.0, 1.04)),
         Patch(box(-1.2, 1.2, 0.55, 0.76), (0.85, 0.32, 0.26)),
-        *_pair(1.2, 0.36, (0.8, 0.98), _RED, _RED_GLOW),
-        *_tyres(1.2),
+        *_pair(1.2, 0.36, (0.8, 0.98), _RED),
     ]
     box_profile = ((0, 1.0), (0, top), (n, top), (n, 1.0))
-    cargo = Body(TRUCK, 2.5, box_profile, load, side, rear, front=[], texture=Texture.PLASTER)
+    cargo = Body(TRUCK, 2.5, box_profile, load, side, rear, tyres=1.2, texture=Texture.PLASTER)
     cab_profile = ((n, 0.5), (n, 2.75), (n + 1.7, 2.75), (n + 1.95, 1.6), (n + 2.0, 0.4))
     side = [Patch(box(n + 0.5, n + 1.6, 1.6, 2.4), glass), *_wheels(n + 1.0, radius=0.5)]
-    front = [
-        Patch(box(-0.8, 0.8, 0.75, 1.45), _DARK),
-        *_pair(1.15, 0.38, (0.5, 0.75), _WHITE, _WHITE_GLOW),
-        *_tyres(1.2),
-    ]
-    return [cargo, Body(TRUCK, 2.4, cab_profile, paint, side, [], front, windows={2: glass})]
+    front = [Patch(box(-0.8, 0.8, 0.75, 1.45), _DARK), *_pair(1.15, 0.38, (0.5, 0.75), _WHITE)]
+    return [cargo, Body(TRUCK, 2.4, cab_profile, paint, side, [], front, {2: glass}, tyres=1.2)]
 
 
-def tram(rng: np.random.Generator) -> list[Body]:
+def tram(rng: Rng) -> list[Body]:
     """A long two-tone tram with rounded ends and windows from end to end."""
-    paint, trim = _TRAM_PAINTS[int(rng.integers(len(_TRAM_PAINTS)))]
+    which = int(rng.integers(len(_TRAM_PAINTS)))
+    paint, trim = _TRAM_PAINTS[which], _TRAM_TRIMS[which]
     n, glass = rng.uniform(18.0, 26.0), window_glass(rng)
     rear_end = [(0.35, 0.2), (0.0, 1.2), (0.5, 3.25), (0.9, 3.45)]
     profile = [*rear_end, *((n - along, up) for along, up in rear_end[::-1])]
@@ -154,35 +242,30 @@ def tram(rng: np.random.Generator) -> list[Body]:
     end = [
         Patch(window, glass, shade(_SALOON_GLOW, 0.3)),
         Patch(box(-1.2, 1.2, 0.3, 1.15), trim),
-        Patch(box(-0.55, 0.55, 2.82, 3.12), _AMBER, _AMBER_GLOW),
+        Patch(box(-0.55, 0.55, 2.82, 3.12), *_AMBER),
     ]
-    rear = [*end, *_pair(1.05, 0.3, (0.8, 1.0), _RED, _RED_GLOW)]
-    front = [*end, *_pair(1.05, 0.3, (0.8, 1.0), _WHITE, _WHITE_GLOW)]
+    rear = [*end, *_pair(1.05, 0.3, (0.8, 1.0), _RED)]
+    front = [*end, *_pair(1.05, 0.3, (0.8, 1.0), _WHITE)]
     return [Body(TRAIN, 2.5, profile, paint, side, rear, front)]
 
 
 def _inset(cabin: Floats, start: float, stop: float) -> Points:
     """Part of the cabin (rear-bottom, rear-top, front-top, front-bottom) between two fractions."""
-    rear_bottom, rear_top, front_top, front_bottom = cabin
-    ring = []
-    for along, up in ((start, 0.1), (start, 0.84), (stop, 0.84), (stop, 0.1)):
-        base = rear_bottom + along * (front_bottom - rear_bottom)
-        roof = rear_top + along * (front_top - rear_top)
-        ring.append(tuple((base + up * (roof - base)).tolist()))
-    return ring
+    along, up = np.array([start, start, stop, stop]), np.array([0.1, 0.84, 0.84, 0.1])
+    base = cabin[0] + along[:, None] * (cabin[3] - cabin[0])
+    roof = cabin[1] + along[:, None] * (cabin[2] - cabin[1])
+    return [(x, y) for x, y in (base + up[:, None] * (roof - base)).tolist()]
 
 
 def _wheels(*along: float, radius: float) -> list[Patch]:
-    tyres = [Patch(ellipse(z, radius, radius, radius), _RUBBER) for z in along]
-    return tyres + [Patch(ellipse(z, radius, 0.55 * radius, 0.55 * radius), _STEEL) for z in along]
+    """Tyres, then their rims."""
+    rings = ((_RUBBER, radius), (_STEEL, 0.55 * radius))
+    return [Patch(ellipse(z, radius, r, r), colour) for colour, r in rings for z in along]
 
 
-def _tyres(half: float) -> list[Patch]:
-    return _pair(0.96 * half, 0.24, (0.0, 0.34), _RUBBER)
-
-
-def _pair(
-    half: float, width: float, up: tuple[float, float], colour: Colour, glow: Colour = OFF
-) -> list[Patch]:
+def _pair(half: float, width: float, up: Pair, look: tuple[Colour, Colour]) -> list[Patch]:
     """Two boxes at the left and the right edge of an end that reaches from -half to half."""
-    return [Patch(box(x, x + width, *up), colour, glow) for x in (-half, half - width)]
+    return [Patch(box(x, x + width, *up), *look) for x in (-half, half - width)]
+
+
+KINDS = {"car": car, "truck": truck, "bus": bus, "train": tram}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.engines.openvino_engine import openvino_core
 from ...runtime.errors import EngineError, MissingDependencyError
 from ...runtime.labels import LabelSpace
 from ...runtime.probes.cores import available_cores
@@ -90,7 +91,7 @@ def _load(file: Path, identity: str) -> _OpenVinoNetwork:
     graph, weights = _contents(file)
     if hashlib.sha256(_digest(graph) + _digest(weights)).hexdigest() != identity:
         raise EngineError(f"{file}: was changed while it was asked; start the run again.")
-    core = openvino.Core()
+    core = openvino_core(openvino)
     try:
         held = np.frombuffer(weights or b"\0", np.uint8)
         return _OpenVinoNetwork(core.read_model(graph, openvino.Tensor(held)), core)

@@ -311,7 +311,9 @@ class CropSampler:
         """A crop of frame number ``index``: one zoom, and places until the condition holds."""
         frames, condition = self._frames, self._condition
         smallest = max(self.width / frames.width, self.height / frames.height)
-        zoom = max(float(rng.uniform(*self._training.scale)), smallest)
+        values = self._training.scale_values
+        drawn = rng.choice(values) if values else rng.uniform(*self._training.scale)
+        zoom = max(float(drawn), smallest)
         width = min(frames.width, max(1, round(self.width / zoom)))
         height = min(frames.height, max(1, round(self.height / zoom)))
         holds = None if condition is None else condition.of_frame(index)

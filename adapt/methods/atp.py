@@ -41,9 +41,6 @@ class AlignStage(Stage):
             settings.align_sharpness,
         )
 
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
-
     def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:
         if self.settings.align_frozen_classifier:
             return all_but_the_classifier(model)
@@ -86,13 +83,14 @@ class TeachStage(Stage):
         self.settings, self._answers = settings, answers
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
+        super().begin(model, context)
         self.labels = self._new_labels(model, context)
 
     def _new_labels(self, model: SegmentationNetwork, context: Context) -> TeachLabels:
         settings = self.settings
         if settings.teach_labels == "online":
-            return OnlineLabels(model, context, settings.teacher_decay)
+            decay, ramp = settings.teacher_decay, settings.teacher_ramp
+            return OnlineLabels(model, context, decay, ramp=ramp)
         if settings.teach_labels == "answers":
             assert self._answers is not None  # only a black box's settings can ask for them
             return AnswerLabels(self._answers(context, model), settings.class_share)
@@ -174,6 +172,7 @@ AUTHORS_CODE: Mapping[str, Any] = {
     "diversity_over_log_classes": True,
     "distribution": "pixels",
     "detach_sharpness": True,
+    "teacher_ramp": True,
     "teach_labels": "online",
     "negative_below": 0.04,
     "negative_jointly": True,
@@ -183,6 +182,7 @@ AUTHORS_CODE: Mapping[str, Any] = {
     "mix": "easy_onto_hard",
     "target": "frames",
     "hard_pixels": "confident_share",
+    "propagate_negative": 1.0,
 }
 AUTHORS_RECIPE: Mapping[str, Any] = {
     "tone": "none",

@@ -35,6 +35,7 @@ class AtpConfig(Settings):
     mirror: bool = False  # and over the mirror image of each
     augment_frames: Literal["hard", "all"] = "hard"  # which get the noise of `augment`
     teacher_decay: float = Field(default=0.999, ge=0, le=1)  # of a teacher that is an EMA
+    teacher_ramp: bool = False  # and after t steps t / (t + 1) where that is less
     # Align
     align_entropy: float = Field(default=0.002, ge=0)  # alpha (eq. 2)
     align_focus: float = Field(default=3.0, ge=0)  # gamma (eq. 2); 0 is plain entropy
@@ -65,6 +66,7 @@ class AtpConfig(Settings):
     easy_labels: float = Field(default=1.0, gt=0, le=1)
     weight_easy: float = Field(default=1.0, ge=0)  # cross-entropy of the easy frames
     weight_hard: float = Field(default=1.0, ge=0)  # consistency of the hard ones (eq. 10)
+    propagate_negative: float = Field(default=0.0, ge=0)  # eq. 7, on the frames of both
     # of two hard frames (Table 6), or classes of an easy frame onto a hard one
     mix: Literal["classmix", "cutmix", "none", "easy_onto_hard"] = "classmix"
     target: Literal["frames", "mixed"] = "frames"  # what the hard frames' labels come from

@@ -36,14 +36,14 @@ class Stage(ABC):
             NetworkError: it is one.
         """
 
-    @abstractmethod
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        """Take ``model`` as the student and make what the stage needs around it.
+        """Take ``model`` as the student; a stage that needs more around it makes that here, too.
 
         Called once before the first step and again when a run is resumed, both times with the same
         weights in ``model``: it must do the same both times. Work over all frames goes through the
         context (`Context.whole_frames`, `Context.prepare`), which ends it where time runs out.
         """
+        self.model, self.context = model.train(), context
 
     def prepare(self) -> None:  # noqa: B027 - most stages are prepared by `begin`
         """Do what takes a pass over the frames and follows from the stage's state.

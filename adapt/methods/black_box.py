@@ -53,7 +53,7 @@ class DistilStage(Stage):
         self.share = settings.distil_share
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
+        super().begin(model, context)
         self.answers = _answers(self.settings, context, model)
         self.weights: Tensor | None = None
         if self.settings.class_balance == "sqrt_inverse":

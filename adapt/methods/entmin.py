@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..data.context import Context
 from ..data.dataset import Batch
 from ..losses.baselines import entropy_terms
-from ..networks import SegmentationNetwork
 from ..run.config import Settings
 from .base import SMALL_DATA, Method, Stage
 
@@ -28,9 +26,6 @@ class EntminStage(Stage):
     """
 
     name = "entmin"
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         return entropy_terms(

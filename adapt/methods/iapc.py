@@ -56,8 +56,8 @@ class IapcStage(Stage):
         )
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        settings, self.context = self.settings, context
-        self.model = model.train()
+        super().begin(model, context)
+        settings = self.settings
         layer = settings.feature_layer
         if layer is None and settings.variant == "reference":
             layer = model.reference_feature_layer

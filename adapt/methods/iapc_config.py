@@ -140,6 +140,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
             "warmup_steps": 5000,
             "warmup_replaces_decay": True,
             "nesterov": True,
+            "repeated_updates": True,
             "batch_size": 6,
             "frame_size": [1280, 640],
             "crop_size": [512, 256],

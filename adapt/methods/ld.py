@@ -34,10 +34,13 @@ def authors_code(share: float, rounds: int, lr: float) -> Mapping[str, Any]:
         **SOURCE_AS_IT_IS,
         "training": {
             **RECIPE,
+            "scale": [1.0, 1.0],
+            "scale_values": [0.5, 0.75, 1.0, 1.25, 1.5],
             "lr": lr,
             "steps": rounds * (2975 // 3),
             "schedule_steps": 5000,
             "schedule_restarts": True,
+            "repeated_updates": True,
         },
         "ld": {
             "class_share": share,
@@ -49,6 +52,7 @@ def authors_code(share: float, rounds: int, lr: float) -> Mapping[str, Any]:
             "rank_draw": "step",
             "rounds": rounds,
             "round_lr_factor": 0.5**0.5,
+            "learn_shortcut_norms": True,
         },
     }
 

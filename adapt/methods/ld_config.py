@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from ..losses.ld import Complementary, MeanOver
-from ..pseudo_labels.selection import ThresholdOf
+from ..pseudo_labels.thresholds import ThresholdOf
 from ..run.config import Scales, Settings
 from ..run.renamed_settings import Renamed, Renames
 
@@ -47,6 +47,8 @@ class LdConfig(Settings):
     rounds: int = Field(default=1, ge=1, le=1000)
     # of the learning rate, from round to round
     round_lr_factor: float = Field(default=1.0, gt=0, le=1)
+    # DeepLabV2's: scales and shifts of batch norm on the shortcuts learn, as in the authors' code
+    learn_shortcut_norms: bool = False
     # Boundary stage (LDBE)
     boundary_stage: bool = False
     boundary: Literal["outline", "authors"] = "outline"  # ours, or that of the LDBE code

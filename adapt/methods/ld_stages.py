@@ -26,8 +26,11 @@ class SelfTraining(Stage):
         self.settings, self.number = settings, number
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
+        super().begin(model, context)
         settings = self.settings
-        self.model, self.context = model.train(), context
+        if settings.learn_shortcut_norms:
+            for name in model.norms_of_ld:
+                model.get_submodule(name).requires_grad_(True)
         self.labeller = Labeller(
             model,
             context,

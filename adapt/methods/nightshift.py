@@ -79,8 +79,8 @@ class NightshiftStage(Stage):
         self.mixes = settings.mix == "classmix"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        settings, self.context = self.settings, context
-        self.model = model.train()
+        super().begin(model, context)
+        settings = self.settings
         how = [*settings.scales, settings.mirror, context.config.bn_batch_size]
         name = f"soft_labels-{label_identity(model, context.frames, how)}"
         passes = passes_of(settings.scales, mirror=settings.mirror)

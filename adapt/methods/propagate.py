@@ -13,14 +13,14 @@ from ...runtime.errors import NetworkError
 from ..data.context import Context
 from ..data.dataset import Batch, stacked
 from ..data.streams import Streams
-from ..losses.atp import regional_contrast
+from ..losses.atp import regional_contrast, teach_terms
 from ..losses.backends.labels import pixel_argmax
 from ..losses.backends.spec import Map
 from ..losses.baselines import entropy_terms, pseudo_label_terms
 from ..losses.common import IGNORED, upsample
 from ..networks import Output, SegmentationNetwork
 from ..networks.batch_norm import fold_batch_norm
-from ..networks.ema import ema_update, frozen_copy
+from ..networks.ema import MovingAverage, frozen_copy
 from ..networks.modes import evaluating
 from ..pseudo_labels.hard_labels import PseudoLabels, label_frames, label_identity, selected
 from ..run.checksums import read_or_redo, write_json_with_checksum
@@ -53,12 +53,15 @@ class PropagateStage(Stage):
         self.mixes = settings.mix != "none"
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        settings, self.context = self.settings, context
-        self.model = model.train()
+        super().begin(model, context)
+        settings = self.settings
         start = fold_batch_norm(frozen_copy(model))
         self.teacher: SegmentationNetwork | None = None  # the student itself
+        self.average: MovingAverage[SegmentationNetwork] | None = None
         if settings.propagate_teacher == "ema":
-            self.teacher = frozen_copy(model)
+            decay, ramp = settings.teacher_decay, settings.teacher_ramp
+            self.average = MovingAverage(model, decay, ramp=ramp)
+            self.teacher = self.average.model
         elif settings.propagate_teacher == "frozen":
             self.teacher = start
         self.projection: nn.Sequential | None = None
@@ -163,6 +166,17 @@ class PropagateStage(Stage):
                 hard = output.logits[~is_easy]
                 loss = target.loss(hard, settings.consistency, size, **how)
             terms["hard"] = settings.weight_hard * of_hard * loss
+        if settings.propagate_negative:  # the mean over easy frames, and that over hard ones
+            terms["negative"] = teach_terms(
+                output.logits,
+                easy,
+                size,
+                positive=0.0,
+                negative=settings.propagate_negative * self.stream_count,
+                negative_below=settings.negative_below,
+                negative_jointly=settings.negative_jointly,
+                **how,
+            )["negative"]
         if self.projection is not None:
             labels = easy.clone()
             if target is not None:
@@ -239,19 +253,18 @@ class PropagateStage(Stage):
             return Map(self.model(self.context.normalise(images)).logits)
 
     def after_step(self) -> None:
-        if self.settings.propagate_teacher == "ema" and self.teacher is not None:
-            ema_update(self.teacher, self.model, self.settings.teacher_decay)
+        if self.average is not None:
+            self.average.follow(self.model)
 
     def state(self) -> dict[str, Tensor]:
         tensors = {} if self.projection is None else dict(self.projection.state_dict())
-        if self.settings.propagate_teacher == "ema" and self.teacher is not None:
-            tensors |= prefixed("teacher", self.teacher.state_dict())
+        if self.average is not None:
+            tensors |= prefixed("teacher", self.average.state())
         return tensors
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        teacher = under("teacher", tensors)
-        if teacher and self.teacher is not None:
-            self.teacher.load_state_dict(teacher)
+        if self.average is not None:
+            self.average.load_state(under("teacher", tensors))
         if self.projection is not None:
             of_projection = {n: t for n, t in tensors.items() if not n.startswith("teacher.")}
             self.projection.load_state_dict(of_projection)

@@ -46,7 +46,7 @@ class PseudoStage(Stage):
         self.settings = settings
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
+        super().begin(model, context)
         self.teacher = fold_batch_norm(frozen_copy(model))
         self.cache: LogitCache | None = None
         if context.config.teacher_cache:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from ..data.context import Context
 from ..data.dataset import Batch
 from ..losses.baselines import information_maximisation_terms
 from ..networks import SegmentationNetwork
@@ -35,9 +34,6 @@ class ShotImStage(Stage):
 
     def __init__(self, settings: ShotImConfig) -> None:
         self.settings = settings
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
 
     def parameter_groups(self, model: SegmentationNetwork, factor: float) -> list[ParameterGroup]:  # noqa: ARG002 - nothing has it
         return all_but_the_classifier(model)

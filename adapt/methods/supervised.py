@@ -89,7 +89,7 @@ class SupervisedStage(Stage):
         self.settings = settings
 
     def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
+        super().begin(model, context)
         self.weights: Tensor | None = None
         if self.settings.class_balance == "sqrt_inverse":
             counts = class_counts(context, model.num_classes)

@@ -13,7 +13,7 @@ from ..data.dataset import Batch
 from ..losses.backends.labels import pixel_argmax
 from ..losses.common import IGNORED
 from ..networks import SegmentationNetwork
-from ..networks.ema import ema_update, frozen_copy
+from ..networks.ema import MovingAverage
 from ..pseudo_labels.hard_labels import selected
 from ..pseudo_labels.labeller import Labeller
 from ..pseudo_labels.selection import Selection
@@ -66,9 +66,12 @@ class OnlineLabels:
     Source: ATP's authors' code.
     """
 
-    def __init__(self, student: SegmentationNetwork, context: Context, decay: float) -> None:
-        self._student, self._context, self._decay = student, context, decay
-        self.teacher = frozen_copy(student)
+    def __init__(
+        self, student: SegmentationNetwork, context: Context, decay: float, *, ramp: bool = False
+    ) -> None:
+        self._student, self._context = student, context
+        self.average = MovingAverage(student, decay, ramp=ramp)
+        self.state, self.load_state = self.average.state, self.average.load_state
 
     def prepare(self) -> None:
         """Nothing is due."""
@@ -76,21 +79,13 @@ class OnlineLabels:
     @torch.no_grad()
     def of(self, batch: Batch) -> Tensor:
         """The likeliest class of every pixel."""
-        logits = self.teacher(self._context.normalise(batch.clean)).logits
+        logits = self.average.model(self._context.normalise(batch.clean)).logits
         size, align_corners = self._context.crop_size, self._student.align_corners
         return pixel_argmax(logits, size, align_corners=align_corners)
 
     def after_step(self) -> None:
         """Move the average on."""
-        ema_update(self.teacher, self._student, self._decay)
-
-    def state(self) -> dict[str, Tensor]:
-        """The average."""
-        return self.teacher.state_dict()
-
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the average back."""
-        self.teacher.load_state_dict(tensors)
+        self.average.follow(self._student)
 
 
 class AnswerLabels:

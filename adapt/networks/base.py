@@ -47,6 +47,7 @@ class SegmentationNetwork(nn.Module):
         published_preprocessing: the input that the published weights expect, if any are known.
         reference_feature_layer: the submodule whose output IAPC's reference code takes as features;
             ``None``: ``Output.features`` serves there too.
+        norms_of_ld: normalising submodules that are frozen here and learn in LD's code.
         idle_in_checkpoints: parts that published checkpoints carry and their code never asks for;
             they are left out when such a file is read.
         training_heads: parts that published checkpoints carry and only their training asks for;
@@ -63,6 +64,7 @@ class SegmentationNetwork(nn.Module):
     paper: str = ""
     published_preprocessing: Preprocessing | None = None
     reference_feature_layer: str | None = None
+    norms_of_ld: tuple[str, ...] = ()
     idle_in_checkpoints: tuple[str, ...] = ()
     training_heads: tuple[str, ...] = ()
     rebuild: Callable[[], SegmentationNetwork] | None = None
@@ -86,6 +88,13 @@ class SegmentationNetwork(nn.Module):
         head = {id(parameter) for parameter in self.classifier_parameters()}
         classifier = {name for name, p in self.named_parameters() if id(p) in head}
         return {name: name for name in self.state_dict() if name not in classifier}
+
+    def published_updates(self) -> dict[str, int]:
+        """Times that a step of the published training code updates a parameter, by its name.
+
+        Those that are left out: once. See `training.repeated_updates.RepeatingSgd`.
+        """
+        return {}
 
     def in_own_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A checkpoint's tensors under this network's names, where published files have others.

@@ -25,7 +25,7 @@ class DeepLabV2(SegmentationNetwork):
     Logits and 2048-d features (the output of ``layer4``) have floor((H + 1) / 8) + 1 rows, and
     columns likewise. The residual blocks are those of the Caffe models: the first 1x1 convolution
     strides. Scale and shift of every batch normalisation are frozen; its running statistics still
-    move in train mode.
+    move in train mode. LD's code lets those of the shortcuts learn (``norms_of_ld``).
 
     Published checkpoints differ in two ways that their keys or weights show
     (``importing.detect_deeplab_arguments`` reads both):
@@ -65,6 +65,7 @@ class DeepLabV2(SegmentationNetwork):
         "bgr", (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0)
     )
     reference_feature_layer = "layer3"
+    norms_of_ld = tuple(f"layer{stage}.0.downsample.1" for stage in (1, 2, 3, 4))
 
     def __init__(
         self,
@@ -104,6 +105,12 @@ class DeepLabV2(SegmentationNetwork):
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
         """The dilated convolutions of the main head that are summed."""
         return (p for p in self.get_submodule(self.head).parameters() if p.requires_grad)
+
+    def published_updates(self) -> dict[str, int]:
+        """Modules that a residual stage's weight lies in, each of which lists it there."""
+        stages = ("layer1.", "layer2.", "layer3.", "layer4.")
+        names = (name for name, _ in self.named_parameters() if name.startswith(stages))
+        return {name: name.count(".") for name in names}
 
     def backbone_names(self) -> dict[str, str]:
         """The residual network's names, which ImageNet's weights share."""

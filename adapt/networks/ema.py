@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .copies import copy_of
 
 Model = TypeVar("Model", bound=nn.Module)
+_STEPS = "steps of the average"  # no name of a parameter
 
 
 def frozen_copy(model: Model) -> Model:
@@ -29,6 +30,40 @@ def ema_update(memory: nn.Module, student: nn.Module, decay: float) -> None:
     ours, theirs = list(memory.buffers()), list(student.buffers())
     if ours:
         torch._foreach_copy_(ours, theirs)
+
+
+class MovingAverage(Generic[Model]):
+    """A frozen copy of a student that follows its weights, see `ema_update`.
+
+    Args:
+        student: copied as it is now.
+        decay: of a step.
+        ramp: after t steps the decay is t / (t + 1) where that is less, so that the average begins
+            as the plain mean of all weights so far. Source: DACS's mean teacher (Tranheden et al.,
+            WACV 2021), which ATP's authors' code has.
+    """
+
+    def __init__(self, student: Model, decay: float, *, ramp: bool = False) -> None:
+        self.model = frozen_copy(student)
+        self._decay, self._ramp = decay, ramp
+        self._steps = torch.zeros((), dtype=torch.int64)
+
+    def follow(self, student: nn.Module) -> None:
+        """Move on, after a step of the student."""
+        self._steps += 1
+        steps = int(self._steps)
+        decay = min(steps / (steps + 1), self._decay) if self._ramp else self._decay
+        ema_update(self.model, student, decay)
+
+    def state(self) -> dict[str, Tensor]:
+        """The copy's tensors, and the steps so far where they count."""
+        return {**self.model.state_dict(), **({_STEPS: self._steps} if self._ramp else {})}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        if self._ramp:
+            self._steps = tensors[_STEPS].cpu().clone()
+        self.model.load_state_dict({n: t for n, t in tensors.items() if n != _STEPS})
 
 
 @torch.no_grad()

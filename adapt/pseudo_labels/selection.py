@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,9 +10,7 @@ from ..data.dataset import Batch
 from ..losses.common import IGNORED
 from .hard_labels import PseudoLabels, passes_of, selected
 from .labeller import Labeller
-from .thresholds import BINS, ConfidenceHistograms, confidence_bins
-
-ThresholdOf = Literal["predicted", "any_class"]
+from .thresholds import BINS, ConfidenceHistograms, ThresholdOf, confidence_bins
 
 
 class Selection:

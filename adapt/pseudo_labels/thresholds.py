@@ -12,9 +12,12 @@ either side.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+ThresholdOf = Literal["predicted", "any_class"]  # whose threshold a pixel has to reach
 BINS = 4096
 LOWEST, HIGHEST = -8.0, 16.0  # log-odds of the outermost edges: 0.0003 and 0.9999999
 

@@ -68,6 +68,7 @@ class TrainingConfig(Settings):
     crop_size: tuple[int, int] | None = None  # None: ``crop_share`` of the frame
     crop_share: float = Field(default=1.0, gt=0, le=1)  # of each side, where crop_size is not set
     scale: tuple[float, float] = (1.0, 1.0)  # zoom of a crop, drawn uniformly
+    scale_values: Scales = ()  # zooms to draw from, each as often, in place of scale's
     flip: bool = True  # mirror half of the crops
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: float = Field(default=1e-3, gt=0)
@@ -78,6 +79,7 @@ class TrainingConfig(Settings):
     lora_scale: float = Field(default=2.0, gt=0, le=1e4)  # times which it is added
     momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD's momentum; AdamW's first-moment decay
     nesterov: bool = False
+    repeated_updates: bool = False  # SGD's, as in published code: see `RepeatingSgd`
     weight_decay: float = Field(default=5e-4, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     warmup_factor: float = Field(default=0.1, gt=0, le=1)  # share of lr at step 0 of the warm-up
@@ -95,6 +97,11 @@ class TrainingConfig(Settings):
     def _consistent(self) -> Self:
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"scale must be [low, high] with 0 < low <= high, got {self.scale}")
+        if self.scale_values and (min(self.scale_values) <= 0 or self.scale != (1.0, 1.0)):
+            raise ValueError(
+                "scale_values must be above 0, and stands in place of scale: leave that at [1, 1], "
+                "or set scale_values to []"
+            )
         for name in ("frame_size", "crop_size"):
             size = getattr(self, name)
             if size is not None and min(size) < 16:
@@ -103,6 +110,8 @@ class TrainingConfig(Settings):
             raise ValueError("schedule_restarts needs schedule_steps, the horizon of each stage")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
+        if self.repeated_updates and (self.optimizer != "sgd" or self.learn == "lora"):
+            raise ValueError("repeated_updates is for optimizer=sgd, and not for learn=lora")
         if self.micro_batch is not None and self.micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch {self.micro_batch} is above batch_size {self.batch_size}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..networks import SegmentationNetwork
 from ..run.config import TrainingConfig
 from .learned_parts import attention_weights, narrowed
 from .low_rank import FACTORS, low_rank_groups, write_after_steps
+from .repeated_updates import UPDATES, RepeatingSgd, updates_of
 
 
 def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
@@ -40,13 +42,19 @@ def nothing_learns(what: str) -> TrainingError:
 
 
 def build_optimizer(
-    stage: Stage, model: SegmentationNetwork, training: TrainingConfig, seed: int = 0
+    stage: Stage,
+    model: SegmentationNetwork,
+    training: TrainingConfig,
+    seed: int = 0,
+    note: Callable[[str], None] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser over the stage's parameter groups; each keeps its ``factor``.
 
     Args:
         model: what ``training.learn`` leaves out of it needs no gradient from now on.
+        training: with ``repeated_updates`` a group holds what is updated equally often.
         seed: of what is drawn where changes are of low rank.
+        note: is told where ``repeated_updates`` finds nothing to repeat.
 
     Raises:
         TrainingError: no weight learns.
@@ -63,14 +71,22 @@ def build_optimizer(
         training.lora_scale,
         seed,
     )
+    published = model if training.repeated_updates else None
+    if published is not None and note is not None and not published.published_updates():
+        note(
+            "training.repeated_updates: of this network no published code is known that updates a "
+            "weight several times a step (deeplab_v2_resnet101's does); each is updated once"
+        )
     groups = [
         {
-            "params": group.parameters,
+            "params": parameters,
             "factor": group.factor,
             "lr": training.lr * group.factor,
             FACTORS: changes,
+            UPDATES: updates,
         }
         for group, changes in changed
+        for updates, parameters in updates_of(group.parameters, published).items()
     ]
     optimizer = _optimizer(groups, training)
     if low_rank:
@@ -86,7 +102,8 @@ def _optimizer(groups: list[dict[str, Any]], training: TrainingConfig) -> torch.
             weight_decay=training.weight_decay,
             fused=True,
         )
-    return torch.optim.SGD(
+    kind = RepeatingSgd if training.repeated_updates else torch.optim.SGD
+    return kind(
         groups,
         lr=training.lr,
         momentum=training.momentum,

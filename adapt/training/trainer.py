@@ -277,9 +277,9 @@ class Trainer:
             try:
                 stage.begin(self.model, self.context)
                 self.statistics.freeze()
-                optimizer = build_optimizer(
-                    stage, self.model, self.training, seed_of(self.context.config.seed, number)
-                )
+                seed = seed_of(self.context.config.seed, number)
+                note = self.context.note_once
+                optimizer = build_optimizer(stage, self.model, self.training, seed, note)
                 if self._restored is not None:
                     self._restore(stage, optimizer, self._restored)
                     self._restored = None

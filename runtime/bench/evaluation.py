@@ -12,8 +12,8 @@ from ..frames import Frame
 from ..frames.images import read_frame_image
 from ..labels import LabelSpace, label_space, read_labels
 from ..labels.class_mapping import ClassNames
+from ..labels.file_ids import LabelIds
 from ..labels.label_id_checks import label_notes
-from ..labels.layouts import LabelIds
 from ..labels.metrics import ConfusionMatrix, evaluation_record
 from ..labels.spaces import UNMAPPED, LabelMap
 from ..notes import log_note

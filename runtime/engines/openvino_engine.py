@@ -9,6 +9,7 @@ import io
 import re
 import threading
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -159,6 +160,17 @@ def load_openvino() -> Any:
     return openvino
 
 
+@cache
+def openvino_core(openvino: Any) -> Any:
+    """OpenVINO's ``Core``, one for as long as the process lives.
+
+    With the last one OpenVINO unloads its CPU plugin, which gave the thread that loaded it a stack
+    for signals. Unloaded by another thread, it frees that stack and leaves it in use, so that the
+    next signal, as of Ctrl-C, would end the process by SIGSEGV.
+    """
+    return openvino.Core()
+
+
 def settings_for(artefact: Artefact, threads: int) -> dict[str, Any]:
     """OpenVINO's settings for an artefact.
 
@@ -188,7 +200,7 @@ def _compiled(openvino: Any, model: OnnxModel, settings: dict[str, Any]) -> Any:
                 f"{model.file} has a {loops.pop()}, which OpenVINO does not stop where it never "
                 f"ends; use {arg('backend', 'onnxruntime')}."
             )
-        return openvino.Core().compile_model(graph, "CPU", settings)
+        return openvino_core(openvino).compile_model(graph, "CPU", settings)
     except EngineError:
         raise
     except Exception as error:  # OpenVINO's have no common base but this

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..errors import LabelError, LabelSpaceError
 from ..pictures.png import decode_colour_png, decode_label_png, read_png
 from .colours import has_colours_of, indices_of_colours, is_grey_picture
-from .layouts import LabelIds, label_ids
+from .file_ids import LabelIds, label_ids
 from .spaces import LabelSpace
 
 
@@ -29,7 +29,7 @@ def read_labels(
             nothing is labelled; SYNTHIA's has the ids in the red channel.
         space: what to map the ids to.
         size: (width, height) that the labels must have.
-        ids: what the file holds; None: as `layouts.label_ids` finds.
+        ids: what the file holds; None: as `file_ids.label_ids` finds.
 
     Returns:
         Class indices or ``space.ignore_index``, (H, W), uint8.

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..errors import Sentence, arg
 from ..pictures.png import decode_label_png, read_png
+from .file_ids import RAW_ENDING, TRAIN_ENDING
 from .files import read_labels
-from .layouts import RAW_ENDING, TRAIN_ENDING
 from .linear_assignment import best_matching
 from .spaces import LabelSpace
 from .tables import CITYSCAPES

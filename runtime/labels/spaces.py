@@ -1,6 +1,6 @@
 """Label spaces: the classes a network tells apart, their colours, and how label files encode them.
 
-Four encodings are in use on disk, told apart by the file (`layouts.label_ids`) or by the caller:
+Four encodings are in use on disk, told apart by the file (`file_ids.label_ids`) or by the caller:
 
 - *plain*: a pixel holds the class index of the label space;
 - *raw*: the Cityscapes ids 0 to 33, mapped through ``raw_ids``;
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from ..errors import LabelError, LabelSpaceError
 from ..words import shortened
 from .class_mapping import Classes, ClassNames, class_mapping, listed
+from .file_ids import RAW_ENDING
 from .label_space_checks import a_list, is_id, read_document, require
-from .layouts import RAW_ENDING
 
 UNMAPPED = 255  # what `LabelMap.apply` writes; no class, since a label space has 255 at most
 _ID_MAPS = ("raw_ids", "train_ids", "synthia_ids")

@@ -64,12 +64,12 @@ class CoreWatch:
     def add(self, waiter: Waiter) -> bool:
         """Tell ``waiter`` from now on; gives whether cores are scarce now, which it is not told."""
         with self._lock:
-            self._waiters.add(waiter)
             if self._thread is None:
                 self.begin()
                 self._thread = threading.Thread(target=self._run, name="roadshift-cores")
                 self._thread.daemon = True
                 self._thread.start()
+            self._waiters.add(waiter)  # last: it may hold a lock that being told takes
             return self.scarce
 
     def remove(self, waiter: Waiter) -> None:

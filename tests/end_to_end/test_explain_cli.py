@@ -43,3 +43,14 @@ def test_a_method_that_has_no_figures_is_one_sentence(world: Any, tmp_path: Path
     last = done.stderr.splitlines()[-1]
     assert last == "error: --method 'tent': is one of iapc, ld, atp, all."
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_that_is_not_there_is_told_of_before_torch_is_loaded(
+    world: Any, tmp_path: Path
+) -> None:
+    words = (world.dusk / "images", "--source", tmp_path / "gone", "--out", tmp_path / "x")
+    done = explain(world.adapted, *words)
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: {tmp_path / 'gone'}: does not exist; give the folder that holds manifest.json.\n"
+    )

@@ -45,7 +45,7 @@ def stage_context(
 
 def without_labels(stage: Stage, batch: Batch) -> Batch:
     """``batch``, in which any use of a label fails the test, as it does in the stage's frames."""
-    context: Any = stage.context  # type: ignore[attr-defined]
+    context: Any = stage.context
     context.frames.labels = _forbidden
     object.__setattr__(batch, "labels", _Untouchable())
     return batch

@@ -365,6 +365,18 @@ def test_zoom_is_within_the_scale_and_never_leaves_the_frame() -> None:
     assert len(widths) > 5
 
 
+def test_zooms_of_a_list_are_drawn_each_as_often() -> None:
+    frames = FrameSet(["a"], 1440, 720, lambda _: np.zeros((720, 1440, 3), np.uint8))
+    zooms = (0.5, 0.75, 1.0, 1.25, 1.5)
+    draws = sampler(frames, crop_size=(600, 600), scale_values=zooms, batch_size=500)
+    rng = np.random.default_rng(4)
+    widths = [draws._crop(rng, 0).width for _ in range(500)]
+    counts = {width: widths.count(width) for width in set(widths)}
+    assert set(counts) == {720, 600, 480, 400}  # the first two do not fit: the height of the frame
+    assert counts[720] == pytest.approx(200, abs=50)
+    assert all(counts[width] == pytest.approx(100, abs=40) for width in (600, 480, 400))
+
+
 @pytest.mark.parametrize(
     ("size", "share", "expected"),
     [((480, 360), 2 / 3, (320, 240)), ((1024, 512), 0.5, (512, 256)), ((33, 17), 0.1, (16, 16))],

@@ -707,6 +707,8 @@ def test_the_authors_variant_is_their_later_code(method: str) -> None:
         "negative_jointly": True,
         "teach_labels": "online",
         "teacher_decay": 0.999,
+        "teacher_ramp": True,
+        "propagate_negative": 1.0,
         "easy_ratio": 0.3,
         "mix": "easy_onto_hard",
         "propagate_teacher": "ema",

@@ -1,7 +1,7 @@
 """IAPC's "reference" variant against a plain restatement of it over five steps with batch norm.
 
 The restatement shares no code with the package but the batches that are drawn, which
-`tests/adapt/data` looks at: maps of the frame's size, loops over images and classes, torch's SGD.
+`tests/adapt/data` looks at: maps of the frame's size, loops over images, classes and weights.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ EVERYTHING = {  # what `reference` says, in a small size, with a warm-up that en
     "iapc.crop_classes": 3,
     "iapc.memory_decay": 0.9,  # so that the memory model differs from the start within five steps
 }
+UPDATES = {"layer3.0.weight": 3, "layer3.0.bias": 3, "layer4.0.weight": 4}  # a step, of a weight
 
 
 class Net(SegmentationNetwork):
@@ -87,6 +88,9 @@ class Net(SegmentationNetwork):
     def classifier_parameters(self) -> Iterator[nn.Parameter]:
         return self.layer6.parameters()
 
+    def published_updates(self) -> dict[str, int]:
+        return UPDATES
+
 
 def frames(count: int = 6) -> FrameSet:
     """Blobs of colour with noise: argmaxes that rounding does not turn."""
@@ -116,11 +120,7 @@ class Restated:
         self.student = model.train()
         self.source = copy.deepcopy(model).eval()
         self.memory = copy.deepcopy(model).train()
-        body = [p for n, p in model.named_parameters() if p.requires_grad and "layer6" not in n]
-        groups = [{"params": body}, {"params": list(model.layer6.parameters())}]
-        self.optimizer = torch.optim.SGD(
-            groups, lr=1.0, momentum=0.9, nesterov=True, weight_decay=5e-4, foreach=False
-        )
+        self.momenta: dict[str, Tensor] = {}
         self.often = torch.ones(K)
         self.images = images
         with torch.no_grad():
@@ -194,12 +194,17 @@ class Restated:
         loss += 0.04 * (F.cross_entropy(z, y_prime) + F.cross_entropy(up(similarity), y_t))
         loss += 2.0 * -(p * (p + 1e-5).log()).sum(dim=1).mean()
         factor = 0.1 + 0.9 * number / 3 if number < 3 else (1 - number / 20) ** 0.9
-        for group, times in zip(self.optimizer.param_groups, (1, 10), strict=True):
-            group["lr"] = 1e-3 * factor * times
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
+        learning = {n: p for n, p in self.student.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(loss, list(learning.values()))
         with torch.no_grad():
+            for (name, weight), gradient in zip(learning.items(), gradients, strict=True):
+                rate = 1e-3 * factor * (10 if "layer6" in name else 1)
+                for _ in range(UPDATES.get(name, 1)):  # Nesterov, as torch has it
+                    decayed = gradient + 5e-4 * weight
+                    seen_before = self.momenta.get(name)
+                    momentum = decayed if seen_before is None else 0.9 * seen_before + decayed
+                    self.momenta[name] = momentum
+                    weight.sub_(rate * (decayed + 0.9 * momentum))
             self.student.both(clean)
             for m, s in zip(self.memory.parameters(), self.student.parameters(), strict=True):
                 m.copy_(0.9 * m + 0.1 * s)
@@ -299,6 +304,7 @@ def rows_of(batch: Batch) -> list[tuple[int, Crop]]:
         ({"prototype_labels": "pixels"}, True),
         ({"crop_classes": 0}, True),
         ({"similarity": "dot", "normalise": "linear"}, True),
+        ({"training.repeated_updates": "false"}, True),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

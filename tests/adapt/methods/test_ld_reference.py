@@ -19,6 +19,7 @@ from roadshift.adapt.data.dataset import Batch, CropSampler
 from roadshift.adapt.methods.ld import Ld
 from roadshift.adapt.methods.ld_config import LdConfig
 from roadshift.adapt.networks import SegmentationNetwork
+from roadshift.adapt.networks.deeplab_v2 import DeepLabV2
 from roadshift.adapt.pseudo_labels.thresholds import confidence_bins
 from roadshift.adapt.run.config import validate
 from roadshift.adapt.training.forward_backward import seed_of
@@ -182,3 +183,24 @@ def test_ten_steps_of_the_authors_code_end_with_the_weights_of_its_restatement(
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
         moved = max(moved, float((one - before).abs().max()))
     assert moved > 1e-2
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("learn", [True, False])
+def test_deeplab_learns_the_norms_of_its_shortcuts_where_the_authors_code_does(
+    make_trainer: Callable[..., Trainer], learn: bool
+) -> None:
+    own = dict(Ld.presets["reference"]["ld"]) | {"rounds": 1, "learn_shortcut_norms": learn}
+    model = DeepLabV2(CLASSES, layers=(1, 1, 1, 1))
+    before = copy.deepcopy(model.state_dict())
+    stages = Ld.stages(validate(LdConfig, own, "ld"))
+    make_trainer(model, stages, "warm_start=source", "final_bn=false", "training.steps=1").run()
+    norms = {name.rpartition(".")[0] for name in before if name.endswith("running_mean")}
+    moved = {
+        name
+        for name in norms
+        for end in ("weight", "bias")
+        if not torch.equal(model.state_dict()[f"{name}.{end}"], before[f"{name}.{end}"])
+    }
+    assert moved == (set(model.norms_of_ld) if learn else set())
+    assert len(norms) > len(model.norms_of_ld) == 4

@@ -405,7 +405,9 @@ def test_presets_are_the_recipes_of_the_paper_and_of_the_authors_code() -> None:
     for config in (paper, *dated):
         assert (config.tone, config.warm_start, config.final_bn) == ("none", "source", False)
         assert (config.training.batch_size, config.training.crop_size) == (3, (600, 600))
-        assert config.training.scale == (0.5, 1.5)
+        zooms = () if config is paper else (0.5, 0.75, 1.0, 1.25, 1.5)
+        assert config.training.scale_values == zooms
+        assert config.training.scale == ((0.5, 1.5) if config is paper else (1.0, 1.0))
         assert config.augment.policy == "none"
     theirs = resolve_config(
         "ld",

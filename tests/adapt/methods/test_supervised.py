@@ -96,17 +96,8 @@ def test_a_resumed_run_has_the_counts_of_its_beginning_unless_they_are_damaged(
 def test_loss_is_the_weighted_mean_over_labelled_pixels(
     network: Callable[..., SegmentationNetwork], tmp_path: Path, balance: str, kernel: Kernel
 ) -> None:
-    spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
     frames = frame_set()
-    context = Context(
-        frames,
-        Normalise(spec),
-        torch.device("cpu"),
-        tmp_path,
-        RunConfig(method="supervised"),
-        (HEIGHT, WIDTH),
-        losses=kernel,
-    )
+    context = context_of(frames, tmp_path, kernel)
     stage = SupervisedStage(SupervisedConfig(class_balance=balance))  # type: ignore[arg-type]
     model = network(0, dropout=0.0)
     stage.begin(model, context)
@@ -135,16 +126,7 @@ def test_loss_is_the_weighted_mean_over_labelled_pixels(
 def test_a_batch_without_labelled_pixels_has_no_loss_and_no_gradient(
     network: Callable[..., SegmentationNetwork], tmp_path: Path, kernel: Kernel
 ) -> None:
-    spec = InputSpec(width=WIDTH, height=HEIGHT, mean=(110, 115, 120), std=(60, 58, 57))
-    context = Context(
-        frame_set(),
-        Normalise(spec),
-        torch.device("cpu"),
-        tmp_path,
-        RunConfig(method="supervised"),
-        (HEIGHT, WIDTH),
-        losses=kernel,
-    )
+    context = context_of(frame_set(), tmp_path, kernel)
     stage = SupervisedStage(SupervisedConfig(class_balance="sqrt_inverse"))
     model = network(0)
     stage.begin(model, context)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import odd_graphs
 import pytest
-import roadshift.runtime.bench
 from fake_engines import FakeClock, FakeEngine
 from roadshift.cli import app
 from roadshift.runtime.bench import (
@@ -24,6 +23,7 @@ from roadshift.runtime.bench import (
 from roadshift.runtime.bench import frames as bench_frames
 from roadshift.runtime.bench import loop as bench_loop
 from roadshift.runtime.bench import run as bench_run
+from roadshift.runtime.bench import session as bench_session
 from roadshift.runtime.bench.evaluation import evaluate
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.engines import open_engine
@@ -352,7 +352,7 @@ def test_a_wrong_second_bundle_is_said_before_the_first_is_measured(
 ) -> None:
     measured: list[Bundle] = []
     monkeypatch.setattr(
-        roadshift.runtime.bench, "measure_bundle", lambda bundle, *_, **__: measured.append(bundle)
+        bench_session, "measure_bundle", lambda bundle, *_, **__: measured.append(bundle)
     )
     first, empty = make_bundle("first").path, make_bundle("empty", models={}).path
     for second, said in ((f"{first}-none", "does not exist"), (empty, "no model for any engine")):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -400,3 +401,29 @@ def test_an_engine_whose_file_was_exchanged_goes_on_with_the_session_it_has(
         with core_watch.WATCH._lock:
             core_watch.WATCH._tell(True)
         np.testing.assert_array_equal(engine.segment(frame), expected)
+
+
+def test_the_first_engine_of_a_process_opens_while_other_programs_use_the_cores(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watch tells its waiters at its first look; a session in the making holds its lock."""
+    others = iter([0.0, 100.0])  # seconds of cores, since the watch was made
+    watch = CoreWatch(lambda: 0.0, lambda: next(others, None))
+    watch._born = (watch._born[0] - 10, 0.0)
+    monkeypatch.setattr(core_watch, "WATCH", watch)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
+        monkeypatch.delenv(name, raising=False)
+    frame = np.random.default_rng(0).integers(0, 256, (16, 32, 3), np.uint8)
+    sessions = list[Any]()
+
+    def work() -> None:
+        with open_engine(make_bundle(), device="cpu", threads=2) as engine:
+            engine.segment(frame)
+            sessions.append(engine._session)  # type: ignore[attr-defined]
+
+    opening = threading.Thread(target=work, daemon=True)
+    opening.start()
+    opening.join(60)
+    assert not opening.is_alive(), "it waits for itself"
+    assert watch.scarce
+    assert list(sessions[0]._sessions) == [False], "its threads sleep from the beginning"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import odd_graphs
 import onnx
+import pixel_networks
 import pytest
 from onnx import TensorProto, helper
 from roadshift.runtime.bench.targets import bench_targets, choose_backends
@@ -319,6 +321,49 @@ def test_ctrl_c_ends_a_run_in_the_main_thread(make_bundle: MakeBundle) -> None:
             press.join()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+LET_GO = """
+import gc, signal, sys, threading
+from roadshift.runtime.labels import label_space
+held = []
+if sys.argv[1] == "engine":
+    from roadshift.runtime.bundle import open_bundle
+    from roadshift.runtime.engines import open_engine
+    held.append(open_engine(open_bundle(sys.argv[2]), backend="openvino"))
+else:
+    from roadshift.adapt.black_boxes.openvino_file import _contents, _digest, _load
+    import hashlib, pathlib
+    file = pathlib.Path(sys.argv[2])
+    digests = b"".join(map(_digest, _contents(file)))
+    held.append(_load(file, hashlib.sha256(digests).hexdigest()))
+def let_go():
+    one = held.pop()
+    getattr(one, "close", lambda: None)()
+    del one
+    gc.collect()
+thread = threading.Thread(target=let_go)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize("kind", ["engine", "black box"])
+def test_a_signal_is_heard_after_another_thread_has_let_go_of_a_model(
+    make_bundle: MakeBundle, tmp_path: Path, kind: str
+) -> None:
+    """OpenVINO's plugin, unloaded by a thread, would take the main thread's stack for signals."""
+    if kind == "engine":
+        path = make_bundle().path
+    else:
+        path = tmp_path / "box.xml"
+        pixel_networks.write_openvino(path)
+    done = subprocess.run(
+        [sys.executable, "-c", LET_GO, kind, path], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "heard\n", "")
 
 
 def test_a_closed_engine_says_so(make_bundle: MakeBundle) -> None:

@@ -44,6 +44,17 @@ def test_threads_sleep_from_the_first_look_that_finds_cores_scarce() -> None:
     assert watch.scarce_s() > 0
 
 
+def test_a_waiter_is_not_told_while_it_is_added() -> None:
+    told = Told()
+    watch = Machine(others=100.0).watch()
+    watch._thread, watch._born = None, (watch._born[0] - 100, 0.0)
+    try:
+        assert watch.add(told) is True
+        assert told.said == []
+    finally:
+        watch.stop()
+
+
 def test_threads_spin_again_after_a_quiet_while_and_not_before() -> None:
     machine, told = Machine(), Told()
     watch = machine.watch()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from roadshift import Batch, Context, Method, SegmentationNetwork, Settings, Stage
+from roadshift import Batch, Method, Settings, Stage
 from torch import Tensor
 
 
@@ -19,9 +19,6 @@ class SharpStage(Stage):
 
     def __init__(self, settings: SharpConfig) -> None:
         self.power = settings.power
-
-    def begin(self, model: SegmentationNetwork, context: Context) -> None:
-        self.model, self.context = model.train(), context
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         logits = self.model(self.context.normalise(batch.augmented)).logits
