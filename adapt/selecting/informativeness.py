@@ -78,7 +78,7 @@ def _content(weight: Tensor, seen: Tensor) -> Tensor:
         projection = torch.from_numpy(drawn / _MOST_CHANNELS**0.5).to(features)
         features = torch.einsum("bdhw,ed->behw", features, projection)
     if features.shape[2:] != weight.shape[2:]:
-        weight = F.adaptive_avg_pool2d(weight, features.shape[2:])
+        weight = F.adaptive_avg_pool2d(weight, (features.shape[2], features.shape[3]))
     pixels = weight.shape[2] * weight.shape[3]
     return torch.einsum("bkhw,bdhw->bkd", weight, features).flatten(1) / pixels
 
