@@ -52,16 +52,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("docs/results/collecting.json"))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    source = arguments.work / "source"
-    if not (source / "manifest.json").exists():
-        roadshift.import_bundle(
-            arguments.data / "checkpoints" / "espnetv2_s_0.5_city_1024x512.pth",
-            network="espnetv2",
-            arguments={"scale": 0.5},
-            label_space="cityscapes20",
-            input_size=SIZE,
-            out=source,
-        )
+    source = source_model(arguments.data, arguments.work)
     rows, began = [], time.monotonic()
     cells = [
         (method, road, seed, way)
@@ -78,6 +69,21 @@ def main() -> None:
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
     print(table(rows))
+
+
+def source_model(data: Path, work: Path) -> Path:
+    """The bundle of the published checkpoint, imported unless it was before."""
+    source = work / "source"
+    if not (source / "manifest.json").exists():
+        roadshift.import_bundle(
+            data / "checkpoints" / "espnetv2_s_0.5_city_1024x512.pth",
+            network="espnetv2",
+            arguments={"scale": 0.5},
+            label_space="cityscapes20",
+            input_size=SIZE,
+            out=source,
+        )
+    return source
 
 
 def cell(

@@ -57,6 +57,7 @@ def collect(
     The folder is one that adapt takes.
     """
     from ..runtime.collecting.collect import collect_frames, collection_status
+    from ..runtime.collecting.cpu_share import step_back
     from ..runtime.console.phases import PhaseDisplay
     from ..runtime.console.signals import stop_on_signals
     from ..runtime.console.terminal import note, say
@@ -74,6 +75,8 @@ def collect(
     left_free, share = parse_share("--keep-free", keep_free), parse_share("--cpu", cpu)
     seconds = parse_duration("--duration", duration) if duration else None
     source = open_source(with_topic(needed("FRAMES", frames, "--status"), topic), note=note)
+    if bundle is None and not isinstance(source, FrameSource):
+        step_back()  # the camera's thread too: an engine runs in another process
     with stop_on_signals() as stop_requested, PhaseDisplay() as display:
         engine: Engine | None = None
         try:

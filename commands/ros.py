@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .engines import engine_of, engine_of_slots
-from .options import AllowNetwork, Backend, Device, Threads
+from .options import AllowNetwork, ArtefactIn, Backend, Device, Slots, Threads, TrustOfModel
 
 
 def ros(
@@ -28,19 +28,10 @@ def ros(
     coloured: Annotated[
         bool, typer.Option("--coloured/--no-coloured", help="Publish masks in colours, too.")
     ] = True,
-    slots: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Run the model of a vehicle's slots, see roadshift slot."),
-    ] = None,
-    trust: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
-        ),
-    ] = None,
+    slots: Slots = None,
+    trust: TrustOfModel = None,
     backend: Backend = "auto",
-    artefact: Annotated[str | None, typer.Option(help="The bundle's file to run.")] = None,
+    artefact: ArtefactIn = None,
     device: Device = "auto",
     threads: Threads = None,
     allow_network: AllowNetwork = None,

@@ -18,8 +18,10 @@ from .options import (
     FramesRead,
     Json,
     Overwrite,
+    Slots,
     Threads,
     Topic,
+    TrustOfModel,
 )
 from .parse import parse_duration
 
@@ -64,17 +66,8 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     overwrite: Overwrite = False,
-    slots: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Run the model of a vehicle's slots, see roadshift slot."),
-    ] = None,
-    trust: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder with trust.json, for --slots; a BUNDLE has to be signed, then, too.",
-        ),
-    ] = None,
+    slots: Slots = None,
+    trust: TrustOfModel = None,
     allow_network: AllowNetwork = None,
     as_json: Json = False,
 ) -> None:

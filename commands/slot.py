@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +13,7 @@ from .options import Backend, Device, Json, Threads
 from .signing import BundleOrPacked, TrustFolder
 
 if TYPE_CHECKING:
-    from ..runtime.slots import SlotState, SlotStore
+    from ..runtime.slots import PlanBuilder, SlotState, SlotStore
 
 slot = typer.Typer(
     no_args_is_help=True,
@@ -21,6 +23,14 @@ slot = typer.Typer(
 
 _SHOWN = 100  # records of the audit file in a table
 
+Plan = Annotated[
+    str,
+    typer.Option(
+        "--plan",
+        help="Precision of the TensorRT plan to build beside the slot: auto, that of the bundle's "
+        "own plan where that does not fit this machine; or fp32, fp16, ...; none builds none.",
+    ),
+]
 Slots = Annotated[Path, typer.Option("--slots", metavar="DIR", help="The folder of the slots.")]
 
 
@@ -53,6 +63,7 @@ def install(
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
+    plan: Plan = "auto",
     as_json: Json = False,
 ) -> None:
     """Install a signed bundle, or a packed one, in the slot that does not run.
@@ -67,14 +78,19 @@ def install(
     from ..runtime.slots import open_slots
 
     store = open_slots(slots)
-    install_bundle(
-        store,
-        bundle,
-        open_trust(trust),
-        self_test=self_test,
-        open_with=lambda found: open_engine(found, backend=backend, device=device, threads=threads),
-        note=note,
-    )
+    runs_plans = backend in ("auto", "tensorrt") and device != "cpu"
+    with _plan_builder(plan if runs_plans else "none") as plans:
+        install_bundle(
+            store,
+            bundle,
+            open_trust(trust),
+            self_test=self_test,
+            open_with=lambda found: open_engine(
+                found, backend=backend, device=device, threads=threads
+            ),
+            plans=plans,
+            note=note,
+        )
     _show(store, as_json)
 
 
@@ -86,14 +102,41 @@ def try_(
         bool,
         typer.Option("--accept-ask", help="A person decided where the gate could not tell."),
     ] = False,
+    plan: Plan = "auto",
     as_json: Json = False,
 ) -> None:
-    """Let the installed model be tried by the run that goes on, or by the next one."""
+    """Let the installed model be tried by the run that goes on, or by the next one.
+
+    Its TensorRT plan is built anew before, where it no longer fits this machine.
+    """
     from ..runtime.signing import open_trust
     from ..runtime.slots import open_slots, try_model
+    from ..runtime.slots.plan_building import build_plan_of
 
     store = open_slots(slots)
-    try_model(store, open_trust(trust), accept_ask=accept_ask)
+    trusted = open_trust(trust)
+    with _plan_builder(plan) as plans:
+        if plans is not None:
+            build_plan_of(store, trusted, store.state().idle, plans)
+    try_model(store, trusted, accept_ask=accept_ask)
+    _show(store, as_json)
+
+
+@slot.command()
+def build(slots: Slots, trust: TrustFolder, plan: Plan = "auto", as_json: Json = False) -> None:
+    """Build the TensorRT plans that do not fit this machine, as after an update of its system.
+
+    A run takes them from its next start on.
+    """
+    from ..runtime.console.terminal import note
+    from ..runtime.signing import open_trust
+    from ..runtime.slots import build_plans, open_slots
+
+    store = open_slots(slots)
+    with _plan_builder(plan) as plans:
+        built = build_plans(store, open_trust(trust), plans) if plans is not None else []
+    if not built:
+        note("no plan was built.")
     _show(store, as_json)
 
 
@@ -220,6 +263,27 @@ def audit(
     listing(f"Audit of {slots}", records, as_json)
 
 
+@contextmanager
+def _plan_builder(precision: str) -> Iterator[PlanBuilder | None]:
+    """The builder of plans in that precision, whose progress is shown; None for "none"."""
+    from ..runtime.console.phases import PhaseDisplay
+    from ..runtime.console.terminal import note
+
+    if precision == "none":
+        yield None
+        return
+    from ..runtime.slots import PlanBuilder
+
+    with PhaseDisplay() as display:
+        yield PlanBuilder(
+            precision,
+            note=note,
+            report=lambda done, total, text: display.show(
+                "build the plan", "thousandths", done, total, text
+            ),
+        )
+
+
 def _show(store: SlotStore, as_json: bool) -> None:
     from ..runtime.console.terminal import print_json, say, table
 
@@ -244,6 +308,10 @@ def _show(store: SlotStore, as_json: bool) -> None:
         table(f"Slots of {store.path}", columns, rows)
     else:
         say(f"{store.path}: both slots are empty.")
+    for name, model in sorted(state.slots.items()):
+        if model.plan is not None:
+            gpu, version = model.plan.details["gpu"], model.plan.details["version"]
+            say(f"Slot {name} has a plan in {model.plan.precision} for {gpu}, TensorRT {version}.")
     if state.trial is not None:
         say(f"Slot {state.trial.slot} is on trial; {state.trial.starts_left} starts are left.")
 

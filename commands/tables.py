@@ -137,9 +137,17 @@ def collected_line(summary: Mapping[str, Any]) -> list[str]:
     from ..runtime.collecting.collector import REASONS
 
     left_out = [f"{summary[key]} {said}" for key, said in REASONS.items() if summary[key]]
+    engine = summary["pipeline"]
+    labelled = (
+        ""
+        if engine is None or not engine["frames"]
+        else f" The engine had labels after {engine['latency_ms']['p50']:.1f} ms (median; p99 "
+        f"{engine['latency_ms']['p99']:.1f}), and {counted(engine['dropped'], 'frame')} came too "
+        "soon for it."
+    )
     return [
         f"{counted(summary['frames'], 'frame')} in {summary['seconds']:.1f} s: {summary['kept']} "
-        f"kept{'; left out ' + ', '.join(left_out) if left_out else ''}.",
+        f"kept{'; left out ' + ', '.join(left_out) if left_out else ''}.{labelled}",
         f"{summary['out']} holds {counted(summary['frames_kept'], 'frame')} in "
         f"{summary['bytes'] / 1e6:.1f} MB of {summary['budget'] / 1e6:.0f} MB.",
     ]

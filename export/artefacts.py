@@ -16,6 +16,7 @@ from ..adapt.run.core_sharing import sharing_cores
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines import Engine
+from ..runtime.engines.tensorrt_build import PlanTarget, Report
 from ..runtime.errors import (
     ConfigError,
     EngineError,
@@ -34,13 +35,12 @@ from .judge import Floors, Judge
 from .onnx import MODEL, Traced, onnx_name, trace
 from .opsets import check_opset
 from .outcome import Draft, Refusal, finished, publish_each
-from .plan_maker import PlanOptions, PlanTarget, plan_name
+from .plan_maker import PlanOptions, plan_name
 from .precision import to_half
 from .rounding import RoundedEngine
 from .self_test import with_self_test
 from .staged import open_staged
 from .tensorrt import export_plans, prepare_plans
-from .tensorrt_build import Report
 from .tuning import Tuner
 
 

@@ -14,18 +14,25 @@ from ..runtime.bundle import Artefact, Bundle
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx.engine import OnnxEngine
 from ..runtime.engines.onnx.graph import read_model
+from ..runtime.engines.tensorrt_build import (
+    CARRIED,
+    PlanTarget,
+    Report,
+    build_plan,
+    cache_file,
+    check_precision,
+    inspect_plan,
+)
 from ..runtime.engines.tensorrt_engine import TensorRTEngine
-from ..runtime.engines.tensorrt_library import TensorRT, load_tensorrt, plan_problem
+from ..runtime.engines.tensorrt_library import load_tensorrt, plan_problem
 from ..runtime.errors import EngineError, ParityError, arg
-from ..runtime.probes.driver import Gpu
 from .judge import Judge
 from .onnx import onnx_name, stamp
 from .outcome import Draft
 from .precision import to_half
-from .refit import base_to_refit, kept_from_refit, refit_plan
+from .refit import base_to_refit, check_refittable, kept_from_refit, refit_plan
 from .rounding import RoundedEngine
 from .staged import staged_artefact
-from .tensorrt_build import Report, build_plan, cache_file, check_precision, inspect_plan
 from .weight_origins import (
     NOT_REFITTABLE,
     Fold,
@@ -36,16 +43,6 @@ from .weight_origins import (
 )
 
 QUANTISED = ("int8", "fp8")
-# Of the ONNX model's details, for the engine.
-_CARRIED = ("argmax", "align_corners", "measured_on", "outputs")
-
-
-@dataclass(frozen=True)
-class PlanTarget:
-    """TensorRT and GPU that plans are built with and for."""
-
-    library: TensorRT
-    gpu: Gpu
 
 
 @dataclass(frozen=True)
@@ -170,15 +167,10 @@ class PlanMaker:
 
     def _made(self, source: Artefact, folds: Mapping[str, Fold] | None) -> dict[str, Any]:
         """Details of a plan for the manifest, before it is judged."""
-        library, here = self._machine.library, self._machine.gpu
         weights = self._bundle.artefact(kind="weights")
-        carried = {key: source.details[key] for key in _CARRIED if key in source.details}
+        carried = {key: source.details[key] for key in CARRIED if key in source.details}
         return {
-            "flavour": library.flavour,
-            "version": library.version,
-            "gpu": here.name,
-            "compute_capability": here.compute_capability,
-            "driver": here.driver,
+            **self._machine.details(),
             "onnx": {"path": source.path, "sha256": source.sha256},
             "weights_sha256": weights.sha256 if weights else None,
             "refittable": folds is not None,
@@ -191,7 +183,13 @@ class PlanMaker:
     ) -> Draft:
         """The plan in the folder, once its precision and its labels are what they should be."""
         name = plan_name(precision)
-        layers = inspect_plan(self._machine.library, plan, name, folds)
+        library = self._machine.library
+
+        def check(engine: Any, logger: Any) -> None:
+            if folds is not None:
+                check_refittable(engine, library.module.Refitter(engine, logger), folds, name)
+
+        layers = inspect_plan(library, plan, name, check)
         check_precision(layers, precision, name)
         (self._folder / name).write_bytes(plan)
         details = {**details, "layers": dict(layers)}

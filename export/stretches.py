@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from ..runtime.arguments import ProgressUpdate
-from .tensorrt_build import Report
+from ..runtime.engines.tensorrt_build import Report
 
 
 def stretches(

@@ -13,18 +13,16 @@ from ..adapt.models.loading import load_network
 from ..adapt.models.torch_engine import TorchEngine
 from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines.cuda import load_cudart
+from ..runtime.engines.tensorrt_build import PRECISIONS, PlanTarget, Report
 from ..runtime.engines.tensorrt_library import INSTALL, load_tensorrt
 from ..runtime.errors import ConfigError, EngineError, arg
 from ..runtime.probes.driver import driver_problem, gpu
 from .data_splits import EvaluationData
 from .judge import Judge
 from .outcome import Draft, Refusal, publish_each
-from .plan_maker import PlanMaker, PlanOptions, PlanTarget, plan_name
+from .plan_maker import PlanMaker, PlanOptions, plan_name
 from .refit import REFITTABLE
-from .tensorrt_build import Report
 from .weight_origins import state_arrays
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 
 def prepare_plans(

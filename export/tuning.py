@@ -12,6 +12,7 @@ import onnx
 from ..adapt.run.budget import Deadline, Repeated
 from ..adapt.run.work import spread
 from ..runtime.engines import Engine
+from ..runtime.engines.tensorrt_build import Report
 from ..runtime.errors import NetworkError
 from ..runtime.words import counted
 from .calibration import METHODS, Histogram, Method, Range, collect
@@ -22,7 +23,6 @@ from .judge import Judge
 from .opsets import QUANTISED_OPSET
 from .quantise import layers_for, quantise, quantised_values
 from .sensitivity import SWEEP_SECONDS, SWEEP_SHARE, Sensitivity, spare, sweep, sweep_frames
-from .tensorrt_build import Report
 
 AFTERWARDS = 3  # times that a form's first try took, to judge it and settle where labels are made
 SAID_FROM_S = 5.0  # that a sweep is expected to take

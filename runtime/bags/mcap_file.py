@@ -7,16 +7,16 @@ are before anything is read, and a chunk that is cut gives the messages before t
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from .bag_file import Channel, Contents, Place
-from .chunks import ChunkCache, decompressed
+from .chunked_file import ChunkedFile
+from .chunks import decompressed
 from .cursor import Cursor, text_of
-from .regions import BrokenBagError, FileRegion, Region
+from .regions import BrokenBagError, Region
 
 MAGIC = b"\x89MCAP0\r\n"
 _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX = 0x02, 0x03, 0x04, 0x05, 0x06, 0x07
@@ -34,6 +34,11 @@ class _Record(NamedTuple):
     at: int  # byte of its content
     length: int  # as it states, or what there is of it
     is_cut: bool
+
+    @property
+    def begins(self) -> int:
+        """Byte of its opcode."""
+        return self.at - _HEAD
 
 
 def _records(region: Region, at: int, end: int | None = None) -> Iterator[_Record]:
@@ -58,59 +63,42 @@ def _records(region: Region, at: int, end: int | None = None) -> Iterator[_Recor
         at += length
 
 
-class McapFile:
-    """An MCAP file.
+class McapFile(ChunkedFile[_Record]):
+    """An MCAP file."""
 
-    Raises:
-        BrokenBagError: it does not begin as one.
-        OSError: it cannot be opened.
-    """
+    MAGIC = MAGIC
+    _records = staticmethod(_records)
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._file = FileRegion(self._descriptor, 0, os.fstat(self._descriptor).st_size)
-        self._chunks = ChunkCache()
         self._schemas: dict[int, tuple[str, str, str]] = {}  # name, encoding, text
-        start = bytes(self._file.take(0, min(len(MAGIC), self._file.size)))
-        if start != MAGIC:
-            self.close()
-            raise BrokenBagError("it does not begin as an MCAP file")
+        super().__init__(path)
 
-    def close(self) -> None:
-        """See `BagFile`."""
-        os.close(self._descriptor)
+    @staticmethod
+    def _other_start(start: bytes) -> str:  # noqa: ARG004 - there are no others that are known
+        return "it does not begin as an MCAP file"
 
-    def contents(self, wanted: Collection[str]) -> Contents:
-        """See `BagFile`."""
-        try:
-            found = self._indexed(wanted)
-        except BrokenBagError:
-            found = None
-        return self._scanned(wanted) if found is None else found
+    @staticmethod
+    def _is_chunk(record: _Record) -> bool:
+        return record.opcode == _CHUNK
 
-    def read(self, place: Place) -> memoryview:
-        """See `BagFile`."""
-        region, problem = self._region_of(place.chunk)
-        try:
-            head = Cursor(region.take(place.at, _HEAD + _MESSAGE_HEAD))
-            opcode, length, channel = head.u8(), head.u64(), head.u16()
-            _, log_ns = head.u32(), head.u64()
-            if (opcode, channel) != (_MESSAGE, place.channel) or length < _MESSAGE_HEAD:
-                raise BrokenBagError("the index leads to no message")
-            if log_ns != place.log_ns:
-                raise BrokenBagError("the index leads to another message")
-            return region.take(place.at + _HEAD + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
-        except BrokenBagError as error:
-            raise BrokenBagError(problem or str(error)) from error
+    @staticmethod
+    def _is_last(record: _Record) -> bool:
+        return record.opcode in (_FOOTER, _DATA_END)
+
+    def _message(self, region: Region, place: Place) -> memoryview:
+        head = Cursor(region.take(place.at, _HEAD + _MESSAGE_HEAD))
+        opcode, length, channel = head.u8(), head.u64(), head.u16()
+        _, log_ns = head.u32(), head.u64()
+        if (opcode, channel) != (_MESSAGE, place.channel) or length < _MESSAGE_HEAD:
+            raise BrokenBagError("the index leads to no message")
+        if log_ns != place.log_ns:
+            raise BrokenBagError("the index leads to another message")
+        return region.take(place.at + _HEAD + _MESSAGE_HEAD, length - _MESSAGE_HEAD)
 
     # ---- by the index --------------------------------------------------------------------------
 
     def _indexed(self, wanted: Collection[str]) -> Contents | None:
-        """Contents by the summary; None where it does not say where every message lies.
-
-        Raises:
-            BrokenBagError: it is damaged, or there is none.
-        """
+        """Contents by the summary, see `ChunkedFile`."""
         size = self._file.size
         footer = Cursor(self._file.take(size - _FOOTER_BYTES - len(MAGIC), _FOOTER_BYTES))
         opcode, length, summary = footer.u8(), footer.u64(), footer.u64()
@@ -133,7 +121,6 @@ class McapFile:
         seen = {number for number, one in found.channels.items() if one.schema in wanted}
         for cursor in chunks:
             self._take_chunk_index(cursor, seen, found)
-        found.places.sort()
         # Messages may also lie outside of chunks, where no index knows them.
         expected = sum(found.counts.get(number, 0) for number in seen)
         return found if len(found.places) == expected else None
@@ -173,36 +160,9 @@ class McapFile:
                     raise BrokenBagError("an index of messages is damaged")
                 found.places.append(place)
 
-    # ---- by going through ----------------------------------------------------------------------
+    # ---- records -------------------------------------------------------------------------------
 
-    def _scanned(self, wanted: Collection[str]) -> Contents:
-        """Contents as they are met, record by record, up to the first damage."""
-        found = Contents(was_scanned=True)
-        try:
-            for record in _records(self._file, len(MAGIC)):
-                if record.opcode in (_FOOTER, _DATA_END):
-                    break
-                self._scan_record(found, record, wanted)
-        except BrokenBagError as error:
-            found.damaged(str(error))
-        found.places.sort()
-        return found
-
-    def _scan_record(self, found: Contents, record: _Record, wanted: Collection[str]) -> None:
-        if record.opcode == _CHUNK:
-            chunk = record.at - _HEAD
-            region, problem = self._region_of(chunk)
-            try:
-                for inner in _records(region, 0):
-                    self._scan_inner(found, inner, region, chunk, wanted)
-            except BrokenBagError as error:
-                problem = problem or str(error)
-            if problem and not record.is_cut:
-                found.damaged(f"its chunk at byte {chunk} is damaged: {problem}")
-        elif not record.is_cut:
-            self._scan_inner(found, record, self._file, -1, wanted)
-
-    def _scan_inner(
+    def _note(
         self,
         found: Contents,
         record: _Record,
@@ -210,20 +170,14 @@ class McapFile:
         chunk: int,
         wanted: Collection[str],
     ) -> None:
-        """Note a schema, a channel or a message, in a chunk or outside."""
-        if record.is_cut:
-            return
         if record.opcode in (_SCHEMA, _CHANNEL):
             self._note_kind(found, record, region)
         elif record.opcode == _MESSAGE:
             head = Cursor(region.take(record.at, min(_MESSAGE_HEAD, record.length)))
             channel, _, log_ns = head.u16(), head.u32(), head.u64()
-            found.found(Place(log_ns, chunk, record.at - _HEAD, channel), wanted)
-
-    # ---- records -------------------------------------------------------------------------------
+            found.found(Place(log_ns, chunk, record.begins, channel), wanted)
 
     def _region_of(self, chunk: int) -> tuple[Region, str | None]:
-        """The records of a chunk, or the file, and what is wrong with it."""
         if chunk < 0:
             return self._file, None
         head = Cursor(self._file.take(chunk, _HEAD))

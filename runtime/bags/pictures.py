@@ -19,7 +19,7 @@ from .compressed import compressed_pixels
 from .message_fields import RAW, VIDEO
 from .messages import CameraMessage, is_video
 from .pixels import raw_pixels
-from .regions import BrokenBagError
+from .regions import BrokenBagError, ReadBuffer
 from .video_stream import VideoStream, rgb_of
 
 _Headers = dict[int, "CameraMessage | None"]
@@ -77,6 +77,7 @@ class CameraTopic:
         account = _Account(self)
         with self.index.opened() as files:
             stream: VideoStream | None = None
+            converted = ReadBuffer()
             headers: _Headers = {}  # of messages of a video whose pictures are still to come
             for number, at in enumerate(self._messages):
                 if not self._is_video and not wanted(number):
@@ -84,7 +85,9 @@ class CameraTopic:
                 try:
                     message = self.index.read(files, at)
                     if message.kind != VIDEO:
-                        yield self._picture(number, at, message, self._rgb(message, files))
+                        yield self._picture(
+                            number, at, message, self._rgb(message, files, converted)
+                        )
                         account.good += 1
                         continue
                     headers[number] = message
@@ -131,8 +134,11 @@ class CameraTopic:
             )
         return BagPicture(image, number, stamp_ns, message.frame_id)
 
-    def _rgb(self, message: CameraMessage, files: list[BagFile | None]) -> NDArray[np.uint8]:
-        pixels = raw_pixels(message) if message.kind == RAW else compressed_pixels(message)
+    def _rgb(
+        self, message: CameraMessage, files: list[BagFile | None], buffer: ReadBuffer
+    ) -> NDArray[np.uint8]:
+        is_raw = message.kind == RAW
+        pixels = raw_pixels(message, buffer) if is_raw else compressed_pixels(message)
         if pixels.dtype == np.uint8:
             return pixels
         white = self._white_of(files)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..pictures.picture_size import too_large
 from .messages import CameraMessage
-from .regions import BrokenBagError
+from .regions import BrokenBagError, ReadBuffer
 
 
 class _Layout(NamedTuple):
@@ -60,8 +60,11 @@ ENCODINGS = (*_LAYOUTS, *_PLANAR)
 """Encodings that are read, in lower case."""
 
 
-def raw_pixels(message: CameraMessage) -> NDArray[Any]:
+def raw_pixels(message: CameraMessage, buffer: ReadBuffer | None = None) -> NDArray[Any]:
     """RGB of a raw message, (H, W, 3), uint8 or uint16; rows' padding is left out.
+
+    Args:
+        buffer: for pixels that must be converted; fresh memory unless given.
 
     Raises:
         BrokenBagError: its encoding is not read here, or its size and its bytes disagree.
@@ -73,11 +76,12 @@ def raw_pixels(message: CameraMessage) -> NDArray[Any]:
         raise BrokenBagError(f"it {refusal}")
     if encoding in _PLANAR:
         layout = _Layout(1, np.uint8, _PLANAR[encoding], (2, 2))
-        return _converted(_rows(message, layout, message.height * 3 // 2), layout, message)
+        samples = _rows(message, layout, message.height * 3 // 2)
+        return _converted(samples, layout, message, buffer)
     if encoding not in _LAYOUTS:
         raise BrokenBagError(f"pixels in {message.encoding!r} are not read here")
     layout = _LAYOUTS[encoding]
-    return _converted(_rows(message, layout, message.height), layout, message)
+    return _converted(_rows(message, layout, message.height), layout, message, buffer)
 
 
 def _rows(message: CameraMessage, layout: _Layout, rows: int) -> NDArray[Any]:
@@ -101,7 +105,9 @@ def _rows(message: CameraMessage, layout: _Layout, rows: int) -> NDArray[Any]:
     return samples
 
 
-def _converted(samples: NDArray[Any], layout: _Layout, message: CameraMessage) -> NDArray[Any]:
+def _converted(
+    samples: NDArray[Any], layout: _Layout, message: CameraMessage, buffer: ReadBuffer | None
+) -> NDArray[Any]:
     if message.width % layout.even[0] or message.height % layout.even[1]:
         raise BrokenBagError(
             f"{message.width} x {message.height} pixels are not even, as {message.encoding} needs"
@@ -111,7 +117,11 @@ def _converted(samples: NDArray[Any], layout: _Layout, message: CameraMessage) -
     if layout.conversion is None:
         is_own = samples.flags.c_contiguous and samples.flags.writeable
         return samples if is_own else np.array(samples)
+    into = None
+    if buffer is not None and samples.dtype == np.uint8:
+        shape = message.height, message.width, 3
+        into = np.frombuffer(buffer.get(int(np.prod(shape))), np.uint8).reshape(shape)
     try:
-        return np.asarray(cv2.cvtColor(samples, layout.conversion))
+        return np.asarray(cv2.cvtColor(samples, layout.conversion, into))
     except cv2.error as error:
         raise BrokenBagError(f"OpenCV cannot convert it ({error.err or error})") from error

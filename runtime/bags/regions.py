@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 _SMALL = 1 << 16  # bytes; of larger reads the array is kept and nothing is copied
+_KEPT_ARRAYS = 4  # pictures that are under way at a time, in a pipeline
 
 
 class BrokenBagError(ValueError):
@@ -35,20 +36,26 @@ class Region(Protocol):
 
 
 class ReadBuffer:
-    """Memory for large reads, taken again once nothing looks at it any more.
+    """Memory for large reads, taken again once nothing looks at it any more; for one thread.
 
     Fresh memory is handed over by the kernel page by page, which takes longer than reading into it.
     """
 
     def __init__(self) -> None:
-        self._array = np.empty(0, np.uint8)
+        self._arrays = [np.empty(0, np.uint8)]
+        self._of_a_free_one = sys.getrefcount(self._arrays[0])
 
     def get(self, length: int) -> memoryview:
         """So many writable bytes, which stay the caller's for as long as it holds them."""
-        held_here = 2  # by this object, and as the argument of the next call
-        if self._array.size < length or sys.getrefcount(self._array) > held_here:
-            self._array = np.empty(length, np.uint8)
-        return self._array.data[:length]
+        arrays = self._arrays
+        for number in range(len(arrays)):
+            is_free = sys.getrefcount(arrays[number]) <= self._of_a_free_one
+            if is_free and arrays[number].size >= length:
+                return arrays[number].data[:length]
+        # The newest first: where pictures have become larger, the small arrays go.
+        arrays.insert(0, np.empty(length, np.uint8))
+        del arrays[_KEPT_ARRAYS:]
+        return arrays[0].data[:length]
 
 
 class FileRegion:

@@ -6,15 +6,14 @@ the `rosbags` package, which opens no bag without an index: a recorder that was 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from .bag_file import ROS1, Channel, Contents, Place
-from .chunks import ChunkCache, decompressed
+from .chunked_file import ChunkedFile
+from .chunks import decompressed
 from .cursor import Cursor, text_of
-from .regions import BrokenBagError, FileRegion, Region
+from .regions import BrokenBagError, Region
 
 MAGIC = b"#ROSBAG V2.0\n"
 _MESSAGE, _BAG, _INDEX, _CHUNK, _CHUNK_INFO, _CONNECTION = 2, 3, 4, 5, 6, 7
@@ -94,60 +93,36 @@ def _time_ns(cursor: Cursor) -> int:
     return cursor.u32() * 10**9 + cursor.u32()
 
 
-class Ros1File:
-    """A ``.bag``.
+class Ros1File(ChunkedFile[_Record]):
+    """A ``.bag`` of version 2.0."""
 
-    Raises:
-        BrokenBagError: it does not begin as one of version 2.0.
-        OSError: it cannot be opened.
-    """
+    MAGIC = MAGIC
+    _records = staticmethod(_records)
 
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._file = FileRegion(self._descriptor, 0, os.fstat(self._descriptor).st_size)
-        self._chunks = ChunkCache()
-        start = bytes(self._file.take(0, min(len(MAGIC), self._file.size)))
-        if start != MAGIC:
-            self.close()
-            if start.startswith(b"#ROSBAG V"):
-                raise BrokenBagError("it is of an old version; convert it with `rosbag fix`")
-            raise BrokenBagError("it does not begin as a bag")
+    @staticmethod
+    def _other_start(start: bytes) -> str:
+        if start.startswith(b"#ROSBAG V"):
+            return "it is of an old version; convert it with `rosbag fix`"
+        return "it does not begin as a bag"
 
-    def close(self) -> None:
-        """See `BagFile`."""
-        os.close(self._descriptor)
+    @staticmethod
+    def _is_chunk(record: _Record) -> bool:
+        return record.op == _CHUNK
 
-    def contents(self, wanted: Collection[str]) -> Contents:
-        """See `BagFile`."""
-        try:
-            found = self._indexed(wanted)
-        except BrokenBagError:
-            found = None
-        return self._scanned(wanted) if found is None else found
-
-    def read(self, place: Place) -> memoryview:
-        """See `BagFile`."""
-        region, problem = self._region_of(place.chunk)
-        try:
-            record = _record(region, place.at)
-            if record.op != _MESSAGE or record.cursor("conn").u32() != place.channel:
-                raise BrokenBagError("the index leads to no message")
-            if _time_ns(record.cursor("time")) != place.log_ns:
-                raise BrokenBagError("the index leads to another message")
-            if record.is_cut:
-                raise BrokenBagError("it is cut")
-            return region.take(record.at, record.length)
-        except BrokenBagError as error:
-            raise BrokenBagError(problem or str(error)) from error
+    def _message(self, region: Region, place: Place) -> memoryview:
+        record = _record(region, place.at)
+        if record.op != _MESSAGE or record.cursor("conn").u32() != place.channel:
+            raise BrokenBagError("the index leads to no message")
+        if _time_ns(record.cursor("time")) != place.log_ns:
+            raise BrokenBagError("the index leads to another message")
+        if record.is_cut:
+            raise BrokenBagError("it is cut")
+        return region.take(record.at, record.length)
 
     # ---- by the index --------------------------------------------------------------------------
 
     def _indexed(self, wanted: Collection[str]) -> Contents | None:
-        """Contents by the index; None where there is none.
-
-        Raises:
-            BrokenBagError: it is damaged.
-        """
+        """Contents by the index, see `ChunkedFile`."""
         bag = _record(self._file, len(MAGIC))
         index = bag.cursor("index_pos").u64()
         if bag.op != _BAG or index == 0:
@@ -164,7 +139,6 @@ class Ros1File:
         seen = {number for number, one in found.channels.items() if one.schema in wanted}
         for info in chunks:
             self._take_chunk_info(found, info, seen)
-        found.places.sort()
         return found
 
     def _take_chunk_info(self, found: Contents, info: _Record, seen: Collection[int]) -> None:
@@ -202,33 +176,9 @@ class Ros1File:
                 found.places += places
             at = record.at + record.length
 
-    # ---- by going through ----------------------------------------------------------------------
+    # ---- records -------------------------------------------------------------------------------
 
-    def _scanned(self, wanted: Collection[str]) -> Contents:
-        """Contents as they are met, record by record, up to the first damage."""
-        found = Contents(was_scanned=True)
-        try:
-            for record in _records(self._file, len(MAGIC)):
-                if record.op == _CHUNK:
-                    self._scan_chunk(found, record, wanted)
-                elif not record.is_cut:
-                    self._scan_inner(found, record, self._file, -1, wanted)
-        except BrokenBagError as error:
-            found.damaged(str(error))
-        found.places.sort()
-        return found
-
-    def _scan_chunk(self, found: Contents, record: _Record, wanted: Collection[str]) -> None:
-        region, problem = self._region_of(record.begins)
-        try:
-            for inner in _records(region, 0):
-                self._scan_inner(found, inner, region, record.begins, wanted)
-        except BrokenBagError as error:
-            problem = problem or str(error)
-        if problem and not record.is_cut:
-            found.damaged(f"its chunk at byte {record.begins} is damaged: {problem}")
-
-    def _scan_inner(
+    def _note(
         self,
         found: Contents,
         record: _Record,
@@ -236,24 +186,13 @@ class Ros1File:
         chunk: int,
         wanted: Collection[str],
     ) -> None:
-        """Note a connection or a message, in a chunk or outside."""
-        if record.is_cut:
-            return
         if record.op == _CONNECTION:
             self._note_connection(found, record, region)
         elif record.op == _MESSAGE:
-            place = Place(
-                _time_ns(record.cursor("time")),
-                chunk,
-                record.begins,
-                record.cursor("conn").u32(),
-            )
-            found.found(place, wanted)
-
-    # ---- records -------------------------------------------------------------------------------
+            time_ns, channel = _time_ns(record.cursor("time")), record.cursor("conn").u32()
+            found.found(Place(time_ns, chunk, record.begins, channel), wanted)
 
     def _region_of(self, chunk: int) -> tuple[Region, str | None]:
-        """The records of a chunk, or the file, and what is wrong with it."""
         if chunk < 0:
             return self._file, None
         record = _record(self._file, chunk)

@@ -12,12 +12,15 @@ from .pixels import ENCODINGS
 from .regions import BrokenBagError
 
 _SHOWN = 12  # topics that a sentence lists
+# Behind the name of a camera or a node, beside "label_info": what `run` and `ros` publish.
+_RESULTS = ("/labels", "/overlay/compressed", "/mask", "/colored_mask")
 
 
 def camera_topic(index: BagIndex, asked: str | None) -> str:
     """The topic to read pictures from: the one asked for, or the only one.
 
-    Maps of depth, which are of the same type as pictures, are told by their encoding.
+    Maps of depth, which are of the same type as pictures, are told by their encoding; label maps
+    and overlays of a model by the list of classes beside them.
 
     Args:
         asked: a topic, with or without its first slash; None: find it.
@@ -28,7 +31,9 @@ def camera_topic(index: BagIndex, asked: str | None) -> str:
     if asked is not None:
         return _asked_topic(index, asked)
     cameras = [topic for topic in sorted(index.messages) if index.messages[topic]]
-    pictures = [topic for topic in cameras if not _is_depth(index, topic)]
+    results = [topic for topic in cameras if _is_result(index, topic)]
+    rest = (topic for topic in cameras if topic not in results)
+    pictures = [topic for topic in rest if not _is_depth(index, topic)]
     if len(pictures) == 1:
         return pictures[0]
     if pictures:
@@ -36,6 +41,11 @@ def camera_topic(index: BagIndex, asked: str | None) -> str:
             f"{index.path} has pictures on {len(pictures)} topics: {_listed(index, pictures)}; "
             f"choose one with {arg('topic')}, or write it behind the bag: "
             f"{index.path.name}#{pictures[0]}."
+        )
+    if results:
+        raise FrameError(
+            f"{index.path} holds what a model made of pictures ({', '.join(results)}), and none; "
+            "give the bag of the camera."
         )
     raise FrameError(
         f"{index.path} holds no pictures: {_all_topics(index)}; give a bag with a camera, whose "
@@ -85,6 +95,12 @@ def _messages(index: BagIndex, topic: str) -> str:
             said += f", {(len(messages) - 1) * 1e9 / span_ns:.3g} a second"
     encoding = _first_encoding(index, topic)
     return f"{encoding[1][:40]}, {said}" if encoding and encoding[1] else said
+
+
+def _is_result(index: BagIndex, topic: str) -> bool:
+    """Tell whether a topic holds what a model made of pictures."""
+    behind = (topic.removesuffix(end) for end in _RESULTS if topic.endswith(end))
+    return any(f"{name}/label_info" in index.schemas for name in behind)
 
 
 def _is_depth(index: BagIndex, topic: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +30,14 @@ class Bundle:
         manifest: what it says about itself.
         hash: SHA-256 of the bytes of ``manifest.json``; it covers every artefact through theirs.
         allow_networks: modules of Python that its manifest may name, see `open_bundle`.
+        beside: files of artefacts that lie elsewhere than in its folder, by their names.
     """
 
     path: Path
     manifest: Manifest
     hash: str
     allow_networks: frozenset[str] = field(default=frozenset(), compare=False)
+    beside: Mapping[str, Path] = field(default_factory=dict, compare=False)
 
     @cached_property
     def label_space(self) -> LabelSpace:
@@ -50,7 +52,7 @@ class Bundle:
 
     def file(self, artefact: Artefact) -> Path:
         """Path of an artefact, for messages; `content` is what to load."""
-        return self.path / artefact.path
+        return self.beside.get(artefact.path) or self.path / artefact.path
 
     def content(self, artefact: Artefact) -> bytes:
         """An artefact's bytes, which are those that the manifest lists, whatever came meanwhile.

@@ -57,7 +57,9 @@ def collect_frames(
     Returns:
         JSON values: "frames", "kept" and the others by reason (see `collector.REASONS`), of this
         drive; "frames_kept" and "bytes", of the folder; "ended_by": "end", "signal", "duration",
-        "max_frames" or "lost", then with the sentence in "lost"; "seconds", "skipped", "out".
+        "max_frames" or "lost", then with the sentence in "lost"; "seconds", "skipped", "out";
+        "engine" or None; "pipeline", what `Pipeline.summary` says of its frames, or None without an
+        engine and of a recording, which waits for it.
 
     Raises:
         FrameError: not one frame can be read.
@@ -97,9 +99,11 @@ def collect_frames(
     store = FrameStore(Path(out), budget, keep_free=keep_free, note=note)
     with Collector(store, cpu_share=cpu_share, note=note) as collector:
         take = collector.offer if live else collector.consider
-        pairs = (
-            _unlabelled(read()) if engine is None else _labelled(read(), engine, live, stop_when)
-        )
+        pipeline = None
+        if engine is not None:
+            depth = 0 if live else 2
+            pipeline = Pipeline(read(), engine, depth=depth, newest=live, stop_when=stop_when)
+        pairs = _unlabelled(read()) if pipeline is None else _labelled(pipeline)
         try:
             for frame, labels in pairs:
                 take(frame, labels)
@@ -119,6 +123,7 @@ def collect_frames(
         "skipped": [] if isinstance(frames, LiveSource) else list(frames.skipped),
         "out": str(out),
         "engine": None if engine is None else engine.describe(),
+        "pipeline": pipeline.summary() if pipeline is not None and live else None,
     }
 
 
@@ -134,12 +139,9 @@ def _unlabelled(frames: Iterator[Frame]) -> Labelled:
     return ((frame, None) for frame in frames)
 
 
-def _labelled(
-    frames: Iterator[Frame], engine: Engine, newest: bool, stop_when: Callable[[], bool]
-) -> Labelled:
+def _labelled(pipeline: Pipeline) -> Labelled:
     """Frames with the engine's labels."""
-    depth = 0 if newest else 2
-    with Pipeline(frames, engine, depth=depth, newest=newest, stop_when=stop_when) as pipeline:
+    with pipeline:
         for result in pipeline:
             yield result.frame, result.labels
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timezone
 
 import numpy as np
@@ -17,7 +15,7 @@ from ..errors import RoadshiftError
 from ..frames import Frame
 from ..notes import log_note
 from .appearance import Appearance, Vector, appearance
-from .cpu_share import CpuShare
+from .cpu_share import CpuShare, step_back
 from .frame_files import KeptFrame, drive_name, frame_name
 from .interest import Interest
 from .store import FrameStore, overall_s
@@ -29,7 +27,6 @@ BETTER = 1.1  # times the value of the frame that it would replace; writing wear
 _MEDIAN_STEP = 0.02
 _STILLS_S = 0.1  # between frames that do not say when they were taken
 _ANOTHER_CLOCK_S = 30 * 86400.0  # a longer step leads from times that begin at 0 to stamps
-_NICENESS = 10  # of the thread that works beside an engine
 
 KEPT = "kept"
 REASONS = {
@@ -113,8 +110,7 @@ class Collector(Closing):
             self._thread.start()
 
     def _work(self) -> None:
-        with suppress(OSError):  # a system that knows no priority of threads
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        step_back()
         share = CpuShare(self._cpu_share)
         try:
             while (taken := self._next()) is not None:

@@ -47,8 +47,7 @@ class Reservoir:
 
     def differences(self, vector: Vector) -> Vector:
         """Distance of a descriptor from each kept one's, without time, (len,)."""
-        n = self._count
-        squares = self._squares[:n] - 2 * (self._vectors[:n] @ vector) + float(vector @ vector)
+        squares = self._squares_from(vector)
         return np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
 
     def nearest(self, vector: Vector, time_s: float) -> tuple[float, float]:
@@ -56,15 +55,25 @@ class Reservoir:
         n = self._count
         if not n:
             return np.inf, np.inf
-        squares = self._vectors[:n] @ vector
-        squares *= -2
-        squares += self._squares[:n]
-        squares += float(vector @ vector)
+        squares = self._squares_from(vector)
         least = float(squares.min())
         near = np.flatnonzero(squares <= least + OF_TIME**2)  # time makes none of the others nearer
         apart = OF_TIME * np.minimum(np.abs(self._times[near] - time_s) / FAR_S, 1)
         distance = float((squares[near] + np.square(apart)).min())
         return max(least, 0.0) ** 0.5, max(distance, 0.0) ** 0.5
+
+    def _squares_from(self, vector: Vector) -> Vector:
+        """Squared differences, (len,), perhaps a little below 0.
+
+        A product by BLAS would be shared out to all cores, which are the engine's; `einsum`
+        makes it in this thread.
+        """
+        n = self._count
+        squares: Vector = np.einsum("ij,j->i", self._vectors[:n], vector)
+        squares *= -2
+        squares += self._squares[:n]
+        squares += float(vector @ vector)
+        return squares
 
     def distances(self, differences: Vector, time_s: float) -> Vector:
         """Distances for the value: differences, and time as far as it separates, (len,)."""

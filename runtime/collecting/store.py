@@ -136,6 +136,8 @@ class FrameStore(Closing):
         Raises:
             OutputError: the folder cannot be written for another reason.
         """
+        if not len(self.reservoir) and not self._is_free(0):
+            return False  # nothing to take out: it need not be encoded to know that
         data = encode_frame(image, frame)
         frame = KeptFrame(
             frame.name, len(data), frame.time_s, frame.weight, frame.descriptor, frame.classes

@@ -249,7 +249,10 @@ class _Plan:
 def _remedy(bundle: Bundle, artefact: Artefact) -> str:
     """Advice for a plan that cannot run: a command to type, or an option to run without it."""
     precision = artefact.precision or "fp32"
+    rebuild = f"export {bundle.path} --to tensorrt --precision {precision}"
+    if artefact.path in bundle.beside:
+        rebuild = "slot build"
     return (
-        f"Rebuilding is `roadshift export {bundle.path} --to tensorrt --precision {precision}`; "
+        f"Rebuilding is `roadshift {rebuild}`; "
         f"{arg('backend', 'onnxruntime')} runs the bundle without TensorRT."
     )

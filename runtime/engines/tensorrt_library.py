@@ -88,6 +88,23 @@ def _imported(name: str) -> Any:
         return "is not installed" if missing else f"does not import ({error})"
 
 
+def machine_problem(flavour: str | None = None) -> str | None:
+    """Why no plan runs on this machine, as the end of a sentence; None if one may.
+
+    Args:
+        flavour: as in `load_tensorrt`.
+    """
+    if problem := driver_problem():
+        return f"{problem}; it needs an NVIDIA GPU and its driver"
+    try:
+        load_tensorrt(flavour)
+    except MissingDependencyError as error:
+        return str(error).rstrip(".")
+    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+        return f"cuda-bindings is not installed: {INSTALL['tensorrt']}"
+    return None
+
+
 def plan_problem(artefact: Artefact, weights_sha256: str | None) -> str | None:
     """Why a plan cannot run on this machine, as the end of a sentence; None if nothing is known.
 
@@ -98,16 +115,11 @@ def plan_problem(artefact: Artefact, weights_sha256: str | None) -> str | None:
         artefact: of kind "tensorrt".
         weights_sha256: of the bundle's weights, None where it has none.
     """
-    if problem := driver_problem():
-        return f"{problem}; it needs an NVIDIA GPU and its driver"
     made = dict(artefact.details)
-    try:
-        installed = load_tensorrt(str(made.get("flavour", "tensorrt")))
-    except MissingDependencyError as error:
-        return str(error).rstrip(".")
-    if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
-        return f"cuda-bindings is not installed: {INSTALL['tensorrt']}"
-    if different := _differences(made, installed, gpu()):
+    flavour = str(made.get("flavour", "tensorrt"))
+    if problem := machine_problem(flavour):
+        return problem
+    if different := _differences(made, load_tensorrt(flavour), gpu()):
         return f"{'; '.join(different)}; rebuild it here"
     if weights_sha256 is not None and made.get("weights_sha256") not in (None, weights_sha256):
         return (

@@ -101,7 +101,8 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
     if videos and listing.videos:
         pictures = _without_previews(pictures, listing.videos)
         previews = len(listing.pictures) - len(pictures)
-    separation = separate(root, pictures)
+    has_recordings = videos and bool(listing.videos or listing.bags)
+    separation = separate(root, pictures, has_recordings=has_recordings)
     if videos and listing.videos:
         recordings = separate_videos(listing.videos)
         listing.videos = recordings.pictures

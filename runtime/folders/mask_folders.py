@@ -29,28 +29,30 @@ class Separation:
     """The camera pictures of a folder, and the files left out.
 
     ``left_out`` counts the files by the folder or the words that tell them; ``remark`` is a phrase
-    about pictures that were taken although they look drawn.
+    about pictures that were taken although they look drawn; ``has_recordings``: see `separate`.
     """
 
     pictures: list[PurePath]
     left_out: Counter[str] = field(default_factory=Counter)
     remark: str | None = None
+    has_recordings: bool = False
 
 
-def separate(root: Path, files: Sequence[PurePath]) -> Separation:
+def separate(root: Path, files: Sequence[PurePath], *, has_recordings: bool = False) -> Separation:
     """Take the camera pictures of the picture files below ``root``.
 
     Args:
         root: the folder that is read.
         files: its picture files, relative to it.
+        has_recordings: it holds videos or bags too; then all pictures may be label maps.
 
     Raises:
         FrameError: some files may be label maps or pictures, or all are label maps.
     """
     rest, left_out = without_layouts(files)
-    if not rest and left_out:
+    if not rest and left_out and not has_recordings:
         raise _only_maps(root, sum(left_out.values()))
-    done = Separation([], left_out)
+    done = Separation([], left_out, has_recordings=has_recordings)
     kinds = kinds_of(root, rest)
     kept = [kind for kind in kinds if not _named_as_maps(kind, kinds, root, done)]
     pictures = _without_maps(_unmixed(kept, root), root, done)
@@ -200,7 +202,9 @@ def _only_unclear(kinds: Sequence[Kind], root: Path, done: Separation) -> list[K
     total = sum(len(kind.files) for kind in kinds)
     is_maps = names.name_says_mask(own_words(root)) or not pictures
     if kinds and (is_maps or any(kind.content is Content.IDS for kind in pictures)):
-        raise _only_maps(root, total)
+        if not done.has_recordings:
+            raise _only_maps(root, total)
+        pictures = []
     for kind in pictures:
         others = [other for other in pictures if other.content is not Content.SOFT]
         if kind.content is Content.SOFT and kind.share_with(others) >= 0.5:

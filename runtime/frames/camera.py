@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from urllib.parse import parse_qsl
-
 import cv2
 
 from ..errors import FrameError
 from ..words import shortened
 from .capture import Capture
-from .live_registry import Connect, shown
+from .live_registry import Connect, device_and_settings
 
 _MOST_CAMERAS = 99  # OpenCV reads the hundreds of a number as the library to open it with
 _WRITTEN = {
@@ -39,16 +36,13 @@ def open_camera(address: str) -> Connect:
 
 def _parsed(address: str) -> tuple[str, list[tuple[int, float]]]:
     """The device, a number or a path, and properties of OpenCV with values, in the order to set."""
-    device, _, query = address.removeprefix("camera:").partition("?")
-    asked = dict(parse_qsl(query, keep_blank_values=True))
-    if not re.fullmatch(r"[0-9]+|/.+", device) or any(
-        key not in _WRITTEN or not re.fullmatch(_WRITTEN[key], value)
-        for key, value in asked.items()
-    ):
-        raise FrameError(
-            f"{shown(address)}: write camera:0 or camera:/dev/video0, and if wanted "
-            "?size=1280x720&fps=30&fourcc=MJPG after it, or some of these three."
-        )
+    device, asked = device_and_settings(
+        address,
+        r"[0-9]+|/.+",
+        _WRITTEN,
+        "write camera:0 or camera:/dev/video0, and if wanted ?size=1280x720&fps=30&fourcc=MJPG "
+        "after it, or some of these three",
+    )
     if device.isdecimal() and (len(device) > 9 or int(device) > _MOST_CAMERAS):
         raise FrameError(
             f"camera:{shortened(device)}: cameras have numbers from 0 to {_MOST_CAMERAS}; "

@@ -9,14 +9,13 @@ import re
 import threading
 from fractions import Fraction
 from typing import Any
-from urllib.parse import parse_qsl
 
 import cv2
 
 from ..errors import FrameError
 from ..words import shortened
 from .capture import Capture
-from .live_registry import Connect, shown
+from .live_registry import Connect, device_and_settings, shown
 
 # What a pipeline ends in: OpenCV's order of colours, and of pictures that wait the newest alone.
 SINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -82,16 +81,12 @@ def csi_pipeline(address: str) -> str:
     Raises:
         FrameError: the address is written in another way.
     """
-    sensor, _, query = address.removeprefix("csi:").partition("?")
-    asked = dict(parse_qsl(query, keep_blank_values=True))
-    if not re.fullmatch(r"[0-9]{1,2}", sensor) or any(
-        key not in _WRITTEN or not re.fullmatch(_WRITTEN[key], value)
-        for key, value in asked.items()
-    ):
-        raise FrameError(
-            f"{shown(address)}: write csi:0, and if wanted ?size=1280x720&fps=30 after it, or one "
-            "of these two."
-        )
+    sensor, asked = device_and_settings(
+        address,
+        r"[0-9]{1,2}",
+        _WRITTEN,
+        "write csi:0, and if wanted ?size=1280x720&fps=30 after it, or one of these two",
+    )
     if int(sensor) > _MOST_SENSORS:
         raise FrameError(f"csi:{sensor}: CSI cameras have numbers from 0 to {_MOST_SENSORS}.")
     caps = ["video/x-raw(memory:NVMM)"]

@@ -9,8 +9,9 @@ A package that brings one names it in its metadata; it is imported when such a s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
+from urllib.parse import parse_qsl
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,6 +121,29 @@ def opener_of(address: str) -> LiveOpener:
 def shown(address: str) -> str:
     """An address as a sentence may repeat it."""
     return shortened(without_password(address))
+
+
+def device_and_settings(
+    address: str, device: str, settings: Mapping[str, str], example: str
+) -> tuple[str, dict[str, str]]:
+    """Take apart "camera:0?size=1280x720": the device, and what is asked of it.
+
+    Args:
+        device: regular expression of a whole device.
+        settings: names of settings, and regular expressions of their whole values.
+        example: clause that says how to write an address.
+
+    Raises:
+        FrameError: the address is written in another way.
+    """
+    found, _, query = address.partition(":")[2].partition("?")
+    asked = dict(parse_qsl(query, keep_blank_values=True))
+    if not re.fullmatch(device, found) or any(
+        key not in settings or not re.fullmatch(settings[key], value)
+        for key, value in asked.items()
+    ):
+        raise FrameError(f"{shown(address)}: {example}.")
+    return found, asked
 
 
 def _scheme_of(text: str) -> str:

@@ -32,7 +32,8 @@ caption { text-align: left; color: var(--soft) }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-td.text { overflow-wrap: anywhere; min-width: 10rem }
+td.text { overflow-wrap: anywhere }
+td.long { overflow-wrap: break-word; min-width: min(18rem, 60vw) }
 code { overflow-wrap: anywhere }
 .good { color: var(--good); font-weight: 600 }
 .bad { color: var(--bad); font-weight: 600 }
@@ -48,6 +49,7 @@ a { color: inherit } summary { cursor: pointer }
   figure, tr { break-inside: avoid } h2, h3 { break-after: avoid } h2.frame { break-before: page } }
 """
 
+_LONG = 40  # characters, from which on a cell holds a sentence
 
 _FETCH_NOTHING = (
     '<meta http-equiv="Content-Security-Policy" '
@@ -102,9 +104,9 @@ def page(title: str, sections: Sequence[Section], *, data: str = "") -> str:
         data: JSON of what the page shows, for programs; embedded, and not shown. Such a page holds
             its pictures too, and tells browsers to fetch nothing.
     """
-    contents = "".join(
-        f'<li><a href="#{escape(s.name)}">{text(s.title)}</a></li>' for s in sections if s.name
-    )
+    named = [section for section in sections if section.name]
+    links = [f'<li><a href="#{escape(s.name)}">{text(s.title)}</a></li>' for s in named]
+    contents = f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>\n'
     embedded = data.replace("<", "\\u003c")
     script = f'<script type="application/json" id="data">{embedded}</script>\n' if data else ""
     return (
@@ -112,7 +114,7 @@ def page(title: str, sections: Sequence[Section], *, data: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         + (_FETCH_NOTHING if data else "")
         + f"<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f'<h1>{text(title)}</h1>\n<nav aria-label="Contents"><ul>{contents}</ul></nav>\n'
+        f"<h1>{text(title)}</h1>\n{contents if len(named) > 1 else ''}"
         + "".join(map(_section, sections))
         + f"</main>\n{script}</body>\n</html>\n"
     )
@@ -135,7 +137,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """
     found = [list(row) for row in rows]
     numeric = [
-        bool(found) and all(isinstance(row[i], (int, float, type(None))) for row in found)
+        any(_is_number(row[i]) for row in found)
+        and all(row[i] is None or _is_number(row[i]) for row in found)
         for i in range(len(columns))
     ]
     head = "".join(
@@ -143,7 +146,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         for name, right in zip(columns, numeric, strict=True)
     )
     lines = "".join(
-        f"<tr><th scope='row'>{_inner(row[0])}</th>{''.join(map(cell, row[1:]))}</tr>"
+        f"<tr><th scope='row'>{_inner(row[0])}</th>{''.join(map(_cell, row[1:], numeric[1:]))}</tr>"
         for row in found
     )
     return (
@@ -153,9 +156,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     )
 
 
-def cell(value: object) -> str:
-    """A cell of a table."""
-    kind = "number" if _is_number(value) else "text"
+def _cell(value: object, numeric: bool) -> str:
+    """A cell of a column that holds numbers, or that does not."""
+    long = isinstance(value, str) and len(value) > _LONG
+    kind = "number" if numeric or _is_number(value) else "long" if long else "text"
     return f"<td class='{kind}'>{_inner(value)}</td>"
 
 
@@ -164,6 +168,8 @@ def _inner(value: object) -> str:
         return value.html
     if value is None:
         return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if _is_number(value):
         return f"<data value='{value!r}'>{rounded(value)}</data>"
     return text(str(value))

@@ -67,13 +67,28 @@ def _bench(document: Document) -> tuple[str, str]:
     )
 
 
+_COMPARED = {
+    "method": "method",
+    "variant": "variant",
+    "miou": "mIoU %",
+    "gain": "gain",
+    "seconds": "seconds",
+    "peak_mib": "peak MiB",
+    "classes_lost": "classes lost",
+    "error": "error",
+}
+
+
 def _comparison(document: Document) -> tuple[str, str]:
     rows: Sequence[Mapping[str, Any]] = document
-    columns = ["method", "variant", "miou", "gain", "seconds", "peak_mib", "collapsed", "error"]
-    shown = [c for c in columns if any(row.get(c) not in (None, "") for row in rows)]
+    shown = [c for c in _COMPARED if any(row.get(c) not in (None, "") for row in rows)]
     found = [(str(r["method"]), r["miou"]) for r in rows if isinstance(r.get("miou"), (int, float))]
     body = bars("mIoU in percent", found, unit="%")
-    body += table("Methods side by side", shown, [[row.get(c) for c in shown] for row in rows])
+    body += table(
+        "Methods side by side",
+        [_COMPARED[c] for c in shown],
+        [[_listed(row.get(c)) for c in shown] for row in rows],
+    )
     classes = list(dict.fromkeys(name for row in rows for name in row.get("iou") or {}))
     titles = [str(row["method"]) for row in rows]
     return "Methods", body + table(
@@ -83,17 +98,31 @@ def _comparison(document: Document) -> tuple[str, str]:
     )
 
 
+def _listed(value: object) -> object:
+    """A list as its words, for a cell."""
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else value
+
+
+_SIGNS = {
+    "name": "sign",
+    "passed": "outcome",
+    "sentence": "in words",
+    "incumbent": "incumbent",
+    "candidate": "candidate",
+    "low": "difference from",
+    "high": "to",
+    "threshold": "threshold",
+}
+
+
 def _judgement(document: Document) -> tuple[str, str]:
-    columns = [
-        *("name", "passed", "incumbent", "candidate", "low", "high", "threshold", "sentence"),
-    ]
     rows = [
-        [passed(check[c]) if c == "passed" else check.get(c) for c in columns]
+        [passed(check[c]) if c == "passed" else check.get(c) for c in _SIGNS]
         for check in document["checks"]
     ]
     said = passed(document["decision"] == "promote", "promote", document["decision"])
     return "Judged", f"<p>{said.html}: {text(document['sentence'])}</p>" + table(
-        "Signs", columns, rows
+        "Signs", list(_SIGNS.values()), rows
     )
 
 

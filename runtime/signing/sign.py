@@ -11,6 +11,7 @@ from ..bundle import Bundle, open_bundle
 from ..errors import ConfigError, SignatureError, arg
 from .envelope import signed
 from .keys import PrivateKey
+from .network import check_network, network_of
 from .statement import HIGHEST_VERSION, ROLES, SIGNATURES, Role, Statement, files_of
 from .stored import PARENTS, SUFFIX, Stored, check_contents, stored_signatures
 
@@ -45,7 +46,7 @@ def sign_bundle(
 
     Raises:
         SignatureError: the folder holds what no signature would cover, or the parent is not the
-            one of the bundle's provenance, or has no signature.
+            one of the bundle's provenance, has no signature, or is another network.
         ConfigError: an argument does not fit the role, the version is out of range, or one
             that is there is too high to be taken over unsaid.
         OutputError: the signature cannot be written.
@@ -76,8 +77,12 @@ def sign_bundle(
         parent=bundle.manifest.provenance.parent,
         expires=expires,
         signed_at=datetime.now(timezone.utc),
+        network=network_of(bundle),
     )
     ancestors = _signatures_of(bundle, parent) if parent is not None else []
+    makers = [one.statement for one in ancestors if one.statement.role != "garage"]
+    if makers:  # the vehicle checks it, too
+        check_network(bundle, makers[0].network)
     path = folder / f"{key.public.id[:16]}{SUFFIX}"
     with output_errors(path):
         folder.mkdir(exist_ok=True)

@@ -35,6 +35,19 @@ class StatementError(ValueError):
 
 
 @dataclass(frozen=True)
+class Network:
+    """A network without its weights, see `network`.
+
+    Attributes:
+        described: SHA-256 of what the manifest says of it.
+        graphs: SHA-256 of each ONNX model without its weights, by file name.
+    """
+
+    described: str
+    graphs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Statement:
     """One signer's word about a bundle.
 
@@ -46,6 +59,7 @@ class Statement:
         parent: hash of the bundle that this one was made from; None where there is none.
         expires: from when on the signature no longer counts; None for never.
         signed_at: when, by the signer's clock; for people.
+        network: that the bundle's weights are of; None where the signer did not say.
     """
 
     name: str
@@ -55,6 +69,7 @@ class Statement:
     parent: str | None = None
     expires: datetime | None = None
     signed_at: datetime | None = None
+    network: Network | None = None
 
     @property
     def model(self) -> str:
@@ -73,6 +88,11 @@ class Statement:
         for key, moment in (("expires", self.expires), ("signed_at", self.signed_at)):
             if moment is not None:
                 ours[key] = text_of(moment)
+        if self.network is not None:
+            ours["network"] = {
+                "described": self.network.described,
+                "graphs": dict(sorted(self.network.graphs.items())),
+            }
         document = {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": self.name, "digest": {"sha256": root.hexdigest()}}],
@@ -133,7 +153,21 @@ def parse_statement(payload: bytes) -> Statement:
     if parent is not None and not (isinstance(parent, str) and _SHA256.fullmatch(parent)):
         raise StatementError("its parent is no SHA-256")
     expires, signed_at = _moment(ours, "expires"), _moment(ours, "signed_at")
-    return Statement(name, files, role, version, parent, expires, signed_at)
+    network = _network(ours.get("network"))
+    return Statement(name, files, role, version, parent, expires, signed_at, network)
+
+
+def _network(found: Any) -> Network | None:
+    if found is None:
+        return None
+    described = found.get("described") if isinstance(found, dict) else None
+    graphs = found.get("graphs") if isinstance(found, dict) else None
+    if not isinstance(described, str) or not isinstance(graphs, dict):
+        raise StatementError("its network is no object of hashes")
+    for digest in (described, *graphs.values()):
+        if not (isinstance(digest, str) and _SHA256.fullmatch(digest)):
+            raise StatementError("its network has something that is no SHA-256")
+    return Network(described, graphs)
 
 
 def _files(predicate: dict[str, Any]) -> dict[str, str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from ..bundle import MANIFEST_NAME, Bundle, open_bundle
 from ..errors import SignatureError
 from ..words import counted
-from .statement import ROLES, SIGNATURES, Role, files_of, text_of
+from .network import check_network
+from .statement import ROLES, SIGNATURES, Network, Role, files_of, text_of
 from .stored import PARENTS, Stored, check_contents, stored_signatures
 from .trust import Trust
 
@@ -60,7 +61,8 @@ def verify_bundle(
     Raises:
         SignatureError: too few of one role's keys signed it; a signature or key expired or was
             revoked; the model was revoked, or is older than what is accepted; the folder holds what
-            no signature covers; or a garage signed what is not made from a maker's model.
+            no signature covers; or a garage signed what is not made from a maker's model, or is
+            another network than that.
     """
     now = now or datetime.now(timezone.utc)
     bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
@@ -96,6 +98,8 @@ def verify_bundle(
             "an older model is never put back in by this way."
         )
     chain = _maker_of(bundle, carried, trust, now) if found.role == "garage" else []
+    if chain:
+        check_network(bundle, chain[-1].network)
     signers = tuple(sorted(one.envelope.key_id for one in found.signatures))
     ends = [
         one.statement.expires
@@ -125,6 +129,12 @@ class _Agreement:
     @property
     def model(self) -> str:
         return self.signatures[0].statement.model
+
+    @property
+    def network(self) -> Network | None:
+        """The network that all of them state; None where one states none, or another."""
+        stated = [one.statement.network for one in self.signatures]
+        return stated[0] if all(one == stated[0] for one in stated) else None
 
 
 def _agreed(bundle: Bundle, trust: Trust, stored: list[Stored], now: datetime) -> _Agreement:

@@ -10,6 +10,7 @@ from .audit import AuditRecord, read_audit
 from .changes import commit, roll_back, start_of_run, try_model
 from .health import Health
 from .install import install
+from .plan_building import PlanBuilder, build_plans
 from .state import SLOTS, Installed, Slot, SlotState
 from .store import SlotStore, create_slots, open_slots
 
@@ -18,9 +19,11 @@ __all__ = [
     "AuditRecord",
     "Health",
     "Installed",
+    "PlanBuilder",
     "Slot",
     "SlotState",
     "SlotStore",
+    "build_plans",
     "commit",
     "create_slots",
     "install",

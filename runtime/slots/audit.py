@@ -35,7 +35,8 @@ class AuditRecord:
         number: from 0.
         at: when, UTC.
         event: "created", "installed", "tried", "started", "committed", "rolled back", "swapped",
-            "refused", "failed" (a model that gave up while another one serves), "clock set".
+            "refused", "failed" (a model that gave up while another one serves), "plan built",
+            "clock set".
         details: what belongs to it.
         hash: of the line, which the next one names.
     """

@@ -20,6 +20,7 @@ from ..errors import (
 from ..signing import Trust, Verified, verify_bundle
 from ..signing.statement import text_of
 from .health import Health
+from .plans import with_built_plan
 from .state import OnTrial, Slot, SlotState
 from .store import SlotStore
 
@@ -70,8 +71,13 @@ def try_model(store: SlotStore, trust: Trust, *, accept_ask: bool = False) -> Sl
         return store.change(state, "tried", {"slot": slot, "hash": model.hash}, trial=trial)
 
 
-def trusted_model(store: SlotStore, state: SlotState, slot: Slot, trust: Trust) -> Bundle:
+def trusted_model(
+    store: SlotStore, state: SlotState, slot: Slot, trust: Trust, *, with_plan: bool = True
+) -> Bundle:
     """The bundle in a slot, whole and trusted today.
+
+    Args:
+        with_plan: let its engine find the TensorRT plan that was built here, see `plans`.
 
     Raises:
         SignatureError, BundleError: it is not.
@@ -83,7 +89,7 @@ def trusted_model(store: SlotStore, state: SlotState, slot: Slot, trust: Trust) 
     if bundle.hash != model.hash:
         raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
     verified_now(store, state, bundle, trust)
-    return bundle
+    return with_built_plan(store, bundle, model) if with_plan else bundle
 
 
 def verified_now(store: SlotStore, state: SlotState, bundle: Bundle, trust: Trust) -> Verified:

@@ -15,6 +15,7 @@ from ..frames.preprocess import fit_frame
 from ..signing import Trust
 from .changes import trusted_model
 from .health import FRAMES, Health, Trials
+from .plans import open_with_plan
 from .self_test import check_self_test
 from .store import SlotStore
 
@@ -44,11 +45,11 @@ def examine(
     trials = Trials(tried.label_space.classes, state.p99_ms, tried.hash)
     try:
         with ExitStack() as stack:
-            engine = stack.enter_context(open_with(tried))
+            engine = stack.enter_context(open_with_plan(open_with, tried))
             before = None
             if state.active is not None:
                 bundle = trusted_model(store, state, state.active, trust)
-                before = stack.enter_context(open_with(bundle))
+                before = stack.enter_context(open_with_plan(open_with, bundle))
             check_self_test(tried, engine)
             for frame in islice(frames, most):
                 _see(frame, engine, before, trials)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..atomic import flush, output_errors
-from ..bundle import MANIFEST_NAME, Bundle, open_bundle
+from ..bundle import MANIFEST_NAME, Artefact, Bundle, open_bundle
 from ..bundle.packed import unpacked
 from ..engines import Engine, open_engine
 from ..errors import BundleError, EngineError, SignatureError, SlotError, arg
@@ -17,6 +17,8 @@ from ..signing import Trust, Verified
 from ..signing.stored import check_plain, signature_files
 from ..strict_json import LARGEST
 from .changes import record, verified_now
+from .plan_building import PlanBuilder, plan_record
+from .plans import open_with_plan, with_plan
 from .self_test import check_self_test
 from .state import Installed, SlotState
 from .store import SlotStore
@@ -31,6 +33,7 @@ def install(
     *,
     self_test: bool = True,
     open_with: OpenEngine = open_engine,
+    plans: PlanBuilder | None = None,
     note: Callable[[str], None] = lambda _: None,
 ) -> Installed:
     """Install a signed bundle in the slot that does not run; what runs is not touched.
@@ -42,6 +45,7 @@ def install(
         source: the bundle's folder, or the file of a packed one.
         self_test: whether a bundle without a self-test is refused.
         open_with: opens the engine that the self-test runs on.
+        plans: builds the TensorRT plan that the bundle lacks on this machine; None: none is built.
 
     Returns:
         What is now in the slot.
@@ -57,15 +61,17 @@ def install(
         with store.installing() as incoming, unpacked(Path(source), store.path) as folder:
             with _naming(folder, source):
                 copied = _copied(store, folder, incoming, trust)
-            with _naming(incoming, source), open_with(copied.bundle) as engine:
-                note(engine.reason)
-                agreement = check_self_test(copied.bundle, engine)
+            with _naming(incoming, source):
+                bundle, plan = _with_plan(store, copied.bundle, plans)
+                with open_with_plan(open_with, bundle) as engine:
+                    note(engine.reason)
+                    agreement = check_self_test(bundle, engine)
             if agreement is None and self_test:
                 raise SlotError(
                     f"{source}: brings no self-test; export it with {arg('self_test', True)} and "
                     f"sign it again, or install it with {arg('self_test', False)}."
                 )
-            return _admit(store, Path(source), incoming, trust, copied, agreement)
+            return _admit(store, Path(source), incoming, trust, copied, agreement, plan)
     except (EngineError, SignatureError, SlotError, BundleError) as error:
         record(store, "refused", {"source": str(source), "reason": str(error)})
         raise
@@ -94,6 +100,17 @@ def _copied(store: SlotStore, source: Path, incoming: Path, trust: Trust) -> Ver
     return copied
 
 
+def _with_plan(
+    store: SlotStore, bundle: Bundle, plans: PlanBuilder | None
+) -> tuple[Bundle, Artefact | None]:
+    """The bundle and the plan that was built for it, or that another slot has."""
+    plan = plans.build(store, bundle) if plans is not None else None
+    if plan is None:
+        return bundle, None
+    incoming = store.incoming_plan
+    return with_plan(bundle, plan, incoming if incoming.exists() else store.plan_file(plan)), plan
+
+
 def _admit(
     store: SlotStore,
     source: Path,
@@ -101,6 +118,7 @@ def _admit(
     trust: Trust,
     copied: Verified,
     agreement: float | None,
+    plan: Artefact | None,
 ) -> Installed:
     """Put the copy in the idle slot, if nothing that matters changed meanwhile."""
     with store.changing() as state:
@@ -113,14 +131,19 @@ def _admit(
             signers=copied.signers,
             maker_version=copied.maker_version,
         )
+        slots = {**state.slots, state.idle: installed}
+        if plan is not None:
+            store.admit_plan(plan)
+            slots = state.with_plan(state.idle, installed, plan)
         store.admit(incoming, installed.hash)
         details = {
             "slot": state.idle,
             **installed.model_dump(include={"hash", "version", "role", "signers"}, mode="json"),
             "self_test": agreement,
+            **plan_record(plan),
         }
-        store.change(state, "installed", details, slots={**state.slots, state.idle: installed})
-        return installed
+        store.change(state, "installed", details, slots=slots)
+        return slots[state.idle]
 
 
 def _check_may_enter(store: SlotStore, state: SlotState, source: Path, bundle: Bundle) -> None:

@@ -23,7 +23,9 @@ from ..engines import Engine, open_engine
 from ..errors import EngineError, RoadshiftError, SignatureError, UnhealthyError
 from ..signing import Trust, open_trust
 from .changes import Start, can_go_back, commit, record, roll_back, start_of_run, trusted_model
+from .gentle import gently
 from .health import FRAMES
+from .plans import open_with_plan
 from .self_test import self_test_of
 from .state import SLOTS, SlotState
 from .store import SlotStore
@@ -262,6 +264,7 @@ class SlotEngine(Engine):
         except SignatureError as error:
             self._say(f"{error} What it said before counts on.")
 
+    @gently()
     def _open_active(self, hash: str, state: SlotState) -> None:
         try:
             new = self._open_slot(state)
@@ -273,6 +276,7 @@ class SlotEngine(Engine):
         else:
             self._next = new
 
+    @gently()
     def _start_trial(self, hash: str) -> None:
         if hash in self._given_up or hash == self._serving.hash:
             return
@@ -368,7 +372,7 @@ class SlotEngine(Engine):
 
     def _opened(self, bundle: Bundle) -> Engine:
         """An engine that is open and warm."""
-        engine = self._open(bundle)
+        engine = open_with_plan(self._open, bundle)
         try:
             test = self_test_of(bundle)
             size = (engine.input.height, engine.input.width)

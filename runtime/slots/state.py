@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from ..bundle import Artefact
 from ..errors import SlotError
 from ..signing.statement import Role, moment_of
 from ..strict_json import JsonError, parse_json
@@ -42,6 +43,7 @@ class Installed(_Strict):
         version, role, signers: what its signatures said when it was installed.
         maker_version: of the maker's model that it was adapted from, or of itself.
         condition: "installed", "good" once it was committed, or "failed", and then ``reason``.
+        plan: of TensorRT, that was built on this machine and lies beside the slots; None: none was.
     """
 
     hash: _Hash
@@ -51,6 +53,28 @@ class Installed(_Strict):
     maker_version: int = 0
     condition: Condition = "installed"
     reason: str = ""
+    plan: Artefact | None = None
+
+    @field_validator("plan")
+    @classmethod
+    def _is_plan(cls, plan: Artefact | None) -> Artefact | None:
+        keys = ("flavour", "version", "gpu", "compute_capability")
+        if plan is not None and not all(isinstance(plan.details.get(key), str) for key in keys):
+            raise ValueError("it says not what it was built for")
+        return plan
+
+
+def plan_file_name(plan: Artefact) -> str:
+    """The name of a plan's file: of the graph that it was built of, and of what it was built for.
+
+    Two models of one graph and the same weights, such as one that was signed again, share it.
+    """
+    details = plan.details
+    onnx = details.get("onnx")
+    graph = onnx.get("sha256") if isinstance(onnx, dict) else None
+    target = [details.get(key) for key in ("flavour", "version", "gpu", "compute_capability")]
+    key = json.dumps([graph, plan.precision, *target], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest() + ".plan"
 
 
 class OnTrial(_Strict):
@@ -124,6 +148,17 @@ class SlotState(_Strict):
     def model(self, slot: Slot | None) -> Installed | None:
         """The model in a slot, if there is one."""
         return self.slots.get(slot) if slot is not None else None
+
+    def with_plan(self, slot: Slot, model: Installed, plan: Artefact) -> dict[Slot, Installed]:
+        """The slots, with ``model`` in one of them; its plan is that of all that share its file."""
+        name = plan_file_name(plan)
+        found = {**self.slots, slot: model.model_copy(update={"plan": plan})}
+        return {
+            key: one.model_copy(update={"plan": plan})
+            if one.plan is not None and plan_file_name(one.plan) == name
+            else one
+            for key, one in found.items()
+        }
 
     def least_version(self, role: Role, revoked: Collection[str]) -> int:
         """The least version that an installation accepts of this role.

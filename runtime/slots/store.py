@@ -3,6 +3,7 @@
     state.json     which slot runs, what is in each, what is tried; replaced by one rename
     audit.jsonl    every change, a line each, chained by hashes
     models/HASH/   the bundles, never changed once they have their name
+    plans/         TensorRT plans that were built here, see `plans`
     lock           held while something is changed
     install.lock   held by the one program that installs; others change the state meanwhile
     trial.lock     held by the one run that lets a model on trial see frames
@@ -30,15 +31,18 @@ from typing import Any
 from pydantic import BaseModel
 
 from ..atomic import flush, output_error, output_errors, replacing
+from ..bundle import Artefact
 from ..errors import SlotError
 from ..printable import encodable
 from ..regular_files import read_regular_file
 from ..signing.statement import moment_of, text_of
 from .audit import AuditRecord, append_missing, hash_of, new_record, read_audit, record_line
-from .state import SlotState, parse_state
+from .state import SlotState, parse_state, plan_file_name
 
 STATE_NAME = "state.json"
 MODELS = "models"
+PLANS = "plans"
+TIMINGS = "timings"  # in PLANS: how long kernels took, for the next build
 
 PATIENCE_S = 30.0  # that a change waits for another program's
 
@@ -76,6 +80,10 @@ class SlotStore:
     def folder(self, hash: str) -> Path:
         """The folder of a model."""
         return self.path / MODELS / hash
+
+    def plan_file(self, plan: Artefact) -> Path:
+        """The file of a plan that was built here."""
+        return self.path / PLANS / plan_file_name(plan)
 
     @contextmanager
     def changing(self, patience_s: float | None = None) -> Iterator[SlotState]:
@@ -172,6 +180,21 @@ class SlotStore:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
 
+    @property
+    def incoming_plan(self) -> Path:
+        """The file of a plan on its way in, of whoever is installing or building."""
+        return self.path / PLANS / _INCOMING
+
+    @contextmanager
+    def building(self) -> Iterator[None]:
+        """Keep other programs from installing and building.
+
+        Raises:
+            SlotError: another one is at it.
+        """
+        with self._locked(_INSTALL_LOCK, 0.0):
+            yield
+
     def conducting(self) -> int | None:
         """The trial's lock as an open file, or None where another run has it or none may write.
 
@@ -198,6 +221,14 @@ class SlotStore:
             incoming.rename(target)
             flush(target.parent)
 
+    def admit_plan(self, plan: Artefact) -> None:
+        """Give a flushed plan its name, if one is on its way in; one of that name is replaced."""
+        target = self.plan_file(plan)
+        with output_errors(target):
+            if self.incoming_plan.exists():
+                os.replace(self.incoming_plan, target)
+                flush(target.parent)
+
     @contextmanager
     def _locked(self, name: str, patience_s: float) -> Iterator[None]:
         if not (self.path / STATE_NAME).exists():
@@ -217,12 +248,18 @@ class SlotStore:
             os.close(descriptor)
 
     def _remove_leftovers(self, state: SlotState) -> None:
-        """Remove models that no slot holds; a failure to do so is left to the next change."""
-        named = {installed.hash for installed in state.slots.values()}
+        """Remove what no slot holds; a failure to do so is left to the next change."""
+        slots = state.slots.values()
+        named = {installed.hash for installed in slots}
         with suppress(OSError):
             for path in (self.path / MODELS).iterdir():
                 if path.name not in named and path.name != _INCOMING:
                     shutil.rmtree(path, ignore_errors=True)
+        plans = {plan_file_name(one.plan) for one in slots if one.plan is not None}
+        with suppress(OSError):
+            for path in (self.path / PLANS).glob("*.plan"):
+                if path.name not in plans:
+                    path.unlink(missing_ok=True)
 
 
 def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = None) -> SlotStore:
@@ -249,7 +286,8 @@ def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = No
         update={"record": new_record(None, "created", details, now, state.digest())}
     )
     with output_errors(path):
-        (path / MODELS).mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)  # by nobody else, see `plans`
+        (path / MODELS).mkdir(exist_ok=True)
     _write_state(path, state)
     append_missing(path, state.record)
     return SlotStore(path)
@@ -290,5 +328,6 @@ def _write_state(folder: Path, state: SlotState) -> None:
     path = folder / STATE_NAME
     with output_errors(path):
         with replacing(path, _PART) as file:
+            os.fchmod(file.fileno(), 0o644)  # whatever the umask: it names plans, which are code
             file.write(state.to_bytes())
         flush(folder)

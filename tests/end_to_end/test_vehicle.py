@@ -50,8 +50,9 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
     told = json.loads(roadshift("pack", bundle.path, "--out", packed, "--json"))
     assert told["sha256"] == hashlib.sha256(packed.read_bytes()).hexdigest()
     roadshift("verify", packed, *trust)
-    roadshift("slot", "install", packed, *slots, *trust)
-    roadshift("slot", "try", *slots, *trust)
+    roadshift("slot", "install", packed, *slots, *trust, "--plan", "fp32")
+    assert "use auto, none, fp32" in roadshift("slot", "build", *slots, *trust, "--plan=x", code=1)
+    roadshift("slot", "try", *slots, *trust, "--plan", "none")
     out = car.folder / "out"
     roadshift("run", *slots, *trust, car.folder / "frames", "--out", out)
     assert len(list((out / "labels").iterdir())) == 4

@@ -18,9 +18,10 @@ from roadshift.export.plan_maker import _folds
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import Form, layers_of, quantise, quantised_values
 from roadshift.export.refit import kept_from_refit
-from roadshift.export.tensorrt_build import build_plan
 from roadshift.export.weight_origins import read_folds, write_weights
 from roadshift.runtime.bundle import NetworkSpec
+from roadshift.runtime.engines.onnx.skeleton import skeleton
+from roadshift.runtime.engines.tensorrt_build import build_plan
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import EngineError
 from traced_cases import (
@@ -78,6 +79,9 @@ def test_other_weights_in_the_same_graph_do_what_torch_does_with_them(traced: Tr
     # torch's own float32 lies up to 2e-5 from its float64 here; a weight that is lost, above 1e-2
     np.testing.assert_allclose(found / scale, traced.other / scale, atol=1e-4)
     assert np.abs(before - found).max() > 0.01 * scale
+    assert skeleton(model.SerializeToString(), None) == skeleton(
+        traced.model.SerializeToString(), None
+    )
 
 
 def test_what_is_not_mapped_depends_on_no_weight(traced: Traced) -> None:

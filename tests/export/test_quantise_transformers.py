@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from roadshift.export.calibration import Range
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import layers_of, quantise, quantised_values
-from roadshift.export.tensorrt_build import build_plan
+from roadshift.runtime.engines.tensorrt_build import build_plan
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 
 HEIGHT, WIDTH, CHANNELS, CLASSES = 16, 32, 8, 4

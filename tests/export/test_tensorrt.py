@@ -32,11 +32,16 @@ from roadshift.export.plan_maker import PlanOptions
 from roadshift.export.quantise import quantise, quantised_values
 from roadshift.export.refit import base_to_refit
 from roadshift.export.tensorrt import prepare_plans
-from roadshift.export.tensorrt_build import build_plan, cache_file, check_precision, inspect_plan
 from roadshift.export.weight_origins import folds_from_json, read_folds
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, extend_bundle, open_bundle
 from roadshift.runtime.engines import cuda as cuda_module
 from roadshift.runtime.engines import open_engine
+from roadshift.runtime.engines.tensorrt_build import (
+    build_plan,
+    cache_file,
+    check_precision,
+    inspect_plan,
+)
 from roadshift.runtime.engines.tensorrt_library import load_tensorrt
 from roadshift.runtime.errors import (
     BundleError,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
-from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.bundle import Artefact, Bundle
 from roadshift.runtime.signing import (
     PrivateKey,
     Trust,
@@ -16,6 +18,7 @@ from roadshift.runtime.signing import (
 )
 from roadshift.runtime.slots import (
     Health,
+    PlanBuilder,
     SlotStore,
     commit,
     create_slots,
@@ -24,6 +27,31 @@ from roadshift.runtime.slots import (
     try_model,
 )
 from signed_bundles import small_bundle
+
+
+class StandInPlans(PlanBuilder):
+    """A builder whose plans nothing runs: what is stored is the same as of any other."""
+
+    def build(self, store: SlotStore, bundle: Bundle, before: Artefact | None = None) -> Artefact:
+        del before
+        path, content = store.incoming_plan, f"plan of {bundle.hash}".encode()
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+            os.fsync(file.fileno())
+        model = bundle.artefact(kind="onnx")
+        assert model is not None
+        details = {"flavour": "tensorrt", "version": "10", "gpu": "none", "compute_capability": "0"}
+        return Artefact(
+            path="model-fp32.plan",
+            kind="tensorrt",
+            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=len(content),
+            precision="fp32",
+            details={**details, "onnx": {"path": model.path, "sha256": model.sha256}},
+        )
+
 
 HEALTHY = Health(True, ("well",), 100, 5.0)
 

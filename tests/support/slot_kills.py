@@ -8,6 +8,7 @@ prints how many kills there were at each step, and ends with an error at the fir
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ def main(least: int) -> None:
     assert spec.loader is not None
     steps = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(steps)
+    logging.getLogger("roadshift").setLevel(logging.ERROR)  # of stand-in plans, which none runs
     kills, started = 0, time.monotonic()
     while kills < least:
         for name, (before, step) in steps.STEPS.items():

@@ -15,13 +15,13 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """
     at, end = 0, len(message)
     while at < end:
-        key, at = _varint(message, at)
+        key, at = varint(message, at)
         number, wire = (key & 0xFFFFFFFF) >> 3, key & 7  # protobuf drops what is beyond 32 bits
         value: int | memoryview
         if wire == _VARINT:
-            value, at = _varint(message, at)
+            value, at = varint(message, at)
         elif wire == _BYTES:
-            size, at = _varint(message, at)
+            size, at = varint(message, at)
             value, at = message[at : at + size], at + size
         elif wire in (_FIXED32, _FIXED64):
             size = 4 if wire == _FIXED32 else 8
@@ -33,7 +33,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         yield number, value
 
 
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
+def varint(message: memoryview, at: int) -> tuple[int, int]:
     """A number of up to ten bytes, seven bits each, and where the next field begins."""
     value = 0
     for shift in range(0, 70, 7):

@@ -7,6 +7,7 @@ built on is checked.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import re
@@ -199,9 +200,10 @@ def session_options(threads: int, *, spin: bool | None = None) -> Any:
 def _session(model: OnnxModel, options: Any, providers: Sequence[_Provider]) -> Any:
     """A session on exactly these providers; EngineError where the model or one of them fails."""
     try:
-        return onnxruntime.InferenceSession(
-            model.content, options, providers=list(providers), enable_fallback=0
-        )
+        with _readable(model.content, providers) as source:
+            return onnxruntime.InferenceSession(
+                source, options, providers=list(providers), enable_fallback=0
+            )
     except Exception as error:  # onnxruntime's exceptions have no common base but this
         why = reason(error)
         lacking = "Could not find an implementation" in why  # bf16 on a CPU, for one
@@ -209,6 +211,30 @@ def _session(model: OnnxModel, options: Any, providers: Sequence[_Provider]) -> 
         raise EngineError(
             f"{model.file} cannot be loaded by ONNX Runtime ({why}); {advice}."
         ) from error
+
+
+@contextmanager
+def _readable(content: bytes, providers: Sequence[_Provider]) -> Iterator[str | bytes]:
+    """A path at which ONNX Runtime reads these bytes, or else the bytes.
+
+    It parses bytes while it holds Python's lock (its issue 27063), so that a model that serves
+    would wait for the one that is opened; a file it parses without. The file is in memory, has no
+    name and is sealed: nobody changes what was hashed. TensorRT's provider names its cache by the
+    model's file, and gets bytes.
+    """
+    if list(providers) != [_CPU] or not hasattr(os, "memfd_create"):
+        yield content
+        return
+    descriptor = os.memfd_create("model.onnx", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        path = f"/proc/self/fd/{descriptor}"
+        yield path if os.path.exists(path) else content
+    finally:
+        os.close(descriptor)
 
 
 def run_interruptible(
@@ -237,5 +263,6 @@ def run_interruptible(
 def reason(error: Exception) -> str:
     """The first line of an exception of ONNX Runtime, without its code and its source's places."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
+    text = re.sub(r"^Load model from \S+ failed: *", "", text)
     lines = re.sub(r"/\S*onnxruntime\S*:\d+ [^()]*\([^()]*\) ", "", text).splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__

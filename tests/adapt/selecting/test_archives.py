@@ -227,7 +227,8 @@ def test_a_long_run_of_a_brush_is_split() -> None:
 
 @pytest.mark.skipif(
     importlib.util.find_spec("datumaro") is None,
-    reason="datumaro is not installed: pip install datumaro, which needs OpenCV 4",
+    reason="datumaro is not installed; beside another OpenCV than its 4: "
+    "pip install --no-deps -r .ci/datumaro.txt",
 )
 @pytest.mark.parametrize("tool", ["cvat", "coco", "cityscapes"])
 def test_datumaro_reads_the_same(tmp_path: Path, tool: str) -> None:

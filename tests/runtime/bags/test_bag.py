@@ -25,6 +25,7 @@ from bag_cases import (
 )
 from roadshift.runtime.bags.bag import BagIndex, read_index
 from roadshift.runtime.bags.pictures import BagPicture, CameraTopic
+from roadshift.runtime.bags.sqlite_pages import TablePages
 from roadshift.runtime.errors import FrameError, MissingDependencyError
 from roadshift.runtime.video.video_file import LostFrames
 
@@ -113,6 +114,18 @@ def test_a_bag_without_metadata_is_read_by_its_files(tmp_path: Path) -> None:
     bag = write_ros2(tmp_path / "drive", SHOWN, "sqlite3")
     (bag / "metadata.yaml").unlink()
     assert_all(read(read_index(next(bag.glob("*.db3"))))[0])
+
+
+def test_messages_are_read_from_the_files_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = list[int]()
+    read_page = TablePages.read
+    monkeypatch.setattr(
+        TablePages, "read", lambda pages, row: (rows.append(row), read_page(pages, row))[1]
+    )
+    assert_all(read(read_index(write_ros2(tmp_path / "drive", SHOWN, "sqlite3")))[0])
+    assert len(rows) == len(SHOWN)
 
 
 def test_a_recorder_that_is_at_work_is_read_through_its_log(tmp_path: Path) -> None:

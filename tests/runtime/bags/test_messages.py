@@ -26,7 +26,7 @@ from bag_cases import (
     stamp_of,
     write_mcap,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from roadshift.runtime.bags.bag import read_index
 from roadshift.runtime.bags.bag_file import Channel
@@ -197,6 +197,7 @@ def test_images_of_ros_in_json() -> None:
     assert found == expected
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(sorted(CAMERA_SCHEMAS)),
     st.sampled_from(["cdr", "ros1", "protobuf", "json", "flatbuffer"]),

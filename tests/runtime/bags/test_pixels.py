@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 from bag_cases import pictures
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from roadshift.runtime.bags.compressed import compressed_pixels
@@ -120,6 +120,7 @@ def test_the_last_row_may_lack_its_padding() -> None:
     np.testing.assert_array_equal(raw_pixels(message), RGB)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([*ENCODINGS, "32FC1", "16uc1", ""]),
     st.integers(0, 2**32 - 1) | st.integers(0, 20),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from fake_engines import Threshold
 from processes import python_output
 from roadshift.runtime.collecting.collect import collect_frames, collection_status
+from roadshift.runtime.collecting.cpu_share import step_back
 from roadshift.runtime.collecting.frame_files import read_frame_file
 from roadshift.runtime.errors import ConfigError, OutputError
 from roadshift.runtime.frames import open_frames
@@ -89,6 +92,27 @@ def test_a_camera_is_collected_until_a_stop(tmp_path: Path, with_engine: bool) -
     assert found["ended_by"] == "max_frames"
     assert found["kept"] >= 1  # however slow the machine, the newest is looked at
     assert found["frames"] <= 4
+    pipeline = found["pipeline"]
+    if with_engine:
+        assert pipeline["frames_read"] == pipeline["frames"] + pipeline["dropped"] <= 4
+        assert pipeline["latency_ms"]["p99"] > 0
+    else:
+        assert pipeline is None
+
+
+def test_a_thread_that_steps_back_leaves_the_others_as_they_are() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    found = list[int]()
+
+    def work() -> None:
+        step_back()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [max(10, before)]
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 @pytest.mark.parametrize(("argument", "value"), [("keep_free", -0.1), ("cpu_share", 0.0)])

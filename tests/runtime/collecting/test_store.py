@@ -190,6 +190,8 @@ def test_while_too_little_of_the_disk_is_free_the_folder_does_not_grow(
         assert "in the place of others alone; free some of it, or give a smaller" in store.shortage
     with FrameStore(tmp_path / "new", BUDGET, keep_free=0.1) as store:
         assert "less than 10% of the disk is free, and no frame is kept until" in store.shortage
+        monkeypatch.delattr(module, "encode_frame")  # a frame for which there is no room costs none
+        assert not put(store, 7)
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(

@@ -102,6 +102,41 @@ def test_a_depth_camera_beside_is_no_choice(tmp_path: Path) -> None:
         list(open_frames(path, topic="/depth"))
 
 
+def recorded(path: Path, *topics: str) -> Path:
+    """A bag with the same pictures on some topics, and a list of classes on /front/label_info."""
+    with Ros2Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        numbers = [writer.add_connection(topic, IMAGE, typestore=ROS2) for topic in topics]
+        classes = writer.add_connection("/front/label_info", STRING, typestore=ROS2)
+        writer.write(classes, 5, ROS2.serialize_cdr(ROS2.types[STRING]("road"), STRING))
+        for number, data in enumerate(cdr_images(SHOWN)):
+            for topic in numbers:
+                writer.write(topic, stamp_of(number), data)
+    return path
+
+
+def test_label_maps_recorded_beside_a_camera_are_no_choice(tmp_path: Path) -> None:
+    path = recorded(
+        tmp_path / "a", "/front/image", "/front/mask", "/front/labels", "/front/overlay/compressed"
+    )
+    assert {one.origin and one.origin.topic for one in open_frames(path)} == {"/front/image"}
+    path = recorded(tmp_path / "b", "/front/labels", "/front/overlay/compressed")
+    with pytest.raises(FrameError, match=r"what a model made of pictures \(/front/labels, "):
+        open_frames(path)
+    assert len(list(open_frames(path, topic="/front/labels"))) == 6
+    path = recorded(tmp_path / "c", "/rear/mask")  # without a list of classes it may be anything
+    assert len(list(open_frames(path))) == 6
+
+
+def test_label_maps_beside_bags_are_left_out(tmp_path: Path, said: list[str]) -> None:
+    write_ros2(tmp_path / "drive", SHOWN)
+    ids = np.kron(np.arange(12).reshape(3, 4), np.ones((8, 8))).astype(np.uint8)
+    (tmp_path / "out/labels").mkdir(parents=True)
+    for number in range(4):
+        cv2.imwrite(str(tmp_path / f"out/labels/drive_{number:06d}.png"), ids)
+    assert len(list(open_frames(tmp_path, on_skip=said.append))) == 6
+    assert "left out 4 label maps and the like (out/labels/ 4)" in said[0]
+
+
 def test_a_bag_without_pictures_names_its_topics(tmp_path: Path) -> None:
     with Ros2Writer(tmp_path / "drive", version=9) as writer:
         words = writer.add_connection("/words", STRING, typestore=ROS2)

@@ -18,7 +18,7 @@ from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.reporting.card import model_card
 from roadshift.runtime.reporting.charts import bars, lines
-from roadshift.runtime.reporting.html import rounded
+from roadshift.runtime.reporting.html import Section, page, rounded, table
 from roadshift.runtime.reporting.materials import bill_of_materials
 from roadshift.runtime.reporting.pictures import picture_sections
 from roadshift.runtime.reporting.report import write_report
@@ -100,6 +100,23 @@ def test_every_number_is_the_documents(tmp_path: Path, name: str, document: Any)
     assert page.document["results"] == {name: document}
     assert sorted(set(page.values)) == sorted(set(numbers(document)))
     assert all(link.startswith(("#", "data:")) for link in page.links)
+
+
+def test_a_comparison_names_the_classes_that_were_lost(tmp_path: Path) -> None:
+    lost = {"collapsed": True, "classes_lost": ["truck", "bus"]}
+    rows = [{**COMPARISON[0], "classes_lost": []}, {**COMPARISON[1], **lost}]
+    said = write_report(tmp_path / "r.html", results={"compare": rows}).read_text()
+    assert re.findall(r"<td class='text'>([^<]*)</td>", said) == ["none", "truck, bus"]
+
+
+def test_cells_stand_where_their_column_does() -> None:
+    sentence = "The candidate is steadier when a frame is mirrored."
+    found = table("t", ["a", "b", "c"], [["x", None, True], ["y", 0.5, sentence]])
+    assert found.count("class=number") == 1
+    assert "<td class='number'>–</td><td class='text'>yes</td>" in found
+    assert f"<td class='long'>{sentence}</td>" in found
+    pages = [Section("One", name="one"), Section("Two", name="two")]
+    assert ["<nav" in page("p", pages[:count]) for count in (1, 2)] == [False, True]
 
 
 def full_bundle(path: Path) -> None:

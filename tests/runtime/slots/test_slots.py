@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fleets import HEALTHY, Fleet
+from fleets import HEALTHY, Fleet, StandInPlans
 from kill_points import EVENTS, killed_at
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.errors import (
@@ -24,6 +24,7 @@ from roadshift.runtime.signing import (
 from roadshift.runtime.signing.trust_updates import Changes, changed
 from roadshift.runtime.slots import (
     Health,
+    build_plans,
     commit,
     create_slots,
     install,
@@ -35,6 +36,8 @@ from roadshift.runtime.slots import (
 )
 from roadshift.runtime.slots.changes import end_trial, set_clock
 from roadshift.runtime.slots.health import Trials
+from roadshift.runtime.slots.plan_building import is_whole
+from roadshift.runtime.slots.state import plan_file_name
 from roadshift.runtime.verdict import Verdict
 from signed_bundles import small_bundle
 
@@ -285,6 +288,14 @@ STEPS: dict[str, tuple[Step, Step]] = {  # what comes before, and what is killed
         lambda f: (f.running(1), f.running(2), f.model(3)),
         lambda f: install(f.store, f.folder / "v3", f.trust),
     ),
+    "install with a plan": (
+        lambda f: (f.running(1), f.model(2)),
+        lambda f: install(f.store, f.folder / "v2", f.trust, plans=StandInPlans()),
+    ),
+    "build plans": (
+        lambda f: (f.running(1), f.running(2)),
+        lambda f: build_plans(f.store, f.trust, StandInPlans()),
+    ),
     "try": (lambda f: (f.running(1), f.installed(2)), lambda f: try_model(f.store, f.trust)),
     "start": (
         lambda f: (f.running(1), f.installed(2), try_model(f.store, f.trust)),
@@ -343,6 +354,10 @@ def check_whole(fleet: Fleet) -> int:
     assert len(records) == state.generation + 1
     left = {path.name for path in (fleet.store.path / "models").iterdir()}
     assert left - {".incoming"} == {installed.hash for installed in state.slots.values()}
+    plans = [one.plan for one in state.slots.values() if one.plan is not None]
+    assert all(is_whole(fleet.store, plan) for plan in plans)
+    found = {path.name for path in (fleet.store.path / "plans").glob("*.plan")}
+    assert found == {plan_file_name(plan) for plan in plans}
     return state.generation
 
 

@@ -12,17 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..runtime.atomic import replacing
-from ..runtime.engines.tensorrt_library import TensorRT
-from ..runtime.errors import EngineError, arg
-from ..runtime.probes.driver import Gpu
-from .refit import check_refittable
-from .weight_origins import Fold
+from ..atomic import replacing
+from ..errors import EngineError, arg
+from ..probes.driver import Gpu
+from .tensorrt_library import TensorRT
 
 Report = Callable[[int, int, str], None]  # done, of how many, at what
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")  # of plans
+# Of the ONNX model's details, for the engine.
+CARRIED = ("argmax", "align_corners", "measured_on", "outputs")
+CheckEngine = Callable[[Any, Any], None]  # of a deserialised engine and its logger; may raise
 
 _TYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16", "INT8": "int8", "FP8": "fp8"}
 _LEARNED = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
@@ -34,6 +37,24 @@ _WRITTEN = {
     "fp16": r"fp16|half",
     "fp32": r"fp32|float",
 }
+
+
+@dataclass(frozen=True)
+class PlanTarget:
+    """TensorRT and GPU that plans are built with and for."""
+
+    library: TensorRT
+    gpu: Gpu
+
+    def details(self) -> dict[str, Any]:
+        """The part of a plan's details that says what it was built for."""
+        return {
+            "flavour": self.library.flavour,
+            "version": self.library.version,
+            "gpu": self.gpu.name,
+            "compute_capability": self.gpu.compute_capability,
+            "driver": self.gpu.driver,
+        }
 
 
 def build_plan(
@@ -117,17 +138,17 @@ def graph_precisions(network: Any) -> Counter[str]:
 
 
 def inspect_plan(
-    library: TensorRT, plan: bytes, what: str, folds: Mapping[str, Fold] | None
+    library: TensorRT, plan: bytes, what: str, check: CheckEngine | None = None
 ) -> Counter[str]:
     """Count the layers of a built plan by type taken; none where its inspector does not say.
 
     Of convolutions where it tells them from other layers. Needs a driver.
 
     Args:
-        folds: of the weights that must be open to a refit; None where there shall be none.
+        check: of what else the loaded plan has to be.
 
     Raises:
-        EngineError: TensorRT cannot load what it built, or keeps a weight for itself.
+        EngineError: TensorRT cannot load what it built, or ``check`` refuses it.
     """
     trt = library.module
     logger, said = library.listen()
@@ -135,8 +156,8 @@ def inspect_plan(
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineError(f"{library} cannot load {what}, which it built: {_first(said)}.")
-    if folds is not None:
-        check_refittable(engine, trt.Refitter(engine, logger), folds, what)
+    if check is not None:
+        check(engine, logger)
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         layers = json.loads(text).get("Layers", [])

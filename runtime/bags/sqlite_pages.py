@@ -1,0 +1,199 @@
+"""Large values of an SQLite file, read from its pages in a few pieces.
+
+SQLite reads a value page by page: 676 calls for a picture of 1280x720, and a millisecond. Its
+mapping of the file takes less, but ends the process where the file shrinks or its disk fails. So
+the pages are followed here, as https://www.sqlite.org/fileformat2.html describes them; those of one
+value mostly lie one behind the other, and two calls put what they hold where it belongs.
+"""
+
+from __future__ import annotations
+
+import os
+from bisect import bisect_left
+from pathlib import Path
+
+import numpy as np
+
+from .regions import BrokenBagError, FileRegion, ReadBuffer
+
+_HEADER = 100  # bytes that a file begins with
+_INTERIOR, _LEAF = 0x05, 0x0D  # kinds of pages of a table
+_DEEPEST = 20  # levels of a table; SQLite's own limit
+_MOST_PAGES = 511  # pages read at a time; systems take 1024 pieces in a call, and a page is two
+_SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # bytes of a value of these serial types
+
+
+class TablePages:
+    """The pages of one table, of a file that nobody changes.
+
+    Args:
+        path: of the file.
+        root: number of the table's first page.
+        column: number of the column that is read, in the order in which the table was made.
+        most: bytes of a value; longer ones are refused.
+
+    Raises:
+        BrokenBagError: it is no such file.
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, root: int, column: int, most: int) -> None:
+        self._root, self._column, self._most = root, column, most
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._file = FileRegion(self._descriptor, 0, os.fstat(self._descriptor).st_size)
+            header = self._file.take(0, _HEADER)
+            stated = int.from_bytes(header[16:18], "big")
+            self._page_size = 65536 if stated == 1 else stated
+            if self._page_size < 512 or header[20]:  # bytes of each page for an extension's use
+                raise BrokenBagError("its pages are not as a recorder's")
+        except BaseException:
+            self.close()
+            raise
+        self._buffer = ReadBuffer()
+        self._following = np.zeros(_MOST_PAGES, ">u4")  # numbers that overflow pages begin with
+        self._into_following = [one.data for one in self._following.view(np.uint8).reshape(-1, 4)]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+    def read(self, row: int) -> memoryview:
+        """The value, a blob, in the row of this number.
+
+        Raises:
+            BrokenBagError: there is none, or it lies in a way that is not followed here.
+            OSError: the file cannot be read.
+        """
+        page = self._leaf(row)
+        number = bisect_left(range(page.cells), row, key=lambda cell: page.row_of(cell)[0])
+        if number == page.cells:
+            raise BrokenBagError("there is no such row")
+        found, at, length = page.row_of(number)
+        if found != row:
+            raise BrokenBagError("there is no such row")
+        local = self._local_bytes(length)
+        payload = page.take(at, local)
+        begins, size = self._place_of_value(payload)
+        if begins > local or begins + size > length or size > min(self._most, self._file.size):
+            raise BrokenBagError("the row's value is not where it should be")
+        value = self._buffer.get(size)
+        here = min(size, local - begins)
+        value[:here] = payload[begins : begins + here]
+        if here < size:
+            first = int.from_bytes(page.take(at + local, 4), "big")
+            self._read_overflow(first, value[here:])
+        return value
+
+    def _leaf(self, row: int) -> _Page:
+        """The last page on the way to a row."""
+        number = self._root
+        for _ in range(_DEEPEST):
+            page = _Page(self._file.take((number - 1) * self._page_size, self._page_size))
+            if page.kind == _LEAF:
+                return page
+            if page.kind != _INTERIOR:
+                raise BrokenBagError(f"page {number} is none of a table")
+            cell = bisect_left(range(page.cells), row, key=page.last_row_below)
+            number = page.child(cell)
+        raise BrokenBagError("its pages lead nowhere")
+
+    def _local_bytes(self, length: int) -> int:
+        """Count the bytes of a row that lie in its leaf; the rest is in overflow pages."""
+        if length <= self._page_size - 35:
+            return length
+        least = (self._page_size - 12) * 32 // 255 - 23
+        wanted = least + (length - least) % (self._page_size - 4)
+        return wanted if wanted <= self._page_size - 35 else least
+
+    def _place_of_value(self, payload: memoryview) -> tuple[int, int]:
+        """Byte at which the column begins in its row, and how many bytes it has."""
+        begins, at = _varint(payload, 0)
+        end = begins
+        for column in range(self._column + 1):
+            if at >= end:
+                raise BrokenBagError("the row has too few columns")
+            kind, at = _varint(payload, at)
+            if column == self._column and (kind < 12 or kind % 2):
+                raise BrokenBagError("the row's value is no blob")
+            size = (kind - 12) // 2 if kind >= 12 else _SIZES[min(kind, len(_SIZES) - 1)]
+            begins += size
+        return begins - size, size
+
+    def _read_overflow(self, page: int, value: memoryview) -> None:
+        """Fill a value from the chain of pages that begins with this one.
+
+        So many are read as if they lay one behind the other; those behind a break in the chain
+        have filled bytes that are read again.
+        """
+        room = self._page_size - 4
+        together = _MOST_PAGES
+        while len(value):
+            count = min(together, -(-len(value) // room))
+            read = self._read_pages(page, value[: count * room], count)
+            following = self._following[:read]
+            breaks = np.flatnonzero(following[:-1] != page + 1 + np.arange(read - 1))
+            run = int(breaks[0]) + 1 if len(breaks) else read
+            value, page = value[run * room :], int(following[run - 1])
+            together = min(2 * run, _MOST_PAGES)  # of a scattered value little is read in vain
+
+    def _read_pages(self, first: int, into: memoryview, count: int) -> int:
+        """Read so many pages, one behind the other; the number that there are, at least one."""
+        if first < 2:
+            raise BrokenBagError("the row is longer than its pages")
+        room = self._page_size - 4
+        pieces = self._into_following[:count] * 2
+        pieces[::2] = self._into_following[:count]
+        pieces[1::2] = [into[at : at + room] for at in range(0, count * room, room)]
+        got = os.preadv(self._descriptor, pieces, (first - 1) * self._page_size)
+        read = count if got == 4 * count + len(into) else got // self._page_size
+        if read == 0:
+            raise BrokenBagError(f"there is no page {first}")
+        return read
+
+
+class _Page:
+    """A page of a table: a leaf with rows, or one that leads to other pages."""
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self.kind = data[0]
+        self.cells = int.from_bytes(data[3:5], "big")
+        self._pointers = 8 if self.kind == _LEAF else 12
+
+    def take(self, at: int, length: int) -> memoryview:
+        """Bytes of the page."""
+        if at + length > len(self._data):
+            raise BrokenBagError("a row leaves its page")
+        return self._data[at : at + length]
+
+    def row_of(self, cell: int) -> tuple[int, int, int]:
+        """The number of a leaf's row, the byte at which it begins, and its length."""
+        length, at = _varint(self._data, self._place(cell))
+        row, at = _varint(self._data, at)
+        return row, at, length
+
+    def last_row_below(self, cell: int) -> int:
+        """The largest number of a row in the page that a cell leads to."""
+        return _varint(self._data, self._place(cell) + 4)[0]
+
+    def child(self, cell: int) -> int:
+        """Number of the page that a cell leads to; behind the last one there is one more."""
+        at = self._place(cell) if cell < self.cells else 8
+        return int.from_bytes(self.take(at, 4), "big")
+
+    def _place(self, cell: int) -> int:
+        return int.from_bytes(self.take(self._pointers + 2 * cell, 2), "big")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A signed number of one to nine bytes, and the byte behind it."""
+    value = 0
+    for byte in data[at : at + 8]:
+        value, at = value << 7 | byte & 0x7F, at + 1
+        if byte < 0x80:
+            return value, at
+    if at >= len(data):
+        raise BrokenBagError("a number leaves its page")
+    value = value << 8 | data[at]
+    return value - (1 << 64) if value >= 1 << 63 else value, at + 1
