@@ -106,7 +106,7 @@ def main() -> None:
         for draw in range(given.draws if by in SEEDED else 1)
     ]
     rows = measured(setting, cells)
-    given.json.write_text(json.dumps(rows, indent=1) + "\n")
+    given.json.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     for pool in given.pools.split(","):
         print(f"\n{pool}\n{table([row for row in rows if row['pool'] == pool])}")
 
