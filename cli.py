@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import __version__
-from .cli_process import exit_code
+from .cli_process import exit_code, leave
 from .commands.catalogue import COMMANDS, GROUPS
 
 app = typer.Typer(
@@ -50,4 +50,4 @@ def _options(
 
 
 if __name__ == "__main__":
-    main()
+    leave(exit_code(app))

@@ -5,6 +5,7 @@ from . import cli_start  # noqa: F401 - its handler is set by the import
 
 def main() -> None:
     """Run the command line; never returns."""
-    from .cli import main
+    from .cli import app
+    from .cli_process import exit_code, leave
 
-    main()
+    leave(exit_code(app))

@@ -37,7 +37,7 @@ from ..runtime.arguments import (
     space_of,
     triple_of,
 )
-from ..runtime.bundle import Bundle
+from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import ConfigError, arg
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
@@ -56,7 +56,7 @@ from .arguments import (
 from .judging import judge
 from .methods import DEFAULT, adapting_method
 from .methods.supervised import Supervised
-from .models.loading import pick_device, training_input
+from .models.loading import pick_device
 from .run.config import Settings, TrainingConfig
 from .run.events import Events
 from .training.time_allocation import patience_s
@@ -64,6 +64,7 @@ from .workflows import adaptation
 from .workflows import import_bundle as importing
 from .workflows.search import search_settings
 from .workflows.search_grid import search_grid
+from .workflows.training_request import training_settings, training_start
 
 
 def import_bundle(
@@ -121,12 +122,12 @@ def train_bundle(
     images: Source,
     labels: Source,
     *,
-    network: str,
-    label_space: LabelSpace | Source,
+    network: str | None = None,
+    label_space: LabelSpace | Source | None = None,
     out: Source,
     arguments: Mapping[str, Any] | None = None,
-    input_size: tuple[int, int] = (1024, 512),
-    initial: Source | None = None,
+    input_size: tuple[int, int] | None = None,
+    initial: Bundle | Source | None = None,
     output: str | None = None,
     settings: Settings | None = None,
     training: TrainingConfig | None = None,
@@ -142,20 +143,37 @@ def train_bundle(
     on_progress: OnProgress = lambda _: None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> Bundle:
-    """Train a source model on labelled images.
+    """Train a model on labelled images.
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
-        initial: weights to start from, of the same network or of its backbone, as ImageNet's are;
-            random ones otherwise.
+        network, label_space: left out where ``initial`` is a bundle.
+        input_size: (width, height); the bundle's, or (1024, 512), unless given.
+        initial: a bundle to learn on from, by the variant "finetune" unless ``settings`` say
+            another; or weights to start from, of the same network or of its backbone, as ImageNet's
+            are; random ones otherwise.
         output: path of the logits in what the network returns, where that is not clear.
         settings: a `SupervisedConfig`.
 
     Raises:
         RoadshiftError: see the top of this module.
     """
-    width, height = size_of("input_size", input_size)
-    resolved = resolved_settings(Supervised.name, settings, training, config, seed)
+    start_from = initial
+    if initial is not None and not isinstance(initial, Bundle):
+        start_from = open_bundle(initial) if Path(initial).is_dir() else Path(initial)
+    given = given_settings(Supervised.name, settings, training, config)
+    resolved = training_settings(given, start_from, seed)
+    if network is not None:
+        network_of(network, arguments, output)
+    start = training_start(
+        start_from,
+        resolved,
+        network=network,
+        arguments=arguments,
+        output=output,
+        label_space=None if label_space is None else space_of(label_space),
+        size=None if input_size is None else size_of("input_size", input_size),
+    )
     options = run_options(
         Path(out),
         overwrite,
@@ -171,14 +189,12 @@ def train_bundle(
     return adaptation.train_bundle(
         Path(images),
         Path(labels),
-        space_of(label_space),
-        network_of(network, arguments, output),
-        training_input(
-            network, (width, height), published=resolved.method_config["variant"] == "paper"
-        ),
+        start.label_space,
+        start.network,
+        start.seen,
         resolved,
         options,
-        initial=None if initial is None else Path(initial),
+        initial=start.initial,
     )
 
 

@@ -1,19 +1,25 @@
 """Parameters, strides, operations and latency of every registered network.
 
     python benchmarks/networks.py [--size 1024x512] [--only pidnet_s,ddrnet23] [--rounds 7]
-                                  [--threads 2] [--out benchmarks/results/networks-cpu]
-                                  [--page docs/networks.md] [--counts] [--again]
+                                  [--row-seconds 60] [--threads 2] [--counts] [--quiet] [--again]
+                                  [--out benchmarks/results/networks-cpu] [--page docs/networks.md]
 
 Operations are counted by torch at 2048x1024, without memory for them. Latency is of ONNX Runtime on
 the CPU, float32 and INT8 (`int8-cpu`), with random weights, from pixels to labels. Each network is
-timed in turns with fast_scnn's float32, in one process, and what is shown is the median over the
-rounds of the time over fast_scnn's in the same round: the seconds that all threads together spent
-computing, which other programs on the machine disturb less than the wall's. The JSON file has the
-wall's too, and INT8's ranges come from one frame, which is enough for time alone.
+timed in turns with fast_scnn's float32, in one process. The table has the median time of a frame by
+the clock, and the median over the rounds of the time over fast_scnn's in the same round: of the
+seconds that all threads together spent computing, which other programs disturb less. How many cores
+those kept busy is written down, and where they did, the table has the ratio alone.
+
+INT8 is what `roadshift export` begins with: every operator that `int8-cpu` knows is quantised, its
+ranges from one frame. It is timed, not verified: what the sweep would give back to float32 to keep
+a trained network's labels is not known of random ones.
 
 Everything is counted first, and then timed (not with --counts). A network that was timed at that
-size is not timed again, so that a stopped run goes on with the same command; --again begins anew.
-After each network this writes OUT.json, OUT.md and the page.
+size, on as many threads, is not timed again, so that a stopped run goes on with the same command;
+--quiet times those anew that were timed beside other programs, and --again all. A row takes rounds
+until --row-seconds have passed since it began, three at least and --rounds at most. OUT.json,
+OUT.md and the page are written after each.
 """
 
 from __future__ import annotations
@@ -44,6 +50,8 @@ from roadshift.export.calibration import collect
 from roadshift.export.onnx import write_graph
 from roadshift.export.quantise import quantise, quantised_values
 from roadshift.runtime.bundle import library_versions
+from roadshift.runtime.engines.onnx.session import session_options
+from roadshift.runtime.probes.machine_state import others_core_seconds
 from roadshift.scenes import render_scene
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -51,6 +59,10 @@ BASE = "fast_scnn"
 FORMS = {"deeplab_v3plus": ("resnet50", "resnet101", "mobilenet_v2")}  # by its backbone
 COUNTED_AT = (2048, 1024)
 TIMED = ("fp32", "int8")
+BEGINS, ENDS = "<!-- table of benchmarks/networks.py -->", "<!-- end of the table -->"
+LEAST_ROUNDS = 3
+QUIET_CORES = 0.3  # that other programs may keep busy where milliseconds are believed
+CALIBRATING_BYTES = 3 * 2**30  # of values in memory at a time; less takes more passes
 Row = dict[str, Any]
 
 
@@ -59,41 +71,52 @@ def main() -> None:
     parser.add_argument("--size", default="1024x512")
     parser.add_argument("--only", help="names with commas; all unless given")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--row-seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/networks-cpu"))
     parser.add_argument("--page", type=Path, default=Path("docs/networks.md"))
     parser.add_argument("--counts", action="store_true", help="no times")
+    parser.add_argument("--quiet", action="store_true", help="anew what was timed beside others")
     parser.add_argument("--again", action="store_true")
     arguments = parser.parse_args()
     asked = arguments.only.split(",") if arguments.only else list(NETWORKS)
     unknown = [name for name in asked if name not in NETWORKS]
     if unknown:
         parser.error(f"--only {','.join(unknown)}: choose of {', '.join(NETWORKS)}")
-    kept = arguments.out.with_suffix(".json")
-    rows = {} if arguments.again else read(kept)
+    if arguments.rounds < LEAST_ROUNDS:
+        parser.error(f"--rounds {arguments.rounds}: {LEAST_ROUNDS} at least")
     cases = [case for name in asked for case in cases_of(name)]
+    kept = arguments.out.with_suffix(".json")
+    rows = read(kept)
     for number, (title, name, given) in enumerate(cases, start=1):
         if title not in rows:
             say(f"{number}/{len(cases)} {title}: counting")
             rows[title] = counted(name, given)
             write(kept, rows, arguments)
+        if arguments.again or (arguments.quiet and not is_quiet(rows[title])):
+            rows[title].pop("at", None)
     base: bytes | None = None
     for number, (title, name, given) in enumerate([] if arguments.counts else cases, start=1):
         where = f"{number}/{len(cases)} {title} at {arguments.size}"
-        if rows[title].get("size") == arguments.size:
+        if rows[title].get("at") == at(arguments):
             say(f"{where}: timed before")
             continue
-        began = time.monotonic()
         if base is None:
             say(f"{where}: exporting {BASE}, to be timed beside it")
             base = graphs(BASE, {}, arguments.size)["fp32"].SerializeToString()
+        began = time.monotonic()
         say(f"{where}: exporting and quantising")
         models = graphs(name, given, arguments.size)
-        rows[title] |= timed(base, models, arguments, where)
-        rows[title] |= {"size": arguments.size, "date": date.today().isoformat()}
+        rows[title] |= timed(base, models, arguments, where, began + arguments.row_seconds)
+        rows[title] |= {"at": at(arguments), "date": date.today().isoformat()}
         write(kept, rows, arguments)
         say(f"{where}: {time.monotonic() - began:.0f} s")
     print(write(kept, rows, arguments))
+
+
+def at(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Size and threads, which the rows of one table share."""
+    return {"size": arguments.size, "threads": arguments.threads}
 
 
 def say(sentence: str) -> None:
@@ -107,6 +130,11 @@ def cases_of(name: str) -> list[tuple[str, str, dict[str, Any]]]:
     return [(f"{name}, {backbone}", name, {"backbone": backbone}) for backbone in FORMS[name]]
 
 
+def is_quiet(row: Row) -> bool:
+    """Tell whether a row's times by the clock are those of a machine that did nothing else."""
+    return float(row.get("other_cores", QUIET_CORES + 1)) <= QUIET_CORES
+
+
 def read(path: Path) -> dict[str, Row]:
     """Rows that were measured before, by title."""
     rows: dict[str, Row] = json.loads(path.read_text())["rows"] if path.exists() else {}
@@ -118,7 +146,7 @@ def write(path: Path, rows: Mapping[str, Row], arguments: argparse.Namespace) ->
     order = [title for name in NETWORKS for title, _, _ in cases_of(name)]
     document = {
         "machine": machine_line(),
-        "threads": arguments.threads,
+        "at": at(arguments),
         "versions": library_versions(),
         "rows": {title: rows[title] for title in order if title in rows},
     }
@@ -128,8 +156,12 @@ def write(path: Path, rows: Mapping[str, Row], arguments: argparse.Namespace) ->
     part.replace(path)
     table = render(document)
     path.with_suffix(".md").write_text(table)
-    page = Path(__file__).with_name("networks_page.md").read_text()
-    arguments.page.write_text(page.replace("{{table}}", table))
+    page = arguments.page.read_text()
+    before, begins, rest = page.partition(BEGINS)
+    _, ends, after = rest.partition(ENDS)
+    if not (begins and ends):
+        sys.exit(f"{arguments.page}: has no lines {BEGINS!r} and {ENDS!r} to put the table between")
+    arguments.page.write_text(f"{before}{BEGINS}\n\n{table}\n{ENDS}{after}")
     return table
 
 
@@ -159,7 +191,9 @@ def graphs(name: str, given: Mapping[str, Any], size: str) -> dict[str, onnx.Mod
     values = quantised_values(model, "int8-cpu")
     ranges = {
         value: histogram.range("minmax")
-        for value, histogram in collect(model, values, [frame_of(size)]).items()
+        for value, histogram in collect(
+            model, values, [frame_of(size)], most_bytes=CALIBRATING_BYTES
+        ).items()
     }
     return {"fp32": model, "int8": quantise(model, "int8-cpu", ranges)}
 
@@ -174,8 +208,13 @@ def timed(
     models: Mapping[str, onnx.ModelProto],
     arguments: argparse.Namespace,
     where: str,
+    until: float,
 ) -> Row:
-    """Times of each precision, and the median of their ratios to the base's in the same round."""
+    """Times of each precision, and the median of their ratios to the base's in the same round.
+
+    Args:
+        until: `time.monotonic` after which no round begins, but for the first few.
+    """
     sessions = {"base": session(base, arguments.threads)} | {
         precision: session(model.SerializeToString(), arguments.threads)
         for precision, model in models.items()
@@ -183,7 +222,10 @@ def timed(
     frame = frame_of(arguments.size)[None]
     wall: dict[str, list[float]] = {name: [] for name in sessions}
     spent: dict[str, list[float]] = {name: [] for name in sessions}
+    others, began_s = others_core_seconds(), time.monotonic()
     for number in range(arguments.rounds + 1):  # the first fills caches
+        if number > LEAST_ROUNDS and time.monotonic() > until:
+            break
         say(f"{where}: timing, round {number} of {arguments.rounds}")
         for name, running in sessions.items():
             began, before = time.perf_counter(), time.process_time()
@@ -192,6 +234,9 @@ def timed(
                 wall[name].append(1e3 * (time.perf_counter() - began))
                 spent[name].append(1e3 * (time.process_time() - before))
     found: Row = {"wall_ms": wall, "processor_ms": spent}
+    after = others_core_seconds()
+    if others is not None and after is not None:
+        found["other_cores"] = (after - others) / (time.monotonic() - began_s)
     for precision in models:
         pairs = zip(spent[precision], spent["base"], strict=True)
         found[precision] = statistics.median(own / other for own, other in pairs)
@@ -199,46 +244,57 @@ def timed(
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(threads, spin=False)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def render(document: Mapping[str, Any]) -> str:
-    """The table, with a line on how it was measured."""
-    rows: Mapping[str, Row] = document["rows"]
-    timed_rows = [row for row in rows.values() if "size" in row]
-    sizes = " and ".join(dict.fromkeys(row["size"] for row in timed_rows)) or "no size yet"
-    spread = max((apart(row, precision) for row in timed_rows for precision in TIMED), default=0)
-    versions = document["versions"]
+    """The table, with a line on how it was measured; a row of another size has no times in it."""
+    wanted = document["at"]
+    rows: dict[str, Row] = document["rows"]
+    measured = [row for row in rows.values() if row.get("at") == wanted]
     head = ["network", "parameters, M", "stride", "batch norms", "GMAC at 2048x1024"]
+    head += [f"{precision}, ms" for precision in ("fp32", "int8-cpu")]
     head += [f"{precision}, times {BASE}'s" for precision in ("fp32", "int8-cpu")]
     lines = [line(head), "|---|" + "---:|" * (len(head) - 1)]
-    lines += [line(cells(title, row)) for title, row in rows.items()]
+    lines += [line(cells(title, row, row in measured)) for title, row in rows.items()]
+    return "\n".join([*lines, "", how(document, measured), ""])
+
+
+def how(document: Mapping[str, Any], measured: Sequence[Row]) -> str:
+    """The lines below the table: the machine, and the spread of the times."""
+    wanted, versions = document["at"], document["versions"]
+    spread = max((apart(row, precision) for row in measured for precision in TIMED), default=0)
     said = (
-        f"{document['machine']}, {document['threads']} threads, onnxruntime "
-        f"{versions.get('onnxruntime')}, torch {versions.get('torch')}; time at {sizes}. A GMAC is "
-        "a thousand million multiply-adds, half of what torch counts as operations. The middle "
-        f"half of a network's rounds lies up to {spread:.0f} % of its median apart; -: not timed."
+        f"{document['machine']}, {wanted['threads']} threads, onnxruntime "
+        f"{versions.get('onnxruntime')}, torch {versions.get('torch')}; a frame of "
+        f"{wanted['size']}, from pixels to labels. The middle half of a network's rounds lies up "
+        f"to {spread:.0f} % of the median ratio apart. A GMAC is a thousand million multiply-adds, "
+        "half of what torch counts as "
+        "operations."
     )
-    return "\n".join([*lines, "", said, ""])
+    if len(measured) < len(document["rows"]) or not all(map(is_quiet, measured)):
+        said += " -: not timed, or in ms not while other programs were quiet."
+    return said
 
 
 def line(of: Sequence[object]) -> str:
     return f"| {' | '.join(map(str, of))} |"
 
 
-def cells(title: str, row: Row) -> list[str]:
+def cells(title: str, row: Row, is_timed: bool) -> list[str]:
     name, _, form = title.partition(", ")
+    believed = is_timed and is_quiet(row)
+    times = [f"{statistics.median(row['wall_ms'][p]):.0f}" for p in TIMED] if believed else "--"
+    ratios = [f"{row[precision]:.2f}" for precision in TIMED] if is_timed else "--"
     return [
         f"`{name}`" + f", `{form}`" * bool(form),
         f"{row['parameters'] / 1e6:.2f}",
         str(row["stride"]),
         str(row["batch_norms"]),
         f"{row['flops'] / 2e9:.1f}",
-        *(f"{row[precision]:.2f}" if precision in row else "-" for precision in TIMED),
+        *times,
+        *ratios,
     ]
 
 

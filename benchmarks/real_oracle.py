@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,27 @@ def miou(model: Segmenter, pairs: list[Pair], label_map: LabelMap) -> float:
     return round(confusion.miou(), 2)
 
 
-def fine_tune(model: Segmenter, pairs: list[Pair], label_map: LabelMap) -> None:
+def fine_tune(
+    model: Segmenter,
+    pairs: list[Pair],
+    label_map: LabelMap,
+    *,
+    steps: int = STEPS,
+    rate: float = RATE,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> None:
     """Learn from labelled frames, in place."""
     groups = group_matrix(label_map)
-    optimizer = torch.optim.Adam(model.network.parameters(), lr=RATE)
-    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, STEPS, power=0.9)
-    random = np.random.default_rng(0)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(model.network.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, steps, power=0.9)
+    random = np.random.default_rng(seed)
     images = torch.cat([fitted(model, image) for image, _ in pairs])
     shape = model.size[::-1]
     resized = [cv2.resize(y, shape, interpolation=cv2.INTER_NEAREST) for _, y in pairs]
     truth = torch.from_numpy(np.stack(resized)).long()
-    for step in range(STEPS):
+    for step in range(steps):
         rows = torch.from_numpy(random.integers(len(pairs), size=min(BATCH, len(pairs))))
         x, y = images[rows], truth[rows]
         if random.random() < 0.5:
@@ -126,7 +137,7 @@ def fine_tune(model: Segmenter, pairs: list[Pair], label_map: LabelMap) -> None:
         optimizer.step()
         schedule.step()
         if step % 20 == 0:
-            print(f"step {step}/{STEPS}: loss {float(loss.detach()):.3f}", flush=True)
+            say(f"step {step}/{steps}: loss {float(loss.detach()):.3f}")
 
 
 def group_matrix(label_map: LabelMap) -> Tensor:

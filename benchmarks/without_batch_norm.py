@@ -308,10 +308,22 @@ def render(rows: Sequence[Row]) -> str:
         [r for r in rows if r["candidate"].startswith(("one layer", "statistics mixed"))]
     )
     losers = [row for row in rows if row["verdict"] == "promote" and gain(row) < HARM]
+    missed = [r for r in rows if r["verdict"] != "promote" and gain(r) >= WORTHWHILE]
+    marks["{missed}"] = missed_table(missed)
     marks["{losers}"] = pair_table(losers) if losers else "None."
     for mark, text in marks.items():
         page = page.replace(mark, text)
     return page
+
+
+def missed_table(rows: Sequence[Row]) -> str:
+    """A row for each gain, with what was against it, but not the sentence that all have."""
+    lines = ["| seed | road | candidate | gain | what was against it |", "|---" * 5 + "|"]
+    for row in rows:
+        against = re.sub(r"The network keeps no .*? must all be there\. ?", "", row["sentence"])
+        place = f"{row['seed']} | {row['road']} | {row['candidate']}"
+        lines.append(f"| {place} | {gain(row):+.1f} | {against} |")
+    return "\n".join(lines)
 
 
 def parts_table(rows: Sequence[Row]) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..cli_start import STARTED
 from .learning import needs_torch
 from .options import (
     AllowNetwork,
@@ -18,8 +19,11 @@ from .options import (
     Threads,
     Topic,
 )
-from .parse import parse_memory, parse_names
+from .parse import parse_duration, parse_memory, parse_names
 from .report import write_page
+
+if TYPE_CHECKING:
+    from ..runtime.arguments import ProgressUpdate
 
 
 def export(
@@ -71,6 +75,10 @@ def export(
         Path | None,
         typer.Option(metavar="OLD", help="TensorRT: swap weights into this bundle's plans."),
     ] = None,
+    time_budget: Annotated[
+        str | None,
+        typer.Option(help="Search for what INT8 and FP8 spare no longer than this, e.g. 10m."),
+    ] = None,
     workspace: Annotated[
         str | None, typer.Option(help="TensorRT: device memory for one layer, e.g. 2GiB.")
     ] = None,
@@ -80,17 +88,24 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a bundle's model and verify the result against it."""
+    from ..export.choices import formats_of, precisions_of
     from ..runtime.bench.evaluation import labels_through
     from ..runtime.bundle import open_bundle
-    from ..runtime.console.phases import PhaseDisplay
+    from ..runtime.console.phases import PhaseDisplay, pace
     from ..runtime.console.terminal import note, say
     from .tables import export_line, show
 
+    def paced(now: ProgressUpdate) -> str:
+        return ", ".join(filter(None, [now.task, pace(now.per_s, now.left_s)]))
+
+    formats, precisions = formats_of(parse_names(to)), precisions_of(parse_names(precision))
     with needs_torch("export", threads):
+        from ..adapt.run.budget import Deadline
         from ..export.artefacts import export_bundle
         from ..export.judge import Floors
         from ..export.outcome import PartialExportError
         from ..export.plan_maker import PlanOptions
+        from ..export.stretches import stretches
         from ..runtime.frames.source_files import with_topic
 
         plans = PlanOptions(
@@ -101,13 +116,14 @@ def export(
         opened = open_bundle(bundle, allow_networks=allow_network or (), note=note)
         mapping = labels_through(opened.label_space, label_space, label_map, note=note)
         asked = with_topic([*(frames or ()), *(calibration or ())], topic)
+        seconds = parse_duration("--time-budget", time_budget) if time_budget else None
         refused = None
         with PhaseDisplay() as display:  # its stretches are short and many
             try:
                 record = export_bundle(
                     opened,
-                    parse_names(to),
-                    precisions=parse_names(precision),
+                    formats,
+                    precisions=precisions,
                     frames=asked[: len(frames or ())],
                     labels=labels,
                     label_map=mapping,
@@ -118,9 +134,12 @@ def export(
                     opset=opset,
                     floors=Floors(min_agreement, max_miou_drop),
                     plans=plans,
+                    deadline=Deadline(seconds, STARTED),
                     note=note,
-                    report=lambda done, total, text: display.show(
-                        "export", "steps", done, total, text
+                    report=stretches(
+                        lambda now: display.show(
+                            "export", now.unit, now.done, now.total, paced(now)
+                        )
                     ),
                 )
             except PartialExportError as error:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .learning import needs_torch
-from .options import Json, Out, Output, Overwrite
+from .options import Json, NetworkArgument, Out, Output, Overwrite
 from .parse import parse_arguments, parse_size, parse_triple
 
 
@@ -31,10 +31,7 @@ def import_(
     colour: Annotated[str | None, typer.Option(help="rgb or bgr.")] = None,
     mean: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
     std: Annotated[str | None, typer.Option(help="a,b,c in 0-255 units.")] = None,
-    argument: Annotated[
-        list[str] | None,
-        typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
-    ] = None,
+    argument: NetworkArgument = None,
     output: Output = None,
     key: Annotated[
         str | None, typer.Option(help="Where in the file the weights lie, e.g. model.ema.")

@@ -69,6 +69,10 @@ LossBackend = Annotated[
 Seed = Annotated[int | None, typer.Option(help="Random seed; the configuration's unless given.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run that was stopped.")]
 CheckpointEvery = Annotated[str, typer.Option(help="Time between checkpoints, e.g. 60s or 5m.")]
+NetworkArgument = Annotated[
+    list[str] | None,
+    typer.Option("--argument", metavar="KEY=VALUE", help="An argument of the network."),
+]
 TimeBudget = Annotated[str | None, typer.Option(help="Stop in time, e.g. 20m.")]
 MemoryBudget = Annotated[str | None, typer.Option(help="Peak memory, e.g. 6GB.")]
 Duration = Annotated[str | None, typer.Option(help="Stop after this time, e.g. 90s or 8h.")]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +17,16 @@ if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
 
 
+def _shares(origins: Sequence[Mapping[str, str | int]]) -> str:
+    """Frames of each folder of images, such as " (dusk 6, kitti 3)"; "" where it is one."""
+    folders = Counter(str(Path(str(o["file"])).parent) for o in origins if "file" in o)
+    if len(folders) < 2:
+        return ""
+    shared = os.path.commonpath(folders)
+    told = [f"{os.path.relpath(folder, shared)} {n}" for folder, n in folders.most_common()]
+    return f" ({', '.join(told)})"
+
+
 def select(
     bundle: BundleIn,
     frames: Annotated[list[str], typer.Argument(help="Folders, images or videos to choose from.")],
@@ -21,8 +34,8 @@ def select(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Frames to choose.")] = 100,
     by: Annotated[
-        str, typer.Option(help="diverse and unsure; or entropy alone; or random.")
-    ] = "diverse",
+        str, typer.Option(help="representative, coverage, diverse, entropy or random.")
+    ] = "representative",
     max_frames: FramesLookedAt = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     topic: Topic = None,
@@ -68,7 +81,7 @@ def select(
                 stop_requested=stop_requested,
             )
     said = (
-        f"{counted(len(made.frames), 'frame')} of {made.looked_at} chosen in {made.seconds:.1f} s; "
-        f"pre-labelled for {made.tool} in {made.out}."
+        f"{counted(len(made.frames), 'frame')} of {made.looked_at} chosen in {made.seconds:.1f} s"
+        f"{_shares(made.origins)}; pre-labelled for {made.tool} in {made.out}."
     )
     show(made.record(), as_json, lambda: say(said))

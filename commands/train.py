@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,13 @@ from ..runtime.errors import ConfigError
 from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
+    AllowNetwork,
     CheckpointEvery,
     Config,
     Device,
     Json,
     MemoryBudget,
+    NetworkArgument,
     Nice,
     Out,
     Output,
@@ -26,7 +28,10 @@ from .options import (
     Threads,
     TimeBudget,
 )
-from .parse import parse_size, with_loss_backend
+from .parse import parse_arguments, parse_size, with_loss_backend
+
+if TYPE_CHECKING:
+    from ..runtime.bundle import Bundle
 
 VARIANT = "supervised.variant"
 
@@ -49,19 +54,33 @@ def _with_variant(settings: list[str], variant: str | None) -> list[str]:
 def train(
     images: Annotated[Path, typer.Option(help="Folder of training images.")],
     labels: Annotated[Path, typer.Option(help="Folder of their label maps.")],
-    label_space: Annotated[str, typer.Option(help="A built-in label space or a JSON file.")],
-    network: Annotated[str, typer.Option(help="A network or package.module:factory.")],
     out: Out,
-    input_size: Annotated[str, typer.Option(help="WxH that the model sees.")] = "1024x512",
-    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="A built-in label space or a JSON file.")
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="A network or package.module:factory.")
+    ] = None,
+    argument: NetworkArgument = None,
+    input_size: Annotated[
+        str | None, typer.Option(help="WxH that the model sees: the bundle's, or 1024x512.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Bundle to learn on from, network and all; or weights to start from."),
+    ] = None,
     output: Output = None,
     variant: Annotated[
-        str | None, typer.Option(help="roadshift (the default), or paper: as source models are.")
+        str | None,
+        typer.Option(
+            help="roadshift; paper: as source models are; finetune: the default with a bundle."
+        ),
     ] = None,
     config: Config = None,
     settings: Set = None,
     seed: Seed = None,
     device: Device = "auto",
+    allow_network: AllowNetwork = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     time_budget: TimeBudget = None,
@@ -71,33 +90,41 @@ def train(
     nice: Nice = BACKGROUND,
     as_json: Json = False,
 ) -> None:
-    """Train a source model on labelled images."""
+    """Train a source model on labelled images, or teach a bundle more."""
     from .tables import print_made
 
     with needs_torch("train", threads, nice):
-        from ..adapt import resolve_config, train_bundle
-        from ..adapt.models.loading import network_spec, training_input
+        from ..adapt import train_bundle
+        from ..adapt.methods import given_settings
+        from ..adapt.workflows.training_request import training_settings, training_start
+        from ..runtime.bundle import open_bundle
         from ..runtime.labels import label_space as find_label_space
 
+        initial: Path | Bundle | None = init
+        if init is not None and init.is_dir():
+            initial = open_bundle(init, allow_networks=allow_network or ())
         chosen = _with_variant(with_loss_backend(settings, seed=seed), variant)
-        resolved = resolve_config("supervised", file=config, assignments=chosen, seed=seed)
-        space = find_label_space(label_space)
-        width, height = parse_size("--input-size", input_size)
+        resolved = training_settings(given_settings("supervised", config, chosen), initial, seed)
+        start = training_start(
+            initial,
+            resolved,
+            network=network,
+            arguments=parse_arguments("--argument", argument or ()),
+            output=output,
+            label_space=None if label_space is None else find_label_space(label_space),
+            size=None if input_size is None else parse_size("--input-size", input_size),
+        )
         with run_options(
             out, overwrite, device, resume, checkpoint_every, time_budget, memory_budget
         ) as options:
             bundle = train_bundle(
                 images,
                 labels,
-                space,
-                network_spec(network, output=output),
-                training_input(
-                    network,
-                    (width, height),
-                    published=resolved.method_config["variant"] == "paper",
-                ),
+                start.label_space,
+                start.network,
+                start.seen,
                 resolved,
                 options,
-                initial=init,
+                initial=start.initial,
             )
     print_made(bundle, as_json)

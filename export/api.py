@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..adapt.run.budget import Deadline
 from ..runtime.arguments import (
     LabelMapSource,
     ProgressUpdate,
@@ -21,6 +22,7 @@ from ..runtime.notes import log_note
 from . import artefacts
 from .judge import Floors
 from .plan_maker import PlanOptions
+from .stretches import stretches
 
 
 def export_bundle(
@@ -42,6 +44,7 @@ def export_bundle(
     refittable: bool = False,
     refit: Bundle | Source | None = None,
     workspace_mib: float | None = None,
+    time_budget_s: float | None = None,
     on_note: Callable[[str], None] = log_note,
     on_progress: Callable[[ProgressUpdate], None] = lambda _: None,
 ) -> Bundle:
@@ -65,8 +68,11 @@ def export_bundle(
         refittable: TensorRT: weights can be swapped later.
         refit: TensorRT: swap the weights into the plans of this bundle.
         workspace_mib: TensorRT: device memory for one layer.
+        time_budget_s: for the search of what a quantised precision spares, from now on: its best so
+            far is then judged and written. Tracing, calibration and plans take what they take.
         on_note: given a sentence on each thing worth knowing; logged unless given.
-        on_progress: given the stretches done of calibration, sweep and builds.
+        on_progress: given the stretches done of calibration, sweep and builds, with their rate and
+            the seconds that are left to each.
 
     Returns:
         The bundle with its artefacts, whose ``details`` hold what was measured.
@@ -81,6 +87,8 @@ def export_bundle(
         ParityError: the model's own logits are not finite; the bundle stays as it was.
     """
     above_zero("workspace_mib", workspace_mib)
+    above_zero("time_budget_s", time_budget_s)
+    deadline = Deadline(time_budget_s)
     source = opened(bundle)
     mapping = labels_through(source.label_space, label_space, label_map, note=on_note)
     artefacts.export_bundle(
@@ -101,7 +109,8 @@ def export_bundle(
             None if refit is None else opened(refit),
             None if workspace_mib is None else round(workspace_mib * 2**20),
         ),
+        deadline=deadline,
         note=on_note,
-        report=lambda done, total, task: on_progress(ProgressUpdate(task, "steps", done, total)),
+        report=stretches(on_progress),
     )
     return open_bundle(source.path, allow_networks=source.allow_networks)

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import onnx
 
+from ..adapt.run.budget import Deadline
 from ..adapt.run.core_sharing import sharing_cores
-from ..runtime.arguments import names_of
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output
 from ..runtime.engines import Engine
@@ -28,6 +28,7 @@ from ..runtime.errors import (
 from ..runtime.labels.spaces import LabelMap
 from ..runtime.words import shortened
 from .argmax import PLACES, Where, settle_argmax
+from .choices import FORMS, HALVES, Form, formats_of, precisions_of
 from .data_splits import Calibration, EvaluationData, gather_calibration, gather_evaluation
 from .graph import opset as opset_of
 from .judge import Floors, Judge
@@ -36,16 +37,11 @@ from .opsets import check_opset
 from .outcome import Draft, Refusal, finished, publish_each
 from .plan_maker import PlanOptions, plan_name
 from .precision import to_half
-from .quantise import Form
 from .rounding import RoundedEngine
 from .self_test import with_self_test
 from .staged import open_staged
 from .tensorrt import export_plans, prepare_plans
-from .tuning import FORMS, Tuner
-
-FORMATS = ("onnx", "tensorrt")
-HALVES = ("fp16", "bf16")
-PRECISIONS = ("fp32", *HALVES, *FORMS)
+from .tuning import Tuner
 
 
 @sharing_cores()
@@ -64,6 +60,7 @@ def export_bundle(
     opset: int | None = None,
     floors: Floors | None = None,
     plans: PlanOptions | None = None,
+    deadline: Deadline | None = None,
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
 ) -> dict[str, Any]:
@@ -73,8 +70,8 @@ def export_bundle(
     Each artefact stands alone: those that pass are written, whatever becomes of the others.
 
     Args, beside those of `export.api.export_bundle`:
-        formats: of `FORMATS`.
-        precisions: of `PRECISIONS`.
+        formats: of `choices.FORMATS`.
+        precisions: of `choices.PRECISIONS`.
         frames: sources; the first 16 of their frames are compared on.
         self_test: add frames with their labels, for who installs the bundle; see `with_self_test`.
         labels: then ``frames`` is one folder of images, and mIoU is measured on all of them.
@@ -82,6 +79,7 @@ def export_bundle(
         calibration: without the frames that are compared on; built-in scenes unless given.
         floors: what each artefact must reach.
         plans: how "tensorrt" makes its plans.
+        deadline: bounds what quantised precisions search for; the rest takes what it takes.
         note: called with a sentence for each frame that is skipped.
         report: progress of calibration, sweep and builds: done, of how many, and at what.
 
@@ -94,8 +92,7 @@ def export_bundle(
         PartialExportError: some artefacts were refused, or all. Its ``record`` is as above, with
             `Refusal.row` of each of these under "refused".
     """
-    formats = names_of("formats", formats, FORMATS, "this version exports to")
-    wanted = names_of("precisions", precisions, PRECISIONS, "this version exports to")
+    formats, wanted = formats_of(formats), precisions_of(precisions)
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError(
@@ -144,6 +141,7 @@ def export_bundle(
             argmax="graph" if with_logits else cast(Where, argmax),
             opset_version=opset,
             floors=floors,
+            deadline=deadline,
             note=note,
             report=report,
             refused=refused,
@@ -210,6 +208,7 @@ def export_onnx(
     argmax: Where = "graph",
     opset_version: int | None = None,
     floors: Floors | None = None,
+    deadline: Deadline | None = None,
     note: Callable[[str], None] = lambda _: None,
     report: Report = lambda *_: None,
     refused: list[Refusal] | None = None,
@@ -223,6 +222,7 @@ def export_onnx(
     Args:
         calibration: needed for the quantised precisions.
         opset_version: of ONNX's operators; None: the exporter's own.
+        deadline: see `export_bundle`.
         refused: takes what was not written, and why; None: that is raised.
 
     Raises:
@@ -248,7 +248,15 @@ def export_onnx(
             except FloorError as error:
                 maker: _Maker | FloorError = error  # the others are made of that graph
             else:
-                maker = _Maker(bundle, folder, evaluation, calibration, traced, floors, report)
+                make_tuner = partial(
+                    Tuner,
+                    note=note,
+                    deadline=deadline,
+                    forms=[form for form in FORMS if form in precisions],
+                )
+                maker = _Maker(
+                    bundle, folder, evaluation, calibration, traced, floors, report, make_tuner
+                )
 
         def make(precision: str) -> list[Draft]:
             if isinstance(maker, FloorError):
@@ -292,6 +300,7 @@ class _Maker:
         traced: Traced,
         floors: Floors,
         report: Report,
+        make_tuner: Callable[..., Tuner],
     ) -> None:
         self._bundle, self._folder, self._traced, self._floors = bundle, folder, traced, floors
         self._frames = evaluation.frames
@@ -305,7 +314,7 @@ class _Maker:
                 )
                 expected = [engine.segment(frame) for frame in calibration.choice]
                 choice = Judge(bundle, held_out, expected, floors, report)
-                self._tuner = Tuner(traced.model, calibration, choice, self._try, report)
+                self._tuner = make_tuner(traced.model, calibration, choice, self._try, report)
 
     def make(self, form: str) -> Draft:
         """The artefact in that precision, written to the folder; ParityError below a floor."""

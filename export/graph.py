@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import onnx
-from onnx import TensorProto
+from onnx import TensorProto, version_converter
 
 LEARNED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 QUANTISING = {"QuantizeLinear", "DequantizeLinear"}
@@ -47,3 +49,16 @@ def tail(model: onnx.ModelProto) -> set[str]:
         found.add(node.name)
         value = node.input[0]
     return found
+
+
+def raised(model: onnx.ModelProto, wanted: int) -> onnx.ModelProto:
+    """A copy of ``model`` in opset ``wanted`` of ONNX's operators, or the newer one that it has.
+
+    Names of values and weights, and its metadata, stay.
+    """
+    if opset(model) >= wanted:
+        return deepcopy(model)
+    converted = version_converter.convert_version(model, wanted)
+    kept = {entry.key for entry in converted.metadata_props}
+    converted.metadata_props.extend(e for e in model.metadata_props if e.key not in kept)
+    return converted

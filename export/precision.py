@@ -8,17 +8,16 @@ ONNX does not define for the lower type.
 from __future__ import annotations
 
 from collections import Counter
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Literal
 
 import ml_dtypes
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.errors import FloorError
-from .graph import QUANTISING, float_values, head, opset, tail
+from .graph import QUANTISING, float_values, head, opset, raised, tail
 
 Half = Literal["fp16", "bf16"]
 _TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -44,11 +43,7 @@ def to_half(model: onnx.ModelProto, precision: Half) -> onnx.ModelProto:
         FloorError: a weight is beyond the range of ``precision``; it names the weight.
     """
     wanted = BF16_OPSET if precision == "bf16" else 0
-    raised = opset(model) < wanted
-    lowered = version_converter.convert_version(model, wanted) if raised else deepcopy(model)
-    for entry in model.metadata_props:
-        if entry.key not in {kept.key for kept in lowered.metadata_props}:
-            lowered.metadata_props.append(entry)
+    lowered = raised(model, wanted)
     _Lowering(lowered, precision).run()
     del lowered.graph.value_info[:]
     lowered.CopyFrom(onnx.shape_inference.infer_shapes(lowered, strict_mode=True))

@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -31,9 +31,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from .calibration import Range
+from .choices import Form
 from .graph import float_values, tail
 
-Form = Literal["int8", "fp8", "int8-cpu"]
 _INTEGER = {"Conv", "Relu", "Add", "Concat", "Resize", "AveragePool", "MaxPool"}
 _LINEAR = {"MatMul", "Gemm"}
 _OF_TRANSFORMERS = _LINEAR | {"LayerNormalization", "Softmax", "Gelu", "Erf"}

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dockerfile_steps import environment, instructions, with_extras
 from packaging.requirements import Requirement
 from roadshift.runtime.older_python import tomllib
 
@@ -16,17 +17,6 @@ ROOT = Path(__file__).parents[1]
 DOCKERFILES = sorted((ROOT / "docker").iterdir())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-
-
-def instructions(dockerfile: Path) -> list[tuple[str, str]]:
-    """(keyword, argument) of each instruction, continued lines joined, comments left out."""
-    text = dockerfile.read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    joined = re.sub(r"\\\n\s*", "", "\n".join(lines))
-    return [
-        (keyword, argument.strip())
-        for keyword, _, argument in (line.partition(" ") for line in joined.splitlines() if line)
-    ]
 
 
 def pip_requirements(command: str) -> list[str]:
@@ -123,3 +113,15 @@ def test_the_page_on_jetsons_names_extras_and_builds_that_exist() -> None:
         check(requirement)
     for name in re.findall(r"docker/Dockerfile\.\w+", page):
         assert (ROOT / name).is_file()
+
+
+def test_steps_are_run_with_the_variables_above_them_and_the_extras_asked_for() -> None:
+    steps = instructions(ROOT / "docker/Dockerfile.cuda")
+    before = {"PATH": "/usr/bin"}
+    variables = environment(next(a for k, a in steps if k == "ENV"), before)
+    assert variables == {"PATH": "/opt/roadshift/bin:/usr/bin"}
+    assert before == {"PATH": "/usr/bin"}
+    (install,) = [a for k, a in steps if k == "RUN" and "/src" in a]
+    assert with_extras(install, None) == install
+    assert pip_requirements(with_extras(install, "adapt")) == ["/src[adapt]"]
+    assert pip_requirements(with_extras(install, "")) == ["/src"]

@@ -98,6 +98,30 @@ def test_an_argument_of_any_length_is_not_repeated_whole(line: str) -> None:
     assert len(done.stderr) < 1000
 
 
+# ---- the end ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("loaded", "ends"), [("torch", "1 2 left"), ("other", "1 2 left del")])
+def test_the_end_waits_for_all_but_the_taking_apart_of_torch(loaded: str, ends: str) -> None:
+    code = f"""
+import atexit, sys, threading, time, types
+sys.argv = ["roadshift"]
+from roadshift.cli_process import leave
+class Big:
+    def __del__(self, write=sys.stderr.write): write(" del")
+module = sys.modules["{loaded}"] = types.ModuleType("{loaded}")
+module.kept = Big()
+def slow(): time.sleep(0.2); print("1", end=" ")
+threading.Thread(target=slow).start()
+atexit.register(print, "2", end=" ")
+atexit.register(lambda: (print(end="", flush=True), sys.stderr.write("left")))
+leave(7)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = (done.stdout + done.stderr).split()
+    assert (done.returncode, said) == (7, ends.split()), done
+
+
 # ---- signals ------------------------------------------------------------------------------------
 
 SLOW_IMPORT = "import time, pathlib; pathlib.Path('began').touch(); time.sleep(60)"

@@ -82,7 +82,7 @@ class BoxWiring:
         for name, known in (("colour", get_args(Colour)), ("answers", get_args(Holds))):
             value = getattr(self, name)
             if value is not None and value not in known:
-                raise ConfigError(f"{arg(name)} {value!r}: is one of {', '.join(known)}.")
+                raise ConfigError(f"{arg(name)} {value!r} is none of {', '.join(known)}.")
 
     def settled(self) -> dict[str, Any]:
         """The given ones on which the answers depend, by name, as JSON values."""

@@ -47,8 +47,11 @@ PASSES_A_FRAME = 9
 JUDGED_ON = 32  # frames at most, unless a user says otherwise
 SHARE_OF_RUN = 0.1  # that judging may take of a run's time, unless that leaves too few frames
 ENOUGH = 16  # frames, on which a verdict does not wait for a cheaper one
+# As often as a file of its weights takes: it is read, hashed and checked, and its network built.
+TO_LOAD_THE_INCUMBENT = 3
 Note = Callable[[str], None]
 FOR_A_VERDICT = 32  # frames of a run, of which `set_aside` sets `LEAST_FRAMES` aside
+_NO_TIME = "The time budget left no time to judge the result."
 GATES = ("refuse", "warn", "off")
 
 
@@ -59,7 +62,7 @@ def choose_gate(asked: str | None, method: str, black_box: bool, note: Note) -> 
         ConfigError: it is none of `GATES`, or a black-box method cannot have it.
     """
     if asked is not None and asked not in GATES:
-        raise ConfigError(f"{arg('gate')} {shortened(asked)!r}: is one of {', '.join(GATES)}.")
+        raise ConfigError(f"{arg('gate')} {shortened(asked)!r} is none of {', '.join(GATES)}.")
     if not black_box:
         return asked or "refuse"
     if asked not in (None, "off"):
@@ -121,12 +124,15 @@ def _judged(
     older: Sequence[str | Path],
 ) -> Verdict:
     started, deadline = time.monotonic(), context.work.deadline
+    least_s = passes_of(BATCH) * deadline.forward_s + TO_LOAD_THE_INCUMBENT * deadline.weights_s
+    if deadline.bounded and least_s > deadline.left_s:
+        return _ask(incumbent, _NO_TIME)
     old = ScoredModel(load_network(incumbent, context.device), incumbent.manifest.input)
     chosen = evenly_spaced(len(held), JUDGED_ON)
     with context.work.phase("judging", len(chosen)) as done:
         count = affordable(len(chosen), old.network, context)
         if count == 0:
-            return _ask(incumbent, "The time budget left no time to judge the result.")
+            return _ask(incumbent, _NO_TIME)
         if count < len(chosen):
             chosen = evenly_spaced(len(held), count)
         if deadline.bounded:  # they may be cut short

@@ -88,13 +88,15 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
     if signs := [check.sentence for check in harm if not check.passed]:
         return verdict("keep", " ".join(signs), checks)
     if not shift.passed:
-        every = all(check.passed for check in (information, flip, zoom))
-        if every and max(evidence.lost.values(), default=1.0) <= MOST_LOST_WITHOUT_SHIFT:
-            reasons = " ".join(check.sentence for check in (information, flip, zoom))
+        wanted = (information, flip, zoom)
+        lacking = [check.sentence for check in wanted if not check.passed]
+        lacking += _lost_too_much(evidence, classes)
+        if not lacking:
+            reasons = " ".join(check.sentence for check in wanted)
             return verdict(
                 "promote", f"{shift.sentence} And yet all speaks for it. {reasons}", checks
             )
-        return verdict("keep", shift.sentence, checks)
+        return verdict("keep", " ".join([shift.sentence, *lacking]), checks)
     steadier = opinion if opinion.passed else flip
     clear = scores["opinion"].low >= LARGE_GAIN
     against = [c for c in (flip, zoom) if not clear and c.high is not None and c.high < 0]
@@ -221,6 +223,19 @@ def _shift(evidence: Evidence) -> Check:
         sentence += f"; below {percent(least)} adapting gains too little for the risk"
     sentence += "."
     return Check("shift", size, None, None, None, least, passed, sentence)
+
+
+def _lost_too_much(evidence: Evidence, classes: Sequence[str]) -> list[str]:
+    """A sentence where a class loses more than a candidate without a known shift may; or none."""
+    if not evidence.lost:
+        return ["No class of the incumbent is surely seen, so what is lost is unknown."]
+    worst, lost = max(evidence.lost.items(), key=lambda item: item[1])
+    if lost <= MOST_LOST_WITHOUT_SHIFT:
+        return []
+    return [
+        f"Of all classes {classes[worst]} loses most, {percent(lost)} of its area; "
+        f"above {MOST_LOST_WITHOUT_SHIFT:.0%} that is too much where the shift is small or unknown."
+    ]
 
 
 _GAINS = {

@@ -27,7 +27,7 @@ from .base import Method, Stage
 class SupervisedConfig(Settings):
     """Settings of supervised training."""
 
-    variant: Literal["roadshift", "paper"] = "roadshift"
+    variant: Literal["roadshift", "paper", "finetune"] = "roadshift"
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     class_balance: Literal["none", "sqrt_inverse"] = "sqrt_inverse"  # see `class_weights`
 
@@ -168,6 +168,24 @@ class Supervised(Method):
                 "poly_power": 0.9,
             },
             "supervised": {"class_balance": "none"},
+        },
+        # On from a trained model with few labels, which it knows most of: a low rate, no warm-up,
+        # statistics that stand still, as tens of frames are too few for others.
+        "finetune": {
+            "tone": "none",
+            "warm_start": "source",
+            "freeze_bn": True,
+            "final_bn": False,
+            "training": {
+                "steps": 300,
+                "batch_size": 4,
+                "optimizer": "adamw",
+                "lr": 5e-4,
+                "classifier_lr_factor": 1.0,
+                "weight_decay": 0.01,
+                "scale": [0.75, 1.5],
+                "max_grad_norm": 5.0,
+            },
         },
     }
 

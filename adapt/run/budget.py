@@ -15,13 +15,15 @@ from ...runtime.probes.memory import peak_memory_mib, reset_peak_memory
 CALIBRATION_STEPS = 5
 RESERVE = 0.95  # share of a time budget that steps may plan with; the rest ends the run
 MOST_KEPT_BACK = 0.4  # of a time budget, however long its end is said to take
+MOST_TO_PUBLISH = 0.2  # of a time budget, of what is kept back
 
 
 class Deadline:
     """A run's clock, across resumes, and what a time budget leaves for each part of its work.
 
-    The end of a run (final statistics, judging, writing) has time kept back for it, which nothing
-    before may use. Without a budget there is time for everything.
+    The end of a run (final statistics, judging, publishing) has time kept back for it, which
+    nothing before may use, and publishing has some of that for itself. Without a budget there is
+    time for everything.
 
     Args:
         budget_s: seconds for the whole run, or None.
@@ -33,7 +35,8 @@ class Deadline:
         self.before_s = 0.0  # spent before a resume
         self._start = time.monotonic() if began is None else began
         self.forward_s = 0.0  # that the network takes for a whole frame; 0 until it is timed
-        self._kept_back_s = 0.0
+        self.weights_s = 0.0  # that a file of the network's weights takes; 0 until it is timed
+        self._kept_back_s = self._publishing_s = 0.0
         self._ending = False
         self._parts: list[float] = []  # when each part that has begun is to end, the inmost last
         self._marks: list[tuple[int, float]] = []
@@ -50,7 +53,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Tell whether what the budget gives to all but the end of the run is spent."""
+        """Tell whether the time is spent that all but the run's end has, or all but publishing."""
         return self.elapsed_s >= self._end_s
 
     @property
@@ -68,15 +71,22 @@ class Deadline:
         if self._budget_s is None:
             return math.inf
         if self._ending:
-            return self._budget_s
+            return self._budget_s - self._publishing_s
         return min(self._budget_s * RESERVE, self._budget_s - self._kept_back_s)
 
-    def keep_back(self, seconds: float) -> None:
-        """Leave so much for the end of the run, but at most `MOST_KEPT_BACK` of the budget."""
-        self._kept_back_s = min(seconds, MOST_KEPT_BACK * (self._budget_s or 0.0))
+    def keep_back(self, seconds: float, publishing_s: float = 0.0) -> None:
+        """Leave so much for the end of the run, but at most `MOST_KEPT_BACK` of the budget.
+
+        Args:
+            publishing_s: of these, what is left when the result is published; `MOST_TO_PUBLISH` of
+                the budget at most.
+        """
+        budget_s = self._budget_s or 0.0
+        self._kept_back_s = min(seconds, MOST_KEPT_BACK * budget_s)
+        self._publishing_s = min(publishing_s, MOST_TO_PUBLISH * budget_s)
 
     def begin_end(self) -> None:
-        """The end of the run begins: what was kept back may be used."""
+        """The end of the run begins: what was kept back may be used, but not by who publishes."""
         self._ending = True
 
     @contextmanager
@@ -87,6 +97,13 @@ class Deadline:
             yield
         finally:
             self._parts.pop()
+
+    @contextmanager
+    def timing_weights(self) -> Iterator[None]:
+        """Time a file of the network's weights, written or read; the longest counts."""
+        began_s = self.elapsed_s
+        yield
+        self.weights_s = max(self.weights_s, self.elapsed_s - began_s)
 
     def has_time_for(self, passes: float) -> bool:
         """Tell whether so many passes of a whole frame fit the rest; yes where none is timed."""
@@ -121,10 +138,12 @@ class Repeated:
     Args:
         deadline: the run's.
         passes: forward passes of a whole frame that the first time is expected to take.
+        expected_s: seconds that it is expected to take besides.
     """
 
-    def __init__(self, deadline: Deadline, passes: float = 0.0) -> None:
-        self._deadline, self._longest_s = deadline, passes * deadline.forward_s
+    def __init__(self, deadline: Deadline, passes: float = 0.0, expected_s: float = 0.0) -> None:
+        self._deadline = deadline
+        self._longest_s = passes * deadline.forward_s + expected_s
         self._began_s: float | None = None
 
     def fits(self) -> bool:

@@ -17,6 +17,7 @@ from ..scoring.scores import normalised_entropy
 
 LEAST_AREA = 0.002  # share of the pixels from which on a class counts
 _OF_CLASSES = 0.5  # weight of the classes' shares beside the features
+_MOST_CHANNELS = 16  # of the features in ``content``; more are projected
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,16 @@ class Informativeness:
         vector: what it shows, (D,) float32; the distance of two says how different they are.
         uncertainty: entropy of the pixels, normalised to 0 to 1, as the mean over the classes that
             the network sees, so that the road does not outvote a pedestrian.
+        unsure: uncertain area of each class, (K,) float32, 0 to 1: the mean over the pixels of the
+            class's probability times the pixel's entropy. A class that nowhere wins has some, too.
+        content: what it is unsure of, (K * D,) float32: for each class the mean over the pixels of
+            the features, weighted as in ``unsure``. The less it is unsure of, the nearer to zero.
     """
 
     vector: NDArray[np.float32]
     uncertainty: float
+    unsure: NDArray[np.float32]
+    content: NDArray[np.float32]
 
 
 @torch.no_grad()
@@ -45,10 +52,35 @@ def informativeness(
     pooled = F.adaptive_avg_pool2d(at_least_float32(seen), (2, 2)).flatten(1)
     shares = F.one_hot(labels, p.shape[1]).float().mean(dim=(1, 2))
     vectors = torch.cat([F.normalize(pooled, dim=1), _OF_CLASSES * shares.sqrt()], dim=1)
+    weight = p * entropy[:, None]
+    unsure = weight.mean(dim=(2, 3)).float().cpu().numpy()
+    content = _content(weight, seen).cpu().numpy().astype(np.float32)
     return [
-        Informativeness(vector, _over_classes(entropy[row], labels[row], p.shape[1]))
+        Informativeness(
+            vector,
+            _over_classes(entropy[row], labels[row], p.shape[1]),
+            unsure[row],
+            content[row],
+        )
         for row, vector in enumerate(vectors.cpu().numpy().astype(np.float32))
     ]
+
+
+def _content(weight: Tensor, seen: Tensor) -> Tensor:
+    """Means of the features, (B, D, h', w'), with the weights of each class, (B, K, h, w).
+
+    Many channels are projected at random, always the same way, which keeps distances nearly
+    (Johnson and Lindenstrauss, 1984).
+    """
+    features, channels = at_least_float32(seen), seen.shape[1]
+    if channels > _MOST_CHANNELS:
+        drawn = np.random.default_rng(0).normal(size=(_MOST_CHANNELS, channels))
+        projection = torch.from_numpy(drawn / _MOST_CHANNELS**0.5).to(features)
+        features = torch.einsum("bdhw,ed->behw", features, projection)
+    if features.shape[2:] != weight.shape[2:]:
+        weight = F.adaptive_avg_pool2d(weight, (features.shape[2], features.shape[3]))
+    pixels = weight.shape[2] * weight.shape[3]
+    return torch.einsum("bkhw,bdhw->bkd", weight, features).flatten(1) / pixels
 
 
 def _over_classes(entropy: Tensor, labels: Tensor, classes: int) -> float:

@@ -16,6 +16,14 @@ from .low_rank import FACTORS, low_rank_groups, write_after_steps
 from .repeated_updates import UPDATES, RepeatingSgd, updates_of
 
 
+def load_optimizers() -> None:
+    """Make an optimiser of nothing: at the first one of a process torch loads its compiler.
+
+    That takes seconds on a busy machine, which a time budget counts where they are spent.
+    """
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+
+
 def learning_rate_factor(step: int, steps: int, training: TrainingConfig) -> float:
     """Share of the learning rate at ``step``: linear warm-up, then poly decay to the horizon.
 

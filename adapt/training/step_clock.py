@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..data.context import Context
 from ..networks import SegmentationNetwork
 from ..scoring.timing import LONG, forward_seconds
-from .time_allocation import seconds_of_end, seconds_of_step
+from .time_allocation import seconds_of_end, seconds_of_publishing, seconds_of_step
 
 
 class StepClock:
@@ -39,16 +39,18 @@ class StepClock:
         deadline.forward_s = min(seconds, deadline.forward_s or seconds)
 
     def keep_back_the_end(self, statistics: bool) -> None:
-        """Keep time for what follows the last step, by the forward pass that was timed.
+        """Keep time for what follows the last step, by what was timed.
 
         Args:
             statistics: whether batch norm is re-estimated then.
         """
         if not self._deadline.bounded:
             return
-        forward_s = self._deadline.forward_s
-        self._deadline.keep_back(seconds_of_end(forward_s, self._context, statistics))
-        self._step_s = seconds_of_step(forward_s, self._context)
+        context = self._context
+        self._deadline.keep_back(
+            seconds_of_end(context, statistics), seconds_of_publishing(context)
+        )
+        self._step_s = seconds_of_step(self._deadline.forward_s, context)
 
     def begin_steps(self) -> None:
         """The first step of a stage begins."""

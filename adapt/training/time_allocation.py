@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..data.context import Context
-from ..judging.judge import JUDGED_ON, passes_of
+from ..judging.judge import JUDGED_ON, TO_LOAD_THE_INCUMBENT, passes_of
 from ..judging.watch import FRAMES
 from ..methods import DEFAULT
 from ..run.config import read_toml
@@ -26,6 +26,10 @@ STATISTICS = 0.5  # of the end; judging has the rest
 PATIENCE_S = 420.0
 
 LEAST_PREPARED = 4  # frames; a stage that is prepared for fewer has nothing to learn from
+
+# As often as one file of the network's weights takes.
+TO_PUBLISH = 2  # the bundle's is made, hashed, written and flushed
+AFTER_THE_LAST_STEP = 1  # the stage's
 
 PASSES_A_STEP = 6  # forward passes that a frame's share of a step takes about as long as
 
@@ -49,17 +53,26 @@ def patience_s(method: str, device: torch.device, own_steps: bool) -> float | No
     return None if own_steps or method != DEFAULT or device.type != "cpu" else PATIENCE_S
 
 
-def seconds_of_end(forward_s: float, context: Context, statistics: bool) -> float:
-    """Seconds that a run's end takes: the last look, final statistics, judging.
+def seconds_of_end(context: Context, statistics: bool) -> float:
+    """Seconds that a run's end takes: the last look, final statistics, judging, publishing.
+
+    By the forward pass and the file of weights that its deadline has timed.
 
     Args:
-        forward_s: see `forward_seconds`.
         statistics: whether batch norm is re-estimated.
     """
+    deadline = context.work.deadline
     passes = len(context.frames) if statistics else 0
+    files = AFTER_THE_LAST_STEP + TO_PUBLISH
     if context.held is not None:
         passes += FRAMES + passes_of(min(JUDGED_ON, len(context.held)))
-    return forward_s * passes
+        files += TO_LOAD_THE_INCUMBENT
+    return deadline.forward_s * passes + deadline.weights_s * files
+
+
+def seconds_of_publishing(context: Context) -> float:
+    """Seconds that the writing of the result takes, of `seconds_of_end`."""
+    return TO_PUBLISH * context.work.deadline.weights_s
 
 
 def seconds_of_step(forward_s: float, context: Context) -> float:

@@ -118,10 +118,11 @@ class Trainer:
             self.clock.time_the_network()
             if not began:
                 self._begin()
+            start = self.context.workspace.stage_start(self.state.stage)
+            with self.deadline.timing_weights():
+                weights, _ = read_tensors(start)
             self.clock.keep_back_the_end(self.statistics.at_the_end)
             self.watch.begin()
-            start = self.context.workspace.stage_start(self.state.stage)
-            weights, _ = read_tensors(start)
             with take_back(start):
                 self.model.load_state_dict(weights)
             with lone_values_allowed(self.model, self.events.note):
@@ -228,7 +229,8 @@ class Trainer:
 
     def _write_start(self, stage: int) -> None:
         """The model at the beginning of a stage: teachers are made from it, also after a resume."""
-        write_tensors(self.context.workspace.stage_start(stage), self.model.state_dict())
+        with self.deadline.timing_weights():
+            write_tensors(self.context.workspace.stage_start(stage), self.model.state_dict())
 
     # --- stages ---------------------------------------------------------------------------------
 

@@ -260,14 +260,14 @@ def train_bundle(
     config: RunConfig,
     options: RunOptions,
     *,
-    initial: Path | None = None,
+    initial: Path | Bundle | None = None,
 ) -> Bundle:
-    """Train a source model on labelled images and write it to ``options.out``.
+    """Train a model on labelled images and write it to ``options.out``.
 
     Args:
         images, labels: folders; Cityscapes, ACDC and plain layouts are found by themselves.
         initial: weights to start from, a checkpoint of the same network or of its backbone, see
-            `load_initial_weights`; random otherwise.
+            `load_initial_weights`; or a bundle to learn on from; random otherwise.
 
     Raises:
         RoadshiftError: any of its subclasses; nothing half-written is left at ``options.out``.
@@ -279,7 +279,8 @@ def train_bundle(
         )
     work = Work.of(options)
     pairs = labelled_pairs(images, labels, note=options.events.note)
-    weights = [] if initial is None else [initial]
+    weights = [initial] if isinstance(initial, Path) else []
+    parent = initial.hash if isinstance(initial, Bundle) else None
     record = RunRecord(
         options,
         {
@@ -288,6 +289,7 @@ def train_bundle(
             "label space": space.to_dict(),
             "input": input_spec.model_dump(mode="json"),
             "settings": hashed_settings(config),
+            **({"bundle": parent} if parent else {}),
         },
         lambda: [*chain.from_iterable(pairs), *weights],
         kept=False,
@@ -311,10 +313,10 @@ def train_bundle(
                 network_spec,
                 space,
                 input_spec,
-                Provenance(method="train", fingerprint=record.fingerprint),
+                Provenance(parent=parent, method="train", fingerprint=record.fingerprint),
             ),
             frames,
-            [path for path in (images, labels, initial) if path is not None],
+            [images, labels, *weights],
             config,
             options,
             device,
@@ -327,11 +329,13 @@ def _new_network(
     space: LabelSpace,
     seen: InputSpec,
     seed: int,
-    initial: Path | None,
+    initial: Path | Bundle | None,
     note: Callable[[str], None],
 ) -> SegmentationNetwork:
-    """Build a network with random weights, or those of the file ``initial``."""
+    """Build a network with random weights, or those of ``initial``."""
     torch.manual_seed(seed)
+    if isinstance(initial, Bundle):
+        return load_network(initial, torch.device("cpu"))
     network = new_network(spec, space, (seen.width, seen.height), note)
     if initial is not None:
         load_initial_weights(network, initial, label_space=space.name, note=note)

@@ -128,7 +128,7 @@ def explain(
     began = time.monotonic()
     if method not in (*METHODS, "all"):
         raise ConfigError(
-            f"{arg('method')} {shortened(str(method))!r}: is one of {', '.join(METHODS)}, all."
+            f"{arg('method')} {shortened(str(method))!r} is none of {', '.join(METHODS)}, all."
         )
     above_zero("max_frames", max_frames)
     target = Path(out)

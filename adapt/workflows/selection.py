@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from ..run.core_sharing import sharing_cores
 from ..run.events import Events
 from ..run.work import Work
 from ..selecting.archive import PreLabelled
-from ..selecting.choice import CHOOSERS
+from ..selecting.choice import CHOOSERS, DEFAULT
 from ..selecting.formats import FORMATS
 from ..selecting.informativeness import Informativeness, informativeness
 
@@ -50,6 +50,7 @@ class FrameSelection:
         out: the folder, in the tool's layout, with ``selection.json``.
         tool: that reads it.
         frames: name and uncertainty of each, 0 to 1, the most useful one first.
+        origins: of each of them, in that order: the image file, or its time in a video or a bag.
         looked_at: frames that they were chosen among.
         skipped: a sentence on each frame that could not be read.
         seconds: that it took.
@@ -58,6 +59,7 @@ class FrameSelection:
     out: Path
     tool: str
     frames: tuple[tuple[str, float], ...]
+    origins: tuple[dict[str, str | int], ...]
     looked_at: int
     skipped: tuple[str, ...]
     seconds: float
@@ -68,7 +70,10 @@ class FrameSelection:
             {
                 "out": str(self.out),
                 "to": self.tool,
-                "frames": [{"name": name, "uncertainty": value} for name, value in self.frames],
+                "frames": [
+                    {"name": name, "uncertainty": value, **origin}
+                    for (name, value), origin in zip(self.frames, self.origins, strict=True)
+                ],
                 "looked_at": self.looked_at,
                 "skipped": list(self.skipped),
                 "seconds": self.seconds,
@@ -85,7 +90,7 @@ def select_frames(
     out: Source,
     tool: str,
     count: int = 100,
-    by: str = "diverse",
+    by: str = DEFAULT,
     seed: int = 0,
     max_frames: int = MAX_FRAMES,
     device: str = "auto",
@@ -102,8 +107,8 @@ def select_frames(
         out: folder to write; ``overwrite`` replaces a selection that is there.
         tool: one of `FORMATS`.
         count: frames to choose.
-        by: one of `CHOOSERS`: "diverse" and unsure, by "entropy" alone, or at "random".
-        seed: of the latter.
+        by: one of `CHOOSERS`.
+        seed: of "random".
         max_frames: look at no more, evenly spaced.
         on_note, on_progress, stop_requested: see `roadshift.judge_bundles`.
 
@@ -129,7 +134,9 @@ def select_frames(
     seen = given.manifest.input
     engine = TorchEngine(network, given.label_space, seen, device=run_on)
     normalise = Normalise(seen).to(run_on)
+    files = {name: str(path.absolute()) for path, name in found.stills or ()}
     names: list[str] = []
+    origins: list[dict[str, str | int]] = []
     facts: list[Informativeness] = []
     total = max_frames if found.length is None else min(found.length, max_frames)
     with work.phase("looking", total) as done:
@@ -138,6 +145,8 @@ def select_frames(
             fitted = torch.from_numpy(fit_frame(frame.image, seen.width, seen.height)[None])
             facts += informativeness(network, normalise, fitted.to(run_on))
             names.append(frame.name)
+            file = files.get(frame.name)
+            origins.append({"file": file} if file else {"timestamp_ns": frame.timestamp_ns})
             done(len(names))
     chosen = CHOOSERS[by](facts, count, seed)
     if len(chosen) < count:
@@ -151,6 +160,7 @@ def select_frames(
         target,
         tool,
         tuple((names[i], round(facts[i].uncertainty, 4)) for i in chosen),
+        tuple(origins[i] for i in chosen),
         len(names),
         tuple(found.skipped),
         0.0,
@@ -171,9 +181,7 @@ def select_frames(
         for path in folder.rglob("*"):
             flush(path)
         publish(folder, target.resolve(), replace=target.exists())
-    return FrameSelection(
-        target, tool, selection.frames, len(names), selection.skipped, time.monotonic() - began
-    )
+    return replace(selection, seconds=time.monotonic() - began)
 
 
 def _named(found: FrameSource, wanted: set[str]) -> Iterator[Frame]:
@@ -201,7 +209,7 @@ def _prelabelled(frame: Frame, labels: Any, space: LabelSpace) -> PreLabelled:
 def _check_one_of(argument: str, given: str, known: Sequence[str] | dict[str, Any]) -> None:
     if given not in known:
         raise ConfigError(
-            f"{arg(argument)} {shortened(str(given))!r}: is one of {', '.join(known)}."
+            f"{arg(argument)} {shortened(str(given))!r} is none of {', '.join(known)}."
         )
 
 

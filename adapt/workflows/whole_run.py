@@ -39,6 +39,7 @@ from ..run.work import Work
 from ..run.workspace import HISTORY
 from ..scoring.views import ScoredModel
 from ..training.compiling import to_memory_format
+from ..training.optimisation import load_optimizers
 from ..training.resume import kept_tone, spent_before
 from ..training.time_allocation import TONE
 from ..training.tone_alignment import align_tone
@@ -98,6 +99,9 @@ def carry_out(
     check_batch_size(config.training, len(frames), sampler.width, sampler.height)
     fingerprint = _fingerprint(subject, frames, sources, config)
     work.deadline.before_s = spent_before(options.workspace, fingerprint)
+    stages = build_stages(config)
+    if stages:
+        load_optimizers()  # before anything has a share of the time
     if align and config.tone == "auto":
         aligned = _aligned(subject, frames, options, device, work, fingerprint)
         subject = replace(subject, input=aligned)
@@ -116,7 +120,7 @@ def carry_out(
         work=work,
     )
     to_memory_format(subject.network, config.training)
-    summary = Trainer(subject.network, build_stages(config), context, options).run()
+    summary = Trainer(subject.network, stages, context, options).run()
     check_finite(subject.network)
     bundle = published(options, subject.spec.modules) if options.resume else None
     if bundle is None:

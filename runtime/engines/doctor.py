@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import metadata
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ def diagnose() -> list[dict[str, Any]]:
     ``ok`` is None where something is optional and absent; ``advice`` is "" where nothing is to do.
     """
     computer = car_computer()
-    return [
+    checks = [
         _python(),
         _cpu(),
         _computer(computer),
@@ -41,8 +42,8 @@ def diagnose() -> list[dict[str, Any]]:
         _package("cuda-bindings", "plans need it: pip install 'roadshift[tensorrt]'"),
         _codecs(),
         _disk(),
-        _install(computer),
     ]
+    return [*checks, _install(computer, {check["check"]: check for check in checks})]
 
 
 def _check(name: str, ok: bool | None, found: str, advice: str = "") -> dict[str, Any]:
@@ -81,8 +82,18 @@ def _libraries(computer: CarComputer) -> dict[str, Any]:
     return _check("system libraries", None if hidden else True, found, advice)
 
 
-def _install(computer: CarComputer) -> dict[str, Any]:
-    line = install_line(computer, platform.machine(), driver_problem() is None)
+def _install(computer: CarComputer, checks: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The one line that installs all that this computer can use, unless all of it is there."""
+    has_gpu = driver_problem() is None
+    line = install_line(computer, platform.machine(), has_gpu)
+    brought = ["torch", "onnx"]
+    if computer.l4t is not None and "no CUDA" in checks["torch"]["found"]:
+        brought.append("a torch that runs on the Jetson's GPU")
+    elif computer.l4t is None and has_gpu:
+        brought += ["tensorrt", "cuda-bindings"]
+        brought += ["onnxruntime on CUDA"] * (platform.machine() == "x86_64")
+    if line and all(name in checks and checks[name]["ok"] for name in brought):
+        line = "nothing: what this computer can use is there"
     advice = (
         "pip install roadshift runs models; to adapt on a Jetson's GPU takes JetPack 6 or newer"
     )

@@ -11,12 +11,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from bundle_cases import write_bundle
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.workflows.recipes import find_recipe, read_recipe, recipe_names
 from roadshift.cli import app
-from roadshift.runtime.bundle import open_bundle
+from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, open_bundle
+from roadshift.runtime.console.flags import flag_of
 from roadshift.runtime.errors import ConfigError
 from roadshift.runtime.labels import label_space
 from typer.testing import CliRunner
@@ -73,7 +75,7 @@ def test_a_variant_given_twice_or_unknown_is_refused(labelled: Path) -> None:
     assert "--variant paper and --set supervised.variant are both given" in str(twice.exception)
     unknown = train(labelled, "--variant", "best")
     assert isinstance(unknown.exception, ConfigError)
-    said = "supervised.variant 'best' is unknown; there are roadshift, paper"
+    said = "supervised.variant 'best' is unknown; there are roadshift, paper, finetune"
     assert said in str(unknown.exception)
 
 
@@ -109,3 +111,79 @@ def test_a_source_recipe_is_the_published_one_and_its_command_serves_recipes(fil
     served = [read_recipe(find_recipe(name)) for name in recipe_names()]
     here = (options["--network"], label_space(options["--label-space"]).name)
     assert here in {(recipe.network, recipe.label_space) for recipe in served}
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Bundle:
+    """A small model whose input has a gamma of its own."""
+    torch.manual_seed(3)
+    return write_bundle(
+        tmp_path / "parent",
+        build_network("espnetv2", 11, scale=0.5),
+        network=NetworkSpec(name="espnetv2", arguments={"scale": 0.5}),
+        label_space=label_space("camvid11"),
+        input=InputSpec(width=64, height=32, mean=(1, 2, 3), std=(50, 51, 52), gamma=0.8),
+    )
+
+
+def learn_on(folder: Path, *arguments: str) -> Any:
+    given = ["--images", str(folder / "images"), "--labels", str(folder / "labels")]
+    few = ["--init", str(folder / "parent"), "--set", "training.steps=1", "--device", "cpu"]
+    return CliRunner().invoke(app, ["train", *given, *few, "--out", str(folder / "on"), *arguments])
+
+
+def test_a_bundle_that_is_learned_on_from_says_network_classes_and_input(
+    labelled: Path, parent: Bundle
+) -> None:
+    result = learn_on(labelled)
+    assert result.exit_code == 0, result.output
+    made = open_bundle(labelled / "on")
+    assert made.manifest.network == parent.manifest.network
+    assert made.manifest.input == parent.manifest.input
+    assert made.label_space == parent.label_space
+    assert made.manifest.provenance.parent == parent.hash
+    told = made.manifest.provenance.configuration
+    assert told["method_config"]["variant"] == "finetune"  # type: ignore[index,call-overload]
+    models = [load_network(bundle, torch.device("cpu")).state_dict() for bundle in (parent, made)]
+    before, after = models
+    statistics = [name for name in before if "running_" in name]
+    assert statistics
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    moved = max(float((after[n] - t).abs().max()) for n, t in before.items() if t.ndim == 4)
+    assert 0 < moved < 2e-3  # a step of 5e-4 from there
+
+
+def test_of_a_bundle_the_size_of_the_input_and_the_variant_can_be_others(
+    labelled: Path, parent: Bundle
+) -> None:
+    result = learn_on(labelled, "--input-size", "48x32", "--variant", "roadshift")
+    assert result.exit_code == 0, result.output
+    made = open_bundle(labelled / "on").manifest
+    assert made.input == parent.manifest.input.model_copy(update={"width": 48})
+    told = made.provenance.configuration
+    assert told["method_config"]["variant"] == "roadshift"  # type: ignore[index,call-overload]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--network", "espnetv2"),
+        ("--argument", "scale=0.5"),
+        ("--output", "out"),
+        ("--label-space", "camvid11"),
+    ],
+)
+def test_what_the_bundle_says_is_not_given_again(
+    labelled: Path, parent: Bundle, option: str, value: str
+) -> None:
+    result = learn_on(labelled, option, value)
+    assert isinstance(result.exception, ConfigError)
+    said = f"{option}: {parent.path}, given as --init, says it; leave it out."
+    assert result.exception.told(flag_of) == said
+
+
+def test_without_a_bundle_network_and_classes_are_asked_for(labelled: Path) -> None:
+    given = ["train", "--images", str(labelled / "images"), "--labels", str(labelled / "labels")]
+    result = CliRunner().invoke(app, [*given, "--network", "unet", "--out", str(labelled / "out")])
+    assert isinstance(result.exception, ConfigError)
+    assert "label_space is missing: give it, or a bundle as initial" in str(result.exception)

@@ -41,7 +41,7 @@ def test_a_method_that_has_no_figures_is_one_sentence(world: Any, tmp_path: Path
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "error: --method 'tent': is one of iapc, ld, atp, all."
+    assert last == "error: --method 'tent' is none of iapc, ld, atp, all."
     assert list(tmp_path.iterdir()) == []
 
 

@@ -22,6 +22,7 @@ from roadshift.export import onnx as exporting
 from roadshift.export.artefacts import export_bundle, export_onnx
 from roadshift.export.calibration import Histogram, Range
 from roadshift.export.data_splits import Calibration, spread
+from roadshift.export.graph import opset
 from roadshift.export.judge import Floors
 from roadshift.export.precision import to_half
 from roadshift.export.quantise import (
@@ -473,6 +474,25 @@ def test_the_command_calibrates_judges_and_says_so(
         r"model-int8\.onnx of an earlier export of the same weights is kept\.",
         last,
     )
+
+
+def test_a_graph_of_torchs_older_exporter_is_raised_to_operators_that_have_fp8(
+    bundle: Bundle, exported: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch 2.8, which JetPack 6 has, writes opset 18 unless told."""
+    older = onnx.load(exported.path / "model.onnx")
+    for entry in older.opset_import:
+        entry.version = 18  # none of its operators changed between 18 and its own
+
+    def write_graph(_: object, __: Bundle, path: Path, **___: object) -> onnx.ModelProto:
+        onnx.save(older, path)
+        return older
+
+    monkeypatch.setattr(exporting, "write_graph", write_graph)
+    export_onnx(bundle, SCENES, precisions=("fp32", "fp8"), calibration=CALIBRATION, floors=LOOSE)
+    full, fp8 = (onnx.load(bundle.path / name) for name in ("model.onnx", "model-fp8.onnx"))
+    assert (opset(full), opset(fp8)) == (18, 19)
+    assert {e.key for e in full.metadata_props} <= {e.key for e in fp8.metadata_props}
 
 
 def test_frames_are_spread_over_all_and_their_number_is_bounded() -> None:

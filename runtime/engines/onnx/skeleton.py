@@ -4,6 +4,7 @@ Operators, attributes, wiring, types, shapes and integers that shape the graph c
 
 - the values of weights: floating-point constants, and the integers that quantise and dequantise;
 - names, the order of nodes, metadata and whatever else no engine computes with;
+- whether two nodes take one weight or two equal ones, which are stored once;
 - where the argmax is made, as an export chooses it by time: upsampling, bilinear, and argmax in the
   graph are the same as logits for the runtime to do so;
 - the exponent ``255 (x / 255)^gamma`` of the pixels, which tone alignment puts in.
@@ -125,16 +126,13 @@ class _Graph:
     def lines(self) -> Iterator[str]:
         """One line a node, in an order that the wiring alone decides, numbered from the outputs."""
         numbers = dict[str, str]({self.structure.inputs[0].name: "image", "": "-"})
-        seen, used = set[int](), set[str]()
+        seen = set[int]()
         for node in self._ordered():
             seen.add(id(node))
-            taken = []
-            for name in node.inputs:
-                if name not in numbers and name in self.structure.constants:
-                    used.add(name)
-                    numbers[name] = f"w{len(used)}"
-                    yield f"{numbers[name]} {self._constant(name)}"
-                taken.append(numbers[name])
+            taken = [
+                numbers[name] if name in numbers else self._constant(name, node, place)
+                for place, name in enumerate(node.inputs)
+            ]
             for place, name in enumerate(node.outputs):
                 numbers[name] = f"n{len(seen)}.{place}" if name else "-"
             made = [bool(name) for name in node.outputs]
@@ -171,19 +169,18 @@ class _Graph:
                 under_way.add(id(node))
                 stack.extend(reversed(waiting))
 
-    def _constant(self, name: str) -> str:
-        """A constant's type and shape; and its content, unless that is learned."""
+    def _constant(self, name: str, node: Node, place: int) -> str:
+        """A constant's type and shape; and its content, unless that is learned.
+
+        Said where it is taken: exporters keep weights of equal values once, so whether two nodes
+        take the same one depends on the values.
+        """
         constant = self.structure.constants[name]
-        uses = [
-            (node.operator, place)
-            for node, place in self._uses[name]
-            if id(node) not in self._dropped
-        ]
         if constant.type in _FLOATING:
-            fixed = any(place in _SHAPING.get(operator, ()) for operator, place in uses)
+            fixed = place in _SHAPING.get(node.operator, ())
         else:
-            fixed = any(operator not in _QUANTISING for operator, _ in uses)
-        said = f"{constant.type} {constant.shape}"
+            fixed = node.operator not in _QUANTISING
+        said = f"w {constant.type} {constant.shape}"
         return f"{said} {_hash(constant)}" if fixed else said
 
     # --- looking at nodes ---

@@ -254,7 +254,7 @@ def test_a_network_that_fails_at_this_size_says_how_to_give_another(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["colour", "answers"])
 def test_wiring_is_checked_when_it_is_made(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^{name} 'green': is one of "):
+    with pytest.raises(ConfigError, match=rf"^{name} 'green' is none of "):
         BoxWiring(**{name: "green"})  # type: ignore[arg-type]
 
 

@@ -500,7 +500,7 @@ def test_the_gate_unless_a_user_chooses(
 
 
 def test_a_gate_that_cannot_be() -> None:
-    with pytest.raises(ConfigError, match=r"gate 'shut': is one of refuse, warn, off\."):
+    with pytest.raises(ConfigError, match=r"gate 'shut' is none of refuse, warn, off\."):
         choose_gate("shut", "iapc", False, print)
     with pytest.raises(ConfigError, match="gate warn: atp_black_box knows its source model by"):
         choose_gate("warn", "atp_black_box", True, print)

@@ -133,6 +133,9 @@ def test_without_batch_norm_all_the_other_signs_must_be_there(lacking: str | Non
     verdict = decide(replace(evidence_of(divergence=unknown, **missing), share=None), NAMES)
     assert verdict.decision == ("keep" if lacking else "promote")
     assert "no batch-norm statistics" in verdict.sentence
+    for check in verdict.checks:
+        if check.name in ("information", "flip", "zoom"):
+            assert (check.sentence in verdict.sentence) == (lacking in (None, check.name))
 
 
 def test_a_network_of_one_size_is_judged_without_a_smaller_view() -> None:
@@ -261,7 +264,11 @@ def test_each_score_has_its_say(change: dict[str, Score], decision: str, sentenc
 
 def test_without_a_shift_a_class_that_loses_half_its_area_is_too_much() -> None:
     evidence = replace(evidence_of(opinion=SMALL), lost={2: 0.51})
-    assert decide(evidence, NAMES).decision == "keep"
+    kept = decide(evidence, NAMES)
+    assert kept.decision == "keep"
+    assert f"{NAMES[2]} loses most, 51% of its area; above 50% that is too much" in kept.sentence
+    unseen = decide(replace(evidence, lost={}), NAMES)
+    assert (unseen.decision, "what is lost is unknown" in unseen.sentence) == ("keep", True)
     assert decide(replace(evidence, lost={2: 0.5}), NAMES).decision == "promote"
     lost = decide(replace(evidence_of(), lost={2: 0.81}), NAMES)
     assert lost.decision == "keep"

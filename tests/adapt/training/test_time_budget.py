@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from roadshift.adapt import METHODS, adapt_bundle
 from roadshift.adapt.data.context import Context
 from roadshift.adapt.data.dataset import Batch
+from roadshift.adapt.judging import judge as judge_module
 from roadshift.adapt.losses.backends.reference import pixel_entropy
 from roadshift.adapt.methods import Stage
 from roadshift.adapt.networks import SegmentationNetwork
@@ -24,7 +25,9 @@ from roadshift.adapt.run.budget import MOST_KEPT_BACK, RESERVE, Deadline, Repeat
 from roadshift.adapt.run.config import RunConfig
 from roadshift.adapt.run.work import PreparedFrames, Work, spread
 from roadshift.adapt.scoring.timing import seconds_once_warm
+from roadshift.adapt.training import trainer as trainer_module
 from roadshift.adapt.training.trainer import Trainer
+from roadshift.adapt.workflows import whole_run as whole_run_module
 from roadshift.runtime.arguments import ProgressUpdate
 from roadshift.runtime.bundle import Bundle
 from run_cases import Killed, assert_same, kill_at, run_options
@@ -82,6 +85,49 @@ def test_no_setting_takes_longer_than_the_budget(
     assert clock.now - began <= 1.2 * budget + loading
     outcome: Any = bundle.manifest.provenance.configuration["outcome"]
     assert outcome["steps"] < 300
+
+
+@pytest.mark.usefixtures("slow_network")
+@pytest.mark.parametrize(
+    ("method", "file_s", "budget", "judged"),
+    [("nightshift", 0.2, 60.0, True), ("nightshift", 1.5, 40.0, False), ("iapc", 1.5, 30.0, False)],
+)
+def test_judging_and_publishing_of_large_weights_fit_the_budget(
+    method: str,
+    file_s: float,
+    budget: float,
+    judged: bool,
+    clock: Clock,
+    source: Bundle,
+    recording: Path,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(do: Callable[..., Any], files: int) -> Callable[..., Any]:
+        def slowly(*given: Any, **named: Any) -> Any:
+            clock.now += files * file_s
+            return do(*given, **named)
+
+        return slowly
+
+    for module, name, files in (
+        (trainer_module, "write_tensors", 1),
+        (trainer_module, "read_tensors", 1),
+        (judge_module, "load_network", 2),
+        (judge_module, "read_weights", 1),
+        (whole_run_module, "save_weights", 2),
+    ):
+        monkeypatch.setattr(module, name, slow(getattr(module, name), files))
+    config = settings("training.steps=300", "tone=none", method=method)
+    began = clock.now
+    bundle = run(source, recording, config, tmp_path / "out", time_budget_s=budget)
+    assert clock.now - began <= budget
+    outcome: Any = bundle.manifest.provenance.configuration["outcome"]
+    assert outcome["steps"] > 0
+    verdict = bundle.manifest.verdict
+    assert verdict is not None
+    assert (verdict.frames >= 4) == judged, verdict.sentence
 
 
 @pytest.mark.usefixtures("slow_network")

@@ -97,7 +97,7 @@ def test_a_black_box_has_a_student_and_no_gate(adapt: Adapt, asked: dict[str, An
         ({"student": Student("fast_scnn")}, "are for black-box methods; nightshift starts from"),
         ({"method": "das3_black_box", "older": ["day"]}, "older: a student of a black box"),
         ({"method": "das3_black_box", "gate": "warn"}, "no incumbent to judge its student"),
-        ({"gate": "shut"}, "is one of refuse, warn, off"),
+        ({"gate": "shut"}, "is none of refuse, warn, off"),
         ({"method": "supervised"}, "unknown to adapt"),
     ],
     ids=str,

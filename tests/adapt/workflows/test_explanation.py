@@ -387,7 +387,7 @@ def test_a_frame_with_scores_that_are_no_numbers_is_left_out(
 def test_what_cannot_be_explained_is_refused_before_any_work(
     explained: Explain, source: Bundle, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=r"method 'tent': is one of iapc, ld, atp, all"):
+    with pytest.raises(ConfigError, match=r"method 'tent' is none of iapc, ld, atp, all"):
         explained(method="tent")
     with pytest.raises(ConfigError, match="max_frames"):
         explained(max_frames=0)

@@ -37,6 +37,8 @@ def test_frames_are_chosen_and_pre_labelled_with_the_models_own_labels(
     assert len(names) == 5
     record = json.loads((out / "selection.json").read_text())
     assert [one["name"] for one in record["frames"]] == [name for name, _ in made.frames]
+    files = [str(recording / f"{name}.png") for name, _ in made.frames]
+    assert [one["file"] for one in record["frames"]] == files
     with open_engine(source, backend="torch", device="cpu") as engine:
         for name, path in maps.items():
             image = cv2.imread(str(recording / f"{name}.png"))[..., ::-1]

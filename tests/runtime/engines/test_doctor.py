@@ -186,6 +186,34 @@ def test_a_jetson_is_named_and_what_to_install_on_it(
     assert rows["to install"]["ok"] is ok
 
 
+@pytest.mark.parametrize(
+    ("missing", "gpu", "line"),
+    [
+        (None, False, "nothing: what this computer can use is there"),
+        (None, True, "nothing: what this computer can use is there"),
+        ("onnx", False, "pip install 'roadshift[adapt]'"),
+        ("cuda-bindings", False, "nothing: what this computer can use is there"),
+        ("cuda-bindings", True, "pip install 'roadshift[adapt,cuda,tensorrt]'"),
+        ("onnxruntime on CUDA", True, "pip install 'roadshift[adapt,cuda,tensorrt]'"),
+    ],
+)
+def test_what_to_install_is_said_where_something_is_missing(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None, gpu: bool, line: str
+) -> None:
+    def package(name: str, _advice: str) -> dict[str, Any]:
+        return {"check": name, "ok": None if name == missing else True, "found": "", "advice": ""}
+
+    monkeypatch.setattr(doctor, "_package", package)
+    for name in ("torch", "tensorrt"):
+        monkeypatch.setattr(doctor, f"_{name}", lambda name=name: package(name, ""))
+    cuda = package("onnxruntime on CUDA", "")
+    monkeypatch.setattr(doctor, "_onnxruntime_cuda", lambda: cuda)
+    monkeypatch.setattr(doctor, "driver_problem", lambda: None if gpu else "no driver")
+    monkeypatch.setattr(doctor, "car_computer", CarComputer)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert found()["to install"]["found"] == line
+
+
 @pytest.mark.parametrize(("seen", "ok"), [(None, None), (object(), True)])
 def test_a_tensorrt_of_the_system_that_python_does_not_see_is_said(
     monkeypatch: pytest.MonkeyPatch, seen: object, ok: bool

@@ -86,6 +86,27 @@ def test_weights_and_what_an_export_chooses_by_itself_do_not_count() -> None:
     assert of(network(ends="runtime")) != EXPECTED  # the manifest does not say that it upsamples
 
 
+def test_weights_that_are_equal_and_stored_once_do_not_count() -> None:
+    """Exporters merge weights by their values, which another training changes."""
+
+    def squares(merged: bool) -> onnx.ModelProto:
+        model = network()
+        weights = {weight.name: weight for weight in model.graph.initializer}
+        weights["first"].CopyFrom(
+            numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "first")
+        )
+        weights["second"].CopyFrom(
+            numpy_helper.from_array(np.ones((3, 3, 1, 1), np.float32), "second")
+        )
+        if merged:
+            model.graph.initializer.remove(weights["second"])
+            model.graph.node[4].input[1] = "first"
+        return model
+
+    assert [node.op_type for node in squares(True).graph.node][4] == "Conv"
+    assert of(squares(True)) == of(squares(False)) != EXPECTED
+
+
 def test_names_order_and_notes_do_not_count() -> None:
     model = network()
     graph = model.graph
