@@ -158,8 +158,9 @@ def train_bundle(
     Raises:
         RoadshiftError: see the top of this module.
     """
-    start_from = initial
-    if initial is not None and not isinstance(initial, Bundle):
+    if initial is None or isinstance(initial, Bundle):
+        start_from: Bundle | Path | None = initial
+    else:
         start_from = open_bundle(initial) if Path(initial).is_dir() else Path(initial)
     given = given_settings(Supervised.name, settings, training, config)
     resolved = training_settings(given, start_from, seed)

@@ -45,7 +45,7 @@ def camera_topic(index: BagIndex, asked: str | None) -> str:
     if results:
         raise FrameError(
             f"{index.path} holds what a model made of pictures ({', '.join(results)}), and none; "
-            "give the bag of the camera."
+            f"give the bag of the camera, or name what to take for pictures with {arg('topic')}."
         )
     raise FrameError(
         f"{index.path} holds no pictures: {_all_topics(index)}; give a bag with a camera, whose "

@@ -249,10 +249,10 @@ class _Plan:
 def _remedy(bundle: Bundle, artefact: Artefact) -> str:
     """Advice for a plan that cannot run: a command to type, or an option to run without it."""
     precision = artefact.precision or "fp32"
-    rebuild = f"export {bundle.path} --to tensorrt --precision {precision}"
+    rebuild = f"`roadshift export {bundle.path} --to tensorrt --precision {precision}`"
     if artefact.path in bundle.beside:
-        rebuild = "slot build"
+        rebuild = "`roadshift slot build`"
     return (
-        f"Rebuilding is `roadshift {rebuild}`; "
+        f"Rebuilding is {rebuild}; "
         f"{arg('backend', 'onnxruntime')} runs the bundle without TensorRT."
     )
