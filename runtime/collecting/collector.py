@@ -177,8 +177,10 @@ class Collector(Closing):
         is_full = len(reservoir) > 0 and not self._store.has_room(round(self._mean_size))
         if is_full and weight * distance <= BETTER * reservoir.worth_least()[1]:
             return "less_new"
-        name = frame_name(self._drive, self._time_s)
-        kept = KeptFrame(name, 0, self._time_s, weight, looks.descriptor, classes)
+        time_s = self._time_s
+        while (name := frame_name(self._drive, time_s)) in self._store.frames:
+            time_s += 0.001  # files are named by milliseconds; those of a burst come closer
+        kept = KeptFrame(name, 0, time_s, weight, looks.descriptor, classes)
         return self._keep(frame.image, kept)
 
     def _worthless(self, looks: Appearance) -> str | None:

@@ -76,6 +76,17 @@ def test_names_are_in_order_of_time_and_open_frames_gives_them_so(tmp_path: Path
     assert found == [name.removesuffix(".jpg") for name in kept(tmp_path)]
 
 
+def test_frames_of_one_millisecond_are_files_of_their_own(tmp_path: Path) -> None:
+    """A live camera gives those that have waited in a burst."""
+    with collector(tmp_path) as choosing:
+        said = [choosing.consider(frame(s, i * 1e-4)) for i, s in enumerate(SCENES[:6])]
+        store = choosing._store
+        assert len(store.frames) == len(store.reservoir) == said.count("kept") > 2
+        while len(store.reservoir):
+            store.evict()
+    assert kept(tmp_path) == []
+
+
 def test_stamps_after_times_from_zero_go_on_in_the_same_drive(tmp_path: Path) -> None:
     with collector(tmp_path) as choosing:
         for number, seconds in enumerate((0, 1, 1_700_000_000, 1_700_000_001, 0)):
