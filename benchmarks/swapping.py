@@ -221,7 +221,7 @@ def line(name: str, row: dict[str, Any]) -> str:
 def page(record: dict[str, Any]) -> str:
     rows = [
         f"| {name} | {row['swaps']} | {row['frames']} | {row['dropped']} | {row['p50_ms']:.1f} | "
-        f"{row['p99_ms']:.1f} | {row['max_ms']:.1f} |"
+        f"{row['p99_ms']:.1f} | {row['max_ms']:.1f} | {row['locked_p99_ms']:.2f} |"
         for name, row in (("without", record["without"]), ("with", record["with"]))
     ]
     return "\n".join(

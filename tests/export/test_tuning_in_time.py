@@ -8,33 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from roadshift.adapt.run import budget as budget_module
 from roadshift.adapt.run.budget import Deadline
 from roadshift.export import tuning
 from roadshift.export.stretches import stretches
 from roadshift.export.tuning import Tuner
 from roadshift.runtime.arguments import ProgressUpdate
+from run_clock import Clock
 
 LAYERS = [f"layer {i}" for i in range(40)]
 COST = dict.fromkeys(LAYERS, 0.001) | {"layer 0": 0.5, "layer 20": 2.0, "layer 21": 1.0}
 FRAME_S, FRAMES = 0.1, 8
 Tune = Callable[..., tuple[list[str], dict[str, Any], list[str]]]
-
-
-class Clock:
-    """Stands where it is until it is moved."""
-
-    now = 50.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(budget_module, "time", clock)
-    return clock
 
 
 @pytest.fixture
