@@ -17,6 +17,7 @@ from ..errors import (
     UnhealthyError,
     arg,
 )
+from ..gentle import in_a_gap
 from ..signing import Trust, Verified, verify_bundle
 from ..signing.statement import text_of
 from .health import Health
@@ -85,9 +86,11 @@ def trusted_model(
     model = state.model(slot)
     if model is None:
         raise SlotError(f"{store.path}: slot {slot} is empty.")
+    in_a_gap()
     bundle = open_bundle(store.folder(model.hash))
     if bundle.hash != model.hash:
         raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
+    in_a_gap()
     verified_now(store, state, bundle, trust)
     return with_built_plan(store, bundle, model) if with_plan else bundle
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
 from ..errors import EngineError, RoadshiftError, SignatureError, UnhealthyError
+from ..gentle import FrameGaps, gently, in_a_gap
 from ..signing import Trust, open_trust
 from .changes import Start, can_go_back, commit, record, roll_back, start_of_run, trusted_model
-from .gentle import gently
 from .health import FRAMES
 from .plans import open_with_plan
 from .self_test import self_test_of
@@ -81,6 +81,7 @@ class SlotEngine(Engine):
         self._frames, self._share, self._stuck_s = frames, share, stuck_s
         self._note, self._said = note, ""
         self._stopped = threading.Event()
+        self._gaps = FrameGaps()
         self._interrupted = False
         self._trial: RunningTrial | None = None
         self._next: _Serving | None = None  # open and warm; the next frame exchanges it
@@ -117,6 +118,7 @@ class SlotEngine(Engine):
         trial = self._trial
         if trial is not None:
             trial.offer(batch, labels)
+        self._gaps.open()
         return labels
 
     def _infer(self, batch: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -264,10 +266,10 @@ class SlotEngine(Engine):
         except SignatureError as error:
             self._say(f"{error} What it said before counts on.")
 
-    @gently()
     def _open_active(self, hash: str, state: SlotState) -> None:
         try:
-            new = self._open_slot(state)
+            with gently(self._gaps):
+                new = self._open_slot(state)
         except RoadshiftError as error:
             self._give_up(hash, f"it cannot serve: {error}")
             return
@@ -276,14 +278,14 @@ class SlotEngine(Engine):
         else:
             self._next = new
 
-    @gently()
     def _start_trial(self, hash: str) -> None:
         if hash in self._given_up or hash == self._serving.hash:
             return
-        start = start_of_run(self._store, self._trust, note=self._say)
-        self._generation = start.state.generation
-        if start.trial is not None:
-            self._begin_trial(start.trial)
+        with gently(self._gaps):
+            start = start_of_run(self._store, self._trust, note=self._say)
+            self._generation = start.state.generation
+            if start.trial is not None:
+                self._begin_trial(start.trial)
 
     def _judge(self) -> None:
         """Commit the model on trial and let it serve, or roll it back; or wait on."""
@@ -378,6 +380,7 @@ class SlotEngine(Engine):
             size = (engine.input.height, engine.input.width)
             frame = test.frames[:1] if test is not None else np.zeros((1, *size, 3), np.uint8)
             for _ in range(2):
+                in_a_gap()
                 engine.infer(frame)
         except BaseException:
             engine.close()

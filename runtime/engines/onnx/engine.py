@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ...bundle import Artefact, Bundle
 from ...errors import EngineError, MissingDependencyError, arg
+from ...gentle import in_a_gap
 from ...probes.cores import available_cores
 from ...probes.waiting import waiting
 from ..base import Engine
@@ -92,6 +93,7 @@ class OnnxEngine(Engine):
         self._memory: DeviceMemory | None = None
         self._batch: int | None = None
         how, problem = "", None
+        in_a_gap()
         check_weights(model)
         if device != "cpu" or tensorrt:
             problem = self._no_gpu(device, tensorrt)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from ...bundle import Artefact, Bundle
 from ...errors import EngineError
+from ...gentle import in_a_gap
 from .protobuf import fields
 
 # Fields of onnx.proto that lead to a tensor: message -> {field number: message}.
@@ -44,7 +45,9 @@ def read_model(bundle: Bundle, artefact: Artefact) -> OnnxModel:
         BundleError: the file was changed after the bundle was opened.
         EngineError: it is no ONNX model, or needs more than its own bytes.
     """
+    in_a_gap()
     content, file = bundle.content(artefact), bundle.file(artefact)
+    in_a_gap()
     if problem := model_problem(content):
         raise EngineError(_refusal(file, problem))
     return OnnxModel(content, file)

@@ -23,6 +23,7 @@ import onnxruntime
 
 from ...atomic import output_errors
 from ...errors import EngineError
+from ...gentle import in_a_gap
 from ...probes import core_watch
 from ...probes.core_watch import may_watch
 from ...probes.driver import driver_problem
@@ -199,6 +200,7 @@ def session_options(threads: int, *, spin: bool | None = None) -> Any:
 
 def _session(model: OnnxModel, options: Any, providers: Sequence[_Provider]) -> Any:
     """A session on exactly these providers; EngineError where the model or one of them fails."""
+    in_a_gap()
     try:
         with _readable(model.content, providers) as source:
             return onnxruntime.InferenceSession(
