@@ -56,6 +56,8 @@ _PLANAR = {  # a plane of brightness, and below it one of half the height with b
     "nv12": cv2.COLOR_YUV2RGB_NV12,
     "nv21": cv2.COLOR_YUV2RGB_NV21,
 }
+_NEEDS_NEIGHBOURS = {*_BAYER.values(), *_PLANAR.values()}  # in other rows, to convert a pixel
+_ONE_THREAD = 1 << 16  # pixels that OpenCV converts without waking threads of its own
 ENCODINGS = (*_LAYOUTS, *_PLANAR)
 """Encodings that are read, in lower case."""
 
@@ -122,6 +124,11 @@ def _converted(
         shape = message.height, message.width, 3
         into = np.frombuffer(buffer.get(int(np.prod(shape))), np.uint8).reshape(shape)
     try:
-        return np.asarray(cv2.cvtColor(samples, layout.conversion, into))
+        if into is None or layout.conversion in _NEEDS_NEIGHBOURS:
+            return np.asarray(cv2.cvtColor(samples, layout.conversion, into))
+        rows = max(1, _ONE_THREAD // message.width)
+        for top in range(0, message.height, rows):
+            cv2.cvtColor(samples[top : top + rows], layout.conversion, into[top : top + rows])
+        return into
     except cv2.error as error:
         raise BrokenBagError(f"OpenCV cannot convert it ({error.err or error})") from error

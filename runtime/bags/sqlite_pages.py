@@ -3,7 +3,7 @@
 SQLite reads a value page by page: 676 calls for a picture of 1280x720, and a millisecond. Its
 mapping of the file takes less, but ends the process where the file shrinks or its disk fails. So
 the pages are followed here, as https://www.sqlite.org/fileformat2.html describes them; those of one
-value mostly lie one behind the other, and two calls put what they hold where it belongs.
+value mostly lie one behind the other, and are read many at a time.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from bisect import bisect_left
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .regions import BrokenBagError, FileRegion, ReadBuffer
 
 _HEADER = 100  # bytes that a file begins with
 _INTERIOR, _LEAF = 0x05, 0x0D  # kinds of pages of a table
 _DEEPEST = 20  # levels of a table; SQLite's own limit
-_MOST_PAGES = 511  # pages read at a time; systems take 1024 pieces in a call, and a page is two
+_TOGETHER = 1 << 18  # bytes of pages read at a time, which a core's own memory holds until copied
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # bytes of a value of these serial types
 
 
@@ -51,8 +52,7 @@ class TablePages:
             self.close()
             raise
         self._buffer = ReadBuffer()
-        self._following = np.zeros(_MOST_PAGES, ">u4")  # numbers that overflow pages begin with
-        self._into_following = [one.data for one in self._following.view(np.uint8).reshape(-1, 4)]
+        self._pages = np.empty((max(2, _TOGETHER // self._page_size), self._page_size), np.uint8)
 
     def close(self) -> None:
         """Close the file."""
@@ -123,33 +123,39 @@ class TablePages:
     def _read_overflow(self, page: int, value: memoryview) -> None:
         """Fill a value from the chain of pages that begins with this one.
 
-        So many are read as if they lay one behind the other; those behind a break in the chain
-        have filled bytes that are read again.
+        So many are read as if they lay one behind the other; those behind a break in the chain are
+        read again.
         """
         room = self._page_size - 4
-        together = _MOST_PAGES
+        together = len(self._pages)
         while len(value):
             count = min(together, -(-len(value) // room))
-            read = self._read_pages(page, value[: count * room], count)
-            following = self._following[:read]
-            breaks = np.flatnonzero(following[:-1] != page + 1 + np.arange(read - 1))
-            run = int(breaks[0]) + 1 if len(breaks) else read
-            value, page = value[run * room :], int(following[run - 1])
-            together = min(2 * run, _MOST_PAGES)  # of a scattered value little is read in vain
+            pages = self._read_pages(page, count, min(len(value), count * room))
+            following = pages[:, :4].copy().view(">u4").ravel()
+            breaks = np.flatnonzero(following[:-1] != page + 1 + np.arange(len(pages) - 1))
+            run = int(breaks[0]) + 1 if len(breaks) else len(pages)
+            whole, rest = divmod(min(len(value), run * room), room)
+            np.frombuffer(value, np.uint8, whole * room).reshape(whole, room)[:] = pages[:whole, 4:]
+            value = value[whole * room :]
+            value[:rest] = pages[whole, 4 : 4 + rest].data if rest else b""
+            value, page = value[rest:], int(following[run - 1])
+            together = min(2 * run, len(self._pages))  # of a scattered value little is in vain
 
-    def _read_pages(self, first: int, into: memoryview, count: int) -> int:
-        """Read so many pages, one behind the other; the number that there are, at least one."""
+    def _read_pages(self, first: int, count: int, wanted: int) -> NDArray[np.uint8]:
+        """So many pages, one behind the other, or as many as there are, at least one.
+
+        Args:
+            wanted: bytes of a value that they hold; behind them the last page may be cut.
+        """
         if first < 2:
             raise BrokenBagError("the row is longer than its pages")
-        room = self._page_size - 4
-        pieces = self._into_following[:count] * 2
-        pieces[::2] = self._into_following[:count]
-        pieces[1::2] = [into[at : at + room] for at in range(0, count * room, room)]
-        got = os.preadv(self._descriptor, pieces, (first - 1) * self._page_size)
-        read = count if got == 4 * count + len(into) else got // self._page_size
+        pages = self._pages[:count]
+        got = os.preadv(self._descriptor, [pages.reshape(-1).data], (first - 1) * self._page_size)
+        is_all = got >= wanted + 4 * count
+        read = count if is_all else got // self._page_size
         if read == 0:
             raise BrokenBagError(f"there is no page {first}")
-        return read
+        return pages[:read]
 
 
 class _Page:

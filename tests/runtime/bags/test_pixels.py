@@ -15,7 +15,7 @@ from roadshift.runtime.bags.compressed import compressed_pixels
 from roadshift.runtime.bags.message_fields import COMPRESSED, RAW
 from roadshift.runtime.bags.messages import CameraMessage
 from roadshift.runtime.bags.pixels import ENCODINGS, raw_pixels
-from roadshift.runtime.bags.regions import BrokenBagError
+from roadshift.runtime.bags.regions import BrokenBagError, ReadBuffer
 
 WIDTH, HEIGHT = 16, 10
 RGB = pictures(1, WIDTH, HEIGHT)[0]
@@ -137,6 +137,18 @@ def test_any_numbers_give_a_picture_or_an_error(
     except BrokenBagError:
         return
     assert found.shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("encoding", [name for name in ENCODINGS if "16" not in name])
+@pytest.mark.parametrize("padding", [0, 8])
+def test_large_pictures_are_converted_piece_by_piece_as_at_once(
+    encoding: str, padding: int
+) -> None:
+    """Pieces of rows, which OpenCV converts in one thread, into memory that is taken again."""
+    width, height, step = 642, 412, 4 * 642 + padding
+    data = np.random.default_rng(0).integers(0, 256, step * height * 2, dtype=np.uint8).tobytes()
+    message = CameraMessage(RAW, 0, "", encoding, memoryview(data), width, height, step)
+    np.testing.assert_array_equal(raw_pixels(message, ReadBuffer()), raw_pixels(message))
 
 
 # ---- compressed -------------------------------------------------------------------------------
