@@ -39,7 +39,7 @@ from .options import (
     TimeBudget,
     Topic,
 )
-from .parse import parse_search, parse_size, with_loss_backend
+from .parse import parse_search, parse_size, with_loss_backend, with_variant
 from .report import write_page
 
 
@@ -55,6 +55,10 @@ def adapt(
     method: Annotated[
         str | None,
         typer.Option(help="See `roadshift methods`; unless given, --config's, or nightshift."),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="Of the method, see `roadshift methods`: roadshift, paper, ..."),
     ] = None,
     config: Config = None,
     settings: Set = None,
@@ -115,34 +119,46 @@ def adapt(
     For a black-box method BUNDLE may also be an .onnx, .xml or .tflite file, the http:// address of
     a service on this machine, a folder of predictions or package.module:function.
     """
+    from ..runtime.console.terminal import print_json
+    from ..runtime.errors import RefusedError
     from .tables import print_made
 
     with needs_torch("adapt", threads, nice):
         from ..adapt import Student
+        from ..adapt.methods import choose_method
         from ..adapt.workflows.adapt_request import adapt as adapt_model
+        from ..adapt.workflows.recipes import settings_file
         from ..runtime.frames.source_files import with_topic
 
         chosen = with_loss_backend(settings, loss_backend, losses=losses, seed=seed)
+        recipe = settings_file(config)
+        if variant is not None:
+            chosen = with_variant(chosen, choose_method(method, recipe), variant)
         size = None if input_size is None else parse_size("--input-size", input_size)
         with run_options(
             out, overwrite, device, resume, checkpoint_every, time_budget, memory_budget
         ) as options:
-            adapted = adapt_model(
-                bundle,
-                with_topic(frames, topic),
-                options,
-                method=method,
-                file=config,
-                assignments=chosen,
-                seed=seed,
-                student=Student(student, label_space, size, init, student_output),
-                wiring=wiring_of(output, colour, mean, std, answers, answer_timeout),
-                search=parse_search(search or ()),
-                gate=gate,
-                older=older or (),
-                max_frames=max_frames,
-                allow_networks=allow_network or (),
-            )
+            try:
+                adapted = adapt_model(
+                    bundle,
+                    with_topic(frames, topic),
+                    options,
+                    method=method,
+                    file=recipe,
+                    assignments=chosen,
+                    seed=seed,
+                    student=Student(student, label_space, size, init, student_output),
+                    wiring=wiring_of(output, colour, mean, std, answers, answer_timeout),
+                    search=parse_search(search or ()),
+                    gate=gate,
+                    older=older or (),
+                    max_frames=max_frames,
+                    allow_networks=allow_network or (),
+                )
+            except RefusedError as refusal:
+                if as_json and refusal.search is not None:
+                    print_json({"bundle": None, "search": refusal.search})
+                raise
     write_page(report, "adapt", None, [adapted.bundle])
     print_made(adapted.bundle, as_json)
     if adapted.refusal is not None:

@@ -112,7 +112,7 @@ def compare(
         from ..adapt.workflows.compare_report import write_report
         from ..adapt.workflows.compare_request import compare_methods
         from ..adapt.workflows.compare_rows import comparison_rows
-        from ..adapt.workflows.explained_results import explain_results
+        from ..adapt.workflows.explained_results import explain_results, explained_sections
         from ..runtime.frames import open_frames
         from ..runtime.frames.source_files import with_topic
 
@@ -145,7 +145,8 @@ def compare(
         write_report(comparison, rows, out, command, device=device, explained=explained)
     note(f"wrote {out / 'compare.md'}")
     title = "Methods, side by side" if comparison.ablation is None else comparison.ablation.title
-    write_page(report, "compare", rows)
+    seen = explained_sections(out, explained) if report is not None else ()
+    write_page(report, "compare", rows, pictures=seen)
     show(rows, as_json, lambda: comparison_table(rows, title))
     if not comparison.succeeded:
         raise typer.Exit(1)

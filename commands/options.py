@@ -56,7 +56,9 @@ Report = Annotated[
         help="One self-contained HTML page of the result.",
     ),
 ]
-Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Config = Annotated[
+    Path | None, typer.Option(help="TOML file with settings, or the name of a recipe.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One setting, e.g. iapc.weight_pe=0.5."),

@@ -207,3 +207,19 @@ def with_loss_backend(
         loss_backend = losses
     check_given_once(settings or (), loss_backend=loss_backend, seed=seed)
     return [*(settings or ()), *([f"loss_backend={loss_backend}"] if loss_backend else [])]
+
+
+def with_variant(settings: list[str], method: str, variant: str | None) -> list[str]:
+    """``--set``'s settings and ``--variant``, which is one of them by another name.
+
+    Raises:
+        ConfigError: it is given both ways.
+    """
+    if variant is None:
+        return settings
+    key = f"{method}.variant"
+    if any(entry.partition("=")[0].strip() == key for entry in settings):
+        raise ConfigError(
+            f"--variant {variant} and --set {key} are both given; leave one of them out."
+        )
+    return [*settings, f"{key}={variant}"]

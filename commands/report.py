@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..runtime.bundle import Bundle
+    from ..runtime.reporting.html import Section
 
 
 def report(
@@ -114,14 +115,21 @@ def card(
         say(f"Wrote {out}{f' and {bill}' if bill else ''}.")
 
 
-def write_page(path: Path | None, name: str, document: Any, bundles: Sequence[Bundle] = ()) -> None:
+def write_page(
+    path: Path | None,
+    name: str,
+    document: Any,
+    bundles: Sequence[Bundle] = (),
+    pictures: Sequence[Section] = (),
+) -> None:
     """Write the page of a command that was given ``--report``; nothing without."""
     if path is None:
         return
     from ..runtime.console.terminal import note
     from ..runtime.reporting.report import write_report
 
-    write_report(path, bundles, results={name: document} if document is not None else None)
+    results = {name: document} if document is not None else None
+    write_report(path, bundles, results=results, pictures=pictures)
     note(f"Wrote {path}.")
 
 

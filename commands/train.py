@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..runtime.errors import ConfigError
 from .learning import needs_torch, run_options
 from .options import (
     BACKGROUND,
@@ -28,27 +27,10 @@ from .options import (
     Threads,
     TimeBudget,
 )
-from .parse import parse_arguments, parse_size, with_loss_backend
+from .parse import parse_arguments, parse_size, with_loss_backend, with_variant
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
-
-VARIANT = "supervised.variant"
-
-
-def _with_variant(settings: list[str], variant: str | None) -> list[str]:
-    """``--set``'s settings and ``--variant``, which is one of them by another name.
-
-    Raises:
-        ConfigError: it is given both ways.
-    """
-    if variant is None:
-        return settings
-    if any(entry.partition("=")[0].strip() == VARIANT for entry in settings):
-        raise ConfigError(
-            f"--variant {variant} and --set {VARIANT} are both given; leave one of them out."
-        )
-    return [*settings, f"{VARIANT}={variant}"]
 
 
 def train(
@@ -96,6 +78,7 @@ def train(
     with needs_torch("train", threads, nice):
         from ..adapt import train_bundle
         from ..adapt.methods import given_settings
+        from ..adapt.workflows.recipes import SOURCES, settings_file
         from ..adapt.workflows.training_request import training_settings, training_start
         from ..runtime.bundle import open_bundle
         from ..runtime.labels import label_space as find_label_space
@@ -103,8 +86,9 @@ def train(
         initial: Path | Bundle | None = init
         if init is not None and init.is_dir():
             initial = open_bundle(init, allow_networks=allow_network or ())
-        chosen = _with_variant(with_loss_backend(settings, seed=seed), variant)
-        resolved = training_settings(given_settings("supervised", config, chosen), initial, seed)
+        chosen = with_variant(with_loss_backend(settings, seed=seed), "supervised", variant)
+        recipe = settings_file(config, SOURCES)
+        resolved = training_settings(given_settings("supervised", recipe, chosen), initial, seed)
         start = training_start(
             initial,
             resolved,

@@ -9,7 +9,7 @@ that names arguments is a `Sentence`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # Between two characters of Unicode's private use, which stand in no message that is shown.
@@ -153,9 +153,14 @@ class RegressionError(RoadshiftError):
 
 
 class RefusedError(RoadshiftError):
-    """The gate keeps the incumbent; the candidate was written and is marked as refused."""
+    """The gate keeps the incumbent; the candidate was written and is marked as refused.
+
+    Attributes:
+        search: of a search in which no candidate may win, what it found, see `search_settings`.
+    """
 
     exit_code = 5
+    search: Mapping[str, Any] | None = None
 
 
 class UndecidedError(RoadshiftError):

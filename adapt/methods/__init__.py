@@ -169,8 +169,9 @@ def resolve_settings(
     if seed is not None:
         values["seed"] = seed
     section: Mapping[str, Any] = values.pop(method, {})
-    if "variant" in chosen.Config.model_fields:
-        section = {**section, "variant": variant}
+    section = {key: value for key, value in section.items() if key != "variant"}
+    if "variant" in chosen.Config.model_fields:  # the others have one, and need not keep its name
+        section["variant"] = variant
     settings = validate(chosen.Config, section, f"section {method}")
     values["method_config"] = settings.model_dump(mode="json")
     config = validate(RunConfig, values, "settings")

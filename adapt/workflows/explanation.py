@@ -55,7 +55,7 @@ class Explanation:
         out: the folder, with the page ``index.html`` and its pictures.
         bundle: the model's; ``source``: its source model's, or None.
         frames: each frame's name, the share of pixels, in percent, on which both models differ and
-            on which each model agrees with its prototypes, and the files of its pictures.
+            on which each model agrees with its prototypes, and its pictures' files and captions.
         class_share: percent of all pixels that each model gives each class.
         ranks: percent of all pixels whose class by the model has rank 1, 2, ... with its source
             model; empty without one.

@@ -55,6 +55,7 @@ class FiguresOfFrame:
             "differ": self.differ,
             "consistent": dict(self.consistent),
             "figures": {one.key: str(self.file(one)) for one in self.figures},
+            "captions": {one.key: f"{one.title}. {one.caption}" for one in self.figures},
         }
 
     def file(self, figure: Figure) -> PurePosixPath:

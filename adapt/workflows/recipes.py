@@ -19,6 +19,7 @@ from ..methods import adapting_method
 from ..run.config import Settings, read_toml, validate
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs"
+SOURCES = FOLDER / "source"  # of source models, for `train`
 ALL_ROWS = FOLDER / "published.toml"  # the one file there that is no recipe, see `published`
 Percent = Annotated[float, Field(ge=0, le=100)]
 
@@ -89,23 +90,37 @@ def read_recipe(file: Path) -> Recipe:
     return recipe
 
 
-def find_recipe(name_or_path: str) -> Path:
+def find_recipe(name_or_path: str | Path, folder: Path = FOLDER) -> Path:
     """The file of a recipe by the path of the file, or by the name of one that is built in.
+
+    Args:
+        folder: `FOLDER`, or `SOURCES` for those of source models.
 
     Raises:
         ConfigError: neither a file nor a name.
     """
-    path, built_in = Path(name_or_path), FOLDER / f"{name_or_path}.toml"
+    path, names = Path(name_or_path), recipe_names(folder)
     if path.is_file():
         return path
-    if name_or_path in recipe_names():
-        return built_in
+    if str(name_or_path) in names:
+        return folder / f"{name_or_path}.toml"
     raise ConfigError(
-        f"there is no recipe {shortened(name_or_path)!r}; give a file, or one of "
-        f"{', '.join(recipe_names())}."
+        f"there is no recipe {shortened(str(name_or_path))!r}; give a file, or one of "
+        f"{', '.join(names)}."
     )
 
 
-def recipe_names() -> list[str]:
+def settings_file(given: Path | None, folder: Path = FOLDER) -> Path | None:
+    """The file of settings that was asked for: a path as it is, a bare name as `find_recipe`.
+
+    Raises:
+        ConfigError: a bare name that is neither a file nor a recipe.
+    """
+    if given is None or given.suffix or given.parent != Path() or given.is_file():
+        return given
+    return find_recipe(given, folder)
+
+
+def recipe_names(folder: Path = FOLDER) -> list[str]:
     """The recipes that come with roadshift."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml") if path != ALL_ROWS)
+    return sorted(path.stem for path in folder.glob("*.toml") if path != ALL_ROWS)

@@ -108,14 +108,17 @@ def search_settings(
     for candidate, standing in zip(candidates, found, strict=True):
         note(_line(candidate, standing))
     best = winner(found)
+    table = _search_record(candidates, found, bundles, best)
     chosen = None if best is None else bundles[best]
     if best is None or not isinstance(chosen, Bundle):
-        raise RefusedError(
+        refusal = RefusedError(
             f"{options.out}: is not written, for the gate keeps out every candidate, the first of "
             f"them because: {found[0].why} Their bundles are in {folder}."
         )
+        refusal.search = table
+        raise refusal
     note(f"chosen: {candidates[best].title}")
-    record = {"fingerprint": fingerprint, **_search_record(candidates, found, bundles, best)}
+    record = {"fingerprint": fingerprint, **table}
     bundle = _published(chosen, record, options)
     _discard(folder)
     return bundle
@@ -132,7 +135,8 @@ def _check_enough(frames: Sequence[str | Path], max_frames: int | None) -> None:
     if count is not None and count < LEAST_TO_JUDGE:
         raise FrameError(
             f"{arg('search')}: {counted(count, 'frame')} {'is' if count == 1 else 'are'} too few "
-            f"to set some aside and choose on them; give at least {FOR_A_VERDICT}."
+            f"to set some aside and choose on them; give at least {LEAST_TO_JUDGE}, and "
+            f"{FOR_A_VERDICT} for a verdict."
         )
 
 
@@ -261,9 +265,9 @@ def _search_record(
     candidates: Sequence[Candidate],
     found: Sequence[Standing],
     bundles: Sequence[Bundle | str],
-    best: int,
+    best: int | None,
 ) -> dict[str, Any]:
-    """The table of a search: "chosen", the winner's values, and "candidates", each one's.
+    """The table of a search: "chosen", the winner's values or None, and "candidates", each one's.
 
     Of each: "settings" by dotted key, "decision" of its gate (None: the run failed), "scores",
     "rank" (None: it may not win), "why" it may not, "steps" and "seconds" of its run.
@@ -272,7 +276,7 @@ def _search_record(
         {"settings": candidate.values, **standing.record(), **_outcome(bundle)}
         for candidate, standing, bundle in zip(candidates, found, bundles, strict=True)
     ]
-    return {"chosen": candidates[best].values, "candidates": rows}
+    return {"chosen": None if best is None else candidates[best].values, "candidates": rows}
 
 
 def _outcome(bundle: Bundle | str) -> dict[str, Any]:

@@ -156,8 +156,8 @@ def _bag(path: Path, root: Path, topic: str | None, note: Note) -> SourceFile:
     camera = camera_topic(index, topic)
     for part in index.scanned:
         note(
-            f"{part} has no whole index, as where its recording was not finished; its messages "
-            "were found by going through it."
+            f"{part} has no whole index: it was written without one, or its recording was not "
+            "finished. Its messages were found by going through it."
         )
     return SourceFile(path, root, BAG, camera)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
 from ..frames import FrameSource
+from ..frames.images import read_image
 from ..pipeline.overlay import overlay
 from .html import Picture, Section
 
@@ -54,6 +56,17 @@ def picture_sections(
             )
         )
     return [Section("The same frames", pictures=pictures, name="pictures")]
+
+
+def embedded_picture(path: Path, title: str, caption: str, alt: str) -> Picture:
+    """The picture of a file, at most `WIDTH` pixels wide, embedded.
+
+    Raises:
+        FrameError: it cannot be read.
+    """
+    image = read_image(path)
+    small = image if image.shape[1] <= WIDTH else _small(image)
+    return Picture(_embedded(small), title, caption, alt)
 
 
 def _evenly(frames: FrameSource, count: int) -> list[tuple[str, NDArray[np.uint8]]]:

@@ -14,6 +14,7 @@ from roadshift.commands.parse import (
     parse_size,
     parse_triple,
     with_loss_backend,
+    with_variant,
 )
 from roadshift.runtime.errors import ConfigError
 
@@ -190,3 +191,11 @@ def test_what_is_no_search_is_refused(text: str) -> None:
 def test_a_key_that_is_searched_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^--search weight_pe: is given twice"):
         parse_search(["weight_pe=1,2", "weight_pe=3,4"])
+
+
+def test_a_variant_is_a_setting_of_its_method_and_given_once() -> None:
+    assert with_variant(["seed=1"], "iapc", None) == ["seed=1"]
+    assert with_variant(["seed=1"], "iapc", "paper") == ["seed=1", "iapc.variant=paper"]
+    assert with_variant(["ld.variant=paper"], "iapc", "paper")[-1] == "iapc.variant=paper"
+    with pytest.raises(ConfigError, match=r"paper and --set iapc\.variant are both given"):
+        with_variant([" iapc.variant = reference"], "iapc", "paper")

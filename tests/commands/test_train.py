@@ -15,7 +15,13 @@ from bundle_cases import write_bundle
 from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
-from roadshift.adapt.workflows.recipes import find_recipe, read_recipe, recipe_names
+from roadshift.adapt.workflows.recipes import (
+    SOURCES,
+    find_recipe,
+    read_recipe,
+    recipe_names,
+    settings_file,
+)
 from roadshift.cli import app
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec, open_bundle
 from roadshift.runtime.console.flags import flag_of
@@ -23,7 +29,7 @@ from roadshift.runtime.errors import ConfigError
 from roadshift.runtime.labels import label_space
 from typer.testing import CliRunner
 
-SOURCES = sorted((find_recipe("gta5-cityscapes-ld").parent / "source").glob("*.toml"))
+SOURCE_RECIPES = sorted(SOURCES.glob("*.toml"))
 
 
 @pytest.fixture
@@ -80,11 +86,12 @@ def test_a_variant_given_twice_or_unknown_is_refused(labelled: Path) -> None:
 
 
 def test_there_is_a_source_recipe_for_each_kind_of_source_model() -> None:
-    assert [file.stem for file in SOURCES] == ["cityscapes13", "gta5-vgg16", "gta5", "synthia"]
-    assert not {file.stem for file in SOURCES} & set(recipe_names())  # `reproduce` adapts
+    names = [file.stem for file in SOURCE_RECIPES]
+    assert names == ["cityscapes13", "gta5-vgg16", "gta5", "synthia"]
+    assert not set(names) & set(recipe_names())  # `reproduce` adapts
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", SOURCE_RECIPES, ids=lambda file: file.stem)
 def test_a_source_recipe_is_the_published_one_and_its_command_serves_recipes(file: Path) -> None:
     config, preset = (
         resolve_config("supervised", file=file),
@@ -106,7 +113,8 @@ def test_a_source_recipe_is_the_published_one_and_its_command_serves_recipes(fil
     (line,) = (line for line in comment.splitlines() if "roadshift train" in line)
     words = shlex.split(line.lstrip("# "))
     options = dict(zip(words[2::2], words[3::2], strict=True))
-    assert options["--config"] == f"configs/source/{file.name}"
+    assert options["--config"] == file.stem
+    assert settings_file(Path(file.stem), SOURCES) == file
     assert options["--network"] in NETWORKS
     served = [read_recipe(find_recipe(name)) for name in recipe_names()]
     here = (options["--network"], label_space(options["--label-space"]).name)

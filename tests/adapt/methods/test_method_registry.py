@@ -244,3 +244,11 @@ def test_adapt_takes_a_file_without_naming_its_method_again(
     ran = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "out"), "--gate", "off"])
     assert ran.exit_code == 0, ran.output
     assert json.loads(ran.stdout)["method"] == "bn_stats"
+
+
+@pytest.mark.parametrize("method", ["tent", "nightshift", "entmin", "tone_only", "bn_stats"])
+def test_the_one_variant_of_a_method_may_be_named(method: str) -> None:
+    named = resolve_config(method, assignments=[f"{method}.variant=roadshift"])
+    assert named == resolve_config(method)
+    with pytest.raises(ConfigError, match=rf"{method}\.variant 'nonesuch' is unknown"):
+        resolve_config(method, assignments=[f"{method}.variant=nonesuch"])

@@ -26,8 +26,9 @@ from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import Output, SegmentationNetwork, build_network
 from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.options import RunOptions
+from roadshift.adapt.workflows import explained_results
 from roadshift.adapt.workflows.compare import Comparison, VariantRun
-from roadshift.adapt.workflows.explained_results import explain_results
+from roadshift.adapt.workflows.explained_results import explain_results, explained_sections
 from roadshift.adapt.workflows.explanation import Explanation, explain
 from roadshift.adapt.workflows.method_variants import MethodVariant
 from roadshift.runtime.bundle import Bundle, NetworkSpec
@@ -435,7 +436,11 @@ def test_another_model_than_the_parent_is_said(
 
 @pytest.mark.usefixtures("no_sklearn")
 def test_each_result_of_a_comparison_is_explained_beside_its_source(
-    source: Bundle, adapted: Bundle, frames_dir: Path, tmp_path: Path
+    source: Bundle,
+    adapted: Bundle,
+    frames_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     broken = write_bundle(tmp_path / "broken", None, like=source)
     results = {
@@ -453,6 +458,13 @@ def test_each_result_of_a_comparison_is_explained_beside_its_source(
         assert pages == {"iapc:paper": "explained/adapted/index.html"}
         assert (options.out / pages["iapc:paper"]).is_file()
     assert sum("ld is not explained" in note and "holds no weights" in note for note in notes) == 2
+    (section,) = explained_sections(options.out, pages)
+    assert section.title == "iapc:paper, explained"
+    assert {one.title.rpartition(": ")[2] for one in section.pictures} >= {"labels", "importance"}
+    assert all(one.source.startswith("data:image/jpeg;base64,") for one in section.pictures)
+    assert all(one.alt for one in section.pictures)
+    monkeypatch.setattr(explained_results, "_MOST_EMBEDDED", 10)
+    assert [list(one.pictures) for one in explained_sections(options.out, pages)] == [[]]
     stopped = RunOptions(tmp_path / "out", events=Events(stop_requested=lambda: True))
     with pytest.raises(RunInterrupted, match="the runs are done, and the same command goes on"):
         explain_results(comparison, frames, stopped)

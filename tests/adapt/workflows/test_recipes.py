@@ -16,7 +16,14 @@ from roadshift.adapt.methods import build_stages, resolve_config
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS, build_network
 from roadshift.adapt.run.config import read_toml
-from roadshift.adapt.workflows.recipes import find_recipe, read_recipe, recipe_names
+from roadshift.adapt.workflows.recipes import (
+    FOLDER,
+    SOURCES,
+    find_recipe,
+    read_recipe,
+    recipe_names,
+    settings_file,
+)
 from roadshift.adapt.workflows.reproduction import reproduce
 from roadshift.cli import app
 from roadshift.commands.tables import published_tables
@@ -173,6 +180,21 @@ def test_a_recipe_is_found_by_name_or_by_file(tiny: Path) -> None:
     assert find_recipe(str(tiny)) == tiny
     with pytest.raises(ConfigError, match=r"no recipe 'gta5'; give a file, or one of .*-iapc"):
         find_recipe("gta5")
+
+
+def test_a_bare_name_of_settings_is_a_recipe_and_a_path_stays_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings_file(None) is None
+    assert settings_file(Path("gta5-cityscapes-iapc")) == FOLDER / "gta5-cityscapes-iapc.toml"
+    assert settings_file(Path("gta5"), SOURCES) == SOURCES / "gta5.toml"
+    for path in ("gta5.toml", "configs/gta5", "./gone.toml"):  # a file that is or is not there
+        assert settings_file(Path(path), SOURCES) == Path(path)
+    (tmp_path / "gta5").write_text("")
+    assert settings_file(Path("gta5"), SOURCES) == Path("gta5")
+    with pytest.raises(ConfigError, match=r"no recipe 'synthia13'; give a file, or one of .*gta5"):
+        settings_file(Path("synthia13"), SOURCES)
 
 
 @pytest.mark.parametrize(

@@ -194,8 +194,12 @@ def test_where_the_gate_keeps_out_all_nothing_is_published(
     gate: Callable[..., None], search: Search, tmp_path: Path
 ) -> None:
     gate(("keep", 2.0), ("keep", 3.0))
-    with pytest.raises(RefusedError, match=r"keeps out every candidate, .*because: It is keep\."):
+    refused = r"keeps out every candidate, .*because: It is keep\."
+    with pytest.raises(RefusedError, match=refused) as caught:
         search(0.0, 1.0)
+    assert caught.value.search is not None
+    assert caught.value.search["chosen"] is None
+    assert [row["decision"] for row in caught.value.search["candidates"]] == ["keep", "keep"]
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.search/candidate-2").is_dir()
     with pytest.raises(OutputError, match=r"out\.search: holds a search .*resume=True.*overwrite"):
@@ -278,7 +282,8 @@ def test_too_few_frames_to_choose_on_are_refused_before_any_run(
 ) -> None:
     given = [Candidate({}, resolve_config("iapc", seed=seed)) for seed in (0, 1)]
     for frames, most, count in ((frames_dir, None, 6), (recording, 15, 15)):
-        with pytest.raises(FrameError, match=f"search: {count} frames are too few .* at least 32"):
+        says = f"search: {count} frames are too few .* at least 16, and 32 for"
+        with pytest.raises(FrameError, match=says):
             search_settings(source, [frames], given, run_options(tmp_path / "out"), max_frames=most)
     assert list(tmp_path.iterdir()) == []
 
@@ -351,6 +356,12 @@ def test_the_command_prints_the_table_and_puts_it_into_its_document(
     assert "Candidates, judged without labels" in ran.stdout
     (chosen,) = (line.split() for line in ran.stdout.splitlines() if line.split()[-1:] == ["yes"])
     assert chosen[:3] == ["0.20", "0.04", "promote"]
+    gate(*[("keep", 1.0)] * 4)
+    ran = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "b"), "--json"])
+    assert isinstance(ran.exception, RefusedError)
+    document = json.loads(ran.stdout)
+    assert document["bundle"] is None
+    assert len(document["search"]["candidates"]) == 4
 
 
 def test_python_searches_with_typed_settings(
