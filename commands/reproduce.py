@@ -43,6 +43,10 @@ def reproduce(
     ] = False,
     seed: Seed = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 0, 1 and so on.")] = 1,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Black box: weights that the student starts from; random without."),
+    ] = None,
     device: Device = "auto",
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -87,6 +91,7 @@ def reproduce(
                 options,
                 seed=seed,
                 seeds=seeds,
+                initial=init,
                 allow_networks=allow_network or (),
             )
     show(result, as_json, lambda: published_tables(result))

@@ -42,7 +42,7 @@ class Recipe(Settings):
     row: str  # "GTA5 to Cityscapes"
     reference: str  # where the figures are published
     data: str  # layout of the target's data set, see `layouts`
-    network: str
+    network: str  # of the source model, and of a black box's student
     label_space: str
     input_size: tuple[int, int]  # what the network sees when it is measured
     evaluation_size: tuple[int, int]  # of the label maps, to which its logits are upsampled
@@ -67,11 +67,7 @@ def read_recipe(file: Path) -> Recipe:
             f"those that come with roadshift are {', '.join(recipe_names())}."
         )
     recipe = validate(Recipe, {"method": method, **section}, f"{file}, section recipe")
-    if adapting_method(recipe.method).black_box:
-        raise ConfigError(
-            f"{file}: its method {recipe.method} learns from a black box's answers, and a recipe "
-            "starts from a source model; give one of another method, or use `roadshift adapt`."
-        )
+    adapting_method(recipe.method)
     layout(recipe.data)
     space = label_space(recipe.label_space)
     missing = set(label_space("synthia13").classes) - set(space.classes)

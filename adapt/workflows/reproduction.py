@@ -30,14 +30,15 @@ from ...runtime.labels.layouts import layout
 from ...runtime.labels.metrics import evaluation_record
 from ...runtime.printable import encodable
 from ...runtime.strict_json import JsonError, read_json
-from ..methods import resolve_config
+from ..black_boxes.student import Student
+from ..methods import adapting_method, resolve_config
 from ..models.importing import load_weights_file, save_weights
 from ..models.loading import load_network, pick_device
 from ..models.torch_engine import TorchEngine
 from ..networks.foreign.trust import check_allowed
 from ..run.config import RunConfig
 from ..run.options import RunOptions
-from .adaptation import adapt_bundle
+from .adaptation import adapt_black_box, adapt_bundle
 from .import_bundle import import_bundle
 from .method_variants import check_seeds
 from .recipes import Recipe, read_recipe
@@ -72,11 +73,13 @@ def reproduce(
     *,
     seed: int | None = None,
     seeds: int = 1,
+    initial: Path | None = None,
     allow_networks: Collection[str] = (),
 ) -> dict[str, Any]:
     """Adapt a recipe's source model to its target's training images and measure both models.
 
-    Labels are read to measure, never to adapt.
+    Labels are read to measure, never to adapt. Of a black-box method the source model gives answers
+    alone, and a student of the recipe's network learns from them.
 
     Args:
         file: the recipe.
@@ -87,6 +90,7 @@ def reproduce(
             (``adapted-seed0`` and so on for several seeds), and ``result.json``.
         seed: the recipe's unless given.
         seeds: runs; several have the seeds 0 to ``seeds - 1``.
+        initial: weights that a black box's student starts from; random ones unless given.
         allow_networks: modules whose code the recipe or the bundle may name, see `open_bundle`.
 
     Returns:
@@ -101,6 +105,11 @@ def reproduce(
     """
     recipe = read_recipe(file)
     check_allowed(recipe.network, allow_networks, f"{file}: its network")
+    is_black_box = adapting_method(recipe.method).black_box
+    if initial is not None and not is_black_box:
+        raise ConfigError(
+            f"{arg('initial')}: {recipe.method} starts from the source model; leave it out."
+        )
     configs = _configs(recipe.method, file, seed, seeds)
     out, events = options.out, options.events
     kept = layout(recipe.data)
@@ -133,7 +142,12 @@ def reproduce(
     source_only = measure(source, "source only")
     runs = []
     for name, config in configs.items():
-        adapted = adapt_bundle(source, folders, config, replace(options, out=out / name))
+        run = replace(options, out=out / name)
+        if is_black_box:
+            student = Student(recipe.network, input_size=recipe.input_size, initial=initial)
+            adapted = adapt_black_box(source.path, folders, config, run, student)
+        else:
+            adapted = adapt_bundle(source, folders, config, run)
         measured = measure(adapted, name.replace("-seed", ", seed "))
         gain = measured["miou"] - source_only["miou"]
         runs.append({"seed": config.seed, "measured": measured, "gain": gain})
