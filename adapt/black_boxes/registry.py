@@ -61,12 +61,12 @@ def kind_of(source: str) -> str | None:
 
 
 def open_black_box(
-    source: str | Path | Callable[..., Any],
+    source: str | Path | Callable[..., Any] | BlackBox,
     wiring: BoxWiring | None = None,
     space: LabelSpace | None = None,
     note: Note = log_note,
 ) -> BlackBox:
-    """Open the black box that ``source`` names, see the top of this module, or a function itself.
+    """Open the black box that ``source`` names, see the top of this module, or that it is itself.
 
     Args:
         wiring: what it does not say of itself.
@@ -80,6 +80,8 @@ def open_black_box(
         NetworkError: there is no such Python function.
     """
     wiring = wiring or BoxWiring()
+    if isinstance(source, BlackBox):
+        return source
     if callable(source):
         return of_function(source, wiring)
     kind = kind_of(str(source))
@@ -96,6 +98,8 @@ def open_black_box(
     return opener(str(source), wiring, space, note)
 
 
-def source_name(source: str | Path | Callable[..., Any]) -> str:
+def source_name(source: str | Path | Callable[..., Any] | BlackBox) -> str:
     """The name of a black box, as a record keeps it."""
+    if isinstance(source, BlackBox):
+        return source.identity
     return name_of(source) if callable(source) else str(source)

@@ -143,7 +143,7 @@ def check_not_incumbent(source: Bundle, out: Path) -> None:
 
 
 def adapt_black_box(
-    source: str | Path | Callable[..., Any],
+    source: str | Path | Callable[..., Any] | BlackBox,
     frames: Sequence[str | Path],
     config: RunConfig,
     options: RunOptions,

@@ -10,7 +10,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ...runtime.atomic import output_errors, write_whole
 from ...runtime.bench.evaluation import evaluate
@@ -25,12 +27,13 @@ from ...runtime.errors import (
 )
 from ...runtime.file_names import check_name
 from ...runtime.frames.images import read_image
+from ...runtime.frames.preprocess import fit_frame
 from ...runtime.labels import label_space
 from ...runtime.labels.layouts import layout
 from ...runtime.labels.metrics import evaluation_record
 from ...runtime.printable import encodable
 from ...runtime.strict_json import JsonError, read_json
-from ..black_boxes.student import Student
+from ..black_boxes import BlackBox, Student
 from ..methods import adapting_method, resolve_config
 from ..models.importing import load_weights_file, save_weights
 from ..models.loading import load_network, pick_device
@@ -63,6 +66,15 @@ class RecipeEngine(TorchEngine):
         )
         self.label_size = (recipe.evaluation_size[1], recipe.evaluation_size[0])
         self._segmenter.size = self.label_size
+
+    @torch.inference_mode()
+    def probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """What the bundle says of a frame, (H, W, 3) uint8, at its stride: (K, h, w) float32."""
+        fitted = fit_frame(image, self.input.width, self.input.height)
+        images = torch.from_numpy(fitted[None]).to(self._device)
+        logits = self._segmenter.scores(images)[1]
+        found: NDArray[np.float32] = logits[0].float().softmax(dim=0).cpu().numpy()
+        return found
 
 
 def reproduce(
@@ -145,7 +157,9 @@ def reproduce(
         run = replace(options, out=out / name)
         if is_black_box:
             student = Student(recipe.network, input_size=recipe.input_size, initial=initial)
-            adapted = adapt_black_box(source.path, folders, config, run, student)
+            adapted = adapt_black_box(
+                _answers_of(source, recipe, run_on), folders, config, run, student
+            )
         else:
             adapted = adapt_bundle(source, folders, config, run)
         measured = measure(adapted, name.replace("-seed", ", seed "))
@@ -167,6 +181,17 @@ def reproduce(
     }
     write_whole(out / RESULT, json.dumps(result, indent=2).encode())
     return result
+
+
+def _answers_of(source: Bundle, recipe: Recipe, device: torch.device) -> BlackBox:
+    """The source model as its answers."""
+    engine = RecipeEngine(source, recipe, device)
+    return BlackBox(
+        lambda _, image: engine.probabilities(image),
+        source.hash,
+        source.label_space,
+        source.manifest.input,
+    )
 
 
 def _configs(method: str, file: Path, seed: int | None, seeds: int) -> dict[str, RunConfig]:

@@ -288,6 +288,7 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
         overwrite: bool = False,
         seed: int | None = None,
         seeds: int = 1,
+        initial: Path | None = None,
         allow_networks: Sequence[str] = (),
         **options: Any,
     ) -> dict[str, Any]:
@@ -298,6 +299,7 @@ def run(tiny: Path, cityscapes: Path, checkpoint: Path, tmp_path: Path) -> Repro
             run_options(out, overwrite=overwrite, **options),
             seed=seed,
             seeds=seeds,
+            initial=initial,
             allow_networks=allow_networks,
         )
 
@@ -372,6 +374,29 @@ def test_both_models_are_measured_at_the_stated_size_and_put_beside_the_paper(
         "result.json",
     }
     assert any("source only: " in note and "mIoU at 96x64" in note for note in notes)
+
+
+def test_a_black_box_row_teaches_a_student_from_the_source_models_answers(
+    run: Reproduce, tiny: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    tiny.write_text(
+        TINY.replace("[iapc]", "[atp_black_box]")
+        .replace('"iapc"', '"atp_black_box"')
+        .replace('variant = "paper"', 'variant = "paper"\nstages = ["teach"]')
+        .replace("steps = 2", "steps = 2\nlr = 1e-6")  # one pixel in all has batch norm's gradients
+    )
+    result = run()
+    source, student = (open_bundle(tmp_path / "out" / name) for name in ("source", "adapted"))
+    assert result["method"] == student.manifest.provenance.method == "atp_black_box"
+    assert student.manifest.network == source.manifest.network
+    origin = student.manifest.provenance
+    assert origin.configuration["method_config"]["stages"] == ["teach"]
+    started = run(initial=checkpoint, out=tmp_path / "from")  # as its teacher, and moves little
+    assert started["measured"]["miou"] != result["measured"]["miou"]
+    tiny.write_text(TINY)
+    with pytest.raises(ConfigError, match="initial: iapc starts from the source model; leave it"):
+        run(initial=checkpoint, out=tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("content", ["my notes", "{}", "[]", '{"miou": 1}'])
