@@ -34,8 +34,8 @@ def select(
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Frames to choose.")] = 100,
     by: Annotated[
-        str, typer.Option(help="representative, coverage, diverse, entropy or random.")
-    ] = "representative",
+        str, typer.Option(help="balanced, representative, coverage, diverse, entropy or random.")
+    ] = "balanced",
     max_frames: FramesLookedAt = 3000,
     seed: Annotated[int, typer.Option(min=0, help="Random seed.")] = 0,
     topic: Topic = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +25,13 @@ def coverage(frames: Sequence[Informativeness], count: int, seed: int) -> list[i
     "Submodularity in data subset selection and active learning", ICML 2015; u is ours.
     """
     del seed
-    unsure = np.stack([frame.unsure for frame in frames]).astype(np.float64)
-    covered, chosen = np.zeros(unsure.shape[1]), list[int]()
-    while len(chosen) < min(count, len(frames)):
-        value = np.sqrt(covered + unsure).sum(axis=1)
-        value[chosen] = -1.0
-        chosen.append(int(value.argmax()))
-        covered += unsure[chosen[-1]]
-    return chosen
+    return _greedily([_Coverage(frames)], len(frames), count)
 
 
 def representative(frames: Sequence[Informativeness], count: int, seed: int) -> list[int]:
     """Frames that stand for all others in what the network is unsure of.
 
-        S <- S + argmin_j sum_i d(i, S + j),   d(i, S) = min(|e_i|, min_{s in S} |e_i - e_s|)
+        S <- S + argmax_j F(S + j),   F(S) = sum_i |e_i| - min(|e_i|, min_{s in S} |e_i - e_s|)
 
     with the content e of a frame: greedy facility location, or k-medoids with a first exemplar at
     zero, for which a frame that the network is sure of needs no label (Krause and Gomes, "Budgeted
@@ -45,15 +39,73 @@ def representative(frames: Sequence[Informativeness], count: int, seed: int) -> 
     often, and an odd frame counts once, where `diverse` looks for it.
     """
     del seed
-    content = np.stack([frame.content for frame in frames]).astype(np.float64)
-    squares = (content**2).sum(axis=1)
-    distance = np.sqrt(np.maximum(squares[:, None] + squares - 2 * content @ content.T, 0))
-    nearest, chosen = np.sqrt(squares), list[int]()
-    while len(chosen) < min(count, len(frames)):
-        value = np.maximum(nearest - distance, 0).sum(axis=1)
-        value[chosen] = -1.0
-        chosen.append(int(value.argmax()))
-        nearest = np.minimum(nearest, distance[chosen[-1]])
+    return _greedily([_Representation(frames)], len(frames), count)
+
+
+def balanced(frames: Sequence[Informativeness], count: int, seed: int) -> list[int]:
+    """Frames that stand for all others and hold what the network is unsure of, alike.
+
+    F of `coverage` and of `representative`, each as a share of what all frames have, summed: a sum
+    of submodular functions is one.
+    """
+    del seed
+    return _greedily([_Coverage(frames), _Representation(frames)], len(frames), count)
+
+
+class _Term(Protocol):
+    """A submodular function of the frames chosen so far, 1 for all frames."""
+
+    def gains(self) -> NDArray[np.float64]:
+        """The share that each frame would add."""
+
+    def take(self, frame: int) -> None:
+        """Choose a frame."""
+
+
+class _Coverage:
+    """F of `coverage`."""
+
+    def __init__(self, frames: Sequence[Informativeness]) -> None:
+        self._unsure = np.stack([frame.unsure for frame in frames]).astype(np.float64)
+        self._covered = np.zeros(self._unsure.shape[1])
+        self._all = float(np.sqrt(self._unsure.sum(axis=0)).sum()) or 1.0
+
+    def gains(self) -> NDArray[np.float64]:
+        more = np.sqrt(self._covered + self._unsure) - np.sqrt(self._covered)
+        return np.asarray(more.sum(axis=1) / self._all)
+
+    def take(self, frame: int) -> None:
+        self._covered += self._unsure[frame]
+
+
+class _Representation:
+    """F of `representative`."""
+
+    def __init__(self, frames: Sequence[Informativeness]) -> None:
+        content = np.stack([frame.content for frame in frames]).astype(np.float64)
+        squares = (content**2).sum(axis=1)
+        apart = squares[:, None] + squares - 2 * content @ content.T
+        self._distance = np.sqrt(np.maximum(apart, 0))
+        self._nearest = np.sqrt(squares)
+        self._all = float(self._nearest.sum()) or 1.0
+
+    def gains(self) -> NDArray[np.float64]:
+        nearer = np.maximum(self._nearest - self._distance, 0)
+        return np.asarray(nearer.sum(axis=1) / self._all)
+
+    def take(self, frame: int) -> None:
+        self._nearest = np.minimum(self._nearest, self._distance[frame])
+
+
+def _greedily(terms: Sequence[_Term], frames: int, count: int) -> list[int]:
+    """The frames that add most to the sum of the terms, one after another."""
+    chosen = list[int]()
+    while len(chosen) < min(count, frames):
+        gains = np.sum([term.gains() for term in terms], axis=0)
+        gains[chosen] = -1.0
+        chosen.append(int(gains.argmax()))
+        for term in terms:
+            term.take(chosen[-1])
     return chosen
 
 
@@ -90,8 +142,9 @@ def random(frames: Sequence[Informativeness], count: int, seed: int) -> list[int
     return [int(i) for i in order[:count]]
 
 
-DEFAULT = "representative"  # the best where drives are mixed: docs/results/selecting.md
+DEFAULT = "balanced"  # the best over all pools: docs/results/selecting.md
 CHOOSERS: dict[str, Chooser] = {
+    "balanced": balanced,
     "coverage": coverage,
     "diverse": diverse,
     "entropy": entropy,

@@ -69,7 +69,7 @@ class RecipeEngine(TorchEngine):
 
     @torch.inference_mode()
     def probabilities(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What the bundle says of a frame, (H, W, 3) uint8, at its stride: (K, h, w) float32."""
+        """Probabilities of the classes of a frame, (H, W, 3) uint8, at the stride: (K, h, w)."""
         fitted = fit_frame(image, self.input.width, self.input.height)
         images = torch.from_numpy(fitted[None]).to(self._device)
         logits = self._segmenter.scores(images)[1]

@@ -87,7 +87,7 @@ def trusted_model(
     if model is None:
         raise SlotError(f"{store.path}: slot {slot} is empty.")
     in_a_gap()
-    bundle = open_bundle(store.folder(model.hash))
+    bundle = open_bundle(store.folder(model.folder))
     if bundle.hash != model.hash:
         raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
     in_a_gap()
@@ -206,6 +206,7 @@ def _start_active(
             return Start(state, None, trial)  # the model on trial is better than none
         try:
             state = roll_back(store, str(error), model=state.slots[state.active].hash)
+            note(f"{error.marked} The model before runs, in slot {state.active}.")
         except (OutputError, SlotError) as second:
             note(f"{second} The model before runs all the same.")
         return Start(state, before, trial)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..atomic import flush, output_errors
 from ..bundle import MANIFEST_NAME, Artefact, Bundle, open_bundle
@@ -20,7 +21,7 @@ from .changes import record, verified_now
 from .plan_building import PlanBuilder, plan_record
 from .plans import open_with_plan, with_plan
 from .self_test import check_self_test
-from .state import Installed, SlotState
+from .state import Installed, Slot, SlotState
 from .store import SlotStore
 
 OpenEngine = Callable[[Bundle], Engine]
@@ -41,6 +42,9 @@ def install(
     The bundle is verified, copied, and the copy verified again, so that what was checked is what is
     kept. It has to open on this machine and to give the labels that its export recorded.
 
+    A model that is in a slot and comes with other signatures, as after an expiry was put off or a
+    key exchanged, stays there with these, whether it runs or not. Its version must not fall.
+
     Args:
         source: the bundle's folder, or the file of a packed one.
         self_test: whether a bundle without a self-test is refused.
@@ -52,14 +56,19 @@ def install(
 
     Raises:
         SignatureError: it is not trusted, or its version is not above what was committed before.
-        SlotError: a model is being tried, this one is installed already, its classes are others
-            than those of the model that runs, its gate refused it, or it brings no self-test.
+        SlotError: a model is being tried, this one is installed already with these signatures, its
+            classes are others than those of the model that runs, its gate refused it, or it brings
+            no self-test.
         EngineError: it does not open here, or does not give the recorded labels.
         OutputError: the disk is full, or cannot be written.
     """
     try:
         with store.installing() as incoming, unpacked(Path(source), store.path) as folder:
             with _naming(folder, source):
+                if _slot_of(store.state(), open_bundle(folder).hash) is not None:
+                    slot, installed = _renewed(store, folder, incoming, trust)
+                    note(f"{source}: is in slot {slot} already; it has these signatures now.")
+                    return installed
                 copied = _copied(store, folder, incoming, trust)
             with _naming(incoming, source):
                 bundle, plan = _with_plan(store, copied.bundle, plans)
@@ -146,16 +155,73 @@ def _admit(
         return slots[state.idle]
 
 
-def _check_may_enter(store: SlotStore, state: SlotState, source: Path, bundle: Bundle) -> None:
-    """Refuse while a model is tried, what is there already, and what does not fit what runs."""
+def _slot_of(state: SlotState, hash: str) -> Slot | None:
+    """The slot that holds a model which did not fail."""
+    for slot, there in state.slots.items():
+        if there.hash == hash and there.condition != "failed":
+            return slot
+    return None
+
+
+def _renewed(
+    store: SlotStore, source: Path, incoming: Path, trust: Trust
+) -> tuple[Slot, Installed]:
+    """Put the copy of a model that is in a slot in its place: the same files, signed anew."""
+    found = verified_now(store, store.state(), open_bundle(source), trust)
+    copy_bundle(found.bundle, incoming)
+    with store.changing() as state:
+        _check_no_trial(store, state)
+        copied = verified_now(store, state, open_bundle(incoming), trust)
+        slot = _slot_of(state, copied.bundle.hash)
+        if slot is None:
+            raise SlotError(f"{source}: was changed while it was copied; install it again.")
+        there = state.slots[slot]
+        if _signatures(incoming) == _signatures(store.folder(there.folder)):
+            raise SlotError(f"{source}: is in slot {slot} already, with these signatures.")
+        if copied.version < there.version:
+            raise SignatureError(
+                f"{source}: is signed as version {copied.version}, and in slot {slot} as "
+                f"{there.version}; sign it again with a version that is not below."
+            )
+        said = {name: getattr(copied, name) for name in ("version", "role", "signers")}
+        installed = there.model_copy(
+            update={
+                **said,
+                "maker_version": copied.maker_version,
+                "renewals": there.renewals + 1,
+            }
+        )
+        after = state.model_copy(update={"slots": {**state.slots, slot: installed}})
+        parts: dict[str, Any] = {"slots": after.slots}
+        if slot == state.active:
+            parts |= {key: after.committed(slot)[key] for key in ("floor", "garage_floors")}
+        store.admit(incoming, installed.folder)
+        store.change(state, "renewed", {"slot": slot, "hash": installed.hash, **said}, **parts)
+        return slot, installed
+
+
+def _signatures(folder: Path) -> dict[Path, bytes]:
+    """The files of a bundle's signatures, by their place in it."""
+    return {
+        path.relative_to(folder): read_regular_file(path, LARGEST)
+        for path in signature_files(folder)
+    }
+
+
+def _check_no_trial(store: SlotStore, state: SlotState) -> None:
     if state.trial is not None:
         raise SlotError(
             f"{store.path}: the model in slot {state.trial.slot} is being tried; commit it or roll "
             "it back first."
         )
-    for slot, there in state.slots.items():
-        if there.hash == bundle.hash and there.condition != "failed":
-            raise SlotError(f"{source}: is in slot {slot} already.")
+
+
+def _check_may_enter(store: SlotStore, state: SlotState, source: Path, bundle: Bundle) -> None:
+    """Refuse while a model is tried, what is there already, and what does not fit what runs."""
+    _check_no_trial(store, state)
+    slot = _slot_of(state, bundle.hash)
+    if slot is not None:
+        raise SlotError(f"{source}: is in slot {slot} already.")
     _check_fits(store, state, bundle)
 
 
@@ -184,7 +250,7 @@ def _check_fits(store: SlotStore, state: SlotState, bundle: Bundle) -> None:
     active = state.model(state.active)
     if active is None:
         return
-    classes = open_bundle(store.folder(active.hash), verify=False).label_space.classes
+    classes = open_bundle(store.folder(active.folder), verify=False).label_space.classes
     if tuple(bundle.label_space.classes) != tuple(classes):
         raise SlotError(
             f"{bundle.path}: has other classes than the model that runs; programs that read its "

@@ -39,11 +39,12 @@ class Installed(_Strict):
     """The model in a slot.
 
     Attributes:
-        hash: of its bundle, which lies in ``models/HASH``.
+        hash: of its bundle, which lies in `folder`, below ``models``.
         version, role, signers: what its signatures said when it was installed.
         maker_version: of the maker's model that it was adapted from, or of itself.
         condition: "installed", "good" once it was committed, or "failed", and then ``reason``.
         plan: of TensorRT, that was built on this machine and lies beside the slots; None: none was.
+        renewals: how often its signatures were exchanged for newer ones.
     """
 
     hash: _Hash
@@ -54,6 +55,12 @@ class Installed(_Strict):
     condition: Condition = "installed"
     reason: str = ""
     plan: Artefact | None = None
+    renewals: int = Field(default=0, ge=0)
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder: the hash, and a number once its signatures were renewed."""
+        return f"{self.hash}.{self.renewals}" if self.renewals else self.hash
 
     @field_validator("plan")
     @classmethod

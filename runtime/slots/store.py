@@ -2,7 +2,8 @@
 
     state.json     which slot runs, what is in each, what is tried; replaced by one rename
     audit.jsonl    every change, a line each, chained by hashes
-    models/HASH/   the bundles, never changed once they have their name
+    models/HASH/   the bundles, never changed once they have their name (HASH.N/ after N renewals of
+                   the signatures)
     plans/         TensorRT plans that were built here, see `plans`
     lock           held while something is changed
     install.lock   held by the one program that installs; others change the state meanwhile
@@ -77,9 +78,9 @@ class SlotStore:
         except OSError as error:
             raise SlotError(f"{where}: cannot be read ({error.strerror}).") from error
 
-    def folder(self, hash: str) -> Path:
-        """The folder of a model."""
-        return self.path / MODELS / hash
+    def folder(self, name: str) -> Path:
+        """The folder of a model, by `Installed.folder`."""
+        return self.path / MODELS / name
 
     def plan_file(self, plan: Artefact) -> Path:
         """The file of a plan that was built here."""
@@ -212,9 +213,9 @@ class SlotStore:
         os.close(descriptor)
         return None
 
-    def admit(self, incoming: Path, hash: str) -> None:
+    def admit(self, incoming: Path, name: str) -> None:
         """Give a flushed model its name; one of that name, which is the same, is replaced."""
-        target = self.folder(hash)
+        target = self.folder(name)
         with output_errors(target):
             if target.exists():
                 shutil.rmtree(target)
@@ -250,7 +251,7 @@ class SlotStore:
     def _remove_leftovers(self, state: SlotState) -> None:
         """Remove what no slot holds; a failure to do so is left to the next change."""
         slots = state.slots.values()
-        named = {installed.hash for installed in slots}
+        named = {installed.folder for installed in slots}
         with suppress(OSError):
             for path in (self.path / MODELS).iterdir():
                 if path.name not in named and path.name != _INCOMING:

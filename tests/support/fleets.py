@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from roadshift.runtime.bundle import Artefact, Bundle
+from roadshift.runtime.bundle import Artefact, Bundle, open_bundle
 from roadshift.runtime.signing import (
     PrivateKey,
     Trust,
@@ -72,6 +72,12 @@ class Fleet:
         seed = version if weights_of is None else weights_of
         bundle = small_bundle(path, seed, self_test=True, mark=version, **parts)
         sign_bundle(bundle, self.key, version=version)
+        return bundle
+
+    def signed_again(self, model: int, version: int, **parts: Any) -> Bundle:
+        """A model that was made before, signed as of another version."""
+        bundle = open_bundle(self.folder / f"v{model}")
+        sign_bundle(bundle, self.key, version=version, **parts)
         return bundle
 
     def installed(self, version: int, **parts: Any) -> Bundle:

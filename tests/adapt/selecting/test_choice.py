@@ -87,6 +87,32 @@ def test_representative_takes_the_frame_that_brings_the_others_nearest(
         kept = np.vstack([kept, places[chosen]])
 
 
+@given(
+    arrays(np.float64, (6, 3), elements=st.integers(-9, 9)),
+    arrays(np.float64, (6, 4), elements=st.floats(0, 1, width=32)),
+    st.integers(1, 6),
+)
+def test_balanced_takes_what_adds_most_to_the_sum_of_both_shares(
+    places: NDArray[np.float64], areas: NDArray[np.float64], count: int
+) -> None:
+    def value(chosen: Sequence[int]) -> float:
+        kept = np.vstack([np.zeros(3), places[list(chosen)]])
+        apart = np.linalg.norm(places[:, None] - kept, axis=2).min(axis=1).sum()
+        most, total = np.linalg.norm(places, axis=1).sum(), np.sqrt(areas.sum(axis=0)).sum()
+        covered = np.sqrt(areas[list(chosen)].sum(axis=0)).sum()
+        return float((1 - apart / most if most else 0) + (covered / total if total else 0))
+
+    frames = [
+        Informativeness(np.zeros(2, np.float32), 0.5, area, place)
+        for area, place in zip(areas.astype(np.float32), places.astype(np.float32), strict=True)
+    ]
+    chosen = list[int]()
+    for taken in CHOOSERS["balanced"](frames, count, 0):
+        best = max(value([*chosen, i]) for i in range(6) if i not in chosen)
+        chosen.append(taken)
+        assert value(chosen) >= best - 1e-6
+
+
 def test_entropy_takes_the_least_sure() -> None:
     frames = [frame(0, value) for value in (0.1, 0.9, 0.5, 0.7)]
     assert CHOOSERS["entropy"](frames, 2, 0) == [1, 3]

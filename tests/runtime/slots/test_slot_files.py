@@ -29,7 +29,7 @@ def test_names_that_are_no_utf8_do_not_make_the_state_unreadable(fleet: Fleet) -
     odd = fleet.folder / "usb\udcff"
     odd.mkdir()
     old = shutil.copytree(fleet.folder / "v1", odd / "v1")
-    with pytest.raises(RoadshiftError, match="nothing before 2"):
+    with pytest.raises(RoadshiftError, match="is in slot a already"):
         install(fleet.store, old, fleet.trust)
     details = fleet.store.state().record["details"]
     assert isinstance(details, dict)

@@ -129,10 +129,23 @@ def test_a_person_or_a_damaged_file_leads_back_to_the_model_before(fleet: Fleet)
     assert second.hash not in {m.hash for m in fleet.store.state().slots.values()}
 
 
+def test_the_model_before_says_that_it_runs_and_why(fleet: Fleet) -> None:
+    first, second = fleet.running(1), fleet.running(2)
+    (fleet.store.folder(second.hash) / "model.onnx").write_bytes(b"")
+    notes = list[str]()
+    start = start_of_run(fleet.store, fleet.trust, note=notes.append)
+    assert start.active is not None
+    assert start.active.hash == first.hash
+    (note,) = notes
+    assert "was changed after it was written" in note
+    assert note.endswith("The model before runs, in slot a.")
+
+
 def test_what_may_not_be_installed(fleet: Fleet, tmp_path: Path) -> None:
     first = fleet.running(5)
     cases: list[tuple[Path, type[Exception], str]] = [
-        (first.path, SignatureError, "nothing before 6")
+        (first.path, SlotError, "is in slot a already, with these signatures"),
+        (fleet.model(4).path, SignatureError, "nothing before 6"),
     ]
     unsigned = small_bundle(tmp_path / "unsigned", seed=8, self_test=True)
     cases.append((unsigned.path, SignatureError, "is not signed"))
@@ -292,6 +305,10 @@ STEPS: dict[str, tuple[Step, Step]] = {  # what comes before, and what is killed
         lambda f: (f.running(1), f.model(2)),
         lambda f: install(f.store, f.folder / "v2", f.trust, plans=StandInPlans()),
     ),
+    "renew": (
+        lambda f: (f.running(1), f.running(2), f.signed_again(2, 5)),
+        lambda f: install(f.store, f.folder / "v2", f.trust),
+    ),
     "build plans": (
         lambda f: (f.running(1), f.running(2)),
         lambda f: build_plans(f.store, f.trust, StandInPlans()),
@@ -348,12 +365,12 @@ def check_whole(fleet: Fleet) -> int:
     assert start.active is not None
     state = fleet.store.state()
     for installed in state.slots.values():
-        assert open_bundle(fleet.store.folder(installed.hash)).hash == installed.hash
+        assert open_bundle(fleet.store.folder(installed.folder)).hash == installed.hash
     records = list(read_audit(fleet.store.path))
     assert records[-1].event == state.record["event"]
     assert len(records) == state.generation + 1
     left = {path.name for path in (fleet.store.path / "models").iterdir()}
-    assert left - {".incoming"} == {installed.hash for installed in state.slots.values()}
+    assert left - {".incoming"} == {installed.folder for installed in state.slots.values()}
     plans = [one.plan for one in state.slots.values() if one.plan is not None]
     assert all(is_whole(fleet.store, plan) for plan in plans)
     found = {path.name for path in (fleet.store.path / "plans").glob("*.plan")}
