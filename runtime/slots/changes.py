@@ -142,7 +142,7 @@ def start_of_run(
 
     Args:
         trying: whether this run lets a model on trial see frames; False where another one does.
-        note: called with a sentence where the slots cannot be changed.
+        note: called with a sentence where the slots cannot be changed, or the model before runs.
 
     Raises:
         SlotError: there is nothing to run.

@@ -137,7 +137,7 @@ def test_the_model_before_says_that_it_runs_and_why(fleet: Fleet) -> None:
     assert start.active is not None
     assert start.active.hash == first.hash
     (note,) = notes
-    assert "was changed after it was written" in note
+    assert "has 0 bytes and manifest.json says" in note
     assert note.endswith("The model before runs, in slot a.")
 
 
