@@ -122,14 +122,20 @@ def sign(
 def verify(bundle: BundleOrPacked, trust: TrustFolder, as_json: Json = False) -> None:
     """Check that a bundle is whole, signed, and trusted today; exit code 8 where it is not."""
     from ..runtime.bundle import open_bundle
-    from ..runtime.bundle.packed import unpacked
+    from ..runtime.bundle.packed import named_as, unpacked
     from ..runtime.console.terminal import say
+    from ..runtime.errors import BundleError, SignatureError
     from ..runtime.signing import open_trust, verify_bundle
     from .tables import show
 
     trusted = open_trust(trust)
-    with unpacked(bundle) as folder:
-        found = verify_bundle(open_bundle(folder), trusted)
+    try:
+        with unpacked(bundle) as folder, named_as(bundle, folder):
+            found = verify_bundle(open_bundle(folder), trusted)
+    except BundleError as error:
+        if not os.path.exists(bundle):
+            raise
+        raise SignatureError(error.marked) from error
     names = ", ".join(trusted.name(key) for key in found.signers)
     document = {
         "bundle": str(bundle),

@@ -286,6 +286,7 @@ def _plan_builder(precision: str) -> Iterator[PlanBuilder | None]:
 
 def _show(store: SlotStore, as_json: bool) -> None:
     from ..runtime.console.terminal import print_json, say, table
+    from ..runtime.words import counted
 
     state: SlotState = store.state()
     if as_json:
@@ -313,7 +314,9 @@ def _show(store: SlotStore, as_json: bool) -> None:
             gpu, version = model.plan.details["gpu"], model.plan.details["version"]
             say(f"Slot {name} has a plan in {model.plan.precision} for {gpu}, TensorRT {version}.")
     if state.trial is not None:
-        say(f"Slot {state.trial.slot} is on trial; {state.trial.starts_left} starts are left.")
+        left = state.trial.starts_left
+        said = f"{counted(left, 'start')} {'is' if left == 1 else 'are'} left"
+        say(f"Slot {state.trial.slot} is on trial; {said}.")
 
 
 def _on_trial(state: SlotState, name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..runtime.console.flags import with_flags
 from ..runtime.console.terminal import print_json, say, table
-from ..runtime.words import counted
+from ..runtime.words import counted, sized
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
@@ -149,7 +149,7 @@ def collected_line(summary: Mapping[str, Any]) -> list[str]:
         f"{counted(summary['frames'], 'frame')} in {summary['seconds']:.1f} s: {summary['kept']} "
         f"kept{'; left out ' + ', '.join(left_out) if left_out else ''}.{labelled}",
         f"{summary['out']} holds {counted(summary['frames_kept'], 'frame')} in "
-        f"{summary['bytes'] / 1e6:.1f} MB of {summary['budget'] / 1e6:.0f} MB.",
+        f"{sized(summary['bytes'])} of {sized(summary['budget'])}.",
     ]
 
 
@@ -161,7 +161,7 @@ def collection_line(status: Mapping[str, Any]) -> list[str]:
     left_out = [f"{counts[key]} {said}" for key, said in REASONS.items() if counts.get(key)]
     lines = [
         f"{status['out']} holds {counted(status['frames_kept'], 'frame')} of "
-        f"{counted(len(status['drives']), 'drive')} in {status['bytes'] / 1e6:.1f} MB."
+        f"{counted(len(status['drives']), 'drive')} in {sized(status['bytes'])}."
     ]
     if counts.get("frames"):
         lines.append(

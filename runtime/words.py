@@ -8,6 +8,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def sized(number: int) -> str:
+    """Bytes as "1.5 MB", "20 GB"."""
+    unit, size = ("GB", 1e9) if number >= 1e9 else ("MB", 1e6)
+    return f"{round(number / size, 2):.10g} {unit}"
+
+
 def shortened(text: str, most: int = 60) -> str:
     """``text`` as a sentence may repeat it: of more than ``most`` characters its start."""
     return text if len(text) <= most else f"{text[: most // 2]}... of {len(text):,} characters"

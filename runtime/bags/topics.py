@@ -40,7 +40,7 @@ def camera_topic(index: BagIndex, asked: str | None) -> str:
         raise FrameError(
             f"{index.path} has pictures on {len(pictures)} topics: {_listed(index, pictures)}; "
             f"choose one with {arg('topic')}, or write it behind the bag: "
-            f"{index.path.name}#{pictures[0]}."
+            f"{index.path}#{pictures[0]}."
         )
     if results:
         raise FrameError(

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from ..atomic import output_errors, replacing, staging_folder
-from ..errors import BundleError
+from ..errors import BundleError, EngineError, SignatureError, SlotError
 from ..regular_files import read_regular_file
 from ..strict_json import LARGEST
 from .manifest import MANIFEST_NAME
@@ -88,7 +88,7 @@ def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
         BundleError: the file is no packed bundle, or holds anything else than files.
         OutputError: the disk is full, or ``beside`` cannot be written.
     """
-    if not source.is_file():
+    if not os.path.isfile(source):
         yield source
         return
     with staging_folder(Path(beside or tempfile.gettempdir(), "unpacked")) as folder:
@@ -97,6 +97,17 @@ def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
             inside.mkdir()
         _unpack(source, inside)
         yield inside
+
+
+@contextmanager
+def named_as(source: str | Path, folder: Path) -> Iterator[None]:
+    """Name what the user gave in errors about a folder that is there for a moment."""
+    try:
+        yield
+    except (EngineError, SignatureError, SlotError, BundleError) as error:
+        if str(folder) == str(source) or str(folder) not in error.marked:
+            raise
+        raise type(error)(error.marked.replace(str(folder), str(source))) from error
 
 
 def _unpack(source: Path, folder: Path) -> None:

@@ -20,7 +20,7 @@ from ..pictures.media_kinds import (
 from ..pictures.natural_order import natural_key
 from ..words import counted
 from .bag_folders import is_bag_folder, is_bag_name
-from .donkey_tubs import CATALOG_SUFFIX, MANIFEST, deleted_pictures
+from .donkey_tubs import CATALOG_SUFFIX, MANIFEST, tub_pictures
 from .mask_folders import Separation, separate, separate_videos
 from .mask_names import says_preview, stem_keys
 
@@ -40,12 +40,14 @@ class FolderContents:
         files: its pictures, videos and bags that hold frames, in time order.
         bags: those of them that are bags, files or folders.
         sentence: says how many files were taken and left out; None if it holds nothing else.
+        times_ns: of pictures in tubs of Donkey cars, nanoseconds since their drive began.
     """
 
     root: Path
     files: tuple[Path, ...]
     sentence: str | None
     bags: tuple[Path, ...] = ()
+    times_ns: Mapping[Path, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,6 +58,7 @@ class _Listing:
     videos: list[PurePath] = field(default_factory=list)
     bags: list[PurePath] = field(default_factory=list)
     deleted: int = 0  # pictures that a tub says were deleted
+    times_ns: dict[PurePath, int] = field(default_factory=dict)  # of pictures in tubs
     unread_pictures: Counter[str] = field(default_factory=Counter)
     unread_videos: Counter[str] = field(default_factory=Counter)
     others: Counter[str] = field(default_factory=Counter)
@@ -117,6 +120,7 @@ def folder_contents(folder: str | Path, *, videos: bool = True) -> FolderContent
         tuple(root / file for file in taken),
         _sentence(root, listing, separation, previews, videos),
         tuple(root / bag for bag in listing.bags) if videos else (),
+        {root / picture: time_ns for picture, time_ns in listing.times_ns.items()},
     )
 
 
@@ -139,7 +143,9 @@ def _listed(root: Path) -> _Listing:
         subfolders[:] = sorted(name for name in subfolders if _is_visible(name))
         here = PurePath(os.path.relpath(folder, root))
         if MANIFEST in files and any(name.endswith(CATALOG_SUFFIX) for name in files):
-            deleted |= {here / picture for picture in deleted_pictures(Path(folder))}
+            tub = tub_pictures(Path(folder))
+            deleted |= {here / picture for picture in tub.deleted}
+            listing.times_ns |= {here / one: time_ns for one, time_ns in tub.times_ns.items()}
         if is_bag_folder(files):
             listing.bags.append(here)
             subfolders.clear()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import FrameError, LabelError
 from ..notes import log_note
+from .bag_folders import is_bag, split_topic
 from .folder_contents import folder_contents
 
 _CITYSCAPES_STEM = re.compile(r"(.+)_leftImg8bit(_foggy_beta_[\d.]+)?")
@@ -94,10 +95,11 @@ def labelled_pairs(
         note: called with a sentence on files that are no images, if there are any.
 
     Raises:
-        FrameError: ``images_root`` is not a folder or holds no image.
+        FrameError: ``images_root`` is not a folder, is a bag, or holds no image.
         LabelError: ``labels_root`` is not a folder, images lack labels (the first are named), or
             two images have one label map, or one image two.
     """
+    _check_no_bag(images_root)
     contents = folder_contents(images_root, videos=False)
     images = contents.files
     if not images:
@@ -118,6 +120,20 @@ def labelled_pairs(
     if contents.sentence:
         note(contents.sentence)
     return found
+
+
+def _check_no_bag(images_root: str | Path) -> None:
+    path = Path(split_topic(images_root)[0])
+    try:
+        found = path.exists() and is_bag(path)
+    except OSError:
+        return  # it is reported where it is opened
+    if found:
+        raise FrameError(
+            f"{path} is a bag, and label maps belong to image files: write frames of it as a "
+            "folder of images first, as roadshift select and roadshift collect do, and give that; "
+            "run and bench take the bag itself."
+        )
 
 
 def _check_one_image_each(pairs: list[tuple[Path, Path]]) -> None:

@@ -45,8 +45,8 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         name: unique within its source and safe as a file name; no suffix.
-        timestamp_ns: time since the start of its video; of a bag, the stamp of its message; 0 for
-            an image file, which does not say.
+        timestamp_ns: time since the start of its video, or of its drive in a Donkey car's tub; of
+            a bag, the stamp of its message; 0 for other image files, which do not say.
         origin: of a bag, the header of its message; else None.
     """
 
@@ -205,7 +205,7 @@ class FrameSource:
         if not wanted(0):
             return
         try:
-            yield Frame(read_frame_image(file.path, remark=self._remark), file.name, 0)
+            yield Frame(read_frame_image(file.path, remark=self._remark), file.name, file.time_ns)
         except FrameError as error:
             yield LostFrames(str(error), 1)
 

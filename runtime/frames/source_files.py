@@ -40,6 +40,7 @@ class SourceFile:
         kind: `STILL`, `VIDEO`, `BAG`, or `RECORDING`, which another's reader reads.
         topic: of a bag, that of its camera.
         name: of its frame, or the start of its frames' names.
+        time_ns: of a picture whose folder says when it was taken.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class SourceFile:
     kind: str
     topic: str = ""
     name: str = ""
+    time_ns: int = 0
 
 
 def with_topic(sources: Sequence[str], topic: str | None) -> list[str]:
@@ -128,7 +130,8 @@ def _in_folder(path: Path, topic: str | None, note: Note) -> list[SourceFile]:
     files, refusals = [], []
     for file in contents.files:
         if file not in bags or is_recording(file):
-            files.append(SourceFile(file, path, _kind_in_folder(file, bags)))
+            kind, time_ns = _kind_in_folder(file, bags), contents.times_ns.get(file, 0)
+            files.append(SourceFile(file, path, kind, time_ns=time_ns))
             continue
         try:
             files.append(_bag(file, path, topic, note))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,37 +21,47 @@ DECISIONS = {"promote": "promote", "keep": "keep the incumbent", "ask": "ask a p
 
 def bundle_sections(bundles: Sequence[Bundle]) -> Iterator[Section]:
     """The lineage of all, then each one's own sections, the last one's first."""
+    titles = _titles(bundles)
     if len(bundles) > 1:
-        yield Section("Lineage", _lineage(bundles), name="lineage")
+        yield Section("Lineage", _lineage(bundles, titles), name="lineage")
     for number, bundle in reversed(list(enumerate(bundles))):
-        yield from _about(bundle, f"model-{number}")
+        yield from _about(bundle, titles[number], f"model-{number}")
 
 
-def _about(bundle: Bundle, name: str) -> Iterator[Section]:
-    title = bundle.path.name or str(bundle.path)
-    yield Section(title, _summary(bundle), name=name)
+def _titles(bundles: Sequence[Bundle]) -> list[str]:
+    """The bundles' names; of those with the same name, their paths."""
+    names = Counter(bundle.path.name for bundle in bundles)
+    return [
+        bundle.path.name if bundle.path.name and names[bundle.path.name] == 1 else str(bundle.path)
+        for bundle in bundles
+    ]
+
+
+def _about(bundle: Bundle, title: str, name: str) -> Iterator[Section]:
+    yield Section(title, _summary(bundle, title), name=name)
     if bundle.manifest.verdict is not None:
-        body = _verdict(bundle.manifest.verdict)
+        body = _verdict(bundle.manifest.verdict, title)
         yield Section(f"{title}: verdict", body, name=f"{name}-verdict")
     losses = _losses(bundle)
     if losses:
         yield Section(f"{title}: losses", losses, name=f"{name}-losses")
-    yield Section(f"{title}: files", _artefacts(bundle), name=f"{name}-files")
+    yield Section(f"{title}: files", _artefacts(bundle, title), name=f"{name}-files")
     if bundle.manifest.measured:
-        yield Section(f"{title}: measured", _measured(bundle), name=f"{name}-measured")
-    yield Section(f"{title}: signatures", _signatures(bundle), name=f"{name}-signatures")
+        yield Section(f"{title}: measured", _measured(bundle, title), name=f"{name}-measured")
+    body = _signatures(bundle, title)
+    yield Section(f"{title}: signatures", body, name=f"{name}-signatures")
 
 
-def _lineage(bundles: Sequence[Bundle]) -> str:
-    names = {bundle.hash: bundle.path.name for bundle in bundles}
+def _lineage(bundles: Sequence[Bundle], titles: Sequence[str]) -> str:
+    names = {bundle.hash: title for bundle, title in zip(bundles, titles, strict=True)}
     rows = []
-    for bundle in bundles:
+    for bundle, title in zip(bundles, titles, strict=True):
         origin = bundle.manifest.provenance
         parent = origin.parent
         known = names.get(parent, "not on this page") if parent else "none"
         rows.append(
             [
-                bundle.path.name,
+                title,
                 code(bundle.hash[:12]),
                 f"{known} ({parent[:12]})" if parent else known,
                 origin.method,
@@ -64,7 +74,7 @@ def _lineage(bundles: Sequence[Bundle]) -> str:
 _LINEAGE = ["model", "hash", "made from", "by", "on"]
 
 
-def _summary(bundle: Bundle) -> str:
+def _summary(bundle: Bundle, title: str) -> str:
     manifest = bundle.manifest
     origin, seen = manifest.provenance, manifest.input
     arguments = ", ".join(f"{k}={v}" for k, v in manifest.network.arguments.items())
@@ -84,7 +94,8 @@ def _summary(bundle: Bundle) -> str:
     body = facts(rows)
     if origin.configuration:
         settings = [(key, value) for key, value in _flat(origin.configuration)]
-        body += details("Every setting", table("Settings", ["setting", "value"], settings))
+        found = table("Settings", ["setting", "value"], settings, of=title)
+        body += details("Every setting", found)
     return body
 
 
@@ -99,7 +110,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
             yield before + key, value
 
 
-def _verdict(verdict: Verdict) -> str:
+def _verdict(verdict: Verdict, title: str) -> str:
     decision = passed(verdict.decision == "promote", "promote", DECISIONS[verdict.decision])
     rows = [
         [
@@ -121,7 +132,7 @@ def _verdict(verdict: Verdict) -> str:
     return (
         f"<p>{decision.html}: {text(verdict.sentence)}</p>\n"
         + facts([("frames", verdict.frames), ("seconds", verdict.seconds)])
-        + table("Signs", columns, rows)
+        + table("Signs", columns, rows, of=title)
     )
 
 
@@ -159,7 +170,7 @@ def _history(bundle: Bundle) -> Iterator[Mapping[str, Any]]:
             yield entry
 
 
-def _artefacts(bundle: Bundle) -> str:
+def _artefacts(bundle: Bundle, title: str) -> str:
     rows = []
     for artefact in bundle.manifest.artefacts:
         parity = artefact.details.get("parity")
@@ -180,15 +191,16 @@ def _artefacts(bundle: Bundle) -> str:
         *("file", "kind", "precision", "bytes", "labels kept in percent", "largest difference"),
         *("compared on", "SHA-256"),
     ]
-    return table("Files of the model", columns, rows)
+    return table("Files of the model", columns, rows, of=title)
 
 
-def _measured(bundle: Bundle) -> str:
+def _measured(bundle: Bundle, title: str) -> str:
     rows = [[m.name, m.value, m.unit, m.how] for m in bundle.manifest.measured]
-    return table("Figures, and how they were measured", ["figure", "value", "unit", "how"], rows)
+    columns = ["figure", "value", "unit", "how"]
+    return table("Figures, and how they were measured", columns, rows, of=title)
 
 
-def _signatures(bundle: Bundle) -> str:
+def _signatures(bundle: Bundle, title: str) -> str:
     """Signatures as they lie in the bundle; whether they count, `roadshift verify` says."""
     from ..signing.statement import SIGNATURES, text_of
     from ..signing.stored import stored_signatures
@@ -214,4 +226,4 @@ def _signatures(bundle: Bundle) -> str:
         )
     columns = ["key", "as", "version", "expires", "signed", "of this model"]
     note = paragraphs(["As they are written; roadshift verify says whether they count."])
-    return table("Signatures", columns, rows) + note
+    return table("Signatures", columns, rows, of=title) + note

@@ -32,9 +32,9 @@ caption { text-align: left; color: var(--soft) }
 th, td { padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-td.text { overflow-wrap: anywhere }
-td.long { overflow-wrap: break-word; min-width: min(18rem, 60vw) }
-code { overflow-wrap: anywhere }
+td.fact, code { overflow-wrap: anywhere }
+td.text, td code, th code { overflow-wrap: inherit }
+td.long { overflow-wrap: anywhere; min-width: min(18rem, 60vw) }
 .good { color: var(--good); font-weight: 600 }
 .bad { color: var(--bad); font-weight: 600 }
 .classes span { display: inline-block; margin-right: 1rem; white-space: nowrap }
@@ -50,6 +50,7 @@ a { color: inherit } summary { cursor: pointer }
 """
 
 _LONG = 40  # characters, from which on a cell holds a sentence
+_LONG_WORD = 24  # characters, from which on a word is a hash or a path, and may be broken
 
 _FETCH_NOTHING = (
     '<meta http-equiv="Content-Security-Policy" '
@@ -123,17 +124,23 @@ def page(title: str, sections: Sequence[Section], *, data: str = "") -> str:
 def facts(rows: Iterable[tuple[str, object]]) -> str:
     """A table of names and what is said of each."""
     lines = "".join(
-        f"<tr><th scope='row'>{text(name)}</th><td class='text'>{_inner(value)}</td></tr>"
+        f"<tr><th scope='row'>{text(name)}</th><td class='fact'>{_inner(value)}</td></tr>"
         for name, value in rows
     )
     return f"<table>{lines}</table>\n"
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, of: str = ""
+) -> str:
     """A table with a caption; the first cell of a row is its heading.
 
     Numbers stand to the right, rounded, with their whole value in the cell's ``data`` element. A
     table that is wider than the page is moved sideways, by keys as well.
+
+    Args:
+        of: the thing that the table is about, where the page has a table of this title for several:
+            readers aloud tell them by it.
     """
     found = [list(row) for row in rows]
     numeric = [
@@ -149,8 +156,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         f"<tr><th scope='row'>{_inner(row[0])}</th>{''.join(map(_cell, row[1:], numeric[1:]))}</tr>"
         for row in found
     )
+    label = f"{of}: {title}" if of else title
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{text(title)}">'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{text(label)}">'
         f"<table><caption>{text(title)}</caption><thead><tr>{head}</tr></thead>"
         f"<tbody>{lines}</tbody></table></div>\n"
     )
@@ -158,9 +166,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def _cell(value: object, numeric: bool) -> str:
     """A cell of a column that holds numbers, or that does not."""
-    long = isinstance(value, str) and len(value) > _LONG
+    long = isinstance(value, str) and _is_long(value)
     kind = "number" if numeric or _is_number(value) else "long" if long else "text"
     return f"<td class='{kind}'>{_inner(value)}</td>"
+
+
+def _is_long(value: str) -> bool:
+    """True of sentences, and of words that no column of a telephone holds."""
+    return len(value) > _LONG or any(len(word) > _LONG_WORD for word in value.split())
 
 
 def _inner(value: object) -> str:

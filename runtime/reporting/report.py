@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..bundle import Bundle, open_bundle
 from ..errors import ConfigError, OutputError
 from ..printable import encodable
 from ..slots import SlotStore
+from ..slots.audit import AuditRecord
 from .bundles import bundle_sections
 from .html import Section, code, page, paragraphs, table
 from .results import result_sections
@@ -32,7 +34,8 @@ def write_report(
 ) -> Path:
     """Write one HTML file that asks nobody for anything.
 
-    It embeds, for programs, what it shows: the manifests and the results, as their ``--json`` is.
+    It embeds, for programs, what it shows: the manifests, the results and the records of the audit
+    file, as their ``--json`` is.
 
     Args:
         bundles: from the source model to the newest, as they were read, or their folders.
@@ -50,11 +53,12 @@ def write_report(
     if not bundles and not results and slots is None:
         raise ConfigError("There is nothing to report on; give at least one bundle, or a result.")
     opened = [one if isinstance(one, Bundle) else open_bundle(one) for one in bundles]
+    records = slots.audit(_MOST_RECORDS) if slots is not None else []
     sections = [
         *result_sections(results),
         *pictures,
         *bundle_sections(opened),
-        *([_audit(slots)] if slots is not None else []),
+        *([_audit(records)] if records else []),
         Section("About this page", paragraphs([f"Written by Roadshift {__version__}."])),
     ]
     names = " and ".join(bundle.path.name for bundle in opened) or ", ".join(results)
@@ -64,6 +68,7 @@ def write_report(
             for b in opened
         ],
         "results": dict(results),
+        **({"audit": [asdict(record) for record in records]} if records else {}),
     }
     embedded = json.dumps(encodable(data), allow_nan=False)
     content = page(f"Roadshift: {names or 'slots'}", sections, data=embedded).encode()
@@ -77,7 +82,7 @@ def write_report(
     return path
 
 
-def _audit(slots: SlotStore) -> Section:
+def _audit(records: Sequence[AuditRecord]) -> Section:
     rows = [
         [
             record.number,
@@ -86,7 +91,7 @@ def _audit(slots: SlotStore) -> Section:
             ", ".join(f"{key}={value}" for key, value in record.details.items()),
             code(record.hash[:12]),
         ]
-        for record in slots.audit(_MOST_RECORDS)
+        for record in records
     ]
     body = table(
         "The changes, the last one last", ["number", "at", "event", "details", "hash"], rows

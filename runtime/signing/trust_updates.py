@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -65,8 +66,8 @@ def changed(trust: Trust, changes: Changes) -> TrustDocument:
     """The next version of a trust document.
 
     Raises:
-        SignatureError: a key is not known or its beginning names several, or the result is
-            inconsistent: no maker is left, or a threshold cannot be met.
+        SignatureError: a key is not known or its beginning names several, a model's hash is not
+            whole, or the result is inconsistent: no maker is left, or a threshold cannot be met.
     """
     data = trust.document.model_dump(mode="json")
     for role in ROLES:
@@ -83,7 +84,8 @@ def changed(trust: Trust, changes: Changes) -> TrustDocument:
         data["keys"].pop(gone)
     for start, reason in changes.revoke_keys.items():
         data["revoked"]["keys"][_known(trust, start)] = reason
-    data["revoked"]["models"].update(changes.revoke_models)
+    for model, reason in changes.revoke_models.items():
+        data["revoked"]["models"][_whole(trust, model)] = reason
     if changes.minimum_version is not None:
         data["minimum_version"] = changes.minimum_version
     data["version"] += 1
@@ -171,6 +173,16 @@ def _known(trust: Trust, start: str) -> str:
             "id of one as roadshift trust show prints it."
         )
     return found[0]
+
+
+def _whole(trust: Trust, model: str) -> str:
+    """The hash of a model, which may be unknown here: all of it, for there is nothing to find."""
+    if not re.fullmatch("[0-9a-f]{64}", model):
+        raise SignatureError(
+            f"{trust.path}: {shortened(repr(model))} is not the whole hash of a model; give all 64 "
+            "of its digits, as roadshift info prints them."
+        )
+    return model
 
 
 def _signed(payload: bytes, before: list[dict[str, Any]], keys: Iterable[PrivateKey]) -> bytes:

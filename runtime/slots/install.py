@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..atomic import flush, output_errors
 from ..bundle import MANIFEST_NAME, Artefact, Bundle, open_bundle
-from ..bundle.packed import unpacked
+from ..bundle.packed import named_as, unpacked
 from ..engines import Engine, open_engine
 from ..errors import BundleError, EngineError, SignatureError, SlotError, arg
 from ..regular_files import read_regular_file
@@ -64,13 +63,13 @@ def install(
     """
     try:
         with store.installing() as incoming, unpacked(Path(source), store.path) as folder:
-            with _naming(folder, source):
+            with named_as(source, folder):
                 if _slot_of(store.state(), open_bundle(folder).hash) is not None:
                     slot, installed = _renewed(store, folder, incoming, trust)
                     note(f"{source}: is in slot {slot} already; it has these signatures now.")
                     return installed
                 copied = _copied(store, folder, incoming, trust)
-            with _naming(incoming, source):
+            with named_as(source, incoming):
                 bundle, plan = _with_plan(store, copied.bundle, plans)
                 with open_with_plan(open_with, bundle) as engine:
                     note(engine.reason)
@@ -84,17 +83,6 @@ def install(
     except (EngineError, SignatureError, SlotError, BundleError) as error:
         record(store, "refused", {"source": str(source), "reason": str(error)})
         raise
-
-
-@contextmanager
-def _naming(folder: Path, source: str | Path) -> Iterator[None]:
-    """Name what the user gave in errors about a folder that is there for a moment."""
-    try:
-        yield
-    except (EngineError, SignatureError, SlotError, BundleError) as error:
-        if str(folder) == str(source) or str(folder) not in error.marked:
-            raise
-        raise type(error)(error.marked.replace(str(folder), str(source))) from error
 
 
 def _copied(store: SlotStore, source: Path, incoming: Path, trust: Trust) -> Verified:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from roadshift.commands.tables import comparison_table, evaluation_table, run_line
+from roadshift.commands.tables import collected_line, comparison_table, evaluation_table, run_line
+from roadshift.runtime.collecting.collector import REASONS
 
 Capture = pytest.CaptureFixture[str]
 
@@ -84,3 +85,10 @@ def test_one_frame_is_not_said_to_be_several(frames: int, told: str) -> None:
         "out": None,
     }
     assert run_line(summary).startswith(told)
+
+
+def test_a_budget_is_said_as_it_was_given() -> None:
+    counts = dict.fromkeys(REASONS, 0)
+    summary = {"frames": 1, "seconds": 1.0, "kept": 1, "pipeline": None, "out": "d", **counts}
+    said = collected_line({**summary, "frames_kept": 1, "bytes": 360_000, "budget": 1_500_000})
+    assert said[1] == "d holds 1 frame in 0.36 MB of 1.5 MB."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from roadshift.runtime.words import counted, percent, progressed, shortened
+from roadshift.runtime.words import counted, percent, progressed, shortened, sized
 
 
 def test_a_text_of_any_length_can_be_repeated() -> None:
@@ -16,6 +16,21 @@ def test_a_text_of_any_length_can_be_repeated() -> None:
 )
 def test_a_noun_has_its_plural(number: int, text: str) -> None:
     assert counted(number, "tensor") == text
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (1_500_000, "1.5 MB"),
+        (2_961_408, "2.96 MB"),
+        (999_999_999, "1000 MB"),
+        (1_000_000_000, "1 GB"),
+        (20_000_000_000, "20 GB"),
+        (1_234_560_000_000, "1234.56 GB"),
+    ],
+)
+def test_a_size_keeps_the_digits_that_were_asked_for(size: int, text: str) -> None:
+    assert sized(size) == text
 
 
 @pytest.mark.parametrize(

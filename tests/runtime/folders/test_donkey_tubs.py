@@ -53,3 +53,30 @@ def test_a_folder_of_tubs(tmp_path: Path) -> None:
         for tub in ("tub_2", "tub_10")
         for i in range(1, 12)
     ]
+
+
+def test_frames_have_the_times_of_their_records(tmp_path: Path) -> None:
+    write_tub(tmp_path / "tub", [3])
+    frames = open_frames(tmp_path / "tub", on_skip=lambda _: None)
+    wanted = [(i, 50_000_000 * i) for i in range(12) if i != 3]
+    found = [(int(one.name.partition("_")[0]), one.timestamp_ns) for one in frames]
+    assert found == wanted
+    assert [one.timestamp_ns for one in frames.at([4])] == [250_000_000]
+
+
+def test_each_drive_of_a_tub_begins_at_0_and_odd_times_are_none(tmp_path: Path) -> None:
+    tub = write_tub(tmp_path / "tub", [])
+    sessions = [{"_session_id": "a"}] * 5 + [{"_session_id": ["b"], "_index": []}] * 7
+    odd: list[object] = [None, "7", 2**60, -1, True]
+    times = [*range(1_700_000_000_000, 1_700_000_000_005), 9000, 9020, *odd]
+    records = [
+        {"_timestamp_ms": time_ms, "cam/image_array": f"{i}_cam_image_array_.jpg", **sessions[i]}
+        for i, time_ms in enumerate(times)
+    ]
+    for catalog in tub.glob("*.catalog"):
+        catalog.unlink()
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tub / "catalog_0.catalog").write_text(lines + '{"cut')
+    frames = open_frames(tub, on_skip=lambda _: None)
+    in_ms = [one.timestamp_ns / 1e6 for one in frames]
+    assert in_ms == [0, 1, 2, 3, 4, 0, 20, 0, 0, 0, 0, 0]

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from roadshift.runtime.errors import LabelError
+from roadshift.runtime.errors import FrameError, LabelError
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames.images import write_image
 
@@ -121,3 +121,18 @@ def test_label_maps_given_as_images_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(FrameError, match="holds label maps and no pictures"):
         labelled_pairs(tmp_path / "labels", tmp_path / "labels")
+
+
+def test_a_bag_is_no_folder_of_images_and_the_sentence_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "drive.mcap").write_bytes(b"")
+    (tmp_path / "bag").mkdir()
+    for name in ("metadata.yaml", "bag_0.db3"):
+        (tmp_path / "bag" / name).write_bytes(b"")
+    for name, given in (("drive.mcap", "drive.mcap#/front"), ("bag", "bag")):
+        with pytest.raises(FrameError) as caught:
+            labelled_pairs(tmp_path / given, tmp_path)
+        assert str(caught.value).startswith(f"{tmp_path / name} is a bag, and label maps belong")
+        for way in ("roadshift select", "run and bench take the bag"):
+            assert way in str(caught.value)
+    with pytest.raises(FrameError, match="is not a folder"):
+        labelled_pairs(tmp_path / "none.mcap", tmp_path)

@@ -70,7 +70,7 @@ def test_several_cameras_are_listed_and_one_can_be_chosen(tmp_path: Path) -> Non
         "/front/image (sensor_msgs/msg/Image, rgb8, 6 messages, 10 a second)",
         "/rear/image",
         "choose one with topic",
-        "drive#/front/image",
+        f"{bag}#/front/image",
     ):
         assert part in str(refused.value)
     assert "/words" not in str(refused.value)

@@ -299,3 +299,12 @@ def test_openssf_model_signing_reads_ours_and_ours_reads_theirs(tmp_path: Path, 
     (bundle.path / "model.onnx").write_bytes(b"x" * (bundle.path / "model.onnx").stat().st_size)
     with pytest.raises(ValueError, match="Signature mismatch"):
         verifying.verify(bundle.path, theirs)
+
+
+@pytest.mark.parametrize("given", ["9fc5c1786d86", "", "x" * 64, "A" * 64])
+def test_a_model_is_revoked_by_its_whole_hash(tmp_path: Path, key: Keys, given: str) -> None:
+    trust = trusting(tmp_path, [key("maker")], [])
+    with pytest.raises(SignatureError) as caught:
+        changed(trust, Changes(revoke_models={given: "bad"}))
+    assert "is not the whole hash of a model; give all 64 of its digits" in str(caught.value)
+    assert "roadshift info" in str(caught.value)
