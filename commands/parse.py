@@ -132,7 +132,7 @@ def parse_names(text: str) -> list[str]:
 def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     """Arguments by name of ``["heads=2", "norm=batch"]``; values are TOML, a bare word is a text.
 
-    A dotted key is a member of a group: ``["args.scale=2.0"]`` is ``{"args": {"scale": 2.0}}``.
+    A bare ``None`` is none of TOML's and means Python's. A dotted key is a member of a group: ``["args.scale=2.0"]`` is ``{"args": {"scale": 2.0}}``.
 
     Raises:
         ConfigError: an entry is not ``key=value``, or its key is no name of an argument.
@@ -147,7 +147,14 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     for i, key in enumerate(keys):
         if any(f"{other}.".startswith(f"{key}.") for other in (*keys[:i], *keys[i + 1 :])):
             raise ConfigError(f"{option} {key}: is given twice, alone or as a group; give one.")
-    return parse_assignments(entries)
+    arguments = parse_assignments(entries)
+    for key in (entry.partition("=")[0] for entry in entries if entry.endswith("=None")):
+        *groups, name = (part.strip() for part in key.split("."))
+        inner = arguments
+        for group in groups:
+            inner = inner[group]
+        inner[name] = None
+    return arguments
 
 
 def parse_search(entries: Sequence[str]) -> dict[str, list[Any]]:

@@ -44,6 +44,9 @@ from .weight_origins import (
 MODEL = "model.onnx"
 MIN_AGREEMENT = 99.9  # percent of pixels
 MAX_RELATIVE_DIFFERENCE = 1e-3  # of the logits' largest magnitude
+# Percent of pixels where they may differ by more: where max pooling finds two values nearly equal,
+# rounding chooses, and what unpools by that choice (SegNet) puts the value elsewhere.
+MOST_APART = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Parity:
         max_logit: largest magnitude of those logits, to read ``max_difference`` against.
         frames: how many were compared.
         compared_on: which.
+        apart: percent of pixels with a logit that differs by more than is allowed.
     """
 
     label_agreement: float
@@ -63,6 +67,7 @@ class Parity:
     max_logit: float
     frames: int
     compared_on: str
+    apart: float = 100.0
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ def compare(
     session = onnxruntime.InferenceSession(
         _with_scores(model), options, providers=["CPUExecutionProvider"]
     )
-    same = pixels = 0
+    same = pixels = apart = 0
     difference = largest = 0.0
     kept = []
     for frame in evaluation.frames:
@@ -240,10 +245,20 @@ def compare(
         same += int((labels[0] == kept[-1]).sum())
         pixels += labels.size
         # np.maximum keeps a nan, which then fails the check; max() would drop it
-        difference = float(np.maximum(difference, np.abs(scores - expected).max()))
-        largest = float(np.maximum(largest, np.abs(expected).max()))
-    frames = len(evaluation.frames)
-    return Parity(100 * same / pixels, difference, largest, frames, evaluation.compared_on), kept
+        by_pixel = np.abs(scores - expected).max(axis=1)
+        difference = float(np.maximum(difference, by_pixel.max()))
+        largest_here = float(np.abs(expected).max())
+        largest = float(np.maximum(largest, largest_here))
+        apart += int((~(by_pixel <= _allowed(largest_here))).sum())
+    parity = Parity(
+        100 * same / pixels,
+        difference,
+        largest,
+        len(evaluation.frames),
+        evaluation.compared_on,
+        100 * apart / pixels,
+    )
+    return parity, kept
 
 
 def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
@@ -268,16 +283,23 @@ def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
             measured=parity.label_agreement,
             limit=min_agreement,
         )
-    allowed = MAX_RELATIVE_DIFFERENCE * max(parity.max_logit, 1.0)
-    if not parity.max_difference <= allowed:
+    allowed = _allowed(parity.max_logit)
+    few = parity.apart <= MOST_APART and math.isfinite(parity.max_difference)
+    if not (parity.max_difference <= allowed or few):
         raise FloorError(
             f"{what} differs from its torch model by {parity.max_difference:.2e} in a logit, more "
-            f"than {allowed:.2e}, and was not written; check that the network's weights are finite "
-            "and that it computes the same in every run.",
+            f"than {allowed:.2e}, on {parity.apart:.2f} % of the pixels, of which {MOST_APART} % "
+            "may, and was not written; check that the network computes the same in every run and "
+            "for every frame.",
             metric="logit_difference",
             measured=parity.max_difference,
             limit=allowed,
         )
+
+
+def _allowed(max_logit: float) -> float:
+    """Largest difference of two logits that counts as rounding."""
+    return MAX_RELATIVE_DIFFERENCE * max(max_logit, 1.0)
 
 
 _SCORES = "roadshift_scores"

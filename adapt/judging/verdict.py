@@ -79,9 +79,10 @@ def decide(evidence: Evidence, classes: Sequence[str], seconds: float = 0.0) -> 
     scores = evidence.scores
     harm = [*_signs_of_harm(evidence, classes), *identity_checks(evidence, classes)]
     shift = _shift(evidence)
-    information, opinion, flip, zoom = (
-        _gain(name, scores[name]) for name in ("information", "opinion", "flip", "zoom")
+    information, flip, zoom = (
+        _gain(name, scores[name]) for name in ("information", "flip", "zoom")
     )
+    opinion = _NO_OPINION if evidence.share is None else _gain("opinion", scores["opinion"])
     checks = [*harm, shift, information, opinion, flip, zoom]
     if evidence.frames < LEAST_FRAMES:
         return verdict("ask", too_few(evidence), checks)
@@ -244,6 +245,13 @@ _GAINS = {
     "flip": "steadier when a frame is mirrored",
     "zoom": "steadier when a frame is made smaller",
 }
+
+
+_NO_OPINION = Check(
+    "opinion",
+    *(None, None, None, None, 0.0, False),
+    "Without statistics of batch norm there is no second opinion.",
+)
 
 
 def _gain(name: str, score: Score) -> Check:

@@ -199,3 +199,14 @@ def test_a_variant_is_a_setting_of_its_method_and_given_once() -> None:
     assert with_variant(["ld.variant=paper"], "iapc", "paper")[-1] == "iapc.variant=paper"
     with pytest.raises(ConfigError, match=r"paper and --set iapc\.variant are both given"):
         with_variant([" iapc.variant = reference"], "iapc", "paper")
+
+
+def test_a_bare_none_is_pythons() -> None:
+    assert parse_arguments(
+        "--argument", ["weights=None", "args.aux=None", "args.s=2", "n=none"]
+    ) == {
+        "weights": None,
+        "args": {"aux": None, "s": 2},
+        "n": "none",
+    }
+    assert parse_arguments("--argument", ['weights="None"']) == {"weights": "None"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ def test_parity_is_measured_and_recorded(exported: Exported) -> None:
     assert isinstance(parity, dict)
     assert parity.pop("label_agreement") >= 99.9
     assert parity.pop("max_difference") < 1e-4 * parity.pop("max_logit")
-    assert parity == {"frames": 3, "compared_on": "three scenes"}
+    assert parity == {"frames": 3, "compared_on": "three scenes", "apart": 0.0}
     assert artefact.details["opset"] == exported.model.opset_import[0].version >= 17
     assert artefact.details["exported_from"] == exported.before.hash
     assert artefact.bytes == (exported.bundle.path / MODEL).stat().st_size
@@ -288,6 +289,21 @@ def test_parity_fails_on_nan_and_beyond_a_thousandth(
 ) -> None:
     with pytest.raises(ParityError):
         check_parity(Parity(agreement, difference, largest, 1, "x"), 99.9, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("difference", "apart", "passes"),
+    [(0.5, 0.1, True), (0.5, 0.11, False), (math.inf, 0.01, False), (math.nan, 0.01, False)],
+)
+def test_a_few_pixels_may_differ_by_more_than_rounding(
+    difference: float, apart: float, passes: bool
+) -> None:
+    parity = Parity(100, difference, 10, 1, "x", apart)
+    if passes:
+        check_parity(parity, 99.9, "model.onnx")
+    else:
+        with pytest.raises(ParityError, match=r"on 0\.\d\d % of the pixels, of which 0\.1 % may"):
+            check_parity(parity, 99.9, "model.onnx")
 
 
 @pytest.mark.usefixtures("traced")

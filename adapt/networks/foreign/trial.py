@@ -251,7 +251,7 @@ def _without_logits(answer: Any, num_classes: int) -> str:
     return (
         f"returned {' and '.join(map(str, counts))} channels, the label space has {num_classes} "
         f"classes ({listed(answer)}); choose the label space that the network was trained with, or "
-        "use the num_classes the factory is given."
+        "have the factory use the number of classes that it is given."
     )
 
 

@@ -133,6 +133,9 @@ def test_without_batch_norm_all_the_other_signs_must_be_there(lacking: str | Non
     verdict = decide(replace(evidence_of(divergence=unknown, **missing), share=None), NAMES)
     assert verdict.decision == ("keep" if lacking else "promote")
     assert "no batch-norm statistics" in verdict.sentence
+    (opinion,) = (check for check in verdict.checks if check.name == "opinion")
+    assert (opinion.incumbent, opinion.candidate) == (None, None)
+    assert "there is no second opinion" in opinion.sentence
     for check in verdict.checks:
         if check.name in ("information", "flip", "zoom"):
             assert (check.sentence in verdict.sentence) == (lacking in (None, check.name))
