@@ -132,7 +132,8 @@ def parse_names(text: str) -> list[str]:
 def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     """Arguments by name of ``["heads=2", "norm=batch"]``; values are TOML, a bare word is a text.
 
-    A bare ``None`` is none of TOML's and means Python's. A dotted key is a member of a group: ``["args.scale=2.0"]`` is ``{"args": {"scale": 2.0}}``.
+    A bare ``None`` is none of TOML's and means Python's. A dotted key is a member of a group:
+    ``["args.scale=2.0"]`` is ``{"args": {"scale": 2.0}}``.
 
     Raises:
         ConfigError: an entry is not ``key=value``, or its key is no name of an argument.

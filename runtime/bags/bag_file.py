@@ -30,8 +30,8 @@ class Place(NamedTuple):
     """The place of a message; places sort by the times at which messages were recorded."""
 
     log_ns: int
-    chunk: int  # byte at which its chunk begins; -1: it lies in none
-    at: int  # byte in the chunk or the file, or a row's number
+    chunk: int  # byte at which its chunk begins, or number of its page; -1: it lies in none
+    at: int  # byte in the chunk or the file, or a row's number, in its page where it has one
     channel: int
 
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from .regions import BrokenBagError, FileRegion, ReadBuffer
 
-_HEADER = 100  # bytes that a file begins with
-_INTERIOR, _LEAF = 0x05, 0x0D  # kinds of pages of a table
+HEADER_BYTES = 100  # that a file begins with, before its first page's own
+INTERIOR, LEAF = 0x05, 0x0D  # kinds of pages of a table
 _DEEPEST = 20  # levels of a table; SQLite's own limit
 _TOGETHER = 1 << 18  # bytes of pages read at a time, which a core's own memory holds until copied
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # bytes of a value of these serial types
@@ -33,6 +33,10 @@ class TablePages:
         column: number of the column that is read, in the order in which the table was made.
         most: bytes of a value; longer ones are refused.
 
+    Attributes:
+        page_size: bytes of a page.
+        count: whole pages of the file.
+
     Raises:
         BrokenBagError: it is no such file.
         OSError: it cannot be opened.
@@ -43,16 +47,16 @@ class TablePages:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._file = FileRegion(self._descriptor, 0, os.fstat(self._descriptor).st_size)
-            header = self._file.take(0, _HEADER)
-            stated = int.from_bytes(header[16:18], "big")
-            self._page_size = 65536 if stated == 1 else stated
-            if self._page_size < 512 or header[20]:  # bytes of each page for an extension's use
+            header = self._file.take(0, HEADER_BYTES)
+            self.page_size = page_size_of(header)
+            if not self.page_size or header[20]:  # bytes of each page for an extension's use
                 raise BrokenBagError("its pages are not as a recorder's")
         except BaseException:
             self.close()
             raise
+        self.count = self._file.size // self.page_size
         self._buffer = ReadBuffer()
-        self._pages = np.empty((max(2, _TOGETHER // self._page_size), self._page_size), np.uint8)
+        self._pages = np.empty((max(2, _TOGETHER // self.page_size), self.page_size), np.uint8)
 
     def close(self) -> None:
         """Close the file."""
@@ -66,14 +70,71 @@ class TablePages:
             OSError: the file cannot be read.
         """
         page = self._leaf(row)
-        number = bisect_left(range(page.cells), row, key=lambda cell: page.row_of(cell)[0])
-        if number == page.cells:
+        cell = bisect_left(range(page.cells), row, key=lambda cell: page.row_of(cell)[0])
+        if cell == page.cells or page.row_of(cell)[0] != row:
             raise BrokenBagError("there is no such row")
-        found, at, length = page.row_of(number)
-        if found != row:
+        return self._value(page, cell)
+
+    def read_in(self, leaf: int, cell: int) -> memoryview:
+        """The value in a row of this leaf, however the leaf may be reached; see `read`."""
+        page = self.page(leaf)
+        if page.kind != LEAF or cell >= page.cells:
             raise BrokenBagError("there is no such row")
+        return self._value(page, cell)
+
+    def page(self, number: int) -> Page:
+        """A page of a table, leaf or interior.
+
+        Raises:
+            BrokenBagError: it is none, or not wholly in the file.
+            OSError: the file cannot be read.
+        """
+        data = self._file.take((number - 1) * self.page_size, self.page_size)
+        page = Page(data, HEADER_BYTES if number == 1 else 0)
+        if page.kind not in (INTERIOR, LEAF):
+            raise BrokenBagError(f"page {number} is none of a table")
+        return page
+
+    def row(self, page: Page, cell: int) -> tuple[int, int, memoryview, int]:
+        """A leaf's row: its number, its length, what the leaf has of it, and where the rest begins.
+
+        The rest begins in the page of the last number; 0: there is no rest.
+        """
+        row, at, length = page.row_of(cell)
+        if not 0 <= length <= self._file.size:
+            raise BrokenBagError("the row is longer than its file")
         local = self._local_bytes(length)
-        payload = page.take(at, local)
+        first = int.from_bytes(page.take(at + local, 4), "big") if local < length else 0
+        return row, length, page.take(at, local), first
+
+    def first_bytes(self, page: Page, cell: int, most: int) -> memoryview:
+        """Up to so many bytes that a leaf's row begins with."""
+        _, length, local, first = self.row(page, cell)
+        if not first or len(local) >= most:
+            return local
+        row = memoryview(bytearray(min(length, most)))
+        row[: len(local)] = local
+        self._read_overflow(first, row[len(local) :])
+        return row
+
+    def beginnings(self) -> NDArray[np.uint32]:
+        """The first four bytes of each page as a number: of an overflow page, the next one's."""
+        found = np.zeros(self.count, np.uint32)
+        together = len(self._pages)
+        for at in range(0, self.count, together):
+            pages = self._pages[: min(together, self.count - at)]
+            got = os.preadv(self._descriptor, [pages.reshape(-1).data], at * self.page_size)
+            whole = got // self.page_size
+            found[at : at + whole] = pages[:whole, :4].copy().view(">u4").ravel()
+        return found
+
+    def count_overflow(self, length: int) -> int:
+        """Pages that hold what a row of this length has outside its leaf."""
+        return -(-(length - self._local_bytes(length)) // (self.page_size - 4))
+
+    def _value(self, page: Page, cell: int) -> memoryview:
+        _, length, payload, first = self.row(page, cell)
+        local = len(payload)
         begins, size = self._place_of_value(payload)
         if begins > local or begins + size > length or size > min(self._most, self._file.size):
             raise BrokenBagError("the row's value is not where it should be")
@@ -81,42 +142,39 @@ class TablePages:
         here = min(size, local - begins)
         value[:here] = payload[begins : begins + here]
         if here < size:
-            first = int.from_bytes(page.take(at + local, 4), "big")
             self._read_overflow(first, value[here:])
         return value
 
-    def _leaf(self, row: int) -> _Page:
+    def _leaf(self, row: int) -> Page:
         """The last page on the way to a row."""
         number = self._root
         for _ in range(_DEEPEST):
-            page = _Page(self._file.take((number - 1) * self._page_size, self._page_size))
-            if page.kind == _LEAF:
+            page = self.page(number)
+            if page.kind == LEAF:
                 return page
-            if page.kind != _INTERIOR:
-                raise BrokenBagError(f"page {number} is none of a table")
             cell = bisect_left(range(page.cells), row, key=page.last_row_below)
             number = page.child(cell)
         raise BrokenBagError("its pages lead nowhere")
 
     def _local_bytes(self, length: int) -> int:
         """Count the bytes of a row that lie in its leaf; the rest is in overflow pages."""
-        if length <= self._page_size - 35:
+        if length <= self.page_size - 35:
             return length
-        least = (self._page_size - 12) * 32 // 255 - 23
-        wanted = least + (length - least) % (self._page_size - 4)
-        return wanted if wanted <= self._page_size - 35 else least
+        least = (self.page_size - 12) * 32 // 255 - 23
+        wanted = least + (length - least) % (self.page_size - 4)
+        return wanted if wanted <= self.page_size - 35 else least
 
     def _place_of_value(self, payload: memoryview) -> tuple[int, int]:
         """Byte at which the column begins in its row, and how many bytes it has."""
-        begins, at = _varint(payload, 0)
+        begins, at = varint(payload, 0)
         end = begins
         for column in range(self._column + 1):
             if at >= end:
                 raise BrokenBagError("the row has too few columns")
-            kind, at = _varint(payload, at)
+            kind, at = varint(payload, at)
             if column == self._column and (kind < 12 or kind % 2):
                 raise BrokenBagError("the row's value is no blob")
-            size = (kind - 12) // 2 if kind >= 12 else _SIZES[min(kind, len(_SIZES) - 1)]
+            size = size_of_value(kind)
             begins += size
         return begins - size, size
 
@@ -126,7 +184,7 @@ class TablePages:
         So many are read as if they lay one behind the other; those behind a break in the chain are
         read again.
         """
-        room = self._page_size - 4
+        room = self.page_size - 4
         together = len(self._pages)
         while len(value):
             count = min(together, -(-len(value) // room))
@@ -150,22 +208,27 @@ class TablePages:
         if first < 2:
             raise BrokenBagError("the row is longer than its pages")
         pages = self._pages[:count]
-        got = os.preadv(self._descriptor, [pages.reshape(-1).data], (first - 1) * self._page_size)
+        got = os.preadv(self._descriptor, [pages.reshape(-1).data], (first - 1) * self.page_size)
         is_all = got >= wanted + 4 * count
-        read = count if is_all else got // self._page_size
+        read = count if is_all else got // self.page_size
         if read == 0:
             raise BrokenBagError(f"there is no page {first}")
         return pages[:read]
 
 
-class _Page:
-    """A page of a table: a leaf with rows, or one that leads to other pages."""
+class Page:
+    """A page of a table: a leaf with rows, or one that leads to other pages.
 
-    def __init__(self, data: memoryview) -> None:
-        self._data = data
-        self.kind = data[0]
-        self.cells = int.from_bytes(data[3:5], "big")
-        self._pointers = 8 if self.kind == _LEAF else 12
+    Args:
+        data: its bytes.
+        begins: byte at which it begins; the file's first page has the file's header before.
+    """
+
+    def __init__(self, data: memoryview, begins: int = 0) -> None:
+        self._data, self._begins = data, begins
+        self.kind = data[begins]
+        self.cells = int.from_bytes(data[begins + 3 : begins + 5], "big")
+        self._pointers = begins + (8 if self.kind == LEAF else 12)
 
     def take(self, at: int, length: int) -> memoryview:
         """Bytes of the page."""
@@ -175,24 +238,36 @@ class _Page:
 
     def row_of(self, cell: int) -> tuple[int, int, int]:
         """The number of a leaf's row, the byte at which it begins, and its length."""
-        length, at = _varint(self._data, self._place(cell))
-        row, at = _varint(self._data, at)
+        length, at = varint(self._data, self._place(cell))
+        row, at = varint(self._data, at)
         return row, at, length
 
     def last_row_below(self, cell: int) -> int:
         """The largest number of a row in the page that a cell leads to."""
-        return _varint(self._data, self._place(cell) + 4)[0]
+        return varint(self._data, self._place(cell) + 4)[0]
 
     def child(self, cell: int) -> int:
         """Number of the page that a cell leads to; behind the last one there is one more."""
-        at = self._place(cell) if cell < self.cells else 8
+        at = self._place(cell) if cell < self.cells else self._begins + 8
         return int.from_bytes(self.take(at, 4), "big")
 
     def _place(self, cell: int) -> int:
         return int.from_bytes(self.take(self._pointers + 2 * cell, 2), "big")
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
+def page_size_of(header: memoryview | bytes) -> int:
+    """Bytes of a page that a file's header states; 0 where it states none that there is."""
+    stated = int.from_bytes(header[16:18], "big")
+    size = 65536 if stated == 1 else stated
+    return size if size >= 512 and size & (size - 1) == 0 else 0
+
+
+def size_of_value(kind: int) -> int:
+    """Bytes of a value of a serial type."""
+    return (kind - 12) // 2 if kind >= 12 else _SIZES[max(0, min(kind, len(_SIZES) - 1))]
+
+
+def varint(data: memoryview, at: int) -> tuple[int, int]:
     """A signed number of one to nine bytes, and the byte behind it."""
     value = 0
     for byte in data[at : at + 8]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ..errors import FrameError, arg
 from ..words import counted
 from .bag import BagIndex
@@ -12,6 +14,7 @@ from .pixels import ENCODINGS
 from .regions import BrokenBagError
 
 _SHOWN = 12  # topics that a sentence lists
+_ASKED = 3  # messages of a topic
 # Behind the name of a camera or a node, beside "label_info": what `run` and `ros` publish.
 _RESULTS = ("/labels", "/overlay/compressed", "/mask", "/colored_mask")
 
@@ -104,24 +107,32 @@ def _is_result(index: BagIndex, topic: str) -> bool:
 
 
 def _is_depth(index: BagIndex, topic: str) -> bool:
-    """Tell whether the first message that can be read holds something else than a picture."""
-    found = _first_encoding(index, topic)
-    if found is None:
-        return False
-    kind, encoding = found
-    return is_depth(encoding) or (kind == RAW and encoding.strip().lower() not in ENCODINGS)
+    """Tell whether the first messages that can be read hold something else than pictures.
+
+    Several are asked, for one that is damaged may state anything.
+    """
+    found = False
+    for kind, encoding in _encodings(index, topic):
+        found = is_depth(encoding) or (kind == RAW and encoding.strip().lower() not in ENCODINGS)
+        if not found:
+            break
+    return found
 
 
 def _first_encoding(index: BagIndex, topic: str) -> tuple[str, str] | None:
-    """Kind and encoding of a topic's first good message among three; None where there is none."""
+    """Kind and encoding of a topic's first good message; None where there is none."""
+    return next(_encodings(index, topic), None)
+
+
+def _encodings(index: BagIndex, topic: str) -> Iterator[tuple[str, str]]:
+    """Kind and encoding of those of a topic's first three messages that can be read."""
     with index.opened() as files:
-        for message in index.messages.get(topic, [])[:3]:
+        for message in index.messages.get(topic, [])[:_ASKED]:
             try:
                 found = index.read(files, message)
             except BrokenBagError:
                 continue
-            return found.kind, found.encoding
-    return None
+            yield found.kind, found.encoding
 
 
 def _damage(index: BagIndex) -> str:

@@ -10,7 +10,8 @@ read through `open_frames` in this process, which limits its own memory. What is
 - it gives frames or a `FrameError`, within ten seconds;
 - each frame is a picture that went in, or holds a damaged byte;
 - every picture is there that ends before the first damaged byte, or whose chunk does where that is
-  compressed, unless that byte lies in an index: then what is missing is spoken of.
+  compressed, or whose pages do where it lies in pages, unless that byte lies in an index: then what
+  is missing is spoken of.
 """
 
 from __future__ import annotations
@@ -20,20 +21,30 @@ import resource
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import zstandard
-from bag_cases import IMAGE, cdr_images, log_of, pictures, write_mcap, write_ros1, write_ros2
+from bag_cases import (
+    IMAGE,
+    Picture,
+    cdr_images,
+    log_of,
+    pictures,
+    write_mcap,
+    write_ros1,
+    write_ros2,
+)
 from mcap.reader import make_reader
 from roadshift.runtime.errors import FrameError
 from roadshift.runtime.frames import open_frames
 from rosbags.rosbag1 import Reader
 
-SHOWN = pictures(8, 48, 32)
+IN_PAGES = pictures(40, 48, 32)  # so many that rows lie before most of the pixels
+SHOWN = IN_PAGES[:8]
 LONGEST_S = 10
 MEMORY_BYTES = 2**30  # more than this process has at its start
 _CHUNK = 8000
@@ -47,8 +58,8 @@ class WholeBag:
     Attributes:
         name: of its file.
         data: the file's.
-        ends: byte behind each picture, or behind its chunk where that is compressed; empty where
-            they lie in pages.
+        ends: byte behind each picture, or behind its chunk where that is compressed, or behind the
+            last of its pages.
         reach: bytes before those ends in which damage may change the picture.
         index: byte at which what lies behind the last message begins.
     """
@@ -67,7 +78,7 @@ def whole_bags(folder: Path) -> list[WholeBag]:
         write_ros1(folder / "none.bag", SHOWN, threshold=_CHUNK),
         write_ros1(folder / "lz4.bag", SHOWN, "lz4", _CHUNK),
         write_ros1(folder / "bz2.bag", SHOWN, "bz2", _CHUNK),
-        next(write_ros2(folder / "db3", SHOWN, "sqlite3").glob("*.db3")),
+        next(write_ros2(folder / "db3", IN_PAGES, "sqlite3").glob("*.db3")),
         write_mcap(folder / "zstd.mcap", images, IMAGE, chunk_size=_CHUNK),
         write_mcap(folder / "lz4.mcap", images, IMAGE, compression="lz4", chunk_size=_CHUNK),
         write_mcap(folder / "none.mcap", images, IMAGE, compression="", chunk_size=_CHUNK),
@@ -80,8 +91,32 @@ def whole_bags(folder: Path) -> list[WholeBag]:
         if path.name in ("none.bag", "none.mcap", "plain.mcap"):
             ends = tuple(data.find(one.tobytes()) + one.nbytes for one in SHOWN)
             reach = SHOWN[0].nbytes + 200
+        elif path.suffix == ".db3":
+            spans = page_spans(data, IN_PAGES)
+            ends = tuple(end for _, end in spans)
+            reach = max(end - begin for begin, end in spans)
         found.append(WholeBag(path.name, data, ends, reach, max(ends, default=0)))
     return found
+
+
+def page_spans(data: bytes, shown: Sequence[Picture]) -> list[tuple[int, int]]:
+    """The bytes of an SQLite file from the first to the last page that hold each picture, of noise.
+
+    Its pages are those in which pieces of it are found.
+    """
+    size = int.from_bytes(data[16:18], "big")
+    spans = []
+    for one in shown:
+        content, found, at = one.tobytes(), list[int](), 0
+        for begin in (*range(0, len(content) - 8, 1000), len(content) - 8):
+            piece = content[begin : begin + 8]
+            place = data.find(piece, at)
+            place = data.find(piece) if place < 0 else place
+            if place >= 0:  # not one that goes on in the next page
+                at = place
+                found.append(place // size)
+        spans.append((min(found) * size, (max(found) + 1) * size))
+    return spans
 
 
 def _chunk_ends(path: Path) -> tuple[int, ...]:
@@ -115,7 +150,7 @@ def damaged(bag: WholeBag, random: np.random.Generator) -> tuple[str, bytes, int
     kind = str(random.choice(kinds))
     size = int(random.integers(1, 400))
     if kind == "no index" and bag.index:
-        at = bag.index + int(random.integers(0, len(data) - bag.index))
+        at = bag.index + int(random.integers(0, max(1, len(data) - bag.index)))
     if kind in ("cut", "no index"):
         return kind, bytes(data[:at]), at, len(data)
     if kind == "flip":
@@ -159,7 +194,7 @@ def check(bag: WholeBag, path: Path, first: int, behind: int) -> str:
     """
     said: list[str] = []
     read: list[int] = []
-    whole = {one.tobytes(): number for number, one in enumerate(SHOWN)}
+    whole = {one.tobytes(): number for number, one in enumerate(IN_PAGES)}
     try:
         source = open_frames(path, on_skip=said.append)
         for frame in source:

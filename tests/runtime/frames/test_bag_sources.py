@@ -102,6 +102,12 @@ def test_a_depth_camera_beside_is_no_choice(tmp_path: Path) -> None:
         list(open_frames(path, topic="/depth"))
 
 
+def test_a_first_picture_of_a_damaged_encoding_does_not_hide_the_camera(tmp_path: Path) -> None:
+    images = cdr_images(SHOWN)
+    images[0] = images[0].replace(b"rgb8", b"r\xefb8")
+    assert len(list(open_frames(write_mcap(tmp_path / "drive.mcap", images, IMAGE)))) == 5
+
+
 def recorded(path: Path, *topics: str) -> Path:
     """A bag with the same pictures on some topics, and a list of classes on /front/label_info."""
     with Ros2Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
