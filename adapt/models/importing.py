@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ...runtime.errors import NetworkError, Sentence, arg
+from ...runtime.labels import LABEL_SPACES
+from ...runtime.labels import label_space as built_in
 from ...runtime.words import counted
 from ..networks.base import SegmentationNetwork
 from ..networks.deeplab_v2 import DILATIONS, INITIAL_STD
@@ -316,22 +318,36 @@ def _is_initial(weight: Tensor) -> bool:
 def _check_class_count(
     network: SegmentationNetwork, state: Mapping[str, Tensor], where: str, label_space: str
 ) -> None:
-    """Refuse weights whose classifier differs from the network's in the number of classes alone."""
-    differing = [
-        (name, parameter)
-        for name, parameter in network.named_parameters()
-        if name in state and state[name].shape != parameter.shape
-    ]
+    """Refuse weights that differ from the network's in the number of classes.
+
+    They do where one count stands for ``num_classes`` in every axis that differs, be it of the
+    classifier's tensors or of all: sums and multiples of the count, as ESPNet's inner layers have
+    them, say nothing against what its classifier says.
+    """
+    differing = {
+        name: (state[name].shape, own.shape)
+        for name, own in network.state_dict().items()
+        if name in state and state[name].shape != own.shape
+    }
     if not differing:
         return
-    classifier = {id(parameter) for parameter in network.classifier_parameters()}
-    for name, parameter in differing:
-        if id(parameter) not in classifier:
-            continue
-        found, expected = state[name].shape, parameter.shape
-        only_first_differs = len(found) == len(expected) and found[1:] == expected[1:]
-        if only_first_differs and expected[0] == network.num_classes:
+    last = {id(parameter) for parameter in network.classifier_parameters()}
+    names = {name for name, parameter in network.named_parameters() if id(parameter) in last}
+    for shapes in ([differing[n] for n in differing if n in names], [*differing.values()]):
+        count = _class_count(shapes, network.num_classes)
+        if count is not None:
+            known = [s.name for s in map(built_in, LABEL_SPACES) if s.num_classes == count]
+            built = f" (of as many classes: {', '.join(known)})" if known else ""
             raise NetworkError(
-                f"{where}: the weights have {found[0]} classes, {label_space} has {expected[0]}; "
-                "choose the label space that they were trained with."
+                f"{where}: the weights have {count} classes, {label_space} has "
+                f"{network.num_classes}; choose the label space that they were trained with{built}."
             )
+
+
+def _class_count(shapes: Sequence[tuple[torch.Size, torch.Size]], expected: int) -> int | None:
+    """The one size that stands, in each axis that differs, where ``expected`` does."""
+    if any(len(found) != len(own) for found, own in shapes):
+        return None
+    pairs = {p for found, own in shapes for p in zip(found, own, strict=True) if p[0] != p[1]}
+    counts = {found for found, own in pairs if own == expected}
+    return counts.pop() if len(pairs) == len(counts) == 1 else None

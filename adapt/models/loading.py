@@ -16,6 +16,7 @@ from ...runtime.words import shortened
 from ..networks import NETWORKS, ForeignNetwork, SegmentationNetwork, build_network
 from ..networks.copies import copy_of
 from ..networks.foreign.factory import without_class_count
+from ..networks.foreign.forward_pass import BackwardError
 from ..networks.foreign.learning_trial import try_learning
 from ..networks.foreign.trial import try_out
 from ..networks.foreign.trust import check_allowed
@@ -146,18 +147,27 @@ def check_learning(
 
     Args:
         size: (width, height) of its input.
-        note: told where no weight learns.
+        note: told where no weight learns or a backward raises.
 
     Returns:
-        False where no weight learns.
+        False where no weight learns, or a backward raises and ``note`` was told.
 
     Raises:
-        NetworkError: see `try_learning`.
+        NetworkError: see `try_learning`; nobody is told of a backward that raises.
     """
     if spec.name in NETWORKS:
         return True
     where, (width, height) = f"network '{spec.name}'", size
-    learns = try_learning(network, where, (height, width))
+    try:
+        learns = try_learning(network, where, (height, width))
+    except BackwardError as error:
+        if note is None:
+            raise
+        note(
+            f"{where}: its backward pass raises {error.cause}: it can be exported and run, and "
+            "adapted by methods that need no gradient (bn_stats, tone_only)"
+        )
+        return False
     if not learns and note is not None:
         note(
             f"{where}: no weight of it learns (requires_grad is off, or what has it does not "

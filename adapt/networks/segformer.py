@@ -19,7 +19,7 @@ For an image of (B, 3, H, W), stage i = 1 to 4 has maps of width C_i at strides 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -28,24 +28,11 @@ from torch import Tensor, nn
 from ...runtime.errors import NetworkError
 from .base import Output, SegmentationNetwork
 from .segformer_names import in_published_names
+from .segformer_sizes import Size, check_shares, least_side
 
-HEADS = (1, 2, 5, 8)  # of attention, of the four stages; likewise below
-REDUCTIONS = (8, 4, 2, 1)  # R_i
-KERNELS = (7, 3, 3, 3)
+KERNELS = (7, 3, 3, 3)  # of the four stages; likewise below
 STRIDES = (4, 2, 2, 2)
-EXPANSION = 4  # of the width inside MixFFN
-LEAST_SIDE = 29  # pixels; at less the first stage has no key
 INITIAL_STD = 0.02
-_DEEPEST = 100  # blocks of a stage; a manifest may ask for any number
-_WIDEST = 1 << 12
-
-
-class Size(NamedTuple):
-    """Widths and blocks of the four stages, and the decoder's width: Table 6 of the paper."""
-
-    widths: tuple[int, ...]
-    depths: tuple[int, ...]
-    decoder_width: int
 
 
 class SegFormer(SegmentationNetwork):
@@ -57,9 +44,12 @@ class SegFormer(SegmentationNetwork):
 
     Args:
         num_classes: K.
-        widths: C_i, each a multiple of its stage's heads (1, 2, 5, 8).
+        widths: C_i, each a multiple of its stage's heads.
         depths: attention blocks of each stage.
         decoder_width: D, the features' channels.
+        heads: of each stage's attention.
+        reductions: R_i.
+        expansions: the width inside each stage's MixFFN, in C_i.
         decoder: "linear" as in the paper; "convolutions" as in mmsegmentation, whose projections of
             F_i are without bias, batch-normalised and rectified.
         drop_path: share of residual branches left out in training, at the last block; the blocks
@@ -83,33 +73,45 @@ class SegFormer(SegmentationNetwork):
         widths: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
         decoder_width: int | None = None,
+        heads: Sequence[int] | None = None,
+        reductions: Sequence[int] | None = None,
+        expansions: Sequence[int] | None = None,
         decoder: str = "linear",
         drop_path: float = 0.1,
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        size = Size(
-            tuple(self.size.widths if widths is None else widths),
-            tuple(self.size.depths if depths is None else depths),
-            self.size.decoder_width if decoder_width is None else decoder_width,
+        size = self.size.changed(
+            widths=widths,
+            depths=depths,
+            decoder_width=decoder_width,
+            heads=heads,
+            reductions=reductions,
+            expansions=expansions,
         )
-        _check_arguments(size, decoder, drop_path, dropout)
-        self.num_classes = num_classes
+        if decoder not in ("linear", "convolutions"):
+            raise NetworkError(
+                f"network 'segformer': decoder is {decoder!r:.80}; choose linear, the paper's, or "
+                "convolutions, mmsegmentation's."
+            )
+        check_shares(drop_path=drop_path, dropout=dropout)
+        self.num_classes, self.least_side = num_classes, least_side(size, STRIDES)
         self.segformer = nn.ModuleDict({"encoder": _Encoder(size, drop_path)})
         self.decode_head = _Decoder(size, num_classes, decoder, dropout)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Output:
-        """Segment images, (B, 3, H, W), H and W at least `LEAST_SIDE`, normalised float.
+        """Segment images, (B, 3, H, W), H and W at least ``least_side``, normalised float.
 
         Raises:
             NetworkError: they are smaller.
         """
-        if min(images.shape[-2:]) < LEAST_SIDE:
+        least = self.least_side
+        if min(images.shape[-2:]) < least:
             height, width = images.shape[-2:]
             raise NetworkError(
-                f"SegFormer takes images of at least {LEAST_SIDE}x{LEAST_SIDE} pixels, not "
-                f"{width}x{height}; give larger frames or crops."
+                f"SegFormer takes images of at least {least}x{least} pixels, not {width}x{height}; "
+                "give larger frames or crops."
             )
         features = self.decode_head.features(self.segformer["encoder"](images))
         return Output(self.decode_head(features), features)
@@ -139,9 +141,7 @@ class _Encoder(nn.Module):
         for i, (width, depth) in enumerate(zip(size.widths, size.depths, strict=True)):
             self.patch_embeddings.append(_Patches(inputs[i], width, KERNELS[i], STRIDES[i]))
             rates = [drop_path * (before + j) / count for j in range(depth)]
-            self.block.append(
-                nn.ModuleList(_Block(width, HEADS[i], REDUCTIONS[i], rate) for rate in rates)
-            )
+            self.block.append(nn.ModuleList(_Block(size, i, rate) for rate in rates))
             before += depth
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -175,12 +175,13 @@ class _Patches(nn.Module):
 class _Block(nn.Module):
     """Attention and MixFFN, each on a residual branch that training may leave out."""
 
-    def __init__(self, width: int, heads: int, reduction: int, drop_path: float) -> None:
+    def __init__(self, size: Size, stage: int, drop_path: float) -> None:
         super().__init__()
+        width = size.widths[stage]
         self.layer_norm_1 = nn.LayerNorm(width)
-        self.attention = _Attention(width, heads, reduction)
+        self.attention = _Attention(width, size.heads[stage], size.reductions[stage])
         self.layer_norm_2 = nn.LayerNorm(width)
-        self.mlp = _MixFFN(width)
+        self.mlp = _MixFFN(width, width * size.expansions[stage])
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -235,9 +236,8 @@ class _Projections(nn.Module):
 class _MixFFN(nn.Module):
     """Two linear layers with a depthwise 3x3 convolution between them."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        inner = EXPANSION * width
         self.dense1 = nn.Linear(width, inner)
         convolution = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
         self.dwconv = nn.ModuleDict({"dwconv": convolution})
@@ -320,36 +320,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, std=(2 / outputs) ** 0.5)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def _check_arguments(size: Size, decoder: str, drop_path: float, dropout: float) -> None:
-    where = "network 'segformer'"
-    widths, depths, decoder_width = size
-    fits = len(widths) == 4 and all(
-        isinstance(w, int) and 1 <= w <= _WIDEST and w % heads == 0
-        for w, heads in zip(widths, HEADS, strict=False)
-    )
-    if not fits:
-        raise NetworkError(
-            f"{where}: widths is {list(widths)!r:.80}; give four, each at most {_WIDEST} and a "
-            f"multiple of its stage's heads of attention, {', '.join(map(str, HEADS))}."
-        )
-    if len(depths) != 4 or not all(isinstance(n, int) and 1 <= n <= _DEEPEST for n in depths):
-        raise NetworkError(
-            f"{where}: depths is {list(depths)!r:.80}; give four counts, 1 to {_DEEPEST}."
-        )
-    if not (isinstance(decoder_width, int) and 1 <= decoder_width <= _WIDEST):
-        raise NetworkError(
-            f"{where}: decoder_width is {decoder_width!r:.80}; give 1 to {_WIDEST} channels."
-        )
-    if decoder not in ("linear", "convolutions"):
-        raise NetworkError(
-            f"{where}: decoder is {decoder!r:.80}; choose linear, the paper's, or convolutions, "
-            "mmsegmentation's."
-        )
-    for name, share in (("drop_path", drop_path), ("dropout", dropout)):
-        if not (isinstance(share, int | float) and 0 <= share < 1):
-            raise NetworkError(f"{where}: {name} is {share!r:.80}; give a share from 0 to below 1.")
 
 
 class SegFormerB0(SegFormer):

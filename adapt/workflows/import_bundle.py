@@ -60,7 +60,7 @@ def import_bundle(
 
     Raises:
         NetworkError: the file is no checkpoint or does not fit the network and label space; the
-            network fails in its trials, `try_out` and `try_learning`.
+            network fails in its trials, `try_out` and `check_learning`.
         ConfigError: an argument of the network or the colour is malformed.
         OutputError: the bundle cannot be written.
     """

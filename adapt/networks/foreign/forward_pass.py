@@ -166,11 +166,27 @@ def _never(_: Any) -> Tensor:
     raise RuntimeError("the graph of an earlier forward pass is gone")
 
 
+class BackwardError(NetworkError):
+    """A user's network whose backward raises, so that it can be run and not learn.
+
+    Attributes:
+        cause: the type and first line that were raised, for use in another message.
+    """
+
+    def __init__(self, message: str = "", *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 @contextmanager
 def sentences(
     where: str, when: str, part: Literal["forward", "backward"] = "forward"
 ) -> Iterator[None]:
-    """Turn what a user's code raises into a `NetworkError`; a lack of memory stays what it is."""
+    """Turn what a user's code raises into a `NetworkError`; a lack of memory stays what it is.
+
+    Raises:
+        NetworkError: the user's code raised; a `BackwardError` where it was its backward.
+    """
     try:
         yield
     except (RoadshiftError, torch.OutOfMemoryError, MemoryError):
@@ -181,8 +197,11 @@ def sentences(
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         first = lines[0].partition(" Hint: ")[0] if lines else ""  # torch's own, of debugging it
         said = f"{type(error).__name__}: {first}".rstrip(": .")
-        advice = _advice(error) if part == "forward" else _advice_on_backward(error)
-        raise NetworkError(f"{where}: its {part} raised {said}, {when}; {advice}.") from error
+        start = f"{where}: its {part} raised {said}, {when}"
+        if part == "backward":
+            told = f"{start}; {_advice_on_backward(error)}."
+            raise BackwardError(told, cause=said) from error
+        raise NetworkError(f"{start}; {_advice(error)}.") from error
 
 
 def says_no_memory(error: BaseException) -> bool:

@@ -37,7 +37,8 @@ def try_learning(
         False where no weight with ``requires_grad`` reaches the logits.
 
     Raises:
-        NetworkError: its forward or its backward raises, or its logits are not finite.
+        NetworkError: its forward raises, or its logits are not finite.
+        BackwardError: its backward raises.
     """
     size = _least_size(network, where, size)
     with left_as_it_was(network, all_learn=False):
@@ -70,7 +71,7 @@ def check_backward(
         autocast: the context of forward passes.
 
     Raises:
-        NetworkError: it fails for noise of that shape.
+        BackwardError: it fails for noise of that shape.
     """
     with left_as_it_was(network, all_learn=False):
         for _ in range(PASSES):

@@ -34,11 +34,40 @@ def test_a_published_size_is_known_by_its_widths_and_depths() -> None:
     )
 
 
+def test_another_size_is_arguments_of_the_smallest() -> None:
+    read = OF_MODEL_TYPE["segformer"]
+    asked = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 2, 1, 1], "decoder_hidden_size": 16}
+    kept = {"num_attention_heads": [1, 1, 2, 2], "sr_ratios": [4, 4, 2, 1], "mlp_ratios": [2] * 4}
+    assert read({**B0, **asked, **kept}) == OwnNetwork(
+        "segformer_b0",
+        {
+            "widths": [8, 16, 24, 32],
+            "depths": [1, 2, 1, 1],
+            "decoder_width": 16,
+            "heads": [1, 1, 2, 2],
+            "reductions": [4, 4, 2, 1],
+            "expansions": [2, 2, 2, 2],
+        },
+    )
+    b5 = {"hidden_sizes": [64, 128, 320, 512], "depths": [3, 6, 40, 3], "decoder_hidden_size": 768}
+    assert read({**b5, "mlp_ratios": [2] * 4}) == OwnNetwork(
+        "segformer_b5", {"expansions": [2, 2, 2, 2]}
+    )
+
+
 @pytest.mark.parametrize(
-    "change", [{"depths": [1] * 4}, {"sr_ratios": [4, 4, 2, 1]}, {"num_channels": 4}], ids=str
+    ("change", "said"),
+    [
+        ({"strides": [2, 2, 2, 2]}, r"whose strides is \[2, 2, 2, 2\], and \[4, 2, 2, 2\] in ours"),
+        ({"patch_sizes": [7] * 4}, r"whose patch_sizes is .*, and \[7, 3, 3, 3\] in ours"),
+        ({"num_channels": 4}, "whose num_channels is 4, and 3 in ours"),
+        ({"hidden_act": "relu"}, "whose hidden_act is 'relu', and 'gelu' in ours"),
+    ],
+    ids=str,
 )
-def test_another_variant_is_none_of_ours(change: dict[str, Any]) -> None:
-    assert OF_MODEL_TYPE["segformer"]({**B0, **change}) is None
+def test_what_ours_cannot_express_is_said(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(NetworkError, match=f"{said}; build it with the installed transformers"):
+        hub_network(folder({**B0, **change}), None)
 
 
 def test_the_network_of_the_type_is_taken_unless_the_user_names_one(
@@ -64,9 +93,3 @@ def test_a_type_whose_network_is_not_here_says_how_it_is_built(
     for kind in ("road", "upernet"):
         with pytest.raises(NetworkError, match=f"of type {kind}, .*network transformers:Auto"):
             hub_network(folder({"model_type": kind}), None)
-
-
-def test_a_size_that_nobody_published_is_no_unknown_type() -> None:
-    small = folder({"model_type": "segformer", "depths": [1, 1, 1, 1]})
-    with pytest.raises(NetworkError, match=r"of type segformer, of no published size; name one of"):
-        hub_network(small, None)

@@ -17,7 +17,7 @@ from roadshift.adapt.models.importing import (
     read_checkpoint,
     save_weights,
 )
-from roadshift.adapt.networks import adapt_foreign, build_network
+from roadshift.adapt.networks import ForeignNetwork, adapt_foreign, build_network
 from roadshift.adapt.networks.deeplab_v2 import DeepLabV2
 from roadshift.runtime.errors import NetworkError
 from torch import Tensor, nn
@@ -229,6 +229,48 @@ def test_another_class_count_is_said_in_classes(name: str) -> None:
     ):
         load_weights(network, build(19).state_dict(), "w.pth", label_space="label space camvid11")
     assert equal_states(network.state_dict(), before)
+
+
+class ClassesInManyLayers(nn.Module):
+    """As ESPNet ends: classes as widths, in sums and in multiples, and a transposed convolution."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(3, 16, 3, 4, 1)
+        self.level3 = nn.Conv2d(16, classes, 1)
+        self.norm = nn.BatchNorm2d(classes)
+        self.both = nn.Conv2d(16 + classes, 2 * classes, 1)
+        self.narrow = nn.Conv2d(2 * classes, classes - 4 * (classes // 5), 1)
+        self.wide = nn.Conv2d(classes - 4 * (classes // 5), classes, 1)
+        self.classifier = nn.ConvTranspose2d(classes, classes, 2, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        f = self.body(x)
+        both = self.both(torch.cat([f, self.norm(self.level3(f))], 1))
+        return self.classifier(self.wide(self.narrow(both)))
+
+
+@pytest.mark.parametrize(("other", "known"), [(20, " (of as many classes: cityscapes20)"), (9, "")])
+def test_a_class_count_that_sits_in_many_layers_is_said_in_classes(other: int, known: str) -> None:
+    network = build_network(f"{__name__}:ClassesInManyLayers", 19)
+    assert isinstance(network, ForeignNetwork)
+    network.try_out((64, 64))
+    weights = ClassesInManyLayers(other).state_dict()
+    with pytest.raises(NetworkError) as caught:
+        load_weights(network, weights, "w.pth", label_space="label space cityscapes19")
+    assert str(caught.value) == (
+        f"w.pth: the weights have {other} classes, label space cityscapes19 has 19; choose the "
+        f"label space that they were trained with{known}."
+    )
+
+
+def test_a_width_that_differs_beside_the_classes_is_no_class_count() -> None:
+    network = build_network("fast_scnn", 5)
+    state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
+    name = next(n for n, p in network.named_parameters() if len(p) == 5 and p.ndim == 4)
+    state[name] = torch.zeros(9, 64, 1, 1)
+    with pytest.raises(NetworkError, match=r"1 tensors have another shape"):
+        load_weights(network, state, "w.pth")
 
 
 def test_missing_and_unexpected_names_are_counted_and_the_first_five_shown() -> None:

@@ -81,9 +81,6 @@ REFUSED = (
     "NoForward",
     "the_same",
     "AuxFirst",
-    "InPlace",
-    "KeepsGraph",
-    "NoBackward",
     "NotFinite",
     "NotFiniteWhileTraining",
 )
@@ -223,6 +220,30 @@ def test_a_network_that_does_not_learn_is_noted_and_refused_before_frames_are_de
     with pytest.raises(RoadshiftError, match="entmin: no weight of this network learns"):
         adapted(source, frames_dir, tmp_path / "entmin", "entmin")
     assert not list(tmp_path.glob("*entmin*"))
+
+
+@pytest.mark.parametrize("name", ["InPlace", "KeepsGraph", "NoBackward"])
+def test_a_backward_that_raises_is_noted_and_refused_by_methods_that_take_steps(
+    name: str, imported: Callable[..., Bundle], frames_dir: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    source = imported(name, note=said.append)
+    (told,) = (note for note in said if "its backward pass raises" in note)
+    assert told.startswith(f"network 'user_networks:{name}': ")
+    assert told.endswith("adapted by methods that need no gradient (bn_stats, tone_only)")
+    for method in ("bn_stats", "tone_only"):
+        result = adapted(source, frames_dir, tmp_path / method, method)
+        assert result.manifest.provenance.method == method
+    with pytest.raises(NetworkError, match=f"'user_networks:{name}': its backward raised") as error:
+        adapted(source, frames_dir, tmp_path / "entmin", "entmin")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.glob("*entmin*"))
+
+
+def test_a_network_without_a_backward_is_exported(imported: Callable[..., Bundle]) -> None:
+    source = open_bundle(imported("InPlace").path, allow_networks=["user_networks"])
+    exported = export_bundle(source, ("onnx",))
+    assert exported["artefacts"][0]["label_agreement"] > 99.9
 
 
 def test_the_import_says_how_it_called_the_factory_and_what_does_not_learn(

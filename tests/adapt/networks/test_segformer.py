@@ -11,7 +11,7 @@ import torch
 from roadshift.adapt.models.importing import detect_arguments, load_weights
 from roadshift.adapt.models.initial_weights import load_initial_weights
 from roadshift.adapt.networks import build_network
-from roadshift.adapt.networks.segformer import LEAST_SIDE, SegFormer
+from roadshift.adapt.networks.segformer import SegFormer
 from roadshift.adapt.networks.segformer_names import in_published_names
 from roadshift.runtime.errors import NetworkError
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ def test_logits_are_those_of_transformers(name: str) -> None:
     network: Any = narrow() if name == "narrow" else build_network(name, 19).eval()
     twin = transformers_twin(network)
     load_weights(network, twin.state_dict(), "transformers")
-    for height, width in ((64, 96), (LEAST_SIDE, 61), (75, 130)):
+    for height, width in ((64, 96), (network.least_side, 61), (75, 130)):
         images = torch.randn(2, 3, height, width)
         with torch.no_grad():
             ours, theirs = network(images).logits, twin(images).logits
@@ -119,6 +119,15 @@ def test_training_leaves_out_whole_branches_by_a_seed() -> None:
         assert torch.equal(plain(images).logits, plain(images).logits)
 
 
+def test_the_smallest_image_is_the_one_that_leaves_each_stage_a_key() -> None:
+    network = narrow(reductions=[4, 8, 1, 2])
+    assert network.least_side == 57
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 57, 57)).logits.shape == (1, 7, 15, 15)
+    with pytest.raises(NetworkError, match="at least 57x57 pixels, not 64x56"):
+        network(torch.randn(1, 3, 56, 64))
+
+
 def test_too_small_an_image_says_what_to_give() -> None:
     with pytest.raises(NetworkError, match=r"at least 29x29 pixels, not 64x28; give larger"):
         narrow()(torch.randn(1, 3, 28, 64))
@@ -132,6 +141,12 @@ def test_too_small_an_image_says_what_to_give() -> None:
         ({"depths": [1, 0, 1, 1]}, "depths is"),
         ({"depths": [1, 1, 1, 10**6]}, "depths is"),
         ({"decoder_width": 0}, "decoder_width is 0"),
+        ({"heads": [1, 2, 0, 8]}, "heads is"),
+        ({"heads": [1, 2, 3, 8]}, "multiple of its stage's heads of attention, 1, 2, 3, 8"),
+        ({"reductions": [8, 4, 2, 0.5]}, "reductions is"),
+        ({"expansions": [4, 4, 4, 1000]}, "expansions is"),
+        ({"expansions": [4, 4, 4, "four"]}, "expansions is"),
+        ({"depths": 3}, r"depths is \[3\]; give four counts"),
         ({"decoder": "mlp"}, "choose linear"),
         ({"drop_path": 1.0}, "drop_path is 1.0"),
         ({"dropout": -0.1}, "dropout is -0.1"),

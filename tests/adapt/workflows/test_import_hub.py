@@ -119,6 +119,43 @@ def test_a_published_segformer_is_one_of_ours_and_needs_no_package(tmp_path: Pat
         )
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hidden_sizes": [8, 16, 20, 32], "depths": [1, 2, 1, 2], "decoder_hidden_size": 24},
+        {
+            "hidden_sizes": [8, 16, 24, 32],
+            "depths": [1, 1, 2, 1],
+            "decoder_hidden_size": 16,
+            "num_attention_heads": [1, 1, 2, 4],
+            "sr_ratios": [4, 2, 2, 1],
+            "mlp_ratios": [2, 3, 1, 4],
+        },
+    ],
+    ids=["sizes", "all"],
+)
+def test_a_segformer_of_no_published_size_is_ours_with_arguments(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    labels = {"id2label": dict(enumerate(CITY.classes))}
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(**labels, **settings)
+    model = transformers.SegformerForSemanticSegmentation(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # apart from what they begin as, biases too
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps(INPUT))
+    bundle = import_bundle(f"hf:{tmp_path / 'm'}", None, None, tmp_path / "b")
+    assert bundle.manifest.network.name == "segformer_b0"
+    network = load_network(open_bundle(bundle.path), torch.device("cpu"))
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            network(images).logits, model(images).logits, rtol=1e-5, atol=1e-5
+        )
+
+
 def test_classes_in_another_order_are_put_in_the_label_spaces(tmp_path: Path) -> None:
     names = tuple(reversed(CITY.classes))
     model = written("upernet", tmp_path / "m", names)
