@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 from ..engines import Engine
@@ -59,12 +60,14 @@ class Limit:
         """Tell whether both limits are reached; one query is always run."""
         return queries >= max(1, self.queries or 0) and seconds >= (self.seconds or 0.0)
 
-    def share(self, rounds: int) -> Limit:
-        """Limit of each of so many rounds."""
-        return Limit(
-            None if self.queries is None else math.ceil(self.queries / rounds),
-            None if self.seconds is None else self.seconds / rounds,
-        )
+    def shares(self, rounds: int) -> list[Limit]:
+        """Limits of so many rounds, whose queries add up; of as many as there are queries."""
+        if self.queries is None:
+            return [Limit(None, None if self.seconds is None else self.seconds / rounds)] * rounds
+        rounds = min(rounds, max(1, self.queries))
+        ends = [self.queries * index // rounds for index in range(rounds + 1)]
+        seconds = None if self.seconds is None else self.seconds / rounds
+        return [Limit(end - begin, seconds) for begin, end in pairwise(ends)]
 
 
 @dataclass

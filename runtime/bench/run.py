@@ -146,12 +146,12 @@ class BundleRun:
 
     def _take_turns(self) -> None:
         """Rounds A B C, B C A, ...: nobody is always first, nor always after the same one."""
-        rounds, share = self._settings.rounds, self._settings.limit.share(self._settings.rounds)
-        for index in range(rounds):
+        shares = self._settings.limit.shares(self._settings.rounds)
+        for index, share in enumerate(shares):
             left = list(self._measurements.items())  # without those that failed in an earlier round
             turn = index % max(1, len(left))
             for place, (target, measurement) in enumerate((*left[turn:], *left[:turn])):
-                self._report(index * len(left) + place, rounds * len(left), target.title)
+                self._report(index * len(left) + place, len(shares) * len(left), target.title)
                 with self._failing(target):
                     measurement.rewarm(REWARM)
                     measurement.run(share)

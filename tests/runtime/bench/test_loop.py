@@ -107,7 +107,11 @@ def test_a_run_ends_after_its_queries_and_its_seconds() -> None:
     assert count(Limit(queries=3, seconds=2.0)) == 8
     assert count(Limit(queries=9, seconds=2.0)) == 9
     assert count(Limit()) == 1
-    assert Limit(queries=10, seconds=6.0).share(4) == Limit(queries=3, seconds=1.5)
+    rounds = Limit(queries=10, seconds=6.0).shares(4)
+    assert [limit.queries for limit in rounds] == [2, 3, 2, 3]
+    assert {limit.seconds for limit in rounds} == {1.5}
+    assert Limit(queries=3).shares(5) == [Limit(queries=1)] * 3
+    assert Limit(seconds=6.0).shares(3) == [Limit(seconds=2.0)] * 3
 
 
 def test_a_closed_loop_has_no_deadline() -> None:
