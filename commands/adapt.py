@@ -159,7 +159,7 @@ def adapt(
                 if as_json and refusal.search is not None:
                     print_json({"bundle": None, "search": refusal.search})
                 raise
-    write_page(report, "adapt", None, [adapted.bundle])
+    write_page(report, "adapt", None, [bundle, adapted.bundle])
     print_made(adapted.bundle, as_json)
     if adapted.refusal is not None:
         raise adapted.refusal

@@ -119,7 +119,7 @@ def bench(
         note=note,
         progress=lambda: progress("bench", "steps"),
     )
-    write_page(report, "bench", result.rows)
+    write_page(report, "bench", result.rows, bundles)
     show(result.rows, as_json, lambda: bench_table(result.rows))
     if result.comparison is not None:
         print_comparison(result.comparison, on_stdout=not as_json)

@@ -146,7 +146,7 @@ def compare(
     note(f"wrote {out / 'compare.md'}")
     title = "Methods, side by side" if comparison.ablation is None else comparison.ablation.title
     seen = explained_sections(out, explained) if report is not None else ()
-    write_page(report, "compare", rows, pictures=seen)
+    write_page(report, "compare", rows, [bundle], seen)
     show(rows, as_json, lambda: comparison_table(rows, title))
     if not comparison.succeeded:
         raise typer.Exit(1)

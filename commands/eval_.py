@@ -55,5 +55,5 @@ def eval_(
                 on_progress=lambda now: update(now.done, now.total, ""),
             )
     record = found.record()
-    write_page(report, "eval", record)
+    write_page(report, "eval", record, [bundle])
     show(record, as_json, lambda: evaluation_table({engine.backend: record}))

@@ -53,7 +53,7 @@ def judge(
                 on_progress=lambda now: update(now.done, now.total, ""),
                 stop_requested=stop_requested,
             )
-    write_page(report, "judge", verdict.record())
+    write_page(report, "judge", verdict.record(), [incumbent, candidate])
     show(verdict.record(), as_json, lambda: verdict_table(verdict))
     error = verdict.error(candidate)
     if error is not None:

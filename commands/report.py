@@ -119,16 +119,27 @@ def write_page(
     path: Path | None,
     name: str,
     document: Any,
-    bundles: Sequence[Bundle] = (),
+    models: Sequence[Bundle | Path | str] = (),
     pictures: Sequence[Section] = (),
 ) -> None:
-    """Write the page of a command that was given ``--report``; nothing without."""
+    """Write the page of a command that was given ``--report``; nothing without.
+
+    Args:
+        models: bundles, from the source model to the newest, or where they lie; what is no bundle,
+            such as a black box, is left out.
+    """
     if path is None:
         return
+    from ..runtime.bundle.manifest import MANIFEST_NAME
     from ..runtime.console.terminal import note
     from ..runtime.reporting.report import write_report
 
     results = {name: document} if document is not None else None
+    bundles = [
+        model
+        for model in models
+        if not isinstance(model, str | Path) or (Path(model) / MANIFEST_NAME).exists()
+    ]
     write_report(path, bundles, results=results, pictures=pictures)
     note(f"Wrote {path}.")
 

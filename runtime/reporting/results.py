@@ -54,11 +54,14 @@ def _bench(document: Document) -> tuple[str, str]:
     rows: Sequence[Mapping[str, Any]] = document
     columns = [
         *("artefact", "backend", "precision", "device", "p50_ms", "p90_ms", "p99_ms", "fps"),
-        *("peak_mib", "label_agreement", "miou"),
+        *("peak_mib", "label_agreement", "miou", "error"),
     ]
+    several = len({row.get("bundle") for row in rows}) > 1
+    names = [*["bundle"] * several, "artefact", "backend"]
+    columns = ["bundle"] * several + columns
     shown = [c for c in columns if any(row.get(c) is not None for row in rows)]
     times = [
-        (f"{row['artefact']} {row['backend']}", row["p99_ms"])
+        (" ".join(str(row[c]) for c in names), row["p99_ms"])
         for row in rows
         if isinstance(row.get("p99_ms"), (int, float))
     ]

@@ -126,11 +126,16 @@ def test_without_batch_norm_what_is_missing_is_said() -> None:
     assert "no batch-norm statistics" in verdict.sentence
 
 
+UNKNOWN = Score(math.nan, math.nan, math.nan, math.nan)
+LITTLE = Score(1.0, 1.02, 0.01, 0.03)  # surely more, but no clear gain
+
+
 @pytest.mark.parametrize("lacking", [None, "information", "flip", "zoom"])
-def test_without_batch_norm_all_the_other_signs_must_be_there(lacking: str | None) -> None:
-    unknown = Score(math.nan, math.nan, math.nan, math.nan)
-    missing = {lacking: Score(1.0, 1.1, -0.1, 0.2)} if lacking else {}
-    verdict = decide(replace(evidence_of(divergence=unknown, **missing), share=None), NAMES)
+def test_without_batch_norm_a_small_gain_needs_all_the_other_signs(lacking: str | None) -> None:
+    missing = {"information": LITTLE}
+    if lacking:
+        missing[lacking] = Score(1.0, 1.1, -0.1, 0.2)
+    verdict = decide(replace(evidence_of(divergence=UNKNOWN, **missing), share=None), NAMES)
     assert verdict.decision == ("keep" if lacking else "promote")
     assert "no batch-norm statistics" in verdict.sentence
     (opinion,) = (check for check in verdict.checks if check.name == "opinion")
@@ -139,6 +144,25 @@ def test_without_batch_norm_all_the_other_signs_must_be_there(lacking: str | Non
     for check in verdict.checks:
         if check.name in ("information", "flip", "zoom"):
             assert (check.sentence in verdict.sentence) == (lacking in (None, check.name))
+
+
+@pytest.mark.parametrize("doubtful", ["flip", "zoom"])
+@pytest.mark.parametrize("surely_worse", [False, True])
+def test_without_batch_norm_a_clear_gain_needs_one_view(doubtful: str, surely_worse: bool) -> None:
+    """And no class may vanish, but one may lose more than half, as where the shift is large."""
+    view = LESS if surely_worse else Score(1.0, 1.1, -0.1, 0.2)
+    evidence = evidence_of(
+        divergence=UNKNOWN, information=Score(1.0, 1.2, 0.1, 0.3), **{doubtful: view}
+    )
+    evidence = replace(evidence, share=None, lost={0: 0.7})
+    verdict = decide(evidence, NAMES)
+    assert verdict.decision == ("keep" if surely_worse else "promote")
+    assert "no batch-norm statistics" in verdict.sentence
+    if not surely_worse:
+        assert "So much was gained: The candidate is surer" in verdict.sentence
+    assert decide(replace(evidence, lost={0: 0.9}), NAMES).decision == "keep"
+    small = replace(evidence, scores={**evidence.scores, "information": LITTLE})
+    assert decide(small, NAMES).decision == "keep"
 
 
 def test_a_network_of_one_size_is_judged_without_a_smaller_view() -> None:
