@@ -5,6 +5,7 @@ Nothing of it but its answers is used: no weights, no gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
@@ -69,6 +70,7 @@ class BoxWiring:
         mean, std: in 0-255 units, in the order of ``colour``; ImageNet's unless given.
         answers: what the answers hold; found from the first of them unless given.
         answer_timeout_s: the longest that one answer of a service may take.
+        budgeted_s: the longest that the run's time budget allows for one; no choice of the user's.
     """
 
     output: str | int | None = None
@@ -77,6 +79,7 @@ class BoxWiring:
     std: Triple | None = None
     answers: Holds | None = None
     answer_timeout_s: float = 60.0
+    budgeted_s: float = math.inf
 
     def __post_init__(self) -> None:
         for name, known in (("colour", get_args(Colour)), ("answers", get_args(Holds))):
@@ -84,10 +87,15 @@ class BoxWiring:
             if value is not None and value not in known:
                 raise ConfigError(f"{arg(name)} {value!r} is none of {', '.join(known)}.")
 
+    @property
+    def timeout_s(self) -> float:
+        """The longest that one answer of a service is waited for."""
+        return min(self.answer_timeout_s, self.budgeted_s)
+
     def settled(self) -> dict[str, Any]:
         """The given ones on which the answers depend, by name, as JSON values."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
-        del given["answer_timeout_s"]
+        del given["answer_timeout_s"], given["budgeted_s"]
         return {n: list(v) if isinstance(v, tuple) else v for n, v in given.items()}
 
     def check_unused(self, source: object, why: str, used: Collection[str] = ()) -> None:
@@ -100,7 +108,7 @@ class BoxWiring:
         Raises:
             ConfigError: something else is given.
         """
-        default = BoxWiring()
+        default = BoxWiring(budgeted_s=self.budgeted_s)
         unused = [
             field.name
             for field in fields(self)

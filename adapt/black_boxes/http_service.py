@@ -62,7 +62,7 @@ def open_service(source: str, wiring: BoxWiring, space: LabelSpace | None, note:
     wiring.check_unused(
         source, "prepares images and chooses its outputs itself", ("answers", "answer_timeout_s")
     )
-    url, timeout_s = LoopbackUrl.parse(source), wiring.answer_timeout_s
+    url, timeout_s = LoopbackUrl.parse(source), wiring.timeout_s
     told = _description(url, timeout_s)
     own = told.label_space
     classes = own or space

@@ -219,9 +219,7 @@ def adapt_black_box(
 
 def _within_budget(wiring: BoxWiring, time_budget_s: float | None) -> BoxWiring:
     """Give a service that does not answer no more than a tenth of the run's time at once."""
-    if time_budget_s is None:
-        return wiring
-    return replace(wiring, answer_timeout_s=min(wiring.answer_timeout_s, time_budget_s / 10))
+    return wiring if time_budget_s is None else replace(wiring, budgeted_s=time_budget_s / 10)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from onnx import ModelProto, TensorProto
 from pixel_networks import MEAN, STD, K, logits_of, onnx_network, softmax, tflite_network
 from roadshift.adapt.black_boxes import BlackBox, BoxWiring, checked_answer, open_black_box
 from roadshift.adapt.black_boxes.registry import KINDS
+from roadshift.adapt.workflows.adaptation import _within_budget
 from roadshift.runtime.bundle import BundleWriter, InputSpec, NetworkSpec, Provenance
 from roadshift.runtime.errors import EngineError
 from roadshift.runtime.labels import LabelSpace
@@ -27,7 +29,8 @@ FOUR = LabelSpace(
     name="four", classes=("a", "b", "c", "d"), colours=tuple((i, i, i) for i in range(4))
 )
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
-PLAIN = BoxWiring(mean=MEAN, std=STD)
+WITHIN = BoxWiring(budgeted_s=6.0)  # as in every run with a time budget, which no kind may mind
+PLAIN = replace(WITHIN, mean=MEAN, std=STD)
 P = softmax(logits_of(IMAGE))
 Open = Callable[[Path, pytest.MonkeyPatch], Iterator[BlackBox]]
 
@@ -58,19 +61,19 @@ def http(_: Path, __: pytest.MonkeyPatch) -> Iterator[BlackBox]:
         return "application/x-npy", buffer.getvalue()
 
     with service(answer, {"label_space": FOUR.to_dict()}) as url:
-        yield open_black_box(url, note=lambda _: None)
+        yield open_black_box(url, WITHIN, note=lambda _: None)
 
 
 def folder(folder: Path, _: pytest.MonkeyPatch) -> Iterator[BlackBox]:
     np.save(folder / "frame.npy", P)
-    yield open_black_box(folder)
+    yield open_black_box(folder, WITHIN)
 
 
 def function(_: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BlackBox]:
     module = types.ModuleType("a_model")
     module.ask = lambda image: softmax(logits_of(image))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "a_model", module)
-    yield open_black_box("a_model:ask")
+    yield open_black_box("a_model:ask", WITHIN)
 
 
 def bundle(folder: Path, _: pytest.MonkeyPatch) -> Iterator[BlackBox]:
@@ -89,7 +92,7 @@ def bundle(folder: Path, _: pytest.MonkeyPatch) -> Iterator[BlackBox]:
             input=spec,
             provenance=Provenance(),
         )
-    yield open_black_box(folder / "made")
+    yield open_black_box(folder / "made", WITHIN)
 
 
 OPEN: dict[str, Open] = {
@@ -105,6 +108,13 @@ OPEN: dict[str, Open] = {
 
 def test_every_kind_is_tried() -> None:
     assert set(OPEN) == set(KINDS)
+
+
+def test_a_time_budget_shortens_the_wait_and_chooses_nothing() -> None:
+    within = _within_budget(BoxWiring(), 60.0)
+    assert (within.timeout_s, within.settled()) == (6.0, {})
+    assert _within_budget(BoxWiring(answer_timeout_s=2.0), 60.0).timeout_s == 2.0
+    assert _within_budget(BoxWiring(), None).timeout_s == 60.0
 
 
 @pytest.fixture(params=OPEN)
