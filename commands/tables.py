@@ -318,6 +318,7 @@ def published_tables(result: Mapping[str, Any]) -> None:
     rows: list[tuple[str, object, object]] = [
         ("source only, mIoU", published["source_only"], before["miou"]),
         ("adapted, mIoU", published["miou"], measured("miou")),
+        ("gain", _gain(published), result["gain"]),
     ]
     if "miou_13" in after:
         rows += [
@@ -330,6 +331,12 @@ def published_tables(result: Mapping[str, Any]) -> None:
     ):
         rows += [(f"{model}, {name}", iou, record["iou"][name]) for name, iou in ious.items()]
     table(f"\n{result['row']}, percent", ["", "published", "measured"], rows)
+
+
+def _gain(published: Mapping[str, Any]) -> float | None:
+    """Points that a published row gained; None where it has no figure of its source model."""
+    before, after = published["source_only"], published["miou"]
+    return None if before is None or after is None else after - before
 
 
 def published_listing_table(rows: Sequence[Mapping[str, Any]]) -> None:

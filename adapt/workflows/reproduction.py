@@ -153,6 +153,11 @@ def reproduce(
 
     source_only = measure(source, "source only")
     runs = []
+    if is_black_box and initial is None:
+        events.note(
+            "The student begins with random weights, which the paper's did not: "
+            f"{arg('init')} takes ImageNet's."
+        )
     for name, config in configs.items():
         run = replace(options, out=out / name)
         if is_black_box:

@@ -112,8 +112,8 @@ def search_settings(
     chosen = None if best is None else bundles[best]
     if best is None or not isinstance(chosen, Bundle):
         refusal = RefusedError(
-            f"{options.out}: is not written, for the gate keeps out every candidate, the first of "
-            f"them because: {found[0].why} Their bundles are in {folder}."
+            f"{options.out}: is not written, for no candidate is promoted, the first of them "
+            f"because: {found[0].why} Their bundles are in {folder}."
         )
         refusal.search = table
         raise refusal

@@ -194,7 +194,7 @@ def test_where_the_gate_keeps_out_all_nothing_is_published(
     gate: Callable[..., None], search: Search, tmp_path: Path
 ) -> None:
     gate(("keep", 2.0), ("keep", 3.0))
-    refused = r"keeps out every candidate, .*because: It is keep\."
+    refused = r"no candidate is promoted, .*because: It is keep\."
     with pytest.raises(RefusedError, match=refused) as caught:
         search(0.0, 1.0)
     assert caught.value.search is not None
