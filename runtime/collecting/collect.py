@@ -91,8 +91,8 @@ def collect_frames(
         if stop_when():
             return
         for frame in frames:
-            seen += 1
             yield frame
+            seen += 1  # once it was handed over: `stop_when` is asked by the pipeline too
             if stop_when():
                 return
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from roadshift.runtime.errors import ConfigError, OutputError
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
+from roadshift.runtime.frames.preprocess import fit_frame
+from roadshift.runtime.pipeline.runner import POLL_S
 from roadshift.scenes import render_scene
 
 LOAD = Path(__file__).parents[3] / "benchmarks" / "collecting_load.py"
@@ -98,6 +101,22 @@ def test_a_camera_is_collected_until_a_stop(tmp_path: Path, with_engine: bool) -
         assert pipeline["latency_ms"]["p99"] > 0
     else:
         assert pipeline is None
+
+
+def test_the_last_of_so_many_frames_is_waited_for(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is fitted to the engine, the pipeline asks several times whether to stop."""
+
+    def slow(*given: Any) -> Any:
+        sleep(3 * POLL_S)
+        return fit_frame(*given)
+
+    monkeypatch.setattr("roadshift.runtime.pipeline.runner.fit_frame", slow)
+    found = collect_frames(
+        *(open_frames(drive), tmp_path / "kept", BUDGET), engine=Threshold(), max_frames=2
+    )
+    assert (found["frames"], found["ended_by"]) == (2, "max_frames")
 
 
 def test_a_thread_that_steps_back_leaves_the_others_as_they_are() -> None:
