@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 import threading
@@ -18,6 +20,7 @@ from processes import python_output
 from roadshift.runtime.collecting.collect import collect_frames, collection_status
 from roadshift.runtime.collecting.cpu_share import step_back
 from roadshift.runtime.collecting.frame_files import read_frame_file
+from roadshift.runtime.collecting.store import read_store
 from roadshift.runtime.errors import ConfigError, OutputError
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
@@ -155,6 +158,22 @@ def test_a_killed_collector_leaves_whole_files_and_goes_on() -> None:
     words = [sys.executable, str(LOAD), "kills", "--kills", "4", "--budget", "1000000"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"4 kills, [1-9]\d* frames, all whole\n", done.stdout)
+
+
+def test_the_collector_to_kill_speaks_once_a_frame_is_kept(tmp_path: Path) -> None:
+    words = [sys.executable, str(LOAD), "drive", "--out", str(tmp_path), "--budget", "1000000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert read_store(tmp_path)[0]
+
+
+def test_kills_before_any_frame_are_no_result(tmp_path: Path) -> None:
+    check = runpy.run_path(str(LOAD))["check"]
+    with pytest.raises(SystemExit, match="no frame was kept"):
+        check(tmp_path, 1_000_000)
 
 
 def test_the_command_collects_and_says_what_is_there(drive: Path, tmp_path: Path) -> None:
