@@ -8,7 +8,8 @@
 the looks of as many frames, and a small picture for each; prints the most bytes that the folder
 ever had on the disk and the memory of the process. ``kills``: a collector that is killed at random
 moments after its first frame, started again each time; after each kill there must be frames, and
-every file must decode and agree with what is read of the folder. The work folder is one of the system's temporary ones.
+every file must decode and agree with what is read of the folder. The work folder is one of the
+system's temporary ones.
 """
 
 from __future__ import annotations

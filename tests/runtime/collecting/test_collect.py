@@ -65,6 +65,7 @@ def test_a_folder_is_collected_with_the_labels_of_an_engine(drive: Path, tmp_pat
         assert sum(read_frame_file(path).classes.values()) == pytest.approx(1, abs=1e-3)
     status = collection_status(out)
     assert status["drives"] == {"1": 6}
+    assert status["bytes"] == found["bytes"]
     assert status["counts"]["standing_still"] == 12
     again = collect_frames(open_frames(drive), out, BUDGET, keep_free=0.0, max_frames=4)
     assert (again["frames"], again["kept"], again["ended_by"]) == (4, 0, "max_frames")
