@@ -101,7 +101,7 @@ class FrameStore(Closing):
 
     @staticmethod
     def used_by(frames: Iterable[KeptFrame]) -> int:
-        """What `used` is of a store with these frames."""
+        """Bytes as in `used`, of a store with these frames."""
         return _OVERHEAD + sum(_on_disk(frame.size, len(frame.line())) for frame in frames)
 
     @property

@@ -55,8 +55,11 @@ def test_images_beside_a_video_have_their_files(
         writer.write(np.full((32, 48, 3), value, np.uint8))
     writer.release()
     made = select_frames(
-        *(source, [frames_dir, video]),
-        **{"out": tmp_path / "selected", "tool": "coco", "count": 9},  # type: ignore[arg-type]
+        source,
+        [frames_dir, video],
+        out=tmp_path / "selected",
+        tool="coco",
+        count=9,
         on_note=quiet,
         device="cpu",
     )
