@@ -7,8 +7,9 @@
 ``cost``: CPU time of a frame of 1280x720 that is not written, with so many kept ones. ``soak``:
 the looks of as many frames, and a small picture for each; prints the most bytes that the folder
 ever had on the disk and the memory of the process. ``kills``: a collector that is killed at random
-moments, started again each time; after each kill every file must decode and agree with what is read
-of the folder. The work folder is one of the system's temporary ones.
+moments after its first frame, started again each time; after each kill there must be frames, and
+every file must decode and agree with what is read of the folder. The work folder is one of the
+system's temporary ones.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from roadshift.runtime.frames import Frame
 from roadshift.runtime.frames.images import read_image
 
 Image = NDArray[np.uint8]
+KEEPS = "keeps frames"
 
 
 def main() -> None:
@@ -137,13 +139,16 @@ def soak(folder: Path, frames: int, budget: int) -> None:
 
 
 def drive(out: Path, budget: int) -> None:
-    """Collect until killed, writing the index all the time."""
+    """Collect until killed, writing the index all the time; say when the first frame is kept."""
     store = FrameStore(out, budget)
     seed = store.next_drive
     with Collector(store) as collector:
-        print("begun", flush=True)
         for frame in road(seed, 144, 256):
-            if collector.consider(frame) == "kept" and collector.counts["kept"] % 5 == 0:
+            if collector.consider(frame) != "kept":
+                continue
+            if collector.counts["kept"] == 1:
+                print(KEEPS, flush=True)
+            if collector.counts["kept"] % 5 == 0:
                 store.write_index()
 
 
@@ -154,18 +159,21 @@ def kills(folder: Path, count: int, budget: int) -> None:
     for number in range(1, count + 1):
         with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
-            process.stdout.readline()
+            said = process.stdout.readline().decode().strip()
             time.sleep(chance.uniform(0, 0.5))
             process.send_signal(signal.SIGKILL)
-        check(folder, budget)
-        if number % 10 == 0:
-            kept = len(read_store(folder)[0])
+        if said != KEEPS:
+            sys.exit(f"drive {number} ended by itself before it kept a frame")
+        kept = check(folder, budget)
+        if number % 10 == 0 or number == count:
             print(f"{number} kills, {kept} frames, all whole", flush=True)
 
 
-def check(folder: Path, budget: int) -> None:
-    """Exit unless every file decodes, the index is whole and says what the files say."""
+def check(folder: Path, budget: int) -> int:
+    """Frames there; exit unless there are some, every file decodes, and the index agrees."""
     frames, _, cut = read_store(folder)
+    if not frames:
+        sys.exit("no frame was kept, so nothing is checked")
     indexed, counts = read_index(folder)
     by_name: dict[str, KeptFrame] = {frame.name: frame for frame in frames}
     for frame in frames:
@@ -180,6 +188,7 @@ def check(folder: Path, budget: int) -> None:
         sys.exit(f"{len(cut)} files are cut, {on_disk(folder)} bytes of {budget}")
     if (folder / INDEX).exists() and not counts:
         sys.exit("the index is cut")
+    return len(frames)
 
 
 if __name__ == "__main__":

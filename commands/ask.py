@@ -17,7 +17,7 @@ from .black_box_options import (
     wiring_of,
 )
 from .learning import needs_torch
-from .options import Json, Overwrite, Resume, Threads
+from .options import Json, Overwrite, Resume, Threads, Topic
 
 if TYPE_CHECKING:
     from ..runtime.arguments import ProgressUpdate
@@ -32,7 +32,7 @@ def ask(
             "service on this machine, or package.module:function.",
         ),
     ],
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos.")],
+    frames: Annotated[list[str], typer.Argument(help="Folders, images, videos or bags.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder of answers to write.")],
     label_space: Annotated[
         str | None, typer.Option(help="Of its answers, unless it says so itself.")
@@ -48,6 +48,7 @@ def ask(
     ] = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
+    topic: Topic = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +65,7 @@ def ask(
     with needs_torch("ask", threads):
         from ..adapt import Events
         from ..adapt.workflows.asking import ask_black_box
+        from ..runtime.frames.source_files import with_topic
         from ..runtime.labels import label_space as find_label_space
 
         with stop_on_signals() as stop_requested, PhaseDisplay() as display:
@@ -74,7 +76,7 @@ def ask(
 
             made = ask_black_box(
                 black_box,
-                frames,
+                with_topic(frames, topic),
                 out,
                 space=None if label_space is None else find_label_space(label_space),
                 wiring=wiring_of(output, colour, mean, std, answers, answer_timeout),

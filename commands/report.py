@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import AllowNetwork, Backend, BundleIn, Device, Overwrite, Threads
+from .options import AllowNetwork, Backend, BundleIn, Device, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,6 +41,7 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="Slots, for their audit file.")
     ] = None,
     overwrite: Overwrite = False,
+    topic: Topic = None,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -55,6 +56,7 @@ def report(
     from ..runtime.engines import open_engine
     from ..runtime.errors import OutputError
     from ..runtime.frames import open_frames
+    from ..runtime.frames.source_files import with_topic
     from ..runtime.reporting.pictures import picture_sections
     from ..runtime.reporting.report import write_report
     from ..runtime.slots import open_slots
@@ -63,10 +65,10 @@ def report(
         raise OutputError(f"{out}: already exists; choose another name or use --overwrite.")
     opened = [open_bundle(path, allow_networks=allow_network or ()) for path in bundles or ()]
     pictures = []
-    if frames:
+    if read := with_topic(frames or (), topic):
         pictures = picture_sections(
             opened,
-            open_frames(*frames, on_skip=note),
+            open_frames(read, on_skip=note),
             open_with=lambda b: open_engine(b, backend=backend, device=device, threads=threads),
         )
     write_report(

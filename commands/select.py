@@ -18,18 +18,23 @@ if TYPE_CHECKING:
 
 
 def _shares(origins: Sequence[Mapping[str, str | int]]) -> str:
-    """Frames of each folder of images, such as " (dusk 6, kitti 3)"; "" where it is one."""
+    """Frames of each folder of images, such as " (dusk 6, kitti 3)"; "" where all are of one."""
     folders = Counter(str(Path(str(o["file"])).parent) for o in origins if "file" in o)
-    if len(folders) < 2:
+    recorded = len(origins) - folders.total()
+    if len(folders) + bool(recorded) < 2:
         return ""
-    shared = os.path.commonpath(folders)
+    shared = os.path.commonpath(folders) if len(folders) > 1 else os.path.dirname(*folders)
     told = [f"{os.path.relpath(folder, shared)} {n}" for folder, n in folders.most_common()]
+    if recorded:
+        told.append(f"videos and bags {recorded}")
     return f" ({', '.join(told)})"
 
 
 def select(
     bundle: BundleIn,
-    frames: Annotated[list[str], typer.Argument(help="Folders, images or videos to choose from.")],
+    frames: Annotated[
+        list[str], typer.Argument(help="Folders, images, videos or bags to choose from.")
+    ],
     to: Annotated[str, typer.Option(help="cvat, cityscapes, coco, label-studio or labelme.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Frames to choose.")] = 100,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Backend, Device, Json, Threads
+from .options import Backend, Device, Json, Threads, Topic
 from .signing import BundleOrPacked, TrustFolder
 
 if TYPE_CHECKING:
@@ -145,9 +145,11 @@ def commit(
     slots: Slots,
     trust: TrustFolder,
     frames: Annotated[
-        list[str], typer.Argument(help="Frames that both models see: folders, images or videos.")
+        list[str],
+        typer.Argument(help="Frames that both models see: folders, images, videos or bags."),
     ],
     max_frames: Annotated[int, typer.Option(min=1, help="See no more of them.")] = 100,
+    topic: Topic = None,
     backend: Backend = "auto",
     device: Device = "auto",
     threads: Threads = None,
@@ -160,6 +162,7 @@ def commit(
     """
     from ..runtime.engines import open_engine
     from ..runtime.frames import open_frames
+    from ..runtime.frames.source_files import with_topic
     from ..runtime.signing import open_trust
     from ..runtime.slots import commit as commit_model
     from ..runtime.slots import open_slots
@@ -169,7 +172,7 @@ def commit(
     health = examine(
         store,
         open_trust(trust),
-        open_frames(*frames),
+        open_frames(with_topic(frames, topic)),
         most=max_frames,
         open_with=lambda found: open_engine(found, backend=backend, device=device, threads=threads),
     )

@@ -62,7 +62,7 @@ def ask_black_box(
 
     Args:
         source: see `open_black_box`, as ``space`` and ``wiring``.
-        frames: folders, images and videos.
+        frames: folders, images, videos and bags.
         out: gets class indices at the frame's size, as `roadshift run` writes them.
         soft: also NAME.npz, probabilities as the black box gives them, in float16.
         resume: what ``out`` has is not asked again.

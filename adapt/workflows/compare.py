@@ -78,7 +78,7 @@ class Comparison:
 
     Attributes:
         source: the source model.
-        frames: target frames: folders, images, videos; no label of theirs is read by a run.
+        frames: target frames: folders, images, videos, bags; no label of theirs is read by a run.
         pairs: labelled images that every model is measured on.
         before: what the source model measures, of the `eval` shape.
         label_map: from the models' classes to those of the labels, which are the models' own

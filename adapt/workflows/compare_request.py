@@ -36,7 +36,7 @@ def compare_methods(
 
     Args:
         source: a bundle's folder.
-        frames: target frames: folders, images, videos.
+        frames: target frames: folders, images, videos, bags.
         labels, images: see `measured_pairs`.
         options: its ``out`` is the folder of the comparison.
         label_space, label_map: of the label files, see `labels_through`.

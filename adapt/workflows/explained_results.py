@@ -28,7 +28,7 @@ def explain_results(
     A result that cannot be explained is said and left out.
 
     Args:
-        frames: folders, images, videos.
+        frames: folders, images, videos, bags.
         options: of the comparison.
 
     Returns:

@@ -103,7 +103,7 @@ def select_frames(
 
     Args:
         bundle: the model, whose labels are a start for whoever labels.
-        frames: a folder, an image or a video, or several of these.
+        frames: a folder, an image, a video or a bag, or several of these.
         out: folder to write; ``overwrite`` replaces a selection that is there.
         tool: one of `FORMATS`.
         count: frames to choose.
@@ -134,7 +134,7 @@ def select_frames(
     seen = given.manifest.input
     engine = TorchEngine(network, given.label_space, seen, device=run_on)
     normalise = Normalise(seen).to(run_on)
-    files = {name: str(path.absolute()) for path, name in found.stills or ()}
+    files = {name: str(path.absolute()) for name, path in found.image_files.items()}
     names: list[str] = []
     origins: list[dict[str, str | int]] = []
     facts: list[Informativeness] = []

@@ -56,10 +56,10 @@ def collect_frames(
 
     Returns:
         JSON values: "frames", "kept" and the others by reason (see `collector.REASONS`), of this
-        drive; "frames_kept" and "bytes", of the folder; "ended_by": "end", "signal", "duration",
-        "max_frames" or "lost", then with the sentence in "lost"; "seconds", "skipped", "out";
-        "engine" or None; "pipeline", what `Pipeline.summary` says of its frames, or None without an
-        engine and of a recording, which waits for it.
+        drive; "frames_kept" and "bytes", of the folder, as the budget counts them; "ended_by":
+        "end", "signal", "duration", "max_frames" or "lost", then with the sentence in "lost";
+        "seconds", "skipped", "out"; "engine" or None; "pipeline", what `Pipeline.summary` says of
+        its frames, or None without an engine and of a recording, which waits for it.
 
     Raises:
         FrameError: not one frame can be read.
@@ -91,8 +91,8 @@ def collect_frames(
         if stop_when():
             return
         for frame in frames:
-            seen += 1
             yield frame
+            seen += 1  # once it was handed over: `stop_when` is asked by the pipeline too
             if stop_when():
                 return
 
@@ -150,8 +150,8 @@ def collection_status(folder: Path) -> dict[str, Any]:
     """State of a folder, also while a collector writes into it; nothing is changed.
 
     Returns:
-        JSON values: "frames_kept", "bytes", "drives" (number of each one and its frames),
-        "counts" of all drives up to the last index, "cut" files.
+        JSON values: "frames_kept"; "bytes", as the budget counts them; "drives" (number of each one
+        and its frames), "counts" of all drives up to the last index, "cut" files.
 
     Raises:
         OutputError: there is no such folder, or nothing was collected in it.
@@ -169,7 +169,7 @@ def collection_status(folder: Path) -> dict[str, Any]:
     return {
         "out": str(folder),
         "frames_kept": len(kept),
-        "bytes": sum(frame.size for frame in kept),
+        "bytes": FrameStore.used_by(kept),
         "first": kept[0].name if kept else None,
         "last": kept[-1].name if kept else None,
         "drives": {str(number): count for number, count in sorted(drives.items())},

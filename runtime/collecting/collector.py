@@ -26,6 +26,7 @@ INDEX_EVERY_S = 300.0
 BETTER = 1.1  # times the value of the frame that it would replace; writing wears flash out
 _MEDIAN_STEP = 0.02
 _STILLS_S = 0.1  # between frames that do not say when they were taken
+_ROOM_AGAIN = 100  # frames; where one is taken out for each new one, there is always room for a few
 _ANOTHER_CLOCK_S = 30 * 86400.0  # a longer step leads from times that begin at 0 to stamps
 
 KEPT = "kept"
@@ -49,7 +50,8 @@ class Collector(Closing):
         cpu_share: of one core, for the frames that are offered; those that come while it is used
             up are left out.
         began: when the drive began; now, unless given.
-        note: told once when the disk is full, and when it has room again.
+        note: told once when the disk is too full for more, though the budget is not, and when it
+            has room again.
 
     Attributes:
         counts: frames of this drive by `KEPT` and `REASONS`, and "frames", all of them.
@@ -174,7 +176,10 @@ class Collector(Closing):
         if difference < NEARLY_THE_SAME:
             return "near_duplicate"
         weight, classes = self._interest.of(labels)
-        is_full = len(reservoir) > 0 and not self._store.has_room(round(self._mean_size))
+        usual = round(self._mean_size)
+        is_full = len(reservoir) > 0 and not self._store.has_room(usual)
+        if is_full and self._store.is_short(usual):
+            self._tell_of_disk(full=True)
         if is_full and weight * distance <= BETTER * reservoir.worth_least()[1]:
             return "less_new"
         time_s = self._time_s
@@ -199,17 +204,21 @@ class Collector(Closing):
         return None
 
     def _keep(self, image: NDArray[np.uint8], kept: KeptFrame) -> str:
-        written = self._store.put(image, kept)
-        if written == self._disk_is_full:
-            self._disk_is_full = not written
-            again = f"{self._store.folder}: the disk has room again."
-            self._note(again if written else self._store.shortage)
-        if not written:
+        if not self._store.put(image, kept):
+            self._tell_of_disk(full=True)
             return "disk_full"
         size = self._store.frames[kept.name].size
+        if self._disk_is_full and self._store.is_free(_ROOM_AGAIN * size):
+            self._tell_of_disk(full=False)
         self._mean_size += (size - self._mean_size) / min(self.counts[KEPT] + 1, 100)
         self._last_kept = kept.descriptor
         return KEPT
+
+    def _tell_of_disk(self, *, full: bool) -> None:
+        if full != self._disk_is_full:
+            self._disk_is_full = full
+            again = f"{self._store.folder}: the disk has room again."
+            self._note(self._store.shortage if full else again)
 
     def _advance(self, timestamp_ns: int) -> None:
         """Go on in the drive's time, over stills without times and from one clock to another."""

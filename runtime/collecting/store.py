@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ _LARGEST_INDEX = 1 << 28  # bytes
 _BLOCK = 4096  # bytes that file systems give a file at a time
 _OF_FOLDER = 128  # bytes that a file's name takes in its folder
 _OVERHEAD = 4 * _BLOCK  # the folder and the index, when they are empty
+_ABOUT_A_FRAME = 1 << 20  # bytes
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _MOST_EVICTED = 8  # for the sake of one frame, on a disk that is full before the budget is
 
@@ -98,6 +99,11 @@ class FrameStore(Closing):
         """Bytes on the disk, with the index while it is replaced."""
         return self.reservoir.total + _OVERHEAD
 
+    @staticmethod
+    def used_by(frames: Iterable[KeptFrame]) -> int:
+        """Bytes as in `used`, of a store with these frames."""
+        return _OVERHEAD + sum(_on_disk(frame.size, len(frame.line())) for frame in frames)
+
     @property
     def next_drive(self) -> int:
         """The number of the next drive."""
@@ -106,10 +112,14 @@ class FrameStore(Closing):
 
     def has_room(self, size: int) -> bool:
         """Tell whether a file of so many bytes can be added without taking another out."""
-        fits = self.used + _on_disk(size, 512) <= self.budget
-        return fits and len(self.reservoir) < MOST and self._is_free(size)
+        return self._fits(_on_disk(size, 512)) and self.is_free(size)
 
-    def _is_free(self, size: int) -> bool:
+    def is_short(self, size: int) -> bool:
+        """Tell whether the disk alone leaves no room for so many bytes: the budget would."""
+        return self._fits(_on_disk(size, 512)) and not self.is_free(size)
+
+    def is_free(self, size: int) -> bool:
+        """Tell whether the disk has so many bytes beside the share that stays free."""
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize - size >= self._keep_free * (
             disk.f_blocks * disk.f_frsize
@@ -119,7 +129,7 @@ class FrameStore(Closing):
     def shortage(self) -> str:
         """A sentence on why the folder has no room below its budget."""
         full, advice = "the disk is full", "free some of it"
-        if not self._is_free(0):
+        if self._keep_free and not self.is_free(_ABOUT_A_FRAME):
             full = f"less than {100 * self._keep_free:g}% of the disk is free"
             advice += f", or give a smaller {arg('keep_free')}"
         kept = "frames are kept in the place of others alone"
@@ -136,7 +146,7 @@ class FrameStore(Closing):
         Raises:
             OutputError: the folder cannot be written for another reason.
         """
-        if not len(self.reservoir) and not self._is_free(0):
+        if not len(self.reservoir) and not self.is_free(0):
             return False  # nothing to take out: it need not be encoded to know that
         data = encode_frame(image, frame)
         frame = KeptFrame(
@@ -148,9 +158,9 @@ class FrameStore(Closing):
         while len(self.reservoir) and not self._fits(size):
             self.evict()
         freed = 0
-        while len(self.reservoir) and freed < size and not self._is_free(size - freed):
+        while len(self.reservoir) and freed < size and not self.is_free(size - freed):
             freed += self.evict()
-        if not self._is_free(size - freed) and freed < size:
+        if not self.is_free(size - freed) and freed < size:
             return False
         return self._write(frame, data)
 

@@ -132,6 +132,11 @@ class FrameSource:
         return length
 
     @property
+    def image_files(self) -> dict[str, Path]:
+        """The image files by their frames' names, whatever videos and bags lie beside them."""
+        return {file.name: file.path for file in self._files if file.kind == STILL}
+
+    @property
     def stills(self) -> tuple[tuple[Path, str], ...] | None:
         """The image files and their frames' names, in order; None if there is a video or a bag."""
         if self._recorded:

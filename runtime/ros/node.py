@@ -11,6 +11,7 @@ Every name can be remapped as ROS 2 remaps names.
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,16 +26,18 @@ from ..bags.pixels import raw_pixels
 from ..bags.regions import BrokenBagError
 from ..closing import Closing
 from ..engines import Engine
-from ..errors import RoadshiftError
+from ..errors import ConfigError, RoadshiftError
 from ..pipeline.handoff import Handoff
 from ..pipeline.latency import Latencies
-from ..words import counted
+from ..printable import one_line
+from ..words import counted, shortened
 from .messages import camera_message_of, class_list, diagnostics, image_message
 from .site import ros_package
 
 QUIET_S = 5.0  # without an image, after which that is said once
 _POLL_S = 0.1
 _REPORT_S = 1.0
+_PARAMETERS = ("use_sim_time", "start_type_description_service")  # of every node of ROS 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class SegmentationNode(Closing):
 
     Raises:
         MissingDependencyError: there is no ROS 2 here.
+        ConfigError: ROS 2 does not start with these arguments.
     """
 
     def __init__(
@@ -80,8 +84,12 @@ class SegmentationNode(Closing):
         self._engine, self._note, self._options = engine, note, options
         self._rclpy = rclpy
         self._context = rclpy.Context()
-        rclpy.init(args=list(options.arguments), context=self._context)
-        self._node = rclpy.create_node("roadshift", context=self._context)
+        self._node = _started(rclpy, self._context, options.arguments)
+        if unknown := _unknown_parameters(self._node):
+            self._note(
+                f"The node has no parameters; left out: {', '.join(unknown)}. The model and its "
+                "engine are arguments of the command, as in roadshift ros BUNDLE --backend NAME."
+            )
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._newest: Handoff[tuple[Any, float]] = Handoff(newest=True)
@@ -199,3 +207,27 @@ class SegmentationNode(Closing):
         """The name of the images' topic after remapping."""
         name: str = self._node.resolve_topic_name("image")
         return name
+
+
+def _started(rclpy: Any, context: Any, arguments: Sequence[str]) -> Any:
+    """The node of a context that is begun with arguments of ROS 2, and ended where that fails."""
+    try:
+        rclpy.init(args=list(arguments), context=context)
+        return rclpy.create_node(
+            "roadshift", context=context, automatically_declare_parameters_from_overrides=True
+        )
+    except Exception as error:  # of many classes, which differ from one ROS 2 to the next
+        if context.ok():
+            rclpy.shutdown(context=context)
+        given = f" with the arguments {shlex.join(arguments)}" if arguments else ""
+        said = shortened(one_line(str(error)), 300) or type(error).__name__
+        raise ConfigError(f"ROS 2 does not start{given}: {said}.") from error
+
+
+def _unknown_parameters(node: Any) -> list[str]:
+    """Names of the parameters that were given and that no node has."""
+    return sorted(
+        name
+        for name in node.get_parameters_by_prefix("")
+        if name not in _PARAMETERS and not name.startswith("qos_overrides.")
+    )

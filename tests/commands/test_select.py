@@ -28,6 +28,11 @@ def test_the_shares_of_folders_are_said_where_there_are_several(
 
 def test_frames_of_videos_have_no_folder() -> None:
     assert _shares([{"timestamp_ns": 0}, {"timestamp_ns": 33}]) == ""
+    beside = [{"file": "/drives/dusk/1.png"}, {"file": "/drives/dusk/2.png"}, {"timestamp_ns": 0}]
+    assert _shares(beside) == " (dusk 2, videos and bags 1)"
+    assert _shares([*beside, {"file": "/drives/kitti/1.png"}]) == (
+        " (dusk 2, kitti 1, videos and bags 1)"
+    )
 
 
 def test_the_command_chooses_as_the_function_does_unless_told_otherwise() -> None:

@@ -46,6 +46,30 @@ def test_frames_are_chosen_and_pre_labelled_with_the_models_own_labels(
             np.testing.assert_array_equal(read_labels(path, source.label_space), labels)
 
 
+def test_images_beside_a_video_have_their_files(
+    source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    video = tmp_path / "drive.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 10, (48, 32))
+    for value in (60, 120, 180):
+        writer.write(np.full((32, 48, 3), value, np.uint8))
+    writer.release()
+    made = select_frames(
+        source,
+        [frames_dir, video],
+        out=tmp_path / "selected",
+        tool="coco",
+        count=9,
+        on_note=quiet,
+        device="cpu",
+    )
+    by_name = {one["name"]: one for one in made.record()["frames"]}
+    assert len(by_name) == 9
+    images = {path.stem: str(path) for path in frames_dir.iterdir()}
+    assert {name: one["file"] for name, one in by_name.items() if "file" in one} == images
+    assert sum("timestamp_ns" in one for one in by_name.values()) == 3
+
+
 def test_labelled_frames_are_learned_from_and_measured(
     source: Bundle, recording: Path, tmp_path: Path, settings: object
 ) -> None:

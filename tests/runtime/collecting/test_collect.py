@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import runpy
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -17,10 +20,13 @@ from processes import python_output
 from roadshift.runtime.collecting.collect import collect_frames, collection_status
 from roadshift.runtime.collecting.cpu_share import step_back
 from roadshift.runtime.collecting.frame_files import read_frame_file
+from roadshift.runtime.collecting.store import read_store
 from roadshift.runtime.errors import ConfigError, OutputError
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
+from roadshift.runtime.frames.preprocess import fit_frame
+from roadshift.runtime.pipeline.runner import POLL_S
 from roadshift.scenes import render_scene
 
 LOAD = Path(__file__).parents[3] / "benchmarks" / "collecting_load.py"
@@ -59,6 +65,7 @@ def test_a_folder_is_collected_with_the_labels_of_an_engine(drive: Path, tmp_pat
         assert sum(read_frame_file(path).classes.values()) == pytest.approx(1, abs=1e-3)
     status = collection_status(out)
     assert status["drives"] == {"1": 6}
+    assert status["bytes"] == found["bytes"]
     assert status["counts"]["standing_still"] == 12
     again = collect_frames(open_frames(drive), out, BUDGET, keep_free=0.0, max_frames=4)
     assert (again["frames"], again["kept"], again["ended_by"]) == (4, 0, "max_frames")
@@ -100,6 +107,22 @@ def test_a_camera_is_collected_until_a_stop(tmp_path: Path, with_engine: bool) -
         assert pipeline is None
 
 
+def test_the_last_of_so_many_frames_is_waited_for(
+    drive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it is fitted to the engine, the pipeline asks several times whether to stop."""
+
+    def slow(*given: Any) -> Any:
+        sleep(3 * POLL_S)
+        return fit_frame(*given)
+
+    monkeypatch.setattr("roadshift.runtime.pipeline.runner.fit_frame", slow)
+    found = collect_frames(
+        *(open_frames(drive), tmp_path / "kept", BUDGET), engine=Threshold(), max_frames=2
+    )
+    assert (found["frames"], found["ended_by"]) == (2, "max_frames")
+
+
 def test_a_thread_that_steps_back_leaves_the_others_as_they_are() -> None:
     before = os.getpriority(os.PRIO_PROCESS, 0)
     found = list[int]()
@@ -136,6 +159,22 @@ def test_a_killed_collector_leaves_whole_files_and_goes_on() -> None:
     words = [sys.executable, str(LOAD), "kills", "--kills", "4", "--budget", "1000000"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"4 kills, [1-9]\d* frames, all whole\n", done.stdout)
+
+
+def test_the_collector_to_kill_speaks_once_a_frame_is_kept(tmp_path: Path) -> None:
+    words = [sys.executable, str(LOAD), "drive", "--out", str(tmp_path), "--budget", "1000000"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.kill()
+    assert read_store(tmp_path)[0]
+
+
+def test_kills_before_any_frame_are_no_result(tmp_path: Path) -> None:
+    check = runpy.run_path(str(LOAD))["check"]
+    with pytest.raises(SystemExit, match="no frame was kept"):
+        check(tmp_path, 1_000_000)
 
 
 def test_the_command_collects_and_says_what_is_there(drive: Path, tmp_path: Path) -> None:

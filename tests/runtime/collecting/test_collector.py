@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from roadshift.runtime.collecting import store as store_module
 from roadshift.runtime.collecting.collector import Collector
 from roadshift.runtime.collecting.cpu_share import BURST_S, CpuShare
 from roadshift.runtime.collecting.interest import Interest
@@ -93,6 +95,28 @@ def test_stamps_after_times_from_zero_go_on_in_the_same_drive(tmp_path: Path) ->
             choosing.consider(frame(SCENES[number], seconds))
     times = [int(name.removesuffix(".jpg").split("-")[2]) for name in kept(tmp_path)]
     assert times == [0, 1000, 1100, 2100, 2200]
+
+
+def test_a_disk_that_is_short_is_told_once_while_frames_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = list(os.statvfs(tmp_path))
+    blocks = fields[2]
+    monkeypatch.setattr(store_module.os, "statvfs", lambda _: os.statvfs_result(fields))
+    said: list[str] = []
+    store = FrameStore(tmp_path, BUDGET, keep_free=0.1)
+    with Collector(store, note=said.append) as choosing:
+        fields[4] = blocks // 2  # f_bavail
+        assert [choosing.consider(frame(SCENES[i], i)) for i in range(3)] == ["kept"] * 3
+        assert said == []
+        for number in (3, 4, 5):  # below the share, or some frames above it
+            fields[4] = blocks // 10 + (100 if number == 4 else -1)
+            choosing.consider(frame(SCENES[number], number))
+        assert len(said) == 1
+        assert "less than 10% of the disk is free, and frames are kept in the place" in said[0]
+        fields[4] = blocks // 2
+        assert choosing.consider(frame(SCENES[6], 6)) == "kept"
+        assert said[1:] == [f"{tmp_path}: the disk has room again."]
 
 
 def test_a_restart_goes_on_and_leaves_out_what_is_kept(tmp_path: Path) -> None:

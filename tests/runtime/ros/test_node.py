@@ -5,13 +5,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from roadshift.runtime.engines import Engine, open_engine
-from roadshift.runtime.errors import EngineError, MissingDependencyError
+from roadshift.runtime.errors import ConfigError, EngineError, MissingDependencyError
+from roadshift.runtime.ros.node import NodeOptions, SegmentationNode, _unknown_parameters
 from roadshift.runtime.ros.site import optional_package, ros_package
 from signed_bundles import HEIGHT, WIDTH, small_bundle
 
@@ -32,6 +34,52 @@ def test_without_ros_there_is_a_sentence() -> None:
     assert optional_package("no_such_package_of_ros") is None
     with pytest.raises(MissingDependencyError, match=r"source the setup file of your ROS 2"):
         ros_package("no_such_package_of_ros.msg")
+
+
+class FakeRos:
+    """As much of `rclpy` as starts a node, and fails at one step of it."""
+
+    def __init__(self, fails_at: str) -> None:
+        self.fails_at = fails_at
+        self.begun = False
+
+    def Context(self) -> Any:  # noqa: N802
+        return SimpleNamespace(ok=lambda: self.begun)
+
+    def init(self, **_: Any) -> None:
+        self._fail("init", RuntimeError("failed to initialize rcl:\n\tno remap rule"))
+        self.begun = True
+
+    def create_node(self, *_: Any, **__: Any) -> Any:
+        self._fail("create_node", Exception("Invalid node name"))
+
+    def shutdown(self, **_: Any) -> None:
+        assert self.begun
+        self.begun = False
+
+    def _fail(self, step: str, error: Exception) -> None:
+        if step == self.fails_at:
+            raise error
+
+
+@pytest.mark.parametrize(
+    ("step", "said"), [("init", "rcl: no remap rule"), ("create_node", "Invalid node name")]
+)
+def test_arguments_that_ros_refuses_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, step: str, said: str
+) -> None:
+    ros = FakeRos(step)
+    monkeypatch.setattr("roadshift.runtime.ros.node.ros_package", lambda _: ros)
+    options = NodeOptions(arguments=["--ros-args", "-r", "a b"])
+    with pytest.raises(ConfigError, match=rf"arguments --ros-args -r 'a b': .*{said}\.$"):
+        SegmentationNode(None, options)  # type: ignore[arg-type]
+    assert not ros.begun
+
+
+def test_parameters_of_every_node_are_known() -> None:
+    given = {"use_sim_time": 1, "qos_overrides./image.depth": 2, "bundle": 3, "backend": 4}
+    node = SimpleNamespace(get_parameters_by_prefix=lambda _: given)
+    assert _unknown_parameters(node) == ["backend", "bundle"]
 
 
 @pytest.fixture
@@ -81,8 +129,6 @@ def running(
     engine: Engine, compressed: bool = False, notes: list[str] | None = None
 ) -> Iterator[tuple[Any, Car]]:
     """A node that serves in a thread, and a car around it."""
-    from roadshift.runtime.ros.node import NodeOptions, SegmentationNode
-
     car = Car(CompressedImage if compressed else Image)
     arguments = ["--ros-args", "-r", "image:=/front/image"]
     said = (notes if notes is not None else []).append
@@ -133,6 +179,27 @@ def test_every_stamp_comes_back_with_its_mask(engine: Engine) -> None:
                 np.frombuffer(mask.data, np.uint8).reshape(HEIGHT, WIDTH), expected
             )
         assert node.figures()["segmented"] >= 60
+
+
+@needs_ros
+@pytest.mark.parametrize(
+    ("flag", "value"), [("-r", "nonsense"), ("-r", "__node:=3bad/name"), ("--bogus", "x")]
+)
+def test_arguments_that_the_real_ros_refuses(engine: Engine, flag: str, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"^ROS 2 does not start with the arguments"):
+        SegmentationNode(engine, NodeOptions(arguments=["--ros-args", flag, value]))
+
+
+@needs_ros
+def test_parameters_that_the_node_does_not_have_are_told(engine: Engine) -> None:
+    notes: list[str] = []
+    given = ["--ros-args", "-p", "backend:=x", "-p", "use_sim_time:=false", "-p", "bundle:=b"]
+    with SegmentationNode(engine, NodeOptions(arguments=given), note=notes.append):
+        pass
+    assert notes[0].startswith("The node has no parameters; left out: backend, bundle.")
+    with SegmentationNode(engine, note=notes.append):
+        pass
+    assert len(notes) == 1
 
 
 @needs_ros
