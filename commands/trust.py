@@ -182,7 +182,7 @@ def _expiries(entries: list[str] | None) -> dict[str, datetime | None]:
 
 
 def _state(found: Trust, key_id: str, now: datetime) -> str:
-    """Whether a key counts, and until when."""
+    """A key's state: whether it counts, and until when."""
     problem, expires = found.problem(key_id, now), found.expires(key_id)
     return problem or (f"counts until {expires:%Y-%m-%d}" if expires else "counts")
 

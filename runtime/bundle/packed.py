@@ -54,19 +54,19 @@ def pack(bundle: Bundle, path: str | Path) -> Path:
 
 
 def _header(name: str, size: int) -> bytes:
-    """What stands before a file in the archive, the one way in which that is written."""
+    """The bytes before a file in the archive, in the one way in which they are written."""
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = size, 0o644
     return entry.tobuf(tarfile.GNU_FORMAT, *_ENCODING)
 
 
 def _filling(size: int) -> bytes:
-    """What stands behind a file of that size, up to the next whole block."""
+    """The zeros behind a file of that size, up to the next whole block."""
     return bytes(-size % tarfile.BLOCKSIZE)
 
 
 def _end(at: int) -> bytes:
-    """What stands behind the last file, which ends there: two blocks, and up to a whole record."""
+    """The zeros behind the last file, which ends there: two blocks, and up to a whole record."""
     return bytes(2 * tarfile.BLOCKSIZE + -(at + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
 
 

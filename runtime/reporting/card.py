@@ -79,7 +79,7 @@ def model_card(bundle: Bundle, evaluation: Mapping[str, Any] | None = None) -> s
 
 
 def _data_set(evaluation: Mapping[str, Any]) -> str:
-    """What was measured on: the end of the images' path, which says nothing of the machine."""
+    """The images that were measured on: their path's end, which says nothing of the machine."""
     parts = Path(str(evaluation.get("images", ""))).parts
     return "/".join([part for part in parts if part not in ("/", "..")][-2:]) or _UNNAMED
 
