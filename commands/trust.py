@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,14 @@ PublicKeys = Annotated[
     typer.Option(metavar="FILE.pub", help="Public keys; may be given several times."),
 ]
 
+ExpireKeys = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID=DAYS",
+        help="From when on a key no longer counts, e.g. 3560f49c=365d; never takes it back.",
+    ),
+]
+
 
 @trust.command()
 def create(
@@ -35,6 +43,7 @@ def create(
     garage: PublicKeys = None,
     maker_threshold: Annotated[int, typer.Option(min=1, help="How many makers must sign.")] = 1,
     garage_threshold: Annotated[int, typer.Option(min=1, help="How many garages must sign.")] = 1,
+    expire_key: ExpireKeys = None,
     as_json: Json = False,
 ) -> None:
     """Write the first trust.json: makers sign models, garages what was adapted from a maker's."""
@@ -46,6 +55,7 @@ def create(
         _named(garage),
         maker_threshold=maker_threshold,
         garage_threshold=garage_threshold,
+        expire_keys={key: until for key, until in _expiries(expire_key).items() if until},
     )
     _show(made, as_json)
 
@@ -68,6 +78,7 @@ def change(
     remove_key: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="Ids of keys, or how they begin.")
     ] = None,
+    expire_key: ExpireKeys = None,
     revoke_key: Annotated[
         list[str] | None,
         typer.Option(metavar="ID[=REASON]", help="Keys whose signatures no longer count."),
@@ -96,6 +107,7 @@ def change(
     changes = Changes(
         add={"maker": _named(add_maker), "garage": _named(add_garage)},
         remove=tuple(remove_key or ()),
+        expire_keys=_expiries(expire_key),
         revoke_keys=_with_reasons(revoke_key),
         revoke_models=_with_reasons(revoke_model),
         minimum_version=minimum_version,
@@ -155,6 +167,26 @@ def _with_reasons(entries: list[str] | None) -> dict[str, str]:
     }
 
 
+def _expiries(entries: list[str] | None) -> dict[str, datetime | None]:
+    """Moments by keys' ids of "3560f49c=365d"; None of "3560f49c=never"."""
+    from .parse import parse_days
+
+    now, found = datetime.now(timezone.utc), dict[str, "datetime | None"]()
+    for entry in entries or ():
+        key, equals, days = (part.strip().lower() for part in entry.partition("="))
+        if not equals:
+            raise typer.BadParameter(f"{entry!r}: write it as ID=DAYS.", param_hint="--expire-key")
+        until = None if days == "never" else now + timedelta(parse_days("--expire-key", days))
+        found[key] = until
+    return found
+
+
+def _state(found: Trust, key_id: str, now: datetime) -> str:
+    """A key's state: whether it counts, and until when."""
+    problem, expires = found.problem(key_id, now), found.expires(key_id)
+    return problem or (f"counts until {expires:%Y-%m-%d}" if expires else "counts")
+
+
 def _show(found: Trust, as_json: bool) -> None:
     from ..runtime.console.terminal import print_json, say, table
 
@@ -164,7 +196,7 @@ def _show(found: Trust, as_json: bool) -> None:
         return
     now = datetime.now(timezone.utc)
     rows: list[list[Any]] = [
-        [role, found.document.keys[key].name, key[:12], found.problem(key, now) or "counts"]
+        [role, found.document.keys[key].name, key[:12], _state(found, key, now)]
         for role, who in found.document.roles.items()
         for key in who.keys
     ]

@@ -16,6 +16,7 @@ from .folders.label_pairs import labelled_pairs
 from .labels import LabelSpace
 from .labels.spaces import LabelMap
 from .notes import log_note
+from .printable import encodable
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Evaluation:
         frames: that were measured.
         ci95: 95 % confidence interval of ``miou`` over the frames.
         engine: the backend that made the labels.
+        images: their folder, as it was given; bytes of its name that are no UTF-8 as escapes.
         label_map: the map from the model's classes to those of the labels; None where each class
             stayed itself.
     """
@@ -39,6 +41,7 @@ class Evaluation:
     frames: int
     ci95: tuple[float, float]
     engine: str
+    images: str = ""
     label_map: Mapping[str, Any] | None = None
 
     def record(self) -> dict[str, Any]:
@@ -99,4 +102,5 @@ def evaluate(
         pairs = labelled_pairs(Path(images), Path(labels), note=on_note)
         mapping = labels_through(engine.label_space, label_space, label_map, note=on_note)
         record = measure(engine, pairs, mapping, report, note=on_note)
-    return Evaluation(**record | {"ci95": tuple(record["ci95"])})
+    record |= {"ci95": tuple(record["ci95"]), "images": encodable(str(images))}
+    return Evaluation(**record)

@@ -24,7 +24,7 @@ def is_source(path: Path) -> bool:
 
 
 MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if is_source(path))
-CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*.toml"))
+CONFIGS = sorted(path.relative_to(ROOT) for path in (ROOT / "configs").rglob("*") if path.is_file())
 PACKAGED = (*MODULES, *CONFIGS, Path("py.typed"))
 
 
@@ -39,19 +39,25 @@ def has_build_backend() -> bool:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Content by name. A copy of the sources is built, to leave no build folder in the checkout."""
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its file. A copy of the sources is built, to leave no build folder in the checkout."""
     folder = tmp_path_factory.mktemp("wheel")
     for file in (*PACKAGED, *map(Path, ("pyproject.toml", "README.md", "LICENSE"))):
         copy = folder / "source" / file
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / file, copy)
+        shutil.copy(ROOT / file, copy)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", str(folder)]
     if has_build_backend():
         command.append("--no-build-isolation")
     done = subprocess.run([*command, str(folder / "source")], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = folder.glob("roadshift-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> dict[str, bytes]:
+    """Content by name."""
     with zipfile.ZipFile(built) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
@@ -67,6 +73,14 @@ def test_the_wheel_holds_every_module_recipe_and_the_type_marker_and_nothing_els
 ) -> None:
     held = {name for name in wheel if ".dist-info/" not in name}
     assert held == {f"roadshift/{file.as_posix()}" for file in PACKAGED}
+
+
+def test_the_scripts_for_updaters_can_be_run_where_they_are_installed(built: Path) -> None:
+    with zipfile.ZipFile(built) as archive:
+        for name in ("mender-roadshift", "rauc-hook"):
+            found = archive.getinfo(f"roadshift/configs/updaters/{name}")
+            assert found.external_attr >> 16 & 0o111 == 0o111
+            assert archive.read(found).startswith(b"#!/bin/sh\n")
 
 
 def test_the_command_of_the_wheel_is_the_command_line(wheel: dict[str, bytes]) -> None:

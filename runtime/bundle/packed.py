@@ -1,19 +1,20 @@
 """A bundle as one file, for updaters that carry files: a tar archive, the same bytes every time.
 
 The files lie in it in the order of their names, without owner, time or mode of the machine that
-packed them, and uncompressed: weights hardly shrink, and updaters compress by themselves.
+packed them, and uncompressed: weights hardly shrink, and updaters compress by themselves. Nothing
+else is read either, so that one model has one file: a byte that no hash covers would be anybody's.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from ..atomic import output_errors, replacing, staging_folder
 from ..errors import BundleError, EngineError, SignatureError, SlotError
@@ -27,6 +28,8 @@ MOST_FILES = 1024
 MOST_BYTES = 8 << 30  # of all files together
 
 _SIGNATURES = "signatures"
+_LONGEST_NAME = 4096
+_ENCODING = ("utf-8", "surrogateescape")
 
 
 def pack(bundle: Bundle, path: str | Path) -> Path:
@@ -39,18 +42,32 @@ def pack(bundle: Bundle, path: str | Path) -> Path:
     path = Path(path)
     artefacts = {artefact.path: artefact for artefact in bundle.manifest.artefacts}
     names = sorted([MANIFEST_NAME, *artefacts, *_signatures(bundle)])
-    with (
-        output_errors(path),
-        replacing(path, f".{path.name}.part") as file,
-        tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
+    with output_errors(path), replacing(path, f".{path.name}.part") as file:
         for name in names:
             artefact = artefacts.get(name)
             content = bundle.content(artefact) if artefact is not None else _read(bundle, name)
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o644
-            archive.addfile(entry, io.BytesIO(content))
+            file.write(_header(name, len(content)))
+            file.write(content)
+            file.write(_filling(len(content)))
+        file.write(_end(file.tell()))
     return path
+
+
+def _header(name: str, size: int) -> bytes:
+    """The bytes before a file in the archive, in the one way in which they are written."""
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = size, 0o644
+    return entry.tobuf(tarfile.GNU_FORMAT, *_ENCODING)
+
+
+def _filling(size: int) -> bytes:
+    """The zeros behind a file of that size, up to the next whole block."""
+    return bytes(-size % tarfile.BLOCKSIZE)
+
+
+def _end(at: int) -> bytes:
+    """The zeros behind the last file, which ends there: two blocks, and up to a whole record."""
+    return bytes(2 * tarfile.BLOCKSIZE + -(at + 2 * tarfile.BLOCKSIZE) % tarfile.RECORDSIZE)
 
 
 def _signatures(bundle: Bundle) -> Iterator[str]:
@@ -113,15 +130,16 @@ def named_as(source: str | Path, folder: Path) -> Iterator[None]:
 def _unpack(source: Path, folder: Path) -> None:
     total = 0
     try:
-        with tarfile.open(source, "r:") as archive:
-            for number, entry in enumerate(archive):
-                total += max(entry.size, 0)
+        with source.open("rb") as file:
+            for number, (name, size) in enumerate(_files(file)):
+                total += size
                 if number >= MOST_FILES or total > MOST_BYTES:
                     raise BundleError(f"{source}: holds too much for a bundle.")
-                _unpack_one(source, archive, entry, folder)
-    except (tarfile.TarError, EOFError, ValueError) as error:
+                _unpack_one(source, file, name, size, folder)
+    except (tarfile.HeaderError, EOFError, ValueError) as error:
         raise BundleError(
-            f"{source}: is no packed bundle ({error}); pack one with roadshift pack."
+            f"{source}: is no packed bundle (damaged, or something follows it); pack one with "
+            "roadshift pack."
         ) from error
     except OSError as error:
         if error.filename is None or str(error.filename) == str(source):
@@ -129,34 +147,61 @@ def _unpack(source: Path, folder: Path) -> None:
         raise
 
 
-def _unpack_one(
-    source: Path, archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path
-) -> None:
-    name = PurePosixPath(entry.name)
-    plain = not name.is_absolute() and ".." not in name.parts and 1 <= len(name.parts) <= 3
-    if (
-        not entry.isreg()
-        or entry.issparse()
-        or not plain
-        or "\\" in entry.name
-        or "\0" in entry.name
-    ):
+def _files(file: BinaryIO) -> Iterator[tuple[str, int]]:
+    """Name and size of each file in an archive; its content is to be read before the next.
+
+    Raises:
+        ValueError, EOFError, tarfile.HeaderError: a byte is another than `pack` would have written.
+    """
+    before = ""
+    while (header := _exactly(file, tarfile.BLOCKSIZE)) != bytes(tarfile.BLOCKSIZE):
+        entry = tarfile.TarInfo.frombuf(header, *_ENCODING)
+        name, size = entry.name, entry.size
+        if entry.type == tarfile.GNUTYPE_LONGNAME and 0 < size <= _LONGEST_NAME:
+            text = _exactly(file, size + len(_filling(size)))
+            last = _exactly(file, tarfile.BLOCKSIZE)
+            header += text + last
+            name = text[: size - 1].decode(*_ENCODING)
+            size = tarfile.TarInfo.frombuf(last, *_ENCODING).size
+        if size < 0 or name <= before or header != _header(name, size):
+            raise ValueError
+        before = name
+        yield name, size
+        if _exactly(file, len(_filling(size))) != _filling(size):
+            raise ValueError
+    end = _end(file.tell() - tarfile.BLOCKSIZE)[tarfile.BLOCKSIZE :]
+    if file.read(len(end) + 1) != end:
+        raise ValueError
+
+
+def _exactly(file: BinaryIO, size: int) -> bytes:
+    """The next bytes of a file; EOFError where there are fewer."""
+    content = file.read(size)
+    if len(content) < size:
+        raise EOFError
+    return content
+
+
+def _unpack_one(source: Path, file: BinaryIO, name: str, size: int, folder: Path) -> None:
+    path = PurePosixPath(name)
+    plain = not path.is_absolute() and ".." not in path.parts and 1 <= len(path.parts) <= 3
+    if not plain or str(path) != name or "\\" in name or "\0" in name:
         raise BundleError(
-            f"{source}: holds {entry.name!r}, which is no plain file; it was not packed by "
+            f"{source}: holds {name!r}, which is no plain file; it was not packed by "
             "roadshift pack."
         )
-    target = folder.joinpath(*name.parts)
-    content = archive.extractfile(entry)
-    assert content is not None
+    target = folder / path
     with output_errors(folder):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            file = target.open("xb")
+            written = target.open("xb")
         except (FileExistsError, NotADirectoryError, IsADirectoryError, UnicodeError) as error:
             raise BundleError(
-                f"{source}: holds {entry.name!r} twice or within itself; it was not packed by "
+                f"{source}: holds {name!r} twice or within itself; it was not packed by "
                 "roadshift pack."
             ) from error
-        with file:
-            while block := content.read(1 << 20):
-                file.write(block)
+        with written:
+            while size:
+                block = _exactly(file, min(size, 1 << 20))
+                written.write(block)
+                size -= len(block)

@@ -6,7 +6,7 @@ One document, ``trust.json`` in a folder, which only signed updates change; see 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..regular_files import read_regular_file
 from ..strict_json import JsonError, parse_json
 from ..words import counted, shortened
 from .keys import PublicKey, public_key
-from .statement import HIGHEST_VERSION, ROLES, Role, moment_of
+from .statement import HIGHEST_VERSION, ROLES, Role, moment_of, text_of
 
 TRUST_NAME = "trust.json"
 LARGEST = 4 << 20
@@ -115,10 +115,15 @@ class Trust:
         """The reason why a listed key's signatures do not count, or None."""
         if key_id in self.document.revoked.keys:
             return f"was revoked ({self.document.revoked.keys[key_id] or 'no reason given'})"
-        expires = self.document.keys[key_id].expires
-        if expires is not None and moment_of(expires) <= now:
-            return f"expired on {expires}"
+        expires = self.expires(key_id)
+        if expires is not None and expires <= now:
+            return f"expired on {text_of(expires)}"
         return None
+
+    def expires(self, key_id: str) -> datetime | None:
+        """The moment from which on a listed key no longer counts; None for never."""
+        key = self.document.keys.get(key_id)
+        return moment_of(key.expires) if key is not None and key.expires is not None else None
 
 
 def create_trust(
@@ -128,25 +133,31 @@ def create_trust(
     *,
     maker_threshold: int = 1,
     garage_threshold: int = 1,
+    expire_keys: Mapping[str, datetime] | None = None,
 ) -> Trust:
     """Write the first ``trust.json`` of a vehicle, or of a fleet's image.
 
     Args:
         folder: made if it is missing.
         makers, garages: keys by a name for people.
+        expire_keys: from when on keys no longer count, by their ids or how these begin; the others
+            never expire.
 
     Raises:
-        SignatureError: no maker, a key that has both roles, or a threshold that cannot be met.
+        SignatureError: no maker, a key that has both roles, a threshold that cannot be met, or an
+            expiry of a key that is none of these.
         OutputError: the folder holds one already, or cannot be written.
     """
     folder = Path(folder)
     groups: dict[Role, Mapping[str, PublicKey]] = {"maker": makers, "garage": garages or {}}
     thresholds: dict[Role, int] = {"maker": maker_threshold, "garage": garage_threshold}
-    keys = {
+    keys: dict[str, dict[str, Any]] = {
         key.id: {"pem": key.pem, "name": name}
         for named in groups.values()
         for name, key in named.items()
     }
+    for start, moment in (expire_keys or {}).items():
+        keys[known_key(keys, start, folder)]["expires"] = text_of(moment)
     data = {
         "keys": keys,
         "roles": {
@@ -166,6 +177,17 @@ def create_trust(
         raise OutputError(f"{path}: exists; change what is trusted by a signed update.")
     write_whole(path, trust_bytes(trust.document))
     return trust
+
+
+def known_key(keys: Collection[str], start: str, where: str | Path) -> str:
+    """The id of the key that begins so; SignatureError where none does, or several do."""
+    found = [key for key in keys if key.startswith(start.lower())]
+    if len(found) != 1 or not start:
+        raise SignatureError(
+            f"{where}: {len(found)} of its keys begin with {shortened(repr(start))}; give the id "
+            "of one as roadshift trust show prints it."
+        )
+    return found[0]
 
 
 def open_trust(folder: str | Path) -> Trust:

@@ -23,12 +23,13 @@ from ..regular_files import read_regular_file
 from ..strict_json import JsonError, parse_json
 from ..words import shortened
 from .keys import PrivateKey, PublicKey
-from .statement import ROLES, Role
+from .statement import ROLES, Role, text_of
 from .trust import (
     LARGEST,
     TRUST_NAME,
     Trust,
     TrustDocument,
+    known_key,
     open_trust,
     parse_trust,
     trust_bytes,
@@ -49,6 +50,8 @@ class Changes:
     Attributes:
         add: keys by a name for people, by role.
         remove: ids of keys that lose their role, or how they begin.
+        expire_keys: from when on keys no longer count, by their ids or how these begin, those that
+            are added now among them; None takes an expiry back.
         revoke_keys, revoke_models: reasons by the id of a key, and by the hash of a bundle; or how
             it begins, for keys.
         thresholds: of signatures by role; None leaves one as it is.
@@ -56,6 +59,7 @@ class Changes:
 
     add: Mapping[Role, Mapping[str, PublicKey]] = field(default_factory=dict)
     remove: tuple[str, ...] = ()
+    expire_keys: Mapping[str, datetime | None] = field(default_factory=dict)
     revoke_keys: Mapping[str, str] = field(default_factory=dict)
     revoke_models: Mapping[str, str] = field(default_factory=dict)
     minimum_version: int | None = None
@@ -73,17 +77,20 @@ def changed(trust: Trust, changes: Changes) -> TrustDocument:
     for role in ROLES:
         who = data["roles"].setdefault(role, {"keys": [], "threshold": 1})
         for name, key in changes.add.get(role, {}).items():
-            data["keys"][key.id] = {"pem": key.pem, "name": name}
+            data["keys"].setdefault(key.id, {}).update(pem=key.pem, name=name)
             who["keys"] = [*dict.fromkeys([*who["keys"], key.id])]
         if changes.thresholds.get(role) is not None:
             who["threshold"] = changes.thresholds[role]
     for start in changes.remove:
-        gone = _known(trust, start)
+        gone = known_key(trust.document.keys, start, trust.path)
         for who in data["roles"].values():
             who["keys"] = [key for key in who["keys"] if key != gone]
         data["keys"].pop(gone)
+    for start, moment in changes.expire_keys.items():
+        expires = text_of(moment) if moment is not None else None
+        data["keys"][known_key(data["keys"], start, trust.path)]["expires"] = expires
     for start, reason in changes.revoke_keys.items():
-        data["revoked"]["keys"][_known(trust, start)] = reason
+        data["revoked"]["keys"][known_key(trust.document.keys, start, trust.path)] = reason
     for model, reason in changes.revoke_models.items():
         data["revoked"]["models"][_whole(trust, model)] = reason
     if changes.minimum_version is not None:
@@ -162,17 +169,6 @@ def read_update(path: Path) -> bytes:
         return read_regular_file(path, 2 * LARGEST)
     except OSError as error:
         raise SignatureError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def _known(trust: Trust, start: str) -> str:
-    """The id of the key that begins so."""
-    found = [key for key in trust.document.keys if key.startswith(start.lower())]
-    if len(found) != 1 or not start:
-        raise SignatureError(
-            f"{trust.path}: {len(found)} of its keys begin with {shortened(repr(start))}; give the "
-            "id of one as roadshift trust show prints it."
-        )
-    return found[0]
 
 
 def _whole(trust: Trust, model: str) -> str:

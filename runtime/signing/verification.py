@@ -27,7 +27,7 @@ class Verified:
         role: of those who signed.
         signers: ids of their keys.
         version: that they agree on; 0 where other programs signed, which state none.
-        expires: the first of their signatures to do so; None for never.
+        expires: the first of their signatures and keys to do so; None for never.
         ancestors: hashes from the bundle's parent to the maker's model; empty for a maker's own.
         maker_version: of the maker's model that it was adapted from, or of itself.
     """
@@ -102,10 +102,11 @@ def verify_bundle(
         check_network(bundle, chain[-1].network)
     signers = tuple(sorted(one.envelope.key_id for one in found.signatures))
     ends = [
-        one.statement.expires
+        moment
         for agreement in (found, *chain)
         for one in agreement.signatures
-        if one.statement.expires is not None
+        for moment in (one.statement.expires, trust.expires(one.envelope.key_id))
+        if moment is not None
     ]
     return Verified(
         bundle,

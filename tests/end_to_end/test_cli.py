@@ -20,7 +20,7 @@ from roadshift.runtime.labels import LABEL_SPACES, label_space
 Command = Callable[..., Any]
 
 # DESIGN: the keys that a program may rely on.
-EVAL_KEYS = {"miou", "iou", "pixel_accuracy", "frames", "ci95", "engine"}
+EVAL_KEYS = {"miou", "iou", "pixel_accuracy", "frames", "ci95", "engine", "images"}
 BENCH_KEYS = {
     *("artefact", "backend", "precision", "device", "p50_ms", "p90_ms", "p99_ms", "fps", "cov"),
     *("peak_mib", "label_agreement", "miou", "stages_ms"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import cv2
@@ -63,6 +64,25 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
     assert events == ["created", "installed", "tried", "started", "committed", "clock set"]
     (last,) = json.loads(roadshift("slot", "audit", *slots, "--last", 1, "--json"))
     assert last["number"] == 5
+
+
+@pytest.mark.slow
+def test_a_key_that_expires_by_an_update(car: Fleet) -> None:
+    bundle, maker = car.model(2), car.key.public.id
+    trust, update = car.trust.path, car.folder / "update.json"
+    change = ("trust", "change", trust, "--key", car.folder / "maker.key", "--out", update)
+    for wrong, code in (("=365d", 8), (f"{maker[:12]}=soon", 1), (maker, 2)):
+        roadshift(*change, "--expire-key", wrong, code=code)
+    roadshift(*change, "--expire-key", f"{maker[:12]}=365d")
+    assert "counts until" in roadshift("trust", "update", trust, update)
+    expires = json.loads(roadshift("trust", "show", trust, "--json"))["keys"][maker]["expires"]
+    assert (datetime.fromisoformat(expires[:-1]) - datetime.now()).days in (363, 364, 365)
+    found = json.loads(roadshift("verify", bundle.path, "--trust", trust, "--json"))
+    assert found["expires"] == expires.replace("Z", "+00:00")
+    roadshift(*change, "--expire-key", f"{maker}=never")
+    assert "until" not in roadshift("trust", "update", trust, update)
+    create = ("trust", "create", car.folder / "new", "--maker", car.folder / "maker.key.pub")
+    assert "counts until" in roadshift(*create, "--expire-key", f"{maker[:12]}=30")
 
 
 @pytest.mark.slow

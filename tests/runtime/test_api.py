@@ -53,7 +53,7 @@ def test_the_record_is_what_eval_prints(
 ) -> None:
     bundle = make_bundle()
     record = roadshift.evaluate(bundle, *labelled).record()
-    assert list(record) == ["miou", "iou", "pixel_accuracy", "frames", "ci95", "engine"]
+    assert list(record) == ["miou", "iou", "pixel_accuracy", "frames", "ci95", "engine", "images"]
     assert isinstance(record["ci95"], list)
 
 

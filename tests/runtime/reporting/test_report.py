@@ -1,6 +1,7 @@
 """Reports: every number is the document's, text is escaped, nothing is fetched; card and bill."""
 
 import json
+import os
 import re
 from dataclasses import asdict
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fleets import Fleet
+from processes import python_output
 from report_cases import BENCH, COMPARISON, EVALUATION, full_bundle, judged_bundles
 from roadshift.runtime.bundle import BundleWriter, open_bundle
 from roadshift.runtime.engines import open_engine
@@ -184,6 +186,27 @@ def test_a_card_has_front_matter_that_the_hub_reads(tmp_path: Path) -> None:
     (result,) = found["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == EVALUATION["miou"]
     assert "keep: The <b>car</b> is gone." in body
+
+
+def test_a_card_names_the_images_that_eval_measured_on(tmp_path: Path) -> None:
+    bundle = small_bundle(tmp_path / "one")
+    images, labels = tmp_path / "dusk" / os.fsdecode(b"im\xff"), tmp_path / "labels"
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    write_image(images / "0.png", np.full((16, 32, 3), 90, np.uint8))
+    write_image(labels / "0.png", np.zeros((16, 32), np.uint8))
+    command = ("-m", "roadshift.cli")
+    said = python_output(
+        *command, "eval", bundle.path, "--images", images, "--labels", labels, "--json"
+    )
+    (tmp_path / "eval.json").write_text(said)
+    assert json.loads(said)["images"].startswith(str(tmp_path))
+    text = python_output(*command, "card", bundle.path, "--eval", tmp_path / "eval.json")
+    assert re.search(r'^      name: "dusk/im[^"]+xff"$', text, re.M)
+    assert str(tmp_path) not in text
+    for unsaid in ({}, {"images": ".."}, {"images": "/"}, {"images": ""}):
+        assert '"frames of the user"' in model_card(bundle, {**EVALUATION, **unsaid})
+    assert '      name: "D"' in model_card(bundle, {**EVALUATION, "images": "../D/"})
 
 
 def test_a_bill_names_every_file_and_is_the_same_each_time(tmp_path: Path) -> None:

@@ -131,6 +131,31 @@ def test_signatures_and_keys_expire_and_are_revoked(tmp_path: Path, key: Keys) -
             verify_bundle(fresh(bundle), newer, now=NOW - DAY)
 
 
+def test_a_key_expires_where_a_change_says_so(tmp_path: Path, key: Keys) -> None:
+    maker, other = key("maker"), key("other")
+    bundle = small_bundle(tmp_path / "b")
+    sign_bundle(bundle, maker, expires=NOW + DAY)
+    trust = create_trust(
+        tmp_path / "t",
+        {"maker": maker.public, "other": other.public},
+        expire_keys={maker.public.id[:12]: NOW},
+    )
+    assert open_trust(trust.path).document.keys[other.public.id].expires is None
+    assert verify_bundle(fresh(bundle), trust, now=NOW - DAY).expires == NOW
+    with pytest.raises(SignatureError, match=r"the key maker .* expired on 2027-01-01T00:00:00Z"):
+        verify_bundle(fresh(bundle), trust, now=NOW)
+    again = Changes(add={"maker": {"renamed": maker.public}})
+    assert changed(trust, again).keys[maker.public.id].expires == "2027-01-01T00:00:00Z"
+    never = Changes(expire_keys={maker.public.id: None})
+    assert verify_bundle(fresh(bundle), Trust(trust.path, changed(trust, never)), now=NOW)
+    third = key("third").public
+    both = Changes(add={"maker": {"third": third}}, expire_keys={third.id: NOW})
+    assert changed(trust, both).keys[third.id].expires == "2027-01-01T00:00:00Z"
+    gone = Changes(remove=(other.public.id,), expire_keys={other.public.id: NOW})
+    with pytest.raises(SignatureError, match="0 of its keys begin with"):
+        changed(trust, gone)
+
+
 def test_a_garage_signs_only_what_comes_from_a_maker(tmp_path: Path, key: Keys) -> None:
     maker, garage, stranger = key("maker"), key("garage"), key("stranger")
     source = small_bundle(tmp_path / "source")
