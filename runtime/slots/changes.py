@@ -20,6 +20,7 @@ from ..errors import (
 from ..gentle import in_a_gap
 from ..signing import Trust, Verified, verify_bundle
 from ..signing.statement import text_of
+from ..words import counted
 from .health import Health
 from .plans import with_built_plan
 from .state import OnTrial, Slot, SlotState
@@ -142,7 +143,8 @@ def start_of_run(
 
     Args:
         trying: whether this run lets a model on trial see frames; False where another one does.
-        note: called with a sentence where the slots cannot be changed, or the model before runs.
+        note: called with a sentence where the slots cannot be changed, a trial ends, or the model
+            before runs.
 
     Raises:
         SlotError: there is nothing to run.
@@ -153,7 +155,7 @@ def start_of_run(
     try:
         with store.changing() as state:
             if trying:
-                state, trial = _start_trial(store, state, trust)
+                state, trial = _start_trial(store, state, trust, note)
     except (OutputError, SlotError) as error:
         if state.active is None:
             raise
@@ -171,20 +173,29 @@ def start_of_run(
 
 
 def _start_trial(
-    store: SlotStore, state: SlotState, trust: Trust
+    store: SlotStore, state: SlotState, trust: Trust, note: Callable[[str], None]
 ) -> tuple[SlotState, Bundle | None]:
     if state.trial is None:
         return state, None
     slot = state.trial.slot
     if not state.trial.starts_left:
-        reason = f"it never became healthy in {state.starts} starts"
-        return _failed(store, state, slot, reason), None
+        reason = f"it never became healthy in {counted(state.starts, 'start')}"
+        return _ended_at_start(store, state, slot, reason, note), None
     left = OnTrial(slot=slot, starts_left=state.trial.starts_left - 1)
     state = store.change(state, "started", {"slot": slot, "left": left.starts_left}, trial=left)
     try:
         return state, trusted_model(store, state, slot, trust)
     except (SignatureError, BundleError) as error:
-        return _failed(store, state, slot, str(error)), None
+        return _ended_at_start(store, state, slot, str(error), note), None
+
+
+def _ended_at_start(
+    store: SlotStore, state: SlotState, slot: Slot, reason: str, note: Callable[[str], None]
+) -> SlotState:
+    """The state after a trial that a start of a run ended, and said so."""
+    state = _failed(store, state, slot, reason)
+    note(f"{store.path}: slot {slot} was rolled back: {reason.rstrip('.')}.")
+    return state
 
 
 def _start_active(
