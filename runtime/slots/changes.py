@@ -40,26 +40,36 @@ class Start:
     trial: Bundle | None
 
 
-def try_model(store: SlotStore, trust: Trust, *, accept_ask: bool = False) -> SlotState:
+def try_model(
+    store: SlotStore, trust: Trust, *, accept_ask: bool = False, model: str | None = None
+) -> SlotState:
     """Let the installed model be tried: the next run lets it see frames beside the one that runs.
 
     Args:
         accept_ask: a person decided for a model of which the gate could not tell.
+        model: hash of the one that is meant; where it runs or is tried already, nothing is changed.
 
     Raises:
-        SlotError: nothing is installed, it failed before, or the gate could not tell.
+        SlotError: nothing is installed, or another than ``model``; it failed before, or the gate
+            could not tell.
         SignatureError, BundleError: the model is no longer trusted, or damaged.
     """
     with store.changing() as state:
+        if model is not None and _runs_or_is_tried(state, model):
+            return state
         if state.trial is not None:
             raise SlotError(f"{store.path}: slot {state.trial.slot} is being tried already.")
         slot = state.idle
-        model = state.model(slot)
-        if model is None:
-            raise SlotError(f"{store.path}: slot {slot} is empty; install a model first.")
-        if model.condition == "failed":
+        there = state.model(slot)
+        if there is None or model not in (None, there.hash):
             raise SlotError(
-                f"{store.path}: the model in slot {slot} failed before ({model.reason}); install "
+                f"{store.path}: slot {slot} "
+                f"{'is empty' if there is None else 'holds another model meanwhile'}; install a "
+                "model first."
+            )
+        if there.condition == "failed":
+            raise SlotError(
+                f"{store.path}: the model in slot {slot} failed before ({there.reason}); install "
                 "another, or this one again."
             )
         bundle = trusted_model(store, state, slot, trust)
@@ -70,7 +80,12 @@ def try_model(store: SlotStore, trust: Trust, *, accept_ask: bool = False) -> Sl
                 f"({verdict.sentence}); look at it, and decide with {arg('accept_ask', True)}."
             )
         trial = OnTrial(slot=slot, starts_left=state.starts)
-        return store.change(state, "tried", {"slot": slot, "hash": model.hash}, trial=trial)
+        return store.change(state, "tried", {"slot": slot, "hash": there.hash}, trial=trial)
+
+
+def _runs_or_is_tried(state: SlotState, hash: str) -> bool:
+    on_trial = state.trial.slot if state.trial is not None else None
+    return any((one := state.model(slot)) and one.hash == hash for slot in (state.active, on_trial))
 
 
 def trusted_model(
