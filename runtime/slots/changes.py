@@ -355,6 +355,15 @@ def can_go_back(state: SlotState) -> bool:
     )
 
 
+def can_roll_back(state: SlotState, hash: str) -> bool:
+    """Tell whether a model is tried, or runs while there is a good one before it."""
+    tried = state.model(state.trial.slot) if state.trial is not None else None
+    active = state.model(state.active)
+    return hash == (tried and tried.hash) or (
+        hash == (active and active.hash) and can_go_back(state)
+    )
+
+
 def _went_back(store: SlotStore, state: SlotState, reason: str) -> SlotState:
     """The state with the good model of the other slot in charge."""
     assert state.active is not None
