@@ -1,4 +1,4 @@
-"""Whether the model that serves is still trusted while its run goes on.
+"""The trust in the model that serves, while its run goes on.
 
 Verifying is no work for every look at the slots: it is done anew where ``trust.json`` is another
 file, another model serves or has other signatures, or the first signature or key has expired.
@@ -88,7 +88,7 @@ class TrustWatch:
         return self._until is not None and self._until <= self._store.now(state)
 
     def _first_expiry(self, found: Verified, now: datetime) -> datetime | None:
-        """When to look again, where nothing else happens: a signature or a key expires then."""
+        """The time to look again where nothing else happens: a signature or a key expires then."""
         keys = self.trust.document.keys.values()
         ends = [moment_of(key.expires) for key in keys if key.expires is not None]
         if found.expires is not None:
@@ -102,7 +102,7 @@ def _holding(state: SlotState, hash: str) -> Installed | None:
 
 
 def _identity(folder: Path) -> tuple[int, int, int] | None:
-    """What tells one ``trust.json`` from the one that replaced it; None where there is none."""
+    """The marks by which one ``trust.json`` differs from the next; None where there is none."""
     try:
         found = os.stat(folder / TRUST_NAME)
     except OSError:
