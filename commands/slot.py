@@ -64,6 +64,13 @@ def install(
     device: Device = "auto",
     threads: Threads = None,
     plan: Plan = "auto",
+    then_try: Annotated[
+        bool,
+        typer.Option(
+            "--try",
+            help="Then let it be tried; where it runs or is tried already, change nothing.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Install a signed bundle, or a packed one, in the slot that does not run.
@@ -75,22 +82,25 @@ def install(
     from ..runtime.engines import open_engine
     from ..runtime.signing import open_trust
     from ..runtime.slots import install as install_bundle
-    from ..runtime.slots import open_slots
+    from ..runtime.slots import open_slots, try_model
 
-    store = open_slots(slots)
+    store, trusted = open_slots(slots), open_trust(trust)
     runs_plans = backend in ("auto", "tensorrt") and device != "cpu"
     with _plan_builder(plan if runs_plans else "none") as plans:
-        install_bundle(
+        installed = install_bundle(
             store,
             bundle,
-            open_trust(trust),
+            trusted,
             self_test=self_test,
+            again=then_try,
             open_with=lambda found: open_engine(
                 found, backend=backend, device=device, threads=threads
             ),
             plans=plans,
             note=note,
         )
+    if then_try:
+        try_model(store, trusted, model=installed.hash)
     _show(store, as_json)
 
 

@@ -36,7 +36,7 @@ class AuditRecord:
         at: when, UTC.
         event: "created", "installed", "tried", "started", "committed", "rolled back", "swapped",
             "refused", "failed" (a model that gave up while another one serves), "plan built",
-            "clock set".
+            "clock set", "no longer trusted" (a model that serves on, for there is no other).
         details: what belongs to it.
         hash: of the line, which the next one names.
     """

@@ -20,6 +20,7 @@ from ..errors import (
 from ..gentle import in_a_gap
 from ..signing import Trust, Verified, verify_bundle
 from ..signing.statement import text_of
+from ..words import counted
 from .health import Health
 from .plans import with_built_plan
 from .state import OnTrial, Slot, SlotState
@@ -39,26 +40,36 @@ class Start:
     trial: Bundle | None
 
 
-def try_model(store: SlotStore, trust: Trust, *, accept_ask: bool = False) -> SlotState:
+def try_model(
+    store: SlotStore, trust: Trust, *, accept_ask: bool = False, model: str | None = None
+) -> SlotState:
     """Let the installed model be tried: the next run lets it see frames beside the one that runs.
 
     Args:
         accept_ask: a person decided for a model of which the gate could not tell.
+        model: hash of the one that is meant; where it runs or is tried already, nothing is changed.
 
     Raises:
-        SlotError: nothing is installed, it failed before, or the gate could not tell.
+        SlotError: nothing is installed, or another than ``model``; it failed before, or the gate
+            could not tell.
         SignatureError, BundleError: the model is no longer trusted, or damaged.
     """
     with store.changing() as state:
+        if model is not None and _runs_or_is_tried(state, model):
+            return state
         if state.trial is not None:
             raise SlotError(f"{store.path}: slot {state.trial.slot} is being tried already.")
         slot = state.idle
-        model = state.model(slot)
-        if model is None:
-            raise SlotError(f"{store.path}: slot {slot} is empty; install a model first.")
-        if model.condition == "failed":
+        there = state.model(slot)
+        if there is None or model not in (None, there.hash):
             raise SlotError(
-                f"{store.path}: the model in slot {slot} failed before ({model.reason}); install "
+                f"{store.path}: slot {slot} "
+                f"{'is empty' if there is None else 'holds another model meanwhile'}; install a "
+                "model first."
+            )
+        if there.condition == "failed":
+            raise SlotError(
+                f"{store.path}: the model in slot {slot} failed before ({there.reason}); install "
                 "another, or this one again."
             )
         bundle = trusted_model(store, state, slot, trust)
@@ -69,7 +80,12 @@ def try_model(store: SlotStore, trust: Trust, *, accept_ask: bool = False) -> Sl
                 f"({verdict.sentence}); look at it, and decide with {arg('accept_ask', True)}."
             )
         trial = OnTrial(slot=slot, starts_left=state.starts)
-        return store.change(state, "tried", {"slot": slot, "hash": model.hash}, trial=trial)
+        return store.change(state, "tried", {"slot": slot, "hash": there.hash}, trial=trial)
+
+
+def _runs_or_is_tried(state: SlotState, hash: str) -> bool:
+    on_trial = state.trial.slot if state.trial is not None else None
+    return any((one := state.model(slot)) and one.hash == hash for slot in (state.active, on_trial))
 
 
 def trusted_model(
@@ -142,7 +158,8 @@ def start_of_run(
 
     Args:
         trying: whether this run lets a model on trial see frames; False where another one does.
-        note: called with a sentence where the slots cannot be changed, or the model before runs.
+        note: called with a sentence where the slots cannot be changed, a trial ends, or the model
+            before runs.
 
     Raises:
         SlotError: there is nothing to run.
@@ -153,7 +170,7 @@ def start_of_run(
     try:
         with store.changing() as state:
             if trying:
-                state, trial = _start_trial(store, state, trust)
+                state, trial = _start_trial(store, state, trust, note)
     except (OutputError, SlotError) as error:
         if state.active is None:
             raise
@@ -171,20 +188,29 @@ def start_of_run(
 
 
 def _start_trial(
-    store: SlotStore, state: SlotState, trust: Trust
+    store: SlotStore, state: SlotState, trust: Trust, note: Callable[[str], None]
 ) -> tuple[SlotState, Bundle | None]:
     if state.trial is None:
         return state, None
     slot = state.trial.slot
     if not state.trial.starts_left:
-        reason = f"it never became healthy in {state.starts} starts"
-        return _failed(store, state, slot, reason), None
+        reason = f"it never became healthy in {counted(state.starts, 'start')}"
+        return _ended_at_start(store, state, slot, reason, note), None
     left = OnTrial(slot=slot, starts_left=state.trial.starts_left - 1)
     state = store.change(state, "started", {"slot": slot, "left": left.starts_left}, trial=left)
     try:
         return state, trusted_model(store, state, slot, trust)
     except (SignatureError, BundleError) as error:
-        return _failed(store, state, slot, str(error)), None
+        return _ended_at_start(store, state, slot, str(error), note), None
+
+
+def _ended_at_start(
+    store: SlotStore, state: SlotState, slot: Slot, reason: str, note: Callable[[str], None]
+) -> SlotState:
+    """The state after a trial that a start of a run ended, and said so."""
+    state = _failed(store, state, slot, reason)
+    note(f"{store.path}: slot {slot} was rolled back: {reason.rstrip('.')}.")
+    return state
 
 
 def _start_active(
@@ -326,6 +352,15 @@ def can_go_back(state: SlotState) -> bool:
         and other is not None
         and other.condition == "good"
         and not on_trial
+    )
+
+
+def can_roll_back(state: SlotState, hash: str) -> bool:
+    """Tell whether a model is tried, or runs while there is a good one before it."""
+    tried = state.model(state.trial.slot) if state.trial is not None else None
+    active = state.model(state.active)
+    return hash == (tried and tried.hash) or (
+        hash == (active and active.hash) and can_go_back(state)
     )
 
 

@@ -32,6 +32,7 @@ def install(
     trust: Trust,
     *,
     self_test: bool = True,
+    again: bool = False,
     open_with: OpenEngine = open_engine,
     plans: PlanBuilder | None = None,
     note: Callable[[str], None] = lambda _: None,
@@ -42,11 +43,15 @@ def install(
     kept. It has to open on this machine and to give the labels that its export recorded.
 
     A model that is in a slot and comes with other signatures, as after an expiry was put off or a
-    key exchanged, stays there with these, whether it runs or not. Its version must not fall.
+    key exchanged, stays there with these, whether it runs or not. Its version must not fall. One
+    that was installed with the same signatures and not tried yet stays as it is, as where the power
+    went before `try_model`.
 
     Args:
         source: the bundle's folder, or the file of a packed one.
         self_test: whether a bundle without a self-test is refused.
+        again: whether a model that runs or is tried already, with these signatures, is fine as it
+            is, as for an updater that begins anew; otherwise it is refused.
         open_with: opens the engine that the self-test runs on.
         plans: builds the TensorRT plan that the bundle lacks on this machine; None: none is built.
 
@@ -55,7 +60,7 @@ def install(
 
     Raises:
         SignatureError: it is not trusted, or its version is not above what was committed before.
-        SlotError: a model is being tried, this one is installed already with these signatures, its
+        SlotError: a model is being tried, this one runs or ran already with these signatures, its
             classes are others than those of the model that runs, its gate refused it, or it brings
             no self-test.
         EngineError: it does not open here, or does not give the recorded labels.
@@ -65,8 +70,8 @@ def install(
         with store.installing() as incoming, unpacked(Path(source), store.path) as folder:
             with named_as(source, folder):
                 if _slot_of(store.state(), open_bundle(folder).hash) is not None:
-                    slot, installed = _renewed(store, folder, incoming, trust)
-                    note(f"{source}: is in slot {slot} already; it has these signatures now.")
+                    slot, installed, what = _renewed(store, folder, incoming, trust, again)
+                    note(f"{source}: is in slot {slot} already{what}.")
                     return installed
                 copied = _copied(store, folder, incoming, trust)
             with named_as(source, incoming):
@@ -152,20 +157,29 @@ def _slot_of(state: SlotState, hash: str) -> Slot | None:
 
 
 def _renewed(
-    store: SlotStore, source: Path, incoming: Path, trust: Trust
-) -> tuple[Slot, Installed]:
-    """Put the copy of a model that is in a slot in its place: the same files, signed anew."""
+    store: SlotStore, source: Path, incoming: Path, trust: Trust, again: bool
+) -> tuple[Slot, Installed, str]:
+    """Put the copy of a model that is in a slot in its place: the same files, signed anew.
+
+    Returns:
+        Its slot, what is there now, and what was done, to be added to a sentence.
+    """
     found = verified_now(store, store.state(), open_bundle(source), trust)
     copy_bundle(found.bundle, incoming)
     with store.changing() as state:
+        slot = _slot_of(state, found.bundle.hash)
+        same = slot is not None and _signatures(incoming) == _signatures(
+            store.folder(state.slots[slot].folder)
+        )
+        if slot is not None and same and _may_stay(state, slot, again):
+            return slot, state.slots[slot], ", with these signatures; nothing was changed"
         _check_no_trial(store, state)
         copied = verified_now(store, state, open_bundle(incoming), trust)
-        slot = _slot_of(state, copied.bundle.hash)
-        if slot is None:
+        if slot is None or copied.bundle.hash != found.bundle.hash:
             raise SlotError(f"{source}: was changed while it was copied; install it again.")
-        there = state.slots[slot]
-        if _signatures(incoming) == _signatures(store.folder(there.folder)):
+        if same:
             raise SlotError(f"{source}: is in slot {slot} already, with these signatures.")
+        there = state.slots[slot]
         if copied.version < there.version:
             raise SignatureError(
                 f"{source}: is signed as version {copied.version}, and in slot {slot} as "
@@ -185,7 +199,14 @@ def _renewed(
             parts |= {key: after.committed(slot)[key] for key in ("floor", "garage_floors")}
         store.admit(incoming, installed.folder)
         store.change(state, "renewed", {"slot": slot, "hash": installed.hash, **said}, **parts)
-        return slot, installed
+        return slot, installed, "; it has these signatures now"
+
+
+def _may_stay(state: SlotState, slot: Slot, again: bool) -> bool:
+    """Tell whether a model that comes once more is fine as it is; the model before never is."""
+    if slot == state.active or state.trial is not None:
+        return again
+    return state.slots[slot].condition == "installed"
 
 
 def _signatures(folder: Path) -> dict[Path, bytes]:

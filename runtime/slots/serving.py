@@ -20,18 +20,17 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError, RoadshiftError, SignatureError, UnhealthyError
-from ..gentle import FrameGaps, gently, in_a_gap
-from ..signing import Trust, open_trust
-from .changes import Start, can_go_back, commit, record, roll_back, start_of_run, trusted_model
+from ..errors import EngineError, RoadshiftError, UnhealthyError
+from ..gentle import FrameGaps, gently
+from ..signing import Trust
+from .changes import Start, can_roll_back, commit, record, roll_back, start_of_run, trusted_model
 from .health import FRAMES
-from .plans import open_with_plan
-from .self_test import self_test_of
-from .state import SLOTS, SlotState
+from .plans import OpenEngine
+from .state import SLOTS, Slot, SlotState
 from .store import SlotStore
 from .trial import LEAVE_AFTER_S, RunningTrial, fitted
-
-OpenEngine = Callable[[Bundle], Engine]
+from .trust_watch import TrustWatch
+from .warm import open_warm
 
 POLL_S = 0.2  # how often the slots are looked at
 SHARE = 0.1  # of the time that a model on trial may be at work beside the one that runs
@@ -53,8 +52,8 @@ class SlotEngine(Engine):
     Everything that it says of itself, such as its input size, is of the model that runs now.
 
     Args:
-        store, trust: the slots, and whom to trust; the trust document is read again whenever the
-            slots change.
+        store, trust: the slots, and whom to trust, read again whenever it or the slots change; the
+            model before takes over where the one that serves was revoked or has expired.
         open_with: opens the engine of a bundle.
         note: called with a sentence at every swap, commit and rollback, from any thread.
         frames: that a model on trial has to see.
@@ -77,11 +76,12 @@ class SlotEngine(Engine):
         share: float = SHARE,
         stuck_s: float = STUCK_S,
     ) -> None:
-        self._store, self._trust, self._open = store, trust, open_with
+        self._store, self._open = store, open_with
         self._frames, self._share, self._stuck_s = frames, share, stuck_s
         self._note, self._said = note, ""
         self._stopped = threading.Event()
         self._gaps = FrameGaps()
+        self._watched = TrustWatch(store, trust, self._say, self._gaps)
         self._interrupted = False
         self._trial: RunningTrial | None = None
         self._next: _Serving | None = None  # open and warm; the next frame exchanges it
@@ -174,8 +174,7 @@ class SlotEngine(Engine):
                     continue
                 tried = state.trial is not None and state.trial.slot == slot
                 if model.condition == "good" or tried:
-                    bundle = trusted_model(self._store, state, slot, self._trust)
-                    return _Serving(bundle.hash, self._opened(bundle))
+                    return self._open_slot(state, slot)
         except RoadshiftError as error:
             self._say(f"{self._store.path}: there is no other model to serve: {error}")
         return None
@@ -201,16 +200,11 @@ class SlotEngine(Engine):
             self._say(f"{self._store.path}: model {failed[:12]} was given up: {reason}")
 
     def _is_due(self, failed: str) -> bool:
-        """Tell whether a model is tried still, or runs while there is a good one before it."""
         try:
             state = self._store.state()
         except RoadshiftError:
             return True
-        tried = state.model(state.trial.slot) if state.trial is not None else None
-        active = state.model(state.active)
-        return failed == (tried and tried.hash) or (
-            failed == (active and active.hash) and can_go_back(state)
-        )
+        return can_roll_back(state, failed)
 
     # --- the thread that watches ---
 
@@ -220,6 +214,7 @@ class SlotEngine(Engine):
             try:
                 self._record_failures()
                 self._look()
+                self._follow_trust()
                 self._close_retired()
                 if served is not self._serving:
                     served = self._serving
@@ -250,39 +245,58 @@ class SlotEngine(Engine):
         if state.generation == self._generation or self._next is not None:
             return
         self._generation = state.generation
-        self._read_trust()
+        self._watched.read()
         if self._trial is not None and (tried is None or tried.hash != self._trial.hash):
             self._end_trial()
-        active = state.model(state.active)
-        if active is not None and active.hash not in (self._serving.hash, *self._given_up):
-            self._open_active(active.hash, state)
+        active = state.active
+        if active and state.slots[active].hash not in (self._serving.hash, *self._given_up):
+            self._open_active(state, active)
         if tried is not None and self._trial is None and self._lock is not None:
             self._start_trial(tried.hash)
 
-    def _read_trust(self) -> None:
-        """Follow updates of the trust document; a damaged one changes nothing."""
-        try:
-            self._trust = open_trust(self._trust.path)
-        except SignatureError as error:
-            self._say(f"{error} What it said before counts on.")
+    def _follow_trust(self) -> None:
+        """Let another model serve where the one that does was revoked or has expired.
 
-    def _open_active(self, hash: str, state: SlotState) -> None:
-        try:
-            with gently(self._gaps):
-                new = self._open_slot(state)
-        except RoadshiftError as error:
-            self._give_up(hash, f"it cannot serve: {error}")
+        Where there is none, it serves on: a car that drives keeps its labels until the next start.
+        """
+        hash = self._serving.hash
+        error = self._watched.problem(self._store.state(), hash) if self._next is None else None
+        if error is None:
             return
+        with gently(self._gaps):
+            other = self._another(hash)
+        if other is None:
+            self._say(f"{error.marked} There is no other model; it serves on until the next start.")
+            record(self._store, "no longer trusted", {"hash": hash, "reason": str(error)})
+            return
+        self._take_over(other)
+        said = "The model before serves."
+        try:
+            roll_back(self._store, str(error), model=hash)
+        except RoadshiftError as second:
+            said = f"{second.marked} Another model serves all the same."
+        self._say(f"{error.marked} {said}")
+
+    def _take_over(self, new: _Serving) -> None:
         if self._stopped.is_set():  # the run did not wait for it
             new.engine.close()
         else:
             self._next = new
 
+    def _open_active(self, state: SlotState, slot: Slot) -> None:
+        try:
+            with gently(self._gaps):
+                new = self._open_slot(state, slot)
+        except RoadshiftError as error:
+            self._give_up(state.slots[slot].hash, f"it cannot serve: {error}")
+            return
+        self._take_over(new)
+
     def _start_trial(self, hash: str) -> None:
         if hash in self._given_up or hash == self._serving.hash:
             return
         with gently(self._gaps):
-            start = start_of_run(self._store, self._trust, note=self._say)
+            start = start_of_run(self._store, self._watched.trust, note=self._say)
             self._generation = start.state.generation
             if start.trial is not None:
                 self._begin_trial(start.trial)
@@ -334,7 +348,7 @@ class SlotEngine(Engine):
         bundle = start.active or start.trial
         assert bundle is not None
         try:
-            return _Serving(bundle.hash, self._opened(bundle))
+            return self._opened(bundle)
         except RoadshiftError as error:
             other = self._another(bundle.hash)
             if other is None:
@@ -342,16 +356,17 @@ class SlotEngine(Engine):
             self._give_up(bundle.hash, f"its engine does not open: {error}")
             return other
 
-    def _open_slot(self, state: SlotState) -> _Serving:
-        """The active model, open."""
-        assert state.active is not None
-        bundle = trusted_model(self._store, state, state.active, self._trust)
-        return _Serving(bundle.hash, self._opened(bundle))
+    def _open_slot(self, state: SlotState, slot: Slot) -> _Serving:
+        bundle = trusted_model(self._store, state, slot, self._watched.trust)
+        return self._opened(bundle)
+
+    def _opened(self, bundle: Bundle) -> _Serving:
+        return _Serving(bundle.hash, open_warm(self._open, bundle))
 
     def _begin_trial(self, bundle: Bundle) -> None:
         """Open the model on trial; a second time where it serves, too: that is not measured."""
         try:
-            engine = self._opened(bundle)
+            engine = self._opened(bundle).engine
         except Exception as error:  # whatever it is, the model that runs serves on
             self._give_up(bundle.hash, f"its engine does not open: {error}")
             return
@@ -371,21 +386,6 @@ class SlotEngine(Engine):
         trial, self._trial = self._trial, None
         if trial is not None:
             trial.close()
-
-    def _opened(self, bundle: Bundle) -> Engine:
-        """An engine that is open and warm."""
-        engine = open_with_plan(self._open, bundle)
-        try:
-            test = self_test_of(bundle)
-            size = (engine.input.height, engine.input.width)
-            frame = test.frames[:1] if test is not None else np.zeros((1, *size, 3), np.uint8)
-            for _ in range(2):
-                in_a_gap()
-                engine.infer(frame)
-        except BaseException:
-            engine.close()
-            raise
-        return engine
 
     def _stop_conducting(self) -> None:
         if self._lock is not None:

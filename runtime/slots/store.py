@@ -94,11 +94,11 @@ class SlotStore:
             patience_s: how long to wait for another program; `PATIENCE_S` unless given.
 
         Raises:
-            SlotError: another program holds it for longer, or the state is damaged.
+            SlotError: another program holds it for longer, or the state is damaged or was edited.
             OutputError: the folder cannot be written.
         """
         with self._locked(_LOCK, PATIENCE_S if patience_s is None else patience_s):
-            state = self.state()
+            state = self._unedited()
             append_missing(self.path, state.record)
             self._remove_leftovers(state)
             yield state
@@ -138,13 +138,7 @@ class SlotStore:
         Raises:
             SlotError: the chain is broken, or the file does not end with the last change.
         """
-        state = self.state()
-        known, found = state.record, False
-        if known.get("state") not in (None, state.digest()):
-            raise SlotError(
-                f"{self.path / STATE_NAME}: was changed by something else than roadshift after its "
-                f"last change ({known['at']}); restore it, or make slots anew."
-            )
+        known, found = self._unedited().record, False
         records = deque[AuditRecord](maxlen=most)
         for record in read_audit(self.path):
             records.append(record)
@@ -168,10 +162,11 @@ class SlotStore:
         """An empty folder for a model on its way in, for one program at a time.
 
         Raises:
-            SlotError: another program is installing.
+            SlotError: another program is installing, or the state was edited.
             OutputError: the folder cannot be made.
         """
         with self._locked(_INSTALL_LOCK, 0.0):
+            self._unedited()
             folder = self.path / MODELS / _INCOMING
             shutil.rmtree(folder, ignore_errors=True)
             with output_errors(folder):
@@ -191,9 +186,10 @@ class SlotStore:
         """Keep other programs from installing and building.
 
         Raises:
-            SlotError: another one is at it.
+            SlotError: another one is at it, or the state was edited.
         """
         with self._locked(_INSTALL_LOCK, 0.0):
+            self._unedited()
             yield
 
     def conducting(self) -> int | None:
@@ -229,6 +225,23 @@ class SlotStore:
             if self.incoming_plan.exists():
                 os.replace(self.incoming_plan, target)
                 flush(target.parent)
+
+    def _unedited(self) -> SlotState:
+        """The state, which is the one that its record names.
+
+        One rename writes both, so that no kill parts them.
+
+        Raises:
+            SlotError: it is not.
+        """
+        state = self.state()
+        if state.record.get("state") not in (None, state.digest()):
+            raise SlotError(
+                f"{self.path / STATE_NAME}: was changed by something else than roadshift after its "
+                f"last change ({state.record['at']}), so that no change is made any more; restore "
+                "it as it was, or make slots anew."
+            )
+        return state
 
     @contextmanager
     def _locked(self, name: str, patience_s: float) -> Iterator[None]:

@@ -6,13 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from fleets import Fleet
+from fleets import HEALTHY, Fleet
+from roadshift.runtime.bundle.packed import pack
+from roadshift.runtime.slots import commit, install
+from roadshift.runtime.slots.changes import end_trial
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,9 +101,12 @@ def test_run_refuses_what_nobody_who_is_trusted_signed(car: Fleet) -> None:
     assert "not with --slots" in roadshift("run", *slots, frames, "--artefact", "x", code=2)
 
 
-@pytest.mark.slow
-def test_an_updater_walks_through_its_states(car: Fleet, tmp_path: Path) -> None:
-    """The states of Mender's update modules in the order that its documentation gives."""
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def script(car: Fleet, tmp_path: Path) -> Script:
+    """Calls a script for updaters with arguments, and with more of the environment."""
     car.running(1)
     bin_folder = tmp_path / "bin"
     bin_folder.mkdir()
@@ -113,10 +120,8 @@ def test_an_updater_walks_through_its_states(car: Fleet, tmp_path: Path) -> None
         "ROADSHIFT_TRUST": str(car.trust.path),
         "ROADSHIFT_WAIT": "1s",
     }
-    tree = tmp_path / "tree"
-    (tree / "files").mkdir(parents=True)
 
-    def script(name: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(name: str, *arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [ROOT / "configs" / "updaters" / name, *map(str, arguments)],
             env={**environment, **more},
@@ -124,6 +129,15 @@ def test_an_updater_walks_through_its_states(car: Fleet, tmp_path: Path) -> None
             text=True,
             check=False,
         )
+
+    return run
+
+
+@pytest.mark.slow
+def test_an_updater_walks_through_its_states(car: Fleet, script: Script, tmp_path: Path) -> None:
+    """The states of Mender's update modules in the order that its documentation gives."""
+    tree = tmp_path / "tree"
+    (tree / "files").mkdir(parents=True)
 
     assert script("mender-roadshift", "SupportsRollback", tree).stdout == "Yes\n"
     assert script("mender-roadshift", "NeedsArtifactReboot", tree).stdout == "No\n"
@@ -143,3 +157,48 @@ def test_an_updater_walks_through_its_states(car: Fleet, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert car.store.state().trial is not None
     assert script("rauc-hook", "slot-post-install").returncode == 1
+
+
+@pytest.mark.slow
+def test_an_updater_begins_anew_after_a_power_cut(
+    car: Fleet, script: Script, tmp_path: Path
+) -> None:
+    """Mender rolls back and installs once more, on its server's word; RAUC installs once more."""
+    tree = tmp_path / "tree"
+    (tree / "files").mkdir(parents=True)
+    bundle = car.model(2)
+    packed = pack(bundle, tree / "files" / "m.roadshift")
+
+    def mender(state: str) -> None:
+        done = script("mender-roadshift", state, tree)
+        assert done.returncode == 0, done.stderr
+
+    def rauc() -> None:
+        done = script("rauc-hook", "slot-install", RAUC_IMAGE_NAME=str(packed))
+        assert done.returncode == 0, done.stderr
+
+    def tried() -> str | None:
+        state = car.store.state()
+        return state.slots[state.trial.slot].hash if state.trial is not None else None
+
+    install(car.store, packed, car.trust)  # and the power goes before it is tried
+    mender("ArtifactRollback")
+    mender("ArtifactInstall")
+    assert tried() == bundle.hash
+    mender("ArtifactRollback")  # the power went in its trial
+    mender("ArtifactInstall")
+    assert tried() == bundle.hash
+    end_trial(car.store, "")
+    install(car.store, packed, car.trust)
+    rauc()
+    assert tried() == bundle.hash
+    rauc()  # the power went in its trial, which goes on
+    assert tried() == bundle.hash
+    commit(car.store, HEALTHY)  # and the power goes before the updater knows
+    before = car.store.state()
+    rauc()
+    mender("ArtifactRollback")
+    mender("ArtifactInstall")
+    mender("ArtifactCommit")
+    assert car.store.state() == before
+    assert (before.active, before.slots["b"].hash) == ("b", bundle.hash)

@@ -142,3 +142,37 @@ def test_what_is_not_trusted_renews_nothing(fleet: Fleet, tmp_path: Path) -> Non
         install(fleet.store, model.path, fleet.trust)
     folder = fleet.store.folder(fleet.store.state().slots["a"].folder)
     assert verify_bundle(open_bundle(folder), fleet.trust).version == 1
+
+
+def test_a_model_that_waits_for_its_trial_is_installed_once_more(fleet: Fleet) -> None:
+    fleet.running(1)
+    second = fleet.installed(2)
+    before, notes = fleet.store.state(), list[str]()
+    again = install(fleet.store, second.path, fleet.trust, note=notes.append)
+    assert again == before.slots["b"]
+    said = "is in slot b already, with these signatures; nothing was changed."
+    assert notes == [f"{second.path}: {said}"]
+    assert fleet.store.state() == before
+    assert try_model(fleet.store, fleet.trust, model=second.hash).trial is not None
+
+
+def test_what_runs_or_is_tried_is_installed_again_by_an_updater_alone(fleet: Fleet) -> None:
+    first = fleet.running(1)
+    second = fleet.installed(2)
+    try_model(fleet.store, fleet.trust)
+    with pytest.raises(SlotError, match="is being tried; commit it or roll it back first"):
+        install(fleet.store, second.path, fleet.trust)
+    before = fleet.store.state()
+    install(fleet.store, second.path, fleet.trust, again=True)
+    assert try_model(fleet.store, fleet.trust, model=second.hash) == before
+    commit(fleet.store, HEALTHY)
+    with pytest.raises(SlotError, match="is in slot b already, with these signatures"):
+        install(fleet.store, second.path, fleet.trust)
+    before = fleet.store.state()
+    install(fleet.store, second.path, fleet.trust, again=True)
+    assert try_model(fleet.store, fleet.trust, model=second.hash).trial is None, "not the first"
+    assert fleet.store.state() == before
+    with pytest.raises(SlotError, match="is in slot a already, with these signatures"):
+        install(fleet.store, first.path, fleet.trust, again=True)
+    with pytest.raises(SlotError, match="holds another model meanwhile; install a model first"):
+        try_model(fleet.store, fleet.trust, model="0" * 64)

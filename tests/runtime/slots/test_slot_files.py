@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleets import Fleet
+from fleets import Fleet, StandInPlans
 from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.bundle.packed import pack, unpacked
 from roadshift.runtime.errors import BundleError, OutputError, RoadshiftError, SlotError
 from roadshift.runtime.signing.statement import moment_of
-from roadshift.runtime.slots import install, open_slots, roll_back
+from roadshift.runtime.slots import (
+    build_plans,
+    install,
+    open_slots,
+    roll_back,
+    start_of_run,
+    try_model,
+)
 from roadshift.runtime.slots.audit import hash_of, new_record, record_line
+from roadshift.runtime.slots.changes import set_clock
 from roadshift.runtime.slots.install import copy_bundle
 
 
@@ -74,6 +82,41 @@ def test_a_state_edited_to_lower_its_floor_shows_in_the_audit(fleet: Fleet) -> N
     del good["record"]["state"]  # as an earlier version wrote it
     path.write_text(json.dumps(good))
     assert fleet.store.state().floor == 5
+
+
+@pytest.mark.parametrize("digest", ["left", "edited"])
+def test_no_change_makes_an_edited_state_good(fleet: Fleet, digest: str) -> None:
+    old = fleet.running(1)
+    fleet.running(2)
+    running = fleet.running(5)
+    path = fleet.store.path / "state.json"
+    good = path.read_bytes()
+    edited = fleet.store.state().model_copy(update={"floor": 0})
+    if digest == "edited":
+        record = {**edited.record, "state": edited.digest()}
+        edited = edited.model_copy(update={"record": record})
+    path.write_bytes(edited.to_bytes())
+    said = "was changed by something else|was changed or cut by someone else"
+    for change in (
+        lambda: install(fleet.store, old.path, fleet.trust),
+        lambda: set_clock(fleet.store, "by hand"),
+        lambda: try_model(fleet.store, fleet.trust),
+        lambda: roll_back(fleet.store, "by hand"),
+        lambda: build_plans(fleet.store, fleet.trust, StandInPlans()),
+    ):
+        with pytest.raises(SlotError, match=said):
+            change()
+        assert path.read_bytes() == edited.to_bytes()
+    with pytest.raises(SlotError):
+        fleet.store.audit()
+    notes = list[str]()
+    active = start_of_run(fleet.store, fleet.trust, note=notes.append).active
+    assert active is not None
+    assert active.hash == running.hash
+    assert any(note.endswith("The model that runs goes on; nothing is tried.") for note in notes)
+    path.write_bytes(good)
+    set_clock(fleet.store, "by hand")
+    fleet.store.audit()
 
 
 def test_a_huge_audit_file_is_checked_in_little_memory(

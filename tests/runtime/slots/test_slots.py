@@ -95,8 +95,23 @@ def test_a_model_that_never_becomes_healthy_loses_its_starts(fleet: Fleet) -> No
         assert start.trial is not None
         assert start.state.trial is not None
         assert start.state.trial.starts_left == left
-    assert start_of_run(fleet.store, fleet.trust).trial is None
-    assert "never became healthy in 3 starts" in fleet.store.state().slots["b"].reason
+    notes = list[str]()
+    assert start_of_run(fleet.store, fleet.trust, note=notes.append).trial is None
+    reason = "it never became healthy in 3 starts"
+    assert fleet.store.state().slots["b"].reason == reason
+    assert notes == [f"{fleet.store.path}: slot b was rolled back: {reason}."]
+
+
+def test_a_start_says_that_it_ends_a_trial_that_is_damaged(fleet: Fleet) -> None:
+    fleet.running(1)
+    second = fleet.installed(2)
+    try_model(fleet.store, fleet.trust)
+    (fleet.store.folder(second.hash) / "model.onnx").write_bytes(b"")
+    notes = list[str]()
+    assert start_of_run(fleet.store, fleet.trust, note=notes.append).trial is None
+    (said,) = notes
+    assert said.startswith(f"{fleet.store.path}: slot b was rolled back: ")
+    assert "has 0 bytes and manifest.json says" in said
 
 
 def test_the_end_of_a_trial_rolls_nothing_else_back(fleet: Fleet) -> None:
@@ -166,8 +181,6 @@ def test_what_may_not_be_installed(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet.events()[-len(cases) :] == ["refused"] * len(cases)
     assert {p.name for p in (fleet.store.path / "models").iterdir()} == {first.hash}
     install(fleet.store, bare.path, fleet.trust, self_test=False)
-    with pytest.raises(SlotError, match="is in slot b already"):
-        install(fleet.store, bare.path, fleet.trust, self_test=False)
 
 
 def test_a_gate_that_could_not_tell_leaves_it_to_a_person(fleet: Fleet) -> None:

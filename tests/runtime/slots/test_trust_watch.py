@@ -1,0 +1,121 @@
+"""A run that goes on while the model that serves is revoked, or expires."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fleets import Fleet
+from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.engines import Engine
+from roadshift.runtime.errors import BundleError, SignatureError
+from roadshift.runtime.gentle import FrameGaps
+from roadshift.runtime.signing import Trust, open_trust, sign_bundle, update_trust
+from roadshift.runtime.signing.trust_updates import Changes, changed, propose
+from roadshift.runtime.slots import install, start_of_run
+from roadshift.runtime.slots.serving import SlotEngine
+from roadshift.runtime.slots.trust_watch import TrustWatch
+
+BATCH = np.zeros((1, 16, 32, 3), np.uint8)
+YEAR = timedelta(days=365)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+def revoke(fleet: Fleet, *models: Bundle) -> Trust:
+    """Bring the vehicle an update that revokes models."""
+    what = Changes(revoke_models={model.hash: "recall" for model in models})
+    now = open_trust(fleet.trust.path)
+    return update_trust(fleet.trust.path, propose(changed(now, what), [fleet.key]))
+
+
+def until(done: Callable[[], object], engine: Engine) -> None:
+    end = time.monotonic() + 20
+    while not done():
+        engine.infer(BATCH)
+        assert time.monotonic() < end, "it never happened"
+        time.sleep(0.002)
+
+
+def served_by(engine: SlotEngine) -> str:
+    return engine._serving.hash
+
+
+def test_a_model_revoked_while_it_serves_makes_room_for_the_model_before(fleet: Fleet) -> None:
+    first, second = fleet.running(1), fleet.running(2)
+    notes = list[str]()
+    with SlotEngine(fleet.store, fleet.trust, note=notes.append) as engine:
+        assert served_by(engine) == second.hash
+        revoke(fleet, second)
+        until(lambda: served_by(engine) == first.hash, engine)
+        until(lambda: "swapped" in fleet.events(), engine)
+    state = fleet.store.state()
+    assert (state.active, state.slots["b"].condition) == ("a", "failed")
+    assert "was revoked (recall)" in state.slots["b"].reason
+    assert any(
+        n.endswith("revoked (recall); install another. The model before serves.") for n in notes
+    )
+
+
+def test_without_another_model_a_revoked_one_serves_until_the_next_start(fleet: Fleet) -> None:
+    first, second = fleet.running(1), fleet.running(2)
+    notes = list[str]()
+    with SlotEngine(fleet.store, fleet.trust, note=notes.append) as engine:
+        trust = revoke(fleet, first, second)
+        until(lambda: "no longer trusted" in fleet.events(), engine)
+        time.sleep(0.7)  # three looks at the slots
+        engine.infer(BATCH)
+        assert served_by(engine) == second.hash
+    assert fleet.events().count("no longer trusted") == 1
+    said = "There is no other model; it serves on until the next start."
+    assert len([note for note in notes if note.endswith(said)]) == 1
+    assert fleet.store.state().active == "b"
+    with pytest.raises(SignatureError, match="was revoked"):
+        start_of_run(fleet.store, trust)
+
+
+@pytest.mark.parametrize("disk", ["fine", "full"])
+def test_a_model_that_expires_while_it_serves_makes_room(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, disk: str
+) -> None:
+    first, second = fleet.running(1), fleet.running(2)
+    sign_bundle(second, fleet.key, version=3, expires=datetime.now(timezone.utc) + YEAR)
+    install(fleet.store, second.path, fleet.trust)
+    clock = type(fleet.store).now
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with SlotEngine(fleet.store, fleet.trust) as engine:
+        time.sleep(0.5)
+        engine.infer(BATCH)
+        assert served_by(engine) == second.hash
+        if disk == "full":
+            monkeypatch.setattr("os.fsync", full)
+        monkeypatch.setattr(type(fleet.store), "now", lambda *args: clock(*args) + 2 * YEAR)
+        until(lambda: served_by(engine) == first.hash, engine)
+        until(lambda: disk == "full" or fleet.store.state().active == "a", engine)
+    if disk == "fine":
+        assert "expired on" in fleet.store.state().slots["b"].reason
+
+
+def test_signatures_that_are_exchanged_meanwhile_are_no_loss_of_trust(fleet: Fleet) -> None:
+    model = fleet.running(1)
+    before = fleet.store.state()
+    watch = TrustWatch(fleet.store, fleet.trust, pytest.fail, FrameGaps())
+    fleet.signed_again(1, 2)
+    install(fleet.store, model.path, fleet.trust)
+    assert watch.problem(before, model.hash) is None  # whose folder is gone
+    assert watch.problem(fleet.store.state(), model.hash) is None
+    (fleet.store.folder(fleet.store.state().slots["a"].folder) / "manifest.json").unlink()
+    assert watch.problem(fleet.store.state(), model.hash) is None, "verified already"
+    revoke(fleet, fleet.model(2))
+    with pytest.raises(BundleError):
+        watch.problem(fleet.store.state(), model.hash)
