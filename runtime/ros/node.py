@@ -88,7 +88,7 @@ class SegmentationNode(Closing):
         if unknown := _unknown_parameters(self._node):
             self._note(
                 f"The node has no parameters; left out: {', '.join(unknown)}. The model and its "
-                "engine are arguments of the command, as in roadshift ros BUNDLE --backend NAME."
+                "engine are arguments of the command, as in `roadshift ros BUNDLE --backend NAME`."
             )
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
