@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache
 
 import pytest
+from hypothesis import settings
 from roadshift.runtime.probes import core_watch
 from roadshift.runtime.probes.driver import driver_problem
 
@@ -18,6 +19,10 @@ from roadshift.runtime.probes.driver import driver_problem
 # and takes out of `sys.modules` what it did not find there.
 with suppress(ImportError):
     import openvino  # noqa: F401
+
+# Examples may take as long as a machine lets them that does other work as well.
+settings.register_profile("roadshift", deadline=None)
+settings.load_profile("roadshift")
 
 pytest.register_assert_rewrite(
     "export_cases", "kernel_cases", "label_guard", "loss_cases", "run_cases", "traced_cases"
