@@ -1,8 +1,8 @@
 """Serving from slots: trials beside the model that runs, swaps between frames, failures."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from roadshift.runtime.frames import Frame
 from roadshift.runtime.pipeline import Pipeline
 from roadshift.runtime.slots import roll_back, try_model
 from roadshift.runtime.slots.serving import SlotEngine
+from serving_cases import serve_until
 
 RNG = np.random.default_rng(0)
 BATCH = RNG.integers(0, 256, (1, 4, 8, 3), dtype=np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+until = partial(serve_until, BATCH)
 
 
 @pytest.fixture
@@ -29,15 +31,6 @@ def fleet(tmp_path: Path) -> Fleet:
 def labels_of(bundle: Bundle, batch: np.ndarray = BATCH) -> np.ndarray:
     with open_engine(bundle) as engine:
         return engine.infer(batch)
-
-
-def until(done: Callable[[], bool], engine: Engine) -> None:
-    """Serve frames until something is so; a hang fails."""
-    end = time.monotonic() + 20
-    while not done():
-        engine.infer(BATCH)
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.002)
 
 
 def serving(fleet: Fleet, **how: Any) -> SlotEngine:

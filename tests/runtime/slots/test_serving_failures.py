@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from roadshift.runtime.signing.trust_updates import Changes, changed, countersig
 from roadshift.runtime.slots import SlotStore, commit, install, roll_back, start_of_run, try_model
 from roadshift.runtime.slots.health import Trials
 from roadshift.runtime.slots.serving import SlotEngine
+from serving_cases import serve_until, served_by
 from signed_bundles import small_bundle
 
 BATCH = (np.arange(16 * 32 * 3) % 251).astype(np.uint8).reshape(1, 16, 32, 3)
+until = partial(serve_until, BATCH)
 
 
 @pytest.fixture
@@ -71,18 +74,6 @@ def fail() -> None:
 
 def serving(fleet: Fleet, **how: Any) -> SlotEngine:
     return SlotEngine(fleet.store, fleet.trust, frames=5, share=0.9, **how)
-
-
-def until(done: Callable[[], object], engine: Engine) -> None:
-    end = time.monotonic() + 20
-    while not done():
-        engine.infer(BATCH)
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.002)
-
-
-def served_by(engine: Engine) -> str:
-    return engine._serving.hash  # type: ignore[attr-defined, no-any-return]
 
 
 def test_a_trial_that_hangs_is_rolled_back_and_the_run_ends(

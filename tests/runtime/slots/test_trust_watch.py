@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fleets import Fleet
 from roadshift.runtime.bundle import Bundle
-from roadshift.runtime.engines import Engine
 from roadshift.runtime.errors import BundleError, SignatureError
 from roadshift.runtime.gentle import FrameGaps
 from roadshift.runtime.signing import Trust, open_trust, sign_bundle, update_trust
@@ -19,8 +18,10 @@ from roadshift.runtime.signing.trust_updates import Changes, changed, propose
 from roadshift.runtime.slots import install, start_of_run
 from roadshift.runtime.slots.serving import SlotEngine
 from roadshift.runtime.slots.trust_watch import TrustWatch
+from serving_cases import serve_until, served_by
 
 BATCH = np.zeros((1, 16, 32, 3), np.uint8)
+until = partial(serve_until, BATCH)
 YEAR = timedelta(days=365)
 
 
@@ -34,18 +35,6 @@ def revoke(fleet: Fleet, *models: Bundle) -> Trust:
     what = Changes(revoke_models={model.hash: "recall" for model in models})
     now = open_trust(fleet.trust.path)
     return update_trust(fleet.trust.path, propose(changed(now, what), [fleet.key]))
-
-
-def until(done: Callable[[], object], engine: Engine) -> None:
-    end = time.monotonic() + 20
-    while not done():
-        engine.infer(BATCH)
-        assert time.monotonic() < end, "it never happened"
-        time.sleep(0.002)
-
-
-def served_by(engine: SlotEngine) -> str:
-    return engine._serving.hash
 
 
 def test_a_model_revoked_while_it_serves_makes_room_for_the_model_before(fleet: Fleet) -> None:
