@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Annotated
@@ -124,18 +126,12 @@ def verify(bundle: BundleOrPacked, trust: TrustFolder, as_json: Json = False) ->
     from ..runtime.bundle import open_bundle
     from ..runtime.bundle.packed import named_as, unpacked
     from ..runtime.console.terminal import say
-    from ..runtime.errors import BundleError, SignatureError
     from ..runtime.signing import open_trust, verify_bundle
     from .tables import show
 
     trusted = open_trust(trust)
-    try:
-        with unpacked(bundle) as folder, named_as(bundle, folder):
-            found = verify_bundle(open_bundle(folder), trusted)
-    except BundleError as error:
-        if not os.path.exists(bundle):
-            raise
-        raise SignatureError(error.marked) from error
+    with damage_as_distrust(bundle), unpacked(bundle) as folder, named_as(bundle, folder):
+        found = verify_bundle(open_bundle(folder), trusted)
     names = ", ".join(trusted.name(key) for key in found.signers)
     document = {
         "bundle": str(bundle),
@@ -187,6 +183,19 @@ def pack(
             f"Packed {bundle} into {path} ({size / 2**20:.1f} MiB, SHA-256 {document['sha256']})."
         ),
     )
+
+
+@contextmanager
+def damage_as_distrust(bundle: Path) -> Iterator[None]:
+    """End with the exit code of distrust where a bundle is there and is damaged."""
+    from ..runtime.errors import BundleError, SignatureError
+
+    try:
+        yield
+    except BundleError as error:
+        if not os.path.exists(bundle):
+            raise
+        raise SignatureError(error.marked) from error
 
 
 def key_password() -> str | None:

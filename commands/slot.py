@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import Backend, Device, Json, Threads, Topic
-from .signing import BundleOrPacked, TrustFolder
+from .signing import BundleOrPacked, TrustFolder, damage_as_distrust
 
 if TYPE_CHECKING:
     from ..runtime.slots import PlanBuilder, SlotState, SlotStore
@@ -86,7 +86,7 @@ def install(
 
     store, trusted = open_slots(slots), open_trust(trust)
     runs_plans = backend in ("auto", "tensorrt") and device != "cpu"
-    with _plan_builder(plan if runs_plans else "none") as plans:
+    with damage_as_distrust(bundle), _plan_builder(plan if runs_plans else "none") as plans:
         installed = install_bundle(
             store,
             bundle,
@@ -125,10 +125,11 @@ def try_(
 
     store = open_slots(slots)
     trusted = open_trust(trust)
-    with _plan_builder(plan) as plans:
-        if plans is not None:
-            build_plan_of(store, trusted, store.state().idle, plans)
-    try_model(store, trusted, accept_ask=accept_ask)
+    with damage_as_distrust(slots):
+        with _plan_builder(plan) as plans:
+            if plans is not None:
+                build_plan_of(store, trusted, store.state().idle, plans)
+        try_model(store, trusted, accept_ask=accept_ask)
     _show(store, as_json)
 
 
@@ -211,6 +212,15 @@ def rollback(
 @slot.command()
 def wait(
     slots: Slots,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            metavar="BUNDLE",
+            help="The model that is meant, a folder or a packed file; whichever is on trial, "
+            "unless given.",
+        ),
+    ] = None,
     timeout: Annotated[str, typer.Option(help="Longest time, e.g. 90s or 10m.")] = "10m",
     as_json: Json = False,
 ) -> None:
@@ -218,12 +228,14 @@ def wait(
 
     Exit code 0: it was committed. 9: it was rolled back. 1: the run has not decided in time.
     """
+    from ..runtime.bundle.packed import hash_of
     from ..runtime.slots import open_slots
-    from ..runtime.slots.changes import wait_for_decision
+    from ..runtime.slots.waiting import wait_for_decision
     from .parse import parse_duration
 
     store = open_slots(slots)
-    wait_for_decision(store, parse_duration("--timeout", timeout))
+    hash = hash_of(model) if model is not None else None
+    wait_for_decision(store, parse_duration("--timeout", timeout), model=hash)
     _show(store, as_json)
 
 

@@ -21,7 +21,7 @@ from ..errors import BundleError, EngineError, SignatureError, SlotError
 from ..regular_files import read_regular_file
 from ..strict_json import LARGEST
 from .manifest import MANIFEST_NAME
-from .reader import Bundle
+from .reader import Bundle, open_bundle
 
 SUFFIX = ".roadshift"
 MOST_FILES = 1024
@@ -125,6 +125,16 @@ def named_as(source: str | Path, folder: Path) -> Iterator[None]:
         if str(folder) == str(source) or str(folder) not in error.marked:
             raise
         raise type(error)(error.marked.replace(str(folder), str(source))) from error
+
+
+def hash_of(source: Path) -> str:
+    """The hash by which a bundle is named, of its folder or a packed file; no content is hashed.
+
+    Raises:
+        BundleError, OutputError: as `unpacked` and `open_bundle`.
+    """
+    with unpacked(source) as folder, named_as(source, folder):
+        return open_bundle(folder, verify=False).hash
 
 
 def _unpack(source: Path, folder: Path) -> None:

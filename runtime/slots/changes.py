@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -311,29 +310,6 @@ def end_trial(store: SlotStore, reason: str) -> SlotState:
         if state.trial is None:
             return state
         return _failed(store, state, state.trial.slot, reason)
-
-
-def wait_for_decision(store: SlotStore, timeout_s: float, *, poll_s: float = 0.2) -> SlotState:
-    """Wait until the model on trial was committed.
-
-    Raises:
-        SlotError: no model is on trial and the last one was not committed, or time is up.
-        UnhealthyError: it was rolled back.
-    """
-    until = time.monotonic() + timeout_s
-    while (state := store.state()).trial is not None:
-        if time.monotonic() >= until:
-            raise SlotError(
-                f"{store.path}: slot {state.trial.slot} is still on trial; it takes frames that a "
-                "run serves, or roadshift slot commit with some."
-            )
-        time.sleep(poll_s)
-    other = state.model(state.idle)
-    if other is not None and other.condition == "failed":
-        raise UnhealthyError(f"{store.path}: slot {state.idle} was rolled back: {other.reason}.")
-    if state.active is None:
-        raise SlotError(f"{store.path}: no model was ever tried.")
-    return state
 
 
 def _failed(store: SlotStore, state: SlotState, slot: Slot, reason: str) -> SlotState:

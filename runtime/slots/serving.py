@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError, RoadshiftError, UnhealthyError
+from ..errors import BundleError, EngineError, RoadshiftError, UnhealthyError
 from ..gentle import FrameGaps, gently
 from ..signing import Trust
 from .changes import Start, can_roll_back, commit, record, roll_back, start_of_run, trusted_model
@@ -88,6 +88,7 @@ class SlotEngine(Engine):
         self._retired = deque[Engine]()  # for the watching thread to close
         self._given_up = dict[str, str]()  # hashes of models that failed in this run, and why
         self._unrecorded = deque[str]()  # those of them whose rollback is not recorded yet
+        self._distrusted: RoadshiftError | None = None  # the last reason that was acted on
         self._lock = store.conducting()
         try:
             start = start_of_run(store, trust, trying=self._lock is not None, note=note)
@@ -150,8 +151,7 @@ class SlotEngine(Engine):
     def _after_failure(self, error: EngineError) -> Engine:
         """The engine of another model, where the one that runs fails.
 
-        It serves first and is recorded then, so that neither a busy store nor a full disk costs
-        frames.
+        It serves first and is recorded then: neither a busy store nor a full disk costs frames.
 
         Raises:
             EngineError: there is none.
@@ -201,10 +201,9 @@ class SlotEngine(Engine):
 
     def _is_due(self, failed: str) -> bool:
         try:
-            state = self._store.state()
+            return can_roll_back(self._store.state(), failed)
         except RoadshiftError:
             return True
-        return can_roll_back(state, failed)
 
     # --- the thread that watches ---
 
@@ -260,9 +259,12 @@ class SlotEngine(Engine):
         Where there is none, it serves on: a car that drives keeps its labels until the next start.
         """
         hash = self._serving.hash
-        error = self._watched.problem(self._store.state(), hash) if self._next is None else None
-        if error is None:
+        error = self._watched.problem(self._store.state(), hash)
+        if error in (None, self._distrusted) or self._next is not None:
             return
+        self._distrusted = error
+        if isinstance(error, BundleError):
+            raise error  # what is open serves on, and the next start finds it damaged
         with gently(self._gaps):
             other = self._another(hash)
         if other is None:
@@ -293,8 +295,9 @@ class SlotEngine(Engine):
         self._take_over(new)
 
     def _start_trial(self, hash: str) -> None:
-        if hash in self._given_up or hash == self._serving.hash:
+        if hash in self._unrecorded or hash == self._serving.hash:
             return
+        self._given_up.pop(hash, None)  # somebody lets it be tried once more
         with gently(self._gaps):
             start = start_of_run(self._store, self._watched.trust, note=self._say)
             self._generation = start.state.generation
@@ -306,12 +309,10 @@ class SlotEngine(Engine):
         trial = self._trial
         if trial is None or self._next is not None:
             return
-        failure = trial.failure
-        if failure is None and trial.busy_s > self._stuck_s:
-            failure = f"its engine gives no labels for a frame within {self._stuck_s:g} s"
-        if failure is not None:
+        distrust = self._watched.problem(self._store.state(), trial.hash)
+        if failure := trial.failed(self._stuck_s) or distrust:
             self._end_trial()
-            self._give_up(trial.hash, failure)
+            self._give_up(trial.hash, str(failure))
         elif trial.outcome is not None:
             try:
                 self._generation = commit(self._store, trial.outcome).generation
@@ -394,7 +395,6 @@ class SlotEngine(Engine):
 
     def _describe_as(self, engine: Engine) -> None:
         """Take over what the engine says of itself."""
-        for name in ("label_space", "input", "backend", "precision", "device", "artefact"):
+        said = "label_space input label_size backend precision device artefact reason"
+        for name in said.split():
             setattr(self, name, getattr(engine, name))
-        self.label_size = engine.label_size
-        self.reason = engine.reason

@@ -36,7 +36,7 @@ class RunningTrial:
         hash: of its bundle.
         engine: open and warm; closed by `close`, unless it was taken over by `release`.
         p99_ms: longest time of a frame; None for no bound.
-        frames: that it has to see.
+        frames: that it has to see, or more in doubt, see `Trials.is_decided`.
         share: of the time that it may be at work.
 
     Attributes:
@@ -57,6 +57,12 @@ class RunningTrial:
         self._fresh, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._see, daemon=True)
         self._thread.start()
+
+    def failed(self, stuck_s: float) -> str | None:
+        """The reason why it will not be decided: a failure, or ``stuck_s`` at one frame."""
+        if self.failure is None and self.busy_s > stuck_s:
+            return f"its engine gives no labels for a frame within {stuck_s:g} s"
+        return self.failure
 
     @property
     def busy_s(self) -> float:
@@ -106,7 +112,7 @@ class RunningTrial:
             finally:
                 self._since = None
             self._sample = None
-            if self._trials.frames >= self._frames or self._trials.too_slow(self._frames):
+            if self._trials.is_decided(self._frames):
                 self.outcome = self._trials.health()
                 return
             self._stopped.wait(took * (1 / self._share - 1))

@@ -1,13 +1,14 @@
-"""The trust in the model that serves, while its run goes on.
+"""The trust in the models of a run, while it goes on.
 
 Verifying is no work for every look at the slots: it is done anew where ``trust.json`` is another
-file, another model serves or has other signatures, or the first signature or key has expired.
+file, a model has other signatures, or the first signature or key has expired.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -22,8 +23,16 @@ from .state import Installed, SlotState
 from .store import SlotStore
 
 
+@dataclass(frozen=True)
+class _Look:
+    """The outcome of verifying a model, and when its first signature or key expires after it."""
+
+    problem: SignatureError | BundleError | None
+    until: datetime | None = None
+
+
 class TrustWatch:
-    """Follows a trust document, and the model that serves by it.
+    """Follows a trust document, and the models that run by it.
 
     Args:
         note: called with a sentence where the document is damaged; what it said before counts on.
@@ -39,36 +48,29 @@ class TrustWatch:
         self.trust = trust
         self._store, self._note, self._gaps = store, note, gaps
         self._file = _identity(trust.path)
-        self._known: str | None = None  # folder of the model that was verified
-        self._until: datetime | None = None  # the first expiry after that
+        self._looks = dict[str, _Look]()  # by the model's folder
 
-    def problem(self, state: SlotState, hash: str) -> SignatureError | None:
-        """The reason why a model in a slot may not run any more, once for every change.
+    def problem(self, state: SlotState, hash: str) -> SignatureError | BundleError | None:
+        """The reason why a model in a slot may not run any more; the same object until a change.
 
-        None where it may, where nothing changed since the last look, or where no slot holds it.
-
-        Raises:
-            BundleError: it is damaged.
+        A `BundleError` where it is damaged; None where it may run, or where no slot holds it.
         """
         if (file := _identity(self.trust.path)) != self._file:
-            self._file, self._known = file, None
+            self._file = file
+            self._looks.clear()
             self.read()
         model = _holding(state, hash)
-        if model is None or (model.folder == self._known and not self._is_over(state)):
+        if model is None:
             return None
-        self._known, self._until = model.folder, None
-        try:
-            with gently(self._gaps):
-                found = self._verified(state, model)
-            self._until = self._first_expiry(found, self._store.now(state))
-        except (BundleError, SignatureError) as error:
-            if _holding(self._store.state(), hash) != model:
-                self._known = None  # its signatures were renewed meanwhile, the old ones removed
-            elif isinstance(error, SignatureError):
-                return error
-            else:
-                raise
-        return None
+        look = self._looks.get(model.folder)
+        if look is None or (look.until is not None and look.until <= self._store.now(state)):
+            look = self._look(state, model)
+            if look.problem is not None and _holding(self._store.state(), hash) != model:
+                return None  # its signatures were renewed meanwhile, the old ones removed
+            held = {one.folder for one in state.slots.values()}
+            self._looks = {key: one for key, one in self._looks.items() if key in held}
+            self._looks[model.folder] = look
+        return look.problem
 
     def read(self) -> None:
         """Read the document anew."""
@@ -77,15 +79,20 @@ class TrustWatch:
         except SignatureError as error:
             self._note(f"{error} What it said before counts on.")
 
+    def _look(self, state: SlotState, model: Installed) -> _Look:
+        try:
+            with gently(self._gaps):
+                found = self._verified(state, model)
+        except (BundleError, SignatureError) as error:
+            return _Look(error)
+        return _Look(None, self._first_expiry(found, self._store.now(state)))
+
     def _verified(self, state: SlotState, model: Installed) -> Verified:
         """The model with its signatures; its files were checked when it was opened."""
         in_a_gap()
         bundle = open_bundle(self._store.folder(model.folder), verify=False)
         in_a_gap()
         return verified_now(self._store, state, bundle, self.trust)
-
-    def _is_over(self, state: SlotState) -> bool:
-        return self._until is not None and self._until <= self._store.now(state)
 
     def _first_expiry(self, found: Verified, now: datetime) -> datetime | None:
         """The time to look again where nothing else happens: a signature or a key expires then."""

@@ -55,6 +55,10 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
     told = json.loads(roadshift("pack", bundle.path, "--out", packed, "--json"))
     assert told["sha256"] == hashlib.sha256(packed.read_bytes()).hexdigest()
     roadshift("verify", packed, *trust)
+    damaged = car.folder / "d.roadshift"
+    damaged.write_bytes(packed.read_bytes() + b"x")
+    assert "damaged" in roadshift("slot", "install", damaged, *slots, *trust, code=8)
+    roadshift("slot", "install", car.folder / "none", *slots, *trust, code=1)
     roadshift("slot", "install", packed, *slots, *trust, "--plan", "fp32")
     assert "use auto, none, fp32" in roadshift("slot", "build", *slots, *trust, "--plan=x", code=1)
     roadshift("slot", "try", *slots, *trust, "--plan", "none")
@@ -65,9 +69,21 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
     assert (state["active"], state["floor"]) == ("a", 7)
     roadshift("slot", "clock", *slots, "--reason", "it said 2100")
     events = [one["event"] for one in json.loads(roadshift("slot", "audit", *slots, "--json"))]
-    assert events == ["created", "installed", "tried", "started", "committed", "clock set"]
+    assert events == [
+        "created",
+        "refused",
+        "refused",
+        "installed",
+        "tried",
+        "started",
+        "committed",
+        "clock set",
+    ]
     (last,) = json.loads(roadshift("slot", "audit", *slots, "--last", 1, "--json"))
-    assert last["number"] == 5
+    assert last["number"] == 7
+    wait = ("slot", "wait", *slots, "--model")
+    roadshift(*wait, packed)
+    assert "is in no slot" in roadshift(*wait, car.model(3).path, code=1)
 
 
 @pytest.mark.slow

@@ -345,16 +345,24 @@ def test_keys_that_were_rotated_are_known_to_a_run_that_goes_on(fleet: Fleet) ->
         until(lambda: served_by(engine) == bundle.hash, engine)
 
 
-def test_a_trial_that_can_only_be_too_slow_ends_early() -> None:
-    trials = Trials(("road",), p99_ms=10)
-    labels = np.zeros((4, 4), np.uint8)
-    trials.add(labels, labels, 50.0)
-    assert not trials.too_slow(100)
-    trials.add(labels, labels, 50.0)
-    assert trials.too_slow(100)
-    for _ in range(98):
-        trials.add(labels, labels, 1.0)
-    assert not trials.health().passed, "as it was foretold"
+def test_a_model_that_failed_in_a_run_is_tried_anew_by_it(fleet: Fleet) -> None:
+    fleet.running(1)
+    bundle = fleet.installed(2, weights_of=1)
+    failing = [True]
+
+    def fragile(found: Bundle) -> Engine:
+        if found.hash == bundle.hash and failing:
+            raise EngineError("no such luck.")
+        return open_engine(found)
+
+    with SlotEngine(fleet.store, fleet.trust, frames=5, share=0.9, open_with=fragile) as engine:
+        try_model(fleet.store, fleet.trust)
+        until(lambda: fleet.store.state().slots["b"].condition == "failed", engine)
+        failing.clear()
+        install(fleet.store, bundle.path, fleet.trust)
+        try_model(fleet.store, fleet.trust)
+        until(lambda: served_by(engine) == bundle.hash, engine)
+    assert fleet.store.state().active == "b"
 
 
 def test_a_first_model_on_a_full_disk_says_so(

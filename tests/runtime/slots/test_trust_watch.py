@@ -15,7 +15,7 @@ from roadshift.runtime.errors import BundleError, SignatureError
 from roadshift.runtime.gentle import FrameGaps
 from roadshift.runtime.signing import Trust, open_trust, sign_bundle, update_trust
 from roadshift.runtime.signing.trust_updates import Changes, changed, propose
-from roadshift.runtime.slots import install, start_of_run
+from roadshift.runtime.slots import install, start_of_run, try_model
 from roadshift.runtime.slots.serving import SlotEngine
 from roadshift.runtime.slots.trust_watch import TrustWatch
 from serving_cases import serve_until, served_by
@@ -106,5 +106,31 @@ def test_signatures_that_are_exchanged_meanwhile_are_no_loss_of_trust(fleet: Fle
     (fleet.store.folder(fleet.store.state().slots["a"].folder) / "manifest.json").unlink()
     assert watch.problem(fleet.store.state(), model.hash) is None, "verified already"
     revoke(fleet, fleet.model(2))
-    with pytest.raises(BundleError):
-        watch.problem(fleet.store.state(), model.hash)
+    damage = watch.problem(fleet.store.state(), model.hash)
+    assert isinstance(damage, BundleError)
+    assert watch.problem(fleet.store.state(), model.hash) is damage, "the same until a change"
+
+
+def test_a_model_revoked_during_its_trial_is_never_committed(fleet: Fleet) -> None:
+    first, second = fleet.running(1), fleet.installed(2)
+    with SlotEngine(fleet.store, fleet.trust, frames=10**6) as engine:
+        try_model(fleet.store, fleet.trust)
+        until(lambda: "started" in fleet.events(), engine)
+        revoke(fleet, second)
+        until(lambda: fleet.store.state().trial is None, engine)
+        assert served_by(engine) == first.hash
+    state = fleet.store.state()
+    assert (state.active, state.slots["b"].condition) == ("a", "failed")
+    assert "was revoked (recall)" in state.slots["b"].reason
+    assert "committed" not in fleet.events()[fleet.events().index("tried", 3) :]
+
+
+def test_the_first_model_revoked_in_its_trial_serves_on_uncommitted(fleet: Fleet) -> None:
+    model = fleet.installed(1)
+    try_model(fleet.store, fleet.trust)
+    with SlotEngine(fleet.store, fleet.trust, frames=10**6) as engine:
+        revoke(fleet, model)
+        until(lambda: fleet.store.state().trial is None, engine)
+        assert served_by(engine) == model.hash
+    assert fleet.store.state().slots["a"].condition == "failed"
+    assert fleet.events().count("no longer trusted") == 1
