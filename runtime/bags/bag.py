@@ -10,10 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..errors import FrameError
-from ..folders.bag_folders import bag_parts
-from .bag_file import BagFile, Channel, Contents, Place
+from ..folders.bag_folders import bag_parts, is_packed
+from .bag_file import CDR, BagFile, Channel, Contents, Place
+from .chunks import unpacked_message
 from .mcap_file import McapFile
 from .messages import CAMERA_SCHEMAS, CameraMessage, camera_message
+from .packed_parts import PackedFile, unpacked_parts
 from .regions import BrokenBagError
 from .ros1_file import Ros1File
 from .sqlite_file import SqliteFile
@@ -76,7 +78,8 @@ class BagIndex:
             data = file.read(message.place)
         except OSError as error:
             raise BrokenBagError(f"its file cannot be read ({error.strerror or error})") from error
-        return camera_message(self.channels[message.file][message.place.channel], data)
+        channel = self.channels[message.file][message.place.channel]
+        return camera_message(channel, unpacked_message(data) if channel.encoding == CDR else data)
 
 
 def open_part(path: Path) -> BagFile:
@@ -86,6 +89,9 @@ def open_part(path: Path) -> BagFile:
         BrokenBagError: it is of no kind of bag.
         OSError: it cannot be opened.
     """
+    if is_packed(path):
+        (content,) = unpacked_parts([path])
+        return PackedFile(content, open_part)
     suffix = path.suffix.lower()
     if suffix == ".mcap":
         return McapFile(path)
@@ -139,11 +145,6 @@ def _read_index(path: Path, parts: tuple[Path, ...], _: tuple[tuple[int, int], .
 
 def _contents_of(part: Path, *, is_alone: bool) -> Contents:
     """Contents of one file of a bag; of one among several that is no such file, its damage."""
-    if part.suffix.lower() == ".zstd":
-        raise FrameError(
-            f"{part} is compressed as a whole; decompress the bag's files first, with "
-            f"`zstd -d --rm {part.name}`."
-        )
     try:
         file = open_part(part)
         try:

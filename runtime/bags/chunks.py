@@ -20,6 +20,7 @@ from .regions import BrokenBagError, MemoryRegion, Region
 
 CHUNK_LIMIT = 2**29  # bytes of one chunk; recorders write about one or four megabytes
 _PIECE = 1 << 18  # bytes that are decompressed at a time where a chunk is damaged
+_ZSTD = b"\x28\xb5\x2f\xfd"  # a frame begins with
 _KEPT_CHUNKS, _KEPT_BYTES = 8, 2**28
 
 
@@ -104,6 +105,42 @@ def _filling(decoder: Any, data: memoryview) -> _ReadInto:
         return 0
 
     return read_into
+
+
+def unpacked_message(data: memoryview) -> memoryview:
+    """A message of ROS 2, which a recorder may have compressed by itself with zstd.
+
+    No other message begins as such a frame does: CDR has a zero there.
+
+    Raises:
+        BrokenBagError: it is damaged, or does not state a size that is taken.
+        MissingDependencyError: zstandard is not installed.
+    """
+    if bytes(data[:4]) != _ZSTD:
+        return data
+    size = zstd_content_size(data)
+    if size is None or size > CHUNK_LIMIT:
+        raise BrokenBagError("it does not state a size that could be decompressed")
+    content, problem = decompressed("zstd", data, size)
+    if problem:
+        raise BrokenBagError(problem)
+    return content
+
+
+def zstd_content_size(data: memoryview) -> int | None:
+    """Bytes that a zstd frame states to hold; None where it is none, or does not state it.
+
+    The layout is that of RFC 8878, section 3.1.1.
+    """
+    if bytes(data[:4]) != _ZSTD or len(data) < 6:
+        return None
+    flags = data[4]
+    is_single = bool(flags & 0x20)
+    at = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
+    width = (int(is_single), 2, 4, 8)[flags >> 6]
+    if width == 0 or len(data) < at + width:
+        return None
+    return int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)
 
 
 class ChunkCache:

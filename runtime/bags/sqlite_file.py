@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Collection
 from contextlib import suppress
@@ -12,7 +11,6 @@ from urllib.parse import quote
 
 from ..printable import one_line
 from .bag_file import CDR, Channel, Contents, Place
-from .chunks import CHUNK_LIMIT, decompressed
 from .regions import BrokenBagError
 from .sqlite_pages import HEADER_BYTES, TablePages, page_size_of
 from .sqlite_scan import LARGEST, SqliteScan
@@ -24,7 +22,7 @@ _SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 
 class SqliteFile:
-    """A ``.db3`` of rosbag2; its messages may be compressed one by one with zstd.
+    """A ``.db3`` of rosbag2.
 
     Raises:
         BrokenBagError: it is no such file.
@@ -38,7 +36,6 @@ class SqliteFile:
         if header[: len(MAGIC)] != MAGIC:
             raise BrokenBagError("it does not begin as an SQLite file")
         self._path = path
-        self._is_zstd = _messages_are_compressed(path.parent / "metadata.yaml")
         has_log = Path(f"{path}-wal").exists()
         # Of a file with a log, SQLite alone knows which pages hold.
         self._problem = None if has_log else _cut(header, size)
@@ -80,8 +77,7 @@ class SqliteFile:
 
     def read(self, place: Place) -> memoryview:
         """See `BagFile`."""
-        data = self._read(place.at) if place.chunk < 0 else self._scanned().read(place)
-        return _unpacked(data) if self._is_zstd else data
+        return self._read(place.at) if place.chunk < 0 else self._scanned().read(place)
 
     def _scanned(self) -> SqliteScan:
         """The file, read without SQLite."""
@@ -181,37 +177,3 @@ def _pages_of_messages(database: sqlite3.Connection, path: Path) -> TablePages |
         if root and isinstance(root[0], int) and "data" in columns:
             return TablePages(path, root[0], columns.index("data"), LARGEST)
     return None
-
-
-def _messages_are_compressed(metadata: Path) -> bool:
-    with suppress(OSError):
-        text = metadata.read_text(encoding="utf-8", errors="replace")
-        return re.search(r"^\s*compression_mode:\s*[\"']?message", text, re.I | re.M) is not None
-    return False
-
-
-def _unpacked(data: memoryview) -> memoryview:
-    """A message that was compressed by itself; its frame states its size."""
-    size = zstd_content_size(data)
-    if size is None or size > CHUNK_LIMIT:
-        raise BrokenBagError("it does not state a size that could be decompressed")
-    content, problem = decompressed("zstd", data, size)
-    if problem:
-        raise BrokenBagError(problem)
-    return content
-
-
-def zstd_content_size(data: memoryview) -> int | None:
-    """Bytes that a zstd frame states to hold; None where it is none, or does not state it.
-
-    The layout is that of RFC 8878, section 3.1.1.
-    """
-    if bytes(data[:4]) != b"\x28\xb5\x2f\xfd" or len(data) < 6:
-        return None
-    flags = data[4]
-    is_single = bool(flags & 0x20)
-    at = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
-    width = (int(is_single), 2, 4, 8)[flags >> 6]
-    if width == 0 or len(data) < at + width:
-        return None
-    return int.from_bytes(data[at : at + width], "little") + (256 if width == 2 else 0)

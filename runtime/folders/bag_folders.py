@@ -1,8 +1,11 @@
-"""Files and folders that are bags: ``.bag``, ``.mcap``, ``.db3``, and the folders of rosbag2."""
+"""Files and folders that are bags: ``.bag``, ``.mcap``, ``.db3``, and the folders of rosbag2.
+
+Files of rosbag2 may have been compressed as a whole, ``.db3.zstd``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 
 from ..pictures.media_kinds import BAG_SUFFIXES
@@ -10,11 +13,29 @@ from ..pictures.natural_order import natural_key
 
 METADATA = "metadata.yaml"
 _PARTS = frozenset({".db3", ".mcap"})  # of a bag of rosbag2
+_PACKED = frozenset({".zstd", ".zst"})  # behind them, of files that were compressed as a whole
 
 
 def is_bag_name(name: PurePath) -> bool:
     """Tell whether a file of this name is a bag; ``.bag.active`` is one that is being recorded."""
-    return name.suffix.lower() in BAG_SUFFIXES or name.name.lower().endswith(".bag.active")
+    is_plain = name.suffix.lower() in BAG_SUFFIXES or name.name.lower().endswith(".bag.active")
+    return is_plain or is_packed(name)
+
+
+def is_packed(name: PurePath) -> bool:
+    """Tell whether a file is one of a bag of rosbag2 that was compressed as a whole."""
+    return name.suffix.lower() in _PACKED and PurePath(name.stem).suffix.lower() in _PARTS
+
+
+def unpacked_name(name: PurePath) -> str:
+    """A file's name without the ending that says that it was compressed as a whole."""
+    return name.stem if is_packed(name) else name.name
+
+
+def is_beside(name: str, names: Collection[str]) -> bool:
+    """Tell whether a packed file lies beside its content: a recorder, or a user, was at it."""
+    content = unpacked_name(PurePath(name))
+    return content != name and content in names
 
 
 def is_bag_folder(names: Iterable[str]) -> bool:
@@ -31,12 +52,13 @@ def bag_parts(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    return sorted((file for file in path.iterdir() if _is_part(file)), key=natural_key)
+    names = {file.name for file in path.iterdir() if _is_part(file)}
+    parts = [path / name for name in names if not is_beside(name, names)]
+    return sorted(parts, key=natural_key)
 
 
 def _is_part(name: PurePath) -> bool:
-    suffix = name.suffix.lower()
-    return suffix in _PARTS or (suffix == ".zstd" and PurePath(name.stem).suffix.lower() in _PARTS)
+    return name.suffix.lower() in _PARTS or is_packed(name)
 
 
 def is_bag(path: Path) -> bool:

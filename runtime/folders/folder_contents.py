@@ -19,7 +19,7 @@ from ..pictures.media_kinds import (
 )
 from ..pictures.natural_order import natural_key
 from ..words import counted
-from .bag_folders import is_bag_folder, is_bag_name
+from .bag_folders import is_bag_folder, is_bag_name, is_beside
 from .donkey_tubs import CATALOG_SUFFIX, MANIFEST, tub_pictures
 from .mask_folders import Separation, separate, separate_videos
 from .mask_names import says_preview, stem_keys
@@ -150,8 +150,11 @@ def _listed(root: Path) -> _Listing:
             listing.bags.append(here)
             subfolders.clear()
             continue
-        for name in filter(_is_visible, files):
-            if _is_special(Path(folder, name)):
+        visible = {name for name in files if _is_visible(name)}
+        for name in sorted(visible):
+            if is_beside(name, visible):
+                listing.others[PurePath(name).suffix.lower()] += 1
+            elif _is_special(Path(folder, name)):
                 listing.others["pipes and devices"] += 1
             else:
                 listing.add(here / name)

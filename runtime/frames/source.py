@@ -335,6 +335,7 @@ def open_frames(
         FrameError: a source does not exist, holds no frames, is of a kind not read here, or is a
             bag whose camera is not clear.
         MissingDependencyError: a package that a bag needs is not installed.
+        OutputError: a bag that is compressed as a whole does not fit on the disk when unpacked.
     """
     sources = [source] if isinstance(source, (str, Path)) else list(source)
     if not sources:
@@ -342,4 +343,5 @@ def open_frames(
     asked = sources if topic is None else with_topic([str(one) for one in sources], topic)
     first = ", ".join(str(one) for one in sources[:3])
     more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-    return FrameSource(first + more, source_files(asked, on_skip), on_skip)
+    note = log_note if on_skip is log_skip else on_skip
+    return FrameSource(first + more, source_files(asked, note), on_skip)

@@ -10,14 +10,15 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..addresses import without_password
 from ..bags.bag import read_index
+from ..bags.packed_parts import UnpackedPart, unpacked_parts
 from ..bags.topics import camera_topic
 from ..errors import FrameError, Sentence, arg
-from ..folders.bag_folders import is_bag, split_topic
+from ..folders.bag_folders import bag_parts, is_bag, split_topic, unpacked_name
 from ..folders.folder_contents import folder_contents
 from ..pictures.media_kinds import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..regular_files import check_regular
@@ -41,6 +42,7 @@ class SourceFile:
         topic: of a bag, that of its camera.
         name: of its frame, or the start of its frames' names.
         time_ns: of a picture whose folder says when it was taken.
+        unpacked: contents of a bag's files that were compressed as a whole, kept as long as this.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class SourceFile:
     topic: str = ""
     name: str = ""
     time_ns: int = 0
+    unpacked: tuple[UnpackedPart, ...] = field(default=(), compare=False, repr=False)
 
 
 def with_topic(sources: Sequence[str], topic: str | None) -> list[str]:
@@ -155,6 +158,10 @@ def _kind_in_folder(file: Path, bags: Collection[Path]) -> str:
 
 def _bag(path: Path, root: Path, topic: str | None, note: Note) -> SourceFile:
     """A bag, its camera found."""
+    try:
+        unpacked = unpacked_parts(bag_parts(path), note)
+    except OSError as error:
+        raise FrameError(f"{path} cannot be read: {error.strerror or error}.") from error
     index = read_index(path)
     camera = camera_topic(index, topic)
     for part in index.scanned:
@@ -162,7 +169,7 @@ def _bag(path: Path, root: Path, topic: str | None, note: Note) -> SourceFile:
             f"{part} has no whole index: it was written without one, or its recording was not "
             "finished. Its messages were found by going through it."
         )
-    return SourceFile(path, root, BAG, camera)
+    return SourceFile(path, root, BAG, camera, unpacked=unpacked)
 
 
 def _kind_of_file(source: str, path: Path, is_file: bool) -> str:
@@ -196,24 +203,28 @@ def _why_no_file(path: Path) -> str:
 
 def _named(found: Sequence[SourceFile]) -> list[SourceFile]:
     """Give each file a name: its stem, or a longer name wherever two would be equal."""
-    stems = Counter(safe_name(file.path.stem) for file in found)
+    stems = Counter(safe_name(_stem(file)) for file in found)
     # A frame of clip.mp4 would be named like a picture clip_000007.
     numbered = {re.sub(r"_\d{6,}$", "", stem) for stem in stems if re.search(r"_\d{6,}$", stem)}
     taken: set[str] = set()
     files = []
     for file in found:
         path, root = file.path, file.root
-        name = safe_name(path.stem)
+        name = safe_name(_stem(file))
         if stems[name] > 1:
             inner = path.relative_to(root).parts[:-1]
             source = root.resolve().parent.name if path == root else root.resolve().name
-            name = safe_name("_".join((source, *inner, path.stem)))
+            name = safe_name("_".join((source, *inner, _stem(file))))
         unique, number = name, 2
         while unique in taken or (file.kind != STILL and unique in numbered):
             unique, number = f"{name}_{number}", number + 1
         taken.add(unique)
         files.append(replace(file, name=unique))
     return files
+
+
+def _stem(file: SourceFile) -> str:
+    return Path(unpacked_name(file.path)).stem
 
 
 def safe_name(name: str) -> str:

@@ -95,7 +95,6 @@ FLAGS_OF_OTHERS = {
     "runtime/reporting/charts.py",  # colours that a style sheet gives names to
     "runtime/reporting/html.py",  # likewise
     "adapt/models/hub_folder.py",  # an option of the hub's own program
-    "runtime/bags/bag.py",  # an option of zstd
     "runtime/console/flags.py",  # the flags of arguments that are other words
     "runtime/engines/doctor.py",  # an option of Python's venv
     "runtime/engines/upsample_cuda.py",  # an option of NVIDIA's compiler

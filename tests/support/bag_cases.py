@@ -15,7 +15,7 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from numpy.typing import NDArray
 from rosbags.rosbag1 import Writer as Ros1Writer
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Ros2Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -78,10 +78,18 @@ def write_ros2(
     shown: Sequence[Picture],
     plugin: str = "mcap",
     topics: Sequence[str] = ("/front/image",),
+    compressed: str = "none",
 ) -> Path:
-    """A folder of rosbag2 with the pictures on each topic, and words beside them."""
+    """A folder of rosbag2 with the pictures on each topic, and words beside them.
+
+    Args:
+        compressed: "file" or "message", with zstd.
+    """
     storage = StoragePlugin.MCAP if plugin == "mcap" else StoragePlugin.SQLITE3
-    with Ros2Writer(path, version=9, storage_plugin=storage) as writer:
+    writer = Ros2Writer(path, version=9, storage_plugin=storage)
+    mode = CompressionMode[compressed.upper()]
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
         cameras = [writer.add_connection(topic, IMAGE, typestore=ROS2) for topic in topics]
         words = writer.add_connection("/words", STRING, typestore=ROS2)
         for number, picture in enumerate(shown):

@@ -10,9 +10,8 @@ import lz4.frame
 import numpy as np
 import pytest
 import zstandard
-from roadshift.runtime.bags.chunks import CHUNK_LIMIT, decompressed
+from roadshift.runtime.bags.chunks import CHUNK_LIMIT, decompressed, zstd_content_size
 from roadshift.runtime.bags.regions import BrokenBagError
-from roadshift.runtime.bags.sqlite_file import zstd_content_size
 
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "zstd": zstandard.ZstdCompressor().compress,

@@ -196,14 +196,6 @@ def test_a_bag_that_is_being_recorded(tmp_path: Path, name: str) -> None:
     assert len(list(open_frames(tmp_path / name))) == 6
 
 
-def test_a_bag_that_was_compressed_as_a_whole_is_refused_with_a_way(tmp_path: Path) -> None:
-    bag = write_ros2(tmp_path / "drive", SHOWN, "sqlite3")
-    part = next(bag.glob("*.db3"))
-    part.rename(f"{part}.zstd")
-    with pytest.raises(FrameError, match=r"zstd -d --rm drive\.db3\.zstd"):
-        open_frames(bag)
-
-
 def test_a_topic_of_what_is_no_bag_is_refused(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), SHOWN[0])
     for source in (tmp_path, tmp_path / "a.png"):
