@@ -26,6 +26,7 @@ from .live_registry import is_live
 from .readers import is_recording
 
 _LONGEST_NAME = 160  # bytes
+_CAMERAS_SHOWN = 4  # topics that a sentence lists
 STILL, VIDEO, BAG, RECORDING = "still", "video", "bag", "recording"
 
 Note = Callable[[str], None]
@@ -146,7 +147,30 @@ def _in_folder(path: Path, topic: str | None, note: Note) -> list[SourceFile]:
         raise refusals[0]
     for refusal in refusals:
         note(Sentence(f"left out: {refusal.marked}"))
+    _note_cameras(path, files, note)
     return files
+
+
+def _note_cameras(folder: Path, files: Sequence[SourceFile], note: Note) -> None:
+    """Say where the bags of a folder, which are read as one drive, are of several cameras."""
+    bags: dict[str, list[str]] = {}
+    for file in files:
+        if file.kind == BAG:
+            bags.setdefault(file.topic, []).append(str(file.path.relative_to(folder)))
+    if len(bags) < 2:
+        return
+    shown = [
+        f"{topic} in {names[0]}" + (f" and {len(names) - 1} more" if names[1:] else "")
+        for topic, names in list(bags.items())[:_CAMERAS_SHOWN]
+    ]
+    more = f", and {len(bags) - _CAMERAS_SHOWN} more" if len(bags) > _CAMERAS_SHOWN else ""
+    note(
+        Sentence(
+            f"{folder}: the bags have pictures on {len(bags)} topics, which are read one after the "
+            f"other as one drive: {', '.join(shown)}{more}; if they are different cameras, choose "
+            f"one with {arg('topic')}."
+        )
+    )
 
 
 def _kind_in_folder(file: Path, bags: Collection[Path]) -> str:

@@ -178,6 +178,29 @@ def test_in_a_folder_a_bag_that_lacks_the_camera_is_said(tmp_path: Path, said: l
     assert any(one.startswith(left_out) for one in said)
 
 
+def test_bags_of_several_cameras_in_a_folder_are_said(tmp_path: Path, said: list[str]) -> None:
+    for bag, topic in (("a", "/left"), ("b", "/right"), ("c", "/left")):
+        write_ros2(tmp_path / bag, SHOWN[:2], topics=(topic,))
+    assert len(list(open_frames(tmp_path, on_skip=said.append))) == 6
+    assert said == [
+        f"{tmp_path}: the bags have pictures on 2 topics, which are read one after the other as "
+        "one drive: /left in a and 1 more, /right in b; if they are different cameras, choose one "
+        "with topic."
+    ]
+    said.clear()
+    list(open_frames(tmp_path, topic="/left", on_skip=said.append))
+    assert not any("on 2 topics" in one for one in said)
+
+
+def test_a_note_on_a_folder_is_not_called_skipped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for bag, topic in (("a", "/left"), ("b", "/right")):
+        write_ros2(tmp_path / bag, SHOWN[:1], topics=(topic,))
+    open_frames(tmp_path)
+    assert [one.getMessage().partition(":")[0] for one in caplog.records] == [str(tmp_path)]
+
+
 def test_a_cut_bag_gives_what_there_is_and_says_so(tmp_path: Path, said: list[str]) -> None:
     whole = write_ros1(tmp_path / "whole.bag", SHOWN, threshold=100)
     path = tmp_path / "drive.bag"
