@@ -66,7 +66,8 @@ def evaluate(
         report(done + 1, len(pairs))
     check_truths(confusion, space)
     void_share = 1 - confusion.labelled / max(pixels, 1)
-    for sentence in label_notes([path for _, path in pairs], space, void_share, confusion.matrix):
+    files, unmapped = [path for _, path in pairs], int(confusion.unmapped.sum())
+    for sentence in label_notes(files, space, void_share, confusion.matrix, unmapped):
         note(sentence)
     return confusion
 

@@ -17,18 +17,27 @@ from .spaces import LabelSpace
 from .tables import CITYSCAPES
 
 _SAMPLES = 8
+_NEARLY_ALL = 0.99  # of the pixels, in one class: a model that answers nothing else
+_MOSTLY = 0.9  # of the pixels, where that class is indeed nearly all
 
 
 def label_notes(
-    files: Sequence[Path], space: LabelSpace, void_share: float, matrix: NDArray[np.int64] | None
+    files: Sequence[Path],
+    space: LabelSpace,
+    void_share: float,
+    matrix: NDArray[np.int64] | None,
+    unmapped: int = 0,
 ) -> list[str]:
     """Sentences on label maps of which most pixels are not labelled, or that fit other classes.
+
+    A model that answers one class everywhere would fit those, too, and is said in their place.
 
     Args:
         files: the label maps.
         space: how they were read.
         void_share: the share of their pixels that are not labelled.
         matrix: pixels of truth ``i`` that a model takes for ``j``, (K, K), where one was measured.
+        unmapped: pixels that it takes for classes that the label maps do not have.
     """
     notes = []
     if void_share > 0.5:
@@ -42,7 +51,9 @@ def label_notes(
                 f"they are train ids, name them *{TRAIN_ENDING}"
             )
         notes.append(said + ".")
-    if matrix is not None and _is_one_too_high(matrix):
+    if matrix is not None and (collapsed := _collapsed(matrix, unmapped, space)):
+        notes.append(collapsed)
+    elif matrix is not None and _is_one_too_high(matrix):
         notes.append(
             f"The model takes most pixels for the class before their label's in {space.name}: "
             "these label maps seem to hold 0 where nothing is labelled and to count classes from "
@@ -81,6 +92,22 @@ def _look_like_train_ids(files: Sequence[Path]) -> bool:
         label_map = decode_label_png(png, path, channel=0 if png.is_colour else None)
         found |= set(np.unique(label_map).tolist())
     return bool(named) and found <= {*range(len(CITYSCAPES)), 255}
+
+
+def _collapsed(matrix: NDArray[np.int64], unmapped: int, space: LabelSpace) -> str:
+    """The sentence on a model that answers one class everywhere, or nothing."""
+    total = int(matrix.sum()) + unmapped
+    answered, true = matrix.sum(axis=0), matrix.sum(axis=1)
+    most = int(answered.argmax())
+    if total == 0 or answered[most] < _NEARLY_ALL * total or true[most] > _MOSTLY * total:
+        return ""
+    return Sentence(
+        f"The model takes {100 * answered[most] / total:.0f} % of the labelled pixels for "
+        f"{space.classes[most]}, and {100 * true[most] / total:.0f} % of them are: it tells "
+        "nothing apart. Either it has not learned the other classes, or it was imported with "
+        f"another {arg('colour')}, {arg('mean')} or {arg('std')} than it was trained with, or with "
+        f"another {arg('output')} than its logits."
+    )
 
 
 def _is_one_too_high(matrix: NDArray[np.int64]) -> bool:

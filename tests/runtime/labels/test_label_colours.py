@@ -166,6 +166,34 @@ def test_a_model_that_confuses_classes_is_no_sign_of_other_labels(right: float) 
     seen = (np.eye(19) * 1000 * right).astype(np.int64)
     seen[:, 0] += int(1000 * (1 - right))  # all that is wrong is road
     assert label_notes([], CITYSCAPES, 0.0, seen) == []
+
+
+@pytest.mark.parametrize("answered", [0, 1])
+@pytest.mark.parametrize("true_share", [0.05, 0.2, 0.5, 0.8])
+def test_a_model_that_answers_one_class_everywhere_is_said_and_no_label_map_suspected(
+    answered: int, true_share: float
+) -> None:
+    space = LabelSpace("drivable", ("other", "drivable"), ((0, 0, 0), (0, 255, 0)))
+    seen = np.zeros((2, 2), np.int64)
+    seen[answered, answered] = round(10_000 * true_share)
+    seen[1 - answered, answered] = 9950 - seen[answered, answered]
+    seen[1 - answered, 1 - answered] = 50
+    (sentence,) = label_notes([], space, 0.0, seen)
+    assert sentence.startswith(
+        f"The model takes 100 % of the labelled pixels for {space.classes[answered]}, and "
+        f"{100 * true_share:.0f} % of them are: it tells nothing apart."
+    )
+    assert "label maps" not in sentence
+    assert not any("apart" in one for one in label_notes([], space, 0.0, seen, 1000))
+    seen[0] = seen[1] = 0
+    seen[:, answered] = 600, 400
+    seen[answered, answered] = 9000  # nearly all is that class
+    assert label_notes([], space, 0.0, seen) == []
+
+
+def test_of_nineteen_classes_too(tmp_path: Path) -> None:
+    del tmp_path
     poor = np.zeros((19, 19), np.int64)
-    poor[:, 2] = 1000  # a model that gives one class alone
-    assert label_notes([], CITYSCAPES, 0.0, poor) == []
+    poor[:, 2] = 1000
+    (sentence,) = label_notes([], CITYSCAPES, 0.0, poor)
+    assert "for building, and 5 % of them are" in sentence
