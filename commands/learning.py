@@ -65,7 +65,12 @@ def run_options(
     title: str = "step",
     unit: str = "steps",
 ) -> Iterator[RunOptions]:
-    """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM."""
+    """Options of a run that shows its progress and stops between two steps on SIGINT or SIGTERM.
+
+    Args:
+        title: of the progress.
+        unit: what is shown for steps; frames that are measured are shown as frames.
+    """
     from ..adapt.run.events import Events
     from ..adapt.run.options import RunOptions
     from ..runtime.console.phases import PhaseDisplay, pace
@@ -78,7 +83,8 @@ def run_options(
             losses = " ".join(f"{name} {value:.3f}" for name, value in step.losses.items())
             said = ", ".join(filter(None, [pace(step.per_s, step.left_s), losses]))
             text = f"{step.task}: {said}" if said else step.task
-            display.show(title, unit, step.done, step.total, text, by_tenths=True)
+            counts = unit if step.unit == "steps" else step.unit
+            display.show(title, counts, step.done, step.total, text, by_tenths=True)
 
         def report_phase(phase: ProgressUpdate) -> None:
             text = pace(phase.per_s, phase.left_s)

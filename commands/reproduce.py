@@ -82,7 +82,13 @@ def reproduce(
 
         file = find_recipe(recipe)
         with run_options(
-            out, overwrite, device, resume, checkpoint_every, memory_budget=memory_budget
+            out,
+            overwrite,
+            device,
+            resume,
+            checkpoint_every,
+            memory_budget=memory_budget,
+            title="reproduce",
         ) as options:
             result = reproduce_row(
                 file,

@@ -29,7 +29,7 @@ class PhaseDisplay:
         self._update: Update = lambda *_: None
         self._last_line = 0.0
         self._stack = ExitStack()  # of what goes on when other phases come between
-        self._tenths: dict[str, Update] = {}
+        self._tenths: dict[tuple[str, str], Update] = {}  # by title and unit
 
     def __enter__(self) -> PhaseDisplay:
         return self
@@ -66,9 +66,10 @@ class PhaseDisplay:
                 self._update = self._bar.__enter__()
             self._update(done, total, text)
         elif by_tenths:
-            if title not in self._tenths:
-                self._tenths[title] = self._stack.enter_context(terminal.progress(title, unit))
-            self._tenths[title](done, total, text)
+            if (title, unit) not in self._tenths:
+                lines = self._stack.enter_context(terminal.progress(title, unit))
+                self._tenths[title, unit] = lines
+            self._tenths[title, unit](done, total, text)
         elif new or self._clock() - self._last_line >= EVERY_S:
             self._last_line = self._clock()
             far = progressed(done, total, unit) if done or total is not None else ""

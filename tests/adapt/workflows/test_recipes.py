@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -566,5 +567,9 @@ def test_the_command_prints_both_figures(
     result = json.loads((tmp_path / "a/result.json").read_text())
     assert ["adapted,", "mIoU", "10.00", f"{result['measured']['miou']:.2f}"] in lines
     assert ["source", "only,", "mIoU*", "-", f"{result['source_only']['miou_13']:.2f}"] in lines
+    for stage, unit in (("source only", "frames"), ("adapted", "frames"), ("iapc", "steps")):
+        assert re.search(rf"^reproduce: \d+/\d+ {unit} .*{stage}", ran.stderr, re.MULTILINE), stage
+        other = "steps" if unit == "frames" else "frames"
+        assert not re.search(rf"^reproduce: \d+/\d+ {other} .*{stage}", ran.stderr, re.MULTILINE)
     ran = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "a"), "--resume", "--json"])
     assert json.loads(ran.stdout) == result
