@@ -99,7 +99,9 @@ def _collapsed(matrix: NDArray[np.int64], unmapped: int, space: LabelSpace) -> s
     total = int(matrix.sum()) + unmapped
     answered, true = matrix.sum(axis=0), matrix.sum(axis=1)
     most = int(answered.argmax())
-    if total == 0 or answered[most] < _NEARLY_ALL * total or true[most] > _MOSTLY * total:
+    if total == 0 or answered[most] < _NEARLY_ALL * total:
+        return ""
+    if true[most] > _MOSTLY * total or true.max() > _NEARLY_ALL * total:  # nothing to tell apart
         return ""
     return Sentence(
         f"The model takes {100 * answered[most] / total:.0f} % of the labelled pixels for "
