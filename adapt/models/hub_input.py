@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ...runtime.errors import ConfigError, arg
+from ..networks.base import IMAGENET_RGB
 
 FACTOR = 1 / 255  # where a file names none
 _ASPECT = 2  # width by height of a camera's frame, where a file fixes the shorter side alone
@@ -18,7 +19,10 @@ Triple = tuple[float, float, float]
 
 
 class HubInput(NamedTuple):
-    """Size (width, height), colour order, mean and deviation in 0-255 units, and what told them."""
+    """Size (width, height), colour order, mean and deviation in 0-255 units, and what told them.
+
+    What told them may name arguments, as `arg` does.
+    """
 
     size: tuple[int, int]
     colour: str
@@ -53,12 +57,23 @@ def hub_input(
     own_mean, own_std = _statistics(settings, factor, where, given=bool(mean and std))
     told = (
         f"input {found_size[0]}x{found_size[1]} ({told_size})",
-        f"{order.upper()}"
-        + (" (as you say)" if colour else " (do_flip_channel_order)" if flips else ""),
+        f"{order.upper()}{_told_colour(settings, colour, flips)}",
         f"mean {_listed(mean or own_mean)}, std {_listed(std or own_std)} in 0-255 units"
         + (" (as you say)" if mean or std else f" (rescaled by {factor:.6g})"),
     )
     return HubInput(found_size, order, mean or own_mean, std or own_std, told)
+
+
+def _told_colour(settings: Mapping[str, Any], colour: str | None, flips: bool) -> str:
+    if colour:
+        return " (as you say)"
+    if flips:
+        return " (do_flip_channel_order)"
+    return "" if settings else f" ({_assumed('colour')})"
+
+
+def _assumed(argument: str) -> str:
+    return f"assumed; {arg(argument)} gives another"
 
 
 def _size(settings: Mapping[str, Any], where: str) -> tuple[tuple[int, int], str]:
@@ -80,7 +95,8 @@ def _size(settings: Mapping[str, Any], where: str) -> tuple[tuple[int, int], str
                     f"{key} fixes the shorter side alone, and the longer is taken twice as long"
                 )
         raise ConfigError(f"{where}: its {key} {value!r} is no size; give {arg('input_size')}.")
-    return DEFAULT_SIZE, f"no size is named, and {arg('input_size')} gives another"
+    named = "no size is named; " if settings else ""
+    return DEFAULT_SIZE, named + _assumed("input_size")
 
 
 def _factor(settings: Mapping[str, Any], where: str) -> float:
@@ -118,9 +134,14 @@ def _triple(settings: Mapping[str, Any], key: str, where: str) -> Triple:
         isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
     )
     if not numbers or len(value) != 3 or (key == "image_std" and min(value) <= 0):
-        said = "names no" if value is None else f"says {value!r} for"
-        said = said if settings else "is not there, or empty, and names no"
-        raise ConfigError(f"{where}: {said} {key}; give {arg('mean')} and {arg('std')}.")
+        said = f"names no {key}" if value is None else f"says {value!r} for {key}"
+        if not settings:
+            said = "is not there, or empty, so that the network's mean and deviation are not known"
+        raise ConfigError(
+            f"{where}: {said}; give {arg('mean')} and {arg('std')} as it was trained with, in "
+            f"0-255 units (ImageNet's are {_typed(IMAGENET_RGB.mean)} and "
+            f"{_typed(IMAGENET_RGB.std)})."
+        )
     return float(value[0]), float(value[1]), float(value[2])
 
 
@@ -137,6 +158,10 @@ def _is_mobilevit(settings: Mapping[str, Any]) -> bool:
     """True of the one kind that flips channels and does not normalise unless told otherwise."""
     kind = settings.get("image_processor_type") or settings.get("feature_extractor_type") or ""
     return str(kind).startswith("MobileViT")
+
+
+def _typed(triple: Triple) -> str:
+    return ",".join(f"{value:.6g}" for value in triple)
 
 
 def _listed(triple: Triple) -> str:

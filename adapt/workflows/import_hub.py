@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.bundle import Bundle, InputSpec, NetworkSpec, check_output
+from ...runtime.errors import Sentence
 from ...runtime.labels import LabelSpace
 from ..models.hub_folder import read_hub_folder, read_hub_weights
 from ..models.hub_input import Triple, hub_input
@@ -74,8 +75,8 @@ def import_hub_folder(
         mean=mean,
         std=std,
     )
-    where = folder.preprocessing_file or f"no preprocessor_config.json in {folder.path}"
-    note(f"{where}: {'; '.join(seen.told)}")
+    where = folder.preprocessing_file or f"{folder.path} has no preprocessor_config.json"
+    note(Sentence(f"{where}: {'; '.join(seen.told)}"))
     state, file = read_hub_weights(folder)
     if is_of_transformers(spec.name):
         attribute = spec.name.partition(":")[2]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from roadshift.adapt.models.hub_input import DEFAULT_SIZE, HubInput, hub_input
-from roadshift.runtime.errors import ConfigError
+from roadshift.runtime.errors import ConfigError, Sentence
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 PLAIN = {"image_mean": MEAN, "image_std": STD, "size": {"height": 64, "width": 96}}
@@ -94,5 +94,16 @@ def test_what_is_malformed_is_one_sentence(change: dict[str, Any], said: str) ->
 
 
 def test_a_file_that_is_not_there_is_said_to_be() -> None:
-    with pytest.raises(ConfigError, match=r"^p\.json: is not there, or empty, and names no image_"):
+    with pytest.raises(
+        ConfigError, match=r"^p\.json: is not there, or empty, .*123\.675,116\.28,103\.53 and 58"
+    ):
         hub_input({}, "p.json", size=(96, 64), colour=None, mean=None, std=None)
+
+
+def test_what_is_assumed_without_a_file_is_said_to_be() -> None:
+    seen = found({}, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0))
+    assert [Sentence(told) for told in seen.told[:2]] == [
+        "input 1024x512 (assumed; input_size gives another)",
+        "RGB (assumed; colour gives another)",
+    ]
+    assert "assumed" not in "".join(found(PLAIN).told)

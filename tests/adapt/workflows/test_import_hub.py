@@ -13,6 +13,7 @@ from roadshift import open_bundle
 from roadshift.adapt.models.loading import load_network
 from roadshift.adapt.networks import NETWORKS
 from roadshift.adapt.workflows.import_bundle import import_bundle
+from roadshift.runtime.console.flags import with_flags
 from roadshift.runtime.errors import ConfigError, NetworkError
 from roadshift.runtime.labels import label_space
 
@@ -216,6 +217,19 @@ def test_a_users_argument_goes_over_the_folders_and_a_key_is_refused(tmp_path: P
     assert not {"id2label", "architectures"} & config.keys()
     with pytest.raises(ConfigError, match="key 'model': a folder of the hub holds one set"):
         import_bundle(f"hf:{tmp_path / 'm'}", NETWORK, None, tmp_path / "c", key="model")
+
+
+def test_what_a_folder_does_not_say_of_the_input_is_said_with_its_flags(tmp_path: Path) -> None:
+    written("segformer", tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").unlink()
+    notes: list[str] = []
+    given = {"mean": (0.0, 0.0, 0.0), "std": (255.0, 255.0, 255.0)}
+    import_bundle(f"hf:{tmp_path / 'm'}", NETWORK, None, tmp_path / "b", note=notes.append, **given)
+    said = "\n".join(with_flags(note) for note in notes)
+    assert (
+        f"{tmp_path / 'm'} has no preprocessor_config.json: input 1024x512 (assumed; --input-size "
+        "gives another); RGB (assumed; --colour gives another); mean 0, 0, 0, std 255, 255, 255"
+    ) in said
 
 
 def test_a_type_that_is_none_of_ours_says_how_it_is_built(tmp_path: Path) -> None:
