@@ -25,7 +25,6 @@ METHOD_OF = {
     "IAPC": "iapc",
     "LD": "ld",
     "ATP and DAS3": "atp",
-    "Black box": "atp_black_box",
     "Baselines": "tent",
     "Source models": "supervised",
 }
@@ -63,6 +62,10 @@ def defined(path: str) -> set[str]:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {target.id for target in targets if isinstance(target, ast.Name)}
     return names
+
+
+def test_each_table_has_a_method_and_each_method_a_table() -> None:
+    assert list(METHOD_OF) == list(TABLES)
 
 
 @pytest.mark.parametrize(("path", "symbol"), SYMBOLS, ids=lambda value: str(value))
