@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from converted_tflite import converted
 from onnx import TensorProto
 from pixel_networks import (
     MEAN,
@@ -271,6 +272,16 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         monkeypatch.setitem(sys.modules, other, None)
     with pytest.raises(MissingDependencyError, match=rf"pip install 'roadshift\[{extra}\]'"):
         open_black_box(tmp_path / name, BoxWiring(), space_of(K))
+
+
+@pytest.mark.parametrize(("kind", "largest"), [("float", 1e-5), ("int8", 0.05)])
+def test_files_of_tensorflows_own_converter(kind: str, largest: float, tmp_path: Path) -> None:
+    path = tmp_path / "a.tflite"
+    path.write_bytes(converted(kind))
+    box = open_black_box(path, BoxWiring(mean=MEAN, std=STD), space_of(K), lambda _: None)
+    answer = checked_answer(box.answer("frame", IMAGE.copy()), K, "here")
+    assert abs(answer - P).max() < largest
+    assert np.mean(answer.argmax(0) == P.argmax(0)) > 0.97
 
 
 @pytest.mark.parametrize("cut", [0, 3, 100, 400, -10])
