@@ -47,6 +47,7 @@ class RunSummary:
     batch_norm_layers: int
     statistics_share: float | None = None  # the target's in batch norm's; None: not re-estimated
     statistics_why: str = ""
+    start_why: str = ""  # why the result is the start, after too few steps
     micro_batch_changes: Sequence[str] = ()  # to the method, by so small a micro-batch; sentences
     threads: int = 0  # torch's, on a CPU
     waiting: str = ""  # how they wait for one another, see `waiting`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,8 +25,26 @@ def end_of_stage(state: RunState, stages: Sequence[Stage]) -> int:
 
 def steps_of_those_left(planned: int, before: Sequence[Stage], left: Sequence[Stage]) -> int:
     """Steps of the stages ``left`` of those ``before``, which shared ``planned`` steps."""
+    if len(left) == len(before):
+        return planned
     share = sum(stage.share for stage in left)
     return planned * share // sum(stage.share for stage in before)
+
+
+def leave_steps_out(
+    state: RunState, before: Sequence[Stage], left: Sequence[Stage], note: Callable[[str], None]
+) -> RunState:
+    """``state`` of a run whose stages ``before`` are now those ``left``: the others' steps go."""
+    left_out = [stage.name for stage in before if stage not in left]
+    planned = state.planned_steps
+    if not (left_out and planned):
+        return state
+    steps = steps_of_those_left(planned, before, left)
+    note(
+        f"{', '.join(left_out)} is left out, for batch norm's statistics stand still, and so "
+        f"are its steps: {steps} of {planned} are taken"
+    )
+    return replace(state, planned_steps=steps)
 
 
 def enough_prepared(stage: str, prepared: int, count: int, note: Callable[[str], None]) -> bool:

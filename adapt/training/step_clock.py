@@ -83,8 +83,9 @@ class StepClock:
         planned = self._deadline.plan(done, before, patience_s)
         if planned < before and not self._deadline.bounded:
             assert patience_s is not None
+            asked = self._context.config.training.steps
             self._context.note(
                 f"{planned} of {before} steps, which is what fits {patience_s / 60:.0f} minutes on "
-                f"this machine; for all of them set training.steps={before}"
+                f"this machine; for all of them set training.steps={asked}"
             )
         return planned

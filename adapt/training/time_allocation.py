@@ -25,6 +25,7 @@ STATISTICS = 0.5  # of the end; judging has the rest
 # cores and with the larger networks for embedded use, a run with the gate then ends in ten minutes.
 PATIENCE_S = 420.0
 
+LEAST_STEPS = 30  # fewer, of more that were asked for, leave the start as it is
 LEAST_PREPARED = 4  # frames; a stage that is prepared for fewer has nothing to learn from
 
 # As often as one file of the network's weights takes.

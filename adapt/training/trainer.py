@@ -35,6 +35,7 @@ from ..run.work import OutOfTimeError
 from ..scoring.statistics_share import StatisticsShare
 from .batch_norm_statistics import BatchNormStatistics
 from .compiling import compiler_errors
+from .few_steps import FewSteps
 from .first_step import choose_precision, fit_memory
 from .forward_backward import Passes, seed_of
 from .low_rank import end_changes, learned_tensors, load_learned_tensors
@@ -47,6 +48,7 @@ from .stage_schedule import (
     check_learned,
     end_of_stage,
     enough_prepared,
+    leave_steps_out,
     resumed_precision,
     steps_of_those_left,
 )
@@ -97,6 +99,7 @@ class Trainer:
             own_statistics=lambda: self.statistics.at_the_end,
         )
         self.clock = StepClock(model, context, options.patience_s)
+        self.few = FewSteps(context)
         self.files = RunFiles(context.workspace)
         self._restored: dict[str, Tensor] | None = None
 
@@ -127,12 +130,12 @@ class Trainer:
                 self.model.load_state_dict(weights)
             with lone_values_allowed(self.model, self.events.note):
                 for number in range(self.state.stage, len(self.stages)):
-                    if self.watch.stopped or not self._run_stage(number):
+                    if self.watch.stopped or self.few.found or not self._run_stage(number):
                         break
             check_learned(self.state)
             layers = self._end()
         return RunSummary(
-            steps=self.state.done,
+            steps=0 if self.few.found else self.state.done,
             skipped_steps=self.state.skipped_steps,
             seconds=self.deadline.elapsed_s,
             peak_memory_mib=peak.mib,
@@ -143,6 +146,7 @@ class Trainer:
             batch_norm_layers=layers or len(batch_norm_layers(self.model)),
             statistics_share=self.state.statistics_share,
             statistics_why=self.statistics.why,
+            start_why=self.few.why,
             micro_batch_changes=self._micro_batch_changes(),
             threads=torch.get_num_threads(),
             waiting=waiting(),
@@ -155,7 +159,12 @@ class Trainer:
         self.deadline.begin_end()
         give_back_unused()  # what the steps had, before statistics and judging take their own
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
+            self.few.look(0)
             self.events.note("the time budget was too short for a step: the result is the start")
+            return 0
+        if not self.watch.stopped and self.few.look(self.state.done):
+            self.few.say(self.state.statistics_share)
+            self.model.load_state_dict(read_tensors(self.context.workspace.stage_start(0))[0])
             return 0
         self.watch.finish(self.state.done, self.state.planned_steps)
         if not self.stages:
@@ -196,30 +205,20 @@ class Trainer:
             self.statistics.warm_start()
         stages = self.stages
         self._share_is(self.statistics.share)
-        self._leave_steps_out(stages)
+        self.state = leave_steps_out(self.state, stages, self.stages, self.events.note)
         for change in self._micro_batch_changes():  # a user's own choice, which may not be meant
             self.events.note(f"training.micro_batch={self.state.micro_batch}: {change}")
         self._write_start(0)
         self._checkpoint()
 
-    def _leave_steps_out(self, before: list[Stage]) -> None:
-        """A stage of those ``before`` that is left out takes its steps along."""
-        left_out = [stage.name for stage in before if stage not in self.stages]
-        planned = self.state.planned_steps
-        if not (left_out and planned):
-            return
-        steps = steps_of_those_left(planned, before, self.stages)
-        self.state = replace(self.state, planned_steps=steps)
-        self.events.note(
-            f"{', '.join(left_out)} is left out, for batch norm's statistics stand still, and so "
-            f"are its steps: {steps} of {planned} are taken"
-        )
-
     def _share_is(self, share: StatisticsShare | None) -> None:
         """Tell all who ask what the start took of the target's statistics."""
         self.statistics.share = share
+        before = self.stages
         if self.statistics.frozen:
             self.stages = [stage for stage in self.stages if stage.when_frozen]
+        if before:
+            self.few.asked = steps_of_those_left(self.training.steps, before, self.stages)
         if self.statistics.frozen or not self.statistics.carries:
             lr = self.training.frozen_lr or self.training.lr
             self.training = self.training.model_copy(update={"lr": lr})
@@ -335,7 +334,7 @@ class Trainer:
                     ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)
                 )
                 self.watch.look(done)
-                if self.watch.stopped:
+                if self.watch.stopped or self.few.look(planned):
                     break
                 if self.events.stop_requested():
                     self._checkpoint(stage, optimizer)
