@@ -2,6 +2,7 @@
 
 The first steps overshoot: at the full rate, on a handful of batches, the loss rises before it
 falls. A run that time ends there publishes what it began with, the mixed statistics, and says so.
+On which roads that was measured: docs/nightshift.md.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from .time_allocation import LEAST_STEPS
 class FewSteps:
     """The steps that time leaves a run, where they are too few to learn from.
 
-    Not where the settings ask for as few, which is obeyed; nor where the run does not begin with
-    mixed statistics: a method as published does not, nor does training, nor a black box's student,
-    whose start is worth nothing.
+    Not where the settings ask for as few, which is obeyed; nor where they do not mix statistics
+    first: a method as published does not, nor does training, nor a black box's student, whose start
+    is worth nothing. Without batch norm the start is the source model.
 
     Args:
         context: of the run.

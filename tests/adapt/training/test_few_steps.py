@@ -107,6 +107,19 @@ def test_a_run_that_begins_with_no_mixture_learns_from_what_there_is_time_for(
     assert (summary.steps, summary.start_why) == (9, "")
 
 
+def test_without_batch_norm_too_few_steps_leave_the_source_model(
+    clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
+) -> None:
+    model, notes = network(norm=False), list[str]()
+    settings = ("training.steps=100", "warm_start=mixed", "weight_interpolation=1")
+    summary = make_trainer(
+        model, [slow(clock)], *settings, time_budget_s=20.0, note=notes.append
+    ).run()
+    assert summary.start_why
+    assert any("the result is the source model; for more" in note for note in notes)
+    assert same(model, network(norm=False).state_dict())
+
+
 def test_steps_that_turn_slower_than_planned_may_be_too_few_at_the_end(
     clock: Clock, make_trainer: MakeTrainer, network: MakeNetwork
 ) -> None:
