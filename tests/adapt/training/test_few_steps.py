@@ -155,7 +155,7 @@ def test_a_bundle_of_few_steps_is_that_of_bn_stats_judged_in_time(
 ) -> None:
     made = {}
     for method, budget in (("bn_stats", None), ("nightshift", 45.0)):
-        config = settings("tone=none", *MIXED[:2], method=method)
+        config = settings("tone=none", "watch.every=0", *MIXED[:2], method=method)
         options = run_options(tmp_path / method, time_budget_s=budget)
         began = clock.now
         made[method] = adapt_bundle(source, [recording], config, options, gated=True)
