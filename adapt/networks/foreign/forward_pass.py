@@ -227,6 +227,11 @@ def _advice(error: BaseException) -> str:
     said = str(error)
     if isinstance(error, TypeError) and "positional argument" in said:
         return "it is given the images alone, so let its other parameters have defaults"
+    if isinstance(error, TypeError | AttributeError) and "NoneType" in said:
+        return (
+            "if it wants labels for a loss of its own, let its forward return its maps without one "
+            "where it is given no labels, while training, too"
+        )
     if "CUDA" in said or "NVIDIA" in said or "same device" in said:
         return f"leave .cuda() and fixed devices out of it: {arg('device')} decides where it runs"
     if isinstance(error, AssertionError) or "size" in said or "shape" in said:

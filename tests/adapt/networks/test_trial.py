@@ -224,6 +224,7 @@ UNUSABLE = {
     "WantsSize": "raised AssertionError: images must be 512x1024, for images .*input_size",
     "FixedPositions": r"raised RuntimeError: The size of tensor.*\(1, 3, 32, 64\).*input_size",
     "WantsTargets": "missing 1 required positional argument: 'targets'.*the images alone",
+    "WantsLabelsWhileTraining": r"not NoneType.*return its maps without .* given no labels, while",
     "LossWhileTraining": "no map of as many channels while training",
     "ImagesToCuda": r"leave \.cuda\(\) and fixed devices out",
     "CastsImages": "images and weights are float32",
