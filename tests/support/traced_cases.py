@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -16,7 +18,9 @@ from roadshift.adapt.networks import (
     SegmentationNetwork,
     build_network,
     deeplab_v2_vgg16,
+    deeplab_v3plus,
     espnetv2,
+    pidnet,
 )
 from roadshift.export.onnx import write_graph
 from roadshift.export.weight_origins import Folds, read_folds, state_arrays
@@ -39,10 +43,28 @@ NETWORKS = {
 }
 
 
-# VGG-16 in an eighth of its channels, and one of ESPNetv2's equal units at each stride: the same
-# graph of every kind of layer, without half a minute for widths and repetitions.
+# VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage, MobileNetV2 with
+# one of the blocks that only repeat, and ESPNetv2 with one of its equal units at each stride and
+# two branches: graphs of every kind of layer, without a minute for widths and repetitions.
 NARROW = tuple(block._replace(width=block.width // 8) for block in deeplab_v2_vgg16.BLOCKS)
-SHORT = (1, 1)
+SMALL = pidnet._Size(8, 1, 1, 24, 32, is_large=False)
+INVERTED = tuple(
+    (expansion, width, blocks if width == 24 else 1, stride)
+    for expansion, width, blocks, stride in deeplab_v3plus._INVERTED
+)
+
+
+@contextmanager
+def fewer_layers() -> Iterator[None]:
+    """Networks that are built in here have what is said above."""
+    with (
+        patch.object(deeplab_v2_vgg16, "BLOCKS", NARROW),
+        patch.object(pidnet, "_Size", lambda *_, **__: SMALL),
+        patch.object(deeplab_v3plus, "_INVERTED", INVERTED),
+        patch.object(espnetv2, "_UNITS", (1, 1)),
+        patch.object(espnetv2, "_BRANCHES", 2),
+    ):
+        yield
 
 
 def bundle_of(
@@ -50,10 +72,7 @@ def bundle_of(
 ) -> tuple[Bundle, SegmentationNetwork]:
     """As built: biases and shifts all zero, scales and variances all one, so most are equal."""
     torch.manual_seed(0)
-    with (
-        patch.object(deeplab_v2_vgg16, "BLOCKS", NARROW),
-        patch.object(espnetv2, "_UNITS", SHORT),
-    ):
+    with fewer_layers():
         network = build_network(spec.name, SPACE.num_classes, **spec.arguments).eval()
     return write_bundle(path, network, network=spec, label_space=SPACE, input=size), network
 
