@@ -47,15 +47,13 @@ def compare(world: Any, command: Command, tmp_path: Path) -> Command:
     return run
 
 
-def test_as_a_process_it_prints_one_json_list_and_leaves_a_page(world: Any, tmp_path: Path) -> None:
+def test_it_prints_one_json_list_and_leaves_a_page(
+    compare: Command, world: Any, tmp_path: Path
+) -> None:
     frames, out = world.dusk / "images", tmp_path / "out"
-    started = process(
-        *("compare", world.source, frames, "--images", frames, "--labels", world.dusk / "labels"),
-        *("--methods", "bn_stats,iapc", "--out", out, "--json", *GIVEN, *SMALL),
-    )
-    stdout, stderr = started.communicate()
-    assert started.returncode == 0, stderr
-    rows = json.loads(stdout)
+    done = compare("--images", frames, "--methods", "bn_stats,iapc", "--json", *SMALL)
+    assert done.code == 0, done.err
+    rows, stderr = done.json, done.err
     assert [row["method"] for row in rows] == ["source only", "bn_stats", "iapc"]
     assert [set(row) for row in rows] == [KEYS] * 3
     for row in rows:
@@ -66,7 +64,7 @@ def test_as_a_process_it_prints_one_json_list_and_leaves_a_page(world: Any, tmp_
     assert f"wrote {out / 'compare.md'}" in stderr
     assert json.loads((out / "compare.json").read_text()) == rows
     page = (out / "compare.md").read_text()
-    assert f"    roadshift compare {world.source} {frames} --images" in page
+    assert f"    roadshift compare {world.source} {frames} --labels" in page
     assert f"| iapc | {rows[2]['miou']:.2f} | {rows[2]['gain']:.2f} |" in page
     assert cv2.imread(str(out / "compare.png")) is not None
     assert cv2.imread(str(out / "strips.png")) is not None

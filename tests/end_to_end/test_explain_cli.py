@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ def explain(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_page_of_an_adapted_model_beside_its_source(world: Any, tmp_path: Path) -> None:
+def test_a_page_of_an_adapted_model_beside_its_source(
+    world: Any, command: Callable[..., Any], tmp_path: Path
+) -> None:
     out = tmp_path / "seen"
     words = (world.adapted, world.dusk / "images", "--source", world.source, "--out", out)
     done = explain(*words, "--max-frames", 2, "--device", "cpu", "--json")
@@ -27,20 +30,21 @@ def test_a_page_of_an_adapted_model_beside_its_source(world: Any, tmp_path: Path
         assert all((out / file).is_file() for file in frame["figures"].values())
     assert "explaining: 0/2 frames" in done.stderr
     assert "using 2 of 4 frames, evenly spaced (--max-frames)" in done.stderr
-    again = explain(*words)
-    assert again.returncode == 1
-    assert again.stdout == ""
-    assert again.stderr.splitlines()[-1] == (
+    again = command("explain", *words)
+    assert again.code == 1
+    assert again.out == ""
+    assert again.err.splitlines()[-1] == (
         f"error: {out}: already exists; choose another name or use --overwrite."
     )
 
 
-def test_a_method_that_has_no_figures_is_one_sentence(world: Any, tmp_path: Path) -> None:
-    done = explain(
-        world.adapted, world.dusk / "images", "--method", "tent", "--out", tmp_path / "x"
-    )
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
+def test_a_method_that_has_no_figures_is_one_sentence(
+    world: Any, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = (world.adapted, world.dusk / "images", "--method", "tent", "--out", tmp_path / "x")
+    done = command("explain", *words)
+    assert done.code == 1
+    last = done.err.splitlines()[-1]
     assert last == "error: --method 'tent' is none of iapc, ld, atp, all."
     assert list(tmp_path.iterdir()) == []
 

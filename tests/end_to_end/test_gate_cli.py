@@ -153,28 +153,21 @@ def test_a_refused_bundle_is_used_with_a_note(
     assert document["verdict"]["checks"][0]["name"] == "flip"
 
 
-def test_adapt_with_too_few_frames_to_judge_on_asks(world: Any, tmp_path: Path) -> None:
-    """As a process: what a script reads."""
-    words = (
-        "adapt",
-        world.source,
-        world.dusk / "images",
-        "--method",
-        "bn_stats",
-        "--device",
-        "cpu",
-    )
-    done = as_process(*words, "--out", tmp_path / "new")
-    assert done.returncode == 6
-    last = done.stderr.splitlines()[-1]
+def test_adapt_with_too_few_frames_to_judge_on_asks(
+    adapt: Command, world: Any, tmp_path: Path
+) -> None:
+    done = adapt("--device", "cpu", frames=world.dusk / "images")
+    assert done.code == 6
+    last = done.err.splitlines()[-1]
     assert last.startswith(f"error: {tmp_path / 'new'}: its gate cannot tell")
     assert last.endswith(
         "4 frames are too few to set some aside and judge on them; give at least 32."
     )
-    assert "Ask a person: 4 frames are too few" in done.stdout
+    assert "Ask a person: 4 frames are too few" in done.out
 
 
 def test_judge_refuses_weights_that_are_no_numbers(world: Any, broken: Path, drive: Path) -> None:
+    """As a process: what a script reads."""
     done = as_process("judge", world.source, broken, drive, "--device", "cpu", "--json")
     assert done.returncode == 5
     verdict = json.loads(done.stdout)
