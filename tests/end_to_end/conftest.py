@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +77,23 @@ def command() -> Command:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The loop, once: train, adapt, export."""
-    root = tmp_path_factory.mktemp("world")
+    """The loop, once for all processes of the suite: train, adapt, export."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "world"
+    root.mkdir(exist_ok=True)
+    said = root / "said.json"
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            said.write_text(json.dumps([asdict(done) for done in made_world(root)]))
+    train, adapt, export = (Done(**done) for done in json.loads(said.read_text()))
+    return World(
+        root / "day", root / "dusk", root / "source", root / "adapted", train, adapt, export
+    )
+
+
+def made_world(root: Path) -> tuple[Done, Done, Done]:
+    """Scenes, a source model and an adapted one with its graph below ``root``."""
     render_dataset(root / "day", "daylight", 4, seed=1, width=96, height=64)
     render_dataset(root / "dusk", "dusk", 4, seed=100, width=96, height=64)
     train = run_command(
@@ -92,9 +109,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     )
     export = run_command("export", root / "adapted", "--json")
     assert (train.code, adapt.code, export.code) == (0, 0, 0), (train, adapt, export)
-    return World(
-        root / "day", root / "dusk", root / "source", root / "adapted", train, adapt, export
-    )
+    return train, adapt, export
 
 
 @pytest.fixture
