@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
+from pathlib import Path
+from shutil import disk_usage
 
 import pytest
 from hypothesis import settings
@@ -32,15 +34,37 @@ pytest.register_assert_rewrite(
 # The commands that tests start share compiled modules, else each of them compiles the package anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# Where memory serves as a disk, the tests' files are there: a bundle or a checkpoint is on the disk
+# before it gets its name, and tests write thousands. They kill processes, and no machine.
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30
+if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and disk_usage(MEMORY).free > ROOM:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+LONG = ("end_to_end", "export", "adapt")  # rooms whose files take longest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the rooms of long files, so that none of those is what the suite ends with."""
+    root = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        room = item.path.relative_to(root).parts[0]
+        return LONG.index(room) if room in LONG else len(LONG) + (item.path.parent != root)
+
+    items.sort(key=place)
+
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector to what tests make.
+    """Keep the garbage collector to what tests make, and to one pass in ten thousand objects.
 
-    Each of its full passes would go through all modules and tests, half a second at a time.
+    Each of its full passes would go through all modules and tests, half a second at a time, and one
+    trace of a graph would set off a hundred passes.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.hookimpl(tryfirst=True)
