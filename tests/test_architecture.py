@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import runpy
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def floor_of(box: str) -> str:
     return box.partition("_")[0]
 
 
+@cache
 def module_imports() -> dict[str, set[str]]:
     """The modules that each module imports, but for the lazy names of the root."""
     graph = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -28,8 +29,13 @@ MODULES = sorted(
 )
 
 
-def imports(source: str, module: Path) -> Iterator[str]:
+@cache
+def imports(source: str, module: Path) -> tuple[str, ...]:
     """Absolute dotted names that a module imports anywhere, ``module`` relative to the root."""
+    return tuple(_imports(source, module))
+
+
+def _imports(source: str, module: Path) -> Iterator[str]:
     package = ("roadshift", *module.parent.parts)
     tree = ast.parse(source)
     if module == Path("__init__.py"):  # names that are promised, for type checkers
