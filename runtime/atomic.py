@@ -64,13 +64,14 @@ def staging_folder(target: Path) -> Iterator[Path]:
     """A fresh hidden sibling of ``target``, removed on leaving unless it was published.
 
     Its owner holds a lock on it, so that what a killed process left behind is told apart from what
-    another process is writing, and removed.
+    another process is writing, and removed. A process that was forked from its owner leaves it be.
 
     Raises:
         OutputError: the folder cannot be made.
     """
+    owner = os.getpid()
     with output_errors(target):
-        _remove_abandoned(target)
+        remove_abandoned(target)
         folder = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
         folder.mkdir()
         lock = os.open(folder, os.O_RDONLY)
@@ -79,11 +80,24 @@ def staging_folder(target: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield folder
     finally:
+        try:
+            if os.getpid() == owner:
+                _remove(folder)
+        finally:
+            os.close(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, and end that before a signal is heeded that comes meanwhile."""
+    try:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
+    except BaseException:  # of a signal's handler, or of a thread that was told to stop
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _remove_abandoned(target: Path) -> None:
+def remove_abandoned(target: Path) -> None:
+    """Remove what killed processes left of staging folders for ``target``, a minute after."""
     for path in target.parent.glob(f".{glob.escape(target.name)}.tmp-*"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime < _ABANDONED_AFTER_S:

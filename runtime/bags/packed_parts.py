@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -13,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..atomic import output_errors, staging_folder
+from ..atomic import output_errors, remove_abandoned, staging_folder
 from ..errors import OutputError
 from ..folders.bag_folders import METADATA, is_packed, unpacked_name
 from ..notes import log_note
@@ -22,11 +21,12 @@ from .bag_file import BagFile, Contents, Place
 from .chunks import bags_package, zstd_content_size
 from .regions import BrokenBagError
 
-_PIECE = 1 << 18  # bytes that are decompressed at a time; as many may be lost before damage
+_PIECE = 1 << 18  # bytes that are decompressed at a time
 _CHECKED = 1 << 24  # bytes between two looks at the disk
 _LEFT_FREE = 1 << 28  # bytes that stay free on the disk
 _LONG = 1 << 28  # bytes of a packed file of which it is said that it is unpacked
 _EVERY_S = 10.0  # between two lines about one file
+_NAME = "roadshift-bag"  # of the temporary folders
 
 Note = Callable[[str], None]
 
@@ -45,18 +45,13 @@ class UnpackedPart:
     def __init__(self, part: Path, note: Note) -> None:
         with ExitStack() as stack:
             folder = Path(tempfile.gettempdir())
-            inside = stack.enter_context(staging_folder(folder / "roadshift-bag"))
+            inside = stack.enter_context(staging_folder(folder / _NAME))
             self.path = inside / unpacked_name(part)
             with output_errors(folder):
                 self.problem = _unpack(part, self.path, note)
                 with suppress(FileNotFoundError):  # it helps where the content is damaged
                     shutil.copyfile(part.parent / METADATA, inside / METADATA)
-            weakref.finalize(self, _close, stack.pop_all(), os.getpid())
-
-
-def _close(stack: ExitStack, owner: int) -> None:
-    if os.getpid() == owner:  # and not a process that was forked from it
-        stack.close()
+            weakref.finalize(self, stack.pop_all().close)
 
 
 class PackedFile:
@@ -115,6 +110,8 @@ def unpacked_parts(parts: Iterable[Path], note: Note = log_note) -> tuple[Unpack
     with _lock:
         packed = [part for part in parts if is_packed(part)]
         held = {part: _held.get(_state(part)) for part in packed}
+        if None in held.values():
+            remove_abandoned(Path(tempfile.gettempdir(), _NAME))
         _check_room([part for part, content in held.items() if content is None])
         for part, content in held.items():
             if content is None:
@@ -129,12 +126,14 @@ def _state(part: Path) -> _State:
 
 def _check_room(parts: Iterable[Path]) -> None:
     """Raise OutputError where the files will not fit, as far as they state their sizes."""
-    sizes = {part: _stated_size(part) or part.stat().st_size for part in parts}
+    stated = {part: _stated_size(part) for part in parts}
+    sizes = {part: size or part.stat().st_size for part, size in stated.items()}
+    least = "" if all(stated.values()) else "at least "
     free = _free()
     if sizes and sum(sizes.values()) + _LEFT_FREE > free:
         first = next(iter(sizes))
         of = first if len(sizes) == 1 else first.parent
-        raise _no_room(f"{of} takes {sized(sum(sizes.values()))} once it is unpacked")
+        raise _no_room(f"{of} takes {least}{sized(sum(sizes.values()))} once it is unpacked")
 
 
 def _free() -> int:
@@ -170,7 +169,7 @@ def _unpack(part: Path, target: Path, note: Note) -> str | None:
         reader = decompressor.stream_reader(packed, read_across_frames=True, closefd=False)
         piece = memoryview(bytearray(_PIECE))
         try:
-            while count := reader.readinto(piece):
+            while count := reader.readinto1(piece):  # what is before damage, to its last byte
                 if done >= checked:
                     checked = done + _CHECKED
                     _check_still(part, done)

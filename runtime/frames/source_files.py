@@ -202,7 +202,7 @@ def _kind_of_file(source: str, path: Path, is_file: bool) -> str:
     if not is_file:
         number = " (a camera of this machine is written camera:0)" if source.isdecimal() else ""
         raise FrameError(
-            f"{shown} {_why_no_file(path)}; give a folder, an image or a video file{number}."
+            f"{shown} {_why_no_file(path)}; give a folder, an image, a video or a bag{number}."
         )
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:

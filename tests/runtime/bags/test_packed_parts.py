@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import zstandard
 from bag_cases import pictures, stamp_of, write_ros2
+from roadshift.runtime import atomic
 from roadshift.runtime.bags import packed_parts
 from roadshift.runtime.errors import FrameError, OutputError
 from roadshift.runtime.frames import open_frames
@@ -217,3 +219,63 @@ def test_of_a_long_one_is_said_how_far_it_is(
     assert said[0].startswith(f"{part} (")
     assert said[0].endswith(f" is unpacked into {scratch} to be read.")
     assert said[-1] == f"unpacking {part}: 100%"
+
+
+@pytest.mark.parametrize("behind", [bytes(4096), b"x"])
+@PLUGINS
+def test_no_picture_before_damage_is_lost(tmp_path: Path, plugin: str, behind: bytes) -> None:
+    bag = write_ros2(tmp_path / "drive", SHOWN, plugin, compressed="file")
+    with packed(bag).open("ab") as file:
+        file.write(behind)
+    assert_all(open_frames(bag))
+
+
+def test_what_a_killed_process_left_makes_room(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_ros2(tmp_path / "drive", SHOWN, "mcap", compressed="file")
+    left = scratch / ".roadshift-bag.tmp-0123"
+    left.mkdir()
+    (left / "drive.mcap").write_bytes(bytes(1000))
+    os.utime(left, (0, 0))
+
+    def free(_: object) -> SimpleNamespace:
+        return SimpleNamespace(free=0 if left.exists() else 1 << 40)
+
+    monkeypatch.setattr(packed_parts.shutil, "disk_usage", free)
+    assert_all(open_frames(bag))
+    assert not left.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_leaves_the_content_to_its_owner(tmp_path: Path, scratch: Path) -> None:
+    bag = write_ros2(tmp_path / "drive", SHOWN, "mcap", compressed="file")
+    source = open_frames(bag)
+    child = os.fork()
+    if not child:
+        try:
+            del source
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert_all(source)
+    del source
+    gc.collect()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_signal_while_the_content_is_removed_leaves_nothing(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remove, times = shutil.rmtree, iter([1])
+
+    def interrupted(folder: Path, **how: bool) -> None:
+        if next(times, None):
+            raise KeyboardInterrupt
+        remove(folder, **how)
+
+    monkeypatch.setattr(atomic.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic.staging_folder(scratch / "target") as folder:
+        (folder / "content").touch()
+    assert list(scratch.iterdir()) == []
