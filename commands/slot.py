@@ -31,6 +31,14 @@ Plan = Annotated[
         "own plan where that does not fit this machine; or fp32, fp16, ...; none builds none.",
     ),
 ]
+Meant = Annotated[
+    Path | None,
+    typer.Option(
+        "--model",
+        metavar="BUNDLE",
+        help="The model that is meant, a folder or a packed file; whichever it is, unless given.",
+    ),
+]
 Slots = Annotated[Path, typer.Option("--slots", metavar="DIR", help="The folder of the slots.")]
 
 
@@ -198,29 +206,27 @@ def rollback(
     trial: Annotated[
         bool, typer.Option("--trial", help="End a trial, and do nothing where there is none.")
     ] = False,
+    model: Meant = None,
     as_json: Json = False,
 ) -> None:
-    """End a trial; or, without one, return to the model before the one that runs."""
+    """End a trial; or, without one, return to the model before the one that runs.
+
+    With --model, where that model is tried, or runs; the trial of another goes on.
+    """
+    from ..runtime.bundle.packed import hash_of
     from ..runtime.slots import open_slots, roll_back
     from ..runtime.slots.changes import end_trial
 
     store = open_slots(slots)
-    (end_trial if trial else roll_back)(store, reason)
+    hash = hash_of(model) if model is not None else None
+    (end_trial if trial else roll_back)(store, reason, model=hash)
     _show(store, as_json)
 
 
 @slot.command()
 def wait(
     slots: Slots,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            "--model",
-            metavar="BUNDLE",
-            help="The model that is meant, a folder or a packed file; whichever is on trial, "
-            "unless given.",
-        ),
-    ] = None,
+    model: Meant = None,
     timeout: Annotated[str, typer.Option(help="Longest time, e.g. 90s or 10m.")] = "10m",
     as_json: Json = False,
 ) -> None:

@@ -304,10 +304,14 @@ def roll_back(
         return _went_back(store, state, reason)
 
 
-def end_trial(store: SlotStore, reason: str) -> SlotState:
-    """End a trial, and change nothing where there is none, such as one that was just committed."""
+def end_trial(store: SlotStore, reason: str, *, model: str | None = None) -> SlotState:
+    """End a trial, and change nothing where there is none, such as one that was just committed.
+
+    Args:
+        model: hash of the one that is meant; the trial of another goes on.
+    """
     with store.changing() as state:
-        if state.trial is None:
+        if state.trial is None or model not in (None, state.slots[state.trial.slot].hash):
             return state
         return _failed(store, state, state.trial.slot, reason)
 

@@ -9,11 +9,11 @@ from itertools import islice
 
 from ..bundle import Bundle
 from ..engines import Engine, open_engine
-from ..errors import EngineError, SlotError
+from ..errors import EngineError, SignatureError, SlotError
 from ..frames import Frame
 from ..frames.preprocess import fit_frame
-from ..signing import Trust
-from .changes import trusted_model
+from ..signing import Trust, open_trust
+from .changes import trusted_model, verified_now
 from .health import FRAMES, Health, Trials
 from .plans import open_with_plan
 from .self_test import check_self_test
@@ -30,8 +30,8 @@ def examine(
 ) -> Health:
     """The health of the model on trial, on up to ``most`` frames; nothing is changed.
 
-    A model that does not open, fails on a frame, or does not give the labels that its export
-    recorded, is not healthy.
+    A model that does not open, fails on a frame, does not give the labels that its export
+    recorded, or is no longer trusted at the end, is not healthy.
 
     Raises:
         SlotError: no model is on trial.
@@ -54,6 +54,11 @@ def examine(
             for frame in islice(frames, most):
                 _see(frame, engine, before, trials)
     except EngineError as error:
+        return Health(False, (str(error).rstrip("."),), trials.frames, None, tried.hash)
+    now = open_trust(trust.path)  # which may have changed since
+    try:
+        verified_now(store, state, tried, now)
+    except SignatureError as error:
         return Health(False, (str(error).rstrip("."),), trials.frames, None, tried.hash)
     return trials.health()
 

@@ -298,6 +298,7 @@ class SlotEngine(Engine):
         if hash in self._unrecorded or hash == self._serving.hash:
             return
         self._given_up.pop(hash, None)  # somebody lets it be tried once more
+        self._watched.forget(hash)
         with gently(self._gaps):
             start = start_of_run(self._store, self._watched.trust, note=self._say)
             self._generation = start.state.generation
@@ -358,8 +359,7 @@ class SlotEngine(Engine):
             return other
 
     def _open_slot(self, state: SlotState, slot: Slot) -> _Serving:
-        bundle = trusted_model(self._store, state, slot, self._watched.trust)
-        return self._opened(bundle)
+        return self._opened(trusted_model(self._store, state, slot, self._watched.trust))
 
     def _opened(self, bundle: Bundle) -> _Serving:
         return _Serving(bundle.hash, open_warm(self._open, bundle))

@@ -25,8 +25,9 @@ from .store import SlotStore
 
 @dataclass(frozen=True)
 class _Look:
-    """The outcome of verifying a model, and when its first signature or key expires after it."""
+    """The outcome of verifying a model in a folder, and when a signature or key of it ends next."""
 
+    folder: str
     problem: SignatureError | BundleError | None
     until: datetime | None = None
 
@@ -48,7 +49,7 @@ class TrustWatch:
         self.trust = trust
         self._store, self._note, self._gaps = store, note, gaps
         self._file = _identity(trust.path)
-        self._looks = dict[str, _Look]()  # by the model's folder
+        self._looks = dict[str, _Look]()  # by the model's hash
 
     def problem(self, state: SlotState, hash: str) -> SignatureError | BundleError | None:
         """The reason why a model in a slot may not run any more; the same object until a change.
@@ -62,15 +63,19 @@ class TrustWatch:
         model = _holding(state, hash)
         if model is None:
             return None
-        look = self._looks.get(model.folder)
-        if look is None or (look.until is not None and look.until <= self._store.now(state)):
+        look = self._looks.get(hash)
+        if look is None or look.folder != model.folder or self._is_over(look, state):
             look = self._look(state, model)
             if look.problem is not None and _holding(self._store.state(), hash) != model:
                 return None  # its signatures were renewed meanwhile, the old ones removed
-            held = {one.folder for one in state.slots.values()}
+            held = {one.hash for one in state.slots.values()}
             self._looks = {key: one for key, one in self._looks.items() if key in held}
-            self._looks[model.folder] = look
+            self._looks[hash] = look
         return look.problem
+
+    def forget(self, hash: str) -> None:
+        """Verify a model anew at the next look: it was installed once more, or is tried anew."""
+        self._looks.pop(hash, None)
 
     def read(self) -> None:
         """Read the document anew."""
@@ -84,8 +89,11 @@ class TrustWatch:
             with gently(self._gaps):
                 found = self._verified(state, model)
         except (BundleError, SignatureError) as error:
-            return _Look(error)
-        return _Look(None, self._first_expiry(found, self._store.now(state)))
+            return _Look(model.folder, error)
+        return _Look(model.folder, None, self._first_expiry(found, self._store.now(state)))
+
+    def _is_over(self, look: _Look, state: SlotState) -> bool:
+        return look.until is not None and look.until <= self._store.now(state)
 
     def _verified(self, state: SlotState, model: Installed) -> Verified:
         """The model with its signatures; its files were checked when it was opened."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from ..errors import SlotError, UnhealthyError
-from .state import SlotState
+from .state import Installed, Slot, SlotState
 from .store import SlotStore
 
 
@@ -34,10 +34,17 @@ def wait_for_decision(
         return _decided(store, state, model)
     other = state.model(state.idle)
     if other is not None and other.condition == "failed":
-        raise UnhealthyError(f"{store.path}: slot {state.idle} was rolled back: {other.reason}.")
+        raise UnhealthyError(
+            f"{store.path}: slot {state.idle} was rolled back: {other.reason.rstrip('.')}."
+        )
     if state.active is None:
         raise SlotError(f"{store.path}: no model was ever tried.")
     return state
+
+
+def _rolled_back(store: SlotStore, slot: Slot, model: Installed) -> UnhealthyError:
+    reason = model.reason.rstrip(".")
+    return UnhealthyError(f"{store.path}: slot {slot} was rolled back: {reason}.")
 
 
 def _is_tried(state: SlotState, hash: str | None) -> bool:
@@ -55,7 +62,9 @@ def _decided(store: SlotStore, state: SlotState, hash: str) -> SlotState:
         )
     slot, model = found
     if model.condition == "failed":
-        raise UnhealthyError(f"{store.path}: slot {slot} was rolled back: {model.reason}.")
+        raise UnhealthyError(
+            f"{store.path}: slot {slot} was rolled back: {model.reason.rstrip('.')}."
+        )
     if model.condition != "good":
         raise SlotError(
             f"{store.path}: model {hash[:12]} in slot {slot} is not being tried; say roadshift "

@@ -164,6 +164,9 @@ def test_an_updater_walks_through_its_states(car: Fleet, script: Script, tmp_pat
     assert car.store.state().trial is not None
     undecided = script("mender-roadshift", "ArtifactCommit", tree)
     assert "still on trial" in undecided.stderr
+    theirs = pack(car.model(4), tmp_path / "theirs")
+    roadshift("slot", "rollback", "--slots", car.store.path, "--trial", "--model", theirs)
+    assert car.store.state().trial is not None, "the trial of another model goes on"
     assert script("mender-roadshift", "ArtifactRollback", tree).returncode == 0
     assert car.store.state().slots["b"].reason == "Mender rolled back"
     assert script("mender-roadshift", "ArtifactRollback", tree).returncode == 0  # once is enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 import pytest
 from fleets import Fleet
 from roadshift.runtime.bundle import Bundle
-from roadshift.runtime.errors import BundleError, SignatureError
+from roadshift.runtime.errors import BundleError, SignatureError, UnhealthyError
+from roadshift.runtime.frames import Frame
 from roadshift.runtime.gentle import FrameGaps
 from roadshift.runtime.signing import Trust, open_trust, sign_bundle, update_trust
 from roadshift.runtime.signing.trust_updates import Changes, changed, propose
-from roadshift.runtime.slots import install, start_of_run, try_model
+from roadshift.runtime.slots import commit, install, start_of_run, try_model
+from roadshift.runtime.slots.examination import examine
 from roadshift.runtime.slots.serving import SlotEngine
 from roadshift.runtime.slots.trust_watch import TrustWatch
 from serving_cases import serve_until, served_by
@@ -103,12 +106,17 @@ def test_signatures_that_are_exchanged_meanwhile_are_no_loss_of_trust(fleet: Fle
     install(fleet.store, model.path, fleet.trust)
     assert watch.problem(before, model.hash) is None  # whose folder is gone
     assert watch.problem(fleet.store.state(), model.hash) is None
-    (fleet.store.folder(fleet.store.state().slots["a"].folder) / "manifest.json").unlink()
+    manifest = fleet.store.folder(fleet.store.state().slots["a"].folder) / "manifest.json"
+    content = manifest.read_bytes()
+    manifest.unlink()
     assert watch.problem(fleet.store.state(), model.hash) is None, "verified already"
     revoke(fleet, fleet.model(2))
     damage = watch.problem(fleet.store.state(), model.hash)
     assert isinstance(damage, BundleError)
+    manifest.write_bytes(content)
     assert watch.problem(fleet.store.state(), model.hash) is damage, "the same until a change"
+    watch.forget(model.hash)
+    assert watch.problem(fleet.store.state(), model.hash) is None
 
 
 def test_a_model_revoked_during_its_trial_is_never_committed(fleet: Fleet) -> None:
@@ -123,6 +131,47 @@ def test_a_model_revoked_during_its_trial_is_never_committed(fleet: Fleet) -> No
     assert (state.active, state.slots["b"].condition) == ("a", "failed")
     assert "was revoked (recall)" in state.slots["b"].reason
     assert "committed" not in fleet.events()[fleet.events().index("tried", 3) :]
+
+
+def test_a_model_that_expired_in_its_trial_is_tried_anew_with_newer_signatures(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.running(1)
+    second = fleet.model(2, weights_of=1)
+    now = datetime.now(timezone.utc)
+    sign_bundle(second, fleet.key, version=3, expires=now + YEAR)
+    install(fleet.store, second.path, fleet.trust)
+    clock, later = type(fleet.store).now, [timedelta()]
+    monkeypatch.setattr(type(fleet.store), "now", lambda *args: clock(*args) + later[0])
+    with SlotEngine(fleet.store, fleet.trust, frames=50, share=0.9) as engine:
+        engine._frames = 10**6
+        try_model(fleet.store, fleet.trust)
+        until(lambda: "started" in fleet.events(), engine)
+        later[0] = 2 * YEAR
+        until(lambda: fleet.store.state().trial is None, engine)
+        assert "expired on" in fleet.store.state().slots["b"].reason
+        engine._frames = 5
+        sign_bundle(second, fleet.key, version=4, expires=now + 30 * YEAR)
+        install(fleet.store, second.path, fleet.trust)
+        try_model(fleet.store, fleet.trust)
+        until(lambda: served_by(engine) == second.hash, engine)
+    assert fleet.store.state().active == "b"
+
+
+def test_a_model_revoked_while_it_is_examined_is_rolled_back(fleet: Fleet) -> None:
+    fleet.running(1)
+    second = fleet.installed(2, weights_of=1)
+    try_model(fleet.store, fleet.trust)
+
+    def frames() -> Iterator[Frame]:
+        yield Frame(BATCH[0], "0", None)
+        revoke(fleet, second)
+
+    health = examine(fleet.store, fleet.trust, frames())
+    assert not health.passed
+    assert "was revoked (recall)" in health.sentences[0]
+    with pytest.raises(UnhealthyError):
+        commit(fleet.store, health)
 
 
 def test_the_first_model_revoked_in_its_trial_serves_on_uncommitted(fleet: Fleet) -> None:
