@@ -18,6 +18,7 @@ from ...runtime.bundle import InputSpec
 from ...runtime.errors import ConfigError, EngineError, RoadshiftError, Sentence, arg
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.labels import LabelSpace
+from ..models.inputs import note_of_unit_range
 from ..models.loading import IMAGENET_INPUT
 from .base import Answer, BlackBox, BoxWiring, Note
 from .reading import AnswerReader
@@ -144,6 +145,7 @@ def network_black_box(
     number = _output(network.outputs, file, wiring.output, space.num_classes)
     _check_channels(network.outputs[number], file, space, image.channels_last)
     assumed = image.spec is not None and None in (wiring.mean, wiring.std)
+    note_of_unit_range(wiring.mean, wiring.std, note)
     note(Sentence(f"{file}: {_described(image, assumed)}"))
     size = image.width, image.height
     spec = None
@@ -266,7 +268,9 @@ def image_input(inputs: Sequence[TensorInfo], file: Path, wiring: BoxWiring) -> 
 
 def _described(image: ImageInput, assumed: bool) -> str:
     """An input and its preprocessing, for a note."""
+    free = image.width is None and image.height is None
     sides = "x".join("?" if side is None else str(side) for side in (image.width, image.height))
+    sides = "of any size" if free else sides
     colour = "BGR" if image.bgr else "RGB"
     if image.spec is None:
         return f"takes {colour} pixels as they are, {sides}"

@@ -232,7 +232,7 @@ class Atp(Method):
 
     name = "atp"
     summary = "align, teach, propagate: diversity, pseudo-labels, easy frames to hard ones"
-    source = "Wang et al., TPAMI 2024 (arXiv:2106.11653v2)"
+    source = "Wang et al. (arXiv:2106.11653v2; a later version is in TPAMI 2024)"
     Config = AtpConfig
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": RECIPE,

@@ -155,7 +155,7 @@ class AtpBlackBox(Method):
 
     name = "atp_black_box"
     summary = "ATP from a source model's answers alone; the student may be another network"
-    source = "Wang et al., TPAMI 2024 (arXiv:2106.11653v2, black box)"
+    source = "Wang et al. (arXiv:2106.11653v2, black box; a later version is in TPAMI 2024)"
     Config = AtpBlackBoxConfig
     black_box = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from ...runtime.bundle import InputSpec
+from ...runtime.errors import Sentence, arg
 
 
 class Normalise(nn.Module):
@@ -34,3 +37,22 @@ class Normalise(nn.Module):
         if self.bgr:
             x = x.flip(1)
         return (x - self.mean) / self.std
+
+
+def note_of_unit_range(
+    mean: Sequence[float] | None, std: Sequence[float] | None, note: Callable[[str], None]
+) -> None:
+    """Say so where a user's mean and deviation are of pixels from 0 to 1, as model cards give them.
+
+    No camera's pixels from 0 to 255 have deviations below 1; a network that is given them divides
+    by next to nothing, and sees noise.
+    """
+    if std is None or max(std) >= 1 or (mean is not None and max(mean) > 1):
+        return
+    meant = [",".join(f"{255 * x:.6g}" for x in values) for values in (mean, std) if values]
+    note(
+        Sentence(
+            f"{arg('mean')} and {arg('std')} are in 0-255 units, and these look like those of "
+            f"pixels from 0 to 1; for those say 255 times as much, {' and '.join(meant)}"
+        )
+    )

@@ -21,7 +21,7 @@ CONFIDENT = 0.9  # least probability of a pixel that a model is confident of
 def normalised_entropy(p: Tensor) -> Tensor:
     """H(p) / log K of every pixel, 0 (certain) to 1 (knows nothing).
 
-    Source: ATP, arXiv 2106.11653, eq. 2, where h is normalised.
+    Source: h of ATP, arXiv 2106.11653v2, eq. 2, divided by log K, which keeps 1 - h above 0.
 
     Args:
         p: probabilities, (B, K, h, w).

@@ -50,28 +50,34 @@ class StatisticsShare:
 
 @torch.no_grad()
 def find_share(
-    network: SegmentationNetwork, source: Statistics, target: Statistics, context: Context
+    network: SegmentationNetwork,
+    source: Statistics,
+    target: Statistics,
+    context: Context,
+    seen: int,
 ) -> StatisticsShare:
     """Find how much of the target's statistics to take; the network's own are left as they were.
 
     At most N / (N + 2) for N frames that differ (Schneider et al., NeurIPS 2020), if fewer than 16
-    of those looked at do: a road of two frames, or a standing car, says little of any other.
+    of those looked at do, or the statistics are of fewer: a road of two frames, a standing car, or
+    no time for more says little of any other.
 
     Args:
         source, target: see `running_statistics` and `target_statistics`.
+        seen: frames that the target's statistics are of.
 
     Raises:
         RunInterrupted: a signal came.
     """
     frames, deadline = context.frames, context.work.deadline
-    chosen = evenly_spaced(len(frames), FRAMES)
-    if deadline.bounded:
-        fit = int(deadline.left_s / max(deadline.forward_s * PASSES * len(SHARES), 1e-9))
-        chosen = evenly_spaced(len(frames), min(FRAMES, fit)) if fit else []
-    if not chosen:
-        return capped(0.5, 1, "half of each: the time budget leaves no time to find the share")
+    chosen = evenly_spaced(len(frames), min(FRAMES, seen))
     distinct = DistinctFrames()
     different = sum(distinct.is_new(frames.image(i)) for i in chosen)
+    if deadline.bounded:
+        fit = int(deadline.left_s / max(deadline.forward_s * PASSES * len(SHARES), 1e-9))
+        chosen = evenly_spaced(len(frames), min(len(chosen), fit)) if fit else []
+    if not chosen:
+        return capped(0.5, different, "the time budget leaves no time to find the share: half")
     images = [context.normalise(_frame(context, i)) for i in chosen]
     scores = []
     try:
@@ -87,7 +93,7 @@ def find_share(
     finally:
         mix_statistics(source, target, 0.0)
     if len(scores) < len(SHARES):
-        return capped(0.5, different, "half of each: the time budget ended before one was found")
+        return capped(0.5, different, "the time budget ended before a share was found: half")
     value = weighted_mean(SHARES, scores)
     best, own = max(scores), scores[0]
     return capped(

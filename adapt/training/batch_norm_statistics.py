@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor
+
 from ...runtime.words import counted
 from ..data.context import Context
 from ..networks import SegmentationNetwork
@@ -92,10 +96,12 @@ class BatchNormStatistics:
             + (f"; {self._too_few}" if self._too_few else "")
         )
         with context.work.deadline.part(STATISTICS):
-            target = target_statistics(self.model, context.whole_frames("warm start"), context.note)
+            counts = list[int]()
+            batches = _counted(context.whole_frames("warm start"), counts)
+            target = target_statistics(self.model, batches, context.note)
         if not target:
             return
-        self.share = self._chosen_share(target)
+        self.share = self._chosen_share(target, sum(counts))
         if self.share.value < 1:
             context.note(
                 f"warm start: {self.share.value:g} of the frames' statistics, the rest the source "
@@ -103,13 +109,13 @@ class BatchNormStatistics:
             )
         mix_statistics(self._source, target, self.share.value)
 
-    def _chosen_share(self, target: Statistics) -> StatisticsShare:
+    def _chosen_share(self, target: Statistics, frames: int) -> StatisticsShare:
         config = self.context.config
         if config.warm_start == "target":
             return StatisticsShare(1.0, "as the settings say")
         if config.statistics_share is not None:
             return StatisticsShare(config.statistics_share, "as the settings say")
-        return find_share(self.model, self._source, target, self.context)
+        return find_share(self.model, self._source, target, self.context, frames)
 
     def freeze(self) -> None:
         """Let batch norm use its running statistics in training mode, and leave them as they are.
@@ -130,3 +136,10 @@ class BatchNormStatistics:
             self.context.note,
             self._source,
         )
+
+
+def _counted(batches: Iterable[Tensor], counts: list[int]) -> Iterator[Tensor]:
+    """The batches, with the frames of each appended to ``counts``."""
+    for images in batches:
+        counts.append(len(images))
+        yield images

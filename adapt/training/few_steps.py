@@ -64,3 +64,10 @@ class FewSteps:
                 f"{arg('time_budget_s')}"
             )
         )
+
+    def say_no_step(self, share: float | None) -> None:
+        """Say that there was no time for any, where fewer would be obeyed, too."""
+        if self.look(0):
+            self.say(share)
+        else:
+            self._note("the time budget was too short for a step: the result is the start")

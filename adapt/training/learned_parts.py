@@ -54,7 +54,8 @@ def narrowed(
     if not learned & own:
         raise TrainingError(
             f"{where}: training.learn={part} leaves nothing to learn, for this stage lets none of "
-            "those weights learn; choose another part, or all, or leave the stage out."
+            "those weights learn; choose another part, or all, or leave the stage out, as Align by "
+            "nightshift.align=false."
         )
     learn_alone(model, [p for group in left for p in group.parameters])
     return left

@@ -159,8 +159,7 @@ class Trainer:
         self.deadline.begin_end()
         give_back_unused()  # what the steps had, before statistics and judging take their own
         if self.deadline.bounded and self.state.planned_steps and not self.state.done:
-            self.few.look(0)
-            self.events.note("the time budget was too short for a step: the result is the start")
+            self.few.say_no_step(self.state.statistics_share)
             return 0
         if not self.watch.stopped and self.few.look(self.state.done):
             self.few.say(self.state.statistics_share)

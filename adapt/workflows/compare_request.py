@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...runtime.bench.evaluation import labels_through
 from ...runtime.bundle import open_bundle
-from ...runtime.errors import ConfigError, LabelError, arg
+from ...runtime.errors import ConfigError, FrameError, LabelError, arg
 from ...runtime.folders.label_pairs import labelled_pairs
 from ..run.options import RunOptions
 from .ablations import ablation_variants, find_ablation, read_ablation
@@ -86,6 +86,10 @@ def measured_pairs(frames: Sequence[str], images: Path | None, labels: Path) -> 
     """
     if images is not None:
         return labelled_pairs(images, labels)
+    named = [one for one in frames if not {":", "#"} & set(one)]  # no stream, and no topic
+    missing = next((one for one in named if not Path(one).exists()), None)
+    if missing is not None:
+        raise FrameError(f"{missing} does not exist; give the folder of the target frames.")
     if len(frames) != 1 or not Path(frames[0]).is_dir():
         raise LabelError(
             f"{arg('labels')} alone measures on the target frames, and these are not one folder of "

@@ -13,6 +13,7 @@ from ...runtime.words import shortened
 from ..models.hub_folder import is_hub_folder
 from ..models.hub_input import DEFAULT_SIZE
 from ..models.importing import ARGUMENTS_OF, detect_arguments
+from ..models.inputs import note_of_unit_range
 from ..models.loading import IMAGENET_INPUT, network_spec
 from ..models.mmseg_layouts import LAYOUTS
 from ..models.mmsegmentation import MmsegCheckpoint, in_our_names, recognised
@@ -66,6 +67,7 @@ def import_bundle(
     """
     if colour is not None and colour not in ("rgb", "bgr"):
         raise ConfigError(f"{arg('colour')} {shortened(colour)!r}: write rgb or bgr.")
+    note_of_unit_range(mean, std, note)
     if is_hub_folder(weights):
         if key is not None:
             raise ConfigError(

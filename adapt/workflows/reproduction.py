@@ -128,6 +128,7 @@ def reproduce(
     folders, pairs = kept.frame_folders(data), kept.labelled_pairs(data)
     _check_size(pairs[0][0], recipe)
     run_on = pick_device(options.device)
+    source = _given_bundle(recipe, checkpoint, allow_networks) if checkpoint.is_dir() else None
     check_name(out, inside=True)
     with output_errors(out):
         out.mkdir(exist_ok=True)
@@ -135,7 +136,7 @@ def reproduce(
     if not options.resume:
         for name in configs:
             check_output(out / name, options.overwrite)
-    source = _source_model(recipe, checkpoint, options, allow_networks)
+    source = source or _imported(recipe, checkpoint, options, allow_networks)
 
     def measure(bundle: Bundle, stage: str) -> dict[str, Any]:
         engine = RecipeEngine(bundle, recipe, run_on)
@@ -256,33 +257,37 @@ def _check_size(image_path: Path, recipe: Recipe) -> None:
         )
 
 
-def _source_model(
+def _imported(
     recipe: Recipe,
     checkpoint: Path,
     options: RunOptions,
     allow_networks: Collection[str],
 ) -> Bundle:
-    """The checkpoint as a bundle: itself if it is one, else imported to ``source``."""
-    space, out = label_space(recipe.label_space), options.out / "source"
-    if not checkpoint.is_dir():
-        if not (options.resume and out.exists()):
-            return import_bundle(
-                checkpoint,
-                recipe.network,
-                space,
-                out,
-                input_size=recipe.input_size,
-                overwrite=options.overwrite,
-                note=options.events.note,
-            )
-        bundle = open_bundle(out, allow_networks=allow_networks)
-        named = bundle.manifest.provenance.configuration.get("weights")
-        if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
-            raise OutputError(
-                f"{out}: was not made from {checkpoint.name}; choose another {arg('out')}, or "
-                f"start anew with {arg('overwrite', True)}."
-            )
-        return bundle
+    """The weights of a file as a bundle, ``source``."""
+    out = options.out / "source"
+    if not (options.resume and out.exists()):
+        return import_bundle(
+            checkpoint,
+            recipe.network,
+            label_space(recipe.label_space),
+            out,
+            input_size=recipe.input_size,
+            overwrite=options.overwrite,
+            note=options.events.note,
+        )
+    bundle = open_bundle(out, allow_networks=allow_networks)
+    named = bundle.manifest.provenance.configuration.get("weights")
+    if named != encodable(checkpoint.name) or not _has_weights_of(bundle, checkpoint):
+        raise OutputError(
+            f"{out}: was not made from {checkpoint.name}; choose another {arg('out')}, or "
+            f"start anew with {arg('overwrite', True)}."
+        )
+    return bundle
+
+
+def _given_bundle(recipe: Recipe, checkpoint: Path, allow_networks: Collection[str]) -> Bundle:
+    """A source model that is a bundle already, if the recipe is one for it."""
+    space = label_space(recipe.label_space)
     bundle = open_bundle(checkpoint, allow_networks=allow_networks)
     if bundle.manifest.network.name != recipe.network:
         raise NetworkError(

@@ -56,6 +56,8 @@ class Layout:
         return [pair for images in folders for pair in labelled_pairs(images, root / self.labels)]
 
     def _folders(self, root: Path, pattern: str) -> list[Path]:
+        if not root.is_dir():
+            raise FrameError(f"{root} is no folder; give the one that holds {self.title}.")
         found = sorted(path for path in root.glob(pattern) if path.is_dir())
         if not found:
             raise FrameError(

@@ -194,8 +194,11 @@ def test_statistics_worth_nothing_are_replaced_as_far_as_the_frames_allow(
     source = running_statistics(net)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     target = target_statistics(net, context.whole_frames("x"))
-    found = find_share(net, source, target, context)
+    found = find_share(net, source, target, context, few)
     assert found.value == {1: 0.33, 2: 0.5, 40: 1.0}[few]
+    told = find_share(net, source, target, context, 1)
+    assert told.value == 0.33
+    assert told.why.endswith("; 1 different frame allows no more")
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 

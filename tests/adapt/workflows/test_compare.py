@@ -535,6 +535,10 @@ def test_labels_alone_measure_on_the_target_frames(frames_dir: Path, labels_dir:
     pairs = measured_pairs([str(frames_dir)], None, labels_dir)
     assert pairs == measured_pairs(["clip.mp4", "more"], frames_dir, labels_dir)
     assert [(a.parent, b.parent) for a, b in pairs] == [(frames_dir, labels_dir)] * 6
-    for frames in (["clip.mp4"], [str(frames_dir), str(frames_dir)]):
+    clip = frames_dir.parent / "clip.mp4"
+    clip.touch()
+    for frames in ([str(clip)], [f"{clip}#/topic"], [str(frames_dir), str(frames_dir)]):
         with pytest.raises(LabelError, match="give the folder of the labelled images with images"):
             measured_pairs(frames, None, labels_dir)
+    with pytest.raises(FrameError, match="nowhere does not exist"):
+        measured_pairs(["nowhere"], None, labels_dir)

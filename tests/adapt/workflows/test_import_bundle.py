@@ -73,6 +73,30 @@ def test_preprocessing_that_is_given_is_recorded(checkpoint: Path) -> None:
     assert (seen.colour, seen.mean, seen.std) == ("bgr", (1, 2, 3.5), (4, 5, 6))
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "meant"),
+    [
+        (
+            (0.485, 0.456, 0.406),
+            (0.229, 0.224, 0.225),
+            "123.675,116.28,103.53 and 58.395,57.12,57.375",
+        ),
+        (None, (0.5, 0.5, 0.5), "as much, 127.5,127.5,127.5"),
+        ((0, 0, 0), (1, 1, 1), None),
+        ((123.675, 116.28, 103.53), (0.9, 0.9, 0.9), None),
+        ((0.4, 0.4, 0.4), None, None),
+    ],
+)
+def test_statistics_of_pixels_from_0_to_1_are_said(
+    checkpoint: Path, mean: Any, std: Any, meant: str | None
+) -> None:
+    said = list[str]()
+    import_own(checkpoint, mean=mean, std=std, note=said.append)
+    found = [line for line in said if "look like those of pixels from 0 to 1" in line]
+    assert len(found) == (meant is not None)
+    assert meant is None or found[0].endswith(meant)
+
+
 def test_arguments_of_the_network_are_used_and_recorded(tmp_path: Path) -> None:
     network = build_network("tiny_network:build", CAMVID.num_classes, norm=False)
     torch.save(network.state_dict(), tmp_path / "own.pth")
