@@ -79,10 +79,10 @@ def command() -> Command:
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """The loop, once for all processes of the suite: train, adapt, export."""
     base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "world"
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, said = shared / "world", shared / "world.json"
     root.mkdir(exist_ok=True)
-    said = root / "said.json"
-    with (root / "lock").open("w") as lock:
+    with (shared / "world.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not said.exists():
             said.write_text(json.dumps([asdict(done) for done in made_world(root)]))

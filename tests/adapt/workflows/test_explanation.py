@@ -245,7 +245,7 @@ def test_a_page_with_every_picture_and_no_reference_to_anywhere(
         assert cv2.imread(str(made.out / file)) is not None
     assert any("using 2 of 6 frames" in note for note in notes)
     assert json.loads((made.out / "explanation.json").read_text()) == made.record()
-    page = Path(roadshift.__path__[0], "docs/explain.md")
+    page = Path(__file__).parents[3] / "docs/explain.md"
     documented = page.read_text(encoding="utf-8").partition("| key of `--json` | |")[2]
     for key in (*made.record(), *made.frames[0]):
         assert f"`{key}`" in documented, key
