@@ -5,8 +5,8 @@
 BUNDLE is exported; two copies of it with other manifests are signed with a key made here and
 installed in slots made here. A camera is played, newest frame first, through the engine of the
 slots, in rounds: without swaps, then while another program makes the other slot active as soon as
-the last swap was served and so many seconds have passed. A frame counts as lost to swaps where the
-engine, at the time that it takes without them, could have served it. The ratio of the 99th
+the last swap was served and so many seconds have passed. Frames that were dropped are counted in
+both; why one was is not told apart. The ratio of the 99th
 percentiles is the median over the rounds, in which both halves have the same neighbours on the
 machine. The time that a frame waits for locks in the engine, that is neither computes nor waits for
 a core that another program has, is told apart; it is what swaps cost by themselves. Writes OUT.json
