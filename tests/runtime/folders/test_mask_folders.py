@@ -525,7 +525,8 @@ def test_named_label_maps_are_never_opened(tmp_path: Path, monkeypatch: pytest.M
     real = Path.open
 
     def spy(self: Path, *args: object, **kwargs: object) -> object:
-        opened.append(self.parent.name)
+        if self.is_relative_to(tmp_path):  # an engine's thread of another test reads /proc
+            opened.append(self.parent.name)
         return real(self, *args, **kwargs)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", spy)
