@@ -6,16 +6,17 @@ BUNDLE is exported; two copies of it with other manifests are signed with a key 
 installed in slots made here. A camera is played, newest frame first, through the engine of the
 slots, in rounds: without swaps, then while another program makes the other slot active as soon as
 the last swap was served and so many seconds have passed. Frames that were dropped are counted in
-both; why one was is not told apart. The ratio of the 99th
-percentiles is the median over the rounds, in which both halves have the same neighbours on the
-machine. The time that a frame waits for locks in the engine, that is neither computes nor waits for
-a core that another program has, is told apart; it is what swaps cost by themselves. Writes OUT.json
-and OUT.md.
+both, by what held the thread that was late, the engine's or the camera's (see `Drop`). The ratio of
+the 99th percentiles is the median over the rounds, in which both halves have the same neighbours on
+the machine. The time that a frame waits for locks in the engine, that is neither computes nor waits
+for a core that somebody else has, is told apart; it is what swaps cost by themselves. Writes
+OUT.json and OUT.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -23,7 +24,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -121,25 +124,114 @@ def marked(bundle: Bundle, version: int) -> Bundle:
         return writer.commit(measured=[Measurement(name="mark", value=version, unit="", how="")])
 
 
+@dataclass(frozen=True)
+class Work:
+    """What a thread did with a frame: when, and where the milliseconds went."""
+
+    frame: int
+    began: float
+    ended: float
+    computed_ms: float
+    for_core_ms: float  # ready to run, while others had the cores
+    waited_ms: float  # neither: for a lock, for a time to come
+    ours_ms: float  # computed meanwhile by this process' other threads
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A frame that a newer one replaced.
+
+    ``late`` is "engine" where the engine was at an older frame for most of the time that this one
+    waited, and "camera" where it was not: the thread that plays the recording had fallen behind,
+    and gave both at once. ``cause`` is what took most of that thread's ``work``: computing (beyond
+    its median), waiting for a core that own threads or other programs had, or locks.
+    """
+
+    frame: int
+    late: str
+    cause: str
+    work: Work
+
+
+class Stopwatch:
+    """The accounts of one thread between two moments (Linux)."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self._before = self._accounts()
+
+    def work(self, frame: int) -> Work:
+        wall, computed, for_core, process = 1000 * (self._accounts() - self._before)
+        ours, waited = max(0.0, process - computed), max(0.0, wall - computed - for_core)
+        return Work(frame, self.began, time.perf_counter(), computed, for_core, waited, ours)
+
+    @staticmethod
+    def _accounts() -> NDArray[np.float64]:
+        text = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text()
+        for_core = int(text.split()[1]) / 1e9
+        return np.array([time.perf_counter(), time.thread_time(), for_core, time.process_time()])
+
+
 class Watched(SlotEngine):
-    """The engine of the slots; ``locked_ms`` are what frames waited for locks in it."""
+    """The engine of the slots; ``works`` are what it did with each frame that it served."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.locked_ms = list[float]()
+        self.works = list[Work]()
         super().__init__(*arguments, **options)
 
     def infer(self, batch: NDArray[np.uint8], names: Sequence[str] = ()) -> NDArray[np.uint8]:
-        before = accounts()
+        watch = Stopwatch()
         labels = super().infer(batch, names)
-        wall, computed, for_core = np.subtract(accounts(), before)
-        self.locked_ms.append(max(0.0, 1000 * float(wall - computed - for_core)))
+        self.works.append(watch.work(int(names[0])))
         return labels
 
 
-def accounts() -> tuple[float, float, float]:
-    """Seconds of this thread: since some moment, computing, and waiting for a core (Linux)."""
-    waited = Path(f"/proc/self/task/{threading.get_native_id()}/schedstat").read_text().split()[1]
-    return time.perf_counter(), time.thread_time(), int(waited) / 1e9
+def watched(frames: Iterable[Frame], period_s: float, works: list[Work]) -> Iterator[Frame]:
+    """Frames, and what the thread that gives them did since the last; it waits when it is late."""
+    watch, first = Stopwatch(), None
+    for frame in frames:
+        work = watch.work(int(frame.name))
+        first = work.ended if first is None else first
+        late_ms = max(0.0, 1000 * (work.ended - first - work.frame * period_s))
+        works.append(replace(work, waited_ms=min(work.waited_ms, late_ms)))
+        watch = Stopwatch()
+        yield frame
+
+
+def drops(engine: list[Work], camera: list[Work]) -> list[Drop]:
+    """Which frames were dropped, and why."""
+    served = {work.frame for work in engine}
+    found = list[Drop]()
+    for given, newer in itertools.pairwise(camera):
+        if given.frame in served:
+            continue
+        longest = max(engine, key=lambda work: overlap_s(work, given, newer))
+        if 2 * overlap_s(longest, given, newer) > newer.ended - given.ended:
+            found.append(Drop(given.frame, "engine", cause(longest, engine), longest))
+        else:
+            behind = max(camera[max(0, given.frame - 2) : given.frame + 1], key=length_ms)
+            found.append(Drop(given.frame, "camera", cause(behind, camera), behind))
+    return found
+
+
+def cause(work: Work, usual: list[Work]) -> str:
+    """What took most of the time of this work of a thread."""
+    had_the_core = "own threads" if work.ours_ms > work.for_core_ms / 2 else "other programs"
+    times = {
+        "computing": work.computed_ms - statistics.median(other.computed_ms for other in usual),
+        had_the_core: work.for_core_ms,
+        "locks": work.waited_ms,
+    }
+    return max(times, key=times.__getitem__)
+
+
+def overlap_s(work: Work, given: Work, newer: Work) -> float:
+    """How long the engine was at this work while a frame waited for it."""
+    return min(work.ended, newer.ended) - max(work.began, given.ended)
+
+
+def length_ms(work: Work) -> float:
+    return work.computed_ms + work.for_core_ms + work.waited_ms
 
 
 def swap(store: SlotStore, swaps: int, every_s: float) -> None:
@@ -167,7 +259,7 @@ def played(
         def frames() -> Iterator[Frame]:
             number = 0
             while not done.is_set():
-                yield Frame(image, f"f{number}", round(number * 1e9 / options.fps))
+                yield Frame(image, str(number), round(number * 1e9 / options.fps))
                 number += 1
 
         def play() -> None:
@@ -182,18 +274,22 @@ def played(
         threading.Thread(target=play, daemon=True).start()
         started = time.monotonic()
         latencies, infer = [], []
-        paced = Paced(frames(), options.fps)
+        camera = list[Work]()
+        paced = watched(Paced(frames(), options.fps), 1 / options.fps, camera)
         with Pipeline(paced, engine, newest=True) as pipeline:
             for result in pipeline:
                 latencies.append(result.latency_ms)
                 infer.append(result.stages_ms["infer_ms"])
-            dropped = pipeline.dropped
-        locked = list(engine.locked_ms)
+        locked = [work.waited_ms for work in engine.works]
+        dropped = drops(engine.works, camera)
+        if len(dropped) != pipeline.dropped:
+            raise SystemExit(f"{pipeline.dropped} frames were dropped, and {len(dropped)} found")
     return {
         "swaps": swaps,
         "seconds": time.monotonic() - started,
         "frames": len(latencies),
-        "dropped": dropped,
+        "dropped": len(dropped),
+        "drops": [asdict(drop) for drop in dropped],
         "p50_ms": float(np.percentile(latencies, 50)),
         "p99_ms": float(np.percentile(latencies, 99)),
         "max_ms": float(max(latencies)),
@@ -207,12 +303,19 @@ def together(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The rounds of one half: counts summed, times as their median, the longest of all."""
     counts = {key: sum(row[key] for row in rows) for key in ("swaps", "frames", "dropped")}
     times = {key: statistics.median(row[key] for row in rows) for key in rows[0] if "_ms" in key}
-    return {**counts, **times, "max_ms": max(row["max_ms"] for row in rows)}
+    drops = [drop for row in rows for drop in row["drops"]]
+    return {**counts, **times, "max_ms": max(row["max_ms"] for row in rows), "drops": drops}
+
+
+def causes(drops: list[dict[str, Any]]) -> str:
+    """What frames were dropped for, such as ``2 (camera: other programs), 1 (engine: locks)``."""
+    counts = Counter(f"{drop['late']}: {drop['cause']}" for drop in drops)
+    return ", ".join(f"{count} ({cause})" for cause, count in counts.most_common()) or "0"
 
 
 def line(name: str, row: dict[str, Any]) -> str:
     return (
-        f"{name}: {row['swaps']} swaps, {row['frames']} frames, {row['dropped']} dropped, "
+        f"{name}: {row['swaps']} swaps, {row['frames']} frames, dropped {causes(row['drops'])}, "
         f"p50 {row['p50_ms']:.1f}, p99 {row['p99_ms']:.1f}, max {row['max_ms']:.1f}, "
         f"p99 of waits for locks {row['locked_p99_ms']:.2f} ms"
     )
@@ -220,8 +323,9 @@ def line(name: str, row: dict[str, Any]) -> str:
 
 def page(record: dict[str, Any]) -> str:
     rows = [
-        f"| {name} | {row['swaps']} | {row['frames']} | {row['dropped']} | {row['p50_ms']:.1f} | "
-        f"{row['p99_ms']:.1f} | {row['max_ms']:.1f} | {row['locked_p99_ms']:.2f} |"
+        f"| {name} | {row['swaps']} | {row['frames']} | {causes(row['drops'])} | "
+        f"{row['p50_ms']:.1f} | {row['p99_ms']:.1f} | {row['max_ms']:.1f} | "
+        f"{row['locked_p99_ms']:.2f} |"
         for name, row in (("without", record["without"]), ("with", record["with"]))
     ]
     return "\n".join(
