@@ -34,9 +34,7 @@ def wait_for_decision(
         return _decided(store, state, model)
     other = state.model(state.idle)
     if other is not None and other.condition == "failed":
-        raise UnhealthyError(
-            f"{store.path}: slot {state.idle} was rolled back: {other.reason.rstrip('.')}."
-        )
+        raise _rolled_back(store, state.idle, other)
     if state.active is None:
         raise SlotError(f"{store.path}: no model was ever tried.")
     return state
@@ -62,9 +60,7 @@ def _decided(store: SlotStore, state: SlotState, hash: str) -> SlotState:
         )
     slot, model = found
     if model.condition == "failed":
-        raise UnhealthyError(
-            f"{store.path}: slot {slot} was rolled back: {model.reason.rstrip('.')}."
-        )
+        raise _rolled_back(store, slot, model)
     if model.condition != "good":
         raise SlotError(
             f"{store.path}: model {hash[:12]} in slot {slot} is not being tried; say roadshift "
