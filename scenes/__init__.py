@@ -18,8 +18,8 @@ from ..runtime.errors import ConfigError
 from ..runtime.frames.images import write_image
 from ..runtime.words import shortened
 from .canvas import Camera, Canvas
-from .colours import Rng
 from .domains import DOMAINS, Domain
+from .materials import Rng
 from .shading import photograph
 from .street import build_street
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Pattern, Spot, Surface
-from .colours import Rng, palette, pick, shade, window_glass
-from .textures import SIZE, Texture, cloud_tile
+from .materials import SIZE, Rng, Texture, cloud_tile, palette, pick, shade, window_glass
 
 BUILDING, WALL, FENCE, VEGETATION = 2, 3, 4, 8
 

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .colours import OFF, Colour, Rng
-from .textures import SIZE, Texture, cloud_tile
+from .materials import OFF, SIZE, Colour, Rng, Texture, cloud_tile
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
@@ -52,20 +50,12 @@ class Face(NamedTuple):
     normal: Normal = FACING
 
 
-class Patch(NamedTuple):
-    """A flat detail: its corners, its colour and its glow at night."""
-
-    corners: Points
-    colour: Colour
-    glow: Colour = OFF
-
-
 Surfaces = Sequence[Surface]
-Part = Patch | tuple[Points, Colour]
+# A flat detail: its corners, its colour and, if it shines, its glow at night
+Part = tuple[Points, Colour] | tuple[Points, Colour, Colour]
 
 
-@dataclass(frozen=True, slots=True)
-class Camera:
+class Camera(NamedTuple):
     """Pinhole camera above the road; pitch moves the horizon, so that uprights stay upright.
 
     ``turn`` and ``bend`` say where the street's axis runs: x_world = x + turn z + bend z**2.
@@ -93,21 +83,16 @@ class Camera:
         return np.array((0.5 * self.width, self.horizon)) + pixels
 
 
-@dataclass(slots=True)
 class Canvas:
     """The surface seen in each pixel. Painter's algorithm: draw the far before the near."""
 
-    camera: Camera
-    ids: Ids = field(init=False)  # (H, W): index of a look; 0 is the sky
-    depth: NDArray[np.float32] = field(init=False)  # (H, W), for looks without a depth of theirs
-    looks: list[tuple[Surface, Normal, float]] = field(default_factory=list)
-    footprints: list[tuple[Floats, float]] = field(default_factory=list)  # corners (4, 2), height
-    lamps: list[Pair] = field(default_factory=list)  # x and z of street lights
-
-    def __post_init__(self) -> None:
-        shape = (self.camera.height, self.camera.width)
-        self.ids = np.zeros(shape, np.int32)
-        self.depth = np.full(shape, _SKY_DEPTH, np.float32)
+    def __init__(self, camera: Camera) -> None:
+        self.camera = camera
+        self.ids = np.zeros((camera.height, camera.width), np.int32)  # of a look; 0 is the sky
+        self.depth = np.full(self.ids.shape, _SKY_DEPTH, np.float32)  # of looks that have none
+        self.looks: list[tuple[Surface, Normal, float]] = []
+        self.footprints: list[tuple[Floats, float]] = []  # corners (4, 2), height
+        self.lamps: list[Pair] = []  # x and z of street lights
         self._add([Surface(_SKY_LABEL, OFF)], FACING)
 
     def _add(self, surfaces: Surfaces, normal: Normal, depth: float = np.nan) -> Ids:
@@ -201,16 +186,13 @@ class Canvas:
         columns = camera.project(np.stack([x + 0 * depths, 0 * depths, depths], axis=1))[:, 0]
         if columns[-1] < columns[0]:
             columns, depths = columns[::-1], depths[::-1]
-        left = max(int(np.ceil(columns[0] - 0.5)), 0)
-        right = min(int(np.ceil(columns[-1] - 0.5)), camera.width)
+        left, right = np.clip(np.ceil(columns[[0, -1]] - 0.5), 0, camera.width).astype(int)
         if right <= left or np.any(np.diff(columns) <= 0):
             return
         at = np.arange(left, right) + 0.5
         z = 1.0 / np.interp(at, columns, 1.0 / depths)
         ends = camera.horizon + (camera.above_road - np.array([[height], [0.0]])) * camera.focal / z
-        first, last = max(int(ends.min()), 0), min(int(np.ceil(ends.max())) + 1, camera.height)
-        if last <= first:
-            return
+        first, last = np.clip((ends.min(), np.ceil(ends.max()) + 1), 0, camera.height).astype(int)
         rows = np.arange(first, last)[:, None] + 0.5
         y = camera.above_road - (rows - camera.horizon) * z / camera.focal
         along = np.interp(at, columns, (depths - near) / (far - near)) * (far - near)
@@ -231,10 +213,8 @@ class Canvas:
         scale = self.camera.focal / depth
         middles = self.camera.project(centres)
         reach = 1.25 * scale * np.array(radius)
-        left, first = np.maximum(np.floor(middles.min(axis=0) - reach), 0).astype(int)
-        right, last = np.minimum(np.ceil(middles.max(axis=0) + reach), size).astype(int)
-        if right <= left or last <= first:
-            return
+        left, first = np.clip(np.floor(middles.min(axis=0) - reach), 0, size).astype(int)
+        right, last = np.clip(np.ceil(middles.max(axis=0) + reach), 0, size).astype(int)
         columns = (np.arange(left, right) + 0.5 - middles[0, 0]) / scale
         rows = ((middles[0, 1] - np.arange(first, last) - 0.5) / scale)[:, None]
         distances = [
@@ -269,10 +249,8 @@ class Spot(NamedTuple):
     def draw(self, label: int, parts: Sequence[Part], texture: Texture = Texture.FLAT) -> None:
         """Draw flat shapes, one over the other."""
         if self.canvas.sees(self.x, self.z, 2.0):
-            patches = [Patch(*part) for part in parts]
-            looks = [Surface(label, patch.colour, texture, patch.glow) for patch in patches]
-            shapes = (self.upright(patch.corners) for patch in patches)
-            self.canvas.draw([*map(Face, shapes, looks)])
+            looks = [Surface(label, colour, texture, *glow) for _, colour, *glow in parts]
+            self.canvas.draw([*map(Face, (self.upright(part[0]) for part in parts), looks)])
 
     def stand(self, radius: float, height: float) -> None:
         """Note what stands here, which shades the road."""

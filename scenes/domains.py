@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
-from .colours import OFF, Colour
+from .materials import OFF, Colour
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .canvas import Face, Part, Patch, Points, Spot, Surface, box, ellipse
-from .colours import ACCENTS, Colour, palette, pick, shade
-from .textures import Texture
+from .canvas import Face, Part, Points, Spot, Surface, box, ellipse
+from .materials import ACCENTS, Colour, Texture, palette, pick, shade
 
 POLE, LIGHT, SIGN, PERSON, RIDER, MOTORCYCLE, BICYCLE = 5, 6, 7, 11, 12, 17, 18
 
@@ -103,9 +102,7 @@ def motorcycle(spot: Spot, ridden: bool) -> None:
         (((0.42, 0.52), (1.0, 0.68), (0.98, 0.76), (0.46, 0.68)), paint),
     ]
     spot.draw(MOTORCYCLE, parts, Texture.CLOTH)
-    spot.draw(
-        MOTORCYCLE, [Patch(box(-1.02, -0.88, 0.8, 0.93), (0.7, 0.08, 0.06), (1.1, 0.04, 0.02))]
-    )
+    spot.draw(MOTORCYCLE, [(box(-1.02, -0.88, 0.8, 0.93), (0.7, 0.08, 0.06), (1.1, 0.04, 0.02))])
     if ridden:
         _rider(spot, seat=0.9, helmet=True)
     spot.stand(0.6, 1.5 if ridden else 1.1)
@@ -151,7 +148,7 @@ def pole(spot: Spot, height: float, radius: float = 0.08, arm: float = 0.0) -> N
 def street_lamp(spot: Spot, arm: float) -> None:
     """A lamp post, 7 m tall, its lantern ``arm`` metres over the road."""
     pole(spot, 7.0, radius=0.09, arm=arm)
-    lantern = Patch(box(arm - 0.4, arm + 0.4, 6.75, 6.95), (0.8, 0.78, 0.7), (3.0, 2.0, 0.9))
+    lantern = (box(arm - 0.4, arm + 0.4, 6.75, 6.95), (0.8, 0.78, 0.7), (3.0, 2.0, 0.9))
     spot.draw(POLE, [lantern])
     spot.canvas.lamps.append((spot.x + arm, spot.z))
 
@@ -167,7 +164,7 @@ def traffic_light(spot: Spot, arm: float = 0.0) -> None:
         ]
         for place, (colour, glow) in enumerate(_LENSES):
             lens = ellipse(along, top - 0.32 - 0.43 * place, 0.17, 0.18)
-            lit = Patch(lens, colour, glow)
+            lit = (lens, colour, glow)
             parts.append(lit if place == state else (lens, shade(colour, 0.3)))
         spot.draw(LIGHT, parts)
 

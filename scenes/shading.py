@@ -5,7 +5,6 @@ Light is linear and planar, (3, H, W) float32, until the camera encodes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -13,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .canvas import Canvas, Floats
-from .colours import Rng
 from .domains import Domain
-from .textures import LEVELS, SIZE, TEXELS_PER_METRE, cloud_tile, sensor_grain, texture_atlas
+from .materials import LEVELS, SIZE, TEXELS_PER_METRE, Rng, cloud_tile, sensor_grain, texture_atlas
 
 _Plane = NDArray[np.float32]  # (H, W)
 _Light = NDArray[np.float32]  # (3, H, W)
@@ -23,17 +21,19 @@ _WHITE = 1.6  # linear light that saturates the sensor
 _MARGIN = 97  # by how many pixels the sensor's grain is moved from frame to frame
 
 
-@dataclass(frozen=True, slots=True)
 class _View:
     """A canvas and the place of what each of its pixels shows, in camera-aligned metres."""
 
-    canvas: Canvas
-    table: NDArray[np.float32]  # of the canvas
-    ids: NDArray[np.int32]  # (H, W), rows of the table
-    ground: NDArray[np.bool_]  # (H, W): lies on the road
-    x: _Plane
-    y: _Plane  # above the road
-    z: _Plane
+    def __init__(self, canvas: Canvas) -> None:
+        camera = canvas.camera
+        self.canvas, self.table, self.ids = canvas, canvas.table(), canvas.surface_ids()
+        self.ground = (self.table[:, 6] > 0.99)[self.ids]  # lies on the road
+        self.z = self.table[:, 11][self.ids]
+        np.copyto(self.z, canvas.depth, where=np.isnan(self.z))
+        columns = (np.arange(camera.width) + 0.5 - 0.5 * camera.width) / camera.focal
+        rows = (np.arange(camera.height) + 0.5 - camera.horizon) / camera.focal
+        self.x = columns.astype(np.float32) * self.z
+        self.y = np.float32(camera.above_road) - rows.astype(np.float32)[:, None] * self.z
 
 
 def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDArray[np.uint8]:
@@ -41,7 +41,7 @@ def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDA
 
     ``sun_side``: where the sun stands, from -1 (left) to 1 (right); ``rng`` draws drops and noise.
     """
-    view = _view(canvas)
+    view = _View(canvas)
     light = _lit(view, domain, sun_side)
     _apply_texture(view, light)
     glow = np.take(view.table[:, 8:11].T * np.float32(domain.lamps), view.ids, axis=1)
@@ -56,17 +56,6 @@ def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDA
     if domain.wetness > 0:
         _mirror(view, domain, light)
     return _expose(light, domain, rng)
-
-
-def _view(canvas: Canvas) -> _View:
-    camera, table, ids = canvas.camera, canvas.table(), canvas.surface_ids()
-    z = table[:, 11][ids]
-    np.copyto(z, canvas.depth, where=np.isnan(z))
-    columns = (np.arange(camera.width) + 0.5 - 0.5 * camera.width) / camera.focal
-    rows = (np.arange(camera.height) + 0.5 - camera.horizon) / camera.focal
-    x = columns.astype(np.float32) * z
-    y = np.float32(camera.above_road) - rows.astype(np.float32)[:, None] * z
-    return _View(canvas, table, ids, (table[:, 6] > 0.99)[ids], x, y, z)
 
 
 def _lit(view: _View, domain: Domain, sun_side: float) -> _Light:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
 from . import buildings, figures, vehicles
 from .canvas import UP, Canvas, Face, Points, Spot, Surface, box, ellipse
-from .colours import Rng, palette, pick
-from .textures import Texture
+from .materials import Rng, Texture, palette, pick
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
 _FAR, _LANE = 100.0, 3.4  # metres: the street's end, a lane's width
@@ -26,16 +23,14 @@ _BORDERS = {"fence": buildings.fence, "wall": buildings.wall, "hedge": buildings
 
 def build_street(canvas: Canvas, rng: Rng) -> None:
     """Draw a random street; the same numbers are drawn from ``rng`` whatever the camera."""
-    left = _side(rng, -1.0, 0.5 * _LANE + _LANE)
-    right = _side(rng, 1.0, 0.5 * _LANE + (_LANE if rng.random() < 0.25 else 0.0))
+    street = _Street(canvas, rng)
     features = rng.permutation(_FEATURES)[:3].tolist()
-    street = _Street(canvas, rng, left, right)
     street.paint_ground()
     street.paint_marks(tracks="train" in features)
     buildings.skyline(canvas, rng)
-    for side in (left, right):
+    for side in (street.left, street.right):
         street.draw_border(side)
-    for side in (left, right):
+    for side in (street.left, street.right):
         street.plan_furniture(side)
     street.plan_signals_and_people()
     street.plan_features(features)
@@ -43,36 +38,28 @@ def build_street(canvas: Canvas, rng: Rng) -> None:
         draw()
 
 
-class _Side(NamedTuple):
+class _Side:
     """One side of the street, outwards from the road; distances from the lane's axis, metres."""
 
-    sign: float
-    kerb: float
-    verge: float  # end of the sidewalk
-    line: float  # building line
-    parking: bool
+    def __init__(self, rng: Rng, sign: float, lanes: float) -> None:
+        self.sign, self.parking = sign, rng.random() < 0.6
+        self.kerb = lanes + (2.4 if self.parking else 0.0)
+        self.verge = self.kerb + rng.uniform(1.8, 3.4)  # end of the sidewalk
+        green = 0.0 if rng.random() < 0.25 else rng.uniform(1.8, 5.0)
+        self.line = self.verge + green  # of the buildings
 
     def x(self, distance: float) -> float:
         return self.sign * distance
 
 
-def _side(rng: Rng, sign: float, lanes: float) -> _Side:
-    parking = rng.random() < 0.6
-    kerb = lanes + (2.4 if parking else 0.0)
-    verge = kerb + rng.uniform(1.8, 3.4)
-    green = 0.0 if rng.random() < 0.25 else rng.uniform(1.8, 5.0)
-    return _Side(sign, kerb, verge, verge + green, parking)
-
-
-@dataclass(frozen=True, slots=True)
 class _Street:
     """A street under construction: what is flat is painted at once, what stands is planned."""
 
-    canvas: Canvas
-    rng: Rng
-    left: _Side
-    right: _Side
-    planned: list[tuple[int, float, Callable[[], None]]] = field(default_factory=list)
+    def __init__(self, canvas: Canvas, rng: Rng) -> None:
+        self.canvas, self.rng = canvas, rng
+        self.left = _Side(rng, -1.0, 0.5 * _LANE + _LANE)
+        self.right = _Side(rng, 1.0, 0.5 * _LANE + (_LANE if rng.random() < 0.25 else 0.0))
+        self.planned: list[tuple[int, float, Callable[[], None]]] = []
 
     def plan(self, draw: _Draw, x: float, z: float, *more: object, layer: int = 1) -> None:
         """Have something drawn later: the outermost layer (0) first, each from far to near."""
@@ -106,18 +93,20 @@ class _Street:
         rng, left, right = self.rng, self.left.kerb, self.right.kerb
         paint = Surface(ROAD, (0.86, 0.86, 0.83), Texture.ASPHALT)
         phase, solid = rng.random(), rng.random() < 0.3
-        marks: list[Face] = []
-        if tracks:
-            rail, bed = Surface(ROAD, (0.5, 0.48, 0.47)), Surface(ROAD, (0.24, 0.23, 0.23))
-            for x in (-_LANE - 0.72, -_LANE + 0.72):
-                marks += _dashes(x, 0.2, 3.0, _FAR, 6.0, 6.0, bed)
-                marks += _dashes(x, 0.1, 3.0, _FAR, 6.0, 6.0, rail)
+        rail, bed = Surface(ROAD, (0.5, 0.48, 0.47)), Surface(ROAD, (0.24, 0.23, 0.23))
+        rails = (-_LANE - 0.72, -_LANE + 0.72) if tracks else ()
+        # Of each line: place, look, width, where it begins and ends, step and length of dashes
+        lines = [(x, *row, 3.0, _FAR, 6.0, 6.0) for x in rails for row in ((bed, 0.2), (rail, 0.1))]
         step, dash = (4.0, 4.0) if solid else (7.0, 3.0)
-        marks += _dashes(-0.5 * _LANE, 0.16, 3.0 + phase * step, 80.0, step, dash, paint)
+        lines.append((-0.5 * _LANE, paint, 0.16, 3.0 + phase * step, 80.0, step, dash))
         if right > 1.4 * _LANE:
-            marks += _dashes(0.5 * _LANE, 0.16, 3.0 + 7.0 * phase, 80.0, 7.0, 3.0, paint)
-        for x in (-left + 0.35, right - 0.35):
-            marks += _dashes(x, 0.12, 3.0, 80.0, 7.0, 7.0, paint)
+            lines.append((0.5 * _LANE, paint, 0.16, 3.0 + 7.0 * phase, 80.0, 7.0, 3.0))
+        lines += [(x, paint, 0.12, 3.0, 80.0, 7.0, 7.0) for x in (-left + 0.35, right - 0.35)]
+        marks = [
+            _flat(box(x - 0.5 * width, x + 0.5 * width, z, z + dash), surface)
+            for x, surface, width, near, far, step, dash in lines
+            for z in np.arange(near, far, step).tolist()
+        ]
         if rng.random() < 0.4:
             z = rng.uniform(7.0, 16.0)
             stripes = np.arange(-left + 0.5, right - 0.6, 0.95).tolist()
@@ -226,7 +215,8 @@ class _Street:
         bodies = vehicles.KINDS[kind](self.rng)
         length = max(along for body in bodies for along, _ in body.profile)
         pose = vehicles.Pose(heading, length, parked)
-        self.plan(vehicles.draw_vehicle, x, z, bodies, pose)
+        for body in bodies[::-1] if heading == "away" else bodies:  # the farthest first
+            self.plan(body.draw, x, z, pose)
         return length
 
     def _either_side(self) -> _Side:
@@ -236,15 +226,6 @@ class _Street:
 def _flat(shape: Points, surface: Surface) -> Face:
     """A shape, (across, ahead) in metres, on the road."""
     return Face(np.array([(x, 0.0, z) for x, z in shape]), surface, UP)
-
-
-def _dashes(
-    x: float, width: float, near: float, far: float, step: float, dash: float, surface: Surface
-) -> list[Face]:
-    """Dashes along the street, from near to far, ``dash`` metres of each ``step``."""
-    left, right = x - 0.5 * width, x + 0.5 * width
-    starts = np.arange(near, far, step).tolist()
-    return [_flat(box(left, right, z, z + dash), surface) for z in starts]
 
 
 def _places(rng: Rng, first: float, last: float, step: float) -> list[float]:

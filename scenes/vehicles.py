@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from .canvas import Canvas, Face, Floats, Normal, Pair, Patch, Points, Spot, Surface, box, ellipse
-from .colours import ACCENTS, OFF, Colour, Rng, palette, pick, shade, window_glass
-from .textures import Texture
+from .canvas import Canvas, Face, Floats, Normal, Pair, Part, Points, Spot, Surface, box, ellipse
+from .materials import ACCENTS, OFF, Colour, Rng, Texture, palette, pick, shade, window_glass
 
 CAR, TRUCK, BUS, TRAIN = 13, 14, 15, 16
 _PLAIN_FROM = 45.0  # metres; details farther away are left out
@@ -65,21 +63,18 @@ class Pose(NamedTuple):
         return placed
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A vehicle or a part of it: a profile swept over a width.
-
-    A profile's points are (along from the vehicle's rear, up), from rear-bottom to front-bottom.
-    """
+class Body(NamedTuple):
+    """A vehicle or a part of it: a profile swept over a width."""
 
     label: int
     width: float
-    profile: Points
+    profile: Points  # (along from the vehicle's rear, up), from rear-bottom to front-bottom
     paint: Colour
-    side: Sequence[Patch]  # corners (along, up)
-    rear: Sequence[Patch] = ()  # corners (across, up)
-    front: Sequence[Patch] = ()
-    windows: dict[int, Colour] = field(default_factory=dict)  # the profile's edges that are glass
+    side: Sequence[Part]  # corners (along, up)
+    rear: Sequence[Part] = ()  # corners (across, up)
+    front: Sequence[Part] = ()
+    glass: Colour = OFF
+    windows: Sequence[int] = ()  # the profile's edges that are glass
     belt: float = 9.0  # metres; above it the body narrows
     tyres: float = 0.0  # half of their distance, where an end shows them
     texture: Texture = Texture.METAL
@@ -101,20 +96,20 @@ class Body:
         left = right * (-1.0, 1.0, 1.0)
         edges = np.stack([left[:-1], left[1:], right[1:], right[:-1]], axis=1)
         for i, edge, normal in _towards_camera(spot.canvas, pose.place(edges, spot)):
-            colour = self.windows.get(i, self.paint)
+            colour = self.glass if i in self.windows else self.paint
             faces.append(Face(edge, Surface(self.label, colour, self.texture), normal))
-        details: list[tuple[Patch, Floats]] = []
+        details: list[tuple[Part, Floats]] = []
         sides = pose.place(np.stack([left[::-1], right]), spot)
         for i, ring, normal in _towards_camera(spot.canvas, sides):
             faces.append(Face(ring, Surface(self.label, self.paint, self.texture), normal))
-            details += [(p, self._on_side(2 * i - 1, p.corners, 0.01)) for p in self.side]
+            details += [(part, self._on_side(2 * i - 1, part[0], 0.01)) for part in self.side]
         if pose.heading in ("away", "towards"):
             end, at = (self.rear, start) if pose.heading == "away" else (self.front, stop)
             if end and self.tyres:
                 end = [*end, *_pair(0.96 * self.tyres, 0.24, (0.0, 0.34), (_RUBBER, OFF))]
-            details += [(p, np.array([(x, up, at) for x, up in p.corners])) for p in end]
-        for patch, corners in details if base[:, 2].min() < _PLAIN_FROM else ():
-            look = Surface(self.label, patch.colour, glow=OFF if pose.parked else patch.glow)
+            details += [(part, np.array([(x, up, at) for x, up in part[0]])) for part in end]
+        for (_, colour, *glow), corners in details if base[:, 2].min() < _PLAIN_FROM else ():
+            look = Surface(self.label, colour, Texture.FLAT, *([] if pose.parked else glow))
             faces.append(Face(pose.place(corners, spot), look))
         spot.canvas.draw(faces)
 
@@ -123,12 +118,6 @@ class Body:
         halves = (0.5 * self.width * (1.0 - 0.3 * max(up - self.belt, 0.0)) for _, up in points)
         placed = zip(halves, points, strict=True)
         return np.array([(sign * (half + out), up, along) for half, (along, up) in placed])
-
-
-def draw_vehicle(spot: Spot, bodies: Sequence[Body], pose: Pose) -> None:
-    """Draw a vehicle of one or several bodies, given from rear to front; the farthest first."""
-    for body in bodies[::-1] if pose.heading == "away" else bodies:
-        body.draw(spot, pose)
 
 
 def _towards_camera(canvas: Canvas, rings: Floats) -> Iterator[tuple[int, Floats, Normal]]:
@@ -155,23 +144,23 @@ def car(rng: Rng) -> list[Body]:
     length, a = profile[-1][0], 0.5 * width
     cabin = np.array([profile[back], profile[back + 1], profile[screen], profile[screen + 1]])
     side = [
-        Patch(_inset(cabin, 0.06, 0.48), glass),
-        Patch(_inset(cabin, 0.53, 0.93), glass),
-        Patch(box(0.03 * length, 0.97 * length, 0.3, 0.42), shade(paint, 0.5)),
+        (_inset(cabin, 0.06, 0.48), glass),
+        (_inset(cabin, 0.53, 0.93), glass),
+        (box(0.03 * length, 0.97 * length, 0.3, 0.42), shade(paint, 0.5)),
         *_wheels(0.19 * length, 0.8 * length, radius=0.34),
     ]
     rear = [
         *_pair(a, 0.36 * a, (0.66, 0.9), _RED),
-        Patch(box(-0.96 * a, 0.96 * a, 0.32, 0.5), shade(paint, 0.6)),
-        Patch(box(-0.27, 0.27, 0.53, 0.66), _PLATE),
+        (box(-0.96 * a, 0.96 * a, 0.32, 0.5), shade(paint, 0.6)),
+        (box(-0.27, 0.27, 0.53, 0.66), _PLATE),
     ]
     front = [
         *_pair(a, 0.4 * a, (0.55, 0.74), _WHITE),
-        Patch(box(-0.56 * a, 0.56 * a, 0.36, 0.64), _DARK),
-        Patch(box(-0.27, 0.27, 0.38, 0.5), _PLATE),
+        (box(-0.56 * a, 0.56 * a, 0.36, 0.64), _DARK),
+        (box(-0.27, 0.27, 0.38, 0.5), _PLATE),
     ]
-    windows, belt = {back: glass, screen: glass}, scale * min(cabin[0, 1], cabin[3, 1])
-    return [Body(CAR, width, profile, paint, side, rear, front, windows, belt, a)]
+    windows, belt = (back, screen), scale * min(cabin[0, 1], cabin[3, 1])
+    return [Body(CAR, width, profile, paint, side, rear, front, glass, windows, belt, a)]
 
 
 def bus(rng: Rng) -> list[Body]:
@@ -181,20 +170,20 @@ def bus(rng: Rng) -> list[Body]:
     bays = np.arange(0.4, n - 1.9, 1.5).tolist()
     profile = ((0, 0.4), (0, 3.0), (0.15, 3.15), (n - 0.2, 3.15), (n, 2.9), (n, 0.35))
     side = [
-        *(Patch(box(z, z + 1.34, 1.3, 2.6), glass, _SALOON_GLOW) for z in bays),
-        Patch(box(0.0, n, 0.4, 0.66), shade(paint, 0.5)),
-        Patch(box(n - 1.5, n - 0.4, 0.5, 2.6), shade(glass, 0.8), _SALOON_GLOW),
+        *((box(z, z + 1.34, 1.3, 2.6), glass, _SALOON_GLOW) for z in bays),
+        (box(0.0, n, 0.4, 0.66), shade(paint, 0.5)),
+        (box(n - 1.5, n - 0.4, 0.5, 2.6), shade(glass, 0.8), _SALOON_GLOW),
         *_wheels(0.24 * n, 0.78 * n, radius=0.5),
     ]
     rear = [
-        Patch(box(-1.0, 1.0, 1.6, 2.7), glass, _SALOON_GLOW),
-        Patch(box(-0.9, 0.9, 0.75, 1.3), shade(paint, 0.6)),
+        (box(-1.0, 1.0, 1.6, 2.7), glass, _SALOON_GLOW),
+        (box(-0.9, 0.9, 0.75, 1.3), shade(paint, 0.6)),
         *_pair(1.2, 0.22, (0.8, 1.5), _RED),
-        Patch(box(-0.3, 0.3, 2.78, 3.0), *_AMBER),
+        (box(-0.3, 0.3, 2.78, 3.0), *_AMBER),
     ]
     front = [
-        Patch(box(-1.15, 1.15, 1.05, 2.55), glass, shade(_SALOON_GLOW, 0.4)),
-        Patch(box(-0.95, 0.95, 2.64, 2.98), *_AMBER),
+        (box(-1.15, 1.15, 1.05, 2.55), glass, shade(_SALOON_GLOW, 0.4)),
+        (box(-0.95, 0.95, 2.64, 2.98), *_AMBER),
         *_pair(1.15, 0.4, (0.58, 0.85), _WHITE),
     ]
     return [Body(BUS, 2.5, profile, paint, side, rear, front, tyres=1.2)]
@@ -206,22 +195,22 @@ def truck(rng: Rng) -> list[Body]:
     load, paint, glass = pick(rng, _TRUCK_LOADS), pick(rng, _CAR_PAINTS), window_glass(rng)
     ribs = np.arange(0.6, n, 1.0).tolist()
     side = [
-        *(Patch(box(z, z + 0.07, 1.1, top - 0.1), shade(load, 0.75)) for z in ribs),
-        Patch(box(0.25 * n, 0.75 * n, 0.52 * top, 0.76 * top), pick(rng, ACCENTS)),
-        Patch(box(0.0, n, 0.75, 1.05), _DARK),
+        *((box(z, z + 0.07, 1.1, top - 0.1), shade(load, 0.75)) for z in ribs),
+        (box(0.25 * n, 0.75 * n, 0.52 * top, 0.76 * top), pick(rng, ACCENTS)),
+        (box(0.0, n, 0.75, 1.05), _DARK),
         *_wheels(0.2 * n, 0.38 * n, radius=0.5),
     ]
     rear = [
-        *(Patch(box(x, x + 0.06, 1.1, top - 0.1), shade(load, 0.6)) for x in (-1.1, 0.0, 1.04)),
-        Patch(box(-1.2, 1.2, 0.55, 0.76), (0.85, 0.32, 0.26)),
+        *((box(x, x + 0.06, 1.1, top - 0.1), shade(load, 0.6)) for x in (-1.1, 0.0, 1.04)),
+        (box(-1.2, 1.2, 0.55, 0.76), (0.85, 0.32, 0.26)),
         *_pair(1.2, 0.36, (0.8, 0.98), _RED),
     ]
     box_profile = ((0, 1.0), (0, top), (n, top), (n, 1.0))
     cargo = Body(TRUCK, 2.5, box_profile, load, side, rear, tyres=1.2, texture=Texture.PLASTER)
     cab_profile = ((n, 0.5), (n, 2.75), (n + 1.7, 2.75), (n + 1.95, 1.6), (n + 2.0, 0.4))
-    side = [Patch(box(n + 0.5, n + 1.6, 1.6, 2.4), glass), *_wheels(n + 1.0, radius=0.5)]
-    front = [Patch(box(-0.8, 0.8, 0.75, 1.45), _DARK), *_pair(1.15, 0.38, (0.5, 0.75), _WHITE)]
-    return [cargo, Body(TRUCK, 2.4, cab_profile, paint, side, [], front, {2: glass}, tyres=1.2)]
+    side = [(box(n + 0.5, n + 1.6, 1.6, 2.4), glass), *_wheels(n + 1.0, radius=0.5)]
+    front = [(box(-0.8, 0.8, 0.75, 1.45), _DARK), *_pair(1.15, 0.38, (0.5, 0.75), _WHITE)]
+    return [cargo, Body(TRUCK, 2.4, cab_profile, paint, side, [], front, glass, (2,), tyres=1.2)]
 
 
 def tram(rng: Rng) -> list[Body]:
@@ -232,17 +221,17 @@ def tram(rng: Rng) -> list[Body]:
     rear_end = [(0.35, 0.2), (0.0, 1.2), (0.5, 3.25), (0.9, 3.45)]
     profile = [*rear_end, *((n - along, up) for along, up in rear_end[::-1])]
     bays, doors = np.arange(1.0, n - 2.4, 1.9).tolist(), shade(glass, 0.7)
-    side = [
-        Patch(box(0.15, n - 0.15, 0.35, 1.15), trim),
-        *(Patch(box(z, z + 1.6, 1.5, 2.75), glass, _SALOON_GLOW) for z in bays),
-        *(Patch(box(z, z + 1.2, 0.5, 2.75), doors, _SALOON_GLOW) for z in bays[2::4]),
-        Patch(box(0.4, n - 0.4, 3.0, 3.2), trim),
+    side: list[Part] = [
+        (box(0.15, n - 0.15, 0.35, 1.15), trim),
+        *((box(z, z + 1.6, 1.5, 2.75), glass, _SALOON_GLOW) for z in bays),
+        *((box(z, z + 1.2, 0.5, 2.75), doors, _SALOON_GLOW) for z in bays[2::4]),
+        (box(0.4, n - 0.4, 3.0, 3.2), trim),
     ]
     window = ((-1.1, 1.45), (1.1, 1.45), (0.95, 2.7), (-0.95, 2.7))
-    end = [
-        Patch(window, glass, shade(_SALOON_GLOW, 0.3)),
-        Patch(box(-1.2, 1.2, 0.3, 1.15), trim),
-        Patch(box(-0.55, 0.55, 2.82, 3.12), *_AMBER),
+    end: list[Part] = [
+        (window, glass, shade(_SALOON_GLOW, 0.3)),
+        (box(-1.2, 1.2, 0.3, 1.15), trim),
+        (box(-0.55, 0.55, 2.82, 3.12), *_AMBER),
     ]
     rear = [*end, *_pair(1.05, 0.3, (0.8, 1.0), _RED)]
     front = [*end, *_pair(1.05, 0.3, (0.8, 1.0), _WHITE)]
@@ -257,15 +246,15 @@ def _inset(cabin: Floats, start: float, stop: float) -> Points:
     return [(x, y) for x, y in (base + up[:, None] * (roof - base)).tolist()]
 
 
-def _wheels(*along: float, radius: float) -> list[Patch]:
+def _wheels(*along: float, radius: float) -> list[Part]:
     """Tyres, then their rims."""
     rings = ((_RUBBER, radius), (_STEEL, 0.55 * radius))
-    return [Patch(ellipse(z, radius, r, r), colour) for colour, r in rings for z in along]
+    return [(ellipse(z, radius, r, r), colour) for colour, r in rings for z in along]
 
 
-def _pair(half: float, width: float, up: Pair, look: tuple[Colour, Colour]) -> list[Patch]:
+def _pair(half: float, width: float, up: Pair, look: tuple[Colour, Colour]) -> list[Part]:
     """Two boxes at the left and the right edge of an end that reaches from -half to half."""
-    return [Patch(box(x, x + width, *up), *look) for x in (-half, half - width)]
+    return [(box(x, x + width, *up), *look) for x in (-half, half - width)]
 
 
 KINDS = {"car": car, "truck": truck, "bus": bus, "train": tram}
