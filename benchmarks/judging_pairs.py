@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +119,15 @@ def cells() -> Iterator[tuple[int, str, tuple[str, ...]]]:
 
 
 def domain_of(shift: str) -> Domain:
+    """The domain that lies a share of the way from daylight to another, field by field."""
     towards, share = SHIFTS[shift]
-    return DOMAINS["daylight"].towards(DOMAINS[towards], share)
+
+    def between(a: Any, b: Any) -> Any:
+        return tuple(map(between, a, b)) if isinstance(a, tuple) else a + share * (b - a)
+
+    fields = map(between, astuple(DOMAINS["daylight"])[1:], astuple(DOMAINS[towards])[1:])
+    domain = Domain(f"{towards}-{share:g}", *fields)
+    return replace(domain, drops=round(domain.drops))
 
 
 def rendered(folder: Path, domain: Domain, count: int, seed: int) -> Path:

@@ -4,8 +4,6 @@ Labels are the train ids of the 19 Cityscapes classes. The same seed gives the s
 domain; only "camera" looks at it from elsewhere. Needs numpy and OpenCV alone.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,16 +33,10 @@ class Scene:
 
 
 def render_scene(seed: int, domain: Domain | str, width: int = 512, height: int = 256) -> Scene:
-    """Render one street scene.
-
-    Args:
-        seed: of the street and its weather, >= 0; the same seed gives the same bits in every run.
-        domain: a built-in domain's name, or a `Domain`.
-        width: of the frame in pixels, >= 16.
-        height: of the frame in pixels, >= 16.
+    """Render one street scene; a seed, >= 0, gives the same street and weather in every run.
 
     Raises:
-        ConfigError: an unknown domain name, or a frame too small.
+        ConfigError: an unknown domain name, or a frame of less than 16 x 16 pixels.
     """
     if isinstance(domain, str):
         if domain not in DOMAINS:

@@ -1,7 +1,5 @@
 """Borders of the street: houses, walls, fences, hedges and trees."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Pattern, Spot, Surface

@@ -3,8 +3,6 @@
 Street coordinates are metres: x to the right of the camera's lane, y up from the road, z ahead.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -140,10 +138,7 @@ class Canvas:
         self.depth[first:] = z
 
     def draw(self, faces: Sequence[Face]) -> None:
-        """Fill polygons one after the other.
-
-        Those that lie on the road have the road's depth, others the mean of their corners.
-        """
+        """Fill polygons in turn, at the road's depth on the road, else at that of their middle."""
         points = np.concatenate([face.corners for face in faces])
         counts = [len(face.corners) for face in faces]
         starts = np.cumsum([0, *counts[:-1]])
@@ -204,10 +199,7 @@ class Canvas:
         np.copyto(depth, z, where=codes >= 0, casting="same_kind")
 
     def foliage(self, centres: Floats, radius: Pair, tones: Surfaces, phase: int) -> None:
-        """A union of leafy ellipses at one depth: ``centres`` (N, 3), ``radius`` across and up.
-
-        ``tones`` go from dark to light; the outline is ragged by noise, at ``phase`` of its tile.
-        """
+        """A union of equal leafy ellipses, ragged by noise, at one depth; tones from dark on."""
         size = (self.camera.width, self.camera.height)
         depth = float(centres[0, 2])
         scale = self.camera.focal / depth

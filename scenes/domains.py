@@ -1,9 +1,6 @@
 """Domains: under which light, through which air and with which camera a scene is seen."""
 
-from __future__ import annotations
-
-from dataclasses import astuple, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from .materials import OFF, Colour
 
@@ -47,16 +44,6 @@ class Domain:
     camera_pitch: float = -1.5  # degrees, negative looks down
     fov: float = 64.0  # horizontal, degrees
 
-    def towards(self, other: Domain, share: float) -> Domain:
-        """The domain that lies ``share`` of the way from this one to ``other``, field by field."""
-
-        def between(a: Any, b: Any) -> Any:
-            return tuple(map(between, a, b)) if isinstance(a, tuple) else a + share * (b - a)
-
-        mixed = map(between, astuple(self)[1:], astuple(other)[1:])
-        domain = Domain(f"{other.name}-{share:g}", *mixed)
-        return replace(domain, drops=round(domain.drops))
-
 
 # fmt: off
 _NIGHT = Domain(
@@ -65,7 +52,7 @@ _NIGHT = Domain(
     headlights=0.6, street_lights=0.34, lamps=1.0, fog=0.0015, fog_colour=(0.04, 0.036, 0.04),
     exposure=0.62, cast=(0.95, 0.98, 1.15), contrast=0.95, saturation=0.85, noise=0.022, blur=0.8,
     vignette=0.3)
-_ALL = (
+DOMAINS = {domain.name: domain for domain in (
     Domain("daylight"),
     Domain(
         "dusk", sun=(0.62, 0.43, 0.30), sun_elevation=20.0, shadow=0.58,
@@ -90,6 +77,5 @@ _ALL = (
     replace(
         _NIGHT, name="night_fog", sky_zenith=(0.06, 0.055, 0.05), fog=0.02,
         fog_colour=(0.13, 0.115, 0.10), contrast=0.85, saturation=0.6),
-)
+)}
 # fmt: on
-DOMAINS: dict[str, Domain] = {domain.name: domain for domain in _ALL}

@@ -1,7 +1,5 @@
 """People, two-wheelers and street furniture: flat shapes, upright, facing the camera."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Materials: palettes, picks from them that vary a little, and tileable textures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache, partial
@@ -65,9 +63,12 @@ def texture_atlas() -> NDArray[np.uint32]:
     ``((texture * LEVELS + level) * SIZE + row) * SIZE + column``; row and column wrap around.
     """
     rng = np.random.default_rng(_SEED)
-    white = partial(rng.standard_normal, (SIZE, SIZE, 1))
     clouds, blocks = partial(_clouds, rng), partial(_blocks, rng)
     warm = (1.0, 0.0, -1.0)  # more red, less blue
+
+    def white() -> _Tile:
+        return rng.standard_normal((SIZE, SIZE, 1))
+
     tiles = {
         Texture.FLAT: np.zeros((SIZE, SIZE, 1)),
         Texture.ASPHALT: 0.22 * white() + 0.16 * clouds(4, 4),
@@ -105,11 +106,7 @@ def sensor_grain(width: int, height: int, deviation: float) -> NDArray[np.int8]:
 
 
 def _clouds(rng: Rng, cells: int, octaves: int = 3) -> _Tile:
-    """Multi-octave value noise of zero mean and unit deviation, tileable.
-
-    The coarsest octave has ``cells`` x ``cells`` random values; each next one doubles the cells
-    and has 0.6 of the amplitude.
-    """
+    """Value noise of zero mean and unit deviation; each octave has twice the cells, 0.6 as high."""
     total = np.zeros((SIZE, SIZE))
     for octave in range(octaves):
         count = min(cells * 2**octave, SIZE)

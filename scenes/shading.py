@@ -3,8 +3,6 @@
 Light is linear and planar, (3, H, W) float32, until the camera encodes it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2
@@ -37,10 +35,7 @@ class _View:
 
 
 def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDArray[np.uint8]:
-    """The canvas under a domain's light, (H, W, 3) uint8 RGB.
-
-    ``sun_side``: where the sun stands, from -1 (left) to 1 (right); ``rng`` draws drops and noise.
-    """
+    """The canvas under a domain's light, RGB, with the sun from -1 (left) to 1 (right)."""
     view = _View(canvas)
     light = _lit(view, domain, sun_side)
     _apply_texture(view, light)
@@ -108,10 +103,9 @@ def _lamps(view: _View, domain: Domain) -> _Light:
         across, along = x - np.float32(place[0]), z - np.float32(lamp_z)
         pool += 22 / (22 + across * across + along * along)
     pool *= np.where(view.ground, np.float32(1.0), np.float32(0.6) / (1 + np.abs(y - 2) / 6))
-    white = np.array((1.0, 0.96, 0.84)) * domain.headlights
-    sodium = np.array((1.0, 0.62, 0.26)) * domain.street_lights
-    colours = np.stack([white, sodium], axis=1).astype(np.float32)
-    return np.tensordot(colours, np.stack([beam, pool]), axes=1)
+    colours = np.array([(1.0, 1.0), (0.96, 0.62), (0.84, 0.26)])  # white and sodium, each channel
+    colours *= domain.headlights, domain.street_lights
+    return np.tensordot(colours.astype(np.float32), np.stack([beam, pool]), axes=1)
 
 
 def _apply_texture(view: _View, light: _Light) -> None:
@@ -128,8 +122,7 @@ def _apply_texture(view: _View, light: _Light) -> None:
     tile = (kind * LEVELS)[view.ids] + np.clip(level, 0, LEVELS - 1)
     row, column = (np.clip(at, -1e9, 1e9).astype(np.int32) & (SIZE - 1) for at in (along, across))
     factors = np.take(texture_atlas(), (tile * SIZE + row) * SIZE + column).view(np.uint8)
-    for channel, plane in enumerate(light):
-        plane *= factors.reshape(*z.shape, 4)[..., channel]
+    light *= np.moveaxis(factors.reshape(*z.shape, 4)[..., :3], -1, 0)
     light *= np.float32(1 / 128)
 
 
@@ -137,10 +130,8 @@ def _paint_sky(view: _View, domain: Domain, sun_side: float, rng: Rng, light: _L
     """Gradient from horizon to zenith, clouds, and a glow on the sun's side when it is low."""
     camera = view.canvas.camera
     shift = rng.integers(SIZE, size=2)
-    horizon, zenith, sun = (
-        np.array(colour)[:, None, None]
-        for colour in (domain.sky_horizon, domain.sky_zenith, domain.sun)
-    )
+    colours = np.array((domain.sky_horizon, domain.sky_zenith, domain.sun))
+    horizon, zenith, sun = colours[..., None, None]
     rise = np.maximum(camera.horizon - np.arange(camera.height) - 0.5, 0.0)[:, None] / camera.focal
     gradient = (zenith + (horizon - zenith) * np.exp(-6.0 * rise)).astype(np.float32)
     above = rise.astype(np.float32)
@@ -221,12 +212,10 @@ def _expose(light: _Light, domain: Domain, rng: Rng) -> NDArray[np.uint8]:
     if domain.sharpen:
         soft = cv2.GaussianBlur(image, (0, 0), 1.2)
         image = cv2.addWeighted(image, 1 + domain.sharpen, soft, -domain.sharpen, 0)
-    if domain.noise:
-        row, column = (int(n) for n in rng.integers(_MARGIN, size=2))
-        grain = sensor_grain(width + _MARGIN, height + _MARGIN, 255 * domain.noise)
-        grain = np.ascontiguousarray(grain[row : row + height, column : column + width])
-        image = cv2.add(image, grain, dtype=cv2.CV_8U)
-    return np.asarray(image, np.uint8)
+    row, column = (int(n) for n in rng.integers(_MARGIN, size=2))
+    grain = sensor_grain(width + _MARGIN, height + _MARGIN, 255 * domain.noise)
+    grain = np.ascontiguousarray(grain[row : row + height, column : column + width])
+    return np.asarray(cv2.add(image, grain, dtype=cv2.CV_8U), np.uint8)
 
 
 def _tone_curve(domain: Domain) -> NDArray[np.uint8]:

@@ -1,7 +1,5 @@
 """A street at random: its cross-section, what lines it and who uses it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Cars, buses, trucks and trams: side profiles swept over a width, with details on their faces."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -51,10 +49,7 @@ class Pose(NamedTuple):
     parked: bool  # lamps off
 
     def place(self, local: Floats, spot: Spot) -> Floats:
-        """Local coordinates (..., 3) - right, up, forward from the rear - in the street.
-
-        The vehicle's nearest end is at the spot.
-        """
+        """Street coordinates of (right, up, ahead of the rear); the nearest end is at the spot."""
         cosine, sine = _HEADINGS[self.heading]
         across, along, placed = local[..., 0], local[..., 2], local.copy()
         placed[..., 0] = spot.x + cosine * across + sine * (along - 0.5 * self.length)
@@ -121,10 +116,7 @@ class Body(NamedTuple):
 
 
 def _towards_camera(canvas: Canvas, rings: Floats) -> Iterator[tuple[int, Floats, Normal]]:
-    """Those of flat rings of corners, (N, K, 3), that face the camera, the farthest first.
-
-    Yields the index, the corners and the unit normal of each.
-    """
+    """Index, corners and unit normal of those flat rings that face the camera, from afar on."""
     world = canvas.camera.world(rings)
     area = np.cross(world, np.roll(world, -1, axis=1)).sum(axis=1)  # by Newell's method
     towards = (0.0, canvas.camera.above_road, 0.0) - world[:, 0]
