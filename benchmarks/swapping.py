@@ -126,7 +126,7 @@ def marked(bundle: Bundle, version: int) -> Bundle:
 
 @dataclass(frozen=True)
 class Work:
-    """What a thread did with a frame: when, and where the milliseconds went."""
+    """A thread's work on one frame: when, and where the milliseconds went."""
 
     frame: int
     began: float
@@ -199,7 +199,7 @@ def watched(frames: Iterable[Frame], period_s: float, works: list[Work]) -> Iter
 
 
 def drops(engine: list[Work], camera: list[Work]) -> list[Drop]:
-    """Which frames were dropped, and why."""
+    """The frames that were dropped, each with its reason."""
     served = {work.frame for work in engine}
     found = list[Drop]()
     for given, newer in itertools.pairwise(camera):
@@ -215,7 +215,7 @@ def drops(engine: list[Work], camera: list[Work]) -> list[Drop]:
 
 
 def cause(work: Work, usual: list[Work]) -> str:
-    """What took most of the time of this work of a thread."""
+    """The reason that took most of the time of this work of a thread."""
     had_the_core = "own threads" if work.ours_ms > work.for_core_ms / 2 else "other programs"
     times = {
         "computing": work.computed_ms - statistics.median(other.computed_ms for other in usual),
@@ -226,7 +226,7 @@ def cause(work: Work, usual: list[Work]) -> str:
 
 
 def overlap_s(work: Work, given: Work, newer: Work) -> float:
-    """How long the engine was at this work while a frame waited for it."""
+    """Seconds that the engine was at this work while a frame waited for it."""
     return min(work.ended, newer.ended) - max(work.began, given.ended)
 
 
@@ -308,7 +308,7 @@ def together(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def causes(drops: list[dict[str, Any]]) -> str:
-    """What frames were dropped for, such as ``2 (camera: other programs), 1 (engine: locks)``."""
+    """Reasons of drops, counted, such as ``2 (camera: other programs), 1 (engine: locks)``."""
     counts = Counter(f"{drop['late']}: {drop['cause']}" for drop in drops)
     return ", ".join(f"{count} ({cause})" for cause, count in counts.most_common()) or "0"
 
