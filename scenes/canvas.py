@@ -147,8 +147,8 @@ class Canvas:
         rings = np.split(self._pixels(points), starts[1:])
         for face, ring, depth, height in zip(faces, rings, depths, heights, strict=True):
             flat = face.normal[1] > 0.99 and height < 0.1
-            (code,) = self._add([face.surface], face.normal, np.nan if flat else depth).tolist()
-            cv2.fillPoly(self.ids, [ring], code, shift=_FIXED)
+            self.looks.append((face.surface, face.normal, np.nan if flat else depth))
+            cv2.fillPoly(self.ids, [ring], len(self.looks) - 1, shift=_FIXED)
 
     def see_through(self, points: Floats, label: int) -> None:
         """Give what shows through a polygon (N, 3) a label without painting over it."""
@@ -160,7 +160,8 @@ class Canvas:
         """A line through street coordinates (N, 3), ``thickness`` in metres, at its mean depth."""
         depth = float(points[:, 2].mean())
         width = max(1, round(thickness * self.camera.focal / depth))
-        (code,) = self._add([surface], FACING, depth).tolist()
+        code = len(self.looks)
+        self.looks.append((surface, FACING, depth))
         cv2.polylines(self.ids, [self._pixels(points)], False, code, width, cv2.LINE_8, _FIXED)
 
     def _pixels(self, points: Floats) -> Ids:
