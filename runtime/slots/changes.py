@@ -22,7 +22,7 @@ from ..signing.statement import text_of
 from ..words import counted
 from .health import Health
 from .plans import with_built_plan
-from .state import OnTrial, Slot, SlotState
+from .state import Installed, OnTrial, Slot, SlotState
 from .store import SlotStore
 
 
@@ -92,6 +92,8 @@ def trusted_model(
 ) -> Bundle:
     """The bundle in a slot, whole and trusted today.
 
+    Where its signatures are renewed meanwhile, it is the one with the newer ones.
+
     Args:
         with_plan: let its engine find the TensorRT plan that was built here, see `plans`.
 
@@ -101,13 +103,27 @@ def trusted_model(
     model = state.model(slot)
     if model is None:
         raise SlotError(f"{store.path}: slot {slot} is empty.")
+    try:
+        bundle = _trusted_as_it_lies(store, state, model, trust)
+    except (SignatureError, BundleError):
+        now = store.state()
+        there = now.model(slot)
+        if there is None or there.hash != model.hash or there.folder == model.folder:
+            raise
+        return trusted_model(store, now, slot, trust, with_plan=with_plan)
+    return with_built_plan(store, bundle, model) if with_plan else bundle
+
+
+def _trusted_as_it_lies(
+    store: SlotStore, state: SlotState, model: Installed, trust: Trust
+) -> Bundle:
     in_a_gap()
     bundle = open_bundle(store.folder(model.folder))
     if bundle.hash != model.hash:
         raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
     in_a_gap()
     verified_now(store, state, bundle, trust)
-    return with_built_plan(store, bundle, model) if with_plan else bundle
+    return bundle
 
 
 def verified_now(store: SlotStore, state: SlotState, bundle: Bundle, trust: Trust) -> Verified:

@@ -362,7 +362,7 @@ class SlotEngine(Engine):
         return self._opened(trusted_model(self._store, state, slot, self._watched.trust))
 
     def _opened(self, bundle: Bundle) -> _Serving:
-        return _Serving(bundle.hash, open_warm(self._open, bundle))
+        return _Serving(bundle.hash, open_warm(self._open, bundle, self._watched.renewed))
 
     def _begin_trial(self, bundle: Bundle) -> None:
         """Open the model on trial; a second time where it serves, too: that is not measured."""

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from ..bundle import open_bundle
+from ..bundle import Bundle, open_bundle
 from ..errors import BundleError, SignatureError
 from ..gentle import FrameGaps, gently, in_a_gap
 from ..signing import Trust, Verified, open_trust
 from ..signing.statement import moment_of
 from ..signing.trust import TRUST_NAME
-from .changes import verified_now
+from .changes import trusted_model, verified_now
 from .state import Installed, SlotState
 from .store import SlotStore
 
@@ -72,6 +72,18 @@ class TrustWatch:
             self._looks = {key: one for key, one in self._looks.items() if key in held}
             self._looks[hash] = look
         return look.problem
+
+    def renewed(self, bundle: Bundle) -> Bundle | None:
+        """The same model with the newer signatures that came meanwhile; None where none did.
+
+        Raises:
+            SignatureError, BundleError: it is not trusted with these.
+        """
+        state = self._store.state()
+        for slot, model in state.slots.items():
+            if model.hash == bundle.hash and self._store.folder(model.folder) != bundle.path:
+                return trusted_model(self._store, state, slot, self.trust)
+        return None
 
     def forget(self, hash: str) -> None:
         """Verify a model anew at the next look: it was installed once more, or is tried anew."""

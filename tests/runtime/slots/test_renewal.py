@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fleets import HEALTHY, Fleet
-from roadshift.runtime.bundle import open_bundle
+from roadshift.runtime.bundle import Bundle, open_bundle
+from roadshift.runtime.engines import Engine, open_engine
 from roadshift.runtime.errors import SignatureError, SlotError
 from roadshift.runtime.signing import (
     create_trust,
@@ -17,7 +18,7 @@ from roadshift.runtime.signing import (
     sign_bundle,
     verify_bundle,
 )
-from roadshift.runtime.slots import commit, install, roll_back, start_of_run, try_model
+from roadshift.runtime.slots import changes, commit, install, roll_back, start_of_run, try_model
 from roadshift.runtime.slots.serving import SlotEngine
 
 SOON = timedelta(days=2)
@@ -176,3 +177,37 @@ def test_what_runs_or_is_tried_is_installed_again_by_an_updater_alone(fleet: Fle
         install(fleet.store, first.path, fleet.trust, again=True)
     with pytest.raises(SlotError, match="holds another model meanwhile; install a model first"):
         try_model(fleet.store, fleet.trust, model="0" * 64)
+
+
+@pytest.mark.parametrize("moment", ["before it is verified", "before it is opened"])
+@pytest.mark.parametrize("models", [1, 2])
+def test_a_run_that_starts_meanwhile_runs_what_was_renewed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, moment: str, models: int
+) -> None:
+    for version in range(1, models + 1):
+        model = fleet.running(version)
+    fleet.signed_again(models, models + 1)
+    left = [model.path]
+
+    def renew() -> None:
+        while left:
+            install(fleet.store, left.pop(), fleet.trust)
+
+    def opened(bundle: Bundle) -> Engine:
+        renew()
+        return open_engine(bundle)
+
+    def verified(path: Path) -> Bundle:
+        renew()
+        return open_bundle(path)
+
+    if moment == "before it is verified":
+        monkeypatch.setattr(changes, "open_bundle", verified)
+    notes = list[str]()
+    with SlotEngine(fleet.store, fleet.trust, open_with=opened, note=notes.append) as engine:
+        assert engine._serving.hash == model.hash
+    state = fleet.store.state()
+    active = state.model(state.active)
+    assert active is not None
+    assert (active.hash, active.condition, active.renewals) == (model.hash, "good", 1)
+    assert notes == []
