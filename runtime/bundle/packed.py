@@ -128,24 +128,40 @@ def named_as(source: str | Path, folder: Path) -> Iterator[None]:
 
 
 def hash_of(source: Path) -> str:
-    """The hash by which a bundle is named, of its folder or a packed file; no content is hashed.
+    """The hash by which a bundle is named, of its folder or a packed file.
+
+    Of a packed one the manifest alone is read and nothing is written, so that a full disk keeps no
+    updater from rolling back.
 
     Raises:
-        BundleError, OutputError: as `unpacked` and `open_bundle`.
+        BundleError: it is no bundle.
     """
-    with unpacked(source) as folder, named_as(source, folder):
-        return open_bundle(folder, verify=False).hash
+    if not os.path.isfile(source):
+        return open_bundle(source, verify=False).hash
+    with _opened(source) as file:
+        for name, size in _files(file):
+            if name == MANIFEST_NAME and size <= LARGEST:
+                return hashlib.sha256(_exactly(file, size)).hexdigest()
+            file.seek(size, os.SEEK_CUR)
+    raise BundleError(f"{source}: is not a bundle, it has no {MANIFEST_NAME}.")
 
 
 def _unpack(source: Path, folder: Path) -> None:
     total = 0
+    with _opened(source) as file:
+        for number, (name, size) in enumerate(_files(file)):
+            total += size
+            if number >= MOST_FILES or total > MOST_BYTES:
+                raise BundleError(f"{source}: holds too much for a bundle.")
+            _unpack_one(source, file, name, size, folder)
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[BinaryIO]:
+    """A packed bundle's file; what is wrong with it is said of ``source``."""
     try:
         with source.open("rb") as file:
-            for number, (name, size) in enumerate(_files(file)):
-                total += size
-                if number >= MOST_FILES or total > MOST_BYTES:
-                    raise BundleError(f"{source}: holds too much for a bundle.")
-                _unpack_one(source, file, name, size, folder)
+            yield file
     except (tarfile.HeaderError, EOFError, ValueError) as error:
         raise BundleError(
             f"{source}: is no packed bundle (damaged, or something follows it); pack one with "

@@ -12,7 +12,7 @@ import pytest
 from fleets import Fleet
 from roadshift.commands.signing import verify
 from roadshift.runtime.bundle import Bundle, BundleWriter, open_bundle
-from roadshift.runtime.bundle.packed import pack, unpacked
+from roadshift.runtime.bundle.packed import hash_of, pack, unpacked
 from roadshift.runtime.errors import BundleError, SignatureError
 from roadshift.runtime.slots import install
 from signed_bundles import small_bundle
@@ -182,3 +182,18 @@ def test_a_name_that_says_it_is_huge_is_not_read(tmp_path: Path) -> None:
     packed.write_bytes(entry.tobuf(tarfile.GNU_FORMAT) + bytes(RECORD))
     with pytest.raises(BundleError, match="no packed bundle"), unpacked(packed):
         pass
+
+
+def test_the_hash_of_a_packed_bundle_needs_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = small_bundle(tmp_path / "model")
+    file = pack(bundle, tmp_path / "model.roadshift")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a full disk"))
+    assert hash_of(file) == hash_of(bundle.path) == bundle.hash
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(BundleError, match=r"model\.roadshift: is no packed bundle"):
+        hash_of(file)
+    file.write_bytes(bytes(10240))
+    with pytest.raises(BundleError, match=r"model\.roadshift: is not a bundle, it has no manifest"):
+        hash_of(file)
