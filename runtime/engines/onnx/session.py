@@ -229,14 +229,22 @@ def _readable(content: bytes, providers: Sequence[_Provider]) -> Iterator[str | 
         return
     descriptor = os.memfd_create("model.onnx", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(content)
-        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
         path = f"/proc/self/fd/{descriptor}"
-        yield path if os.path.exists(path) else content
+        yield path if _sealed(descriptor, content) and os.path.exists(path) else content
     finally:
         os.close(descriptor)
+
+
+def _sealed(descriptor: int, content: bytes) -> bool:
+    """Fill a file in memory that nobody changes after; False where a limit on files forbids it."""
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(content)
+    except OSError:  # such as a service's LimitFSIZE, which counts this file, too
+        return False
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return True
 
 
 def run_interruptible(

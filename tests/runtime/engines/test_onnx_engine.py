@@ -1,6 +1,7 @@
 """Engines: labels of the ONNX engine, batches, the choice of backend and device, refusals."""
 
 import os
+import resource
 import sys
 import threading
 from collections.abc import Callable
@@ -427,3 +428,17 @@ def test_the_first_engine_of_a_process_opens_while_other_programs_use_the_cores(
     assert not opening.is_alive(), "it waits for itself"
     assert watch.scarce
     assert list(sessions[0]._sessions) == [False], "its threads sleep from the beginning"
+
+
+def test_a_model_above_the_limit_on_file_sizes_is_opened(
+    make_bundle: MakeBundle, tiny: Any
+) -> None:
+    bundle, batch = make_bundle(), images(1, 16, 32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with open_engine(bundle, device="cpu") as engine:
+            labels = engine.infer(batch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    np.testing.assert_array_equal(labels, tiny.labels(tiny.weight(), batch))
