@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -102,6 +103,40 @@ def _cores() -> Iterator[None]:
 
     with sharing_cores():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators() -> Iterator[None]:
+    """Torch's tables of the operators of ONNX are made once for all exports of this process.
+
+    Torch makes them anew for each, which takes as long as tracing a tiny network. What it makes of
+    a network is the same; should a torch have other tables, it makes them as it does.
+    """
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    export = torch.onnx.export
+
+    def with_tables(*arguments: Any, **options: Any) -> Any:
+        keep_tables()
+        return export(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.onnx, "export", with_tables)
+        yield
+
+
+@cache
+def keep_tables() -> None:
+    """From now on, torch's own functions give the tables that they made before."""
+    with suppress(ImportError, AttributeError):
+        from torch._export import utils
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+        utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,10 +17,12 @@ from bundle_cases import write_bundle
 from roadshift.adapt.models.segmenter import Segmenter
 from roadshift.adapt.networks import (
     SegmentationNetwork,
+    bisenetv2,
     build_network,
     deeplab_v2_vgg16,
     deeplab_v3plus,
     espnetv2,
+    fast_scnn,
     pidnet,
 )
 from roadshift.export.onnx import write_graph
@@ -43,15 +46,18 @@ NETWORKS = {
 }
 
 
-# VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage, MobileNetV2 with
-# one of the blocks that only repeat, and ESPNetv2 with one of its equal units at each stride and
-# two branches: graphs of every kind of layer, without a minute for widths and repetitions.
+# VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage; of the blocks that
+# only repeat, one in Fast-SCNN, BiSeNetV2 and MobileNetV2; and ESPNetv2 with one of its equal units
+# at each stride, two branches and none of the decoder's repetitions: graphs of every kind of layer,
+# without a minute for widths and repetitions.
 NARROW = tuple(block._replace(width=block.width // 8) for block in deeplab_v2_vgg16.BLOCKS)
 SMALL = pidnet._Size(8, 1, 1, 24, 32, is_large=False)
 INVERTED = tuple(
     (expansion, width, blocks if width == 24 else 1, stride)
     for expansion, width, blocks, stride in deeplab_v3plus._INVERTED
+    if width != 96
 )
+bottlenecks, expanding = fast_scnn._bottlenecks, bisenetv2._gather_and_expand
 
 
 @contextmanager
@@ -61,6 +67,8 @@ def fewer_layers() -> Iterator[None]:
         patch.object(deeplab_v2_vgg16, "BLOCKS", NARROW),
         patch.object(pidnet, "_Size", lambda *_, **__: SMALL),
         patch.object(deeplab_v3plus, "_INVERTED", INVERTED),
+        patch.object(fast_scnn, "_bottlenecks", lambda *a: islice(bottlenecks(*a), 3 - a[1] // 64)),
+        patch.object(bisenetv2, "_gather_and_expand", lambda i, o, _: expanding(i, o, 1 + (i < 32))),
         patch.object(espnetv2, "_UNITS", (1, 1)),
         patch.object(espnetv2, "_BRANCHES", 2),
     ):
