@@ -1,4 +1,4 @@
-"""`roadshift explain` as a process: what it prints, leaves and refuses."""
+"""`roadshift explain`: what it prints, leaves and refuses."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def test_a_page_of_an_adapted_model_beside_its_source(
 ) -> None:
     out = tmp_path / "seen"
     words = (world.adapted, world.dusk / "images", "--source", world.source, "--out", out)
-    done = explain(*words, "--max-frames", 2, "--device", "cpu", "--json")
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    done = command("explain", *words, "--max-frames", 2, "--device", "cpu", "--json")
+    assert done.code == 0, done.err
+    said = done.json
     assert said == json.loads((out / "explanation.json").read_text(encoding="utf-8"))
     assert (said["out"], said["page"]) == (str(out), str(out / "index.html"))
     assert len(said["frames"]) == 2
     for frame in said["frames"]:
         assert all((out / file).is_file() for file in frame["figures"].values())
-    assert "explaining: 0/2 frames" in done.stderr
-    assert "using 2 of 4 frames, evenly spaced (--max-frames)" in done.stderr
+    assert "explaining: 0/2 frames" in done.err
+    assert "using 2 of 4 frames, evenly spaced (--max-frames)" in done.err
     again = command("explain", *words)
     assert again.code == 1
     assert again.out == ""

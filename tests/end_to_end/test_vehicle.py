@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,19 +33,24 @@ def car(tmp_path: Path) -> Fleet:
     return Fleet(tmp_path)
 
 
-def roadshift(*arguments: object, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "roadshift.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout if not code else done.stderr
+@pytest.fixture
+def roadshift(command: Callable[..., Any]) -> Callable[..., str]:
+    """``roadshift(..., code=0)``: what a command prints, or of one that fails, what it says."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        done = command(*arguments)
+        assert done.code == code, done.err
+        said: str = done.err if code else done.out
+        return said
+
+    return run
+
+
+Roadshift = Callable[..., str]
 
 
 @pytest.mark.slow
-def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
+def test_from_a_signature_to_a_committed_model(car: Fleet, roadshift: Roadshift) -> None:
     bundle = car.model(2)
     shutil.rmtree(bundle.path / "signatures")
     slots, trust = ("--slots", car.store.path), ("--trust", car.trust.path)
@@ -87,7 +93,7 @@ def test_from_a_signature_to_a_committed_model(car: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_a_key_that_expires_by_an_update(car: Fleet) -> None:
+def test_a_key_that_expires_by_an_update(car: Fleet, roadshift: Roadshift) -> None:
     bundle, maker = car.model(2), car.key.public.id
     trust, update = car.trust.path, car.folder / "update.json"
     change = ("trust", "change", trust, "--key", car.folder / "maker.key", "--out", update)
@@ -106,7 +112,7 @@ def test_a_key_that_expires_by_an_update(car: Fleet) -> None:
 
 
 @pytest.mark.slow
-def test_run_refuses_what_nobody_who_is_trusted_signed(car: Fleet) -> None:
+def test_run_refuses_what_nobody_who_is_trusted_signed(car: Fleet, roadshift: Roadshift) -> None:
     bundle, frames = car.model(2), car.folder / "frames"
     trust = ("--trust", car.trust.path)
     roadshift("run", bundle.path, frames, *trust)
@@ -150,7 +156,9 @@ def script(car: Fleet, tmp_path: Path) -> Script:
 
 
 @pytest.mark.slow
-def test_an_updater_walks_through_its_states(car: Fleet, script: Script, tmp_path: Path) -> None:
+def test_an_updater_walks_through_its_states(
+    car: Fleet, roadshift: Roadshift, script: Script, tmp_path: Path
+) -> None:
     """The states of Mender's update modules in the order that its documentation gives."""
     tree = tmp_path / "tree"
     (tree / "files").mkdir(parents=True)

@@ -662,7 +662,7 @@ def whole(
 
 
 @pytest.mark.parametrize(
-    ("checkpoint_every_s", "every"), [(0, 1), (1e9, 5)], ids=["always", "of-stages"]
+    ("checkpoint_every_s", "every"), [(0, 3), (1e9, 7)], ids=["always", "of-stages"]
 )
 def test_a_run_killed_at_any_step_keeps_the_same_weights_bit_for_bit(
     checkpoint_every_s: float,
@@ -690,22 +690,24 @@ def test_a_run_killed_before_any_file_is_in_place_keeps_the_same_weights(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """At every fourth of its files, each kind among them."""
     weights, record, _ = whole
-    put, places = os.replace, []
+    put, places, killed = os.replace, [], set()
     left = 0
 
     def replaced(source: Any, target: Any) -> None:
         nonlocal left
         left -= 1
         if left == 0:
+            killed.add(Path(target).name[:5])
             raise Killed
         places.append(Path(target).name[:5])
         put(source, target)
 
     monkeypatch.setattr(os, "replace", replaced)
-    number, done = 0, False
+    number, done = -3, False
     while not done:
-        number += 1
+        number += 4
         where = {"folder": tmp_path / f"{number}", "checkpoint_every_s": 0, "resume": True}
         left, places[:] = number, []
         try:
@@ -717,6 +719,7 @@ def test_a_run_killed_before_any_file_is_in_place_keeps_the_same_weights(
             trainer.run()
             assert_same(trainer.model.state_dict(), weights)
             assert record_of(trainer) == record
+    assert killed == set(places)
     assert places.count("look-") >= 3
     assert number > len(places) >= 12
 
