@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import random
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,32 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 TRITON = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") != "1", reason="Triton is not installed here"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _interpreter() -> Iterator[None]:
+    """Triton's interpreter looks for the names of its language once, not in each call of a function.
+
+    That would be half of the time of its tests.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        yield
+        return
+    interpreter: Any = importlib.import_module("triton.runtime.interpreter")
+    is_builtin = interpreter.tl.core.is_builtin
+
+    @cache
+    def names(of: object) -> list[str]:
+        return [name for name, member in inspect.getmembers(of) if is_builtin(member)]
+
+    def patch_builtin(package: Any, builder: object, scope: object) -> None:
+        for name in names(package):
+            if is_builtin(member := getattr(package, name)):
+                interpreter._patch_attr(package, name, member, builder, scope)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "_patch_builtin", patch_builtin)
+        yield
 
 
 @pytest.mark.parametrize("loss", LOSSES)
