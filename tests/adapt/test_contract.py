@@ -42,7 +42,10 @@ EVERY_METHOD = [*METHODS, "sharp"]
 # The code of segformer_b0, pidnet_s and ddrnet23_slim, with up to 85 M weights.
 LARGER = {*(f"segformer_b{size}" for size in range(1, 6)), "pidnet_m", "ddrnet23"}
 EVERY_NETWORK = [*(n for n in NETWORKS if n not in LARGER), "lane_net", "tiny_network:build"]
-ARGUMENTS = {"deeplab_v3plus": {"backbone": "mobilenet_v2"}}  # not 40 million parameters
+ARGUMENTS = {  # not 40 million parameters
+    "deeplab_v3plus": {"backbone": "mobilenet_v2"},
+    "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1]},
+}
 K = 4
 
 Settings = Callable[..., RunConfig]
@@ -124,7 +127,7 @@ def test_no_label_of_a_target_frame_is_read(method: str, run: Run, no_labels: li
 
 
 @pytest.mark.usefixtures("slow_network")
-@pytest.mark.parametrize("budget", [0.2, 2.0, 10.0, 60.0])
+@pytest.mark.parametrize("budget", [0.2, 2.0, 10.0, 30.0])
 @pytest.mark.parametrize("method", sorted(m for m in EVERY_METHOD if not m.endswith("black_box")))
 def test_no_method_takes_longer_than_the_budget(
     method: str,
@@ -144,7 +147,7 @@ def test_no_method_takes_longer_than_the_budget(
     # At the least a forward pass is timed, and a look, statistics and a verdict need one batch.
     assert clock.now - began <= 1.2 * budget + 40 * A_FRAME_S, notes
     outcome: Any = bundle.manifest.provenance.configuration["outcome"]
-    if steps and budget == 60:
+    if steps and budget == 30:
         assert outcome["steps"] > 3, notes
     assert bundle.manifest.verdict is not None
 

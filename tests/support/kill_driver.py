@@ -23,7 +23,7 @@ import torch
 from roadshift.adapt import RunOptions, adapt_bundle, resolve_config
 from roadshift.runtime.bundle import open_bundle
 
-STEPS, RANDOM_KILLS = 12, 20
+STEPS, RANDOM_KILLS = 7, 20
 CONFIG = resolve_config(
     "iapc",
     assignments=[f"training.steps={STEPS}", "training.batch_size=2", "training.amp=off"],

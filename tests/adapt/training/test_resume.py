@@ -47,7 +47,7 @@ def driven(
         SUPPORT / "kill_driver.py", source.path, frames_dir, tmp_path_factory.mktemp("kills")
     )
     report: dict[str, Any] = json.loads(output)
-    assert report["whole"]["steps"] == list(range(1, 13))
+    assert report["whole"]["steps"] == list(range(1, 8))
     return report
 
 

@@ -626,8 +626,8 @@ def test_a_memory_budget_is_tried_from_one_frame_on_and_never_exceeded(
         assert torch.equal(budgeted.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 6, 7, 16, 64])
-@pytest.mark.parametrize("frames_that_fit", [1, 2, 3, 5, 8, 100])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 24])
+@pytest.mark.parametrize("frames_that_fit", [1, 2, 3, 8, 100])
 def test_no_try_is_above_the_budget(
     batch_size: int,
     frames_that_fit: int,
