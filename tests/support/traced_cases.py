@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -30,6 +29,7 @@ from roadshift.export.weight_origins import Folds, read_folds, state_arrays
 from roadshift.runtime.bundle import Bundle, InputSpec, NetworkSpec
 from roadshift.runtime.labels import label_space
 from roadshift.scenes import render_scene
+from torch import nn
 
 SPACE = label_space("camvid11")
 SIZE = InputSpec(width=96, height=64, mean=(123.7, 116.3, 103.5), std=(58.4, 57.1, 57.4), gamma=0.6)
@@ -46,10 +46,10 @@ NETWORKS = {
 }
 
 
-# VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage; of the blocks that
-# only repeat, one in Fast-SCNN, BiSeNetV2 and MobileNetV2; and ESPNetv2 with one of its equal units
-# at each stride, two branches and none of the decoder's repetitions: graphs of every kind of layer,
-# without a minute for widths and repetitions.
+# VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage; one of the blocks
+# that only repeat in Fast-SCNN, BiSeNetV2 and MobileNetV2; and ESPNetv2 with one of its equal units
+# at each stride and two branches: graphs of every kind of layer, without a minute for widths and
+# repetitions.
 NARROW = tuple(block._replace(width=block.width // 8) for block in deeplab_v2_vgg16.BLOCKS)
 SMALL = pidnet._Size(8, 1, 1, 24, 32, is_large=False)
 INVERTED = tuple(
@@ -57,7 +57,15 @@ INVERTED = tuple(
     for expansion, width, blocks, stride in deeplab_v3plus._INVERTED
     if width != 96
 )
-bottlenecks, expanding = fast_scnn._bottlenecks, bisenetv2._gather_and_expand
+_bottlenecks, _gather_and_expand = fast_scnn._bottlenecks, bisenetv2._gather_and_expand
+
+
+def few_bottlenecks(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+    return list(_bottlenecks(inputs, outputs, stride))[: 2 if outputs == 64 else 1]
+
+
+def few_expanding(inputs: int, outputs: int, _: int) -> list[nn.Module]:
+    return list(_gather_and_expand(inputs, outputs, 2 if outputs == 32 else 1))
 
 
 @contextmanager
@@ -67,8 +75,8 @@ def fewer_layers() -> Iterator[None]:
         patch.object(deeplab_v2_vgg16, "BLOCKS", NARROW),
         patch.object(pidnet, "_Size", lambda *_, **__: SMALL),
         patch.object(deeplab_v3plus, "_INVERTED", INVERTED),
-        patch.object(fast_scnn, "_bottlenecks", lambda *a: islice(bottlenecks(*a), 3 - a[1] // 64)),
-        patch.object(bisenetv2, "_gather_and_expand", lambda i, o, _: expanding(i, o, 1 + (i < 32))),
+        patch.object(fast_scnn, "_bottlenecks", few_bottlenecks),
+        patch.object(bisenetv2, "_gather_and_expand", few_expanding),
         patch.object(espnetv2, "_UNITS", (1, 1)),
         patch.object(espnetv2, "_BRANCHES", 2),
     ):

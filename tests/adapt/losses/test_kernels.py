@@ -42,9 +42,9 @@ TRITON = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def _interpreter() -> Iterator[None]:
-    """Triton's interpreter looks for the names of its language once, not in each call of a function.
+    """Triton's interpreter lists its language's names once, not at each call of a function.
 
-    That would be half of the time of its tests.
+    That would be a third of the time of its tests.
     """
     if os.environ.get("TRITON_INTERPRET") != "1":
         yield
