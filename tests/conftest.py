@@ -69,9 +69,21 @@ def pytest_collection_finish() -> None:
     Each of its full passes would go through all modules and tests, half a second at a time, and one
     trace of a graph would set off a hundred passes.
     """
+    keep_what_is_there()
+    gc.set_threshold(10_000, 10, 10)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What a file of tests has loaded stays, and no test of a later file goes through it."""
+    if nextitem is not None and nextitem.path != item.path:
+        keep_what_is_there()
+
+
+def keep_what_is_there() -> None:
+    """Take what is not garbage out of the collector's sight."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.hookimpl(tryfirst=True)
