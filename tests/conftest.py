@@ -118,11 +118,12 @@ def _cores() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _operators() -> Iterator[None]:
-    """Torch's tables of the operators of ONNX are made once for all exports of this process.
+def _sparing_torch() -> Iterator[None]:
+    """Torch does once, or not at all, what it would do in each test to no effect.
 
-    Torch makes them anew for each, which takes as long as tracing a tiny network. What it makes of
-    a network is the same; should a torch have other tables, it makes them as it does.
+    For each export it makes its tables of the operators of ONNX anew, which takes as long as
+    tracing a tiny network. And where there is no GPU, it notes the whole stack of calls with each
+    seed, for when there may be one.
     """
     if "torch" not in sys.modules:
         yield
@@ -137,12 +138,18 @@ def _operators() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.onnx, "export", with_tables)
+        for device in (torch.cuda, torch.xpu, torch.mtia):
+            if not device.is_available():
+                patch.setattr(device, "manual_seed_all", lambda _: None)
         yield
 
 
 @cache
 def keep_tables() -> None:
-    """From now on, torch's own functions give the tables that they made before."""
+    """From now on, torch's own functions give the tables that they made before.
+
+    Should a torch have other functions, it makes them as it does.
+    """
     with suppress(ImportError, AttributeError):
         from torch._export import utils
         from torch.onnx._internal.exporter._registration import ONNXRegistry

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 import re
+from contextlib import suppress
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from typing import Annotated, Any, Literal
 
@@ -164,15 +166,18 @@ def check_artefact_name(name: str) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of python, roadshift and the libraries that are installed, none imported."""
-    versions = {"python": platform.python_version(), "roadshift": __version__}
-    for name, distributions in _DISTRIBUTIONS.items():
-        for distribution in distributions:
-            try:
-                versions[name] = metadata.version(distribution)
-                break
-            except metadata.PackageNotFoundError:
-                continue
-    return versions
+    found = {name: _version_of_any(names) for name, names in _DISTRIBUTIONS.items()}
+    installed = {name: version for name, version in found.items() if version is not None}
+    return {"python": platform.python_version(), "roadshift": __version__, **installed}
+
+
+@cache
+def _version_of_any(distributions: tuple[str, ...]) -> str | None:
+    """Of the first that is installed; a process, whose libraries stay, asks once."""
+    for distribution in distributions:
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(distribution)
+    return None
 
 
 _DISTRIBUTIONS = {

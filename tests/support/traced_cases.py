@@ -48,8 +48,7 @@ NETWORKS = {
 
 # VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage; one of the blocks
 # that only repeat in Fast-SCNN, BiSeNetV2 and MobileNetV2; and ESPNetv2 with one of its equal units
-# at each stride and two branches: graphs of every kind of layer, without a minute for widths and
-# repetitions.
+# and two branches: graphs of every kind of layer, without a minute for widths and repetitions.
 NARROW = tuple(block._replace(width=block.width // 8) for block in deeplab_v2_vgg16.BLOCKS)
 SMALL = pidnet._Size(8, 1, 1, 24, 32, is_large=False)
 INVERTED = tuple(
@@ -77,7 +76,7 @@ def fewer_layers() -> Iterator[None]:
         patch.object(deeplab_v3plus, "_INVERTED", INVERTED),
         patch.object(fast_scnn, "_bottlenecks", few_bottlenecks),
         patch.object(bisenetv2, "_gather_and_expand", few_expanding),
-        patch.object(espnetv2, "_UNITS", (1, 1)),
+        patch.object(espnetv2, "_UNITS", (0, 1)),
         patch.object(espnetv2, "_BRANCHES", 2),
     ):
         yield
