@@ -47,5 +47,9 @@ class SharedCpuSession:
         found: list[Any] = self._current.run(*arguments)
         return found
 
+    def close(self) -> None:
+        """Be told no more of the cores, whoever still holds this object."""
+        core_watch.WATCH.remove(self)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._current, name)

@@ -31,6 +31,7 @@ from ..cuda import Cuda
 from ..steps import in_steps
 from ..upsample_cuda import UpsampleKernel
 from .contract import Answers, Port, check_contract, check_weights
+from .cpu import SharedCpuSession
 from .graph import OnnxModel, read_model
 from .memory import DeviceMemory, PinnedMemory, PlainMemory
 from .session import (
@@ -276,8 +277,11 @@ class OnnxEngine(Engine):
         return {**super().describe(), "threads": self._threads, "waiting": waiting()}
 
     def close(self) -> None:
-        memory, self._memory, self._session = self._memory, None, None
+        memory, session = self._memory, self._session
+        self._memory = self._session = None
         self._call = self._first_call
+        if isinstance(session, SharedCpuSession):
+            session.close()
         if memory is not None and self._worker is not None:
             self._worker.submit(memory.close).result()
             self._worker.shutdown()

@@ -385,6 +385,7 @@ def test_a_session_is_exchanged_while_cores_are_scarce_and_gives_the_same_labels
             core_watch.WATCH._tell(False)
         assert session._current is spinning
         np.testing.assert_array_equal(engine.segment(frame), expected)
+    assert session not in core_watch.WATCH._waiters  # also where it is held still
 
 
 def test_an_engine_whose_file_was_exchanged_goes_on_with_the_session_it_has(

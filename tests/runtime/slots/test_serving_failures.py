@@ -93,18 +93,18 @@ def test_a_trial_that_hangs_is_rolled_back_and_the_run_ends(
     free.set()
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError("odd"), MemoryError("none left")], ids=str)
-def test_a_surprise_in_a_trial_is_no_silent_end(fleet: Fleet, error: Exception) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, MemoryError])
+def test_a_surprise_in_a_trial_is_no_silent_end(fleet: Fleet, error: type[Exception]) -> None:
     first, model = fleet.running(1), fleet.installed(2)
     try_model(fleet.store, fleet.trust)
 
     def surprise() -> None:
-        raise error
+        raise error("odd")
 
     with serving(fleet, open_with=opening(model, surprise)) as engine:
         until(lambda: fleet.store.state().trial is None, engine)
         assert served_by(engine) == first.hash
-    assert type(error).__name__ in fleet.store.state().slots["b"].reason
+    assert error.__name__ in fleet.store.state().slots["b"].reason
 
 
 def test_a_surprise_in_the_watching_thread_is_told_once_and_survived(
