@@ -262,7 +262,7 @@ def test_a_state_whose_watch_or_tensors_do_not_fit_is_a_sentence(stopped: Stoppe
     watch = json.loads(metadata["state"])["watch"]
     refused = total = 0
     for what, change in mutations(watch):
-        if not any(value in what for value in ("removed", "None", "'x'", "{}")):
+        if not any(value in what for value in ("removed", "= None", "= 'x'", "= {}")):
             continue  # each is a run
         sentence, _ = stopped.resume(with_state(change))
         refused += sentence is not None
@@ -293,7 +293,7 @@ def test_every_key_of_a_record_is_checked(name: str, stopped: Stopped) -> None:
     record = read_json_with_checksum(stopped._kept / name)
     refused = total = 0
     for what, change in mutations(record):
-        if not any(value in what for value in ("removed", "None", "'x'", "{}")):
+        if not any(value in what for value in ("removed", "= None", "= 'x'", "= {}")):
             continue  # each is a run
 
         def damage(run: Path, change: Callable[[dict[str, Any]], None] = change) -> None:
