@@ -173,7 +173,7 @@ def library_versions() -> dict[str, str]:
 
 @cache
 def _version_of_any(distributions: tuple[str, ...]) -> str | None:
-    """Of the first that is installed; a process, whose libraries stay, asks once."""
+    """Version of the first that is installed; libraries stay while a process lives."""
     for distribution in distributions:
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(distribution)
