@@ -18,6 +18,7 @@ from roadshift.adapt.networks import (
     SegmentationNetwork,
     bisenetv2,
     build_network,
+    deeplab_v2,
     deeplab_v2_vgg16,
     deeplab_v3plus,
     espnetv2,
@@ -46,9 +47,10 @@ NETWORKS = {
 }
 
 
-# VGG-16 in an eighth of its channels, PIDNet-S in a quarter with a block a stage; one of the blocks
-# that only repeat in Fast-SCNN, BiSeNetV2 and MobileNetV2; and ESPNetv2 with one of its equal units
-# and two branches: graphs of every kind of layer, without a minute for widths and repetitions.
+# VGG-16 and ResNet in an eighth of their channels, PIDNet-S in a quarter with a block a stage; one
+# of the blocks that only repeat in Fast-SCNN, BiSeNetV2 and MobileNetV2; and ESPNetv2 with one of
+# its equal units and two branches: graphs of every kind of layer, without a minute for widths and
+# repetitions.
 NARROW = tuple(block._replace(width=block.width // 8) for block in deeplab_v2_vgg16.BLOCKS)
 SMALL = pidnet._Size(8, 1, 1, 24, 32, is_large=False)
 INVERTED = tuple(
@@ -56,6 +58,7 @@ INVERTED = tuple(
     for expansion, width, blocks, stride in deeplab_v3plus._INVERTED
     if width != 96
 )
+_stage, _classifier = deeplab_v2._stage, deeplab_v2.DilatedClassifier
 _bottlenecks, _gather_and_expand = fast_scnn._bottlenecks, bisenetv2._gather_and_expand
 
 
@@ -67,10 +70,20 @@ def few_expanding(inputs: int, outputs: int, _: int) -> list[nn.Module]:
     return list(_gather_and_expand(inputs, outputs, 2 if outputs == 32 else 1))
 
 
+def narrow_stage(inputs: int, planes: int, *rest: int, **how: int) -> nn.Module:
+    return _stage(inputs if inputs == 64 else inputs // 8, planes // 8, *rest, **how)
+
+
+def narrow_classifier(channels: int, *rest: int) -> nn.Module:
+    return _classifier(channels // 8, *rest)
+
+
 @contextmanager
 def fewer_layers() -> Iterator[None]:
     """Networks that are built in here have what is said above."""
     with (
+        patch.object(deeplab_v2, "_stage", narrow_stage),
+        patch.object(deeplab_v2, "DilatedClassifier", narrow_classifier),
         patch.object(deeplab_v2_vgg16, "BLOCKS", NARROW),
         patch.object(pidnet, "_Size", lambda *_, **__: SMALL),
         patch.object(deeplab_v3plus, "_INVERTED", INVERTED),
