@@ -2,21 +2,23 @@
 
     python benchmarks/selecting.py --data DIR --camvid DIR [--work DIR] [--learner head|network]
         [--pools dusk,drives,kitti,idd] [--by coverage,...] [--counts 10,20,40] [--draws 3]
-        [--scale 0.5] [--size 384x192] [--seeds 3]
+        [--network espnetv2-0.5|espnetv2-2.0|espnet] [--espnet Model.py] [--size 384x192]
+        [--seeds 3]
 
-DIR are the folders of benchmarks/real.py. A pool is one drive or several; of each drive a third, in
-one piece, is kept for measuring: the first, the middle or the last, a seed each. ESPNetv2 as
-published, trained on Cityscapes, looks at the rest and chooses. The true labels of the frames that
-it chose stand in for a person's, and a learner of selecting_learners.py takes them up. Random
-frames are drawn ``--draws`` times at each count; every other way chooses ``--chosen`` frames. What
-is in the work folder is kept, so that an interrupted run goes on. Writes the rows to ``--json`` and
-prints the page's tables.
+DIR are the folders of benchmarks/real.py, as is Model.py. A pool is one drive or several; of each
+drive a third, in one piece, is kept for measuring: the first, the middle or the last, a seed each.
+A network as published, trained on Cityscapes, looks at the rest and chooses. The true labels of the
+frames that it chose stand in for a person's, and a learner of selecting_learners.py takes them up.
+Random frames are drawn ``--draws`` times at each count; every other way chooses ``--chosen``
+frames. What is in the work folder is kept, so that an interrupted run goes on. Writes the rows to
+``--json`` and prints the page's tables.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,9 +36,25 @@ from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.labels import label_space
 from selecting_learners import LEARNERS
 
-CHECKPOINTS = {
-    0.5: "espnetv2_s_0.5_city_1024x512.pth",
-    2.0: "espnetv2_s_2.0_city_512x256.pth",
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any]]] = {  # file, and how it is imported
+    "espnetv2-0.5": (
+        "espnetv2_s_0.5_city_1024x512.pth",
+        {"network": "espnetv2", "arguments": {"scale": 0.5}},
+    ),
+    "espnetv2-2.0": (
+        "espnetv2_s_2.0_city_512x256.pth",
+        {"network": "espnetv2", "arguments": {"scale": 2.0}},
+    ),
+    "espnet": (
+        "espnet_p_2_q_8.pth",
+        {
+            "network": "Model:ESPNet",
+            "arguments": {"p": 2, "q": 8},
+            "colour": "bgr",
+            "mean": (72.3923111, 82.90893555, 73.15840149),
+            "std": (11530.931325, 11768.98935, 11453.302785),
+        },
+    ),
 }
 MEASURED = 30  # frames of a drive at most, evenly spaced
 SEEDED = ("random",)  # ways that are drawn
@@ -44,6 +62,7 @@ Drives = tuple[tuple[str, str], ...]  # folder, and the beginning of the frames'
 POOLS: dict[str, tuple[Drives, str]] = {
     "dusk": ((("dusk", "0001TP"),), "camvid11"),
     "drives": ((("dusk", "0001TP"), ("day", "0006R0"), ("day", "0016E5")), "camvid11"),
+    "0016E5": ((("day", "0016E5"),), "camvid11"),
     "kitti": ((("kitti", ""),), "cityscapes19"),
     "idd": ((("idd", ""),), "idd7"),
 }
@@ -57,12 +76,12 @@ class Setting:
     camvid: Path
     work: Path
     learner: str
-    scale: float
+    network: str
     size: tuple[int, int]
 
     @property
     def title(self) -> str:
-        return f"{self.learner}-{self.scale}-{self.size[0]}x{self.size[1]}"
+        return f"{self.learner}-{self.network}-{self.size[0]}x{self.size[1]}"
 
 
 @dataclass(frozen=True)
@@ -87,14 +106,17 @@ def main() -> None:
     parser.add_argument("--counts", default="10,20,40", help="Of random frames.")
     parser.add_argument("--draws", type=int, default=3, help="Of random frames, at each count.")
     parser.add_argument("--chosen", type=int, default=20, help="Frames chosen otherwise.")
-    parser.add_argument("--scale", type=float, choices=CHECKPOINTS, default=0.5)
+    parser.add_argument("--network", choices=CHECKPOINTS, default="espnetv2-0.5")
+    parser.add_argument("--espnet", type=Path, help="test/Model.py of sacmehta/ESPNet.")
     parser.add_argument("--size", default="384x192")
     parser.add_argument("--seeds", type=int, choices=(1, 2, 3), default=3)
     parser.add_argument("--json", type=Path, default=Path("docs/results/selecting.json"))
     given = parser.parse_args()
+    if given.espnet:
+        sys.path.append(str(given.espnet.parent))
     width, height = map(int, given.size.split("x"))
     size = (width, height)
-    setting = Setting(given.data, given.camvid, given.work, given.learner, given.scale, size)
+    setting = Setting(given.data, given.camvid, given.work, given.learner, given.network, size)
     given.work.mkdir(parents=True, exist_ok=True)
     ways = [("nothing", 0), *(("random", int(n)) for n in given.counts.split(","))]
     ways += [(by, given.chosen) for by in given.by.split(",") if by]
@@ -136,8 +158,12 @@ def row_of(setting: Setting, cell: Cell) -> dict[str, Any]:
     if cell.count:
         chosen = WAYS[cell.by](there.facts, cell.count, 100 * cell.seed + cell.draw)
     found = there.learner.learnt_from(chosen, cell.seed)
-    row = {**vars(cell), "learner": setting.learner, "scale": setting.scale, "size": setting.size}
-    row |= {"miou": round(float(np.mean(list(found.values()))), 2), "drives": found}
+    row = {**vars(cell), "learner": setting.learner, "network": setting.network}
+    row |= {
+        "size": setting.size,
+        "miou": round(float(np.mean(list(found.values()))), 2),
+        "drives": found,
+    }
     return row | {"frames": [there.names[i] for i in chosen]}
 
 
@@ -154,7 +180,7 @@ class Stretches:
 def stretches(setting: Setting, pool: str, seed: int) -> Stretches:
     """The pool without one third of each drive, which is the first, the middle or the last."""
     drives, space = POOLS[pool]
-    start = open_bundle(imported(setting))
+    start = open_bundle(imported(setting), allow_networks=("Model",))
     label_map = start.label_space.map_to(label_space(space))
     chosen_from: list[Path] = []
     held: dict[str, list[Pair]] = {}
@@ -179,15 +205,15 @@ def labels_of(image: Path) -> Path:
 def imported(setting: Setting) -> Path:
     """The published checkpoint as a bundle."""
     width, height = setting.size
-    out = setting.work / f"source-{setting.scale}-{width}x{height}"
+    out = setting.work / f"source-{setting.network}-{width}x{height}"
+    file, how = CHECKPOINTS[setting.network]
     if not out.exists():
         roadshift.import_bundle(
-            setting.data / "checkpoints" / CHECKPOINTS[setting.scale],
-            network="espnetv2",
-            arguments={"scale": setting.scale},
+            setting.data / "checkpoints" / file,
             label_space="cityscapes20",
             input_size=setting.size,
             out=out,
+            **how,
         )
     return out
 

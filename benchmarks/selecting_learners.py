@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from real_oracle import Pair, fine_tune, fitted, group_matrix, miou, segmenter
 from roadshift.adapt.models.segmenter import Segmenter
-from roadshift.adapt.networks.espnetv2 import ESPNetv2
 from roadshift.runtime.bundle import Bundle
 from roadshift.runtime.labels.metrics import ConfusionMatrix
 from roadshift.runtime.labels.spaces import LabelMap
@@ -26,6 +25,10 @@ Held = Mapping[str, Pairs]
 STEPS, RATE = 120, 5e-4  # of the network
 DECAY, ROUNDS = 1e-2, 30  # of the head: of its change, per weight squared; of L-BFGS
 _LEAST = 1e-3  # of a probability, before its logarithm
+_ENCODERS = {  # submodules that give maps at strides 2, 4, 8 and, of the first, 16
+    "ESPNetv2": ("base_net",),
+    "ForeignNetwork": ("encoder.b1", "encoder.b2", "encoder.b3"),  # ESPNet's
+}
 
 
 class Head:
@@ -33,7 +36,7 @@ class Head:
 
         min over W, b of  mean over v of CE(softmax(W x_v + b), y_v) + DECAY |W - W_0|^2
 
-    x_v are the maps at strides 2 to 16 and the decoder's, standardised, and the logarithms of the
+    x_v are the maps of `_ENCODERS` and the decoder's, standardised, and the logarithms of the
     classes' probabilities, all at stride 8; W_0 takes the last ones as they are. The problem is
     convex, so that two runs differ by the frames alone. mIoU is that of stride 8, too.
     """
@@ -102,17 +105,21 @@ class Head:
 def features(model: Segmenter, groups: Tensor, image: NDArray[np.uint8]) -> Tensor:
     """Maps of a frame at stride 8, (features, h, w)."""
     network = model.network
-    assert isinstance(network, ESPNetv2)
     maps: list[Tensor] = []
-    hook = network.base_net.register_forward_hook(lambda _, __, given: maps.extend(given))
+    hooks = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _, __, given: maps.extend([given] if isinstance(given, Tensor) else given)
+        )
+        for name in _ENCODERS[type(network).__name__]
+    ]
     output = network(model.normalise(fitted(model, image)))
-    hook.remove()
-    at2, at4, at8, at16 = maps
+    for hook in hooks:
+        hook.remove()
     p = (groups @ output.logits.softmax(1).flatten(2)).unflatten(2, output.logits.shape[2:])
-    size = at8.shape[2:]
+    size = maps[2].shape[2:]
     assert output.features is not None
-    parts = [F.adaptive_avg_pool2d(one, size) for one in (at2, at4, at8, output.features)]
-    parts.append(F.interpolate(at16, size, mode="bilinear", align_corners=True))
+    parts = [F.adaptive_avg_pool2d(one, size) for one in (*maps[:3], output.features)]
+    parts += [F.interpolate(one, size, mode="bilinear", align_corners=True) for one in maps[3:]]
     parts.append(F.adaptive_avg_pool2d(p, size).clamp_min(_LEAST).log())
     return torch.cat(parts, dim=1)[0]
 
