@@ -142,7 +142,7 @@ def random(frames: Sequence[Informativeness], count: int, seed: int) -> list[int
     return [int(i) for i in order[:count]]
 
 
-DEFAULT = "balanced"  # the best over all pools: docs/results/selecting.md
+DEFAULT = "balanced"  # why: docs/results/selecting.md
 CHOOSERS: dict[str, Chooser] = {
     "balanced": balanced,
     "coverage": coverage,
