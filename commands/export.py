@@ -40,6 +40,13 @@ def export(
             help="Leave four of the frames with their labels in the bundle, for who installs it.",
         ),
     ] = False,
+    p99_ms: Annotated[
+        float | None,
+        typer.Option(
+            "--p99-ms",
+            help="Longest time of a frame in the engine, 99th percentile, for trials in slots.",
+        ),
+    ] = None,
     argmax: Annotated[
         str,
         typer.Option(
@@ -130,6 +137,7 @@ def export(
                     calibration=asked[len(frames or ()) :],
                     with_logits=logits,
                     self_test=self_test,
+                    p99_ms=p99_ms,
                     argmax=argmax,
                     opset=opset,
                     floors=Floors(min_agreement, max_miou_drop),

@@ -37,6 +37,7 @@ def export_bundle(
     calibration: Sources = (),
     logits: bool = False,
     self_test: bool = False,
+    p99_ms: float | None = None,
     argmax: str = "auto",
     opset: int | None = None,
     min_agreement: float | None = None,
@@ -61,6 +62,8 @@ def export_bundle(
         logits: give raw scores as a second output.
         self_test: leave four of the frames with their labels in the bundle, which a vehicle that
             installs it compares with what its own engine gives.
+        p99_ms: longest time of a frame in the engine, 99th percentile, recorded in the bundle: a
+            trial in a vehicle's slots holds the model to it.
         argmax: where labels are made: "graph", "runtime", or "auto", the faster here.
         opset: version of ONNX's operators; the exporter's own unless given.
         min_agreement: percent of the pixels that must keep their class; by precision unless given.
@@ -101,6 +104,7 @@ def export_bundle(
         calibration=sources("calibration", calibration, least=0),
         with_logits=logits,
         self_test=self_test,
+        p99_ms=p99_ms,
         argmax=argmax,
         opset=opset,
         floors=Floors(min_agreement, max_miou_drop),

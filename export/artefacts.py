@@ -15,6 +15,7 @@ from ..adapt.run.budget import Deadline
 from ..adapt.run.core_sharing import sharing_cores
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Bundle, check_output
+from ..runtime.bundle.latency_bound import check_latency_bound, with_latency_bound
 from ..runtime.engines import Engine
 from ..runtime.engines.tensorrt_build import PlanTarget, Report
 from ..runtime.errors import (
@@ -56,6 +57,7 @@ def export_bundle(
     calibration: Sequence[str] = (),
     with_logits: bool = False,
     self_test: bool = False,
+    p99_ms: float | None = None,
     argmax: str = "auto",
     opset: int | None = None,
     floors: Floors | None = None,
@@ -74,6 +76,7 @@ def export_bundle(
         precisions: of `choices.PRECISIONS`.
         frames: sources; the first 16 of their frames are compared on.
         self_test: add frames with their labels, for who installs the bundle; see `with_self_test`.
+        p99_ms: a bound to record, see `with_latency_bound`.
         labels: then ``frames`` is one folder of images, and mIoU is measured on all of them.
         label_map: None: labels are in the bundle's label space.
         calibration: without the frames that are compared on; built-in scenes unless given.
@@ -93,6 +96,7 @@ def export_bundle(
             `Refusal.row` of each of these under "refused".
     """
     formats, wanted = formats_of(formats), precisions_of(precisions)
+    check_latency_bound(p99_ms)
     floors = floors or Floors()
     if floors.max_miou_drop is not None and labels is None:
         raise ConfigError(
@@ -162,6 +166,8 @@ def export_bundle(
     made -= {refusal.path for refusal in refused}
     if self_test and made:
         exported = with_self_test(exported, evaluation.frames, sorted(made))
+    if p99_ms is not None and made:
+        exported = with_latency_bound(exported, p99_ms)
     return finished(exported, [a for a in exported.manifest.artefacts if a.path in made], refused)
 
 

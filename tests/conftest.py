@@ -86,6 +86,11 @@ def keep_what_is_there() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Give back to the collector what it did not see, or the process ends with a list of leaks."""
+    gc.unfreeze()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests marked `gpu` where there is none, and those marked `no_gpu` where there is one."""

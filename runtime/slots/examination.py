@@ -14,7 +14,7 @@ from ..frames import Frame
 from ..frames.preprocess import fit_frame
 from ..signing import Trust, open_trust
 from .changes import trusted_model, verified_now
-from .health import FRAMES, Health, Trials
+from .health import FRAMES, Health, Trials, longest_ms
 from .plans import open_with_plan
 from .self_test import check_self_test
 from .store import SlotStore
@@ -42,7 +42,8 @@ def examine(
     if state.trial is None:
         raise SlotError(f"{store.path}: no model is being tried.")
     tried = trusted_model(store, state, state.trial.slot, trust)
-    trials = Trials(tried.label_space.classes, state.p99_ms, tried.hash)
+    bound = longest_ms(state.p99_ms, tried)
+    trials = Trials(tried.label_space.classes, bound, tried.hash)
     try:
         with ExitStack() as stack:
             engine = stack.enter_context(open_with_plan(open_with, tried))

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle import Bundle
+from ..bundle.latency_bound import latency_bound_ms
+
 FRAMES = 100  # that a model on trial sees before it may take over
 MORE = 5  # times as many it sees at most, where they leave its speed in doubt
 SEEN = 0.001  # share of pixels from which on a class counts as there
@@ -121,6 +124,12 @@ class Trials:
                 lost = 100 * (1 - after / before)
                 problems.append(f"{name} has lost {lost:.0f} % of the area that it had before")
         return problems
+
+
+def longest_ms(slots_ms: float | None, tried: Bundle) -> float | None:
+    """The bound of a trial: that of the slots or of the model, the shorter; None for neither."""
+    bounds = [bound for bound in (slots_ms, latency_bound_ms(tried)) if bound is not None]
+    return min(bounds, default=None)
 
 
 def _shares(labels: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from ..errors import BundleError, EngineError, RoadshiftError, UnhealthyError
 from ..gentle import FrameGaps, gently
 from ..signing import Trust
 from .changes import Start, can_roll_back, commit, record, roll_back, start_of_run, trusted_model
-from .health import FRAMES
+from .health import FRAMES, longest_ms
 from .plans import OpenEngine
 from .state import SLOTS, Slot, SlotState
 from .store import SlotStore
@@ -377,7 +377,7 @@ class SlotEngine(Engine):
         self._trial = RunningTrial(
             bundle.hash,
             engine,
-            p99_ms=self._store.state().p99_ms,
+            p99_ms=longest_ms(self._store.state().p99_ms, bundle),
             frames=self._frames,
             share=self._share,
         )

@@ -7,6 +7,7 @@ import pytest
 from export_cases import frames_of, write_source
 from roadshift.export.artefacts import export_bundle
 from roadshift.runtime.bundle import NetworkSpec, extend_bundle, open_bundle
+from roadshift.runtime.bundle.latency_bound import latency_bound_ms
 from roadshift.runtime.engines import open_engine
 from roadshift.runtime.errors import BundleError, EngineError
 from roadshift.runtime.frames.images import write_image
@@ -24,8 +25,9 @@ def test_an_export_leaves_frames_with_the_labels_of_the_network(tmp_path: Path) 
     frames.mkdir()
     for number, image in enumerate(frames_of(bundle.manifest.input, 6)):
         write_image(frames / f"{number}.png", image)
-    export_bundle(bundle, ["onnx"], frames=[str(frames)], self_test=True)
+    export_bundle(bundle, ["onnx"], frames=[str(frames)], self_test=True, p99_ms=40)
     exported = open_bundle(bundle.path)
+    assert latency_bound_ms(exported) == 40
     test = self_test_of(exported)
     assert test is not None
     assert len(test.frames) == 4

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from fleets import Fleet
 from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.bundle.latency_bound import with_latency_bound
 from roadshift.runtime.engines import Engine, open_engine
 from roadshift.runtime.errors import EngineError, OutputError, SlotError
 from roadshift.runtime.signing import generate_key, load_private_key, sign_bundle, update_trust
@@ -343,6 +344,24 @@ def test_keys_that_were_rotated_are_known_to_a_run_that_goes_on(fleet: Fleet) ->
         install(fleet.store, bundle.path, trust)
         try_model(fleet.store, trust)
         until(lambda: served_by(engine) == bundle.hash, engine)
+
+
+@pytest.mark.parametrize("slots_ms", [None, 1e6])
+def test_a_model_is_held_to_the_bound_that_its_maker_recorded(
+    fleet: Fleet, slots_ms: float | None
+) -> None:
+    fleet.running(1)
+    with fleet.store.changing() as state:
+        fleet.store.change(state, "bounded", {}, p99_ms=slots_ms)
+    bundle = with_latency_bound(
+        small_bundle(fleet.folder / "v2", 1, self_test=True, mark=2), p99_ms=1e-6
+    )
+    sign_bundle(bundle, fleet.key, version=2)
+    install(fleet.store, bundle.path, fleet.trust)
+    try_model(fleet.store, fleet.trust)
+    with serving(fleet) as engine:
+        until(lambda: fleet.store.state().slots["b"].condition == "failed", engine)
+    assert "at most 1e-06 are allowed" in fleet.store.state().slots["b"].reason
 
 
 def test_a_model_that_failed_in_a_run_is_tried_anew_by_it(fleet: Fleet) -> None:
