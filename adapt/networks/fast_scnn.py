@@ -26,9 +26,9 @@ class FastSCNN(SegmentationNetwork):
     1x1 map gives one value per channel and frame, no statistics to normalise with at the batch
     sizes of adaptation. Bilinear upsampling is half-pixel (``align_corners=False``) throughout.
 
-    mmsegmentation's Fast-SCNN differs: pooled maps are joined by a 3x3 convolution, the deep branch
-    is smoothed without dilation, and the head has a ReLU between depthwise and pointwise
-    convolutions. It normalises the pooled maps too, which an import folds into their convolutions.
+    mmsegmentation's Fast-SCNN differs: pooled maps are joined by a 3x3 convolution, and the deep
+    branch is smoothed without dilation. It normalises the pooled maps too, which an import folds
+    into their convolutions.
 
     Args:
         num_classes: K.
@@ -61,7 +61,7 @@ class FastSCNN(SegmentationNetwork):
             PyramidPooling(128, kernel=3 if published else 1),
         )
         self.fusion = FeatureFusion(64, 128, dilation=1 if published else 4)
-        self.head = nn.Sequential(*(_separable(128, 128, 1, relu=published) for _ in range(2)))
+        self.head = nn.Sequential(*(_separable(128, 128, 1) for _ in range(2)))
         self.dropout = nn.Dropout(0.1)
         self.classifier = nn.Conv2d(128, num_classes, 1)
 
@@ -148,9 +148,9 @@ def _convolution(
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
 
 
-def _separable(inputs: int, outputs: int, stride: int, *, relu: bool = False) -> nn.Sequential:
-    """Depthwise 3x3 then pointwise convolution, with no ReLU between the two unless told so."""
-    depthwise = _convolution(inputs, inputs, kernel=3, stride=stride, groups=inputs, relu=relu)
+def _separable(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Depthwise 3x3 then pointwise convolution, with no ReLU between the two."""
+    depthwise = _convolution(inputs, inputs, kernel=3, stride=stride, groups=inputs, relu=False)
     return nn.Sequential(depthwise, _convolution(inputs, outputs))
 
 

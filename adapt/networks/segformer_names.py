@@ -9,7 +9,8 @@ the authors'        ``backbone.patch_embed1.proj.weight``,     ``attn.kv`` holds
                     ``backbone.block1.0.attn.q.weight``        this order
 mmsegmentation's    ``backbone.layers.0.0.projection.weight``  ``in_proj`` holds query, key, value;
                                                                1x1 convolutions are linear layers;
-                                                               the decoder is another one
+                                                               the decoder is another one, which
+                                                               joins the maps from the first on
 transformers 5, in  ``segformer.stages.0.blocks.0...``
 memory
 ==================  =========================================  ====================================
@@ -24,6 +25,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...runtime.errors import NetworkError
@@ -154,6 +156,8 @@ _TABLES = {
     ),
 }
 _LINEAR = re.compile(r"mlp\.dense[12]\.weight$")  # 1x1 convolutions in mmsegmentation
+_FIRST_TO_LAST = re.compile(r"fusion_conv\.conv\.weight$")  # its columns; here the last is first
+_STAGES = 4
 
 
 def in_published_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -178,6 +182,8 @@ def _renamed(name: str, tensor: Tensor, rules: tuple[_Rule, ...]) -> dict[str, T
             continue
         if len(names) > 1 and (tensor.ndim == 0 or len(tensor) % len(names)):
             break  # of another shape; the message on names that are missing says the rest
+        if _FIRST_TO_LAST.search(name):
+            tensor = _last_to_first(tensor)
         groups, prefix = found.groups()[1:], found["prefix"]
         parts = tensor.chunk(len(names)) if len(names) > 1 else (tensor,)
         here = [prefix + _PLACE.sub(_filled(groups), pattern_name) for pattern_name in names]
@@ -221,3 +227,10 @@ def _as_linear(name: str, tensor: Tensor) -> Tensor:
     if _LINEAR.search(name) and tensor.ndim == 4:
         return tensor.flatten(1)
     return tensor
+
+
+def _last_to_first(tensor: Tensor) -> Tensor:
+    """Weights of the joined maps with the columns of the last map first, as `SegFormer` joins."""
+    if tensor.ndim < 2 or tensor.shape[1] % _STAGES:
+        return tensor  # of another shape, which is refused by it
+    return torch.cat(tensor.chunk(_STAGES, dim=1)[::-1], dim=1)

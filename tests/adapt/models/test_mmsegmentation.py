@@ -37,9 +37,11 @@ class ConvModule(nn.Module):
 
 
 class Separable(nn.Module):
-    def __init__(self, i: int, o: int, s: int, act: bool):
+    """With ``dw_act_cfg=None``, the default of its backbone and of its head since 0.15."""
+
+    def __init__(self, i: int, o: int, s: int):
         super().__init__()
-        self.depthwise_conv = ConvModule(i, i, 3, s, i, act)
+        self.depthwise_conv = ConvModule(i, i, 3, s, i, act=False)
         self.pointwise_conv = ConvModule(i, o)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,8 +71,8 @@ class Theirs(nn.Module):
     def __init__(self, classes: int = K):
         super().__init__()
         down, deep, fuse = nn.Module(), nn.Module(), nn.Module()
-        down.conv, down.dsconv1 = ConvModule(3, 32, 3, 2), Separable(32, 48, 2, False)
-        down.dsconv2 = Separable(48, 64, 2, False)
+        down.conv, down.dsconv1 = ConvModule(3, 32, 3, 2), Separable(32, 48, 2)
+        down.dsconv2 = Separable(48, 64, 2)
         deep.bottleneck1, deep.bottleneck2 = stage(64, 64, 2), stage(64, 96, 2)
         deep.bottleneck3 = stage(96, 128, 1)
         pooled = [nn.Sequential(nn.AdaptiveAvgPool2d(n), ConvModule(128, 32)) for n in (1, 2, 3, 6)]
@@ -81,7 +83,7 @@ class Theirs(nn.Module):
         self.backbone, self.decode_head = nn.Module(), nn.Module()
         self.backbone.learning_to_downsample = down
         self.backbone.global_feature_extractor, self.backbone.feature_fusion = deep, fuse
-        self.decode_head.convs = nn.Sequential(*(Separable(128, 128, 1, True) for _ in range(2)))
+        self.decode_head.convs = nn.Sequential(*(Separable(128, 128, 1) for _ in range(2)))
         self.decode_head.conv_seg = nn.Conv2d(128, classes, 1)
         aux = nn.Module()
         aux.convs, aux.conv_seg = nn.Sequential(ConvModule(128, 32, 3)), nn.Conv2d(32, classes, 1)

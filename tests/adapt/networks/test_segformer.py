@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from roadshift.adapt.models.importing import detect_arguments, load_weights
 from roadshift.adapt.models.initial_weights import load_initial_weights
 from roadshift.adapt.networks import build_network
@@ -237,8 +239,48 @@ def as_mmsegmentation(state: Tensors) -> Tensors:
                 "classifier": "conv_seg",
             }.items():
                 name = name.replace(f".{old}", f".{new}")
+            if name.endswith("fusion_conv.conv.weight"):
+                tensor = torch.cat(tensor.chunk(4, dim=1)[::-1], dim=1)
             found[name] = tensor
     return found
+
+
+class MmsegHead(nn.Module):
+    """mmsegmentation's ``SegformerHead``: maps are joined in the order in which they come."""
+
+    def __init__(self, widths: list[int], channels: int, classes: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(conv_module(width, channels) for width in widths)
+        self.fusion_conv = conv_module(len(widths) * channels, channels)
+        self.conv_seg = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        outs = [
+            F.interpolate(conv(x), maps[0].shape[2:], mode="bilinear", align_corners=False)
+            for conv, x in zip(self.convs, maps, strict=True)
+        ]
+        logits: Tensor = self.conv_seg(self.fusion_conv(torch.cat(outs, dim=1)))
+        return logits
+
+
+def conv_module(inputs: int, outputs: int) -> nn.Module:
+    convolution = nn.Conv2d(inputs, outputs, 1, bias=False)
+    named = {"conv": convolution, "bn": nn.BatchNorm2d(outputs), "activate": nn.ReLU()}
+    return nn.Sequential(OrderedDict(named))
+
+
+def test_mmsegmentations_decoder_computes_the_same_here() -> None:
+    widths = [8, 16, 20, 32]
+    head = MmsegHead(widths, 24, 7).eval()
+    redraw(head, 3)
+    ours = narrow(1, decoder="convolutions")
+    theirs = as_mmsegmentation(ours.state_dict())
+    theirs |= {f"decode_head.{name}": tensor for name, tensor in head.state_dict().items()}
+    load_weights(ours, theirs, "file.pth", note=[].append)
+    maps = [torch.randn(2, width, 16 // 2**i, 32 // 2**i) for i, width in enumerate(widths)]
+    with torch.no_grad():
+        logits = ours.decode_head(ours.decode_head.features(maps))
+        torch.testing.assert_close(logits, head(maps))
 
 
 @pytest.mark.parametrize(
