@@ -81,7 +81,7 @@ def run(
     from ..runtime.console.terminal import note, say
     from ..runtime.frames.live import open_source
     from ..runtime.frames.source_files import with_topic
-    from ..runtime.pipeline.run_frames import run_frames
+    from ..runtime.pipeline.run_frames import check_out, run_frames
     from .tables import run_line, show
 
     if slots is not None and Path(bundle, "manifest.json").is_file():
@@ -93,6 +93,8 @@ def run(
     sources = [bundle, *(frames or ())] if slots is not None else frames
     if not sources:
         raise typer.BadParameter("it is missing; give frames to segment.", param_hint="FRAMES")
+    if out is not None:
+        check_out(out, overwrite)
     source = open_source(with_topic(sources, topic), note=note)
     seconds = parse_duration("--duration", duration) if duration else None
     with (

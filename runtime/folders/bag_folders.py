@@ -5,6 +5,7 @@ Files of rosbag2 may have been compressed as a whole, ``.db3.zstd``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePath
 
@@ -13,6 +14,8 @@ from ..pictures.natural_order import natural_key
 
 METADATA = "metadata.yaml"
 _PARTS = frozenset({".db3", ".mcap"})  # of a bag of rosbag2
+_RELATIVE_PATHS = re.compile(r"^ *relative_file_paths:\s*\n((?: *- .*\n?)+)", re.MULTILINE)
+_ENTRY = re.compile(r"^ *- *[\"']?(.+?)[\"']?\s*$", re.MULTILINE)
 _PACKED = frozenset({".zstd", ".zst"})  # behind them, of files that were compressed as a whole
 
 
@@ -55,6 +58,20 @@ def bag_parts(path: Path) -> list[Path]:
     names = {file.name for file in path.iterdir() if _is_part(file)}
     parts = [path / name for name in names if not is_beside(name, names)]
     return sorted(parts, key=natural_key)
+
+
+def missing_parts(folder: Path) -> list[str]:
+    """Files that a folder's ``metadata.yaml`` names and that are not there; none without one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if not (folder / METADATA).is_file():
+        return []
+    text = (folder / METADATA).read_text(encoding="utf-8", errors="replace")
+    listed = _RELATIVE_PATHS.search(text)
+    names = _ENTRY.findall(listed[1]) if listed else []
+    return [name for name in names if not (folder / name).exists()]
 
 
 def _is_part(name: PurePath) -> bool:

@@ -18,7 +18,14 @@ from ..bags.bag import read_index
 from ..bags.packed_parts import UnpackedPart, unpacked_parts
 from ..bags.topics import camera_topic
 from ..errors import FrameError, Sentence, arg
-from ..folders.bag_folders import bag_parts, is_bag, split_topic, unpacked_name
+from ..folders.bag_folders import (
+    METADATA,
+    bag_parts,
+    is_bag,
+    missing_parts,
+    split_topic,
+    unpacked_name,
+)
 from ..folders.folder_contents import folder_contents
 from ..pictures.media_kinds import BAG_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..regular_files import check_regular
@@ -27,6 +34,7 @@ from .readers import is_recording
 
 _LONGEST_NAME = 160  # bytes
 _CAMERAS_SHOWN = 4  # topics that a sentence lists
+_PARTS_SHOWN = 3
 STILL, VIDEO, BAG, RECORDING = "still", "video", "bag", "recording"
 
 Note = Callable[[str], None]
@@ -120,10 +128,26 @@ def _expand(source: str | Path, note: Note) -> list[SourceFile]:
     return [found]
 
 
+def _check_parts(path: Path) -> None:
+    """Raise FrameError of a bag's folder that lacks the files that its ``metadata.yaml`` names."""
+    try:
+        missing = missing_parts(path)
+    except OSError:  # what cannot be read names none
+        return
+    if missing:
+        names = ", ".join(missing[:_PARTS_SHOWN])
+        more = f" and {len(missing) - _PARTS_SHOWN} more" if len(missing) > _PARTS_SHOWN else ""
+        raise FrameError(
+            f"{path} is a bag without its files: its {METADATA} names {names}{more}; copy them "
+            "there, or give another."
+        )
+
+
 def _in_folder(path: Path, topic: str | None, note: Note) -> list[SourceFile]:
     """The files of a folder; with a topic, its bags that hold it."""
     contents = folder_contents(path)
     if not contents.files:
+        _check_parts(path)
         holds = f" ({contents.sentence.rstrip('.')})" if contents.sentence else ""
         raise FrameError(f"{path} is a folder without images or videos{holds}; give another.")
     if contents.sentence:

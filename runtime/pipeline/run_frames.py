@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ..atomic import output_errors
+from ..atomic import check_parent, output_errors
 from ..engines import Engine
 from ..errors import (
     ConfigError,
@@ -109,7 +109,7 @@ def run_frames(
             "second."
         )
     if out is not None:
-        _check_out(out, overwrite)
+        check_out(out, overwrite)
     live = isinstance(frames, LiveSource)
     watch = DamageWatch(note, at_once=False)  # after the last frame: the cores are the engine's
     if isinstance(frames, FrameSource):
@@ -206,7 +206,12 @@ def _failure(error: BaseException, frames: int, out: Path | None) -> RoadshiftEr
     return RunInterrupted(f"Stopped at once by a second signal; {done}{where}.")
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool) -> None:
+    """Check that labels may be written to ``out``, before a bag is unpacked for them.
+
+    Raises:
+        OutputError: as `run_frames` does.
+    """
     check_name(out, _MEANWHILE, inside=True, by_library=out.suffix.lower() in VIDEO_SUFFIXES)
     with output_errors(out):
         is_folder = out.is_dir()
@@ -224,3 +229,5 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise OutputError(
             f"{out}: already exists; choose another name or use {arg('overwrite', True)}."
         )
+    if not is_folder:
+        check_parent(out)

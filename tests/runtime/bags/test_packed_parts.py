@@ -115,6 +115,17 @@ def test_a_packed_file_beside_its_content_is_not_read_twice(
     assert_all(open_frames(bag))
 
 
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_tmpdir_that_cannot_be_used_is_spoken_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scratch: Path, said: list[str], usable: bool
+) -> None:
+    bag = write_ros2(tmp_path / "drive", SHOWN, "mcap", compressed="file")
+    monkeypatch.setenv("TMPDIR", str(scratch if usable else tmp_path / "gone"))
+    assert_all(open_frames(bag, on_skip=said.append))
+    gone = f"TMPDIR is {tmp_path}/gone, where no file can be written; {scratch} is used instead."
+    assert said == ([] if usable else [gone])
+
+
 def cut(data: bytes) -> bytes:
     return data[: len(data) // 2]
 

@@ -369,6 +369,24 @@ def test_what_is_only_called_a_bag_is_refused(tmp_path: Path) -> None:
             open_frames(tmp_path / missing)
 
 
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_bag_s_folder_without_its_files_names_them(tmp_path: Path, count: int) -> None:
+    files = [f"drive 1_{number}.mcap" for number in range(count)]
+    listed = "".join(f"    - '{file}'\n" for file in files)
+    metadata = f"rosbag2_bagfile_information:\n  version: 5\n  relative_file_paths:\n{listed}"
+    (tmp_path / "metadata.yaml").write_text(metadata + "  duration:\n    nanoseconds: 0\n")
+    with pytest.raises(FrameError, match="bag without its files") as caught:
+        open_frames(tmp_path)
+    named = ", ".join(files[:3]) + (" and 4 more;" if count > 3 else ";")
+    assert f"names {named} copy them there" in str(caught.value)
+
+
+def test_another_metadata_yaml_is_no_bag(tmp_path: Path) -> None:
+    (tmp_path / "metadata.yaml").write_text("title: x\nkeywords:\n  - road\n")
+    with pytest.raises(FrameError, match="folder without images or videos"):
+        open_frames(tmp_path)
+
+
 def test_names_are_stems_and_collisions_get_their_folders(tmp_path: Path) -> None:
     touch_images(tmp_path, ["a/1.png", "b/1.png", "b/in/1.png", "b/2.png", "b/front view.png"])
     frames = [frame.name for frame in open_frames([tmp_path / "a", tmp_path / "b"])]
