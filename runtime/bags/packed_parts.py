@@ -122,7 +122,7 @@ def unpacked_parts(parts: Iterable[Path], note: Note = log_note) -> tuple[Unpack
 
 
 def _say_of_tmpdir(note: Note) -> None:
-    """Say where files go when TMPDIR names a folder that Python passes over in silence."""
+    """Say that TMPDIR names a folder that Python passes over in silence, and what it takes."""
     named = os.environ.get("TMPDIR")
     if named and not (os.path.isdir(named) and os.access(named, os.W_OK | os.X_OK)):
         note(
