@@ -158,6 +158,11 @@ def _circumstance(error: BaseException) -> str | None:
             f"{error.object}: this name holds bytes that are no UTF-8, which a library that reads "
             "or writes it does not take; rename it."
         )
+    if isinstance(error, ImportError) and "cannot open shared object file" in str(error):
+        return (
+            f"{error}. A package needs this library of the system; on Debian and Ubuntu, "
+            "`apt-get install libgl1 libglib2.0-0` brings those that OpenCV needs."
+        )
     exhausted = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if isinstance(error, MemoryError) or exhausted:
         said = f" ({error})" if str(error) else ""

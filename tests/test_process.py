@@ -268,6 +268,10 @@ def raising(error: BaseException) -> Callable[..., object]:
         (OSError(errno.ELOOP, "Loop", "a"), "a: symbolic links lead in a circle"),
         (MemoryError("Unable to allocate 3 TiB"), "not enough memory (Unable to allocate 3 TiB)"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "There is not enough memory"),
+        (
+            ImportError("libGL.so.1: cannot open shared object file: No such file or directory"),
+            "libGL.so.1: cannot open shared object file: No such file or directory. A package",
+        ),
         (UnicodeEncodeError("utf-8", "fr\udcfcher", 2, 3, "no"), r"fr\xfcher: this name holds"),
         (OutputError("two\nlines\x1b[31m"), r"two lines\x1b[31m"),
     ],
@@ -288,6 +292,7 @@ def test_what_a_user_can_fix_is_one_line(
         ValueError("a bug"),
         FileNotFoundError(errno.ENOENT, "No such file", "x"),
         RuntimeError("a bug"),
+        ImportError("cannot import name"),
         UnicodeEncodeError("ascii", "ä", 0, 1, "no"),
     ],
 )
