@@ -138,6 +138,8 @@ def _onnxruntime_cuda() -> dict[str, Any]:
     if problem is None:
         return _check("onnxruntime on CUDA", True, "driver and provider found")
     advice = "for a GPU: an NVIDIA driver, then pip install 'roadshift[cuda]'"
+    if platform.machine() != "x86_64":
+        advice = "roadshift[cuda] brings it on x86-64 alone; a GPU here runs plans of TensorRT"
     return _check("onnxruntime on CUDA", None, problem, advice)
 
 

@@ -85,16 +85,26 @@ def test_a_torch_that_does_not_import_is_a_fault_and_the_rest_goes_on(
     assert list(rows) == CHECKS
 
 
-def test_without_a_driver_everything_runs_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("machine", "says"),
+    [
+        ("x86_64", "pip install 'roadshift[cuda]'"),
+        ("aarch64", "brings it on x86-64 alone; a GPU here runs plans"),
+    ],
+)
+def test_without_a_driver_everything_runs_on_the_cpu(
+    machine: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
+    monkeypatch.setattr("platform.machine", lambda: machine)
     rows = found()
     assert (rows["gpu"]["ok"], rows["gpu"]["found"]) == (None, "no libcuda.so.1")
     assert "CPU" in rows["gpu"]["advice"]
     assert rows["onnxruntime on CUDA"]["ok"] is None
-    assert "pip install 'roadshift[cuda]'" in rows["onnxruntime on CUDA"]["advice"]
+    assert says in rows["onnxruntime on CUDA"]["advice"]
 
 
 @pytest.mark.parametrize(
