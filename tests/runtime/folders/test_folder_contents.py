@@ -255,7 +255,7 @@ def test_odd_names_are_frames(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("suffix", sorted(VIDEO_SUFFIXES.difference(WRITTEN_VIDEO_SUFFIXES)))
 def test_results_are_not_written_to_kinds_that_are_only_read(tmp_path: Path, suffix: str) -> None:
-    from roadshift.runtime.pipeline.run_frames import _check_out
+    from roadshift.runtime.pipeline.run_frames import check_out
 
     with pytest.raises(OutputError, match=rf"no \{suffix} file is written"):
-        _check_out(tmp_path / f"out{suffix}", overwrite=False)
+        check_out(tmp_path / f"out{suffix}", overwrite=False)

@@ -181,5 +181,6 @@ def test_the_first_model_revoked_in_its_trial_serves_on_uncommitted(fleet: Fleet
         revoke(fleet, model)
         until(lambda: fleet.store.state().trial is None, engine)
         assert served_by(engine) == model.hash
+        until(lambda: "no longer trusted" in fleet.events(), engine)
     assert fleet.store.state().slots["a"].condition == "failed"
     assert fleet.events().count("no longer trusted") == 1
