@@ -159,7 +159,15 @@ def adapt(
                 if as_json and refusal.search is not None:
                     print_json({"bundle": None, "search": refusal.search})
                 raise
-    write_page(report, "adapt", None, [bundle, adapted.bundle])
+    write_page(
+        report,
+        "adapt",
+        None,
+        [bundle, adapted.bundle],
+        frames=with_topic(frames, topic),
+        allow_networks=allow_network or (),
+        threads=threads,
+    )
     print_made(adapted.bundle, as_json)
     if adapted.refusal is not None:
         raise adapted.refusal

@@ -53,7 +53,15 @@ def judge(
                 on_progress=lambda now: update(now.done, now.total, ""),
                 stop_requested=stop_requested,
             )
-    write_page(report, "judge", verdict.record(), [incumbent, candidate])
+    write_page(
+        report,
+        "judge",
+        verdict.record(),
+        [incumbent, candidate],
+        frames=with_topic(frames, topic),
+        allow_networks=allow_network or (),
+        threads=threads,
+    )
     show(verdict.record(), as_json, lambda: verdict_table(verdict))
     error = verdict.error(candidate)
     if error is not None:

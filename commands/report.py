@@ -10,7 +10,7 @@ import typer
 from .options import AllowNetwork, Backend, BundleIn, Device, Overwrite, Threads, Topic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ..runtime.bundle import Bundle
     from ..runtime.reporting.html import Section
@@ -123,12 +123,18 @@ def write_page(
     document: Any,
     models: Sequence[Bundle | Path | str] = (),
     pictures: Sequence[Section] = (),
+    *,
+    frames: Sequence[str] = (),
+    allow_networks: Collection[str] = (),
+    threads: int | None = None,
 ) -> None:
     """Write the page of a command that was given ``--report``; nothing without.
 
     Args:
         models: bundles, from the source model to the newest, or where they lie; what is no bundle,
             such as a black box, is left out.
+        frames: three of them are shown through each model.
+        allow_networks, threads: for those.
     """
     if path is None:
         return
@@ -142,8 +148,39 @@ def write_page(
         for model in models
         if not isinstance(model, str | Path) or (Path(model) / MANIFEST_NAME).exists()
     ]
-    write_report(path, bundles, results=results, pictures=pictures)
+    shown = _before_and_after(bundles, frames, allow_networks, threads) if frames else []
+    write_report(path, bundles, results=results, pictures=[*pictures, *shown])
     note(f"Wrote {path}.")
+
+
+def _before_and_after(
+    models: Sequence[Bundle | Path | str],
+    frames: Sequence[str],
+    allow_networks: Collection[str],
+    threads: int | None,
+) -> list[Section]:
+    """The same frames through each model; none, and a note, where they cannot be made."""
+    from ..runtime.bundle import open_bundle
+    from ..runtime.console.terminal import note
+    from ..runtime.engines import open_engine
+    from ..runtime.errors import EngineError, FrameError
+    from ..runtime.frames import open_frames
+    from ..runtime.reporting.pictures import picture_sections
+
+    try:
+        return picture_sections(
+            [
+                open_bundle(model, allow_networks=allow_networks)
+                if isinstance(model, str | Path)
+                else model
+                for model in models
+            ],
+            open_frames(list(frames), on_skip=lambda _: None),  # what is skipped was said before
+            open_with=lambda bundle: open_engine(bundle, threads=threads),
+        )
+    except (EngineError, FrameError) as error:  # the command's own work is done
+        note(f"the page has no pictures: {error}")
+        return []
 
 
 def _results(entries: Sequence[str]) -> dict[str, Any]:

@@ -35,6 +35,20 @@ def test_pages_of_eval_and_bench_name_their_models(tmp_path: Path) -> None:
         assert "<h1>Roadshift: v1" in page.read_text()
 
 
+def test_a_page_shows_three_frames_through_each_model(tmp_path: Path) -> None:
+    fleet = Fleet(tmp_path)
+    models = [fleet.model(number) for number in (1, 2)]
+    frames, page = tmp_path / "frames", tmp_path / "page.html"
+    frames.mkdir()
+    for number in range(5):
+        cv2.imwrite(str(frames / f"{number}.png"), np.full((16, 32, 3), 40 * number, np.uint8))
+    write_page(page, "judge", None, [model.path for model in models], frames=[str(frames)])
+    assert page.read_text().count("data:image/jpeg") == 3
+    assert "From left to right: the frame, v1, v2" in page.read_text()
+    write_page(page, "judge", None, models, frames=[str(tmp_path / "gone")])
+    assert "data:image/jpeg" not in page.read_text(), "which ends no command that has done its work"
+
+
 def test_a_black_box_is_no_model_of_a_page(tmp_path: Path) -> None:
     page, rows = tmp_path / "page.html", [{"method": "iapc", "miou": 25.0, "iou": {}}]
     write_page(page, "compare", rows, [tmp_path / "box.onnx", "http://127.0.0.1:1/"])
