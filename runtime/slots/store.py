@@ -303,11 +303,7 @@ def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = No
         path.mkdir(mode=0o755, parents=True, exist_ok=True)  # by nobody else, see `plans`
         (path / MODELS).mkdir(exist_ok=True)
     _write_state(path, state)
-    try:
-        append_missing(path, state.record)
-    except BaseException:  # such as a full disk, after which it may be said again
-        (path / STATE_NAME).unlink(missing_ok=True)
-        raise
+    append_missing(path, state.record)
     return SlotStore(path)
 
 

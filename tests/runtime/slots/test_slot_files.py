@@ -16,12 +16,10 @@ from roadshift.runtime.errors import BundleError, OutputError, RoadshiftError, S
 from roadshift.runtime.signing.statement import moment_of
 from roadshift.runtime.slots import (
     build_plans,
-    create_slots,
     install,
     open_slots,
     roll_back,
     start_of_run,
-    store,
     try_model,
 )
 from roadshift.runtime.slots.audit import hash_of, new_record, record_line
@@ -268,16 +266,3 @@ def test_a_broken_off_packing_leaves_no_part(fleet: Fleet) -> None:
     (third.path / "signatures").symlink_to("/etc")
     with pytest.raises(BundleError, match="is a symbolic link"):
         pack(third, out / "m.roadshift")
-
-
-def test_slots_that_no_record_fits_beside_can_be_made_once_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OutputError("audit.jsonl: the disk is full.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "append_missing", full)
-        with pytest.raises(OutputError, match="the disk is full"):
-            create_slots(tmp_path / "slots")
-    assert create_slots(tmp_path / "slots").state().active is None
