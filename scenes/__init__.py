@@ -53,7 +53,7 @@ def render_scene(seed: int, domain: Domain | str, width: int = 512, height: int 
     clouds = min(1.0, domain.clouds * weather.uniform(0.6, 1.4))
     exposure = domain.exposure * weather.uniform(0.88, 1.12)
     today = replace(domain, clouds=clouds, exposure=exposure)
-    return Scene(photograph(canvas, today, sun_side, weather), canvas.labels())
+    return Scene(photograph(canvas, today, sun_side, weather), canvas.labels)
 
 
 def render_dataset(
@@ -73,15 +73,15 @@ def render_dataset(
         OutputError: a folder or file cannot be written.
     """
     name = domain if isinstance(domain, str) else domain.name
-    files = {number: f"{name}_{number:06d}.png" for number in range(seed, seed + count)}
-    for part in ("images", "labels"):
-        with output_errors(folder / part):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-    for number, file in files.items():
+    paths = [folder / "images" / f"{name}_{seed + i:06d}.png" for i in range(count)]
+    for part in (folder / "images", folder / "labels"):
+        with output_errors(part):
+            part.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(paths, start=seed):
         scene = render_scene(number, domain, width, height)
-        write_image(folder / "images" / file, scene.image)
-        write_image(folder / "labels" / file, scene.labels)
-    return [folder / "images" / file for file in files.values()]
+        write_image(path, scene.image)
+        write_image(folder / "labels" / path.name, scene.labels)
+    return paths
 
 
 def _camera(rng: Rng, domain: Domain, width: int, height: int) -> Camera:

@@ -5,17 +5,18 @@ Street coordinates are metres: x to the right of the camera's lane, y up from th
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .materials import OFF, SIZE, Colour, Rng, Texture, cloud_tile
 
 Floats = NDArray[np.float64]
 Ids = NDArray[np.int32]
 Codes = NDArray[np.int64]
+_Part = tuple[slice, slice]  # of a picture: rows and columns
 Pattern = Callable[[Floats, Floats], Codes]
 Normal = tuple[float, ...]
 Pair = tuple[float, float]
@@ -23,8 +24,6 @@ Points = Sequence[Pair]  # corners in metres on the face that carries them
 # Codes that a panel's pattern may return besides the index of one of its surfaces:
 UNTOUCHED, SEE_THROUGH = -1, -2
 FACING, UP = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)  # normals of what faces the camera, and of the road
-_ID_BITS = 16  # low bits of an id: the surface; above: 1 + label where a gap is looked through
-_ID_MASK = (1 << _ID_BITS) - 1
 _FIXED = 3  # fractional bits of polygon corners
 _CIRCLE = [(math.cos(turn * math.pi / 6), math.sin(turn * math.pi / 6)) for turn in range(12)]
 _NEAR = 0.9  # metres; nothing nearer is drawn
@@ -82,36 +81,16 @@ class Camera(NamedTuple):
 
 
 class Canvas:
-    """The surface seen in each pixel. Painter's algorithm: draw the far before the near."""
+    """The picture, pixel by pixel. Painter's algorithm: draw the far before the near."""
 
     def __init__(self, camera: Camera) -> None:
         self.camera = camera
-        self.ids = np.zeros((camera.height, camera.width), np.int32)  # of a look; 0 is the sky
-        self.depth = np.full(self.ids.shape, _SKY_DEPTH, np.float32)  # of looks that have none
-        self.looks: list[tuple[Surface, Normal, float]] = []
+        self.ids = np.zeros((camera.height, camera.width), np.int32)  # of a look
+        self.labels = np.full(self.ids.shape, _SKY_LABEL, np.uint8)  # of a fence: its gaps, too
+        self.depth = np.full(self.ids.shape, _SKY_DEPTH, np.float32)
+        self.looks: list[tuple[Surface, Normal]] = [(Surface(_SKY_LABEL, OFF), FACING)]
         self.footprints: list[tuple[Floats, float]] = []  # corners (4, 2), height
         self.lamps: list[Pair] = []  # x and z of street lights
-        self._add([Surface(_SKY_LABEL, OFF)], FACING)
-
-    def _add(self, surfaces: Surfaces, normal: Normal, depth: float = np.nan) -> Ids:
-        """Register surfaces of one orientation; returns their ids."""
-        self.looks += [(surface, normal, depth) for surface in surfaces]
-        return np.arange(len(self.looks) - len(surfaces), len(self.looks), dtype=np.int32)
-
-    def table(self) -> NDArray[np.float32]:
-        """All looks, (N, 12): label, colour (3), texture, normal (3), glow (3), depth or nan."""
-        rows = [(s.label, *s.colour, s.texture, *n, *s.glow, depth) for s, n, depth in self.looks]
-        return np.array(rows, np.float32)
-
-    def surface_ids(self) -> Ids:
-        """The look seen in each pixel, (H, W), gaps looked through."""
-        return self.ids & _ID_MASK
-
-    def labels(self) -> NDArray[np.uint8]:
-        """Class of each pixel, (H, W); the gaps of a fence or a wheel count as fence or wheel."""
-        own = np.array([surface.label for surface, _, _ in self.looks])[self.surface_ids()]
-        gap = self.ids >> _ID_BITS
-        return np.where(gap > 0, gap - 1, own).astype(np.uint8)
 
     def sees(self, x: float, z: float, reach: float) -> bool:
         """Tell whether anything within ``reach`` metres of (x, z) may be in the picture."""
@@ -134,8 +113,8 @@ class Canvas:
         z = camera.focal * camera.above_road / below[first:, None]
         columns = np.arange(camera.width) + 0.5 - 0.5 * camera.width
         x = columns * z / camera.focal - (camera.turn + camera.bend * z) * z
-        self.ids[first:] = self._add(surfaces, UP)[np.searchsorted(np.asarray(edges), x)]
-        self.depth[first:] = z
+        codes = np.searchsorted(np.asarray(edges), x)
+        self._stamp(np.s_[first:, :], surfaces, codes, UP, z)
 
     def draw(self, faces: Sequence[Face]) -> None:
         """Fill polygons in turn, at the road's depth on the road, else at that of their middle."""
@@ -143,26 +122,23 @@ class Canvas:
         counts = [len(face.corners) for face in faces]
         starts = np.cumsum([0, *counts[:-1]])
         depths = np.add.reduceat(points[:, 2], starts) / counts
-        heights = np.maximum.reduceat(points[:, 1], starts)
         rings = np.split(self._pixels(points), starts[1:])
-        for face, ring, depth, height in zip(faces, rings, depths, heights, strict=True):
-            flat = face.normal[1] > 0.99 and height < 0.1
-            self.looks.append((face.surface, face.normal, np.nan if flat else depth))
-            cv2.fillPoly(self.ids, [ring], len(self.looks) - 1, shift=_FIXED)
+        for face, ring, depth in zip(faces, rings, depths, strict=True):
+            flat = face.normal[1] > 0.99 and face.corners[0, 1] < 0.1
+            for layer, value in self._layers(face.surface, face.normal, depth)[: 2 if flat else 3]:
+                cv2.fillPoly(layer, [ring], value, shift=_FIXED)
 
     def see_through(self, points: Floats, label: int) -> None:
         """Give what shows through a polygon (N, 3) a label without painting over it."""
-        mask = np.zeros(self.ids.shape, np.uint8)
-        cv2.fillPoly(mask, [self._pixels(points)], 1, shift=_FIXED)
-        np.copyto(self.ids, _gap(self.ids, label), where=mask > 0)
+        cv2.fillPoly(self.labels, [self._pixels(points)], label, shift=_FIXED)
 
     def stroke(self, points: Floats, thickness: float, surface: Surface) -> None:
         """A line through street coordinates (N, 3), ``thickness`` in metres, at its mean depth."""
         depth = float(points[:, 2].mean())
         width = max(1, round(thickness * self.camera.focal / depth))
-        code = len(self.looks)
-        self.looks.append((surface, FACING, depth))
-        cv2.polylines(self.ids, [self._pixels(points)], False, code, width, cv2.LINE_8, _FIXED)
+        line = [self._pixels(points)]
+        for layer, value in self._layers(surface, FACING, depth):
+            cv2.polylines(layer, line, False, value, width, cv2.LINE_8, _FIXED)
 
     def _pixels(self, points: Floats) -> Ids:
         """Street coordinates (N, 3) as OpenCV's fixed-point pixels, whose centres are whole."""
@@ -193,11 +169,8 @@ class Canvas:
         y = camera.above_road - (rows - camera.horizon) * z / camera.focal
         along = np.interp(at, columns, (depths - near) / (far - near)) * (far - near)
         codes = np.where((y < 0.0) | (y > height), UNTOUCHED, pattern(along[None, :], y))
-        ids = self._add(surfaces, (-float(np.sign(x)), 0.0, 0.0))
-        part, depth = self.ids[first:last, left:right], self.depth[first:last, left:right]
-        np.copyto(part, _gap(part, surfaces[0].label), where=codes == SEE_THROUGH)
-        np.copyto(part, ids[np.maximum(codes, 0)], where=codes >= 0)
-        np.copyto(depth, z, where=codes >= 0, casting="same_kind")
+        normal = (-float(np.sign(x)), 0.0, 0.0)
+        self._stamp(np.s_[first:last, left:right], surfaces, codes, normal, z)
 
     def foliage(self, centres: Floats, radius: Pair, tones: Surfaces, phase: int) -> None:
         """A union of equal leafy ellipses, ragged by noise, at one depth; tones from dark on."""
@@ -219,8 +192,24 @@ class Canvas:
         inside = np.min(distances, axis=0) + 0.2 * fine + 0.2 * coarse < 1.0
         light = 0.5 * coarse + 0.25 * fine + (0.3 / radius[1]) * rows
         level = np.clip(((light + 0.8) * (len(tones) / 1.6)).astype(int), 0, len(tones) - 1)
-        ids = self._add(tones, (0.0, 0.5, -0.6), depth)
-        np.copyto(self.ids[first:last, left:right], ids[level], where=inside)
+        codes = np.where(inside, level, UNTOUCHED)
+        self._stamp(np.s_[first:last, left:right], tones, codes, (0.0, 0.5, -0.6), depth)
+
+    def _layers(self, surface: Surface, normal: Normal, depth: float) -> list[tuple[Any, float]]:
+        """The layers of the picture, each with the value that this surface has in it."""
+        self.looks.append((surface, normal))
+        return [(self.ids, len(self.looks) - 1), (self.labels, surface.label), (self.depth, depth)]
+
+    def _stamp(
+        self, part: _Part, surfaces: Surfaces, codes: Codes, normal: Normal, depth: ArrayLike
+    ) -> None:
+        """Paint a part of the picture by codes such as a panel's pattern returns."""
+        labels = np.array([surface.label for surface in surfaces], np.uint8)
+        which, solid = np.maximum(codes, 0), codes >= 0
+        np.copyto(self.labels[part], labels[which], where=codes != UNTOUCHED)
+        np.copyto(self.ids[part], which + len(self.looks), where=solid, casting="same_kind")
+        np.copyto(self.depth[part], depth, where=solid, casting="same_kind")
+        self.looks += [(surface, normal) for surface in surfaces]
 
 
 class Spot(NamedTuple):
@@ -248,11 +237,6 @@ class Spot(NamedTuple):
     def stand(self, radius: float, height: float) -> None:
         """Note what stands here, which shades the road."""
         self.canvas.stand(self.x, self.z - 0.15, self.z + 0.15, 2.0 * radius, height)
-
-
-def _gap(ids: Ids, label: int) -> Ids:
-    """The same looks, seen through something of that label."""
-    return (ids & _ID_MASK) | ((label + 1) << _ID_BITS)
 
 
 def box(left: float, right: float, low: float, high: float) -> Points:

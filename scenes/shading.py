@@ -24,10 +24,10 @@ class _View:
 
     def __init__(self, canvas: Canvas) -> None:
         camera = canvas.camera
-        self.canvas, self.table, self.ids = canvas, canvas.table(), canvas.surface_ids()
-        self.ground = (self.table[:, 6] > 0.99)[self.ids]  # lies on the road
-        self.z = self.table[:, 11][self.ids]
-        np.copyto(self.z, canvas.depth, where=np.isnan(self.z))
+        self.canvas, self.ids, self.z = canvas, canvas.ids, canvas.depth
+        looks = [(*s.colour, s.texture, *normal, *s.glow) for s, normal in canvas.looks]
+        self.table = np.array(looks, np.float32)
+        self.ground = (self.table[:, 5] > 0.99)[self.ids]  # lies on the road
         columns = (np.arange(camera.width) + 0.5 - 0.5 * camera.width) / camera.focal
         rows = (np.arange(camera.height) + 0.5 - camera.horizon) / camera.focal
         self.x = columns.astype(np.float32) * self.z
@@ -39,7 +39,7 @@ def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDA
     view = _View(canvas)
     light = _lit(view, domain, sun_side)
     _apply_texture(view, light)
-    glow = np.take(view.table[:, 8:11].T * np.float32(domain.lamps), view.ids, axis=1)
+    glow = np.take(view.table[:, 7:10].T * np.float32(domain.lamps), view.ids, axis=1)
     light += glow
     _paint_sky(view, domain, sun_side, rng, light)
     seen = np.exp(view.z * np.float32(-domain.fog))
@@ -58,8 +58,8 @@ def _lit(view: _View, domain: Domain, sun_side: float) -> _Light:
     elevation, azimuth = np.radians(domain.sun_elevation), np.radians(115.0 * sun_side)
     across, ahead = np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation)
     sun = np.array([across, np.sin(elevation), ahead])  # unit vector towards it
-    albedo = np.clip(view.table[:, 1:4].T, 0, 1) ** np.float32(2.2)  # (3, N), as all per surface
-    normals = view.table[:, 5:8]
+    albedo = np.clip(view.table[:, 0:3].T, 0, 1) ** np.float32(2.2)  # (3, N), as all per surface
+    normals = view.table[:, 4:7]
     facing = np.maximum(normals @ sun.astype(np.float32), 0)
     skyward = 0.72 + 0.28 * normals[:, 1]
     from_sky = albedo * skyward * np.array(domain.ambient, np.float32)[:, None]
@@ -111,7 +111,7 @@ def _lamps(view: _View, domain: Domain) -> _Light:
 def _apply_texture(view: _View, light: _Light) -> None:
     """Multiply each pixel by its surface's structure, the coarser the farther it is."""
     z, ground, camera = view.z, view.ground, view.canvas.camera
-    kind = view.table[:, 4].astype(np.int32)
+    kind = view.table[:, 3].astype(np.int32)
     density = TEXELS_PER_METRE[kind][view.ids]
     across = np.where(ground, view.x, view.x + np.float32(0.8) * z) * density
     along = np.where(ground, z, view.y) * density

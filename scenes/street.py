@@ -15,7 +15,6 @@ _FAR, _LANE = 100.0, 3.4  # metres: the street's end, a lane's width
 _LAWNS, _EARTHS = palette("42 50 20, 50 50 24"), palette("56 46 32, 48 52 24")
 _PAVINGS = palette("66 64 62, 70 62 56")
 _FEATURES = ("truck", "bus", "train", "motorcycle", "bicycle")
-_Draw = Callable[..., None]
 _BORDERS = {"fence": buildings.fence, "wall": buildings.wall, "hedge": buildings.hedge}
 
 
@@ -59,7 +58,9 @@ class _Street:
         self.right = _Side(rng, 1.0, 0.5 * _LANE + (_LANE if rng.random() < 0.25 else 0.0))
         self.planned: list[tuple[int, float, Callable[[], None]]] = []
 
-    def plan(self, draw: _Draw, x: float, z: float, *more: object, layer: int = 1) -> None:
+    def plan(
+        self, draw: Callable[..., None], x: float, z: float, *more: object, layer: int = 1
+    ) -> None:
         """Have something drawn later: the outermost layer (0) first, each from far to near."""
         spot = Spot(self.canvas, self.rng, x, z)
         self.planned.append((layer, -z, partial(draw, spot, *more)))

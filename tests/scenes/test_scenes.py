@@ -114,12 +114,12 @@ def test_gaps_of_a_fence_are_fence_and_show_what_is_behind() -> None:
     square = np.array([(-9, 0, 20), (9, 0, 20), (9, 9, 20), (-9, 9, 20)], float)
     canvas.draw([Face(square, wall)])
     canvas.panel(3.0, 5.0, 15.0, 1.5, [bars], lambda _, y: np.where(y > 1, 0, SEE_THROUGH))
-    labels, surfaces = canvas.labels(), canvas.surface_ids()
-    colour = canvas.table()[surfaces][..., 1:4]
-    fence, red = labels == 4, np.isclose(colour[..., 0], 0.9)
+    reds = np.array([surface.colour[0] for surface, _ in canvas.looks])
+    red = reds[canvas.ids] == 0.9
+    fence = canvas.labels == 4
     assert (fence & red).any()
     assert (fence & ~red).any()
-    assert set(np.unique(labels)) == {2, 4, 10}
+    assert set(np.unique(canvas.labels)) == {2, 4, 10}
 
 
 def test_a_data_set_is_two_folders_of_png_files_with_the_same_names(tmp_path: Path) -> None:
