@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from .base import Output, Preprocessing, SegmentationNetwork
+from .layers import RectifiedConvolution, normalised
 
 VARIANTS = ("coincheung", "mmsegmentation")
 _WIDTH = 128  # channels of both branches where they meet
@@ -102,17 +103,17 @@ class GatherAndExpand(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         inner = _EXPANSION * inputs
-        self.conv1 = _Convolution(inputs, inputs)
+        self.conv1 = RectifiedConvolution(inputs, inputs, 3)
         self.strides = stride == 2
         if self.strides:
-            self.dwconv1 = nn.Sequential(*_normalised(inputs, inner, 3, 2, groups=inputs))
-            self.dwconv2 = nn.Sequential(*_normalised(inner, inner, 3, groups=inner), _relu())
+            self.dwconv1 = nn.Sequential(*normalised(inputs, inner, 3, 2, groups=inputs))
+            self.dwconv2 = nn.Sequential(*normalised(inner, inner, 3, groups=inner), _relu())
             self.shortcut = nn.Sequential(
-                *_normalised(inputs, inputs, 3, 2, groups=inputs), *_normalised(inputs, outputs)
+                *normalised(inputs, inputs, 3, 2, groups=inputs), *normalised(inputs, outputs)
             )
         else:
-            self.dwconv = nn.Sequential(*_normalised(inputs, inner, 3, groups=inputs), _relu())
-        self.conv2 = nn.Sequential(*_normalised(inner, outputs))
+            self.dwconv = nn.Sequential(*normalised(inputs, inner, 3, groups=inputs), _relu())
+        self.conv2 = nn.Sequential(*normalised(inner, outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, inputs, h, w) to (B, outputs, ceil(h / stride), ceil(w / stride))."""
@@ -127,8 +128,8 @@ class ContextEmbedding(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(channels)
-        self.conv_gap = _Convolution(channels, channels, kernel=1)
-        self.conv_last = _Convolution(channels, channels)
+        self.conv_gap = RectifiedConvolution(channels, channels)
+        self.conv_last = RectifiedConvolution(channels, channels, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Context for x, (B, D, h, w), in the same shape."""
@@ -151,11 +152,11 @@ class GuidedAggregation(nn.Module):
         self.is_smooth = is_smooth
         self.left1 = nn.Sequential(*_separable(channels, bias=is_smooth))
         self.left2 = nn.Sequential(
-            *_normalised(channels, channels, 3, 2), nn.AvgPool2d(3, stride=2, padding=1)
+            *normalised(channels, channels, 3, 2), nn.AvgPool2d(3, stride=2, padding=1)
         )
-        self.right1 = nn.Sequential(*_normalised(channels, channels, 3))
+        self.right1 = nn.Sequential(*normalised(channels, channels, 3))
         self.right2 = nn.Sequential(*_separable(channels, bias=is_smooth))
-        self.conv = nn.Sequential(*_normalised(channels, channels, 3), _relu())
+        self.conv = nn.Sequential(*normalised(channels, channels, 3), _relu())
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
         """Fuse detail (B, D, h, w) and semantic, at a quarter of that, into (B, D, h, w)."""
@@ -207,12 +208,12 @@ class _Stem(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv = _Convolution(3, width, stride=2)
+        self.conv = RectifiedConvolution(3, width, 3, 2)
         self.left = nn.Sequential(
-            _Convolution(width, width // 2, kernel=1), _Convolution(width // 2, width, stride=2)
+            RectifiedConvolution(width, width // 2), RectifiedConvolution(width // 2, width, 3, 2)
         )
         self.right = nn.MaxPool2d(3, stride=2, padding=1)
-        self.fuse = _Convolution(2 * width, width)
+        self.fuse = RectifiedConvolution(2 * width, width, 3)
 
     def forward(self, images: Tensor) -> Tensor:
         at2 = self.conv(images)
@@ -225,26 +226,15 @@ class _Head(nn.Module):
 
     def __init__(self, inputs: int, width: int, num_classes: int) -> None:
         super().__init__()
-        self.conv = _Convolution(inputs, width)
+        self.conv = RectifiedConvolution(inputs, width, 3)
         self.drop = nn.Dropout(0.1)
         self.conv_out = nn.Sequential(nn.Identity(), nn.Conv2d(width, num_classes, 1))
 
 
-class _Convolution(nn.Module):
-    """ "Same" convolution, batch norm and ReLU; the public version's names."""
-
-    def __init__(self, inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> None:
-        super().__init__()
-        self.conv, self.bn = _normalised(inputs, outputs, kernel, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
-
-
-def _convolutions(inputs: int, outputs: int, count: int) -> Iterator[_Convolution]:
+def _convolutions(inputs: int, outputs: int, count: int) -> Iterator[RectifiedConvolution]:
     """3x3 convolutions, the first of which strides."""
     for index in range(count):
-        yield _Convolution(outputs if index else inputs, outputs, stride=1 if index else 2)
+        yield RectifiedConvolution(outputs if index else inputs, outputs, 3, 1 if index else 2)
 
 
 def _gather_and_expand(inputs: int, outputs: int, count: int) -> Iterator[GatherAndExpand]:
@@ -253,18 +243,10 @@ def _gather_and_expand(inputs: int, outputs: int, count: int) -> Iterator[Gather
         yield GatherAndExpand(outputs if index else inputs, outputs, 1 if index else 2)
 
 
-def _normalised(
-    inputs: int, outputs: int, kernel: int = 1, stride: int = 1, *, groups: int = 1
-) -> list[nn.Module]:
-    """ "Same" convolution, then batch norm."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs)]
-
-
 def _separable(channels: int, *, bias: bool) -> list[nn.Module]:
     """Depthwise 3x3 convolution with batch norm, then a plain 1x1 convolution."""
     pointwise = nn.Conv2d(channels, channels, 1, bias=bias)
-    return [*_normalised(channels, channels, 3, groups=channels), pointwise]
+    return [*normalised(channels, channels, 3, groups=channels), pointwise]
 
 
 def _relu() -> nn.ReLU:

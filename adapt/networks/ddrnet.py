@@ -18,10 +18,9 @@ from .dual_resolution import (
     basic_stage,
     bottleneck_stage,
     draw_weights,
-    normalised,
-    resize,
     stem,
 )
+from .layers import normalised, resize
 
 _PYRAMID_WIDTH = 128
 _BLOCKS = 2  # of each stage

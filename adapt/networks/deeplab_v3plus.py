@@ -78,7 +78,7 @@ class DeepLabV3Plus(SegmentationNetwork):
         else:
             self.backbone = ResNet(RESNET_BLOCKS[backbone], output_stride)
             low, high = 256, 2048
-        self.classifier = _Decoder(low, high, _RATES[output_stride], num_classes)
+        self.classifier = _DeepLabDecoder(low, high, _RATES[output_stride], num_classes)
 
     def forward(self, images: Tensor) -> Output:
         """Segment images, (B, 3, H, W), normalised float; H, W >= 3 for MobileNetV2, else >= 1."""
@@ -260,7 +260,7 @@ class PaddedInvertedResidual(nn.Module):
         return x + y if self.is_residual else y
 
 
-class _Decoder(nn.Module):
+class _DeepLabDecoder(nn.Module):
     """The pyramid over the deepest map, joined to the low-level one and classified."""
 
     def __init__(self, low: int, high: int, rates: tuple[int, int, int], num_classes: int) -> None:

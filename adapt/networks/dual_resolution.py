@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .layers import convolution, normalised, resize
 from .pooling import GlobalMean
 
 _POOLS = ((5, 2), (9, 4), (17, 8))  # kernel and stride, in positions of the deepest map
@@ -162,21 +163,10 @@ def bottleneck_stage(inputs: int, width: int, blocks: int = 1, stride: int = 1) 
     )
 
 
-def normalised(inputs: int, outputs: int, *, kernel: int = 1, stride: int = 1) -> list[nn.Module]:
-    """Convolution with "same" padding, then batch norm."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(outputs)]
-
-
 def preactivated(inputs: int, outputs: int, *, kernel: int = 1, groups: int = 1) -> list[nn.Module]:
     """Batch norm and ReLU, then a convolution with "same" padding."""
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
-    return [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), convolution]
-
-
-def resize(x: Tensor, like: Tensor) -> Tensor:
-    """``x`` at the height and width of ``like``, bilinear between centres of pixels."""
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
+    last = convolution(inputs, outputs, kernel, groups=groups)
+    return [nn.BatchNorm2d(inputs), nn.ReLU(inplace=True), last]
 
 
 def draw_weights(network: nn.Module) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from .base import IMAGENET_RGB, Output, SegmentationNetwork
+from .layers import convolution, normalised
 from .pooling import average_pool
 
 _WIDTHS = {  # channels at strides 2, 4, 8, 16
@@ -65,7 +66,7 @@ class ESPNetv2(SegmentationNetwork):
         w2, w4, w8, w16 = _WIDTHS[scale]
         d8, d4, d2 = (decoder_width * times for times in (4, 3, 2))
         inner = min(num_classes // 2, decoder_width)
-        self.base_net = _Encoder(w2, w4, w8, w16)
+        self.base_net = _ESPNetEncoder(w2, w4, w8, w16)
         self.bu_dec_l1 = EfficientPyramidPooling(w16, inner, d8)
         self.bu_dec_l2 = EfficientPyramidPooling(d8, inner, d4)
         self.bu_dec_l3 = EfficientPyramidPooling(d4, inner, d2)
@@ -73,9 +74,9 @@ class ESPNetv2(SegmentationNetwork):
         self.merge_enc_dec_l2 = _Gated(w8, d8)
         self.merge_enc_dec_l3 = _Gated(w4, d4)
         self.merge_enc_dec_l4 = _Gated(w2, d2)
-        self.bu_br_l2 = _normalised(d8)
-        self.bu_br_l3 = _normalised(d4)
-        self.bu_br_l4 = _normalised(d2)
+        self.bu_br_l2 = _normalising(d8)
+        self.bu_br_l3 = _normalising(d4)
+        self.bu_br_l4 = _normalising(d2)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
@@ -111,9 +112,9 @@ class EESP(nn.Module):
         super().__init__()
         width = outputs // _BRANCHES
         fields = sorted(size if size <= field else 3 for size in range(3, 3 + 2 * _BRANCHES, 2))
-        self.proj_1x1 = _Convolution(inputs, width, groups=_BRANCHES)
+        self.proj_1x1 = _EncoderConvolution(inputs, width, groups=_BRANCHES)
         self.spp_dw = nn.ModuleList(
-            _Convolution(
+            _EncoderConvolution(
                 width,
                 width,
                 kernel=3,
@@ -124,7 +125,7 @@ class EESP(nn.Module):
             )
             for size in fields
         )
-        self.conv_1x1_exp = _Convolution(outputs, outputs, groups=_BRANCHES, act=False)
+        self.conv_1x1_exp = _EncoderConvolution(outputs, outputs, groups=_BRANCHES, act=False)
         self.br_after_cat = _Normalised(outputs)
         self.module_act = nn.PReLU(outputs)
         self.stride = stride
@@ -150,7 +151,7 @@ class StridedEESP(nn.Module):
         super().__init__()
         self.eesp = EESP(inputs, outputs - inputs, 2, field)
         self.inp_reinf = nn.Sequential(
-            _Convolution(3, 3, kernel=3), _Convolution(3, outputs, act=False)
+            _EncoderConvolution(3, 3, kernel=3), _EncoderConvolution(3, outputs, act=False)
         )
         self.act = nn.PReLU(outputs)
 
@@ -207,12 +208,12 @@ class EfficientPyramidPooling(nn.Module):
         return result
 
 
-class _Encoder(nn.Module):
+class _ESPNetEncoder(nn.Module):
     """Maps at strides 2, 4, 8 and 16."""
 
     def __init__(self, w2: int, w4: int, w8: int, w16: int) -> None:
         super().__init__()
-        self.level1 = _Convolution(3, w2, kernel=3, stride=2)
+        self.level1 = _EncoderConvolution(3, w2, kernel=3, stride=2)
         self.level2_0 = StridedEESP(w2, w4, 13)
         self.level3_0 = StridedEESP(w4, w8, 11)
         self.level3 = nn.ModuleList(EESP(w8, w8, 1, 9) for _ in range(_UNITS[0]))
@@ -251,7 +252,7 @@ class _Gated(nn.Module):
         return weighted
 
 
-class _Convolution(nn.Module):
+class _EncoderConvolution(nn.Module):
     """ "Same" convolution, then batch norm and PReLU unless told otherwise; the encoder's names."""
 
     def __init__(
@@ -267,7 +268,7 @@ class _Convolution(nn.Module):
         act: bool = True,
     ) -> None:
         super().__init__()
-        self.conv = _conv(inputs, outputs, kernel, stride, dilation, groups)
+        self.conv = convolution(inputs, outputs, kernel, stride, dilation=dilation, groups=groups)
         self.bn = nn.BatchNorm2d(outputs) if norm else None
         self.act = nn.PReLU(outputs) if norm and act else None
 
@@ -296,8 +297,8 @@ class _DecoderBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, kernel: int = 1, groups: int = 1) -> None:
         super().__init__()
-        convolution = _conv(inputs, outputs, kernel, 1, 1, groups)
-        self.cbr = nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.PReLU(outputs))
+        layers = normalised(inputs, outputs, kernel, groups=groups)
+        self.cbr = nn.Sequential(*layers, nn.PReLU(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.cbr(x)
@@ -309,21 +310,14 @@ class _NormalisedBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.br = _normalised(channels)
+        self.br = _normalising(channels)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.br(x)
         return y
 
 
-def _conv(
-    inputs: int, outputs: int, kernel: int, stride: int, dilation: int, groups: int
-) -> nn.Conv2d:
-    padding = dilation * (kernel // 2)
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
-
-
-def _normalised(channels: int) -> nn.Sequential:
+def _normalising(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.BatchNorm2d(channels), nn.PReLU(channels))
 
 

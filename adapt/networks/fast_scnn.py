@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from .base import Output, SegmentationNetwork
+from .layers import normalised, resize
 from .pooling import product_pool
 
 VARIANTS = ("paper", "mmsegmentation")
@@ -89,7 +90,7 @@ class PyramidPooling(nn.Module):
         parts = [x]
         for bins, branch in zip(_BINS, self.branches, strict=True):
             pooled = F.relu(branch(product_pool(x, (bins, bins))))
-            parts.append(_resize(pooled, x))
+            parts.append(resize(pooled, x))
         joined: Tensor = self.join(torch.cat(parts, dim=1))
         return joined
 
@@ -105,7 +106,7 @@ class FeatureFusion(nn.Module):
 
     def forward(self, detail: Tensor, deep: Tensor) -> Tensor:
         """Fuse detail (B, D', h, w) and deep (B, D, h', w') into (B, D, h, w)."""
-        return F.relu(self.detail(detail) + self.deep(self.smooth(_resize(deep, detail))))
+        return F.relu(self.detail(detail) + self.deep(self.smooth(resize(deep, detail))))
 
 
 class InvertedResidual(nn.Module):
@@ -127,10 +128,6 @@ class InvertedResidual(nn.Module):
         return x + y if self.is_residual else y
 
 
-def _resize(x: Tensor, like: Tensor) -> Tensor:
-    return F.interpolate(x, like.shape[-2:], mode="bilinear", align_corners=False)
-
-
 def _convolution(
     inputs: int,
     outputs: int,
@@ -142,9 +139,7 @@ def _convolution(
     relu: bool = True,
 ) -> nn.Sequential:
     """Convolution with "same" padding, batch normalisation and, unless told otherwise, ReLU."""
-    padding = dilation * (kernel // 2)
-    convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
-    layers: list[nn.Module] = [convolution, nn.BatchNorm2d(outputs)]
+    layers = normalised(inputs, outputs, kernel, stride, dilation=dilation, groups=groups)
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if relu else []))
 
 

@@ -22,11 +22,10 @@ from .dual_resolution import (
     basic_stage,
     bottleneck_stage,
     draw_weights,
-    normalised,
     preactivated,
-    resize,
     stem,
 )
+from .layers import normalised, resize
 
 _PRETRAINED = tuple(
     f"{part}."

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import NetworkError
 from .base import Output, SegmentationNetwork
+from .layers import RectifiedConvolution
 from .segformer_names import in_published_names
 from .segformer_sizes import Size, check_shares, least_side
 
@@ -96,8 +97,8 @@ class SegFormer(SegmentationNetwork):
             )
         check_shares(drop_path=drop_path, dropout=dropout)
         self.num_classes, self.least_side = num_classes, least_side(size, STRIDES)
-        self.segformer = nn.ModuleDict({"encoder": _Encoder(size, drop_path)})
-        self.decode_head = _Decoder(size, num_classes, decoder, dropout)
+        self.segformer = nn.ModuleDict({"encoder": _SegFormerEncoder(size, drop_path)})
+        self.decode_head = _SegFormerDecoder(size, num_classes, decoder, dropout)
         self.apply(_initialise)
 
     def forward(self, images: Tensor) -> Output:
@@ -129,7 +130,7 @@ class SegFormer(SegmentationNetwork):
         return in_published_names(tensors)
 
 
-class _Encoder(nn.Module):
+class _SegFormerEncoder(nn.Module):
     """Images, (B, 3, H, W), to the maps F_i, (B, C_i, h_i, w_i)."""
 
     def __init__(self, size: Size, drop_path: float) -> None:
@@ -249,13 +250,13 @@ class _MixFFN(nn.Module):
         return out
 
 
-class _Decoder(nn.Module):
+class _SegFormerDecoder(nn.Module):
     """The maps F_i to features, (B, D, h_1, w_1), and features to logits."""
 
     def __init__(self, size: Size, num_classes: int, decoder: str, dropout: float) -> None:
         super().__init__()
         channels = size.decoder_width
-        project = _Linear if decoder == "linear" else _Convolution
+        project = _Linear if decoder == "linear" else RectifiedConvolution
         self.linear_c = nn.ModuleList(project(width, channels) for width in size.widths)
         self.linear_fuse = nn.Conv2d(len(size.widths) * channels, channels, 1, bias=False)
         self.batch_norm = nn.BatchNorm2d(channels)
@@ -285,18 +286,6 @@ class _Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return as_map(self.proj(as_tokens(x)), x.shape[2], x.shape[3])
-
-
-class _Convolution(nn.Module):
-    """The same without bias, batch-normalised and rectified."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))
 
 
 def as_tokens(x: Tensor) -> Tensor:
