@@ -14,7 +14,7 @@ from ...runtime.errors import EngineError
 from ...runtime.frames.images import Image
 from ...runtime.frames.preprocess import fit_frame
 from ..losses.backends.labels import argmax_on_grid
-from ..losses.backends.reference import importance_map, normalised_entropy
+from ..losses.backends.reference import importance_map, normalised_pixel_entropy
 from ..losses.common import Size, at_least_float32, upsample
 from ..methods.atp_config import AtpConfig
 from ..models.inputs import Normalise
@@ -112,7 +112,7 @@ def maps_of(output: Output, size: Size, *, align_corners: bool) -> ModelMaps:
         first=_floats(top.values[0, 0]),
         second=_floats(top.values[0, 1]),
         importance=_floats(importance_map(z, "margin_ratio")[0]),
-        entropy=_floats(normalised_entropy(log_p)[0]),
+        entropy=_floats(normalised_pixel_entropy(log_p)[0]),
         negatives=_bytes((p < NEGATIVE_BELOW).sum(dim=1)[0]),
         complementary=_bytes(z.topk(rank, dim=1).indices[0, rank - 1]),
         prototypes=_prototype_maps(output, size, align_corners),

@@ -18,6 +18,12 @@ SND_TEMPERATURE = 0.05
 CONFIDENT = 0.9  # least probability of a pixel that a model is confident of
 
 
+def entropy(p: Tensor, dim: int) -> Tensor:
+    """H(p) in nats of probabilities along an axis, 0 where they are 0 and 1."""
+    nats: Tensor = -torch.special.xlogy(p, p).sum(dim=dim)
+    return nats
+
+
 def normalised_entropy(p: Tensor) -> Tensor:
     """H(p) / log K of every pixel, 0 (certain) to 1 (knows nothing).
 
@@ -29,8 +35,7 @@ def normalised_entropy(p: Tensor) -> Tensor:
     Returns:
         (B, h, w).
     """
-    entropy: Tensor = -torch.special.xlogy(p, p).sum(dim=1)
-    return entropy / math.log(p.shape[1])
+    return entropy(p, dim=1) / math.log(p.shape[1])
 
 
 def soft_neighbourhood_density(p: Tensor, temperature: float = SND_TEMPERATURE) -> Tensor:
@@ -52,8 +57,7 @@ def soft_neighbourhood_density(p: Tensor, temperature: float = SND_TEMPERATURE) 
     similarity = features @ features.transpose(1, 2) / temperature
     own = torch.eye(p.shape[1], dtype=torch.bool, device=p.device)
     s = similarity.masked_fill(own, -torch.inf).softmax(dim=2)
-    entropy: Tensor = -torch.special.xlogy(s, s).sum(dim=2)
-    return entropy.mean(dim=1)
+    return entropy(s, dim=2).mean(dim=1)
 
 
 def information_maximisation(mean_p: Tensor, mean_entropy: Tensor | float) -> Tensor:
@@ -65,8 +69,7 @@ def information_maximisation(mean_p: Tensor, mean_entropy: Tensor | float) -> Te
         mean_p: mean probabilities over pixels and frames, (..., K).
         mean_entropy: mean entropy of the pixels in nats, (...).
     """
-    entropy_of_mean: Tensor = -torch.special.xlogy(mean_p, mean_p).sum(dim=-1)
-    return entropy_of_mean - mean_entropy
+    return entropy(mean_p, dim=-1) - mean_entropy
 
 
 def consistency(intersections: Tensor, unions: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def pixel_entropy(log_p: Tensor, epsilon: float = 0.0) -> Tensor:
     return -(p * log_term).sum(dim=1)
 
 
-def normalised_entropy(log_p: Tensor) -> Tensor:
+def normalised_pixel_entropy(log_p: Tensor) -> Tensor:
     """h = -1/log K * sum_c p_c log p_c, in [0, 1].
 
     Args:
@@ -134,7 +134,7 @@ def confident_mass(
     Returns:
         A scalar and (K,).
     """
-    w = (-sharpness * normalised_entropy(log_p)).exp()
+    w = (-sharpness * normalised_pixel_entropy(log_p)).exp()
     w = w.detach() if detach_weight else w
     return w.sum(), (log_p.exp() * w[:, None]).sum(dim=(0, 2, 3))
 
@@ -189,7 +189,7 @@ def _prototypes(
 
 
 def _curriculum(log_p: Tensor, gamma: float, detach_focus: bool) -> Tensor:
-    h = normalised_entropy(log_p)
+    h = normalised_pixel_entropy(log_p)
     certainty = 1 - (h.detach() if detach_focus else h)
     # A power of 0 below 1 would have an infinite gradient.
     focus = certainty.clamp(min=torch.finfo(h.dtype).tiny) ** gamma

@@ -37,7 +37,7 @@ from roadshift.adapt.losses.atp import (
     soft_cross_entropy,
     teach_terms,
 )
-from roadshift.adapt.losses.backends.reference import confident_mass, normalised_entropy
+from roadshift.adapt.losses.backends.reference import confident_mass, normalised_pixel_entropy
 from roadshift.adapt.losses.baselines import pseudo_label_terms
 from roadshift.adapt.losses.ld import LdWeights, ld_terms
 from roadshift.runtime.errors import ShapeError
@@ -367,7 +367,7 @@ def test_normalised_entropy_never_leaves_0_to_1(
     seed: int, shape: Shape, kind: str, dtype: torch.dtype, scale: float
 ) -> None:
     logits = (scale * logits_of_kind(seed, shape, kind)).to(dtype)
-    h = normalised_entropy(logits.log_softmax(dim=1))
+    h = normalised_pixel_entropy(logits.log_softmax(dim=1))
     assert h.dtype == dtype
     assert h.shape == (shape[0], *shape[2:])
     assert bool(((h >= 0) & (h <= 1)).all())
@@ -378,8 +378,8 @@ def test_entropy_is_1_without_an_opinion_and_0_when_certain(classes: int) -> Non
     none = torch.zeros(1, classes, 1, 1)
     certain = none.clone()
     certain[:, 1] = 200
-    assert normalised_entropy(none.log_softmax(dim=1)).item() == pytest.approx(1, abs=1e-6)
-    assert normalised_entropy(certain.log_softmax(dim=1)).item() == 0
+    assert normalised_pixel_entropy(none.log_softmax(dim=1)).item() == pytest.approx(1, abs=1e-6)
+    assert normalised_pixel_entropy(certain.log_softmax(dim=1)).item() == 0
 
 
 @CASES
@@ -391,7 +391,7 @@ def test_the_papers_p_hat_is_a_distribution_and_the_authors_sums_to_the_mean_wei
     total, mass = confident_mass(log_p, sharpness, detach_weight=False)
     paper, authors = mass / total, mass / log_p[:, 0].numel()
     assert paper.sum().item() == pytest.approx(1, abs=1e-12)
-    mean_weight = (-sharpness * normalised_entropy(log_p)).exp().mean().item()
+    mean_weight = (-sharpness * normalised_pixel_entropy(log_p)).exp().mean().item()
     assert authors.sum().item() == pytest.approx(mean_weight, rel=1e-12)
     assert bool((authors <= paper + 1e-12).all())
 
@@ -476,7 +476,7 @@ def test_eq_2_raises_the_entropy_above_one_over_gamma_plus_1_unless_the_focus_is
 ) -> None:
     logits = torch.tensor([margin, 0.0], dtype=torch.float64)[None, :, None, None]
     logits.requires_grad_()
-    h = normalised_entropy(logits.log_softmax(dim=1)).item()
+    h = normalised_pixel_entropy(logits.log_softmax(dim=1)).item()
     assume(abs(h - 1 / (focus + 1)) > 1e-6)
     raises = {}
     for detach in (False, True):
