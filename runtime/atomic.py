@@ -175,12 +175,13 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def replacing(path: Path, temporary: str) -> Iterator[BinaryIO]:
+def replacing(path: Path, temporary: str, *, flushed: bool = True) -> Iterator[BinaryIO]:
     """A file to write that takes the place of ``path`` when the block ends, whole or not at all.
 
     Args:
         temporary: its name until then, in the same folder. Where one program alone writes there,
             a name that is always the same, so that what a kill leaves is overwritten.
+        flushed: wait until the disk has it, so that it is whole after a loss of power, too.
 
     Raises:
         OSError: it cannot be written, and ``path`` is what it was.
@@ -189,8 +190,9 @@ def replacing(path: Path, temporary: str) -> Iterator[BinaryIO]:
     try:
         with beside.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+            if flushed:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException:  # an interruption by the user, too
         with suppress(OSError):

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import output_error
+from ..atomic import output_errors, replacing
 from ..errors import FrameError, OutputError
 from ..notes import log_note
 from ..pictures.jpeg import JPEG_SIGNATURE, decode_jpeg
@@ -176,10 +176,6 @@ def write_image(path: str | Path, image: Image) -> None:
         raise OutputError(
             f"{path}: there is no encoder for {path.suffix!r}; use .png or .jpg."
         ) from error
-    temporary = path.with_name(f".{secrets.token_hex(8)}.part")  # never longer than its own name
-    try:
-        temporary.write_bytes(data.tobytes())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise output_error(error, path) from error
+    temporary = f".{secrets.token_hex(8)}.part"  # never longer than its own name
+    with output_errors(path), replacing(path, temporary, flushed=False) as file:
+        file.write(data.tobytes())
