@@ -10,11 +10,12 @@ from functools import cache
 from importlib import metadata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import Field, JsonValue, field_validator
 
 from ... import __version__
 from ..errors import LabelSpaceError
 from ..labels import LabelSpace
+from ..strict_model import Sha256, StrictModel
 from ..verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -26,11 +27,7 @@ Kind = Literal["weights", "onnx", "tensorrt", "history", "report", "other"]
 Triple = tuple[float, float, float]
 
 
-class _StrictModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class NetworkSpec(_StrictModel):
+class NetworkSpec(StrictModel):
     """The builder of the network: its registered name or ``package.module:factory``.
 
     ``output`` is the path of the logits in what a user's network returns ("1", "main", "0.out"),
@@ -38,7 +35,7 @@ class NetworkSpec(_StrictModel):
     """
 
     name: Annotated[str, Field(min_length=1)]
-    arguments: dict[str, JsonValue] = {}
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
     output: str | None = None
 
     @property
@@ -48,7 +45,7 @@ class NetworkSpec(_StrictModel):
         return (module,) if colon else ()
 
 
-class InputSpec(_StrictModel):
+class InputSpec(StrictModel):
     """Input of the network: ``x = (255 (image / 255)^gamma - mean) / std``, in ``colour`` order.
 
     ``image``, ``mean`` and ``std`` are in 0-255 units. ``gamma`` is 1 unless tone alignment found
@@ -70,16 +67,16 @@ class InputSpec(_StrictModel):
         return std
 
 
-class Artefact(_StrictModel):
+class Artefact(StrictModel):
     """One file of the bundle, with its SHA-256 in hexadecimal and its size in bytes."""
 
     path: str
     kind: Kind
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Sha256
     bytes: Annotated[int, Field(ge=0)]
     precision: str | None = None
     target: str | None = None
-    details: dict[str, JsonValue] = {}
+    details: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("path")
     @classmethod
@@ -87,7 +84,7 @@ class Artefact(_StrictModel):
         return check_artefact_name(path)
 
 
-class Provenance(_StrictModel):
+class Provenance(StrictModel):
     """Origin of a bundle.
 
     Attributes:
@@ -102,10 +99,10 @@ class Provenance(_StrictModel):
 
     parent: str | None = None
     method: str | None = None
-    configuration: dict[str, JsonValue] = {}
+    configuration: dict[str, JsonValue] = Field(default_factory=dict)
     seed: int | None = None
     frames: int | None = None
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     device: str | None = None
     fingerprint: str | None = None
     created: str = Field(
@@ -113,7 +110,7 @@ class Provenance(_StrictModel):
     )
 
 
-class Measurement(_StrictModel):
+class Measurement(StrictModel):
     """A measured figure, unique by name, and how it was measured."""
 
     name: str
@@ -122,7 +119,7 @@ class Measurement(_StrictModel):
     how: str
 
 
-class Manifest(_StrictModel):
+class Manifest(StrictModel):
     """All that a bundle says about itself; ``label_space`` is ``LabelSpace.to_dict()``.
 
     ``verdict`` is that of the gate which an adapted model had to pass, or None.

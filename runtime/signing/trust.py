@@ -12,26 +12,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from ..atomic import output_errors, write_whole
 from ..errors import OutputError, SignatureError, arg
 from ..regular_files import read_regular_file
 from ..strict_json import JsonError, parse_json
+from ..strict_model import Sha256, StrictModel
 from ..words import counted, shortened
 from .keys import PublicKey, public_key
 from .statement import HIGHEST_VERSION, ROLES, Role, moment_of, text_of
 
 TRUST_NAME = "trust.json"
 LARGEST = 4 << 20
-_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrustedKey(_Strict):
+class TrustedKey(StrictModel):
     """A public key, a name for people, and until when it counts."""
 
     pem: str
@@ -39,21 +35,21 @@ class TrustedKey(_Strict):
     expires: str | None = None
 
 
-class RoleKeys(_Strict):
+class RoleKeys(StrictModel):
     """The keys of a role, and how many of them must sign."""
 
-    keys: tuple[_Hash, ...] = ()
+    keys: tuple[Sha256, ...] = ()
     threshold: Annotated[int, Field(ge=1)] = 1
 
 
-class Revoked(_Strict):
+class Revoked(StrictModel):
     """Keys by id and models by the hash of their manifest, each with a reason."""
 
-    keys: dict[_Hash, str] = {}
-    models: dict[_Hash, str] = {}
+    keys: dict[Sha256, str] = Field(default_factory=dict)
+    models: dict[Sha256, str] = Field(default_factory=dict)
 
 
-class TrustDocument(_Strict):
+class TrustDocument(StrictModel):
     """The content of ``trust.json``.
 
     Attributes:
@@ -63,7 +59,7 @@ class TrustDocument(_Strict):
 
     schema_version: Literal[1] = 1
     version: Annotated[int, Field(ge=1)] = 1
-    keys: dict[_Hash, TrustedKey]
+    keys: dict[Sha256, TrustedKey]
     roles: dict[Role, RoleKeys]
     revoked: Revoked = Revoked()
     minimum_version: Annotated[int, Field(ge=0, le=HIGHEST_VERSION)] = 0

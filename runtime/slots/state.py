@@ -8,34 +8,21 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from ..bundle import Artefact
 from ..errors import SlotError
 from ..signing.statement import Role, moment_of
 from ..strict_json import JsonError, parse_json
+from ..strict_model import Sha256, StrictModel
 from ..words import shortened
 
 Slot = Literal["a", "b"]
 SLOTS: tuple[Slot, Slot] = ("a", "b")
 Condition = Literal["installed", "good", "failed"]
 
-_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Installed(_Strict):
+class Installed(StrictModel):
     """The model in a slot.
 
     Attributes:
@@ -47,7 +34,7 @@ class Installed(_Strict):
         renewals: how often its signatures were exchanged for newer ones.
     """
 
-    hash: _Hash
+    hash: Sha256
     version: int
     role: Role
     signers: tuple[str, ...]
@@ -84,14 +71,14 @@ def plan_file_name(plan: Artefact) -> str:
     return hashlib.sha256(key.encode()).hexdigest() + ".plan"
 
 
-class OnTrial(_Strict):
+class OnTrial(StrictModel):
     """A model that is being tried, and how many starts are left for it to become healthy."""
 
     slot: Slot
     starts_left: Annotated[int, Field(ge=0)]
 
 
-class SlotState(_Strict):
+class SlotState(StrictModel):
     """The whole state.
 
     Attributes:
@@ -114,9 +101,9 @@ class SlotState(_Strict):
     generation: Annotated[int, Field(ge=0)] = 0
     active: Slot | None = None
     trial: OnTrial | None = None
-    slots: dict[Slot, Installed] = {}
+    slots: dict[Slot, Installed] = Field(default_factory=dict)
     floor: int = 0
-    garage_floors: dict[str, int] = {}
+    garage_floors: dict[str, int] = Field(default_factory=dict)
     starts: Annotated[int, Field(ge=1)] = 3
     p99_ms: Annotated[float, Field(gt=0)] | None = None
     latest: str
