@@ -29,7 +29,7 @@ _MOST_SUMMARY = 2**28  # bytes; that of a million chunks has about a hundred mil
 _MOST_SMALL = 2**26  # bytes of a schema, a channel, an index: beyond it a length is damaged
 
 
-class _Record(NamedTuple):
+class _McapRecord(NamedTuple):
     opcode: int
     at: int  # byte of its content
     length: int  # as it states, or what there is of it
@@ -41,7 +41,7 @@ class _Record(NamedTuple):
         return self.at - _HEAD
 
 
-def _records(region: Region, at: int, end: int | None = None) -> Iterator[_Record]:
+def _records(region: Region, at: int, end: int | None = None) -> Iterator[_McapRecord]:
     """The records of a region from a byte on; one that is cut is the last.
 
     Raises:
@@ -57,13 +57,13 @@ def _records(region: Region, at: int, end: int | None = None) -> Iterator[_Recor
         if opcode == 0:
             raise BrokenBagError(f"there is no record at byte {at - _HEAD}")
         if length > end - at:
-            yield _Record(opcode, at, end - at, is_cut=True)
+            yield _McapRecord(opcode, at, end - at, is_cut=True)
             raise BrokenBagError(f"it ends within a record at byte {at - _HEAD}")
-        yield _Record(opcode, at, length, is_cut=False)
+        yield _McapRecord(opcode, at, length, is_cut=False)
         at += length
 
 
-class McapFile(ChunkedFile[_Record]):
+class McapFile(ChunkedFile[_McapRecord]):
     """An MCAP file."""
 
     MAGIC = MAGIC
@@ -78,11 +78,11 @@ class McapFile(ChunkedFile[_Record]):
         return "it does not begin as an MCAP file"
 
     @staticmethod
-    def _is_chunk(record: _Record) -> bool:
+    def _is_chunk(record: _McapRecord) -> bool:
         return record.opcode == _CHUNK
 
     @staticmethod
-    def _is_last(record: _Record) -> bool:
+    def _is_last(record: _McapRecord) -> bool:
         return record.opcode in (_FOOTER, _DATA_END)
 
     def _message(self, region: Region, place: Place) -> memoryview:
@@ -165,7 +165,7 @@ class McapFile(ChunkedFile[_Record]):
     def _note(
         self,
         found: Contents,
-        record: _Record,
+        record: _McapRecord,
         region: Region,
         chunk: int,
         wanted: Collection[str],
@@ -197,7 +197,7 @@ class McapFile(ChunkedFile[_Record]):
             chunk, lambda: decompressed(kind, self._file.take(at, stored), size)
         )
 
-    def _note_kind(self, found: Contents, record: _Record, region: Region) -> None:
+    def _note_kind(self, found: Contents, record: _McapRecord, region: Region) -> None:
         """Note a schema or a channel."""
         cursor = self._small(region, record)
         number = cursor.u16()
@@ -210,7 +210,7 @@ class McapFile(ChunkedFile[_Record]):
         name, _, text_definition = self._schemas.get(schema, ("", "", ""))
         found.channels[number] = Channel(topic, name, encoding, text_definition)
 
-    def _small(self, region: Region, record: _Record) -> Cursor:
+    def _small(self, region: Region, record: _McapRecord) -> Cursor:
         if record.length > _MOST_SMALL:
             raise BrokenBagError(f"a record of {record.length} bytes is damaged")
         return Cursor(region.take(record.at, record.length))

@@ -74,7 +74,7 @@ class CameraTopic:
             wanted: asked with a message's number; those that are not wanted are not read, but for
                 those of a video, of which each picture builds on the one before.
         """
-        account = _Account(self)
+        account = _MessageAccount(self)
         with self.index.opened() as files:
             stream: VideoStream | None = None
             converted = ReadBuffer()
@@ -173,7 +173,7 @@ class CameraTopic:
         return int(pixels.max()) if pixels.dtype == np.uint16 else SIXTEEN_BITS
 
 
-class _Account:
+class _MessageAccount:
     """The messages read, to say at the end what is lost."""
 
     def __init__(self, topic: CameraTopic) -> None:

@@ -23,7 +23,7 @@ _MOST_SMALL = 2**26  # bytes of a definition or an index
 _Fields = Mapping[str, memoryview]
 
 
-class _Record(NamedTuple):
+class _RosRecord(NamedTuple):
     fields: _Fields
     begins: int
     at: int  # byte of its data
@@ -46,7 +46,7 @@ class _Record(NamedTuple):
         return Cursor(self.fields[name])
 
 
-def _record(region: Region, at: int) -> _Record:
+def _record(region: Region, at: int) -> _RosRecord:
     """The record at a byte.
 
     Raises:
@@ -60,7 +60,7 @@ def _record(region: Region, at: int) -> _Record:
     begins = at + 4 + header_length
     length = Cursor(region.take(begins, 4)).u32()
     left = region.size - begins - 4
-    return _Record(fields, at, begins + 4, min(length, left), length > left)
+    return _RosRecord(fields, at, begins + 4, min(length, left), length > left)
 
 
 def _fields(cursor: Cursor) -> dict[str, memoryview]:
@@ -75,7 +75,7 @@ def _fields(cursor: Cursor) -> dict[str, memoryview]:
     return fields
 
 
-def _records(region: Region, at: int) -> Iterator[_Record]:
+def _records(region: Region, at: int) -> Iterator[_RosRecord]:
     """The records from a byte on; one that is cut is the last.
 
     Raises:
@@ -93,7 +93,7 @@ def _time_ns(cursor: Cursor) -> int:
     return cursor.u32() * 10**9 + cursor.u32()
 
 
-class Ros1File(ChunkedFile[_Record]):
+class Ros1File(ChunkedFile[_RosRecord]):
     """A ``.bag`` of version 2.0."""
 
     MAGIC = MAGIC
@@ -106,7 +106,7 @@ class Ros1File(ChunkedFile[_Record]):
         return "it does not begin as a bag"
 
     @staticmethod
-    def _is_chunk(record: _Record) -> bool:
+    def _is_chunk(record: _RosRecord) -> bool:
         return record.op == _CHUNK
 
     def _message(self, region: Region, place: Place) -> memoryview:
@@ -127,7 +127,7 @@ class Ros1File(ChunkedFile[_Record]):
         index = bag.cursor("index_pos").u64()
         if bag.op != _BAG or index == 0:
             return None
-        found, chunks = Contents(), list[_Record]()
+        found, chunks = Contents(), list[_RosRecord]()
         for record in _records(self._file, index):
             if record.op == _CONNECTION:
                 self._note_connection(found, record, self._file)
@@ -141,7 +141,7 @@ class Ros1File(ChunkedFile[_Record]):
             self._take_chunk_info(found, info, seen)
         return found
 
-    def _take_chunk_info(self, found: Contents, info: _Record, seen: Collection[int]) -> None:
+    def _take_chunk_info(self, found: Contents, info: _RosRecord, seen: Collection[int]) -> None:
         """Count a chunk's messages, and add the places of wanted ones from the index behind it."""
         counts = Cursor(self._small(self._file, info))
         of_chunk: dict[int, int] = {}
@@ -181,7 +181,7 @@ class Ros1File(ChunkedFile[_Record]):
     def _note(
         self,
         found: Contents,
-        record: _Record,
+        record: _RosRecord,
         region: Region,
         chunk: int,
         wanted: Collection[str],
@@ -206,7 +206,7 @@ class Ros1File(ChunkedFile[_Record]):
             chunk, lambda: decompressed(kind, self._file.take(record.at, record.length), size)
         )
 
-    def _note_connection(self, found: Contents, record: _Record, region: Region) -> None:
+    def _note_connection(self, found: Contents, record: _RosRecord, region: Region) -> None:
         fields = _fields(Cursor(self._small(region, record)))
         topic = text_of(record.fields.get("topic", memoryview(b"")))
         found.channels[record.cursor("conn").u32()] = Channel(
@@ -216,7 +216,7 @@ class Ros1File(ChunkedFile[_Record]):
             text_of(fields.get("message_definition", memoryview(b""))),
         )
 
-    def _small(self, region: Region, record: _Record) -> memoryview:
+    def _small(self, region: Region, record: _RosRecord) -> memoryview:
         if record.is_cut or record.length > _MOST_SMALL:
             raise BrokenBagError(f"a record of {record.length} bytes is damaged")
         return region.take(record.at, record.length)

@@ -1,4 +1,4 @@
-"""A chart as SVG text: axes, step curves, marks and a legend."""
+"""A chart as SVG text, a file of its own: axes, step curves, marks and a legend."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+
+from ..ticks import round_step
 
 # Okabe and Ito's colours, told apart by colour-blind readers too; lines differ in dashes as well.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -37,9 +39,7 @@ class Axis:
             powers = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
             all_ticks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
             return [tick for tick in all_ticks if self.low <= tick <= self.high]
-        rough = (self.high - self.low) / 6 or 1.0
-        power = 10.0 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+        step = round_step((self.high - self.low) / 6 or 1.0)
         first, last = math.ceil(self.low / step), math.floor(self.high / step + 1e-9)
         return [step * index for index in range(first, last + 1)]
 

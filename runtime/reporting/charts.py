@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from ..ticks import round_step
 from .html import rounded, text
 
 _WIDTH, _HEIGHT = 720, 260
@@ -119,8 +120,7 @@ def _ticks(low: float, high: float) -> list[float]:
     span = (high - low) or abs(high) or 1.0
     if not 1e-300 < span < 1e300:  # beyond what can be divided into steps
         return [low, high] if high > low else [low, low + 1.0]
-    power = 10.0 ** math.floor(math.log10(span / 4))
-    step = next(f * power for f in (1, 2, 5, 10) if f * power >= span / 4)
+    step = round_step(span / 4)
     first = math.floor(low / step)
     count = max(1, math.ceil(high / step) - first)
     return [(first + i) * step for i in range(count + 1)]

@@ -65,7 +65,7 @@ def read_video(path: Path) -> Iterator[VideoFrame | LostFrames]:
         if refusal := _refusal(capture):
             yield LostFrames(f"{path} {refusal}.", 0)
             return
-        account = _Account(
+        account = _FrameAccount(
             path,
             _codec(capture),
             capture.get(cv2.CAP_PROP_FRAME_COUNT),
@@ -88,7 +88,7 @@ def read_video(path: Path) -> Iterator[VideoFrame | LostFrames]:
 
 
 @dataclass
-class _Account:
+class _FrameAccount:
     """The frames read of a video, against its header, to say at the end what is lost."""
 
     path: Path
