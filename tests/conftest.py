@@ -1,4 +1,4 @@
-"""What tests of all rooms share: the GPU, the cores of the machine, and a terminal's signals."""
+"""Set-up for the tests of all rooms: the GPU, the machine's cores, and a terminal's signals."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """What a file of tests has loaded stays, and no test of a later file goes through it."""
+    """Keep what a file of tests has loaded, and let no test of a later file go through it."""
     if nextitem is not None and nextitem.path != item.path:
         keep_what_is_there()
 
@@ -102,7 +102,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @cache
 def gpu_problem() -> str | None:
-    """Why torch cannot compute on a GPU here, None if it can."""
+    """The reason why torch cannot compute on a GPU here, None if it can."""
     if problem := driver_problem():
         return problem
     import torch

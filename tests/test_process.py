@@ -180,7 +180,7 @@ def test_an_interrupt_while_it_loads_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_command_starts_by_taking_interrupts_and_loads_nothing_before() -> None:
-    """What an import takes is time in which an interrupt would be a traceback."""
+    """An import before that would be time in which an interrupt is a traceback."""
     code = """
 import sys
 sys.argv = ["roadshift"]

@@ -29,7 +29,7 @@ PACKAGED = (*MODULES, *CONFIGS, Path("py.typed"))
 
 
 def has_build_backend() -> bool:
-    """Whether this environment has a setuptools that can build the package."""
+    """Tell whether this environment has a setuptools that can build the package."""
     try:
         installed = metadata.version("setuptools")
     except metadata.PackageNotFoundError:

@@ -189,7 +189,7 @@ def make_trainer(tmp_path: Path, settings: Callable[..., RunConfig]) -> Callable
 
 @pytest.fixture
 def onnx_outputs() -> Callable[[nn.Module, Tensor], list[np.ndarray]]:
-    """What ONNX Runtime on the CPU computes for an exported module."""
+    """Outputs that ONNX Runtime computes on the CPU for an exported module."""
 
     def outputs(module: nn.Module, x: Tensor) -> list[np.ndarray]:
         buffer = io.BytesIO()

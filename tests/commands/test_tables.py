@@ -1,4 +1,4 @@
-"""What commands print: tables of evaluations, comparisons and runs say what they are given."""
+"""Tables that commands print of evaluations, comparisons and runs say what they are given."""
 
 from __future__ import annotations
 

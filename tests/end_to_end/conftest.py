@@ -21,7 +21,7 @@ from roadshift.scenes import render_dataset
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left on the terminal."""
+    """The end of a command: its exit code and what it left on the terminal."""
 
     code: int
     out: str

@@ -28,7 +28,7 @@ def examples() -> list[tuple[int, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the examples find in the current directory; registries are as before in the end."""
+    """A current directory with what the examples find; registries are as before in the end."""
     for name, domain, count in (
         ("source", "daylight", 4),
         ("target", "dusk", 6),

@@ -132,7 +132,7 @@ def test_an_error_that_cannot_be_printed(broken: int, monkeypatch: pytest.Monkey
 def test_no_escape_of_a_manifest_reaches_the_terminal(
     world: Any, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
-    """Of whatever text it holds: names of networks and classes, devices, sentences."""
+    """Its text is any that it holds: names of networks and classes, devices, sentences."""
     bundle = tmp_path / "bundle"
     shutil.copytree(world.source, bundle)
     file = bundle / "manifest.json"

@@ -1,4 +1,4 @@
-"""What the car runs works where torch is not installed, and the rest says what to install."""
+"""Commands of the car work where torch is not installed, and the rest says what to install."""
 
 from __future__ import annotations
 

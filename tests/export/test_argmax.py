@@ -1,4 +1,4 @@
-"""Where labels are made: models cut at their logits, the choice by time, what is refused."""
+"""Labels made outside the graph: models cut at their logits, the choice by time, refusals."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def test_bf16_is_built_as_well(graphs: Graphs) -> None:
 
 @only_own
 def test_a_zero_point_that_is_not_zero_is_refused(graphs: Graphs) -> None:
-    """What our graphs must not do is seen by the proof above."""
+    """The proof above sees a graph that does what ours must not."""
     model = onnx.ModelProto()
     model.CopyFrom(graphs.of("int8"))
     for weight in model.graph.initializer:

@@ -170,7 +170,7 @@ def small(tmp_path: Path) -> Bundle:
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
-    """What `write_graph` makes of ``small``, traced once."""
+    """The graph that `write_graph` makes of ``small``, traced once."""
     path = tmp_path_factory.mktemp("graph") / "bundle"
     bundle = write_source(path, NetworkSpec(name="tiny_network:build"))
     export_onnx(bundle, SCENES)

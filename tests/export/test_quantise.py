@@ -146,7 +146,7 @@ def test_the_cpus_form_has_unsigned_activations_with_a_zero_point(exported: Bund
 
 
 def operators_run(bundle: Bundle, form: str, folder: Path) -> list[str]:
-    """What ONNX Runtime's CPU provider makes of the graph."""
+    """Operators that ONNX Runtime's CPU provider makes of the graph."""
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(folder / "optimised.onnx")
     options.log_severity_level = 3

@@ -1,4 +1,4 @@
-"""What only a CUDA GPU shows: mixed precision, the memory budget, ONNX Runtime on CUDA."""
+"""Tests that need a CUDA GPU: mixed precision, the memory budget, ONNX Runtime on CUDA."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def tiny() -> Any:
 
         @staticmethod
         def labels(weight: np.ndarray, images: np.ndarray) -> np.ndarray:
-            """What the model must give for (..., H, W, 3) images: the definition in float64."""
+            """The model's labels for (..., H, W, 3) images by definition, in float64."""
             scores = images.astype(np.float64) @ weight.astype(np.float64).T
             return scores.argmax(axis=-1).astype(np.uint8)
 

@@ -16,7 +16,7 @@ def without_reader() -> int:
 
 
 def closed() -> int:
-    """What `guard_streams` puts where the shell closed standard output."""
+    """The stream that `guard_streams` puts where the shell closed standard output."""
     return os.open(os.devnull, os.O_RDONLY)
 
 

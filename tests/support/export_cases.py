@@ -1,4 +1,4 @@
-"""What the export tests share: bundles of networks with drawn weights, frames, and refusals."""
+"""Set-up for the export tests: bundles of networks with drawn weights, frames, and refusals."""
 
 from __future__ import annotations
 

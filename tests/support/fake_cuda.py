@@ -19,7 +19,7 @@ import pytest
 
 
 class Error(IntEnum):
-    """Of cudaError_t, page "Data types used by CUDA Runtime"; `TEXTS` is cudaGetErrorString."""
+    """Codes of cudaError_t, "Data types used by CUDA Runtime"; `TEXTS` is cudaGetErrorString."""
 
     SUCCESS = 0
     INVALID_VALUE = 1

@@ -12,7 +12,7 @@ TIMEOUT_S = 60.0  # only a failure waits so long
 
 
 def python_output(*words: object) -> str:
-    """What ``python WORDS...`` prints, in a process of its own that finds what this one does."""
+    """The output of ``python WORDS...`` in a process of its own that finds what this one does."""
     paths = os.pathsep.join(path for path in sys.path if path)
     done = subprocess.run(
         [sys.executable, *map(str, words)],

@@ -1,4 +1,4 @@
-"""What a page shows in tests: documents of commands, and bundles with all that one can have."""
+"""Content for pages in tests: documents of commands, and bundles with all that one can have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of stages, runs and their resumption share."""
+"""Set-up for tests of stages, runs and their resumption."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SUPPORT = Path(__file__).parent  # with the programs that tests start
 def stage_context(
     folder: Path, frames: FrameSet, normalise: Normalise, config: RunConfig
 ) -> Context:
-    """What a stage is begun with, on the CPU, for crops as large as the frames."""
+    """A context to begin a stage with, on the CPU, for crops as large as the frames."""
     return Context(
         frames=frames,
         normalise=normalise,
@@ -96,7 +96,7 @@ def sgd_steps(
 
 
 class Killed(BaseException):
-    """What a lost process looks like from within: nothing below it may catch it."""
+    """The loss of a process as it looks from within: nothing below may catch it."""
 
 
 def kill_at(step: int) -> Callable[[ProgressUpdate], None]:

@@ -413,7 +413,7 @@ class KeepsFeatures(Base):
 
 
 class HoldsThings(Base):
-    """What nothing can copy: a lock, a generator, a lambda, an open file, a module."""
+    """A network of what nothing can copy: a lock, a generator, a lambda, an open file, a module."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)

@@ -38,7 +38,7 @@ class Picky(SegmentationNetwork):
 def test_a_network_that_takes_multiples_takes_every_view(
     multiple: int, times: int, scale: float
 ) -> None:
-    """Of those that a network's stride may be, and of a patch's side; inputs of three and more."""
+    """Multiples are a network's stride or a patch's side; inputs have three of them or more."""
     side = multiple * times
     assume(granule(side) % multiple == 0)
     assert scaled_side(side, scale) % multiple == 0

@@ -1,4 +1,4 @@
-"""What a candidate has forgotten of older frames, and what that does to a verdict."""
+"""Older frames that a candidate has forgotten, and what that does to a verdict."""
 
 from __future__ import annotations
 

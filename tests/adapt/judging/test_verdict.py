@@ -218,7 +218,7 @@ SMALL = Score(0.945, 0.98, 0.01, 0.05)  # the incumbent and its second opinion a
 
 
 def evidence_of(**changes: Score) -> Evidence:
-    """Of a candidate that deserves promotion, with ``changes``."""
+    """Evidence for a candidate that deserves promotion, with ``changes``."""
     scores = {
         "entropy": Score(0.4, 0.3, -0.1, -0.05),
         "largest": Score(None, 0.3, 0.29, 0.31),

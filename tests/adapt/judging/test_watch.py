@@ -133,7 +133,7 @@ def copied(model: nn.Module) -> dict[str, Tensor]:
 
 
 def record_of(trainer: Trainer) -> dict[str, Any]:
-    """What the run's summary says of the watch, but for the time it took."""
+    """The summary's record of the watch, but for the time it took."""
     record = trainer.watch.record()
     assert record is not None
     assert record.pop("seconds") > 0
@@ -306,7 +306,7 @@ def test_a_frame_that_cannot_be_read_is_left_out(
 
 
 def seen_of(labels: Tensor, sharpness: float = 12.0) -> PredictionSummary:
-    """What a model says that gives these labels (F, h, w), each with the same confidence."""
+    """The summary of a model that gives these labels (F, h, w), each with the same confidence."""
     logits = nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).double() * sharpness
     return PredictionSummary.of(logits)
 

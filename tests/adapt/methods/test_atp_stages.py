@@ -262,7 +262,7 @@ def test_teach_goes_on_from_its_state_bit_for_bit(tmp_path: Path, at: int) -> No
 
 
 def mean_entropies() -> list[float]:
-    """Of every frame under the network, a pixel and a class at a time."""
+    """Mean entropy of every frame under the network, taken a pixel and a class at a time."""
     found = []
     for image in softmax(net(), batch_of(range(FRAMES)).clean):
         pixels = image.double().flatten(1).T.tolist()

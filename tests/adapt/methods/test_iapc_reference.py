@@ -255,7 +255,7 @@ def learnt(folder: Path, **changed: Any) -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What `EVERYTHING` ends with."""
+    """The weights that `EVERYTHING` ends with."""
     return learnt(tmp_path_factory.mktemp("reference") / "run")
 
 

@@ -168,7 +168,7 @@ def test_selection_follows_the_rules_pixel_by_pixel(
 def test_any_class_lets_pixels_pass_that_their_own_class_refuses(
     tmp_path: Path, network: Network
 ) -> None:
-    """Where a rare class is never sure of itself, its threshold is low, and others reach it."""
+    """A rare class that is never sure of itself has a low threshold, which others reach."""
     chosen = {}
     for threshold_of in ("predicted", "any_class"):
         labeller = Labeller(network(), context(tmp_path), (1.0,), 0, mirror=False)

@@ -228,7 +228,7 @@ def mixed(images: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def seen_by(model: SegmentationNetwork) -> list[Tensor]:
-    """What the model is given from now on."""
+    """A list of the images that the model is given from now on."""
     seen: list[Tensor] = []
     model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
     return seen

@@ -1,4 +1,4 @@
-"""Which of the package's networks a hub folder's model is."""
+"""Models of hub folders are told for the package's networks that they are."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_a_norm_that_is_used_twice_is_one() -> None:
 
 
 def test_a_group_norm_learns_behind_what_is_frozen() -> None:
-    """Where torch's own backward pass ends the process."""
+    """Torch's own backward pass would end the process here."""
     network = blocks(nn.GroupNorm(2, 4), nn.GroupNorm(2, 4))
     for layer in (network[0], network[2]):
         layer.weight.data = layer.weight.data.to(memory_format=torch.channels_last)

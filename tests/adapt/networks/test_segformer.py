@@ -163,7 +163,7 @@ def test_an_argument_out_of_range_is_named(arguments: dict[str, Any], said: str)
 
 
 def as_the_authors(state: Tensors) -> Tensors:
-    """What the authors' training code saves, by the layout of their modules."""
+    """A state dict as the authors' training code saves it, by the layout of their modules."""
     found: Tensors = {}
     for name, tensor in state.items():
         parts = name.split(".")

@@ -184,7 +184,7 @@ def test_a_folder_of_predictions_is_asked_once(store: Store) -> None:
 
 
 def centres(crop: Crop) -> tuple[list[float], list[float]]:
-    """Where the pixels of the crop lie in the frame, in its pixels: rows, columns."""
+    """Places of the crop's pixels in the frame, in the frame's pixels: rows, columns."""
     rows = [crop.top + (i + 0.5) * crop.height / CROP[0] for i in range(CROP[0])]
     columns = [crop.left + (j + 0.5) * crop.width / CROP[1] for j in range(CROP[1])]
     return rows, columns[::-1] if crop.flip else columns

@@ -19,7 +19,7 @@ needs_gnu = pytest.mark.skipif(loaded_openmp() is None, reason="torch's OpenMP i
 
 @pytest.fixture
 def teams(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What became of idle teams, in order; none is really started."""
+    """Events of the idle teams, in order; none is really started."""
     happened: list[str] = []
 
     def team(_: object) -> Callable[[], None]:

@@ -36,7 +36,7 @@ IDS = [old for _, old, _ in RENAMED]
 
 @pytest.fixture(autouse=True)
 def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What is logged, in a process that has noted nothing yet."""
+    """Sentences that are logged, in a process that has noted nothing yet."""
     renamed_settings._note_once.cache_clear()
     caplog.set_level(logging.WARNING, "roadshift")
     return caplog

@@ -1,4 +1,4 @@
-"""Which class is which: names of people, confusion, cycles, and displaced labels."""
+"""Classes told for one another: names of people, confusion, cycles, and displaced labels."""
 
 from __future__ import annotations
 

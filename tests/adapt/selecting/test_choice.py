@@ -1,4 +1,4 @@
-"""Which frames are chosen: diverse and unsure, and no more than there are."""
+"""Chosen frames are diverse and unsure, and no more than there are."""
 
 from __future__ import annotations
 

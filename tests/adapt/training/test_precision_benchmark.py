@@ -1,4 +1,4 @@
-"""What a run tries before its first step: the precision that pays, and what fits. On a CPU."""
+"""Trials before a run's first step: the precision that pays, and the batch that fits. On a CPU."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ Settings = Callable[..., RunConfig]
 def driven(
     source: Bundle, frames_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """What `kill_driver` reports."""
+    """The report of `kill_driver`."""
     output = python_output(
         SUPPORT / "kill_driver.py", source.path, frames_dir, tmp_path_factory.mktemp("kills")
     )
@@ -171,7 +171,7 @@ def stopped(
     settings: Settings,
     after_one_step: dict[str, Any],
 ) -> Path:
-    """Where a run's bundle would have come; the run was stopped after its first step."""
+    """The path of a bundle whose run was stopped after its first step."""
     with pytest.raises(RunInterrupted):
         adapted(source, frames_dir, settings(), tmp_path / "out", **after_one_step)
     return tmp_path / "out"

@@ -407,7 +407,7 @@ def test_a_first_pass_that_fills_caches_is_not_believed(
 def test_a_first_pass_with_cold_caches_leaves_a_short_budget_its_steps(
     first: float, expected: float, clock: Clock
 ) -> None:
-    """Of 10 s: what no step would fit after is worth a second try, unless it takes a third."""
+    """A pass that leaves no step of the 10 s is tried again, unless that takes a third of them."""
     took = iter([first, 0.05])
 
     def act() -> None:

@@ -20,7 +20,7 @@ Adapt = Callable[..., adapt_request.Adapted]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the run was asked for; its verdict is ``asked["decision"]``."""
+    """The request that the run got; its verdict is ``asked["decision"]``."""
     seen: dict[str, Any] = {"decision": "promote"}
 
     def run(

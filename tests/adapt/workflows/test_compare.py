@@ -128,7 +128,7 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 
 def outcomes(comparison: Comparison) -> dict[str, list[Any]]:
-    """What does not depend on the clock."""
+    """The part of a comparison's rows that does not depend on the clock."""
     return {
         variant.title: [(run.seed, run.evaluation, run.frames, run.error) for run in runs]
         for variant, runs in comparison.results.items()

@@ -1,4 +1,4 @@
-"""What a comparison says: rows against figures worked out by hand, page, chart, strips."""
+"""Reports of a comparison: rows against figures worked out by hand, page, chart, strips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a resumed run is compared with, and how it goes on as it began; a run that has finished."""
+"""Records of runs: a resumed run is held to its own and goes on as it began, or has finished."""
 
 from __future__ import annotations
 

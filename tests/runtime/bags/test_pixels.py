@@ -56,7 +56,7 @@ def test_opencv_names_are_blue_green_red() -> None:
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
 def test_bayer_patterns_by_their_own_samples(pattern: str, bits: int) -> None:
-    """Where a pattern has a colour's sample, the picture has that value."""
+    """A picture has the pattern's own value wherever that is a sample of the colour."""
     values = RGB.astype(np.uint16) * 257 if bits == 16 else RGB
     smooth = np.broadcast_to(values[0, 0], values.shape)
     mosaic = np.zeros((HEIGHT, WIDTH), values.dtype)

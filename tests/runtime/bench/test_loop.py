@@ -1,4 +1,4 @@
-"""How frames are paced and what is counted, with a clock that only the engine and waiting move."""
+"""Pacing of frames and their counts, with a clock that only the engine and waiting move."""
 
 from __future__ import annotations
 

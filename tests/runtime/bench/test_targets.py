@@ -1,4 +1,4 @@
-"""Which rows a bench has: each artefact on each backend and device, and why others have none."""
+"""Rows of a bench: each artefact on each backend and device, and why others have none."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Clock:
 
 @pytest.fixture
 def notes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is said where stderr is no terminal."""
+    """Sentences that are said where stderr is no terminal."""
     said: list[str] = []
     monkeypatch.setattr(terminal, "shows_bars", lambda: False)
     monkeypatch.setattr(terminal, "note", said.append)

@@ -1,4 +1,4 @@
-"""What `doctor` finds, and that it goes on where something is broken."""
+"""Findings of `doctor`, which goes on where something is broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network gives is checked: shape, type, classes, finite scores; one sentence otherwise."""
+"""Checks of what a network gives: shape, type, classes, finite scores; one sentence otherwise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def opened(make_bundle: MakeBundle, model: bytes, **details: Any) -> Engine:
 
 
 def said(engine: Engine) -> str:
-    """What the engine says about a frame that it has no labels for."""
+    """The engine's sentence about a frame that it has no labels for."""
     with engine, pytest.raises(EngineError) as caught:
         engine.segment(FRAME)
     assert "\n" not in str(caught.value)

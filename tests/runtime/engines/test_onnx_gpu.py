@@ -279,7 +279,7 @@ def assert_threads_agree(bundle: Bundle, tiny: Any, device: str) -> None:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `onnxruntime.InferenceSession` was called with; it gives what ``answers`` holds."""
+    """Arguments that `onnxruntime.InferenceSession` got; it gives what ``answers`` holds."""
     seen: dict[str, Any] = {}
     seen["answers"] = SimpleNamespace(
         get_providers=lambda: [seen["providers"][0][0]],

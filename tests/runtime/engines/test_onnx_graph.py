@@ -186,7 +186,7 @@ def test_any_bytes_are_taken_or_refused(content: bytes) -> None:
 @settings(deadline=None)
 @given(data=st.data())
 def test_a_damaged_model_is_never_taken_for_a_self_contained_one(data: st.DataObject) -> None:
-    """Where protobuf itself reads the bytes, both agree on whether a tensor lies elsewhere."""
+    """Protobuf, if it reads the bytes itself, agrees on whether a tensor lies elsewhere."""
     content = bytearray(HIDING["subgraph"](external("s")).SerializeToString())
     place = data.draw(st.integers(0, len(content) - 1))
     content[place] = data.draw(st.integers(0, 255))

@@ -1,4 +1,4 @@
-"""What a folder holds: clips beside pictures, kinds that are not read, a line on all left out."""
+"""Contents of a folder: clips beside pictures, kinds that are not read, a line on all left out."""
 
 from __future__ import annotations
 

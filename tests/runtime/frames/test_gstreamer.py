@@ -18,7 +18,7 @@ SECRET = "gst:rtspsrc location=rtsp://me:hunter22@10.0.0.7/front user-pw=hunter2
 
 
 class Pipeline:
-    """What OpenCV gives for a running pipeline: one picture again and again."""
+    """A stand-in for OpenCV's capture of a running pipeline: one picture again and again."""
 
     def __init__(self, image: np.ndarray[Any, Any], length: int = -1) -> None:
         self.image = image

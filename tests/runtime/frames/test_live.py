@@ -21,7 +21,7 @@ from roadshift.runtime.pipeline.pacing import Paced
 
 
 class Camera:
-    """What OpenCV gives for a camera: so many grey frames, then nothing."""
+    """A stand-in for OpenCV's capture of a camera: so many grey frames, then nothing."""
 
     def __init__(self, frames: int, *, opens: bool = True) -> None:
         self.frames = frames
@@ -422,7 +422,7 @@ def test_an_http_stream_is_read_and_read_again_when_it_breaks(stream: str) -> No
 
 
 def paced(times_ms: Sequence[int], reading_s: float = 0.0, **settings: Any) -> list[float]:
-    """When each frame comes, in seconds since the first, if reading one takes ``reading_s``."""
+    """The time of each frame, in seconds since the first, if reading one takes ``reading_s``."""
     now = 100.0
 
     def frames() -> Iterator[Frame]:

@@ -263,7 +263,7 @@ def test_all_conditions_of_acdc_are_taken_together(data: Callable[[str], Path]) 
 
 
 def test_a_palette_of_train_ids_stays_plain(tmp_path: Path) -> None:
-    """What AdaptSegNet's evaluation writes: class indices, painted."""
+    """A label map as AdaptSegNet's evaluation writes it holds class indices, painted."""
     palette = np.zeros((256, 3), np.uint8)
     palette[:19] = label_space("cityscapes19").colours
     picture = Image.fromarray(np.array([[0, 7, 18]], np.uint8))

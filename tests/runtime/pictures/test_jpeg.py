@@ -120,7 +120,7 @@ def test_a_multi_picture_file_gives_its_first_also_when_the_second_is_cut() -> N
 
 @kinds
 def test_a_file_cut_anywhere_is_refused(kind: str) -> None:
-    """Where nothing is refused, the whole picture is there: at most the last bytes are padding."""
+    """A file that is not refused has the whole picture: at most its last bytes are padding."""
     data = KINDS[kind]()
     whole = by_opencv(data)
     for length in [*range(3, len(data) - 2, 7), *range(len(data) - 12, len(data) - 2)]:

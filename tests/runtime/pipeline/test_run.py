@@ -112,7 +112,7 @@ def test_while_the_engine_is_busy_newer_frames_replace_the_one_that_waits() -> N
 
 
 def test_a_slow_sink_holds_up_the_engine_and_no_more_frames_wait_than_the_depth() -> None:
-    """What the engine may run ahead is bounded, so the frames that come meanwhile are dropped."""
+    """The engine's lead is bounded, so the frames that come meanwhile are dropped."""
     feed = Feed()
     go_on = threading.Event()
     pipeline = Pipeline(

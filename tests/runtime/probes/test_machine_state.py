@@ -1,4 +1,4 @@
-"""What the machine says: NVML by a module that answers as it does, tegrastats by its lines."""
+"""Readings of the machine: NVML by a module that answers as it does, tegrastats by its lines."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ DEEPER = deeper(tiny_onnx(32, 16, tiny_weight(5)))
 
 
 def rewritten(workshop: Workshop, **parts: object) -> Bundle:
-    """What a garage adapted, with other parts than its parent has."""
+    """A bundle that a garage adapted, with other parts than its parent has."""
     old = adapted_from(workshop.source, workshop.folder / "before").manifest
     kinds = {"kind": "onnx", "precision": "fp32"}
     content = tiny_onnx(32, 16, tiny_weight(5))

@@ -54,7 +54,7 @@ def fleet(tmp_path: Path) -> Fleet:
 
 
 class Said(list[str]):
-    """What was noted."""
+    """A list of the sentences that were noted."""
 
     def __contains__(self, part: object) -> bool:
         return any(str(part) in sentence for sentence in self)

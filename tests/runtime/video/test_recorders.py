@@ -1,4 +1,4 @@
-"""What dashcams and phones write: transport streams, HEVC, capital suffixes, turned pictures."""
+"""Videos of dashcams and phones: transport streams, HEVC, capital suffixes, turned pictures."""
 
 from __future__ import annotations
 

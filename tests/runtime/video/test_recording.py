@@ -412,7 +412,7 @@ def number_of(image: np.ndarray) -> int:
 
 
 def shown_at(path: Path, times_ms: list[int]) -> dict[int, float]:
-    """When each numbered picture of a written video is first shown, in ms."""
+    """The time at which each numbered picture of a written video is first shown, in ms."""
     with open_sink(path, TWO, note=lambda _: None) as sink:
         for index, time in enumerate(times_ms):
             sink(numbered(index, time))

@@ -1,4 +1,4 @@
-"""What a dead writer compressed last is added to its video: once, in order, and never lost."""
+"""Pictures that a dead writer compressed last come into its video: once, in order, never lost."""
 
 from __future__ import annotations
 
