@@ -35,16 +35,34 @@ from typer.testing import CliRunner
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 Settings = Callable[..., RunConfig]
+Run = Callable[..., dict[str, Tensor]]
 
 
 @pytest.fixture
 def frames(frames_dir: Path, tmp_path: Path) -> Path:
     """A copy of the frames, which a test may change."""
-    folder = tmp_path / "frames"
-    folder.mkdir()
-    for path in frames_dir.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+    return Path(shutil.copytree(frames_dir, tmp_path / "frames"))
+
+
+@pytest.fixture
+def run(source: Bundle, frames: Path, tmp_path: Path, settings: Settings) -> Run:
+    """``run(out="out", config=settings(), **options)``: the weights of a run over `frames`."""
+
+    def run(out: str = "out", config: RunConfig | None = None, **options: Any) -> dict[str, Tensor]:
+        return adapted(source, frames, config or settings(), tmp_path / out, **options)
+
+    return run
+
+
+@pytest.fixture
+def stop(run: Run, after_one_step: dict[str, Any]) -> Callable[..., None]:
+    """``stop(config=settings())``: a run into ``out``, stopped after its first step."""
+
+    def stop(config: RunConfig | None = None, **options: Any) -> None:
+        with pytest.raises(RunInterrupted):
+            run(config=config, **(options or after_one_step))
+
+    return stop
 
 
 def change_in_place(path: Path) -> None:
@@ -71,29 +89,16 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("first", "second"), [(2, 1), (1, 2), (3, 1)])
 def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
-    first: int,
-    second: int,
-    source: Bundle,
-    frames: Path,
-    tmp_path: Path,
-    settings: Settings,
-    after_one_step: dict[str, Any],
+    first: int, second: int, run: Run, stop: Callable[..., None]
 ) -> None:
     seen: list[int] = []
     notes: list[str] = []
     torch.set_num_threads(first)  # `one_thread` sets it back
-    whole = adapted(source, frames, settings(), tmp_path / "whole")
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    whole = run("whole")
+    stop()
     torch.set_num_threads(second)
-    resumed = adapted(
-        source,
-        frames,
-        settings(),
-        tmp_path / "out",
-        resume=True,
-        note=notes.append,
-        report=lambda _: seen.append(torch.get_num_threads()),
+    resumed = run(
+        resume=True, note=notes.append, report=lambda _: seen.append(torch.get_num_threads())
     )
     assert set(seen) == {first}
     assert torch.get_num_threads() == second
@@ -102,37 +107,27 @@ def test_a_run_goes_on_with_as_many_threads_as_it_began_with(
 
 
 def test_another_machine_or_version_is_said(
-    source: Bundle,
-    frames: Path,
-    tmp_path: Path,
-    settings: Settings,
-    after_one_step: dict[str, Any],
+    run: Run, stop: Callable[..., None], tmp_path: Path
 ) -> None:
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    stop()
     record = read_json_with_checksum(tmp_path / "out.run" / RECORD)
     record["machine"] = "CPU abacus"
     record["versions"]["torch"] = "0.1"
     write_json_with_checksum(tmp_path / "out.run" / RECORD, record)
     notes: list[str] = []
-    adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
+    run(resume=True, note=notes.append)
     (note,) = (note for note in notes if "began elsewhere" in note)
     assert "on CPU abacus, now CPU" in note
     assert "torch 0.1, now" in note
 
 
 def test_a_run_that_began_under_old_names_of_settings_goes_on_under_the_new(
-    source: Bundle,
-    frames: Path,
-    tmp_path: Path,
-    settings: Settings,
-    after_one_step: dict[str, Any],
+    run: Run, stop: Callable[..., None], tmp_path: Path, settings: Settings
 ) -> None:
     began = settings("iapc.memory_smoothing=0.003", "blend=0.25", "losses=tiled")
     now = settings("iapc.memory_decay=0.997", "weight_interpolation=0.25", "loss_backend=tiled")
-    whole = adapted(source, frames, now, tmp_path / "whole")
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, began, tmp_path / "out", **after_one_step)
+    whole = run("whole", now)
+    stop(began)
     renamed = {"weight_interpolation": "blend", "loss_backend": "losses"}
     document = {renamed.get(k, k): v for k, v in now.model_dump(mode="json").items()}
     own = {"memory_decay": ("memory_smoothing", 0.003)}
@@ -141,20 +136,15 @@ def test_a_run_that_began_under_old_names_of_settings_goes_on_under_the_new(
     )
     kept = read_json_with_checksum(tmp_path / "out.run" / RECORD)["parts"]["settings"]
     assert kept == hash_of(document)  # as an earlier version wrote it
-    assert_same(adapted(source, frames, now, tmp_path / "out", resume=True), whole)
+    assert_same(run(config=now, resume=True), whole)
 
 
 def test_a_run_that_goes_on_as_it_began_says_nothing_of_it(
-    source: Bundle,
-    frames: Path,
-    tmp_path: Path,
-    settings: Settings,
-    after_one_step: dict[str, Any],
+    run: Run, stop: Callable[..., None]
 ) -> None:
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    stop()
     notes: list[str] = []
-    adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
+    run(resume=True, note=notes.append)
     assert not any("began" in note for note in notes)
 
 
@@ -162,9 +152,7 @@ def test_a_run_that_goes_on_as_it_began_says_nothing_of_it(
 
 
 @pytest.fixture
-def train(
-    frames: Path, tmp_path: Path, settings: Settings, source: Bundle
-) -> Callable[..., dict[str, Tensor]]:
+def train(frames: Path, tmp_path: Path, settings: Settings, source: Bundle) -> Run:
     """Trains the tiny network on ``frames`` and labels beside them; ``train.labels`` is theirs."""
     labels = tmp_path / "labels"
     labels.mkdir()
@@ -195,7 +183,7 @@ def train(
 @pytest.mark.parametrize("what", ["frames", "labels", "initial.safetensors"])
 def test_training_refuses_files_whose_content_changed_under_their_names(
     what: str,
-    train: Callable[..., dict[str, Tensor]],
+    train: Run,
     tmp_path: Path,
     after_one_step: dict[str, Any],
 ) -> None:
@@ -217,43 +205,35 @@ def test_training_refuses_files_whose_content_changed_under_their_names(
 
 
 def test_adapting_goes_on_with_the_frames_that_it_decoded_and_says_so(
-    source: Bundle,
-    frames: Path,
-    tmp_path: Path,
-    settings: Settings,
-    after_one_step: dict[str, Any],
+    run: Run, stop: Callable[..., None], frames: Path
 ) -> None:
-    whole = adapted(source, frames, settings(), tmp_path / "whole")
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    whole = run("whole")
+    stop()
     path = sorted(frames.iterdir())[0]
     path.write_bytes(path.read_bytes() + b"more")
     notes: list[str] = []
-    resumed = adapted(source, frames, settings(), tmp_path / "out", resume=True, note=notes.append)
-    assert_same(resumed, whole)
+    assert_same(run(resume=True, note=notes.append), whole)
     assert any("files were changed since" in note for note in notes)
 
 
 def test_frames_that_are_decoded_when_drawn_may_not_change(
-    source: Bundle,
+    run: Run,
+    stop: Callable[..., None],
     frames: Path,
     tmp_path: Path,
-    settings: Settings,
-    after_one_step: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(dataset, "CACHE_LIMIT_BYTES", 0)
-    whole = adapted(source, frames, settings(), tmp_path / "whole")
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, settings(), tmp_path / "out", **after_one_step)
+    whole = run("whole")
+    stop()
     assert not (tmp_path / "out.run" / "frames.rgb").exists()
     path = sorted(frames.iterdir())[1]
     before = path.read_bytes()
     change_in_place(path)
     with pytest.raises(TrainingError, match="content of its files"):
-        adapted(source, frames, settings(), tmp_path / "out", resume=True)
+        run(resume=True)
     path.write_bytes(before)
-    assert_same(adapted(source, frames, settings(), tmp_path / "out", resume=True), whole)
+    assert_same(run(resume=True), whole)
 
 
 # --- a refused command changes nothing -----------------------------------------------------------
@@ -276,25 +256,22 @@ def test_a_refused_command_changes_no_byte_of_the_run(
     when: str,
     change: dict[str, Any],
     part: str,
+    run: Run,
+    stop: Callable[..., None],
     source: Bundle,
     frames: Path,
     tmp_path: Path,
     settings: Settings,
-    after_one_step: dict[str, Any],
 ) -> None:
-    options = after_one_step
+    options: dict[str, Any] = {}
     if when == "before the first step":
         options = {"stop_requested": lambda: (tmp_path / "out.run" / CHECKPOINT).exists()}
     config = settings("iapc.pseudo_labels=offline")
-    whole = adapted(source, frames, config, tmp_path / "whole")
-    with pytest.raises(RunInterrupted):
-        adapted(source, frames, config, tmp_path / "out", **options)
+    whole = run("whole", config)
+    stop(config, **options)
     before = contents(tmp_path / "out.run")
     assert before.keys() >= {CHECKPOINT, "frames.rgb", RECORD}
-    other = tmp_path / "other"
-    other.mkdir()
-    for path in frames.iterdir():
-        (other / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(frames, tmp_path / "other")
     start = source
     if "source" in change:
         start = adapt_bundle(source, [frames], settings("seed=9"), RunOptions(tmp_path / "start"))
@@ -311,39 +288,27 @@ def test_a_refused_command_changes_no_byte_of_the_run(
             max_frames=change.get("max_frames"),
         )
     assert contents(tmp_path / "out.run") == before
-    assert_same(adapted(source, frames, config, tmp_path / "out", resume=True), whole)
+    assert_same(run(config=config, resume=True), whole)
 
 
 # --- a run that has finished ---------------------------------------------------------------------
 
 
-def test_a_finished_run_is_done_and_stays_as_it_is(
-    source: Bundle, frames: Path, tmp_path: Path, settings: Settings
-) -> None:
-    adapted(source, frames, settings(), tmp_path / "out")
+def test_a_finished_run_is_done_and_stays_as_it_is(run: Run, tmp_path: Path) -> None:
+    run()
     before = contents(tmp_path / "out")
     steps: list[ProgressUpdate] = []
     notes: list[str] = []
     for _ in range(2):
-        adapted(
-            source,
-            frames,
-            settings(),
-            tmp_path / "out",
-            resume=True,
-            note=notes.append,
-            report=steps.append,
-        )
+        run(resume=True, note=notes.append, report=steps.append)
     assert notes == [f"{tmp_path / 'out'}: this run has finished, nothing is left to do"] * 2
     assert steps == []
     assert contents(tmp_path / "out") == before
     with pytest.raises(OutputError, match="already exists"):
-        adapted(source, frames, settings(), tmp_path / "out")  # without --resume
+        run()  # without --resume
 
 
-def test_a_finished_training_is_done(
-    train: Callable[..., dict[str, Tensor]], tmp_path: Path, settings: Settings
-) -> None:
+def test_a_finished_training_is_done(train: Run, tmp_path: Path, settings: Settings) -> None:
     whole = train()
     notes: list[str] = []
     assert_same(train(resume=True, note=notes.append), whole)
@@ -380,18 +345,13 @@ def test_the_bundle_of_another_run_is_not_taken_for_a_finished_one(
     assert contents(tmp_path / "out") == before
 
 
-def test_a_finished_bundle_that_is_damaged_is_not_done(
-    source: Bundle, frames: Path, tmp_path: Path, settings: Settings
-) -> None:
-    made = adapted(source, frames, settings(), tmp_path / "out")
-    whole = {name: tensor.clone() for name, tensor in made.items()}
+def test_a_finished_bundle_that_is_damaged_is_not_done(run: Run, tmp_path: Path) -> None:
+    whole = {name: tensor.clone() for name, tensor in run().items()}
     weights = tmp_path / "out" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
     with pytest.raises(OutputError, match="already exists"):
-        adapted(source, frames, settings(), tmp_path / "out", resume=True)
-    job = run_options(tmp_path / "out", overwrite=True, resume=True)
-    again = adapt_bundle(source, [frames], settings(), job)
-    assert_same(load_file(again.path / "model.safetensors"), whole)
+        run(resume=True)
+    assert_same(run(overwrite=True, resume=True), whole)
 
 
 def test_on_the_command_line_a_finished_run_exits_with_0(
@@ -409,9 +369,7 @@ def test_on_the_command_line_a_finished_run_exits_with_0(
     assert len(made) == 64
 
 
-def test_a_start_file_that_is_missing_is_a_sentence(
-    train: Callable[..., dict[str, Tensor]], tmp_path: Path
-) -> None:
+def test_a_start_file_that_is_missing_is_a_sentence(train: Run, tmp_path: Path) -> None:
     (tmp_path / "initial.safetensors").unlink()
     with pytest.raises((NetworkError, ConfigError, OSError)) as caught:
         train()
