@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_cases import write_bundle
-from roadshift.adapt import Events, RunOptions, adapt_bundle, load_network
+from roadshift.adapt import RunOptions, load_network
 from roadshift.adapt.data import dataset, labelled
 from roadshift.adapt.data.dataset import in_batches, stacked
 from roadshift.adapt.methods import METHODS, build_stages, resolve_config
@@ -223,24 +223,21 @@ def test_a_network_without_batch_norm_takes_all_steps_whatever_the_warm_start(
 
 
 def test_what_a_method_cannot_change_is_refused_before_a_frame_is_decoded(
-    plain: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
+    adapt: Adapt, plain: Bundle, tmp_path: Path
 ) -> None:
     phases: list[object] = []
-    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report_phase=phases.append))
     with pytest.raises(NetworkError, match=r"this network has none; choose .*, such as entmin"):
-        adapt_bundle(plain, [frames_dir], settings(method="tent"), job)
+        adapt(method="tent", bundle=plain, report_phase=phases.append)
     assert phases == []
     assert {path.name for path in tmp_path.iterdir()} == {"plain"}
 
 
 def test_a_part_that_the_network_does_not_have_is_refused_before_a_frame_is_decoded(
-    source: Bundle, settings: Callable[..., RunConfig], frames_dir: Path, tmp_path: Path
+    adapt: Adapt,
 ) -> None:
     phases: list[object] = []
-    job = RunOptions(tmp_path / "out", device="cpu", events=Events(report_phase=phases.append))
-    config = settings("training.learn=lora", method="nightshift")
     with pytest.raises(TrainingError, match=r"nightshift: training\.learn=lora.* no attention"):
-        adapt_bundle(source, [frames_dir], config, job)
+        adapt("training.learn=lora", method="nightshift", report_phase=phases.append)
     assert phases == []
 
 
@@ -578,64 +575,42 @@ def aligned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return searches
 
 
-def _stopped_after(
-    step: int, source: Bundle, frames_dir: Path, out: Path, config: RunConfig
-) -> None:
+def _killed_after_two_steps(adapt: Adapt) -> None:
     with pytest.raises(Killed):
-        adapted(source, frames_dir, config, out, report=kill_at(step), checkpoint_every_s=0.0)
+        adapt("tone=auto", report=kill_at(2), checkpoint_every_s=0.0)
 
 
-def test_tone_is_searched_once_and_kept_for_a_resume(
-    aligned: list[int],
-    source: Bundle,
-    frames_dir: Path,
-    tmp_path: Path,
-    settings: Callable[..., RunConfig],
-) -> None:
-    config, out = settings("tone=auto"), tmp_path / "out"
-    _stopped_after(2, source, frames_dir, out, config)
-    job = RunOptions(out, device="cpu", resume=True)
-    bundle = adapt_bundle(source, [frames_dir], config, job)
+def test_tone_is_searched_once_and_kept_for_a_resume(aligned: list[int], adapt: Adapt) -> None:
+    _killed_after_two_steps(adapt)
+    bundle = adapt("tone=auto", resume=True)
     assert aligned == [0]
     assert bundle.manifest.input.gamma == pytest.approx(0.8)
 
 
 def test_what_was_prepared_before_the_first_checkpoint_is_kept_for_a_resume(
-    aligned: list[int],
-    source: Bundle,
-    frames_dir: Path,
-    tmp_path: Path,
-    settings: Callable[..., RunConfig],
+    aligned: list[int], adapt: Adapt, tmp_path: Path
 ) -> None:
-    config, out = settings("tone=auto"), tmp_path / "out"
     with pytest.raises(RunInterrupted):
-        adapted(source, frames_dir, config, out, stop_requested=lambda: bool(aligned))
+        adapt("tone=auto", stop_requested=lambda: bool(aligned))
     assert not (tmp_path / "out.run/checkpoint.safetensors").exists()
     pixels = tmp_path / "out.run/frames.rgb"
     decoded = pixels.stat().st_mtime_ns
     with pytest.raises(TrainingError, match="started with other frames, settings"):
-        adapted(source, frames_dir, settings("tone=auto", "seed=5"), out, resume=True)
+        adapt("tone=auto", "seed=5", resume=True)
     with pytest.raises(Killed):
-        adapted(source, frames_dir, config, out, resume=True, report=kill_at(1))
+        adapt("tone=auto", resume=True, report=kill_at(1))
     assert aligned == [0]
     assert pixels.stat().st_mtime_ns == decoded
-    adapted(source, frames_dir, config, out, resume=True)
+    adapt("tone=auto", resume=True)
     assert aligned == [0]
 
 
 def test_a_run_stopped_before_its_first_checkpoint_is_begun_anew_without_resume(
-    aligned: list[int],
-    source: Bundle,
-    frames_dir: Path,
-    tmp_path: Path,
-    settings: Callable[..., RunConfig],
+    aligned: list[int], adapt: Adapt
 ) -> None:
-    out = tmp_path / "out"
     with pytest.raises(RunInterrupted):
-        adapted(
-            source, frames_dir, settings("tone=auto"), out, stop_requested=lambda: bool(aligned)
-        )
-    adapted(source, frames_dir, settings("tone=auto", "seed=5"), out)
+        adapt("tone=auto", stop_requested=lambda: bool(aligned))
+    adapt("tone=auto", "seed=5")
     assert aligned == [0, 1]
 
 
@@ -643,31 +618,18 @@ def test_a_run_stopped_before_its_first_checkpoint_is_begun_anew_without_resume(
     "damage", ['{"run": "another", "gamma": 0.5}', "{", '{"gamma": NaN}', "[]"]
 )
 def test_a_kept_tone_of_another_run_or_damaged_is_not_believed(
-    damage: str,
-    aligned: list[int],
-    source: Bundle,
-    frames_dir: Path,
-    tmp_path: Path,
-    settings: Callable[..., RunConfig],
+    damage: str, aligned: list[int], adapt: Adapt, tmp_path: Path
 ) -> None:
-    config, out = settings("tone=auto"), tmp_path / "out"
-    _stopped_after(2, source, frames_dir, out, config)
+    _killed_after_two_steps(adapt)
     (tmp_path / "out.run/tone.json").write_text(damage)
-    adapted(source, frames_dir, config, out, resume=True)
+    adapt("tone=auto", resume=True)
     assert aligned == [0, 1]
 
 
-def test_another_run_is_refused_before_any_work(
-    aligned: list[int],
-    source: Bundle,
-    frames_dir: Path,
-    tmp_path: Path,
-    settings: Callable[..., RunConfig],
-) -> None:
-    out = tmp_path / "out"
-    _stopped_after(2, source, frames_dir, out, settings("tone=auto"))
+def test_another_run_is_refused_before_any_work(aligned: list[int], adapt: Adapt) -> None:
+    _killed_after_two_steps(adapt)
     with pytest.raises(TrainingError, match="started with other frames, settings"):
-        adapted(source, frames_dir, settings("tone=auto", "seed=5"), out, resume=True)
+        adapt("tone=auto", "seed=5", resume=True)
     assert aligned == [0]
 
 
@@ -679,15 +641,10 @@ def test_another_run_is_refused_before_any_work(
     ],
 )
 def test_a_size_that_no_machine_holds_is_refused_before_decoding_or_learning(
-    setting: str,
-    sentence: str,
-    source: Bundle,
-    frames_dir: Path,
-    tmp_path: Path,
-    settings: Callable[..., RunConfig],
+    setting: str, sentence: str, adapt: Adapt, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        adapted(source, frames_dir, settings(setting), tmp_path / "out")
+        adapt(setting)
     assert list(tmp_path.iterdir()) == []
 
 
