@@ -39,7 +39,7 @@ BUDGET = 20_000_000  # bytes: full soon, so that frames are written and taken ou
 LIMIT_S = 3600.0
 
 
-class Camera:
+class PacedPictures:
     """Pictures in time, each a new one; what is late is not made up for."""
 
     def __init__(self, fps: float) -> None:
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the engine")
     parser.add_argument("--collect", type=Path, help="be the other process, and collect there")
     given = parser.parse_args()
-    source = LiveSource("camera", lambda: Camera(given.fps))
+    source = LiveSource("camera", lambda: PacedPictures(given.fps))
     if given.collect is not None:
         collect_frames(source, given.collect, BUDGET, keep_free=0.0, duration_s=LIMIT_S)
         return

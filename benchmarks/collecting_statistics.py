@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    road = Road(source_model(given.data, given.work), given.camvid / ROAD)
+    road = ModelOnRoad(source_model(given.data, given.work), given.camvid / ROAD)
     found: dict[str, list[float]] = {}
     for seed in range(given.seeds):
         drive = given.work / f"statistics-{ROAD}-{seed}"
@@ -61,7 +61,7 @@ def main() -> None:
         print(f"| {name} | {each} | {statistics.mean(values):.1f} |")
 
 
-class Road:
+class ModelOnRoad:
     """A model, and the frames of a road: those to learn from, and those that it is measured on."""
 
     def __init__(self, source: Path, folder: Path) -> None:

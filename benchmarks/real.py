@@ -32,7 +32,7 @@ FEW = ("--max-frames", "62")  # of IDD-Lite's 281
 
 
 @dataclass(frozen=True)
-class Network:
+class Checkpoint:
     """A published checkpoint and how it is imported."""
 
     file: str
@@ -51,13 +51,13 @@ class Road:
 
 
 NETWORKS = {
-    "espnetv2-2.0": Network(
+    "espnetv2-2.0": Checkpoint(
         "espnetv2_s_2.0_city_512x256.pth", ("--network", "espnetv2", "--argument", "scale=2.0")
     ),
-    "espnetv2-0.5": Network(
+    "espnetv2-0.5": Checkpoint(
         "espnetv2_s_0.5_city_1024x512.pth", ("--network", "espnetv2", "--argument", "scale=0.5")
     ),
-    "espnet": Network(
+    "espnet": Checkpoint(
         "espnet_p_2_q_8.pth",
         (
             *("--network", "{module}:ESPNet", "--argument", "p=2", "--argument", "q=8"),

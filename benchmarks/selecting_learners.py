@@ -124,7 +124,7 @@ def features(model: Segmenter, groups: Tensor, image: NDArray[np.uint8]) -> Tens
     return torch.cat(parts, dim=1)[0]
 
 
-class Network:
+class WholeNetwork:
     """The whole network, by Adam, as in real_oracle.py; batch norm stands still."""
 
     def __init__(
@@ -142,4 +142,4 @@ class Network:
         return {drive: miou(model, list(held), self.label_map) for drive, held in self.held.items()}
 
 
-LEARNERS = {"head": Head, "network": Network}
+LEARNERS = {"head": Head, "network": WholeNetwork}

@@ -97,7 +97,7 @@ def make_clip(path: Path) -> list[bytes]:
 def stream(jpegs: list[bytes], rate: float) -> Iterator[str]:
     """The URL of an endless motion JPEG stream whose connections break."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class MotionJpeg(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
             pass
 
@@ -117,7 +117,7 @@ def stream(jpegs: list[bytes], rate: float) -> Iterator[str]:
             except OSError:  # the reader has seen enough
                 return
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/front"
         server.shutdown()

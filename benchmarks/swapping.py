@@ -125,7 +125,7 @@ def marked(bundle: Bundle, version: int) -> Bundle:
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkOnFrame:
     """A thread's work on one frame: when, and where the milliseconds went."""
 
     frame: int
@@ -150,7 +150,7 @@ class Drop:
     frame: int
     late: str
     cause: str
-    work: Work
+    work: WorkOnFrame
 
 
 class Stopwatch:
@@ -160,10 +160,10 @@ class Stopwatch:
         self.began = time.perf_counter()
         self._before = self._accounts()
 
-    def work(self, frame: int) -> Work:
+    def work(self, frame: int) -> WorkOnFrame:
         wall, computed, for_core, process = 1000 * (self._accounts() - self._before)
         ours, waited = max(0.0, process - computed), max(0.0, wall - computed - for_core)
-        return Work(frame, self.began, time.perf_counter(), computed, for_core, waited, ours)
+        return WorkOnFrame(frame, self.began, time.perf_counter(), computed, for_core, waited, ours)
 
     @staticmethod
     def _accounts() -> NDArray[np.float64]:
@@ -176,7 +176,7 @@ class Watched(SlotEngine):
     """The engine of the slots; ``works`` are what it did with each frame that it served."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.works = list[Work]()
+        self.works = list[WorkOnFrame]()
         super().__init__(*arguments, **options)
 
     def infer(self, batch: NDArray[np.uint8], names: Sequence[str] = ()) -> NDArray[np.uint8]:
@@ -186,7 +186,7 @@ class Watched(SlotEngine):
         return labels
 
 
-def watched(frames: Iterable[Frame], period_s: float, works: list[Work]) -> Iterator[Frame]:
+def watched(frames: Iterable[Frame], period_s: float, works: list[WorkOnFrame]) -> Iterator[Frame]:
     """Frames, and what the thread that gives them did since the last; it waits when it is late."""
     watch, first = Stopwatch(), None
     for frame in frames:
@@ -198,7 +198,7 @@ def watched(frames: Iterable[Frame], period_s: float, works: list[Work]) -> Iter
         yield frame
 
 
-def drops(engine: list[Work], camera: list[Work]) -> list[Drop]:
+def drops(engine: list[WorkOnFrame], camera: list[WorkOnFrame]) -> list[Drop]:
     """The frames that were dropped, each with its reason."""
     served = {work.frame for work in engine}
     found = list[Drop]()
@@ -214,7 +214,7 @@ def drops(engine: list[Work], camera: list[Work]) -> list[Drop]:
     return found
 
 
-def cause(work: Work, usual: list[Work]) -> str:
+def cause(work: WorkOnFrame, usual: list[WorkOnFrame]) -> str:
     """The reason that took most of the time of this work of a thread."""
     had_the_core = "own threads" if work.ours_ms > work.for_core_ms / 2 else "other programs"
     times = {
@@ -225,12 +225,12 @@ def cause(work: Work, usual: list[Work]) -> str:
     return max(times, key=times.__getitem__)
 
 
-def overlap_s(work: Work, given: Work, newer: Work) -> float:
+def overlap_s(work: WorkOnFrame, given: WorkOnFrame, newer: WorkOnFrame) -> float:
     """Seconds that the engine was at this work while a frame waited for it."""
     return min(work.ended, newer.ended) - max(work.began, given.ended)
 
 
-def length_ms(work: Work) -> float:
+def length_ms(work: WorkOnFrame) -> float:
     return work.computed_ms + work.for_core_ms + work.waited_ms
 
 
@@ -274,7 +274,7 @@ def played(
         threading.Thread(target=play, daemon=True).start()
         started = time.monotonic()
         latencies, infer = [], []
-        camera = list[Work]()
+        camera = list[WorkOnFrame]()
         paced = watched(Paced(frames(), options.fps), 1 / options.fps, camera)
         with Pipeline(paced, engine, newest=True) as pipeline:
             for result in pipeline:

@@ -9,12 +9,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from swapping import Work, causes, drops
+from swapping import WorkOnFrame, causes, drops
 
 PERIOD_MS = 33.0
 
 
-def works(late: dict[int, tuple[float, dict[str, float]]], usual_ms: float) -> list[Work]:
+def works(late: dict[int, tuple[float, dict[str, float]]], usual_ms: float) -> list[WorkOnFrame]:
     """Six frames of a thread that does each in the usual time, but for some: when, and on what."""
     found = []
     for frame in range(6):
@@ -23,7 +23,7 @@ def works(late: dict[int, tuple[float, dict[str, float]]], usual_ms: float) -> l
         times = {"computed_ms": usual_ms, "for_core_ms": 0.0, "waited_ms": 0.0, "ours_ms": 0.0}
         times |= spent
         wall_ms = times["computed_ms"] + times["for_core_ms"] + times["waited_ms"]
-        found.append(Work(frame, began, began + wall_ms / 1000, **times))
+        found.append(WorkOnFrame(frame, began, began + wall_ms / 1000, **times))
     return found
 
 
