@@ -153,6 +153,14 @@ def test_writing_leaves_no_temporary_file_and_replaces_the_old_one(tmp_path: Pat
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), texture(1))
 
 
+def test_writing_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", pytest.fail)
+    write_image(tmp_path / "a.png", texture(0))
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), texture(0))
+
+
 def test_writing_nowhere_or_to_an_unknown_format_is_an_output_error(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"a\.png: .*missing is not an existing folder"):
         write_image(tmp_path / "missing" / "a.png", texture())
