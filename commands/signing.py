@@ -125,12 +125,16 @@ def verify(bundle: BundleOrPacked, trust: TrustFolder, as_json: Json = False) ->
     """Check that a bundle is whole, signed, and trusted today; exit code 8 where it is not."""
     from ..runtime.bundle import open_bundle
     from ..runtime.bundle.packed import named_as, unpacked
-    from ..runtime.console.terminal import say
+    from ..runtime.console.terminal import note, say
     from ..runtime.signing import open_trust, verify_bundle
     from .tables import show
 
     trusted = open_trust(trust)
-    with damage_as_distrust(bundle), unpacked(bundle) as folder, named_as(bundle, folder):
+    with (
+        damage_as_distrust(bundle),
+        unpacked(bundle, note=note) as folder,
+        named_as(bundle, folder),
+    ):
         found = verify_bundle(open_bundle(folder), trusted)
     names = ", ".join(trusted.name(key) for key in found.signers)
     document = {

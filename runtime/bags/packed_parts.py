@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import threading
@@ -17,6 +16,7 @@ from ..atomic import output_errors, remove_abandoned, staging_folder
 from ..errors import OutputError
 from ..folders.bag_folders import METADATA, is_packed, unpacked_name
 from ..notes import log_note
+from ..temporary_files import temporary_folder
 from ..words import percent, sized
 from .bag_file import BagFile, Contents, Place
 from .chunks import bags_package, zstd_content_size
@@ -112,23 +112,12 @@ def unpacked_parts(parts: Iterable[Path], note: Note = log_note) -> tuple[Unpack
         packed = [part for part in parts if is_packed(part)]
         held = {part: _held.get(_state(part)) for part in packed}
         if None in held.values():
-            _say_of_tmpdir(note)
-            remove_abandoned(Path(tempfile.gettempdir(), _NAME))
+            remove_abandoned(temporary_folder(note) / _NAME)
         _check_room([part for part, content in held.items() if content is None])
         for part, content in held.items():
             if content is None:
                 held[part] = _held[_state(part)] = UnpackedPart(part, note)
         return tuple(content for content in held.values() if content is not None)
-
-
-def _say_of_tmpdir(note: Note) -> None:
-    """Say that TMPDIR names a folder that Python passes over in silence, and what it takes."""
-    named = os.environ.get("TMPDIR")
-    if named and not (os.path.isdir(named) and os.access(named, os.W_OK | os.X_OK)):
-        note(
-            f"TMPDIR is {named}, where no file can be written; {tempfile.gettempdir()} is used "
-            "instead."
-        )
 
 
 def _state(part: Path) -> _State:

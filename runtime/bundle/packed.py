@@ -10,16 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from ..atomic import output_errors, replacing, staging_folder
 from ..errors import BundleError, EngineError, SignatureError, SlotError
+from ..notes import log_note
 from ..regular_files import read_regular_file
 from ..strict_json import LARGEST
+from ..temporary_files import temporary_folder
 from .manifest import MANIFEST_NAME
 from .reader import Bundle, open_bundle
 
@@ -92,7 +93,9 @@ def _read(bundle: Bundle, name: str) -> bytes:
 
 
 @contextmanager
-def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
+def unpacked(
+    source: Path, beside: Path | None = None, note: Callable[[str], None] = log_note
+) -> Iterator[Path]:
     """The folder of a bundle: ``source`` itself, or what a packed one holds, until the block ends.
 
     Nothing but regular files with plain relative names is ever written, in a new folder.
@@ -100,6 +103,7 @@ def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
     Args:
         beside: a folder on the file system to unpack on; the system's own for temporary files
             unless given.
+        note: told where that is when TMPDIR names none that can be used.
 
     Raises:
         BundleError: the file is no packed bundle, or holds anything else than files.
@@ -108,7 +112,7 @@ def unpacked(source: Path, beside: Path | None = None) -> Iterator[Path]:
     if not os.path.isfile(source):
         yield source
         return
-    with staging_folder(Path(beside or tempfile.gettempdir(), "unpacked")) as folder:
+    with staging_folder((beside or temporary_folder(note)) / "unpacked") as folder:
         inside = folder / (source.stem.strip(".") or "bundle")  # so that messages name it
         with output_errors(folder):
             inside.mkdir()

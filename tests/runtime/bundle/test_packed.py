@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,24 @@ def test_a_large_file_is_not_read_into_memory(tmp_path: Path) -> None:
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 8 << 20
+
+
+@pytest.mark.parametrize("usable", [True, False])
+def test_a_tmpdir_that_cannot_be_used_is_spoken_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    usable: bool,
+) -> None:
+    fleet = Fleet(tmp_path)
+    packed = pack(fleet.model(1), tmp_path / "m.roadshift")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path if usable else tmp_path / "gone"))
+    verify(packed, fleet.trust.path)
+    gone = f"TMPDIR is {tmp_path}/gone, where no file can be written; {tmp_path} is used instead."
+    assert (gone in " ".join(capsys.readouterr().err.split())) != usable
+    with unpacked(packed, beside=tmp_path, note=pytest.fail):  # a folder was named
+        pass
 
 
 def test_a_name_that_says_it_is_huge_is_not_read(tmp_path: Path) -> None:
