@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import platform
 import re
 import tempfile
 import threading
@@ -39,15 +40,25 @@ _Provider = str | tuple[str, dict[str, str]]
 def cuda_problem() -> str | None:
     """Why ONNX Runtime cannot use CUDA here, as far as can be told without a session; or None."""
     if _CUDA not in onnxruntime.get_available_providers():
-        return "this onnxruntime was built without CUDA (pip install onnxruntime-gpu)"
+        return _built_without("CUDA")
     return driver_problem()
 
 
 def tensorrt_problem() -> str | None:
     """Why ONNX Runtime cannot use TensorRT here, as `cuda_problem`."""
     if _TENSORRT not in onnxruntime.get_available_providers():
-        return "this onnxruntime was built without TensorRT (pip install onnxruntime-gpu)"
+        return _built_without("TensorRT")
     return cuda_problem()
+
+
+def _built_without(what: str) -> str:
+    advice = "pip install onnxruntime-gpu"
+    if platform.machine() == "aarch64":  # pip's has no wheel for JetPack 6's Python 3.10
+        advice = (
+            "on a Jetson look for onnxruntime-gpu in NVIDIA's Jetson wheel index, for pip's usual "
+            "one has none for it"
+        )
+    return f"this onnxruntime was built without {what} ({advice})"
 
 
 def cpu_session(

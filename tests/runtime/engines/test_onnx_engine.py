@@ -1,6 +1,8 @@
 """Engines: labels of the ONNX engine, batches, the choice of backend and device, refusals."""
 
 import os
+import platform
+import re
 import resource
 import sys
 import threading
@@ -16,6 +18,7 @@ from onnx import TensorProto
 from roadshift.runtime.bundle import Artefact, Bundle
 from roadshift.runtime.engines import Backend, Engine, open_engine, registry
 from roadshift.runtime.engines.onnx import engine as onnx_engine
+from roadshift.runtime.engines.onnx import session as onnx_session
 from roadshift.runtime.engines.upsample import upsample_argmax
 from roadshift.runtime.errors import BundleError, EngineError, MissingDependencyError, ShapeError
 from roadshift.runtime.frames import Frame
@@ -331,6 +334,22 @@ def test_the_driver_is_asked_for_a_device(
     )
     problem = onnx_engine.cuda_problem()
     assert (problem is None) if said is None else (said in str(problem))
+
+
+@pytest.mark.parametrize("problem", [onnx_session.cuda_problem, onnx_session.tensorrt_problem])
+@pytest.mark.parametrize(
+    ("machine", "said"),
+    [
+        ("x86_64", r"\(pip install onnxruntime-gpu\)$"),
+        ("aarch64", r"\(on a Jetson look .* NVIDIA's Jetson wheel index, [^()]*\)$"),
+    ],
+)
+def test_where_an_onnxruntime_with_cuda_comes_from(
+    monkeypatch: pytest.MonkeyPatch, problem: Callable[[], str | None], machine: str, said: str
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    assert re.search(said, str(problem()))
 
 
 @pytest.mark.no_gpu
