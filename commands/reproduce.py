@@ -73,14 +73,14 @@ def reproduce(
         note("the papers' ablations run on any frames: roadshift compare --list-ablations")
         return
     recipe = needed("RECIPE", recipe, "--list")
-    data = needed("--data", data, "--list")
-    checkpoint = needed("--checkpoint", checkpoint, "--list")
-    out = needed("--out", out, "--list")
     with needs_torch("reproduce", threads, nice):
         from ..adapt.workflows.recipes import find_recipe
         from ..adapt.workflows.reproduction import reproduce as reproduce_row
 
-        file = find_recipe(recipe)
+        file = find_recipe(recipe)  # that there is none is said before what else is missing
+        data = needed("--data", data, "--list")
+        checkpoint = needed("--checkpoint", checkpoint, "--list")
+        out = needed("--out", out, "--list")
         with run_options(
             out,
             overwrite,

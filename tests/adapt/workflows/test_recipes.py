@@ -545,8 +545,9 @@ def test_several_seeds_give_each_runs_figures_and_what_they_have_in_common(
 
 
 def test_what_the_command_needs_is_missed_by_name_unless_rows_are_listed() -> None:
-    for name, arguments in (("RECIPE", []), ("--data", ["tiny"]), ("--out", [])):
-        more = ["tiny", "--data", "d", "--checkpoint", "c"] if name == "--out" else arguments
+    known = "gta5-cityscapes-iapc"
+    for name, arguments in (("RECIPE", []), ("--data", [known]), ("--out", [])):
+        more = [known, "--data", "d", "--checkpoint", "c"] if name == "--out" else arguments
         ran = CliRunner().invoke(app, ["reproduce", *more])
         assert ran.exit_code == 2
         assert f"{name}: it is missing; give it, or --list alone" in ran.output
@@ -555,6 +556,12 @@ def test_what_the_command_needs_is_missed_by_name_unless_rows_are_listed() -> No
     assert {row["recipe"] for row in json.loads(ran.stdout)} >= set(PUBLISHED)
     shown = CliRunner().invoke(app, ["reproduce", "--list"])
     assert "no recipe: " in shown.stdout
+
+
+def test_a_recipe_that_there_is_not_is_said_before_what_else_is_missing() -> None:
+    ran = CliRunner().invoke(app, ["reproduce", "gta5"])
+    assert isinstance(ran.exception, ConfigError), ran.output
+    assert "no recipe 'gta5'; give a file, or one of " in str(ran.exception)
 
 
 def test_the_command_prints_both_figures(
