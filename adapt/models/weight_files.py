@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 
 from ...runtime.errors import NetworkError
+from ...runtime.lfs_pointers import IS_LFS_POINTER, LFS_START
 from .inert_pickle import inert_extras
 
 RESAVE = "re-save it with torch.save(model.state_dict(), path)"
@@ -79,10 +80,7 @@ def _folder_advice(path: Path) -> str:
 _EXPORTED = "give the PyTorch weights that it was exported from"
 _UNPACK = "unpack it and give the file of weights in it"
 _MAGIC: tuple[tuple[bytes, str], ...] = (
-    (
-        b"version https://git-lfs.github.com/spec/",
-        "is a Git LFS pointer, which stands for the file; fetch the file with `git lfs pull`",
-    ),
+    (LFS_START, IS_LFS_POINTER),
     (
         b"\x89HDF\r\n\x1a\n",
         "is an HDF5 file, as Keras and TensorFlow write weights, and only PyTorch weights are "

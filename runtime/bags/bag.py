@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import FrameError
 from ..folders.bag_folders import bag_parts, is_packed
+from ..lfs_pointers import IS_LFS_POINTER, is_lfs_pointer
 from .bag_file import CDR, BagFile, Channel, Contents, Place
 from .chunks import unpacked_message
 from .mcap_file import McapFile
@@ -154,9 +155,10 @@ def _contents_of(part: Path, *, is_alone: bool) -> Contents:
     except OSError as error:
         raise FrameError(f"{part} cannot be read: {error.strerror or error}.") from error
     except BrokenBagError as error:
+        problem = f"it {IS_LFS_POINTER}" if is_lfs_pointer(part) else str(error)
         if is_alone:
-            raise FrameError(f"{part} cannot be read as a bag: {error}.") from error
-        return Contents(damage=str(error))
+            raise FrameError(f"{part} cannot be read as a bag: {problem}.") from error
+        return Contents(damage=problem)
 
 
 def _open_if_whole(part: Path) -> BagFile | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..atomic import output_errors, replacing
 from ..errors import FrameError, OutputError
+from ..lfs_pointers import IS_LFS_POINTER, LFS_START
 from ..notes import log_note
 from ..pictures.jpeg import JPEG_SIGNATURE, decode_jpeg
 from ..pictures.picture_size import PNG_SIGNATURE, picture_size, pnm_largest, too_large
@@ -53,8 +54,9 @@ def read_image(path: str | Path, *, remark: Callable[[str], None] | None = None)
             first such sentence on a file of each folder is logged.
 
     Raises:
-        FrameError: the file is missing, unreadable, damaged, cut short (one that lacks only its
-            end marker is whole), neither 8 nor 16 bits, or of more pixels than `pixel_limit`.
+        FrameError: the file is missing, unreadable, a Git LFS pointer, damaged, cut short (one that
+            lacks only its end marker is whole), neither 8 nor 16 bits, or of more pixels than
+            `pixel_limit`.
     """
     return _read(Path(path), remark, lambda _, brightest: white_of_one(brightest))
 
@@ -101,6 +103,8 @@ def _file_data(path: Path) -> bytes:
         raise FrameError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not data:
         raise FrameError(f"{path} is damaged: it is empty; copy the file again or remove it.")
+    if data.startswith(LFS_START):
+        raise FrameError(f"{path} {IS_LFS_POINTER}.")
     size = picture_size(data)
     if size is not None and (refusal := too_large(*size)):
         raise FrameError(f"{path} {refusal}.")

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..file_names import library_path
+from ..lfs_pointers import IS_LFS_POINTER, is_lfs_pointer
 from ..pictures.jpeg import is_cut_or_out_of_step
 from ..pictures.picture_size import too_large
 from ..words import counted
@@ -140,6 +141,8 @@ class _FrameAccount:
             yield LostFrames(self._container_sentence(damage), 0)
 
     def _nothing_sentence(self, damage: Damage | None) -> str:
+        if is_lfs_pointer(self.path):
+            return f"{self.path} {IS_LFS_POINTER}."
         nothing = f"{self.path} has no frame that can be decoded: "
         name = self.path.name
         if damage is None and expected_frames(self.path):

@@ -242,6 +242,9 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         list(CameraTopic(read_index(path), "/front/image").pictures())
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
 @pytest.mark.parametrize(
     ("name", "data", "says"),
     [
@@ -249,6 +252,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         ("a.bag", b"#ROSBAG V1.2\n", "old version.*rosbag fix"),
         ("a.bag", b"RIFF", "does not begin as a bag"),
         ("a.db3", b"SQLite format", "does not begin as an SQLite file"),
+        *((f"a.{end}", LFS_POINTER, "it is a Git LFS pointer") for end in ("mcap", "bag", "db3")),
     ],
 )
 def test_what_is_no_bag_is_said(tmp_path: Path, name: str, data: bytes, says: str) -> None:

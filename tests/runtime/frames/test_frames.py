@@ -83,6 +83,14 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
         read_image(tmp_path / "f.tiff")
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.mp4", "a.ts"])
+def test_a_git_lfs_pointer_is_said_to_be_one(tmp_path: Path, name: str) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+    (tmp_path / name).write_text(pointer)
+    with pytest.raises(FrameError, match=rf"{name} is a Git LFS pointer, .*`git lfs pull`\.$"):
+        list(open_frames(tmp_path / name))
+
+
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     _, data = cv2.imencode(".jpg", texture(height=24, width=32))
     # APP1: "Exif", a little-endian TIFF with one tag, Orientation (0x112) = 6: turn clockwise
