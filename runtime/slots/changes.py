@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle
 from ..errors import (
     BundleError,
     OutputError,
@@ -24,6 +24,7 @@ from .health import Health
 from .plans import with_built_plan
 from .state import Installed, OnTrial, Slot, SlotState
 from .store import SlotStore
+from .whole import whole_model
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,7 @@ def _trusted_as_it_lies(
     store: SlotStore, state: SlotState, model: Installed, trust: Trust
 ) -> Bundle:
     in_a_gap()
-    bundle = open_bundle(store.folder(model.folder))
-    if bundle.hash != model.hash:
-        raise BundleError(f"{bundle.path}: is not the model that was installed; install it again.")
+    bundle = whole_model(store, model)
     in_a_gap()
     verified_now(store, state, bundle, trust)
     return bundle
@@ -246,7 +245,7 @@ def _start_active(
                 raise
             return Start(state, None, trial)  # the model on trial is better than none
         try:
-            state = roll_back(store, str(error), model=state.slots[state.active].hash)
+            state = roll_back(store, str(error), model=state.slots[state.active].hash, checked=True)
             note(f"{error.marked} The model before runs, in slot {state.active}.")
         except (OutputError, SlotError) as second:
             note(f"{second} The model before runs all the same.")
@@ -295,16 +294,23 @@ def commit(store: SlotStore, health: Health) -> SlotState:
 
 
 def roll_back(
-    store: SlotStore, reason: str, *, model: str | None = None, patience_s: float | None = None
+    store: SlotStore,
+    reason: str,
+    *,
+    model: str | None = None,
+    checked: bool = False,
+    patience_s: float | None = None,
 ) -> SlotState:
     """End a trial; or, without one, return to the model before the one that runs.
 
     Args:
         model: hash of the one to roll back, whichever of both it is; without, a trial ends first.
+        checked: whether the model before is known to be whole, such as where it is open.
         patience_s: as in `SlotStore.changing`.
 
     Raises:
         SlotError: there is nothing to go back to, or ``model`` is neither tried nor runs.
+        BundleError, SignatureError: the model before is damaged, and would not start.
     """
     with store.changing(patience_s) as state:
         tried = state.model(state.trial.slot) if state.trial is not None else None
@@ -317,6 +323,8 @@ def roll_back(
             )
         if not can_go_back(state):
             raise SlotError(f"{store.path}: there is no good model before the one that runs.")
+        if not checked:
+            whole_model(store, state.slots[state.idle])
         return _went_back(store, state, reason)
 
 

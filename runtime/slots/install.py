@@ -22,6 +22,7 @@ from .plans import open_with_plan, with_plan
 from .self_test import check_self_test
 from .state import Installed, Slot, SlotState
 from .store import SlotStore
+from .whole import whole_model
 
 OpenEngine = Callable[[Bundle], Engine]
 
@@ -43,9 +44,10 @@ def install(
     kept. It has to open on this machine and to give the labels that its export recorded.
 
     A model that is in a slot and comes with other signatures, as after an expiry was put off or a
-    key exchanged, stays there with these, whether it runs or not. Its version must not fall. One
-    that was installed with the same signatures and not tried yet stays as it is, as where the power
-    went before `try_model`.
+    key exchanged, stays there with these, whether it runs or not. Its version must not fall. So
+    does one of which a file in the slot was damaged: this copy takes its place. One that was
+    installed with the same signatures and not tried yet stays as it is, as where the power went
+    before `try_model`.
 
     Args:
         source: the bundle's folder, or the file of a packed one.
@@ -159,7 +161,7 @@ def _slot_of(state: SlotState, hash: str) -> Slot | None:
 def _renewed(
     store: SlotStore, source: Path, incoming: Path, trust: Trust, again: bool
 ) -> tuple[Slot, Installed, str]:
-    """Put the copy of a model that is in a slot in its place: the same files, signed anew.
+    """Put the copy of a model that is in a slot in its place: the same files, signed anew or whole.
 
     Returns:
         Its slot, what is there now, and what was done, to be added to a sentence.
@@ -168,8 +170,11 @@ def _renewed(
     copy_bundle(found.bundle, incoming)
     with store.changing() as state:
         slot = _slot_of(state, found.bundle.hash)
-        same = slot is not None and _signatures(incoming) == _signatures(
-            store.folder(state.slots[slot].folder)
+        damage = _damage(store, state.slots[slot]) if slot is not None else None
+        same = (
+            slot is not None
+            and damage is None
+            and _signatures(incoming) == _signatures(store.folder(state.slots[slot].folder))
         )
         if slot is not None and same and _may_stay(state, slot, again):
             return slot, state.slots[slot], ", with these signatures; nothing was changed"
@@ -197,9 +202,25 @@ def _renewed(
         parts: dict[str, Any] = {"slots": after.slots}
         if slot == state.active:
             parts |= {key: after.committed(slot)[key] for key in ("floor", "garage_floors")}
+        details = {"slot": slot, "hash": installed.hash, **said}
+        if damage is not None:
+            details["damage"] = damage
         store.admit(incoming, installed.folder)
-        store.change(state, "renewed", {"slot": slot, "hash": installed.hash, **said}, **parts)
-        return slot, installed, "; it has these signatures now"
+        store.change(state, "renewed", details, **parts)
+        did = "has these signatures now" if damage is None else "was damaged, and is whole now"
+        return slot, installed, f"; it {did}"
+
+
+def _damage(store: SlotStore, model: Installed) -> str | None:
+    """The reason why a model in a slot is not as it was installed; None: it is."""
+    try:
+        whole_model(store, model)
+        _signatures(store.folder(model.folder))
+    except (BundleError, SignatureError) as error:
+        return str(error)
+    except OSError as error:
+        return f"its signatures cannot be read ({error.strerror})"
+    return None
 
 
 def _may_stay(state: SlotState, slot: Slot, again: bool) -> bool:

@@ -190,7 +190,7 @@ class SlotEngine(Engine):
             failed = self._unrecorded[0]
             reason = self._given_up[failed]
             try:
-                roll_back(self._store, reason, model=failed, patience_s=BUSY_S)
+                roll_back(self._store, reason, model=failed, checked=True, patience_s=BUSY_S)
             except RoadshiftError as error:
                 if self._is_due(failed):
                     self._say(f"{error} Meanwhile another model serves, since {reason}")
@@ -274,7 +274,7 @@ class SlotEngine(Engine):
         self._take_over(other)
         said = "The model before serves."
         try:
-            roll_back(self._store, str(error), model=hash)
+            roll_back(self._store, str(error), model=hash, checked=True)
         except RoadshiftError as second:
             said = f"{second.marked} Another model serves all the same."
         self._say(f"{error.marked} {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from fleets import HEALTHY, Fleet
 from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.engines import Engine, open_engine
-from roadshift.runtime.errors import SignatureError, SlotError
+from roadshift.runtime.errors import BundleError, SignatureError, SlotError
 from roadshift.runtime.signing import (
     create_trust,
     generate_key,
@@ -18,7 +19,7 @@ from roadshift.runtime.signing import (
     sign_bundle,
     verify_bundle,
 )
-from roadshift.runtime.slots import changes, commit, install, roll_back, start_of_run, try_model
+from roadshift.runtime.slots import commit, install, roll_back, start_of_run, try_model, whole
 from roadshift.runtime.slots.serving import SlotEngine
 
 SOON = timedelta(days=2)
@@ -91,6 +92,39 @@ def test_a_signature_that_is_older_or_the_same_changes_nothing(fleet: Fleet) -> 
     state = fleet.store.state()
     assert (state.slots, state.floor) == (before.slots, before.floor)
     assert fleet.events()[-2:] == ["refused", "refused"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("damage", ["flipped", "removed", "unsigned", "beside", "another"])
+def test_a_damaged_model_is_made_whole_by_its_bundle(
+    fleet: Fleet, damage: str, again: bool
+) -> None:
+    model = fleet.running(1)
+    folder = fleet.store.folder(model.hash)
+    path = folder / "model.onnx"
+    if damage == "flipped":
+        path.write_bytes(b"x" + path.read_bytes()[1:])
+    elif damage == "removed":
+        path.unlink()
+    elif damage == "unsigned":
+        shutil.rmtree(folder / "signatures")
+    elif damage == "beside":
+        (folder / "more").write_bytes(b"")
+    else:
+        shutil.rmtree(folder)
+        shutil.copytree(fleet.model(9).path, folder)
+    with pytest.raises((BundleError, SignatureError)):
+        start_of_run(fleet.store, fleet.trust)
+    notes = list[str]()
+    there = install(fleet.store, model.path, fleet.trust, again=again, note=notes.append)
+    assert (there.hash, there.version, there.condition) == (model.hash, 1, "good")
+    assert damage == "unsigned" or "it was damaged, and is whole now" in notes[0]
+    active = start_of_run(fleet.store, fleet.trust).active
+    assert active is not None
+    assert active.hash == model.hash
+    *_, last = fleet.store.audit()
+    assert last.event == "renewed"
+    assert damage == "unsigned" or "damage" in last.details
 
 
 def test_the_model_to_go_back_to_is_renewed_without_raising_what_runs(fleet: Fleet) -> None:
@@ -202,7 +236,7 @@ def test_a_run_that_starts_meanwhile_runs_what_was_renewed(
         return open_bundle(path)
 
     if moment == "before it is verified":
-        monkeypatch.setattr(changes, "open_bundle", verified)
+        monkeypatch.setattr(whole, "open_bundle", verified)
     notes = list[str]()
     with SlotEngine(fleet.store, fleet.trust, open_with=opened, note=notes.append) as engine:
         assert engine._serving.hash == model.hash

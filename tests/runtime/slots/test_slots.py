@@ -86,6 +86,20 @@ def test_an_unhealthy_model_is_rolled_back(fleet: Fleet) -> None:
     assert started.hash == first.hash
 
 
+def test_a_hand_does_not_roll_back_to_a_damaged_model(fleet: Fleet) -> None:
+    first, second = fleet.running(1), fleet.running(2)
+    path = fleet.store.folder(first.hash) / "model.onnx"
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    for meant in (None, second.hash):
+        with pytest.raises(BundleError, match=r"model\.onnx: was changed"):
+            roll_back(fleet.store, "by hand", model=meant)
+    started = start_of_run(fleet.store, fleet.trust).active
+    assert started is not None
+    assert started.hash == second.hash
+    install(fleet.store, first.path, fleet.trust)  # makes it whole
+    assert roll_back(fleet.store, "by hand").active == "a"
+
+
 def test_a_model_that_never_becomes_healthy_loses_its_starts(fleet: Fleet) -> None:
     fleet.running(1)
     fleet.installed(2)
