@@ -51,9 +51,26 @@ def test_a_browser_shows_the_page_without_a_complaint(tmp_path: Path) -> None:
     path = browsed_page(tmp_path)
     for width in (390, 800, 1400):
         shot = tmp_path / f"{width}.png"
-        said = browser(path, f"--window-size={width},1600", f"--screenshot={shot}")
+        log = tmp_path / f"{width}.json"
+        flags = (f"--window-size={width},1600", f"--screenshot={shot}", f"--log-net-log={log}")
+        said = browser(path, *flags)
         assert "CONSOLE" not in said.stderr
         assert shot.stat().st_size > 10_000
+        assert asked_for(log) == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: chromium)")
+def test_it_is_not_the_policy_alone_that_keeps_a_page_from_the_network(tmp_path: Path) -> None:
+    path, log = browsed_page(tmp_path), tmp_path / "log.json"
+    free = re.sub(r"<meta http-equiv.*?>\n", "", path.read_text())
+    path.write_text(free)
+    browser(path, f"--screenshot={tmp_path / 'shot.png'}", f"--log-net-log={log}")
+    assert asked_for(log) == set()
+    greedy = "<img src='http://127.0.0.1:9/x'><link rel=preconnect href='http://else.invalid'>"
+    path.write_text(free.replace("</body>", f"{greedy}</body>"))
+    browser(path, f"--screenshot={tmp_path / 'shot.png'}", f"--log-net-log={log}")
+    assert asked_for(log) >= {"http://127.0.0.1:9/x", "http://else.invalid"}  # it would show
 
 
 @pytest.mark.slow
@@ -97,9 +114,25 @@ def test_axe_finds_nothing(tmp_path: Path) -> None:
     assert violations == []
 
 
+def asked_for(log: Path) -> set[str]:
+    """Addresses that a page asked for, and hosts that it looked up, of the browser's net log.
+
+    What the browser asks for by itself, such as the time, has no page as its initiator.
+    """
+    asked = set[str]()
+    for event in json.loads(log.read_text())["events"]:
+        said = event.get("params", {})
+        if said.get("initiator", "not an origin") != "not an origin" and "url" in said:
+            asked.add(said["url"])
+        if said.get("network_anonymization_key", "").startswith("file:") and "host" in said:
+            asked.add(said["host"])
+    return asked
+
+
 def browser(path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     assert CHROMIUM is not None
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    flags += ["--disable-background-networking", "--no-first-run"]
     return subprocess.run(
         [CHROMIUM, *flags, *options, path.as_uri()],
         capture_output=True,
