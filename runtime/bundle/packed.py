@@ -30,6 +30,7 @@ MOST_BYTES = 8 << 30  # of all files together
 
 _SIGNATURES = "signatures"
 _LONGEST_NAME = 4096
+_LONGEST_PART = 255  # bytes of a file's own name, on Linux
 _ENCODING = ("utf-8", "surrogateescape")
 
 
@@ -215,6 +216,7 @@ def _exactly(file: BinaryIO, size: int) -> bytes:
 def _unpack_one(source: Path, file: BinaryIO, name: str, size: int, folder: Path) -> None:
     path = PurePosixPath(name)
     plain = not path.is_absolute() and ".." not in path.parts and 1 <= len(path.parts) <= 3
+    plain = plain and all(len(part.encode(*_ENCODING)) <= _LONGEST_PART for part in path.parts)
     if not plain or str(path) != name or "\\" in name or "\0" in name:
         raise BundleError(
             f"{source}: holds {name!r}, which is no plain file; it was not packed by "

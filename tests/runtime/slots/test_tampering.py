@@ -355,6 +355,7 @@ def test_a_file_that_is_no_packed_bundle_writes_nothing_outside(tmp_path: Path) 
         ("../evil", tarfile.REGTYPE),
         ("/tmp/evil", tarfile.REGTYPE),
         ("a/b/c/d/e", tarfile.REGTYPE),
+        ("z" * 256, tarfile.REGTYPE),
         ("link", tarfile.SYMTYPE),
         ("device", tarfile.CHRTYPE),
         ("hard", tarfile.LNKTYPE),
