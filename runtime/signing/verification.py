@@ -168,6 +168,8 @@ def _counting(
         key = keys.get(one.envelope.key_id)
         if key is None:
             stranger = f"the key {who} that signed it is not trusted here"
+            if not one.envelope.key_id:
+                stranger = "a signature does not say which key it is of"
             if one.envelope.key_id not in everyone and stranger not in complaints:
                 complaints.append(stranger)
             continue

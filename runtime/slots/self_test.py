@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,11 +62,13 @@ def self_test_of(bundle: Bundle) -> SelfTest | None:
     artefact = bundle.artefact(name=SELF_TEST_NAME)
     if artefact is None:
         return None
-    where = bundle.file(artefact)
+    where, content = bundle.file(artefact), bundle.content(artefact)
     try:
-        with np.load(io.BytesIO(bundle.content(artefact)), allow_pickle=False) as arrays:
+        if not content.startswith(b"PK"):  # NumPy takes it for something else, and says so
+            raise zipfile.BadZipFile("it is no archive of arrays")
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             frames, labels = arrays["frames"], arrays["labels"]
-    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except (KeyError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(
             f"{where}: is no self-test ({error}); export the bundle again."
         ) from error

@@ -156,6 +156,15 @@ def test_a_key_expires_where_a_change_says_so(tmp_path: Path, key: Keys) -> None
         changed(trust, gone)
 
 
+def test_a_signature_that_names_no_key_counts_for_none(tmp_path: Path, key: Keys) -> None:
+    maker, bundle = key("maker"), small_bundle(tmp_path / "bundle")
+    path = sign_bundle(bundle, maker)
+    said = parse_envelope(path.read_bytes())
+    path.write_bytes(Envelope("", said.payload, said.signature).to_bytes())
+    with pytest.raises(SignatureError, match="a signature does not say which key it is of"):
+        verify_bundle(fresh(bundle), trusting(tmp_path, [maker], []))
+
+
 def test_a_garage_signs_only_what_comes_from_a_maker(tmp_path: Path, key: Keys) -> None:
     maker, garage, stranger = key("maker"), key("garage"), key("stranger")
     source = small_bundle(tmp_path / "source")

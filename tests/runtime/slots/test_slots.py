@@ -1,5 +1,7 @@
 """Two slots: installing, trying, committing, rolling back, and kills at every step."""
 
+import io
+import pickle
 import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 from fleets import HEALTHY, Fleet, StandInPlans
 from kill_points import EVENTS, killed_at
-from roadshift.runtime.bundle import open_bundle
+from roadshift.runtime.bundle import Bundle, open_bundle
 from roadshift.runtime.errors import (
     BundleError,
     EngineError,
@@ -37,6 +39,7 @@ from roadshift.runtime.slots import (
 from roadshift.runtime.slots.changes import end_trial, set_clock
 from roadshift.runtime.slots.health import Trials
 from roadshift.runtime.slots.plan_building import is_whole
+from roadshift.runtime.slots.self_test import SELF_TEST_NAME, self_test_of
 from roadshift.runtime.slots.state import plan_file_name
 from roadshift.runtime.verdict import Verdict
 from signed_bundles import small_bundle
@@ -429,3 +432,24 @@ def test_a_bundle_whose_model_was_exchanged_is_refused(fleet: Fleet) -> None:
     stolen.write_bytes(bytes(stolen.stat().st_size))
     with pytest.raises(BundleError, match="was changed after it was written"):
         install(fleet.store, second.path, fleet.trust)
+
+
+@pytest.mark.parametrize("kind", ["noise", "pickle", "one array", "cut", "zeros within"])
+def test_what_is_no_self_test_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    bundle = small_bundle(tmp_path / "bundle", self_test=True)
+    good = (bundle.path / SELF_TEST_NAME).read_bytes()
+    array = io.BytesIO()
+    np.save(array, np.zeros(9))
+    content = {
+        "noise": b"x" * 99,
+        "pickle": pickle.dumps([1]),
+        "one array": array.getvalue(),
+        "cut": good[:-30],
+        "zeros within": good[:60] + bytes(40) + good[100:],
+    }[kind]
+    monkeypatch.setattr(Bundle, "content", lambda *_: content)
+    with pytest.raises(BundleError, match=r"is no self-test \(.*\); export") as caught:
+        self_test_of(bundle)
+    assert "allow_pickle" not in str(caught.value)
