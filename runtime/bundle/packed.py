@@ -21,6 +21,7 @@ from ..notes import log_note
 from ..regular_files import read_regular_file
 from ..strict_json import LARGEST
 from ..temporary_files import temporary_folder
+from ..words import shortened
 from .manifest import MANIFEST_NAME
 from .reader import Bundle, open_bundle
 
@@ -219,8 +220,8 @@ def _unpack_one(source: Path, file: BinaryIO, name: str, size: int, folder: Path
     plain = plain and all(len(part.encode(*_ENCODING)) <= _LONGEST_PART for part in path.parts)
     if not plain or str(path) != name or "\\" in name or "\0" in name:
         raise BundleError(
-            f"{source}: holds {name!r}, which is no plain file; it was not packed by "
-            "roadshift pack."
+            f"{source}: holds {shortened(repr(name))}, which is no plain file; it was not packed "
+            "by roadshift pack."
         )
     target = folder / path
     with output_errors(folder):
