@@ -42,6 +42,9 @@ if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and disk_usage(MEMORY).free > 
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
+# Collecting tests makes what stays, and each pass of the collector would go through all of it.
+gc.disable()
+
 LONGEST = "test_every_network.py"
 LONG = ("end_to_end", "export", "adapt")  # rooms whose files take longest
 
@@ -71,6 +74,7 @@ def pytest_collection_finish() -> None:
     """
     keep_what_is_there()
     gc.set_threshold(10_000, 10, 10)
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_engines import Threshold
+from night_scenes import night_scene
 from processes import python_output
 from roadshift.runtime.collecting.collect import collect_frames, collection_status
 from roadshift.runtime.collecting.cpu_share import step_back
@@ -27,7 +28,6 @@ from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.live import LiveSource
 from roadshift.runtime.frames.preprocess import fit_frame
 from roadshift.runtime.pipeline.runner import POLL_S
-from roadshift.scenes import render_scene
 
 LOAD = Path(__file__).parents[3] / "benchmarks" / "collecting_load.py"
 BUDGET = 3_000_000
@@ -39,7 +39,7 @@ def drive(tmp_path: Path) -> Path:
     folder = tmp_path / "drive"
     folder.mkdir()
     for number in range(18):
-        image = render_scene(number // 3, "night", 320, 160).image
+        image = night_scene(number // 3)
         write_image(folder / f"{number:03d}.png", image)
     return folder
 
@@ -86,7 +86,7 @@ class Camera:
 
 @pytest.mark.parametrize("with_engine", [False, True])
 def test_a_camera_is_collected_until_a_stop(tmp_path: Path, with_engine: bool) -> None:
-    pictures = [render_scene(seed, "night", 320, 160).image for seed in range(4)]
+    pictures = [night_scene(seed) for seed in range(4)]
     camera = LiveSource("camera:0", lambda: Camera(pictures), note=lambda _: None)
     found = collect_frames(
         camera,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from night_scenes import night_scene
 from roadshift.runtime.collecting import store as store_module
 from roadshift.runtime.collecting.collector import Collector
 from roadshift.runtime.collecting.cpu_share import BURST_S, CpuShare
@@ -16,10 +18,14 @@ from roadshift.runtime.collecting.interest import Interest
 from roadshift.runtime.collecting.store import FrameStore
 from roadshift.runtime.errors import OutputError
 from roadshift.runtime.frames import Frame, open_frames
-from roadshift.scenes import render_scene
 
 BUDGET = 3_000_000
-SCENES = [render_scene(s, "night", 320, 160).image.repeat(2, 0).repeat(2, 1) for s in range(8)]
+
+
+@cache
+def places() -> list[np.ndarray]:
+    """Eight, 640x320."""
+    return [night_scene(seed).repeat(2, 0).repeat(2, 1) for seed in range(8)]
 
 
 def frame(image: np.ndarray, seconds: float = 0.0) -> Frame:
@@ -36,17 +42,19 @@ def kept(folder: Path) -> list[str]:
 
 def test_each_place_is_kept_once_and_what_teaches_nothing_is_left_out(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    black = rng.integers(0, 10, SCENES[0].shape, np.uint8)
-    blurred = np.asarray(cv2.GaussianBlur(SCENES[1], (0, 0), 6), np.uint8)
-    standing = [np.clip(SCENES[2] + rng.normal(0, 4, SCENES[2].shape), 0, 255) for _ in range(5)]
+    black = rng.integers(0, 10, places()[0].shape, np.uint8)
+    blurred = np.asarray(cv2.GaussianBlur(places()[1], (0, 0), 6), np.uint8)
+    standing = [
+        np.clip(places()[2] + rng.normal(0, 4, places()[2].shape), 0, 255) for _ in range(5)
+    ]
     drive = [
-        *SCENES[:3],
+        *places()[:3],
         *(image.astype(np.uint8) for image in standing),
         black,
         np.full_like(black, 127),
         blurred,
-        SCENES[0],
-        SCENES[3],
+        places()[0],
+        places()[3],
     ]
     with collector(tmp_path) as choosing:
         said = [choosing.consider(frame(image, i)) for i, image in enumerate(drive)]
@@ -66,9 +74,9 @@ def test_each_place_is_kept_once_and_what_teaches_nothing_is_left_out(tmp_path: 
 def test_names_are_in_order_of_time_and_open_frames_gives_them_so(tmp_path: Path) -> None:
     with collector(tmp_path) as choosing:
         for number, seconds in enumerate((0, 2, 11, 0, 1)):  # a second video begins
-            choosing.consider(frame(SCENES[number], seconds))
+            choosing.consider(frame(places()[number], seconds))
     with collector(tmp_path) as choosing:
-        choosing.consider(frame(SCENES[5]))
+        choosing.consider(frame(places()[5]))
     times = [name.removesuffix(".jpg").split("-") for name in kept(tmp_path)]
     assert [(int(t[0]), int(t[2])) for t in times] == [
         *((1, ms) for ms in (0, 2000, 11000, 11100, 12100)),
@@ -81,7 +89,7 @@ def test_names_are_in_order_of_time_and_open_frames_gives_them_so(tmp_path: Path
 def test_frames_of_one_millisecond_are_files_of_their_own(tmp_path: Path) -> None:
     """A live camera gives those that have waited in a burst."""
     with collector(tmp_path) as choosing:
-        said = [choosing.consider(frame(s, i * 1e-4)) for i, s in enumerate(SCENES[:6])]
+        said = [choosing.consider(frame(s, i * 1e-4)) for i, s in enumerate(places()[:6])]
         store = choosing._store
         assert len(store.frames) == len(store.reservoir) == said.count("kept") > 2
         while len(store.reservoir):
@@ -92,7 +100,7 @@ def test_frames_of_one_millisecond_are_files_of_their_own(tmp_path: Path) -> Non
 def test_stamps_after_times_from_zero_go_on_in_the_same_drive(tmp_path: Path) -> None:
     with collector(tmp_path) as choosing:
         for number, seconds in enumerate((0, 1, 1_700_000_000, 1_700_000_001, 0)):
-            choosing.consider(frame(SCENES[number], seconds))
+            choosing.consider(frame(places()[number], seconds))
     times = [int(name.removesuffix(".jpg").split("-")[2]) for name in kept(tmp_path)]
     assert times == [0, 1000, 1100, 2100, 2200]
 
@@ -107,24 +115,24 @@ def test_a_disk_that_is_short_is_told_once_while_frames_are_replaced(
     store = FrameStore(tmp_path, BUDGET, keep_free=0.1)
     with Collector(store, note=said.append) as choosing:
         fields[4] = blocks // 2  # f_bavail
-        assert [choosing.consider(frame(SCENES[i], i)) for i in range(3)] == ["kept"] * 3
+        assert [choosing.consider(frame(places()[i], i)) for i in range(3)] == ["kept"] * 3
         assert said == []
         for number in (3, 4, 5):  # below the share, or some frames above it
             fields[4] = blocks // 10 + (100 if number == 4 else -1)
-            choosing.consider(frame(SCENES[number], number))
+            choosing.consider(frame(places()[number], number))
         assert len(said) == 1
         assert "less than 10% of the disk is free, and frames are kept in the place" in said[0]
         fields[4] = blocks // 2
-        assert choosing.consider(frame(SCENES[6], 6)) == "kept"
+        assert choosing.consider(frame(places()[6], 6)) == "kept"
         assert said[1:] == [f"{tmp_path}: the disk has room again."]
 
 
 def test_a_restart_goes_on_and_leaves_out_what_is_kept(tmp_path: Path) -> None:
     with collector(tmp_path) as choosing:
-        assert [choosing.consider(frame(image)) for image in SCENES] == ["kept"] * len(SCENES)
+        assert [choosing.consider(frame(image)) for image in places()] == ["kept"] * len(places())
     before = kept(tmp_path)
     with collector(tmp_path) as choosing:
-        assert {choosing.consider(frame(image)) for image in SCENES} == {"near_duplicate"}
+        assert {choosing.consider(frame(image)) for image in places()} == {"near_duplicate"}
     assert kept(tmp_path) == before
 
 
@@ -132,12 +140,12 @@ def test_what_is_seen_most_does_not_crowd_out_what_is_rare(tmp_path: Path) -> No
     rng = np.random.default_rng(1)
     with collector(tmp_path, 1_000_000) as choosing:
         for number in range(150):
-            common = np.roll(SCENES[0], int(rng.integers(640)), axis=1)
+            common = np.roll(places()[0], int(rng.integers(640)), axis=1)
             choosing.consider(frame(common, number))
             if number in (40, 80):
-                rare = SCENES[5 if number == 40 else 6]
+                rare = places()[5 if number == 40 else 6]
                 assert choosing.consider(frame(rare, number + 0.5)) == "kept"
-        for rare in SCENES[5:7]:
+        for rare in places()[5:7]:
             assert choosing.consider(frame(rare, 200)) in ("near_duplicate", "standing_still")
         assert choosing.counts["less_new"]
 
@@ -167,10 +175,10 @@ def test_an_offer_never_waits_and_what_comes_meanwhile_is_left_out(
         return consider(taken)
 
     monkeypatch.setattr(choosing, "consider", slow)
-    choosing.offer(frame(SCENES[0]))
+    choosing.offer(frame(places()[0]))
     assert begun.wait(20)
     for number in range(1, 5):
-        choosing.offer(frame(SCENES[number], number))
+        choosing.offer(frame(places()[number], number))
     go_on.set()
     choosing.close()
     assert choosing.counts["no_time"] == 3
@@ -187,7 +195,7 @@ def test_an_error_beside_the_caller_is_raised(
         raise OutputError("the disk is gone")
 
     monkeypatch.setattr(FrameStore, "put", broken)
-    choosing.offer(frame(SCENES[0]))
+    choosing.offer(frame(places()[0]))
     with pytest.raises(OutputError, match="the disk is gone"):
         choosing.close()
 
