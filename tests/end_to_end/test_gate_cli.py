@@ -51,9 +51,9 @@ def adapt(world: Any, command: Command, drive: Path, tmp_path: Path) -> Command:
     Their share is given: finding it takes most of such a run, and no verdict here depends on it.
     """
 
-    def run(*words: object, frames: Path = drive) -> Any:
+    def run(*words: object, frames: Path = drive, source: Path = world.source) -> Any:
         method = ("--method", "bn_stats", "--set", "statistics_share=0.5")
-        return command("adapt", world.source, frames, *method, "--out", tmp_path / "new", *words)
+        return command("adapt", source, frames, *method, "--out", tmp_path / "new", *words)
 
     return run
 
@@ -128,13 +128,20 @@ def test_without_a_gate_there_is_no_verdict(adapt: Command, decided: Any) -> Non
 
 
 def test_a_refused_bundle_is_used_with_a_note(
-    adapt: Command, decided: Any, command: Command, drive: Path, world: Any, tmp_path: Path
+    adapt: Command,
+    decided: Any,
+    command: Command,
+    drive: Path,
+    world: Any,
+    small: Path,
+    tmp_path: Path,
 ) -> None:
     decided("keep")
-    assert adapt("--gate", "warn").code == 0
+    own = ("--allow-network", "tiny_network")
+    assert adapt("--gate", "warn", *own, source=small).code == 0
     new, said = tmp_path / "new", "this model was refused by its own gate: It contradicts itself."
     for words in (
-        ("export", new),
+        ("export", new, *own),
         ("info", new),
         ("run", new, drive, "--out", tmp_path / "labels", "--max-frames", 2),
         ("eval", new, *world.labelled),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,17 +131,16 @@ def test_compare_measures_every_model_through_it_and_remembers_which(
 
 
 def test_export_measures_miou_through_it(
-    world: Any, command: Command, coarse: Path, tmp_path: Path
+    world: Any, small: Path, command: Command, coarse: Path
 ) -> None:
-    bundle = shutil.copytree(world.source, tmp_path / "source")
     images = world.dusk / "images"
-    chosen = ("--labels", coarse, "--label-space", "camvid11")
-    done = command("export", bundle, "--frames", images, *chosen, "--argmax", "graph", "--json")
+    chosen = ("--labels", coarse, "--label-space", "camvid11", "--allow-network", "tiny_network")
+    done = command("export", small, "--frames", images, *chosen, "--argmax", "graph", "--json")
     assert done.code == 0, done.err
     (row,) = done.json["artefacts"]
     assert row["label_map"]["name"] == "cityscapes19-to-camvid11"
     names = CITYSCAPES.map_to(CAMVID).to_dict()
-    assert row["miou"] == pytest.approx(counted(bundle, images, coarse, names))
+    assert row["miou"] == pytest.approx(counted(small, images, coarse, names)) != 0
 
 
 @pytest.mark.parametrize(

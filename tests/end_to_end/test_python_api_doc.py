@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from roadshift.adapt.networks import registry as networks
 from roadshift.runtime.engines import registry as engines
 from roadshift.runtime.frames import live_registry, readers
 from roadshift.scenes import render_dataset
+from traced_cases import fewer_layers
 
 PAGE = Path(__file__).parents[2] / "docs" / "python-api.md"
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -27,21 +29,25 @@ def examples() -> list[tuple[int, str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current directory with what the examples find; registries are as before in the end."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """What the examples find in the current directory; registries are as before in the end.
+
+    Its networks have fewer of the layers that only repeat.
+    """
     for name, domain, count in (
         ("source", "daylight", 4),
         ("target", "dusk", 6),
         ("heldout", "dusk", 4),
     ):
         render_dataset(tmp_path / "scenes" / name, domain, count, seed=7, width=128, height=64)
-    weights = save_weights(build_network("fast_scnn", 19))
-    (tmp_path / "weights.safetensors").write_bytes(weights)
     monkeypatch.setattr(METHODS, "_registered", dict(METHODS._registered))
     for registry in (networks, engines, live_registry, readers):
         monkeypatch.setattr(registry, "_REGISTERED", {})
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    with fewer_layers():
+        weights = save_weights(build_network("fast_scnn", 19))
+        (tmp_path / "weights.safetensors").write_bytes(weights)
+        yield tmp_path
 
 
 def test_the_examples_run_in_the_order_of_the_page(
