@@ -1,4 +1,4 @@
-"""Where temporary files go, and what is said where that is not the folder that was named."""
+"""The folder of temporary files, and a note where it is not the one that was named."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def examples() -> list[tuple[int, str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """What the examples find in the current directory; registries are as before in the end.
+    """A current directory with what the examples find; registries are as before in the end.
 
     Its networks have fewer of the layers that only repeat.
     """

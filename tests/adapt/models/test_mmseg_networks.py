@@ -88,7 +88,7 @@ def theirs_of(network: str, mmseg: Any) -> nn.Module:
 
 
 def logits_of(network: str, answer: Any) -> Tensor:
-    """Of heads that training asks for beside it, the main one's: the second of PIDNet's."""
+    """The main head's logits, of those that training asks for beside it: PIDNet's are second."""
     if isinstance(answer, Tensor):
         return answer
     logits: Tensor = answer[1 if network.startswith("pidnet") else 0]
