@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +143,7 @@ class Judge:
                 f"{what} agrees with its torch model on {found:.3f} % of the pixels of "
                 f"{counted(details['parity']['frames'], 'frame')}, less than {floor} %, "
                 "and was not written; "
-                f"choose another precision, or set {arg('min_agreement')}.",
+                f"{_more_time(details)}choose another precision, or set {arg('min_agreement')}.",
                 metric="label_agreement",
                 measured=found,
                 limit=floor,
@@ -162,3 +162,11 @@ class Judge:
                 measured=drop,
                 limit=limit,
             )
+
+
+def _more_time(details: Mapping[str, Any]) -> str:
+    """Advice where layers that might be spared were not looked at, as with a short time budget."""
+    tuned = details.get("quantisation")
+    if tuned is None or len(tuned["sweep"]["layers"]) >= tuned["layers"]:
+        return ""
+    return f"let the search end (a longer {arg('time_budget_s')}, or none), "
