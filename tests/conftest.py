@@ -116,12 +116,19 @@ def gpu_problem() -> str | None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cores() -> Iterator[None]:
-    """Beside other programs the suite takes twice its time, not twelve times."""
+    """Beside other programs the suite takes twice its time, not twelve times.
+
+    And each of its processes computes on its share of the cores; the commands that tests start do
+    as for anybody else, and tests of more threads say how many.
+    """
     if "torch" not in sys.modules:  # whose threads they would be
         yield
         return
+    import torch
     from roadshift.adapt.run.core_sharing import sharing_cores
 
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     with sharing_cores():
         yield
 
