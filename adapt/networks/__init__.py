@@ -10,13 +10,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import torch
-
 from ...runtime.errors import NetworkError
 from .base import Output, Preprocessing, SegmentationNetwork
 from .foreign.adapter import ForeignNetwork, adapt_foreign, settled
 from .foreign.factory import make_with
 from .foreign.user_modules import import_callable, user_modules
+from .outlines import outlines
 from .registry import NETWORKS, added_networks, factory_of, register_network
 
 __all__ = [
@@ -101,7 +100,7 @@ def network_summaries() -> list[NetworkSummary]:
     summaries = []
     for name in [*NETWORKS, *added_networks()]:
         try:
-            with torch.device("meta"):
+            with outlines():
                 network = _unsettled(name, 19)
         except NetworkError as error:
             summaries.append(NetworkSummary(name, None, None, str(error), ""))

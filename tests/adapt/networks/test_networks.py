@@ -17,6 +17,7 @@ from roadshift.adapt.networks import (
     build_network,
     network_summaries,
 )
+from roadshift.adapt.networks.outlines import outlines
 from roadshift.runtime.errors import NetworkError
 from torch import Tensor, nn
 
@@ -213,6 +214,21 @@ def test_summaries_describe_every_registered_network() -> None:
     built = build_network("fast_scnn", 19)
     assert summaries["fast_scnn"].parameters == sum(p.numel() for p in built.parameters())
     assert all(s.stride and s.description and s.paper for s in summaries.values())
+
+
+def test_an_outline_has_names_and_shapes_and_draws_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = build_network("pidnet_s", 4).state_dict()
+    for draw in ("uniform_", "normal_"):
+        monkeypatch.setattr(nn.init, f"_no_grad_{draw}", None)
+    with pytest.raises(NetworkError, match="'NoneType' object is not callable"):
+        build_network("pidnet_s", 4)
+    with outlines():
+        found = build_network("pidnet_s", 4).state_dict()
+    assert all(value.is_meta for value in found.values())
+    shapes = [{name: v.shape for name, v in state.items()} for state in (found, whole)]
+    assert shapes[0] == shapes[1]
 
 
 def test_a_factory_in_the_current_directory_is_found(user_folder: Path, images: Tensor) -> None:

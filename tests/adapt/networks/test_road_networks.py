@@ -17,6 +17,7 @@ import torch
 from roadshift.adapt.models.importing import detect_arguments, load_weights
 from roadshift.adapt.models.initial_weights import load_initial_weights
 from roadshift.adapt.networks import SegmentationNetwork, build_network, ddrnet
+from roadshift.adapt.networks.outlines import outlines
 from roadshift.runtime.errors import NetworkError
 from torch import Tensor, nn
 
@@ -110,7 +111,7 @@ def drawn(published: Published) -> SegmentationNetwork:
 
 @every
 def test_names_and_shapes_are_those_of_the_public_definition(published: Published) -> None:
-    with torch.device("meta"):
+    with outlines():
         network = build_network(published.name, 19, **published.arguments)
     lines = sorted(
         f"{name} {'x'.join(map(str, value.shape))}" for name, value in network.state_dict().items()
@@ -122,7 +123,7 @@ def test_names_and_shapes_are_those_of_the_public_definition(published: Publishe
 
 @every
 def test_logits_and_features_are_at_the_networks_stride(published: Published) -> None:
-    with torch.device("meta"):
+    with outlines():
         network = build_network(published.name, CLASSES, **published.arguments).eval()
     assert network.stride == published.stride
     for size in ((64, 96), (45, 70), (33, 17)):
@@ -210,7 +211,7 @@ def test_heads_of_training_are_left_out_and_named(published: Published) -> None:
 
 
 def test_a_size_of_the_same_kind_is_refused_by_its_shapes() -> None:
-    with torch.device("meta"):
+    with outlines():
         medium, small_one = build_network("pidnet_m", 19), build_network("pidnet_s", 19)
     with pytest.raises(NetworkError, match=r"another shape .*choose the network"):
         load_weights(small_one, saved(medium), "city.pt")
@@ -218,7 +219,7 @@ def test_a_size_of_the_same_kind_is_refused_by_its_shapes() -> None:
 
 @pytest.mark.parametrize("published", PUBLISHED[-3:], ids=said)
 def test_the_backbone_of_a_deeplab_v3plus_shows_in_its_checkpoint(published: Published) -> None:
-    with torch.device("meta"):
+    with outlines():
         network = build_network(published.name, 19, **published.arguments)
     state = {"cur_itrs": torch.zeros(()), **saved(network, "model_state.")}
     found = detect_arguments(published.name, state, "best.pth")
@@ -272,7 +273,7 @@ def test_a_training_begins_with_a_backbone_of_imagenet(
 
 
 def test_backbones_of_deeplab_v3plus_have_torchvisions_names() -> None:
-    with torch.device("meta"):
+    with outlines():
         resnet = build_network("deeplab_v3plus", 19, backbone="resnet50").backbone_names()
         mobile = build_network("deeplab_v3plus", 19, backbone="mobilenet_v2").backbone_names()
     assert {"conv1.weight", "bn1.running_var", "layer1.0.downsample.0.weight"} <= {*resnet.values()}
