@@ -31,6 +31,6 @@ class _NothingDrawn(TorchFunctionMode):
 
 @contextmanager
 def outlines() -> Iterator[None]:
-    """Build networks in here without weights, as on torch's device "meta", in half of the time."""
+    """Build networks in here without weights: on torch's device "meta", without its draws."""
     with torch.device("meta"), _NothingDrawn():
         yield
