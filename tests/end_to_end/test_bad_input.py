@@ -473,11 +473,15 @@ def test_a_full_disk_stops_a_run_over_frames(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    def write_bytes(path: Path, data: bytes) -> int:
-        path.open("wb").write(data[:10])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    opened = Path.open
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    def on_a_full_disk(path: Path, mode: str = "r", *more: Any, **named: Any) -> Any:
+        if mode == "wb":
+            path.touch()
+            path = Path("/dev/full")  # every write to it fails with ENOSPC
+        return opened(path, mode, *more, **named)
+
+    monkeypatch.setattr(Path, "open", on_a_full_disk)
     with unchanged():
         refused(
             "run", world.adapted, world.dusk / "images", "--out", tmp_path / "out",
