@@ -212,8 +212,12 @@ class DamageWatch(Closing):
                 if process is None:
                     continue
                 answer = self._listen(path, process)
-                with self._lock:
+                with self._lock:  # and no limit is sent through pipes that are closed
                     self._current = None
+                for pipe in (process.stdin, process.stdout):
+                    with suppress(OSError):  # a limit that was not taken up
+                        if pipe is not None:
+                            pipe.close()
                 self._answers[path] = answer or _why(process, complaints)
 
     def _start(self, path: Path, complaints: IO[bytes]) -> subprocess.Popen[bytes] | None:
@@ -255,10 +259,6 @@ class DamageWatch(Closing):
             else:
                 self._done[path] = said["frames"]
         process.wait()
-        for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):  # a limit that was not taken up
-                if pipe is not None:
-                    pipe.close()
         return answer
 
 

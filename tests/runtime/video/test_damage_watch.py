@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -185,6 +186,26 @@ def test_a_check_that_fails_is_a_note(
     _, watch = read(damaged, said)
     assert said == [f"{damaged} could not be checked for damage ({why})"]
     assert (watch.count, watch.damaged(damaged)) == (None, [])
+
+
+def test_a_limit_that_comes_as_the_process_ends_is_no_error(
+    damaged: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen, failures = DamageWatch._listen, []
+
+    def then_a_limit(watch: DamageWatch, path: Path, process: Any) -> Any:
+        answer = listen(watch, path, process)
+        watch._limits = {path: 1}
+        try:
+            watch._send_limit()
+        except ValueError as error:
+            failures.append(error)
+        return answer
+
+    monkeypatch.setattr(DamageWatch, "_listen", then_a_limit)
+    _, watch = read(damaged, said)
+    assert watch.count
+    assert not failures
 
 
 def test_a_process_that_is_refused_is_a_note(
