@@ -3,7 +3,7 @@
 SQLite reads a value page by page: 676 calls for a picture of 1280x720, and a millisecond. Its
 mapping of the file takes less, but ends the process where the file shrinks or its disk fails. So
 the pages are followed here, as https://www.sqlite.org/fileformat2.html describes them; those of one
-value mostly lie one behind the other, and are read many at a time.
+value mostly lie one behind the other, and are read many at a time, each to its place in the value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from .regions import BrokenBagError, FileRegion, ReadBuffer
 HEADER_BYTES = 100  # that a file begins with, before its first page's own
 INTERIOR, LEAF = 0x05, 0x0D  # kinds of pages of a table
 _DEEPEST = 20  # levels of a table; SQLite's own limit
-_TOGETHER = 1 << 18  # bytes of pages read at a time, which a core's own memory holds until copied
+_TOGETHER = 256  # pages of a value in a read, to two places each; systems allow 1,024 places
+_SCANNED = 1 << 18  # bytes of pages of which only the beginnings count, in a read
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 8, 0, 0)  # bytes of a value of these serial types
 
 
@@ -56,7 +57,8 @@ class TablePages:
             raise
         self.count = self._file.size // self.page_size
         self._buffer = ReadBuffer()
-        self._pages = np.empty((max(2, _TOGETHER // self.page_size), self.page_size), np.uint8)
+        self._following = np.empty((_TOGETHER, 4), np.uint8)  # number of the page behind each
+        self._into_following = [number.data for number in self._following]
 
     def close(self) -> None:
         """Close the file."""
@@ -120,11 +122,11 @@ class TablePages:
     def beginnings(self) -> NDArray[np.uint32]:
         """The first four bytes of each page as a number: of an overflow page, the next one's."""
         found = np.zeros(self.count, np.uint32)
-        together = len(self._pages)
+        together = max(1, _SCANNED // self.page_size)
+        pages = np.empty((together, self.page_size), np.uint8)
         for at in range(0, self.count, together):
-            pages = self._pages[: min(together, self.count - at)]
-            got = os.preadv(self._descriptor, [pages.reshape(-1).data], at * self.page_size)
-            whole = got // self.page_size
+            into = pages[: self.count - at].reshape(-1).data
+            whole = os.preadv(self._descriptor, [into], at * self.page_size) // self.page_size
             found[at : at + whole] = pages[:whole, :4].copy().view(">u4").ravel()
         return found
 
@@ -185,35 +187,32 @@ class TablePages:
         read again.
         """
         room = self.page_size - 4
-        together = len(self._pages)
+        together = _TOGETHER
         while len(value):
-            count = min(together, -(-len(value) // room))
-            pages = self._read_pages(page, count, min(len(value), count * room))
-            following = pages[:, :4].copy().view(">u4").ravel()
-            breaks = np.flatnonzero(following[:-1] != page + 1 + np.arange(len(pages) - 1))
-            run = int(breaks[0]) + 1 if len(breaks) else len(pages)
-            whole, rest = divmod(min(len(value), run * room), room)
-            np.frombuffer(value, np.uint8, whole * room).reshape(whole, room)[:] = pages[:whole, 4:]
-            value = value[whole * room :]
-            value[:rest] = pages[whole, 4 : 4 + rest].data if rest else b""
-            value, page = value[rest:], int(following[run - 1])
-            together = min(2 * run, len(self._pages))  # of a scattered value little is in vain
+            following = self._read_pages(page, value, min(together, -(-len(value) // room)))
+            breaks = np.flatnonzero(following[:-1] != page + np.arange(1, len(following)))
+            run = int(breaks[0]) + 1 if len(breaks) else len(following)
+            value, page = value[run * room :], int(following[run - 1])
+            together = min(2 * run, _TOGETHER)  # of a scattered value little is in vain
 
-    def _read_pages(self, first: int, count: int, wanted: int) -> NDArray[np.uint8]:
-        """So many pages, one behind the other, or as many as there are, at least one.
+    def _read_pages(self, first: int, value: memoryview, count: int) -> NDArray[np.uint32]:
+        """Fill a value's beginning from so many pages, one behind the other, at least one.
 
-        Args:
-            wanted: bytes of a value that they hold; behind them the last page may be cut.
+        Returns:
+            of each page that was read the number of the page behind it.
         """
         if first < 2:
             raise BrokenBagError("the row is longer than its pages")
-        pages = self._pages[:count]
-        got = os.preadv(self._descriptor, [pages.reshape(-1).data], (first - 1) * self.page_size)
-        is_all = got >= wanted + 4 * count
+        room = self.page_size - 4
+        into = [self._into_following[0]] * (2 * count)
+        into[::2] = self._into_following[:count]
+        into[1::2] = [value[at : at + room] for at in range(0, count * room, room)]
+        got = os.preadv(self._descriptor, into, (first - 1) * self.page_size)
+        is_all = got == 4 * count + min(len(value), count * room)
         read = count if is_all else got // self.page_size
         if read == 0:
             raise BrokenBagError(f"there is no page {first}")
-        return pages[:read]
+        return self._following[:read].view(">u4").ravel()
 
 
 class Page:

@@ -61,7 +61,9 @@ class Appearance:
 def appearance(image: Image) -> Appearance:
     """Looks of a frame, (H, W, 3) uint8 RGB of any size."""
     step = max(1, image.shape[1] // (2 * _COARSE))
-    coarse = np.ascontiguousarray(image[::step, ::step])
+    columns, rows = max(1, image.shape[1] // step), max(1, image.shape[0] // step)
+    whole = image[: rows * step, : columns * step]  # so that each column is one of the picture's
+    coarse = cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_NEAREST)
     small = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).astype(np.float32)
     grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
     brightness, deviation = float(grey.mean()), float(grey.std())

@@ -68,3 +68,19 @@ def test_of_two_alike_the_lighter_one_goes_and_what_is_seen_most_does_not_stay()
     while len(reservoir) > 4:
         reservoir.remove(reservoir.worth_least()[0])
     assert {name.split()[1] for name in reservoir.names} == {"0", "1", "2", "3"}
+
+
+def test_it_grows_with_what_it_keeps() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(0, 1, (300, LENGTH)).astype(np.float32)
+    reservoir = Reservoir()
+    for number, vector in enumerate(vectors):
+        distances = reservoir.distances(reservoir.differences(vector), 0.0)
+        reservoir.add(str(number), 1, vector, 0.0, 1.0, distances)
+    kept = {str(number): (vector, 0.0, 1.0) for number, vector in enumerate(vectors)}
+    expected = brute_force(kept)
+    slot, value = reservoir.worth_least()
+    assert np.isclose(value, min(expected.values()), atol=1e-3)
+    assert np.isclose(expected[reservoir.names[slot]], value, atol=1e-3)
+    far = np.linalg.norm(vectors - vectors[7] - 0.01, axis=1)
+    np.testing.assert_allclose(reservoir.differences(vectors[7] + 0.01), far, atol=1e-3)
