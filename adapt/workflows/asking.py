@@ -82,7 +82,8 @@ def ask_black_box(
             f"The black box does not say what its classes are: give {arg('label_space')}."
         )
     found = open_frames([str(frame) for frame in frames], on_skip=events.note)
-    _make_room(out, resume or overwrite)
+    if not (resume or overwrite):
+        _refuse_full(out)
     began, counts, asked, kept = time.monotonic(), np.zeros(NO_CLASS + 1, np.int64), 0, 0
     for frame in found:
         events.stop_if_requested()
@@ -103,11 +104,10 @@ def _suffixes(soft: bool) -> tuple[str, ...]:
     return (".npz", ".png") if soft else (".png",)
 
 
-def _make_room(out: Path, may_hold: bool) -> None:
-    """Make the folder; refuse one that holds something, unless it may."""
+def _refuse_full(out: Path) -> None:
+    """Refuse a folder that holds something."""
     with output_errors(out):
-        out.mkdir(exist_ok=True)
-        if not may_hold and any(out.iterdir()):
+        if out.exists() and any(out.iterdir()):
             raise OutputError(
                 f"{out}: holds files already; go on with {arg('resume', True)}, replace them with "
                 f"{arg('overwrite', True)}, or give another {arg('out')}."
@@ -117,15 +117,21 @@ def _make_room(out: Path, may_hold: bool) -> None:
 def _write_answer(
     black_box: BlackBox, frame: Frame, out: Path, num_classes: int, soft: bool
 ) -> NDArray[np.uint8]:
-    """Write the answer to one frame; its class indices at the frame's size."""
+    """Write the answer to one frame, into the folder that the first one makes.
+
+    Returns:
+        its class indices at the frame's size.
+    """
     answer = black_box.answer(frame.name, np.array(frame.image))
     answer = checked_answer(answer, num_classes, f"the answer to frame {frame.name}")
+    if soft and answer.ndim == 2:
+        raise ConfigError(
+            f"{arg('soft', True)}: the black box answers in classes, not in probabilities; "
+            "leave it out."
+        )
+    with output_errors(out):
+        out.mkdir(exist_ok=True)
     if soft:
-        if answer.ndim == 2:
-            raise ConfigError(
-                f"{arg('soft', True)}: the black box answers in classes, not in probabilities; "
-                "leave it out."
-            )
         buffer = io.BytesIO()
         np.savez_compressed(buffer, answer.astype(np.float16))
         write_whole(out / f"{frame.name}.npz", buffer.getvalue())

@@ -228,6 +228,7 @@ def test_classes_are_no_probabilities_to_write(frames_dir: Path, tmp_path: Path)
     space = roadshift.LabelSpace(name="one", classes=("a", "b"), colours=((0, 0, 0), (1, 1, 1)))
     with pytest.raises(roadshift.ConfigError, match=r"^soft=True: the black box answers in cl"):
         ask_black_box(dark, [frames_dir], tmp_path / "out", space=space, soft=True)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_coarse_answer_is_interpolated_before_its_largest_is_taken() -> None:
