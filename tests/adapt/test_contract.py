@@ -25,6 +25,7 @@ from roadshift.adapt.methods import METHODS, build_stages, find_method, resolve_
 from roadshift.adapt.networks import NETWORKS, SegmentationNetwork, build_network
 from roadshift.adapt.run.config import RunConfig
 from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.installed import installed_names
 from run_cases import (
     Killed,
     assert_same,
@@ -42,6 +43,7 @@ EVERY_METHOD = [*METHODS, "sharp"]
 # The code of segformer_b0, pidnet_s and ddrnet23_slim, with up to 85 M weights.
 LARGER = {*(f"segformer_b{size}" for size in range(1, 6)), "pidnet_m", "ddrnet23"}
 EVERY_NETWORK = [*(n for n in NETWORKS if n not in LARGER), "lane_net", "tiny_network:build"]
+EVERY_NETWORK += installed_names("roadshift.networks")  # METHODS has the installed ones itself
 ARGUMENTS = {  # not 40 million parameters
     "deeplab_v3plus": {"backbone": "mobilenet_v2"},
     "deeplab_v2_resnet101": {"layers": [1, 1, 1, 1]},
