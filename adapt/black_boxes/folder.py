@@ -32,7 +32,11 @@ def open_folder(source: str, wiring: BoxWiring, space: LabelSpace | None, note: 
     wiring.check_unused(source, "is a folder of answers that were given")
     files = sorted(p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file())
     if not files:
-        raise ConfigError(f"{folder}: holds no predictions, neither NAME.npz nor NAME.png.")
+        within = folder / "labels"  # of what `roadshift run` wrote
+        instead = f"; give {within}" if within.is_dir() else ""
+        raise ConfigError(
+            f"{folder}: holds no predictions, no NAME.npz, NAME.npy or NAME.png{instead}."
+        )
     listing = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
     identity = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
 

@@ -376,7 +376,8 @@ def test_a_bundle_that_was_not_exported_is_refused(source: Bundle) -> None:
     [
         ("nowhere", ConfigError, "nowhere: does not exist; give a folder of predictions"),
         ("some.pth", ConfigError, r"some\.pth: is not a black box; give a folder"),
-        ("empty", ConfigError, "empty: holds no predictions"),
+        ("empty", ConfigError, r"empty: holds no predictions, .* NAME\.npy or NAME\.png\.$"),
+        ("labelled", ConfigError, r"NAME\.png; give .*labelled/labels\.$"),
         ("no_such_module:ask", NetworkError, "'no_such_module:ask': there is no module"),
         ("json:ask", NetworkError, "'ask' does not exist in .*name a function of an RGB image"),
         ("json:__name__", NetworkError, "'__name__' is not callable"),
@@ -389,6 +390,7 @@ def test_what_is_no_black_box_is_refused(
     (tmp_path / "some.pth").write_bytes(b"weights")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "frame_0.txt").write_text("")
+    (tmp_path / "labelled" / "labels").mkdir(parents=True)
     with pytest.raises(error, match=words):
         open_black_box(name)
 
