@@ -320,34 +320,30 @@ def _check_class_count(
 ) -> None:
     """Refuse weights that differ from the network's in the number of classes.
 
-    They do where one count stands for ``num_classes`` in every axis that differs, be it of the
-    classifier's tensors or of all: sums and multiples of the count, as ESPNet's inner layers have
-    them, say nothing against what its classifier says.
+    They do where the classifier's tensors have one other count wherever the network's have
+    ``num_classes``, or where that is all that differs: what inner layers make of the count, such as
+    ESPNet's sums and multiples and ESPNetv2's halves, says nothing against it.
     """
-    differing = {
+    shapes = {
         name: (state[name].shape, own.shape)
         for name, own in network.state_dict().items()
-        if name in state and state[name].shape != own.shape
+        if name in state and state[name].ndim == own.ndim
     }
+    differing = {p for pair in shapes.values() for p in zip(*pair, strict=True) if p[0] != p[1]}
     if not differing:
         return
     last = {id(parameter) for parameter in network.classifier_parameters()}
     names = {name for name, parameter in network.named_parameters() if id(parameter) in last}
-    for shapes in ([differing[n] for n in differing if n in names], [*differing.values()]):
-        count = _class_count(shapes, network.num_classes)
-        if count is not None:
+    for pairs in (
+        {p for n in names & shapes.keys() for p in zip(*shapes[n], strict=True)},
+        differing if all(own == network.num_classes for _, own in differing) else set(),
+    ):
+        counts = {found for found, own in pairs if own == network.num_classes}
+        if len(counts) == 1 and network.num_classes not in counts:
+            (count,) = counts
             known = [s.name for s in map(built_in, LABEL_SPACES) if s.num_classes == count]
             built = f" (of as many classes: {', '.join(known)})" if known else ""
             raise NetworkError(
                 f"{where}: the weights have {count} classes, {label_space} has "
                 f"{network.num_classes}; choose the label space that they were trained with{built}."
             )
-
-
-def _class_count(shapes: Sequence[tuple[torch.Size, torch.Size]], expected: int) -> int | None:
-    """The one size that stands, in each axis that differs, where ``expected`` does."""
-    if any(len(found) != len(own) for found, own in shapes):
-        return None
-    pairs = {p for found, own in shapes for p in zip(found, own, strict=True) if p[0] != p[1]}
-    counts = {found for found, own in pairs if own == expected}
-    return counts.pop() if len(pairs) == len(counts) == 1 else None

@@ -264,6 +264,15 @@ def test_a_class_count_that_sits_in_many_layers_is_said_in_classes(other: int, k
     )
 
 
+@pytest.mark.parametrize(("classes", "other"), [(19, 20), (20, 19), (11, 19)])
+def test_classes_are_counted_by_the_classifier_where_inner_widths_follow_them(
+    classes: int, other: int
+) -> None:
+    weights = build_network("espnetv2", other, scale=0.5).state_dict()
+    with pytest.raises(NetworkError, match=f"w.pth: the weights have {other} classes, the label"):
+        load_weights(build_network("espnetv2", classes, scale=0.5), weights, "w.pth")
+
+
 def test_a_width_that_differs_beside_the_classes_is_no_class_count() -> None:
     network = build_network("fast_scnn", 5)
     state = {name: torch.zeros_like(value) for name, value in network.state_dict().items()}
