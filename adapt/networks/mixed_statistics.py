@@ -64,7 +64,7 @@ def target_statistics(
         for layer in layers:
             layer.reset_running_stats()
             layer.momentum = None
-            layer.train()
+            layer.training = True  # not train(): a frozen layer may have its own
         try:
             with lone_values_allowed(model, note, before):
                 for images in batches:

@@ -24,7 +24,7 @@ def evaluating(network: nn.Module, *, own_statistics: bool = False) -> Iterator[
     layers = batch_norm_layers(network) if own_statistics else []
     network.eval()
     for layer in layers:
-        layer.train()
+        layer.training = True  # not train(): a frozen layer may have its own
         layer.track_running_stats = False
     try:
         with lone_values_allowed(network):

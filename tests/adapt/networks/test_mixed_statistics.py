@@ -26,6 +26,7 @@ from roadshift.adapt.networks.mixed_statistics import (
     running_statistics,
     target_statistics,
 )
+from roadshift.adapt.networks.modes import evaluating
 from roadshift.adapt.run.events import Events
 from roadshift.adapt.run.options import RunOptions
 from roadshift.adapt.scoring.statistics_share import (
@@ -93,6 +94,26 @@ def test_looking_at_the_target_changes_nothing() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert list(found) == batch_norm_layers(net)
     assert not torch.equal(found[net[1]].mean, net[1].running_mean)
+
+
+class _Frozen(nn.BatchNorm2d):
+    """As published code freezes batch norm: whatever the network does, it stays in evaluation."""
+
+    def train(self, mode: bool = True) -> _Frozen:
+        return super().train(mode and False)
+
+
+def test_batch_norm_that_holds_itself_in_evaluation_mode_is_mixed_as_any() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), _Frozen(4)).train()
+    plain = network()
+    plain.load_state_dict(net.state_dict())
+    batch = torch.randn(2, 3, 8, 8) + 4
+    assert reestimate_batch_norm(net, [batch], 0.5) == reestimate_batch_norm(plain, [batch], 0.5)
+    torch.testing.assert_close(net[1].running_mean, plain[1].running_mean)
+    assert not net[1].training
+    with evaluating(net, own_statistics=True):
+        own = net(batch)
+    torch.testing.assert_close(own.mean((0, 2, 3)), torch.zeros(4), atol=1e-5, rtol=0)
 
 
 def test_no_share_asks_for_no_frame_and_a_source_of_one_s_own_may_be_given() -> None:
