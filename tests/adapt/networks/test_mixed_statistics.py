@@ -97,7 +97,7 @@ def test_looking_at_the_target_changes_nothing() -> None:
 
 
 class _Frozen(nn.BatchNorm2d):
-    """As published code freezes batch norm: whatever the network does, it stays in evaluation."""
+    """A layer that stays in evaluation mode, as published code freezes batch norm."""
 
     def train(self, mode: bool = True) -> _Frozen:
         return super().train(mode and False)
