@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...runtime.probes.memory import peak_memory_mib, reset_peak_memory
+from ...runtime.words import counted
 
 CALIBRATION_STEPS = 5
 RESERVE = 0.95  # share of a time budget that steps may plan with; the rest ends the run
@@ -28,10 +29,14 @@ class Deadline:
     Args:
         budget_s: seconds for the whole run, or None.
         began: `time.monotonic` when the run began; None: now.
+        patience_s: without a budget, seconds since the run began that long preparations share.
     """
 
-    def __init__(self, budget_s: float | None, began: float | None = None) -> None:
+    def __init__(
+        self, budget_s: float | None, began: float | None = None, patience_s: float | None = None
+    ) -> None:
         self._budget_s = budget_s
+        self._patience_s = patience_s if budget_s is None else None
         self.before_s = 0.0  # spent before a resume
         self._start = time.monotonic() if began is None else began
         self.forward_s = 0.0  # that the network takes for a whole frame; 0 until it is timed
@@ -45,6 +50,18 @@ class Deadline:
     def bounded(self) -> bool:
         """Tell whether there is a budget."""
         return self._budget_s is not None
+
+    @property
+    def limited(self) -> bool:
+        """Tell whether the part that has begun last is to end at some time."""
+        return math.isfinite(self.left_s)
+
+    @property
+    def name(self) -> str:
+        """What bounds the run's time, for notes."""
+        if self._patience_s is None:
+            return "the time budget"
+        return f"the default of {counted(round(self._patience_s / 60), 'minute')}"
 
     @property
     def elapsed_s(self) -> float:
@@ -90,9 +107,16 @@ class Deadline:
         self._ending = True
 
     @contextmanager
-    def part(self, share: float) -> Iterator[None]:
-        """Give what runs inside a share of the seconds that are left to what is around it."""
-        self._parts.append(self.elapsed_s + share * self.left_s)
+    def part(self, share: float, *, long: bool = False) -> Iterator[None]:
+        """Give what runs inside a share of the seconds that are left to what is around it.
+
+        Args:
+            long: it grows with the frames, so that without a budget patience bounds it.
+        """
+        left_s = self.left_s
+        if long and self._patience_s is not None:
+            left_s = min(left_s, max(0.0, self._patience_s - self.elapsed_s))
+        self._parts.append(self.elapsed_s + share * left_s)
         try:
             yield
         finally:

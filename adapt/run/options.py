@@ -22,7 +22,7 @@ class RunOptions:
     checkpoint_every_s: float = 60.0
     time_budget_s: float | None = None
     began: float | None = None  # `time.monotonic` since when it counts; None: since the run's call
-    patience_s: float | None = None  # without a budget: fewer steps where all would end later
+    patience_s: float | None = None  # without a budget: fewer frames prepared, fewer steps
     memory_budget_bytes: int | None = None
     events: Events = QUIET
 

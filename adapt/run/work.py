@@ -33,7 +33,8 @@ class Work:
     @classmethod
     def of(cls, options: RunOptions) -> Self:
         """That of a run which begins now, or began when ``options`` say."""
-        return cls(Deadline(options.time_budget_s, options.began), options.events)
+        deadline = Deadline(options.time_budget_s, options.began, options.patience_s)
+        return cls(deadline, options.events)
 
     @contextmanager
     def phase(
@@ -75,15 +76,15 @@ class Work:
         if not items:
             return
         order: Sequence[int] = range(len(items))
-        if self.deadline.bounded and not in_order:
+        if self.deadline.limited and not in_order:
             order = spread(len(items))
         with self.phase(title, len(items), unit) as done:
             repeated = Repeated(self.deadline, passes)
             for count, index in enumerate(order):
                 if not repeated.fits():
                     self.events.note(
-                        f"{title}: {count} of {len(items)} {unit}, for more the time budget leaves "
-                        "no time"
+                        f"{title}: {count} of {len(items)} {unit}, for more "
+                        f"{self.deadline.name} leaves no time"
                     )
                     return
                 self.events.stop_if_requested()

@@ -47,23 +47,26 @@ def leave_steps_out(
     return replace(state, planned_steps=steps)
 
 
-def enough_prepared(stage: str, prepared: int, count: int, note: Callable[[str], None]) -> bool:
+def enough_prepared(
+    stage: str, prepared: int, count: int, time: str, note: Callable[[str], None]
+) -> bool:
     """Tell whether a stage learns from the frames that time has prepared it for, and say so.
 
     Args:
         stage: its name.
         prepared, count: frames, and those of the run.
+        time: what bounds it, see `Deadline.name`.
     """
     if prepared < min(LEAST_PREPARED, count):
         note(
-            f"{stage} is left out: in its part of the time budget {prepared} of "
+            f"{stage} is left out: in its part of {time} {prepared} of "
             f"{counted(count, 'frame')} were prepared"
         )
         return False
     if prepared < count:
         note(
             f"{stage} learns from {prepared} of {counted(count, 'frame')}, evenly spread: for more "
-            "the time budget leaves no time to prepare"
+            f"{time} leaves no time to prepare"
         )
     return True
 

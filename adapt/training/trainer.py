@@ -271,7 +271,7 @@ class Trainer:
         frames.begin(kept, settled=bool(self._restored))
         share = stage.share / sum(later.share for later in self.stages[number:])
         with (
-            self.deadline.part(PREPARATION * share),
+            self.deadline.part(PREPARATION * share, long=True),
             self.context.work.phase(f"preparing {stage.name}"),
         ):
             try:
@@ -287,7 +287,9 @@ class Trainer:
             except OutOfTimeError:
                 frames.chosen = []
         chosen = frames.of(count)
-        if not enough_prepared(stage.name, len(chosen), count, self.events.note):
+        if not enough_prepared(
+            stage.name, len(chosen), count, self.deadline.name, self.events.note
+        ):
             return None
         frames.settle(kept)
         self.sampler.draw_from(stage.streams(chosen), stage.crop_condition())

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import run_clock
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -85,6 +86,35 @@ def test_no_setting_takes_longer_than_the_budget(
     assert clock.now - began <= 1.2 * budget + loading
     outcome: Any = bundle.manifest.provenance.configuration["outcome"]
     assert outcome["steps"] < 300
+
+
+@pytest.mark.usefixtures("slow_network")
+@pytest.mark.parametrize("patience", [None, 60.0])
+def test_without_a_budget_patience_bounds_what_grows_with_the_frames(
+    patience: float | None,
+    clock: Clock,
+    source: Bundle,
+    recording: Path,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_clock, "A_FRAME_S", 0.12)
+    notes: list[str] = []
+    prepared: list[float] = []
+    config = settings("training.steps=40", "tone=none", method="nightshift")
+    began = clock.now
+
+    def note(sentence: str) -> None:
+        notes.append(sentence)
+        if sentence.startswith("nightshift learns from"):
+            prepared.append(clock.now - began)
+
+    run(source, recording, config, tmp_path / "out", patience_s=patience, note=note)
+    cut = [n for n in notes if "for more the default of 1 minute leaves no time" in n]
+    assert bool(cut) == bool(prepared) == (patience is not None)
+    if patience is not None:
+        assert prepared[0] < patience
 
 
 @pytest.mark.usefixtures("slow_network")
@@ -359,6 +389,23 @@ def test_without_a_budget_nothing_is_ever_due(clock: Clock) -> None:
         clock.now += 1e9
         assert not deadline.due
     assert not deadline.passed
+
+
+def test_without_a_budget_patience_bounds_long_parts_alone(clock: Clock) -> None:
+    deadline = Deadline(None, patience_s=420.0)
+    assert not deadline.limited
+    with deadline.part(0.5):
+        assert not deadline.limited
+    clock.now += 20
+    with deadline.part(0.5, long=True):
+        assert deadline.left_s == 200
+        clock.now += 500
+        assert deadline.due
+    assert not deadline.passed
+    with deadline.part(0.5, long=True):  # nothing is left
+        assert deadline.left_s == 0
+    assert deadline.name == "the default of 7 minutes"
+    assert Deadline(50.0, patience_s=420.0).name == "the time budget"
 
 
 def test_a_budget_counts_from_where_the_command_began(clock: Clock) -> None:
