@@ -67,7 +67,7 @@ def _built_anew(model: Model) -> Model | None:
     with _no_draws():
         fresh: Model = rebuild()
     if isinstance(model, ForeignNetwork) and isinstance(fresh, ForeignNetwork):
-        fresh.trial = model.trial
+        fresh.keep_trial(model.trial)
     mine = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     if any(id(tensor) in mine for tensor in (*fresh.parameters(), *fresh.buffers())):
         raise NetworkError(

@@ -639,6 +639,24 @@ class LossWhileTraining(Base):
         return {"loss": z.mean()} if self.training else z
 
 
+class WantsLabelsInItsHead(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.whole = WantsLabelsWhileTraining(num_classes)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.whole(x)
+
+
+class LossOfItsHeadWhileTraining(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.whole = LossWhileTraining(num_classes)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.whole(x)
+
+
 class OnCuda(Base):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)

@@ -43,7 +43,7 @@ class ForeignNetwork(SegmentationNetwork):
         self.align_corners = bool(getattr(module, "align_corners", False))
         self.where = where or type(module).__name__
         self.training = module.training
-        self.trial = None
+        self.trial, self._root_rests = None, False
 
     def train(self, mode: bool = True) -> ForeignNetwork:
         """Set the mode, through the user's own ``train`` if there is one: it may freeze layers."""
@@ -52,6 +52,8 @@ class ForeignNetwork(SegmentationNetwork):
         else:
             self._foreign.training = mode
             super().train(mode)
+        if self._root_rests:
+            self._foreign.training = False
         self.training = mode
         return self
 
@@ -66,8 +68,20 @@ class ForeignNetwork(SegmentationNetwork):
             NetworkError, ConfigError: see `trial.try_out`.
         """
         run = self._foreign.__call__
-        self.trial = try_out(self, run, self.num_classes, self.where, size=size, output=output)
-        return self.trial
+        how: dict[str, Any] = {"size": size, "output": output, "rest": self._rest}
+        self.keep_trial(None)
+        trial = try_out(self, run, self.num_classes, self.where, **how)
+        self.keep_trial(trial)
+        return trial
+
+    def keep_trial(self, trial: Trial | None) -> None:
+        """Take what a trial found, of this network or of one that was built alike."""
+        self.trial, self._root_rests = trial, trial is not None and trial.root_rests
+        if self._root_rests:
+            self._foreign.training = False
+
+    def _rest(self) -> None:
+        self._root_rests = True
 
     def forward(self, images: Tensor) -> Output:
         """Run the user's module and read its answer.

@@ -9,6 +9,7 @@ reaches; and it turns what a network cannot do into one sentence.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +69,17 @@ class Wiring:
 
 @dataclass(frozen=True)
 class Trial:
-    """Wiring in both modes, and what a person should know."""
+    """Wiring in both modes, and what a person should know.
+
+    Attributes:
+        root_rests: the module itself keeps ``training`` off while its layers train, for its own
+            code wants labels there, or returns a loss.
+    """
 
     evaluating: Wiring
     training: Wiring
     notes: tuple[str, ...] = ()
+    root_rests: bool = False
 
     def of(self, training: bool) -> Wiring:
         """The wiring of a mode."""
@@ -87,8 +94,13 @@ def try_out(
     *,
     size: tuple[int, int] = TRIAL_SIZE,
     output: str | None = None,
+    rest: Callable[[], None] | None = None,
 ) -> Trial:
     """Run a user's network once in each mode, and find its logits.
+
+    One that has none while training, for it raises there or returns a loss, is tried again with
+    the module itself as while evaluating and its layers training: much published code takes the
+    loss in its own ``forward`` behind ``if self.training``.
 
     Args:
         network: left as it was: weights, buffers, modes and torch's random numbers.
@@ -97,6 +109,7 @@ def try_out(
         where: begins every message.
         size: (height, width) of the images.
         output: path of the logits, where the user says it.
+        rest: from now on the module itself is not told that it trains; ``None``: it has to be.
 
     Raises:
         NetworkError: the network raises, or has no logits or several that may be them.
@@ -104,14 +117,48 @@ def try_out(
     """
     with left_as_it_was(network):
         evaluated = see(network, run, num_classes, where, size, training=False)
-        trained = see(network, run, num_classes, where, size, training=True)
+        trained, rested = _trained(network, run, num_classes, where, size, rest)
         ships = _that_ships(evaluated, trained, output, where, num_classes)
         learns = _that_learns(ships, evaluated, trained, output, where)
         _check_logits(ships, evaluated, where)
         _check_logits(learns, trained, where)
         _check_graph(learns, where)
-        notes = [*_unlike(ships, learns), *_unreached(network, learns)]
-        return Trial(_wiring(ships, evaluated), _wiring(learns, trained), tuple(notes))
+        notes = [*rested, *_unlike(ships, learns), *_unreached(network, learns)]
+        wirings = _wiring(ships, evaluated), _wiring(learns, trained)
+        return Trial(*wirings, tuple(notes), root_rests=bool(rested))
+
+
+def _trained(
+    network: nn.Module,
+    run: Callable[[Tensor], Any],
+    num_classes: int,
+    where: str,
+    size: tuple[int, int],
+    rest: Callable[[], None] | None,
+) -> tuple[ForwardResult, list[str]]:
+    """The pass of training mode, and a note where the module itself had to rest for it."""
+    refusal: NetworkError | None = None
+    trained: ForwardResult | None = None
+    try:
+        trained = see(network, run, num_classes, where, size, training=True)
+        why = f"returns no map of {num_classes} channels ({listed(trained.answer)})"
+    except NetworkError as error:
+        refusal, cause = error, error.__cause__
+        why = f"raises {type(cause).__name__}"
+    if trained is not None and (trained.candidates or rest is None):
+        return trained, []
+    rested: ForwardResult | None = None
+    if rest is not None:
+        rest()
+        with suppress(NetworkError):
+            rested = see(network, run, num_classes, where, size, training=True)
+    if rested is not None and rested.candidates:
+        note = f"told that it trains, it {why}; so its layers alone are told, and the rest of it"
+        return rested, [f"{note} is as while evaluating, without losses and heads of its own"]
+    if refusal is not None:
+        raise refusal
+    assert trained is not None  # it did not raise
+    return trained, []
 
 
 # --- which map is which ---------------------------------------------------------------------------

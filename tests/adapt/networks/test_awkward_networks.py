@@ -57,6 +57,8 @@ OTHERS = (
     "UnusedHead",
     "Synchronised",
     "WideAsClasses",
+    "WantsLabelsWhileTraining",
+    "LossWhileTraining",
 )
 CHOSEN = {"AuxFirst": "1", "Keys": "main", "Nested": "0.end"}
 EXPORTED = (  # a few seconds each: those whose graphs are of different kinds
@@ -71,7 +73,7 @@ REFUSED = (
     "WantsSize",
     "FixedPositions",
     "WantsTargets",
-    "LossWhileTraining",
+    "LossOfItsHeadWhileTraining",
     "OnCuda",
     "ImagesToCuda",
     "CastsImages",

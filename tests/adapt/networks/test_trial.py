@@ -9,6 +9,7 @@ import torch
 import user_networks
 from roadshift.adapt.methods.base import split_classifier
 from roadshift.adapt.networks import ForeignNetwork, build_network
+from roadshift.adapt.networks.copies import copy_of
 from roadshift.runtime.errors import ConfigError, NetworkError
 
 K = 5
@@ -224,8 +225,8 @@ UNUSABLE = {
     "WantsSize": "raised AssertionError: images must be 512x1024, for images .*input_size",
     "FixedPositions": r"raised RuntimeError: The size of tensor.*\(1, 3, 32, 64\).*input_size",
     "WantsTargets": "missing 1 required positional argument: 'targets'.*the images alone",
-    "WantsLabelsWhileTraining": r"not NoneType.*return its maps without .* given no labels, while",
-    "LossWhileTraining": "no map of as many channels while training",
+    "WantsLabelsInItsHead": r"not NoneType.*return its maps without .* given no labels, while",
+    "LossOfItsHeadWhileTraining": "no map of as many channels while training",
     "ImagesToCuda": r"leave \.cuda\(\) and fixed devices out",
     "CastsImages": "images and weights are float32",
     "OneChannel": "returned one channel .*return two channels",
@@ -237,6 +238,25 @@ UNUSABLE = {
     "Detached": r"without a gradient while training, so none .* \.detach\(\)",
     "NoForward": 'missing the required "forward"',
 }
+
+
+LOSS_OF_ITS_OWN = {
+    "WantsLabelsWhileTraining": "raises TypeError",
+    "LossWhileTraining": r"returns no map of 5 channels (a mapping with ['loss'])",
+}
+
+
+@pytest.mark.parametrize("name", LOSS_OF_ITS_OWN)
+def test_a_network_that_takes_its_loss_itself_is_trained_by_its_layers_alone(name: str) -> None:
+    network = tried(name)
+    assert network.trial is not None
+    assert f"it {LOSS_OF_ITS_OWN[name]}; so its layers alone are" in " ".join(network.trial.notes)
+    copy = copy_of(network.train())
+    for one in (network, copy):
+        assert one.training
+        assert all(module.training for module in one.modules())
+        assert one(torch.randn(2, 3, 32, 64)).logits.requires_grad
+        assert not any(module.training for module in one.eval().modules())
 
 
 @pytest.mark.no_gpu
