@@ -7,9 +7,9 @@ method's preset for the chosen ``variant``, a TOML file, and ``--set section.key
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,12 +24,29 @@ LARGEST = 10**9  # of any number of a section: beyond it float32 and counters ov
 
 
 class Settings(BaseModel):
-    """Base of every settings section: immutable, an unknown key or a giant number is an error."""
+    """Base of every settings section: immutable, an unknown key or a giant number is an error.
+
+    Raises:
+        ConfigError: a section that is made by its class names each value that it does not take.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     renamed: ClassVar[Renames] = {}  # fields by the names that they had before
     renamed_values: ClassVar[RenamedValues] = {}  # values of fields by their names before
+
+    if not TYPE_CHECKING:  # type checkers know each field
+
+        def __init__(self, **values):
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                cls = type(self)
+                problems = "; ".join(_problems(cls, error, named=_argument))
+                raise ConfigError(f"{cls.__name__}: {problems}.") from error
+
+        # As pydantic marks its own: a section within another is validated without it.
+        __init__.__pydantic_base_init__ = True
 
     @model_validator(mode="before")
     @classmethod
@@ -316,21 +333,35 @@ def validate(config_type: type[Config], values: Mapping[str, Any], where: str) -
     try:
         return config_type.model_validate(dict(values))
     except ValidationError as error:
-        problems = []
-        for detail in error.errors():
-            key = ".".join(str(part) for part in detail["loc"])
-            if detail["type"] == "extra_forbidden":
-                fields = _section(config_type, detail["loc"][:-1]).model_fields
-                known = ", ".join(name for name in fields if name != "method_config")
-                problems.append(f"unknown key {shown(key)} (known: {known})")
-            elif detail["type"] == "missing":
-                problems.append(f"missing key {key!r}")
-            elif detail["type"] == "value_error":  # ours, whole sentences
-                sentence = detail["msg"].removeprefix("Value error, ")
-                problems.append(f"{key}.{sentence}" if key else sentence)
-            else:
-                problems.append(f"{key}: {detail['msg']}, got {shown(detail['input'])}")
-        raise ConfigError(f"{where}: " + "; ".join(problems) + ".") from error
+        problems = "; ".join(_problems(config_type, error))
+        raise ConfigError(f"{where}: {problems}.") from error
+
+
+def _problems(
+    config_type: type[BaseModel], error: ValidationError, named: Callable[[str], str] = str
+) -> list[str]:
+    """Clauses on what is wrong with which key, ``named`` as whoever gave the values knows it."""
+    problems = []
+    for detail in error.errors():
+        key = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            fields = _section(config_type, detail["loc"][:-1]).model_fields
+            known = ", ".join(name for name in fields if name != "method_config")
+            problems.append(f"unknown key {shown(key)} (known: {known})")
+        elif detail["type"] == "missing":
+            problems.append(f"missing key {key!r}")
+        elif detail["type"] == "value_error":  # ours, whole sentences
+            sentence = detail["msg"].removeprefix("Value error, ")
+            problems.append(f"{key}.{sentence}" if key else sentence)
+        else:
+            problems.append(f"{named(key)}: {detail['msg']}, got {shown(detail['input'])}")
+    return problems
+
+
+def _argument(key: str) -> str:
+    """A key of a section that is made by its class: the argument of that name, or below it."""
+    first, dot, rest = key.partition(".")
+    return f"{arg(first)}{dot}{rest}"
 
 
 def _section(config_type: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:

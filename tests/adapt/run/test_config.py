@@ -505,3 +505,32 @@ def test_every_preset_of_every_method_is_valid(method: str) -> None:
 def test_training_a_source_model_is_not_offered_as_an_adaptation() -> None:
     assert "supervised" not in METHODS
     assert [stage.name for stage in build_stages(resolve_config("supervised"))] == ["supervised"]
+
+
+# --- sections made by their classes --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "argument", "words"),
+    [
+        ({"steps": -1}, "steps", "TrainingConfig: steps: Input should be greater .*, got -1"),
+        ({"scale": (1, "a")}, "scale", r"TrainingConfig: scale\.1: .*, got 'a'"),
+        ({"steps": "x", "batch_size": 0}, "steps", "; batch_size: Input should be"),
+        ({"nothing": 1}, None, "TrainingConfig: unknown key 'nothing' .known: steps, "),
+        ({"lr": 1e30}, None, "TrainingConfig: lr must be at most 1000000000"),
+    ],
+)
+def test_typed_settings_refuse_a_value_as_any_function_does(
+    values: dict[str, Any], argument: str | None, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        TrainingConfig(**values)
+    assert caught.value.argument == argument
+
+
+def test_a_section_within_others_is_still_told_by_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^settings: training\.steps: Input .*, got -1\.$"):
+        validate(RunConfig, {"method": "iapc", "training": {"steps": -1}}, "settings")
+    made = TrainingConfig(steps=3)
+    assert made.model_fields_set == {"steps"}
+    assert made.model_copy(update={"steps": 4}) == TrainingConfig(steps=4)
