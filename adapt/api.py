@@ -30,7 +30,6 @@ from typing import Any, Literal
 from ..runtime.arguments import (
     Source,
     Sources,
-    above_zero,
     opened,
     size_of,
     sources,
@@ -39,6 +38,7 @@ from ..runtime.arguments import (
 )
 from ..runtime.bundle import Bundle, open_bundle
 from ..runtime.errors import ConfigError, arg
+from ..runtime.given import path_of, whole_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from ..runtime.verdict import Verdict
@@ -100,12 +100,15 @@ def import_bundle(
     """
     if colour not in (None, "rgb", "bgr"):
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
-    network_of(network or "hf", arguments, output)
+    path_of("weights", weights)
+    network_of("hf" if network is None else network, arguments, output)
+    if key is not None and not isinstance(key, str):
+        raise ConfigError(f"{arg('key')}: {key!r} is no name of a key, such as 'model.ema'.")
     return importing.import_bundle(
         weights,
         network,
         None if label_space is None else space_of(label_space),
-        Path(out),
+        path_of("out", out),
         input_size=None if input_size is None else size_of("input_size", input_size),
         colour=colour,
         mean=None if mean is None else triple_of("mean", mean),
@@ -161,7 +164,8 @@ def train_bundle(
     if initial is None or isinstance(initial, Bundle):
         start_from: Bundle | Path | None = initial
     else:
-        start_from = open_bundle(initial) if Path(initial).is_dir() else Path(initial)
+        path = path_of("initial", initial)
+        start_from = open_bundle(path) if path.is_dir() else path
     given = given_settings(Supervised.name, settings, training, config)
     resolved = training_settings(given, start_from, seed)
     if network is not None:
@@ -176,7 +180,7 @@ def train_bundle(
         size=None if input_size is None else size_of("input_size", input_size),
     )
     options = run_options(
-        Path(out),
+        path_of("out", out),
         overwrite,
         device,
         resume,
@@ -188,8 +192,8 @@ def train_bundle(
         stop_requested,
     )
     return adaptation.train_bundle(
-        Path(images),
-        Path(labels),
+        path_of("images", images),
+        path_of("labels", labels),
         start.label_space,
         start.network,
         start.seen,
@@ -248,12 +252,13 @@ def adapt_bundle(
             "adapt_black_box gives it; call that, or choose another method."
         )
     resolved = resolved_settings(name, settings, training, read, seed)
-    above_zero("max_frames", max_frames)
+    if max_frames is not None:
+        whole_of("max_frames", max_frames)
     own_steps = (training is not None and "steps" in training.model_fields_set) or (
         "steps" in read.get("training", {}) or "training.steps" in (search or {})
     )
     options = run_options(
-        Path(out),
+        path_of("out", out),
         overwrite,
         device,
         resume,
@@ -302,10 +307,10 @@ def judge_bundles(
     Raises:
         RoadshiftError: see the top of this module.
     """
-    above_zero("max_frames", max_frames)
+    whole_of("max_frames", max_frames)
     return judge.judge_bundles(
-        opened(incumbent),
-        opened(candidate),
+        opened(incumbent, "incumbent"),
+        opened(candidate, "candidate"),
         sources("frames", frames),
         device=device,
         max_frames=max_frames,

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ..runtime.arguments import ProgressUpdate, Source, above_zero
+from ..runtime.arguments import ProgressUpdate, Source
 from ..runtime.bundle import NetworkSpec
 from ..runtime.errors import ConfigError, arg
+from ..runtime.given import above_zero
 from .methods import by_new_names, find_method, resolve_settings
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
 from .run.events import Events
@@ -27,6 +28,8 @@ def network_of(name: str, arguments: Mapping[str, Any] | None, output: str | Non
     Raises:
         ConfigError: one of them is malformed.
     """
+    if not isinstance(arguments, (Mapping, type(None))):
+        raise ConfigError(f"{arg('arguments')}: {arguments!r} is no mapping of names to values.")
     try:
         return NetworkSpec(name=name, arguments=dict(arguments or {}), output=output)
     except ValidationError as error:

@@ -6,12 +6,12 @@ Arguments that `adapt/api.py` explains have the same names and meanings here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ..runtime.arguments import Source, Sources, above_zero, size_of, sources, triple_of
+from ..runtime.arguments import Source, Sources, size_of, sources, triple_of
 from ..runtime.bundle import Bundle
 from ..runtime.errors import ConfigError, arg
+from ..runtime.given import above_zero, path_of, whole_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from .arguments import Config, Note, OnProgress, read_config, resolved_settings, run_options
@@ -87,10 +87,11 @@ def adapt_black_box(
             "adapt_bundle, or choose another method."
         )
     resolved = resolved_settings(name, settings, training, read, seed)
-    above_zero("max_frames", max_frames)
+    if max_frames is not None:
+        whole_of("max_frames", max_frames)
     above_zero("answer_timeout_s", answer_timeout_s)
     options = run_options(
-        Path(out),
+        path_of("out", out),
         overwrite,
         device,
         resume,
@@ -110,7 +111,7 @@ def adapt_black_box(
             student,
             label_space,
             None if input_size is None else size_of("input_size", input_size),
-            None if initial is None else Path(initial),
+            None if initial is None else path_of("initial", initial),
             student_output,
             arguments,
         ),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from ..adapt.run.budget import Deadline
 from ..runtime.arguments import (
@@ -11,12 +10,12 @@ from ..runtime.arguments import (
     ProgressUpdate,
     Source,
     Sources,
-    above_zero,
     opened,
     sources,
 )
 from ..runtime.bench.evaluation import labels_through
 from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.given import above_zero, path_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from . import artefacts
@@ -99,7 +98,7 @@ def export_bundle(
         formats,
         precisions=precisions,
         frames=sources("frames", frames, least=0),
-        labels=None if labels is None else Path(labels),
+        labels=None if labels is None else path_of("labels", labels),
         label_map=mapping,
         calibration=sources("calibration", calibration, least=0),
         with_logits=logits,
@@ -110,7 +109,7 @@ def export_bundle(
         floors=Floors(min_agreement, max_miou_drop),
         plans=PlanOptions(
             refittable,
-            None if refit is None else opened(refit),
+            None if refit is None else opened(refit, "refit"),
             None if workspace_mib is None else round(workspace_mib * 2**20),
         ),
         deadline=deadline,

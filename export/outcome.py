@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..runtime.atomic import output_errors
 from ..runtime.bundle import Artefact, Bundle, Kind, extend_bundle
-from ..runtime.errors import FloorError, ParityError, RoadshiftError
+from ..runtime.errors import FloorError, ParityError, RoadshiftError, Sentence
 
 Earlier = Literal["kept", "removed"]
 
@@ -38,7 +38,7 @@ class Refusal:
             "path": self.path,
             "format": self.format,
             "precision": self.precision,
-            "error": str(self.error),
+            "error": Sentence(self.error.marked),  # its arguments are flags where a command prints
             "refused_by": "error",
             "earlier": self.earlier,
         }

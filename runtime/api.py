@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from .arguments import LabelMapSource, ProgressUpdate, Source
@@ -13,6 +12,7 @@ from .bench.evaluation import check_label_map, labels_through, measure
 from .bundle import Bundle
 from .engines import Engine, open_engine
 from .folders.label_pairs import labelled_pairs
+from .given import path_of
 from .labels import LabelSpace
 from .labels.spaces import LabelMap
 from .notes import log_note
@@ -85,6 +85,7 @@ def evaluate(
         LabelSpaceError: no label map leads to ``label_space``.
         FrameError, LabelError: images or label maps are missing, damaged, or do not fit.
     """
+    folders = path_of("images", images), path_of("labels", labels)
     if not isinstance(label_map, LabelMap):
         check_label_map(label_space, label_map)  # before an engine is opened
 
@@ -99,7 +100,7 @@ def evaluate(
             bundle, backend=backend, device=device, artefact=artefact, threads=threads
         )
     with opened as engine:
-        pairs = labelled_pairs(Path(images), Path(labels), note=on_note)
+        pairs = labelled_pairs(*folders, note=on_note)
         mapping = labels_through(engine.label_space, label_space, label_map, note=on_note)
         record = measure(engine, pairs, mapping, report, note=on_note)
     record |= {"ci95": tuple(record["ci95"]), "images": encodable(str(images))}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .bundle import Bundle, open_bundle
 from .errors import ConfigError, arg
+from .given import path_of
 from .labels import LabelSpace, label_space
 from .labels.spaces import LabelMap
 from .words import shortened
@@ -41,13 +42,14 @@ class ProgressUpdate:
     losses: dict[str, float] = field(default_factory=dict)
 
 
-def opened(bundle: Bundle | Source) -> Bundle:
-    """The bundle itself, or the one of that folder.
+def opened(bundle: Bundle | Source, name: str = "bundle") -> Bundle:
+    """The bundle itself, or the one of that folder, which is the argument ``name``.
 
     Raises:
+        ConfigError: it is neither.
         BundleError: the folder holds no bundle.
     """
-    return bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    return bundle if isinstance(bundle, Bundle) else open_bundle(path_of(name, bundle))
 
 
 def space_of(value: LabelSpace | Source) -> LabelSpace:
@@ -56,7 +58,10 @@ def space_of(value: LabelSpace | Source) -> LabelSpace:
     Raises:
         LabelSpaceError: it is none of these.
     """
-    return value if isinstance(value, LabelSpace) else label_space(value)
+    if isinstance(value, LabelSpace):
+        return value
+    path_of("label_space", value)
+    return label_space(value)  # as it is written: a name may be none that a path keeps
 
 
 def sources(name: str, value: Sources, *, least: int = 1) -> list[str]:
@@ -83,25 +88,13 @@ def names_of(name: str, value: Sequence[str], known: Sequence[str], does: str) -
     Raises:
         ConfigError: it is no sequence of texts, is empty, or one is not known.
     """
-    if isinstance(value, str) or not all(isinstance(one, str) for one in value):
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    if not (several and all(isinstance(one, str) for one in value)):
         raise ConfigError(f"{arg(name)}: {value!r} is no list of names, such as {known[:1]!r}.")
     if not value or not set(value) <= set(known):
         given = shortened(",".join(value))
         raise ConfigError(f"{arg(name)} {given!r}: {does} {', '.join(known)}.")
     return list(dict.fromkeys(value))
-
-
-def above_zero(name: str, value: float | None) -> None:
-    """Refuse a number that is not finite and above 0; None is no number, and passes.
-
-    Raises:
-        ConfigError: it is not.
-    """
-    if value is None:
-        return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{arg(name)}: {value!r} is no finite number above 0.")
 
 
 def size_of(name: str, value: tuple[int, int]) -> tuple[int, int]:

@@ -186,6 +186,8 @@ def replacing(path: Path, temporary: str, *, flushed: bool = True) -> Iterator[B
     Raises:
         OSError: it cannot be written, and ``path`` is what it was.
     """
+    if not path.name:  # "." or the root
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     beside = path.with_name(temporary)
     try:
         with beside.open("wb") as file:

@@ -62,6 +62,17 @@ def check_name(
         )
 
 
+def beside(path: Path, pattern: str) -> Path:
+    """The path in an output's folder whose name is ``pattern`` with the output's own, "{}.run".
+
+    Raises:
+        OutputError: the output has no name: it is ".", or the root.
+    """
+    if not path.name:
+        raise OutputError(f"{path}: has no name of its own; choose another name.")
+    return path.with_name(pattern.replace("{}", path.name))
+
+
 def is_utf8(name: str) -> bool:
     """Tell whether a name from the file system or the command line was UTF-8 there."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)

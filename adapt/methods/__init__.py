@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.errors import ConfigError, arg
+from ...runtime.given import seed_of
 from ..run.config import RunConfig, merge, parse_assignments, read_toml, shown, validate
 from ..run.renamed_settings import in_new_names, in_new_words, in_old_names
 from .atp import Atp
@@ -167,7 +168,7 @@ def resolve_settings(
     values = merge(by_new_names(method, chosen.presets[variant]), _one_rate(given))
     values["method"] = method
     if seed is not None:
-        values["seed"] = seed
+        values["seed"] = seed_of(seed)
     section: Mapping[str, Any] = values.pop(method, {})
     section = {key: value for key, value in section.items() if key != "variant"}
     if "variant" in chosen.Config.model_fields:  # the others have one, and need not keep its name

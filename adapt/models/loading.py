@@ -42,14 +42,18 @@ def network_spec(
         output: path of the logits in what it returns, see `NetworkSpec`.
 
     Raises:
-        ConfigError: an argument is of another type.
+        ConfigError: the name is empty, or an argument is of another type.
     """
     try:
         return NetworkSpec(name=name, arguments=dict(arguments or {}), output=output)
     except ValidationError as error:
         problem = error.errors()[0]
+        field, *below = problem["loc"]
+        if not below:
+            named = "network" if field == "name" else str(field)
+            raise ConfigError(f"{arg(named)} {problem['input']!r}: {problem['msg']}.") from error
         raise ConfigError(
-            f"{arg('arguments')} {problem['loc'][1]}={shortened(str(problem['input']))}: "
+            f"{arg('arguments')} {below[0]}={shortened(str(problem['input']))}: "
             f"{problem['msg']}; a value is a number, a text, a truth value or a list of these."
         ) from error
 
@@ -78,7 +82,7 @@ def pick_device(device: str) -> torch.device:
         ConfigError: another word, or CUDA asked for and not there.
     """
     if device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"{arg('device')} {shortened(device)!r}: use auto, cpu or cuda.")
+        raise ConfigError(f"{arg('device')} {shortened(str(device))!r}: use auto, cpu or cuda.")
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"{arg('device', 'cuda')}: torch finds no CUDA GPU here; `roadshift doctor` "

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...runtime.file_names import beside
+
 RECORD = "run.json"
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -32,8 +34,8 @@ class Workspace:
 
     @classmethod
     def beside(cls, out: Path) -> Workspace:
-        """The folder of the run whose result goes to ``out``."""
-        return cls(out.with_name(f"{out.name}.run"))
+        """The folder of the run whose result goes to ``out``, which is to have a name."""
+        return cls(beside(out, "{}.run"))
 
     @property
     def record(self) -> Path:

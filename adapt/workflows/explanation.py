@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...runtime.arguments import ProgressUpdate, Source, Sources, above_zero, opened, sources
+from ...runtime.arguments import ProgressUpdate, Source, Sources, opened, sources
 from ...runtime.atomic import flush, output_errors, publish, staging_folder
 from ...runtime.bundle import Bundle
 from ...runtime.errors import (
@@ -26,6 +26,7 @@ from ...runtime.errors import (
 )
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
+from ...runtime.given import path_of, seed_of, whole_of
 from ...runtime.notes import log_note
 from ...runtime.printable import encodable
 from ...runtime.video.damage_watch import DamageWatch
@@ -130,13 +131,14 @@ def explain(
         raise ConfigError(
             f"{arg('method')} {shortened(str(method))!r} is none of {', '.join(METHODS)}, all."
         )
-    above_zero("max_frames", max_frames)
-    target = Path(out)
+    whole_of("max_frames", max_frames)
+    seed_of(seed)
+    target = path_of("out", out)
     check_explanation_output(target, overwrite)
     events = Events(
         on_note, on_progress, on_progress, stop_requested, "Stopped; nothing was written."
     )
-    given, teacher = opened(bundle), None if source is None else opened(source)
+    given, teacher = opened(bundle), None if source is None else opened(source, "source")
     if teacher is not None:
         _check_pair(given, teacher, on_note)
     asked = sources("frames", frames)

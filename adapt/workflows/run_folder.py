@@ -20,6 +20,7 @@ from ...runtime.errors import (
     Sentence,
     arg,
 )
+from ...runtime.file_names import beside
 from ..run.options import RunOptions
 from ..run.workspace import SIGNS
 
@@ -28,7 +29,7 @@ WEIGHTS = "model.safetensors"
 
 def search_folder(out: Path) -> Path:
     """The folder in which a search works whose result will be ``out``."""
-    return out.with_name(f"{out.name}.search")
+    return beside(out, "{}.search")
 
 
 def check_place(options: RunOptions) -> None:

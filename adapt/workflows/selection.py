@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 
-from ...runtime.arguments import ProgressUpdate, Source, Sources, above_zero, opened, sources
+from ...runtime.arguments import ProgressUpdate, Source, Sources, opened, sources
 from ...runtime.atomic import check_parent, flush, output_errors, publish, staging_folder
 from ...runtime.bundle import Bundle
 from ...runtime.errors import ConfigError, OutputError, Sentence, arg
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.preprocess import fit_frame
+from ...runtime.given import path_of, seed_of, whole_of
 from ...runtime.labels import LabelSpace
 from ...runtime.notes import log_note
 from ...runtime.printable import encodable
@@ -120,9 +121,10 @@ def select_frames(
     began = time.monotonic()
     _check_one_of("tool", tool, FORMATS)
     _check_one_of("by", by, CHOOSERS)
-    above_zero("count", count)
-    above_zero("max_frames", max_frames)
-    target = Path(out)
+    whole_of("count", count)
+    whole_of("max_frames", max_frames)
+    seed_of(seed)
+    target = path_of("out", out)
     check_selection_output(target, overwrite)
     events = Events(
         on_note, on_progress, on_progress, stop_requested, "Stopped; nothing was written."
@@ -207,7 +209,7 @@ def _prelabelled(frame: Frame, labels: Any, space: LabelSpace) -> PreLabelled:
 
 
 def _check_one_of(argument: str, given: str, known: Sequence[str] | dict[str, Any]) -> None:
-    if given not in known:
+    if not isinstance(given, str) or given not in known:
         raise ConfigError(
             f"{arg(argument)} {shortened(str(given))!r} is none of {', '.join(known)}."
         )

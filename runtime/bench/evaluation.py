@@ -10,6 +10,7 @@ from ..engines import Engine
 from ..errors import ConfigError, LabelError, arg
 from ..frames import Frame
 from ..frames.images import read_frame_image
+from ..given import path_of
 from ..labels import LabelSpace, label_space, read_labels
 from ..labels.class_mapping import ClassNames
 from ..labels.file_ids import LabelIds
@@ -127,7 +128,12 @@ def labels_through(
 
 
 def check_label_map(labels_of: object, label_map: object) -> None:
-    """Raise ConfigError for a label map without the label space that it leads to."""
+    """Raise ConfigError for a label map without the label space that it leads to.
+
+    Also for a label space that is none, no name and no file.
+    """
+    if not isinstance(labels_of, (LabelSpace, type(None))):
+        path_of("label_space", labels_of)
     if label_map is not None and labels_of is None:
         raise ConfigError(
             f"{arg('label_map')} {shortened(str(label_map))}: leads from the bundle's classes to "

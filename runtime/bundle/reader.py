@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from ... import __version__
 from ..errors import BundleError, ConfigError, arg
+from ..given import path_of
 from ..labels import LabelSpace
 from ..regular_files import check_regular, read_regular_file, sha256_of_rest
 from ..strict_json import LARGEST, JsonError, parse_json
@@ -91,7 +92,7 @@ def open_bundle(
         ConfigError: what is allowed is no name of a module.
     """
     allowed = _module_names(allow_networks)
-    path = Path(path)
+    path = path_of("path", path)
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except OSError as error:  # a name of 300 bytes
@@ -121,8 +122,12 @@ def open_bundle(
 
 def _module_names(names: Collection[str]) -> frozenset[str]:
     """The modules that a user allowed, each "package.module"."""
-    if isinstance(names, str):
-        raise TypeError(f"allow_networks: give a list of names, [{names!r}], not one text")
+    several = isinstance(names, Collection) and not isinstance(names, str)
+    if not (several and all(isinstance(name, str) for name in names)):
+        raise ConfigError(
+            f"{arg('allow_networks')}: {shortened(repr(names))} is no list of names, such as "
+            "['package.module']."
+        )
     for name in names:
         if not all(part.isidentifier() for part in name.split(".")):
             raise ConfigError(

@@ -15,6 +15,7 @@ from ..engines import Engine
 from ..errors import ConfigError, FrameError, OutputError, arg
 from ..frames import Frame, FrameSource
 from ..frames.live import LiveSource
+from ..given import above_zero, no_path, path_of, whole_of
 from ..notes import log_note
 from ..pipeline.runner import Pipeline
 from .collector import KEPT, Collector
@@ -66,6 +67,11 @@ def collect_frames(
         OutputError, ConfigError: see `FrameStore`.
         EngineError: the engine fails; what was kept before is whole.
     """
+    no_path("frames", frames, "open_frames")
+    no_path("engine", engine, "open_engine")
+    above_zero("duration_s", duration_s)
+    if max_frames is not None:
+        whole_of("max_frames", max_frames)
     _check_share("keep_free", keep_free, least=0.0)
     _check_share("cpu_share", cpu_share, least=0.001)
     live = isinstance(frames, LiveSource)
@@ -96,7 +102,7 @@ def collect_frames(
             if stop_when():
                 return
 
-    store = FrameStore(Path(out), budget, keep_free=keep_free, note=note)
+    store = FrameStore(path_of("out", out), budget, keep_free=keep_free, note=note)
     with Collector(store, cpu_share=cpu_share, note=note) as collector:
         take = collector.offer if live else collector.consider
         pipeline = None
@@ -128,7 +134,8 @@ def collect_frames(
 
 
 def _check_share(argument: str, share: float, least: float) -> None:
-    if not least <= share <= 1:  # nan is within no bounds
+    is_number = isinstance(share, (int, float))
+    if not (is_number and least <= share <= 1):  # nan is within no bounds
         raise ConfigError(f"{arg(argument)}: {share!r} is no share from {least:g} to 1.")
 
 

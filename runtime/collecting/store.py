@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..atomic import lock_folder, output_error, output_errors, replacing
 from ..closing import Closing
 from ..errors import ConfigError, OutputError, Sentence, arg
+from ..given import above_zero
 from ..notes import log_note
 from ..regular_files import read_regular_file
 from ..words import counted
@@ -68,6 +69,7 @@ class FrameStore(Closing):
         keep_free: float = 0.0,
         note: Callable[[str], None] = log_note,
     ) -> None:
+        above_zero("budget", budget)
         if budget < LEAST_BUDGET:
             raise ConfigError(f"{arg('budget')}: {budget} bytes hold no frames; give 1MB or more.")
         self.folder, self.budget = folder, budget

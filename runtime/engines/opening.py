@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..bundle import Artefact, Bundle, open_bundle
 from ..errors import EngineError, MissingDependencyError, Sentence, arg, marked
+from ..given import path_of
 from ..probes.machine_state import device_name
 from ..words import shortened
 from .base import Engine
@@ -42,11 +43,12 @@ def open_engine(
         BundleError: the bundle cannot be read.
         EngineError: nothing here can run it as asked; the message says why and what to do.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(path_of("bundle", bundle))
     if device not in ("auto", "cpu", "cuda"):
-        raise EngineError(f"{arg('device')} {shortened(device)!r}: use auto, cpu or cuda.")
-    if threads is not None and threads < 1:
-        raise EngineError(f"{arg('threads')} {threads}: an engine needs at least 1.")
+        raise EngineError(f"{arg('device')} {shortened(str(device))!r}: use auto, cpu or cuda.")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise EngineError(f"{arg('threads')} {threads!r}: an engine needs at least 1.")
+    backend = str(backend)
     backends = BACKENDS if backend == "auto" else {backend: find_backend(backend)}
     choices = _choices(opened, backend, backends, artefact, device)
     name, chosen = choices[0]

@@ -7,7 +7,7 @@ back): what is lost is reported here by file and count.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 from ..bags.bag import read_index
 from ..bags.pictures import CameraTopic
 from ..errors import FrameError
+from ..given import path_of
 from ..notes import log_note
 from ..video.damage_watch import DamageWatch
 from ..video.video_file import LostFrames, count_frames, expected_frames, read_video
@@ -332,12 +333,17 @@ def open_frames(
             folder that holds more than its frames.
 
     Raises:
+        ConfigError: a source is no path.
         FrameError: a source does not exist, holds no frames, is of a kind not read here, or is a
             bag whose camera is not clear.
         MissingDependencyError: a package that a bag needs is not installed.
         OutputError: a bag that is compressed as a whole does not fit on the disk when unpacked.
     """
-    sources = [source] if isinstance(source, (str, Path)) else list(source)
+    if isinstance(source, (str, Path)) or not isinstance(source, Iterable):
+        source = [source]
+    sources = list(source)
+    for one in sources:
+        path_of("source", one)
     if not sources:
         raise FrameError("No frames: give at least one folder, image, video or bag.")
     asked = sources if topic is None else with_topic([str(one) for one in sources], topic)

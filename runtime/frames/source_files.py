@@ -102,6 +102,11 @@ def source_files(sources: Sequence[str | Path], note: Note) -> list[SourceFile]:
 
 def _expand(source: str | Path, note: Note) -> list[SourceFile]:
     """The files of one source, without names."""
+    if source == "":  # as a path it would be the current folder
+        raise FrameError(
+            "The empty name is no source of frames (a variable that is not set?); give a folder, "
+            "an image, a video or a bag."
+        )
     if is_live(source):
         raise FrameError(
             f"{without_password(str(source))} is a live stream, and this needs frames that can be "

@@ -25,6 +25,7 @@ from ..engines import Engine
 from ..errors import EngineError
 from ..frames import Frame
 from ..frames.preprocess import fit_frame, restore_labels
+from ..given import no_path, whole_of
 from ..words import counted
 from .handoff import Handoff
 from .latency import Latencies
@@ -114,6 +115,9 @@ class Pipeline(Closing):
         stop_when: Callable[[], bool] | None = None,
         patience_s: float = STUCK_AFTER_S,
     ) -> None:
+        no_path("frames", frames, "open_frames")
+        no_path("engine", engine, "open_engine")
+        whole_of("depth", depth, least=0)
         self._source = frames
         self._engine = engine
         self._newest = newest

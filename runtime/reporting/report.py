@@ -11,7 +11,8 @@ from typing import Any
 from ... import __version__
 from ..atomic import write_whole
 from ..bundle import Bundle, open_bundle
-from ..errors import ConfigError, OutputError
+from ..errors import ConfigError, OutputError, arg
+from ..given import no_path, path_of
 from ..printable import encodable
 from ..slots import SlotStore
 from ..slots.audit import AuditRecord
@@ -52,7 +53,13 @@ def write_report(
     results = results or {}
     if not bundles and not results and slots is None:
         raise ConfigError("There is nothing to report on; give at least one bundle, or a result.")
-    opened = [one if isinstance(one, Bundle) else open_bundle(one) for one in bundles]
+    if isinstance(bundles, (str, Path, Bundle)):
+        raise ConfigError(f"{arg('bundles')}: give a list of bundles, not one alone.")
+    no_path("slots", slots, "open_slots")
+    path = path_of("path", path)
+    opened = [
+        one if isinstance(one, Bundle) else open_bundle(path_of("bundles", one)) for one in bundles
+    ]
     records = slots.audit(_MOST_RECORDS) if slots is not None else []
     sections = [
         *result_sections(results),
@@ -72,7 +79,6 @@ def write_report(
     }
     embedded = json.dumps(encodable(data), allow_nan=False)
     content = page(f"Roadshift: {names or 'slots'}", sections, data=embedded).encode()
-    path = Path(path)
     if len(content) > MOST_BYTES:
         raise OutputError(
             f"{path}: the page would have {len(content) / 1e6:.1f} MB, and at most "

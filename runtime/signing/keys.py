@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from ..atomic import flush, output_error, output_errors
 from ..errors import ConfigError, MissingDependencyError, SignatureError, arg
+from ..file_names import beside
+from ..given import path_of
 from ..regular_files import read_regular_file
 from ..words import shortened
 
@@ -106,6 +108,7 @@ def generate_key(
         )
     if password == "":
         raise ConfigError("The password is empty; give one, or None for none.")
+    path = path_of("path", path)
     _needs_cryptography()
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
@@ -119,9 +122,8 @@ def generate_key(
     if password is not None:
         encryption = serialization.BestAvailableEncryption(password.encode())
     public = _described(key.public_key())
-    path = Path(path)
-    beside = path.with_name(path.name + PUBLIC_SUFFIX)
-    _refuse_existing(beside)
+    beside_it = beside(path, "{}" + PUBLIC_SUFFIX)
+    _refuse_existing(beside_it)
     _write_new(
         path,
         key.private_bytes(
@@ -130,7 +132,7 @@ def generate_key(
         0o600,
     )
     try:
-        _write_new(beside, public.pem.encode(), 0o644)
+        _write_new(beside_it, public.pem.encode(), 0o644)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -151,7 +153,7 @@ def load_private_key(path: str | Path, password: str | None = None) -> PrivateKe
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-    path = Path(path)
+    path = path_of("path", path)
     content = _read(path, "the private key")
     if b"PUBLIC KEY" in content:
         raise SignatureError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..atomic import output_errors, write_whole
 from ..bundle import Bundle, open_bundle
 from ..errors import ConfigError, SignatureError, arg
+from ..given import no_path, path_of
 from .envelope import signed
 from .keys import PrivateKey
 from .network import check_network, network_of
@@ -51,6 +52,7 @@ def sign_bundle(
             that is there is too high to be taken over unsaid.
         OutputError: the signature cannot be written.
     """
+    no_path("key", key, "load_private_key")
     if role not in ROLES:
         raise ConfigError(f"{arg('role')}: give one of {', '.join(ROLES)}, not {role!r}.")
     if (role == "garage") != (parent is not None):
@@ -58,11 +60,14 @@ def sign_bundle(
             f"{arg('parent')}: a garage signs what was adapted from a maker's model, and gives "
             "that; a maker gives none."
         )
-    if version is not None and not 0 <= version <= HIGHEST_VERSION:
-        raise ConfigError(f"{arg('version')}: must be from 0 to {HIGHEST_VERSION}, got {version}.")
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    is_whole = version is None or isinstance(version, int)
+    if not is_whole or (version is not None and not 0 <= version <= HIGHEST_VERSION):
+        raise ConfigError(
+            f"{arg('version')}: must be from 0 to {HIGHEST_VERSION}, got {version!r}."
+        )
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(path_of("bundle", bundle))
     if parent is not None and not isinstance(parent, Bundle):
-        parent = open_bundle(parent)
+        parent = open_bundle(path_of("parent", parent))
     check_contents(bundle)
     folder = bundle.path / SIGNATURES
     present = [s for s in stored_signatures(folder) if s.statement.model == bundle.hash]

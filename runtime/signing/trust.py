@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from ..atomic import output_errors, write_whole
 from ..errors import OutputError, SignatureError, arg
+from ..given import no_path, path_of, whole_of
 from ..regular_files import read_regular_file
 from ..strict_json import JsonError, parse_json
 from ..strict_model import Sha256, StrictModel
@@ -142,10 +143,16 @@ def create_trust(
     Raises:
         SignatureError: no maker, a key that has both roles, a threshold that cannot be met, or an
             expiry of a key that is none of these.
+        ConfigError: an argument is malformed.
         OutputError: the folder holds one already, or cannot be written.
     """
-    folder = Path(folder)
+    folder = path_of("folder", folder)
     groups: dict[Role, Mapping[str, PublicKey]] = {"maker": makers, "garage": garages or {}}
+    for role, named in groups.items():
+        for key in named.values():
+            no_path(f"{role}s", key, "load_public_key")
+    whole_of("maker_threshold", maker_threshold)
+    whole_of("garage_threshold", garage_threshold)
     thresholds: dict[Role, int] = {"maker": maker_threshold, "garage": garage_threshold}
     keys: dict[str, dict[str, Any]] = {
         key.id: {"pem": key.pem, "name": name}
@@ -192,7 +199,7 @@ def open_trust(folder: str | Path) -> Trust:
     Raises:
         SignatureError: there is none, or it is damaged or inconsistent.
     """
-    path = Path(folder) / TRUST_NAME
+    path = path_of("folder", folder) / TRUST_NAME
     try:
         content = read_regular_file(path, LARGEST)
     except FileNotFoundError as error:

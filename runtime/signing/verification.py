@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..bundle import MANIFEST_NAME, Bundle, open_bundle
 from ..errors import SignatureError
+from ..given import no_path, path_of
 from ..words import counted
 from .network import check_network
 from .statement import ROLES, SIGNATURES, Network, Role, files_of, text_of
@@ -64,8 +65,9 @@ def verify_bundle(
             no signature covers; or a garage signed what is not made from a maker's model, or is
             another network than that.
     """
+    no_path("trust", trust, "open_trust")
     now = now or datetime.now(timezone.utc)
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(path_of("bundle", bundle))
     check_contents(bundle)
     reason = trust.document.revoked.models.get(bundle.hash)
     if reason is not None:

@@ -34,6 +34,7 @@ from pydantic import BaseModel
 from ..atomic import flush, output_error, output_errors, replacing
 from ..bundle import Artefact
 from ..errors import SlotError
+from ..given import above_zero, path_of, whole_of
 from ..printable import encodable
 from ..regular_files import read_regular_file
 from ..signing.statement import moment_of, text_of
@@ -284,14 +285,15 @@ def create_slots(path: str | Path, *, starts: int = 3, p99_ms: float | None = No
         p99_ms: longest time at the 99th percentile that a frame may take the engine.
 
     Raises:
-        SlotError: there are slots already, or a value is out of range.
+        SlotError: there are slots already.
+        ConfigError: a value is out of range.
         OutputError: the folder cannot be made.
     """
-    path = Path(path)
+    path = path_of("path", path)
     if (path / STATE_NAME).exists():
         raise SlotError(f"{path}: holds slots already; see roadshift slot status.")
-    if starts < 1 or (p99_ms is not None and not p99_ms > 0):
-        raise SlotError(f"{path}: starts and p99_ms must be positive, got {starts} and {p99_ms}.")
+    whole_of("starts", starts)
+    above_zero("p99_ms", p99_ms)
     now = datetime.now(timezone.utc)
     details = {"starts": starts, "p99_ms": p99_ms}
     record = new_record(None, "created", details, now)
@@ -313,7 +315,7 @@ def open_slots(path: str | Path) -> SlotStore:
     Raises:
         SlotError: there are none, or their state is damaged.
     """
-    store = SlotStore(Path(path))
+    store = SlotStore(path_of("path", path))
     store.state()
     return store
 

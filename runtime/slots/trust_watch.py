@@ -15,6 +15,7 @@ from pathlib import Path
 from ..bundle import Bundle, open_bundle
 from ..errors import BundleError, SignatureError
 from ..gentle import FrameGaps, gently, in_a_gap
+from ..given import no_path
 from ..signing import Trust, Verified, open_trust
 from ..signing.statement import moment_of
 from ..signing.trust import TRUST_NAME
@@ -47,6 +48,8 @@ class TrustWatch:
         self, store: SlotStore, trust: Trust, note: Callable[[str], None], gaps: FrameGaps
     ) -> None:
         self.trust = trust
+        no_path("store", store, "open_slots")
+        no_path("trust", trust, "open_trust")
         self._store, self._note, self._gaps = store, note, gaps
         self._file = _identity(trust.path)
         self._looks = dict[str, _Look]()  # by the model's hash

@@ -201,7 +201,12 @@ def test_judging_opens_folders_and_reports(
         ({"time_budget_s": "20m"}, "time_budget_s", "'20m' is no finite number"),
         ({"memory_budget_mib": float("nan")}, "memory_budget_mib", "nan is no finite"),
         ({"checkpoint_every_s": -1}, "checkpoint_every_s", "-1 is no finite"),
-        ({"max_frames": 0}, "max_frames", "0 is no finite"),
+        ({"max_frames": 0}, "max_frames", "0 is no whole number from 1 up"),
+        ({"max_frames": 2.5}, "max_frames", "2.5 is no whole number"),
+        ({"seed": -1}, "seed", "-1 is no whole number from 0 up"),
+        ({"seed": 2**32}, "seed", "is not below 4294967296"),
+        ({"bundle": None}, "bundle", "None is no path"),
+        ({"out": None}, "out", "None is no path"),
         ({"method": "iapc", "settings": LdConfig()}, "settings", "takes IapcConfig, not LdConfig"),
         ({"settings": {"weight_pe": 1}}, "settings", "takes NightshiftConfig, not dict"),
         ({"training": {"steps": 1}}, "training", "takes TrainingConfig, not dict"),
@@ -221,9 +226,9 @@ def test_an_error_of_adapting_names_the_argument(
     frames_dir: Path,
     tmp_path: Path,
 ) -> None:
-    given = {"frames": frames_dir, "out": tmp_path / "out"} | changes
+    given = {"bundle": source, "frames": frames_dir, "out": tmp_path / "out"} | changes
     with pytest.raises(roadshift.ConfigError, match=words) as caught:
-        roadshift.adapt_bundle(source, **given)
+        roadshift.adapt_bundle(**given)
     assert caught.value.argument == argument
     assert argument is None or str(caught.value).startswith(argument)
     assert not list(tmp_path.iterdir())
@@ -240,6 +245,12 @@ def test_an_error_of_adapting_names_the_argument(
         ({"std": (1, 2, 0)}, "std", "is not three positive numbers"),
         ({"colour": "grey"}, "colour", "neither 'rgb' nor 'bgr'"),
         ({"arguments": {"norm": object()}}, "arguments", "norm"),
+        ({"arguments": [1]}, "arguments", r"\[1\] is no mapping of names"),
+        ({"network": ""}, "network", "at least 1 character"),
+        ({"key": 3}, "key", "3 is no name of a key"),
+        ({"weights": None}, "weights", "None is no path"),
+        ({"label_space": 3}, "label_space", "3 is no path"),
+        ({"out": []}, "out", "is no path"),
     ],
 )
 def test_an_error_of_importing_names_the_argument(
@@ -247,6 +258,81 @@ def test_an_error_of_importing_names_the_argument(
 ) -> None:
     given: dict[str, Any] = {"network": "tiny_network:build", "label_space": source.label_space}
     given |= {"input_size": (48, 32), "out": tmp_path / "out"}
+    given |= {"weights": source.path / "model.safetensors"} | changes
     with pytest.raises(roadshift.ConfigError, match=words) as caught:
-        roadshift.import_bundle(source.path / "model.safetensors", **given | changes)
+        roadshift.import_bundle(**given)
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "value"),
+    [
+        ("judge_bundles", "incumbent", None),
+        ("judge_bundles", "candidate", 3),
+        ("judge_bundles", "max_frames", None),
+        ("explain", "device", 3),
+        ("judge_bundles", "max_frames", 2.5),
+        ("explain", "bundle", []),
+        ("explain", "source", 3),
+        ("explain", "out", None),
+        ("explain", "max_frames", "8"),
+        ("explain", "seed", -1),
+        ("explain", "seed", 2**32),
+        ("select_frames", "bundle", None),
+        ("select_frames", "out", {}),
+        ("select_frames", "count", 2.5),
+        ("select_frames", "seed", "0"),
+        ("select_frames", "tool", ["coco"]),
+        ("train_bundle", "images", None),
+        ("train_bundle", "labels", 3),
+        ("train_bundle", "initial", []),
+        ("train_bundle", "out", None),
+        ("train_bundle", "network", ""),
+        ("train_bundle", "seed", 1.5),
+        ("adapt_black_box", "initial", 3),
+        ("adapt_black_box", "out", None),
+        ("adapt_black_box", "max_frames", 0.5),
+    ],
+)
+def test_an_error_of_the_others_names_the_argument(
+    function: str, argument: str, value: Any, source: Bundle, frames_dir: Path, tmp_path: Path
+) -> None:
+    usual: dict[str, dict[str, Any]] = {
+        "judge_bundles": {"incumbent": source, "candidate": source, "frames": frames_dir},
+        "explain": {"bundle": source, "frames": frames_dir, "out": tmp_path / "out"},
+        "select_frames": {"bundle": source, "frames": frames_dir, "out": tmp_path / "out"}
+        | {"tool": "coco"},
+        "train_bundle": {"images": frames_dir, "labels": frames_dir, "out": tmp_path / "out"}
+        | {"network": "fast_scnn", "label_space": source.label_space},
+        "adapt_black_box": {"black_box": str, "frames": frames_dir, "out": tmp_path / "out"}
+        | {"student": "fast_scnn", "label_space": source.label_space},
+    }
+    with pytest.raises(roadshift.ConfigError) as caught:
+        getattr(roadshift, function)(**usual[function] | {argument: value})
+    assert caught.value.argument == argument
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("function", ["adapt_bundle", "train_bundle", "adapt_black_box"])
+def test_an_output_without_a_name_is_refused_before_any_work(
+    function: str,
+    source: Bundle,
+    frames_dir: Path,
+    labels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    given: dict[str, dict[str, Any]] = {
+        "adapt_bundle": {"bundle": source, "frames": frames_dir},
+        "train_bundle": {"images": frames_dir, "labels": labels}
+        | {"network": "tiny_network:build", "label_space": source.label_space}
+        | {"input_size": (48, 32)},
+        "adapt_black_box": {"black_box": lambda image: image[..., 0], "frames": frames_dir}
+        | {"student": "tiny_network:build", "label_space": source.label_space}
+        | {"input_size": (48, 32)},
+    }
+    with pytest.raises(roadshift.OutputError, match=r"^\.: has no name of its own"):
+        getattr(roadshift, function)(**given[function], out=".")
+    assert not list((tmp_path / "here").iterdir())

@@ -33,6 +33,8 @@ def bundle(tmp_path: Path) -> Path:
         ({"formats": ("onxx",)}, "formats", "this version exports to onnx, tensorrt"),
         ({"precisions": ("fp64",)}, "precisions", "this version exports to fp32"),
         ({"precisions": (16,)}, "precisions", "is no list of names"),
+        ({"precisions": None}, "precisions", "None is no list of names"),
+        ({"refit": 3}, "refit", "3 is no path"),
         ({"frames": 3}, "frames", "give a path or a list of paths"),
         ({"calibration": "drive"}, "calibration", "is for int8"),
         ({"labels": "labels"}, "labels", "needs one frames"),
@@ -52,3 +54,17 @@ def test_an_error_names_the_argument(
         roadshift.export_bundle(bundle, **changes)
     assert caught.value.argument == argument
     assert {path.name for path in bundle.iterdir()} == {"manifest.json", "model.safetensors"}
+
+
+def test_a_refusal_names_arguments_and_the_command_line_their_flags(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from roadshift.export.outcome import Refusal
+    from roadshift.runtime.console.terminal import print_json
+    from roadshift.runtime.errors import RoadshiftError, arg
+
+    error = RoadshiftError(f"a longer {arg('time_budget_s')}")
+    row = Refusal("model-int8.onnx", "onnx", "int8", error).row()
+    assert row["error"] == "a longer time_budget_s"
+    print_json(row)
+    assert '"error": "a longer --time-budget"' in capsys.readouterr().out

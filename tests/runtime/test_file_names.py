@@ -9,15 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from roadshift.runtime.atomic import write_whole
+from roadshift.runtime.atomic import replacing, write_whole
 from roadshift.runtime.bench.plots import check_can_plot
 from roadshift.runtime.bundle import check_output
 from roadshift.runtime.errors import OutputError
-from roadshift.runtime.file_names import STAGED, check_name, is_utf8, library_path
+from roadshift.runtime.file_names import STAGED, beside, check_name, is_utf8, library_path
 from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.labels import label_space
 from roadshift.runtime.pipeline.sinks import VideoSink
+from roadshift.runtime.signing import generate_key
 
 LONGEST = 255
 
@@ -127,3 +128,14 @@ def test_a_video_in_another_encoding_is_read_and_not_written(tmp_path: Path) -> 
         VideoSink(clip, label_space("camvid11"), overlays=False)
     with pytest.raises(OutputError, match="bytes that are no UTF-8"):
         check_output(clip.with_suffix(""))
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_an_output_has_a_name_of_its_own(out: str) -> None:
+    with pytest.raises(OutputError, match=rf"^{out}: has no name of its own; choose another"):
+        beside(Path(out), "{}.run")
+    with pytest.raises(OutputError, match=rf"^{out}: has no name of its own; choose another"):
+        generate_key(out)
+    with pytest.raises(IsADirectoryError), replacing(Path(out), ".part"):
+        pass
+    assert beside(Path("a/{}"), "{}.run") == Path("a/{}.run")

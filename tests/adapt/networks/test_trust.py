@@ -200,9 +200,11 @@ def test_what_is_allowed_must_be_a_module(name: str, source: Bundle) -> None:
         open_bundle(source.path, allow_networks=[name])
 
 
-def test_what_is_allowed_is_a_list(source: Bundle) -> None:
-    with pytest.raises(TypeError, match=r"\['theirs'\]"):
-        open_bundle(source.path, allow_networks="theirs")
+@pytest.mark.parametrize("given", ["theirs", None, 3, [None]])
+def test_what_is_allowed_is_a_list(given: Any, source: Bundle) -> None:
+    with pytest.raises(ConfigError, match="is no list of names") as caught:
+        open_bundle(source.path, allow_networks=given)
+    assert caught.value.argument == "allow_networks"
 
 
 def test_a_successor_of_an_allowed_bundle_is_allowed_and_only_in_this_process(

@@ -1,0 +1,74 @@
+"""Single arguments of the Python functions, as they were given: an error names the one."""
+
+from __future__ import annotations
+
+import math
+import os
+from numbers import Integral
+from pathlib import Path
+
+from .errors import ConfigError, arg
+from .words import shortened
+
+
+def path_of(name: str, value: object) -> Path:
+    """The path of a file or a folder, which need not be there.
+
+    Raises:
+        ConfigError: it is no path, or one that no file can have.
+    """
+    if not isinstance(value, (str, os.PathLike)) or "\0" in str(value):
+        raise ConfigError(f"{arg(name)}: {_quoted(value)} is no path.")
+    return Path(value)
+
+
+def whole_of(name: str, value: int, least: int = 1) -> None:
+    """Refuse what is no whole number from ``least`` up.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (is_whole and value >= least):
+        raise ConfigError(f"{arg(name)}: {_quoted(value)} is no whole number from {least} up.")
+
+
+def seed_of(value: int) -> int:
+    """The argument ``seed``, a whole number that NumPy, torch and scikit-learn take as one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    whole_of("seed", value, least=0)
+    if value >= 2**32:
+        raise ConfigError(f"{arg('seed')}: {value} is not below {2**32}.")
+    return value
+
+
+def above_zero(name: str, value: float | None) -> None:
+    """Refuse a number that is not finite and above 0; None is no number, and passes.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if value is None:
+        return
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{arg(name)}: {value!r} is no finite number above 0.")
+
+
+def no_path(name: str, value: object, maker: str) -> None:
+    """Refuse a path where what ``maker``, "open_trust", makes of one is wanted.
+
+    Raises:
+        ConfigError: it is a path.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        raise ConfigError(
+            f"{arg(name)}: {_quoted(value)} is a path; give what {maker} makes of it."
+        )
+
+
+def _quoted(value: object) -> str:
+    return shortened(repr(value))
