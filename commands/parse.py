@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import typer
 
@@ -200,9 +200,10 @@ def with_loss_backend(
         losses: the same under the name that the option had before.
 
     Raises:
-        ConfigError: one is given twice, ``--seed`` and ``--set seed`` among them.
+        ConfigError: one is given twice, ``--seed`` and ``--set seed`` among them, or there is no
+            such backend.
     """
-    from ..adapt.run.config import check_given_once
+    from ..adapt.run.config import RunConfig, check_given_once
     from ..runtime.console.terminal import note
 
     if losses is not None:
@@ -213,6 +214,9 @@ def with_loss_backend(
             )
         note("--losses is now called --loss-backend; the old name is taken in this release alone")
         loss_backend = losses
+    known = get_args(RunConfig.model_fields["loss_backend"].annotation)
+    if loss_backend is not None and loss_backend not in known:
+        raise ConfigError(f"--loss-backend {loss_backend!r} is none of {', '.join(known)}.")
     check_given_once(settings or (), loss_backend=loss_backend, seed=seed)
     return [*(settings or ()), *([f"loss_backend={loss_backend}"] if loss_backend else [])]
 
@@ -221,13 +225,20 @@ def with_variant(settings: list[str], method: str, variant: str | None) -> list[
     """``--set``'s settings and ``--variant``, which is one of them by another name.
 
     Raises:
-        ConfigError: it is given both ways.
+        ConfigError: it is given both ways, or the method has no such variant.
     """
     if variant is None:
         return settings
+    from ..adapt.methods import find_method
+
     key = f"{method}.variant"
     if any(entry.partition("=")[0].strip() == key for entry in settings):
         raise ConfigError(
             f"--variant {variant} and --set {key} are both given; leave one of them out."
+        )
+    known = find_method(method).presets
+    if variant not in known:
+        raise ConfigError(
+            f"--variant {variant!r}: the variants of {method} are {', '.join(known)}."
         )
     return [*settings, f"{key}={variant}"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ConfigError, arg
+from ..given import above_zero, whole_of
 from ..labels import LabelSpace
 from .loop import Limit
 from .targets import choose_backends
@@ -65,8 +66,7 @@ class BenchSettings:
                 f"The label map {self.label_map} leads to classes of labels; say which these are "
                 f"with {arg('label_space')}."
             )
-        if self.rounds < 1:
-            raise ConfigError(f"A bench needs at least 1 round, not {self.rounds}.")
+        whole_of("rounds", self.rounds)
         choose_backends(self.backends)
 
     @property
@@ -80,11 +80,9 @@ def check_limits(
     queries: int | None, warmup: int | None, duration_s: float | None, camera_fps: float | None
 ) -> None:
     """Raise `ConfigError` for a number that no bench can run with."""
-    if (queries is not None and queries < 1) or (warmup is not None and warmup < 0):
-        raise ConfigError(
-            f"A bench needs at least 1 query and no negative warm-up, not {queries} and {warmup}."
-        )
-    if duration_s is not None and not 0 < duration_s < float("inf"):
-        raise ConfigError(f"A bench needs a duration above 0 s, not {duration_s}.")
-    if camera_fps is not None and not 0 < camera_fps < float("inf"):
-        raise ConfigError(f"A camera needs a rate above 0 frames a second, not {camera_fps}.")
+    if queries is not None:
+        whole_of("queries", queries)
+    if warmup is not None:
+        whole_of("warmup", warmup, least=0)
+    above_zero("duration_s", duration_s)
+    above_zero("camera_fps", camera_fps)

@@ -199,6 +199,14 @@ def test_a_variant_is_a_setting_of_its_method_and_given_once() -> None:
     assert with_variant(["ld.variant=paper"], "iapc", "paper")[-1] == "iapc.variant=paper"
     with pytest.raises(ConfigError, match=r"paper and --set iapc\.variant are both given"):
         with_variant([" iapc.variant = reference"], "iapc", "paper")
+    with pytest.raises(ConfigError, match=r"^--variant 'best': the variants of iapc are paper, "):
+        with_variant([], "iapc", "best")
+
+
+def test_a_loss_backend_that_there_is_not_is_refused_by_its_option() -> None:
+    words = r"^--loss-backend 'cuda' is none of auto, reference, tiled, triton\.$"
+    with pytest.raises(ConfigError, match=words):
+        with_loss_backend(None, "cuda")
 
 
 def test_a_bare_none_is_pythons() -> None:

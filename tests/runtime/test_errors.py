@@ -84,6 +84,8 @@ def test_a_note_is_told_with_flags_whichever_way_it_comes(
         (arg("device", "cuda"), "--device cuda"),
         (arg("overwrite", True), "--overwrite"),
         (arg("arguments"), "--argument"),
+        (arg("camera_fps"), "--camera"),
+        (arg("duration_s"), "--duration"),
     ],
 )
 def test_flags_of_arguments(mention: str, flag: str) -> None:
@@ -151,7 +153,7 @@ def test_every_argument_that_a_message_names_has_a_flag() -> None:
     for command in every:  # those of a group come after
         every += getattr(command, "commands", {}).values()
     flags = {name for command in every for parameter in command.params for name in parameter.opts}
-    python_alone = {"--config", "--frames", "--checkpoint-every-s"}
+    python_alone = {"--config", "--frames", "--checkpoint-every-s", "--bundles"}
     named = set()
     for room in ("adapt", "export", "runtime"):
         for path in (ROOT / room).rglob("*.py"):
