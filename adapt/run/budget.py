@@ -58,7 +58,7 @@ class Deadline:
 
     @property
     def name(self) -> str:
-        """What bounds the run's time, for notes."""
+        """The bound of the run's time, for notes."""
         if self._patience_s is None:
             return "the time budget"
         return f"the default of {counted(round(self._patience_s / 60), 'minute')}"

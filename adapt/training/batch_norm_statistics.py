@@ -95,7 +95,7 @@ class BatchNormStatistics:
             f"warm start: batch-norm statistics over {counted(len(context.frames), 'frame')}"
             + (f"; {self._too_few}" if self._too_few else "")
         )
-        with context.work.deadline.part(STATISTICS, long=True):
+        with context.work.deadline.part(STATISTICS):
             counts = list[int]()
             batches = _counted(context.whole_frames("warm start"), counts)
             target = target_statistics(self.model, batches, context.note)
