@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-from numbers import Integral
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .errors import ConfigError, arg
 from .words import shortened
@@ -22,14 +24,14 @@ def path_of(name: str, value: object) -> Path:
     return Path(value)
 
 
-def whole_of(name: str, value: int, least: int = 1) -> None:
+def whole_of(name: str, value: object, least: int = 1) -> None:
     """Refuse what is no whole number from ``least`` up.
 
     Raises:
         ConfigError: it is not.
     """
-    is_whole = isinstance(value, Integral) and not isinstance(value, bool)
-    if not (is_whole and value >= least):
+    is_other = isinstance(value, bool) or not isinstance(value, (int, np.integer))
+    if is_other or _number(value) < least:
         raise ConfigError(f"{arg(name)}: {_quoted(value)} is no whole number from {least} up.")
 
 
@@ -45,7 +47,7 @@ def seed_of(value: int) -> int:
     return value
 
 
-def above_zero(name: str, value: float | None) -> None:
+def above_zero(name: str, value: object) -> None:
     """Refuse a number that is not finite and above 0; None is no number, and passes.
 
     Raises:
@@ -53,8 +55,10 @@ def above_zero(name: str, value: float | None) -> None:
     """
     if value is None:
         return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not (math.isfinite(value) and value > 0):
+    is_other = isinstance(value, bool) or not isinstance(
+        value, (int, float, np.integer, np.floating)
+    )
+    if is_other or not 0 < _number(value) < math.inf:
         raise ConfigError(f"{arg(name)}: {value!r} is no finite number above 0.")
 
 
@@ -68,6 +72,11 @@ def no_path(name: str, value: object, maker: str) -> None:
         raise ConfigError(
             f"{arg(name)}: {_quoted(value)} is a path; give what {maker} makes of it."
         )
+
+
+def _number(value: Any) -> float:
+    """A number of Python or NumPy for a comparison; one too large for a float stays itself."""
+    return value if isinstance(value, int) else float(value)
 
 
 def _quoted(value: object) -> str:

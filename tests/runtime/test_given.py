@@ -12,6 +12,7 @@ import pytest
 import roadshift
 from roadshift import ConfigError, EngineError, FrameError
 from roadshift.runtime.bundle import Bundle
+from roadshift.runtime.given import above_zero, whole_of
 
 MakeBundle = Callable[..., Bundle]
 NO_PATHS = [None, 3, b"x", [], {}, "a\0b"]
@@ -137,7 +138,13 @@ def test_counts_are_whole_numbers(value: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "keys").exists()
 
 
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), "x"])
+@pytest.mark.parametrize("value", [np.int64(3), np.float32(0.5), 10**400])
+def test_numbers_of_numpy_are_numbers(value: Any) -> None:
+    above_zero("budget", value)
+    whole_of("count", np.int64(3))
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), "x", True, np.complex64(1)])
 def test_the_longest_time_of_a_trial_is_above_zero(value: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no finite number above 0") as caught:
         roadshift.create_slots(tmp_path / "slots", p99_ms=value)
