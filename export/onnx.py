@@ -29,6 +29,7 @@ from ..runtime.errors import FloorError, MissingDependencyError, NetworkError, P
 from ..runtime.words import counted
 from .data_splits import EvaluationData
 from .graph import opset
+from .simplify import simplify
 from .weight_origins import (
     FOLDS,
     NOT_REFITTABLE,
@@ -167,8 +168,11 @@ def _traced(module: nn.Module, bundle: Bundle, opset_version: int | None) -> tor
                 input_names=["image"],
                 output_names=outputs,
                 opset_version=opset_version,
+                optimize=False,
                 verbose=False,
             )
+            assert program is not None  # torch.onnx.export returns one when no path is given
+            simplify(program)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             f"Exporting needs {error.name}: pip install 'roadshift[adapt]'."
@@ -179,7 +183,6 @@ def _traced(module: nn.Module, bundle: Bundle, opset_version: int | None) -> tor
             f"({_cause(error)}); its forward may not branch on values and may only use operators "
             "that ONNX has."
         ) from error
-    assert program is not None  # torch.onnx.export returns one when no path is given
     written = opset(program.model_proto)
     if opset_version not in (None, written):
         raise NetworkError(
