@@ -45,8 +45,14 @@ def import_callable(name: str, where: str, wanted: str) -> Callable[..., Any]:
         except Exception as error:
             if _is_missing(error, module_name):
                 raise NetworkError(f"{where}: {_nowhere(module_name)}") from error
+            said = f"{type(error).__name__}: {error}".rstrip(". ")
+            hint = (
+                "; install what it imports beside Roadshift, or run from the folder that holds it"
+                if isinstance(error, ModuleNotFoundError)
+                else ""
+            )
             raise NetworkError(
-                f"{where}: importing '{module_name}' raised {type(error).__name__}: {error}"
+                f"{where}: importing '{module_name}' raised {said}{hint}."
             ) from error
         if module.__spec__ is not None:
             _check_outside_bundles(module.__spec__)  # imported by others, before
