@@ -11,6 +11,7 @@ CHANNEL_PARAMETERS = (
     *("n_channels", "in_channels", "input_channels", "num_channels", "n_channel", "in_channel"),
     *("input_channel", "in_chans", "in_chan", "in_ch", "channels_in", "channel_in", "nchannels"),
     *("num_input_channels", "n_in_channels", "image_channels", "img_channels", "in_dim"),
+    *("img_ch", "input_ch"),
 )
 
 

@@ -19,7 +19,7 @@ CLASS_PARAMETERS = (
     *("nb_classes", "num_cls", "n_cls", "ncls", "class_num", "classes_num", "class_count"),
     *("number_of_classes", "num_labels", "n_labels", "num_outputs", "n_outputs", "num_out"),
     *("out_channels", "output_channels", "out_channel", "out_ch", "out_chans", "num_categories"),
-    *("nc",),
+    *("output_ch", "output_channel", "nc"),
 )
 _TRIED = CLASS_PARAMETERS[:8]  # where only **kwargs show, these are tried in turn
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

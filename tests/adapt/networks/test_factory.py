@@ -194,6 +194,11 @@ def test_channels_of_an_image_are_given_where_they_have_no_default() -> None:
 
     assert made(plain) == (K, f"with n_classes={K} and n_channels=3")
     assert made(plain, n_channels=3) == (K, f"with n_classes={K}")
+
+    def short(img_ch: int, output_ch: int = 1) -> nn.Module:  # LeeJunHyun/Image_Segmentation
+        return nn.Conv2d(img_ch, output_ch, 1)
+
+    assert made(short) == (K, f"with output_ch={K} and img_ch=3")
     assert made(own_default) == (K, f"with n_classes={K}")
 
 
