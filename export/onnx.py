@@ -277,11 +277,16 @@ def check_parity(parity: Parity, min_agreement: float, what: str) -> None:
             f"{parity.compared_on}; {GO_BACK}."
         )
     if not parity.label_agreement >= min_agreement:
+        advice = (
+            f"check that the network computes the same in every run, or set {arg('min_agreement')}"
+            if math.isfinite(parity.max_difference)
+            else "its logits are not numbers where torch's are: look for divisions by, roots and "
+            "logarithms of nearly 0 in the network's forward"
+        )
         raise FloorError(
             f"{what} agrees with its torch model on {parity.label_agreement:.3f} % of the pixels "
             f"of {counted(parity.frames, 'frame')}, less than {min_agreement} %, and was "
-            "not written; check "
-            f"that the network computes the same in every run, or set {arg('min_agreement')}.",
+            f"not written; {advice}.",
             metric="label_agreement",
             measured=parity.label_agreement,
             limit=min_agreement,

@@ -273,6 +273,12 @@ def test_a_graph_with_the_same_labels_and_other_numbers_is_refused_with_the_diff
         export_onnx(small, SCENES)
 
 
+def test_a_graph_whose_logits_are_not_numbers_is_refused_as_one() -> None:
+    parity = Parity(0.0, math.nan, 1.0, 6, "frames", 100.0)
+    with pytest.raises(ParityError, match="not numbers where torch's are: look for divisions by"):
+        check_parity(parity, 50, MODEL)
+
+
 def test_min_agreement_lets_a_user_accept_a_few_other_pixels() -> None:
     parity = Parity(99.5, 1e-6, 10.0, 4, "scenes")
     check_parity(parity, 99.0, "model.onnx")
