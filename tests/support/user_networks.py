@@ -639,22 +639,23 @@ class LossWhileTraining(Base):
         return {"loss": z.mean()} if self.training else z
 
 
-class WantsLabelsInItsHead(nn.Module):
+class _OfOnePart(nn.Module):
+    part: type[nn.Module]
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.whole = WantsLabelsWhileTraining(num_classes)
+        self.whole = self.part(num_classes)
 
     def forward(self, x: Tensor) -> Any:
         return self.whole(x)
 
 
-class LossOfItsHeadWhileTraining(nn.Module):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.whole = LossWhileTraining(num_classes)
+class WantsLabelsInItsHead(_OfOnePart):
+    part = WantsLabelsWhileTraining
 
-    def forward(self, x: Tensor) -> Any:
-        return self.whole(x)
+
+class LossOfItsHeadWhileTraining(_OfOnePart):
+    part = LossWhileTraining
 
 
 class OnCuda(Base):
