@@ -107,16 +107,17 @@ class Deadline:
         self._ending = True
 
     @contextmanager
-    def part(self, share: float, *, long: bool = False) -> Iterator[None]:
+    def part(self, share: float, *, of_patience: float | None = None) -> Iterator[None]:
         """Give what runs inside a share of the seconds that are left to what is around it.
 
         Args:
-            long: it grows with the frames, so that without a budget patience bounds it.
+            of_patience: the share where patience bounds it, for it grows with the frames.
         """
-        left_s = self.left_s
-        if long and self._patience_s is not None:
-            left_s = min(left_s, max(0.0, self._patience_s - self.elapsed_s))
-        self._parts.append(self.elapsed_s + share * left_s)
+        seconds = share * self.left_s
+        if of_patience is not None and self._patience_s is not None:
+            patient_s = of_patience * max(0.0, self._patience_s - self.elapsed_s)
+            seconds = min(seconds, patient_s)
+        self._parts.append(self.elapsed_s + seconds)
         try:
             yield
         finally:

@@ -16,7 +16,7 @@ from ..run.config import read_toml
 # Shares of the time that is left, at most.
 DECODING = 0.25
 TONE = 0.15
-WARM_START = 0.15
+WARM_START, WARM_START_OF_PATIENCE = 0.15, 0.4
 PREPARATION = 0.5  # of a stage's own time; its steps have the rest
 PRECISIONS = 0.1
 STATISTICS = 0.5  # of the end; judging has the rest

@@ -54,7 +54,7 @@ from .stage_schedule import (
 )
 from .step import take_step
 from .step_clock import StepClock
-from .time_allocation import PREPARATION, STATISTICS, WARM_START
+from .time_allocation import PREPARATION, STATISTICS, WARM_START, WARM_START_OF_PATIENCE
 
 
 class Trainer:
@@ -200,7 +200,7 @@ class Trainer:
     def _begin(self) -> None:
         """Warm start, and the first checkpoint."""
         self.files.begin()
-        with self.deadline.part(WARM_START):
+        with self.deadline.part(WARM_START, of_patience=WARM_START_OF_PATIENCE):
             self.statistics.warm_start()
         stages = self.stages
         self._share_is(self.statistics.share)
@@ -269,9 +269,9 @@ class Trainer:
         stage, frames = self.stages[number], self.context.prepared
         kept, count = self.context.workspace.stage_frames(number), len(self.context.frames)
         frames.begin(kept, settled=bool(self._restored))
-        share = stage.share / sum(later.share for later in self.stages[number:])
+        share = PREPARATION * stage.share / sum(later.share for later in self.stages[number:])
         with (
-            self.deadline.part(PREPARATION * share, long=True),
+            self.deadline.part(share, of_patience=share),
             self.context.work.phase(f"preparing {stage.name}"),
         ):
             try:

@@ -118,6 +118,34 @@ def test_without_a_budget_patience_bounds_what_grows_with_the_frames(
 
 
 @pytest.mark.usefixtures("slow_network")
+@pytest.mark.parametrize("patience", [None, 60.0])
+def test_without_a_budget_patience_bounds_the_warm_start(
+    patience: float | None,
+    clock: Clock,
+    source: Bundle,
+    recording: Path,
+    tmp_path: Path,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_clock, "A_FRAME_S", 0.5)
+    notes: list[tuple[float, str]] = []
+    config = settings("training.steps=1", "tone=none", method="tent")
+    began = clock.now
+
+    def note(sentence: str) -> None:
+        notes.append((clock.now - began, sentence))
+
+    run(source, recording, config, tmp_path / "out", patience_s=patience, note=note)
+    cut = [
+        at for at, n in notes if n.startswith(("warm start:", "finding")) and "leaves no time" in n
+    ]
+    assert bool(cut) == (patience is not None)
+    if patience is not None:
+        assert max(cut) < patience
+
+
+@pytest.mark.usefixtures("slow_network")
 @pytest.mark.parametrize(
     ("method", "file_s", "budget", "judged"),
     [("nightshift", 0.2, 60.0, True), ("nightshift", 1.5, 40.0, False), ("iapc", 1.5, 30.0, False)],
@@ -397,12 +425,12 @@ def test_without_a_budget_patience_bounds_long_parts_alone(clock: Clock) -> None
     with deadline.part(0.5):
         assert not deadline.limited
     clock.now += 20
-    with deadline.part(0.5, long=True):
+    with deadline.part(0.5, of_patience=0.5):
         assert deadline.left_s == 200
         clock.now += 500
         assert deadline.due
     assert not deadline.passed
-    with deadline.part(0.5, long=True):  # nothing is left
+    with deadline.part(0.5, of_patience=0.5):  # nothing is left
         assert deadline.left_s == 0
     assert deadline.name == "the default of 7 minutes"
     assert Deadline(50.0, patience_s=420.0).name == "the time budget"
