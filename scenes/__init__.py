@@ -22,6 +22,7 @@ from .shading import photograph
 from .street import build_street
 
 __all__ = ["DOMAINS", "Domain", "Scene", "render_dataset", "render_scene"]
+DomainLike = Domain | str  # any domain, or the name of a built-in one
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Scene:
     labels: NDArray[np.uint8]
 
 
-def render_scene(seed: int, domain: Domain | str, width: int = 512, height: int = 256) -> Scene:
+def render_scene(seed: int, domain: DomainLike, width: int = 512, height: int = 256) -> Scene:
     """Render one street scene; a seed, >= 0, gives the same street and weather in every run.
 
     Raises:
@@ -57,12 +58,7 @@ def render_scene(seed: int, domain: Domain | str, width: int = 512, height: int 
 
 
 def render_dataset(
-    folder: Path,
-    domain: Domain | str,
-    count: int,
-    seed: int = 0,
-    width: int = 512,
-    height: int = 256,
+    folder: Path, domain: DomainLike, count: int, seed: int = 0, width: int = 512, height: int = 256
 ) -> list[Path]:
     """Render scenes ``seed`` to ``seed + count - 1`` into ``folder/images`` and ``folder/labels``.
 

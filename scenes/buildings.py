@@ -2,16 +2,13 @@
 
 import numpy as np
 
-from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Face, Floats, Pattern, Spot, Surface
-from .materials import SIZE, Rng, Texture, cloud_tile, palette, pick, shade, window_glass
+from .canvas import SEE_THROUGH, UNTOUCHED, Canvas, Codes, Floats, Pattern, Spot, Surface
+from .materials import OFF, SIZE, Rng, Texture, cloud_tile, palette, pick, shade, window_glass
 
 BUILDING, WALL, FENCE, VEGETATION = 2, 3, 4, 8
-
-_BRICK = palette("62 36 28")
 _FACADES = palette("78 72 60, 62 36 28, 66 66 64, 82 80 76, 70 56 38, 56 50 46, 75 60 52, 56 62 66")
-_ROOFS = palette("46 24 18, 30 30 33, 38 30 26")
-_FRAMES = palette("88 87 84, 40 38 36")
-_SHOPS = palette("70 20 16, 16 36 50, 85 75 50")
+_BRICK, _ROOFS = palette("62 36 28"), palette("46 24 18, 30 30 33, 38 30 26")
+_FRAMES, _SHOPS = palette("88 87 84, 40 38 36"), palette("70 20 16, 16 36 50, 85 75 50")
 _WALLS = palette("60 57 52, 50 48 46, 58 40 33")
 _METALS, _WOODS = palette("20 26 22, 15 15 16, 80 80 78"), palette("50 36 24")
 _LEAVES = palette("25 38 14, 20 33 16, 33 42 17")
@@ -32,16 +29,15 @@ def house(canvas: Canvas, rng: Rng, x: float, near: float, far: float, night: fl
     brick = rng.random() < 0.35
     colour = pick(rng, _BRICK if brick else _FACADES)
     front = Surface(BUILDING, colour, Texture.BRICK if brick else Texture.PLASTER)
-    roof = Surface(BUILDING, pick(rng, _ROOFS), Texture.STONE)
+    roof = Surface(BUILDING, pick(rng, _ROOFS), Texture.STONE, OFF, (-0.45 * side, 0.85, 0.0))
     rise = float(rng.choice([0.0, 2.5, 3.2]))
     ridge, deep = x + side * 5.5, x + side * 11.0
     gable = [(x, 0, near), (deep, 0, near), (deep, height, near), (x, height, near)]
     if rise:
         top = [(ridge, height + rise, z) for z in (near, far)]
         gable.insert(3, top[0])
-        slope = np.array([gable[-1], (x, height, far), *top[::-1]])
-        canvas.draw([Face(slope, roof, (-0.45 * side, 0.85, 0.0))])
-    canvas.draw([Face(np.array(gable), front)])
+        canvas.draw([(np.array([gable[-1], (x, height, far), *top[::-1]]), roof)])
+    canvas.draw([(np.array(gable), front)])
     surfaces = [
         front,
         Surface(BUILDING, window_glass(rng)),
@@ -116,12 +112,11 @@ def fence(canvas: Canvas, rng: Rng, x: float, near: float, far: float) -> None:
 def hedge(canvas: Canvas, rng: Rng, x: float, near: float, far: float) -> None:
     """A row of bushes."""
     tones, height, phase = _foliage_tones(rng), rng.uniform(1.0, 2.2), rng.integers(SIZE)
-    tile = cloud_tile()
 
     def pattern(s: Floats, y: Floats) -> Codes:
         column = (s[0] * 30.0).astype(int) + phase
-        coarse = tile[(y * 30.0).astype(int) % SIZE, column % SIZE]
-        fine = tile[(y * 80.0).astype(int) % SIZE, (column * 3) % SIZE]
+        coarse = cloud_tile()[(y * 30.0).astype(int) % SIZE, column % SIZE]
+        fine = cloud_tile()[(y * 80.0).astype(int) % SIZE, (column * 3) % SIZE]
         light = 0.5 * coarse + 0.3 * fine + 0.8 * y / height - 0.3
         codes = np.clip(((light + 0.8) * 2.5).astype(np.int64), 0, len(tones) - 1)
         return np.where(y > height * (0.85 + 0.07 * coarse + 0.05 * fine), UNTOUCHED, codes)
@@ -141,7 +136,7 @@ def tree(spot: Spot) -> None:
     if not canvas.sees(x, z, 2.0 * crown):
         return
     stem = ((-0.16, 0.0), (0.16, 0.0), (0.1 + lean, top), (lean - 0.1, top))
-    canvas.draw([Face(spot.upright(stem), Surface(VEGETATION, _BARK, Texture.LEAVES))])
+    canvas.draw([(spot.upright(stem), Surface(VEGETATION, _BARK, Texture.LEAVES))])
     canvas.foliage(centres, (0.8 * crown, 0.72 * crown), tones, phase)
     canvas.stand(x, z - 0.6, z + 0.6, 1.2 * crown, 0.0)
     canvas.stand(x, z - 0.2, z + 0.2, 0.3, top)
@@ -162,7 +157,7 @@ def skyline(canvas: Canvas, rng: Rng) -> None:
                 outline, surface = crown, Surface(VEGETATION, pick(rng, _LEAVES), Texture.LEAVES)
             else:
                 outline, surface = block, Surface(BUILDING, pick(rng, _FACADES), Texture.BRICK)
-            faces.append(Face((x, 0.0, z) + outline * (width, height, 1.0), surface))
+            faces.append(((x, 0.0, z) + outline * (width, height, 1.0), surface))
             x += width * step
     canvas.draw(faces)
 

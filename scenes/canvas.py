@@ -14,15 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from .materials import OFF, SIZE, Colour, Rng, Texture, cloud_tile
 
 Floats = NDArray[np.float64]
-Ids = NDArray[np.int32]
 Codes = NDArray[np.int64]
-_Part = tuple[slice, slice]  # of a picture: rows and columns
+_Area = tuple[slice, slice]  # of the picture: rows and columns
 Pattern = Callable[[Floats, Floats], Codes]
 Normal = tuple[float, ...]
 Pair = tuple[float, float]
 Points = Sequence[Pair]  # corners in metres on the face that carries them
-# Codes that a panel's pattern may return besides the index of one of its surfaces:
-UNTOUCHED, SEE_THROUGH = -1, -2
+UNTOUCHED, SEE_THROUGH = -1, -2  # codes, besides the index of one of a panel's surfaces
 FACING, UP = (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)  # normals of what faces the camera, and of the road
 _FIXED = 3  # fractional bits of polygon corners
 _CIRCLE = [(math.cos(turn * math.pi / 6), math.sin(turn * math.pi / 6)) for turn in range(12)]
@@ -37,33 +35,23 @@ class Surface(NamedTuple):
     colour: Colour
     texture: Texture = Texture.FLAT
     glow: Colour = OFF
-
-
-class Face(NamedTuple):
-    """A flat polygon, (N, 3) in street coordinates, its look and the direction it faces."""
-
-    corners: Floats
-    surface: Surface
-    normal: Normal = FACING
+    normal: Normal = FACING  # where it faces
 
 
 Surfaces = Sequence[Surface]
-# A flat detail: its corners, its colour and, if it shines, its glow at night
-Part = tuple[Points, Colour] | tuple[Points, Colour, Colour]
+Face = tuple[Floats, Surface]  # a flat polygon's corners, (N, 3) in street coordinates, and look
+Part = tuple[Points, Colour] | tuple[Points, Colour, Colour]  # a detail: corners, colour, glow
 
 
 class Camera(NamedTuple):
-    """Pinhole camera above the road; pitch moves the horizon, so that uprights stay upright.
-
-    ``turn`` and ``bend`` say where the street's axis runs: x_world = x + turn z + bend z**2.
-    """
+    """Pinhole camera above the road; pitch moves the horizon, so that uprights stay upright."""
 
     width: int
     height: int
     focal: float  # pixels
     horizon: float  # row
     above_road: float  # metres
-    turn: float
+    turn: float  # with bend, where the street's axis runs: x_world = x + turn z + bend z**2
     bend: float
 
     def world(self, points: Floats) -> Floats:
@@ -88,9 +76,9 @@ class Canvas:
         self.ids = np.zeros((camera.height, camera.width), np.int32)  # of a look
         self.labels = np.full(self.ids.shape, _SKY_LABEL, np.uint8)  # of a fence: its gaps, too
         self.depth = np.full(self.ids.shape, _SKY_DEPTH, np.float32)
-        self.looks: list[tuple[Surface, Normal]] = [(Surface(_SKY_LABEL, OFF), FACING)]
-        self.footprints: list[tuple[Floats, float]] = []  # corners (4, 2), height
-        self.lamps: list[Pair] = []  # x and z of street lights
+        self.looks = [Surface(_SKY_LABEL, OFF)]
+        self.footprints: list[tuple[ArrayLike, float]] = []  # corners (4, 2), height
+        self.lamps: list[Floats] = []  # places of street lights, projected onto the road
 
     def sees(self, x: float, z: float, reach: float) -> bool:
         """Tell whether anything within ``reach`` metres of (x, z) may be in the picture."""
@@ -101,9 +89,7 @@ class Canvas:
 
     def stand(self, x: float, near: float, far: float, width: float, height: float) -> None:
         """Note that something ``height`` metres high stands on the road, which it shades."""
-        left, right = x - 0.5 * width, x + 0.5 * width
-        corners = np.array([(left, near), (right, near), (right, far), (left, far)])
-        self.footprints.append((corners, height))
+        self.footprints.append((box(x - 0.5 * width, x + 0.5 * width, near, far), height))
 
     def ground(self, edges: Sequence[float], surfaces: Surfaces) -> None:
         """Paint the ground: bands along the street, ``edges`` (N - 1) between ``surfaces`` (N)."""
@@ -113,19 +99,18 @@ class Canvas:
         z = camera.focal * camera.above_road / below[first:, None]
         columns = np.arange(camera.width) + 0.5 - 0.5 * camera.width
         x = columns * z / camera.focal - (camera.turn + camera.bend * z) * z
-        codes = np.searchsorted(np.asarray(edges), x)
-        self._stamp(np.s_[first:, :], surfaces, codes, UP, z)
+        self._stamp(np.s_[first:, :], surfaces, np.searchsorted(np.asarray(edges), x), UP, z)
 
     def draw(self, faces: Sequence[Face]) -> None:
         """Fill polygons in turn, at the road's depth on the road, else at that of their middle."""
-        points = np.concatenate([face.corners for face in faces])
-        counts = [len(face.corners) for face in faces]
+        points = np.concatenate([corners for corners, _ in faces])
+        counts = [len(corners) for corners, _ in faces]
         starts = np.cumsum([0, *counts[:-1]])
         depths = np.add.reduceat(points[:, 2], starts) / counts
         rings = np.split(self._pixels(points), starts[1:])
-        for face, ring, depth in zip(faces, rings, depths, strict=True):
-            flat = face.normal[1] > 0.99 and face.corners[0, 1] < 0.1
-            for layer, value in self._layers(face.surface, face.normal, depth)[: 2 if flat else 3]:
+        for (corners, surface), ring, depth in zip(faces, rings, depths, strict=True):
+            flat = surface.normal[1] > 0.99 and corners[0, 1] < 0.1
+            for layer, value in self._layers(surface, depth)[: 2 if flat else 3]:
                 cv2.fillPoly(layer, [ring], value, shift=_FIXED)
 
     def see_through(self, points: Floats, label: int) -> None:
@@ -137,10 +122,10 @@ class Canvas:
         depth = float(points[:, 2].mean())
         width = max(1, round(thickness * self.camera.focal / depth))
         line = [self._pixels(points)]
-        for layer, value in self._layers(surface, FACING, depth):
+        for layer, value in self._layers(surface, depth):
             cv2.polylines(layer, line, False, value, width, cv2.LINE_8, _FIXED)
 
-    def _pixels(self, points: Floats) -> Ids:
+    def _pixels(self, points: Floats) -> NDArray[np.int32]:
         """Street coordinates (N, 3) as OpenCV's fixed-point pixels, whose centres are whole."""
         limited = np.clip(self.camera.project(points) - 0.5, -30000.0, 30000.0)
         return np.asarray(np.rint(limited * 2**_FIXED), np.int32)
@@ -169,8 +154,8 @@ class Canvas:
         y = camera.above_road - (rows - camera.horizon) * z / camera.focal
         along = np.interp(at, columns, (depths - near) / (far - near)) * (far - near)
         codes = np.where((y < 0.0) | (y > height), UNTOUCHED, pattern(along[None, :], y))
-        normal = (-float(np.sign(x)), 0.0, 0.0)
-        self._stamp(np.s_[first:last, left:right], surfaces, codes, normal, z)
+        inwards = (-float(np.sign(x)), 0.0, 0.0)
+        self._stamp(np.s_[first:last, left:right], surfaces, codes, inwards, z)
 
     def foliage(self, centres: Floats, radius: Pair, tones: Surfaces, phase: int) -> None:
         """A union of equal leafy ellipses, ragged by noise, at one depth; tones from dark on."""
@@ -183,33 +168,29 @@ class Canvas:
         right, last = np.clip(np.ceil(middles.max(axis=0) + reach), 0, size).astype(int)
         columns = (np.arange(left, right) + 0.5 - middles[0, 0]) / scale
         rows = ((middles[0, 1] - np.arange(first, last) - 0.5) / scale)[:, None]
-        distances = [
-            ((columns - across) / radius[0]) ** 2 + ((rows - up) / radius[1]) ** 2
-            for across, up, _ in centres - centres[0]
-        ]
+        across, up, _ = (centres - centres[0]).T[..., None, None]
+        distances = ((columns - across) / radius[0]) ** 2 + ((rows - up) / radius[1]) ** 2
         texels = [((n * rows).astype(int), (n * columns).astype(int)) for n in (90.0, 30.0)]
         fine, coarse = (cloud_tile()[(i + phase) % SIZE, (j + 3 * phase) % SIZE] for i, j in texels)
-        inside = np.min(distances, axis=0) + 0.2 * fine + 0.2 * coarse < 1.0
+        inside = distances.min(axis=0) + 0.2 * fine + 0.2 * coarse < 1.0
         light = 0.5 * coarse + 0.25 * fine + (0.3 / radius[1]) * rows
         level = np.clip(((light + 0.8) * (len(tones) / 1.6)).astype(int), 0, len(tones) - 1)
         codes = np.where(inside, level, UNTOUCHED)
         self._stamp(np.s_[first:last, left:right], tones, codes, (0.0, 0.5, -0.6), depth)
 
-    def _layers(self, surface: Surface, normal: Normal, depth: float) -> list[tuple[Any, float]]:
+    def _layers(self, surface: Surface, depth: float) -> list[tuple[Any, float]]:
         """The layers of the picture, each with the value that this surface has in it."""
-        self.looks.append((surface, normal))
+        self.looks.append(surface)
         return [(self.ids, len(self.looks) - 1), (self.labels, surface.label), (self.depth, depth)]
 
-    def _stamp(
-        self, part: _Part, surfaces: Surfaces, codes: Codes, normal: Normal, depth: ArrayLike
-    ) -> None:
+    def _stamp(self, at: _Area, looks: Surfaces, codes: Codes, normal: Normal, depth: Any) -> None:
         """Paint a part of the picture by codes such as a panel's pattern returns."""
-        labels = np.array([surface.label for surface in surfaces], np.uint8)
+        labels = np.array([surface.label for surface in looks], np.uint8)
         which, solid = np.maximum(codes, 0), codes >= 0
-        np.copyto(self.labels[part], labels[which], where=codes != UNTOUCHED)
-        np.copyto(self.ids[part], which + len(self.looks), where=solid, casting="same_kind")
-        np.copyto(self.depth[part], depth, where=solid, casting="same_kind")
-        self.looks += [(surface, normal) for surface in surfaces]
+        np.copyto(self.labels[at], labels[which], where=codes != UNTOUCHED)
+        np.copyto(self.ids[at], which + len(self.looks), where=solid, casting="same_kind")
+        np.copyto(self.depth[at], depth, where=solid, casting="same_kind")
+        self.looks += [surface._replace(normal=normal) for surface in looks]
 
 
 class Spot(NamedTuple):
@@ -225,14 +206,15 @@ class Spot(NamedTuple):
 
     def upright(self, shape: Points) -> Floats:
         """The corners in the street, (N, 3), of a shape that faces the camera."""
-        points = [(self.x + a * self.across, self.lift + b * self.up, self.z) for a, b in shape]
-        return np.array(points)
+        across, up = self.across, self.up
+        return np.array([(self.x + across * a, self.lift + up * b, self.z) for a, b in shape])
 
     def draw(self, label: int, parts: Sequence[Part], texture: Texture = Texture.FLAT) -> None:
         """Draw flat shapes, one over the other."""
         if self.canvas.sees(self.x, self.z, 2.0):
-            looks = [Surface(label, colour, texture, *glow) for _, colour, *glow in parts]
-            self.canvas.draw([*map(Face, (self.upright(part[0]) for part in parts), looks)])
+            looks = (Surface(label, colour, texture, *glow) for _, colour, *glow in parts)
+            shapes = (self.upright(part[0]) for part in parts)
+            self.canvas.draw([*zip(shapes, looks, strict=True)])
 
     def stand(self, radius: float, height: float) -> None:
         """Note what stands here, which shades the road."""

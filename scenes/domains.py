@@ -46,36 +46,29 @@ class Domain:
 
 
 # fmt: off
-_NIGHT = Domain(
-    "night", sun=(0.012, 0.016, 0.03), shadow=0.0, ambient=(0.016, 0.022, 0.046),
-    sky_zenith=(0.004, 0.006, 0.016), sky_horizon=(0.045, 0.036, 0.04), clouds=0.6,
-    headlights=0.6, street_lights=0.34, lamps=1.0, fog=0.0015, fog_colour=(0.04, 0.036, 0.04),
-    exposure=0.62, cast=(0.95, 0.98, 1.15), contrast=0.95, saturation=0.85, noise=0.022, blur=0.8,
-    vignette=0.3)
+_NIGHT = Domain("night", sun=(0.012, 0.016, 0.03), shadow=0.0, ambient=(0.016, 0.022, 0.046),
+                sky_zenith=(0.004, 0.006, 0.016), sky_horizon=(0.045, 0.036, 0.04), clouds=0.6,
+                headlights=0.6, street_lights=0.34, lamps=1.0, fog=0.0015,
+                fog_colour=(0.04, 0.036, 0.04), exposure=0.62, cast=(0.95, 0.98, 1.15),
+                contrast=0.95, saturation=0.85, noise=0.022, blur=0.8, vignette=0.3)
 DOMAINS = {domain.name: domain for domain in (
     Domain("daylight"),
-    Domain(
-        "dusk", sun=(0.62, 0.43, 0.30), sun_elevation=20.0, shadow=0.58,
-        ambient=(0.18, 0.185, 0.23), sky_zenith=(0.07, 0.13, 0.37), sky_horizon=(0.71, 0.42, 0.31),
-        clouds=0.36, lamps=0.52, fog=0.001, fog_colour=(0.49, 0.37, 0.33), exposure=1.18,
-        cast=(1.14, 0.96, 0.86), gamma=1.11, noise=0.01, blur=0.62, vignette=0.26),
+    Domain("dusk", sun=(0.62, 0.43, 0.30), sun_elevation=20.0, shadow=0.58,
+           ambient=(0.18, 0.185, 0.23), sky_zenith=(0.07, 0.13, 0.37),
+           sky_horizon=(0.71, 0.42, 0.31), clouds=0.36, lamps=0.52, fog=0.001,
+           fog_colour=(0.49, 0.37, 0.33), exposure=1.18, cast=(1.14, 0.96, 0.86), gamma=1.11,
+           noise=0.01, blur=0.62, vignette=0.26),
     _NIGHT,
-    Domain(
-        "fog", sun=OFF, shadow=0.0, ambient=(0.62, 0.64, 0.66), sky_zenith=(0.62, 0.64, 0.66),
-        sky_horizon=(0.66, 0.67, 0.68), clouds=0.0, lamps=0.5, fog=0.026,
-        fog_colour=(0.64, 0.66, 0.68), exposure=0.9, contrast=0.9, saturation=0.75, noise=0.01,
-        blur=0.8),
-    Domain(
-        "rain", sun=OFF, shadow=0.0, ambient=(0.30, 0.33, 0.37), sky_zenith=(0.36, 0.40, 0.45),
-        sky_horizon=(0.50, 0.53, 0.57), clouds=1.0, lamps=0.8, fog=0.008,
-        fog_colour=(0.42, 0.45, 0.49), wetness=0.5, drops=70, exposure=0.9, contrast=0.85,
-        saturation=0.7, noise=0.012, blur=0.9),
-    Domain(
-        "camera", clouds=0.3, exposure=1.7, cast=(1.12, 1.0, 0.8), gamma=0.85, contrast=1.2,
-        saturation=1.4, lift=0.06, noise=0.018, sharpen=0.9, vignette=0.45, camera_height=2.1,
-        camera_pitch=-5.0, fov=84.0),
-    replace(
-        _NIGHT, name="night_fog", sky_zenith=(0.06, 0.055, 0.05), fog=0.02,
-        fog_colour=(0.13, 0.115, 0.10), contrast=0.85, saturation=0.6),
-)}
+    Domain("fog", sun=OFF, shadow=0.0, ambient=(0.62, 0.64, 0.66), sky_zenith=(0.62, 0.64, 0.66),
+           sky_horizon=(0.66, 0.67, 0.68), clouds=0.0, lamps=0.5, fog=0.026, exposure=0.9,
+           fog_colour=(0.64, 0.66, 0.68), contrast=0.9, saturation=0.75, noise=0.01, blur=0.8),
+    Domain("rain", sun=OFF, shadow=0.0, ambient=(0.30, 0.33, 0.37), sky_zenith=(0.36, 0.40, 0.45),
+           sky_horizon=(0.50, 0.53, 0.57), clouds=1.0, lamps=0.8, fog=0.008,
+           fog_colour=(0.42, 0.45, 0.49), wetness=0.5, drops=70, exposure=0.9, contrast=0.85,
+           saturation=0.7, noise=0.012, blur=0.9),
+    Domain("camera", clouds=0.3, exposure=1.7, cast=(1.12, 1.0, 0.8), gamma=0.85, contrast=1.2,
+           saturation=1.4, lift=0.06, noise=0.018, sharpen=0.9, vignette=0.45, camera_height=2.1,
+           camera_pitch=-5.0, fov=84.0),
+    replace(_NIGHT, name="night_fog", sky_zenith=(0.06, 0.055, 0.05), fog=0.02,
+            fog_colour=(0.13, 0.115, 0.10), contrast=0.85, saturation=0.6))}
 # fmt: on

@@ -6,7 +6,7 @@ from functools import lru_cache, partial
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Rng = np.random.Generator
 Colour = tuple[float, float, float]  # red, green, blue
@@ -51,8 +51,7 @@ class Texture(IntEnum):
     FLAT, ASPHALT, PAVING, GRASS, LEAVES, PLASTER, BRICK, STONE, METAL, CLOTH = range(10)
 
 
-# Texels per metre of each texture, in the order of `Texture`.
-TEXELS_PER_METRE = np.array([1, 72, 60, 48, 34, 20, 56, 52, 16, 90], np.float32)
+TEXELS_PER_METRE = np.array([1, 72, 60, 48, 34, 20, 56, 52, 16, 90], np.float32)  # each `Texture`'s
 
 
 @lru_cache(maxsize=1)
@@ -64,11 +63,8 @@ def texture_atlas() -> NDArray[np.uint32]:
     """
     rng = np.random.default_rng(_SEED)
     clouds, blocks = partial(_clouds, rng), partial(_blocks, rng)
+    white = partial(rng.standard_normal, (SIZE, SIZE, 1))
     warm = (1.0, 0.0, -1.0)  # more red, less blue
-
-    def white() -> _Tile:
-        return rng.standard_normal((SIZE, SIZE, 1))
-
     tiles = {
         Texture.FLAT: np.zeros((SIZE, SIZE, 1)),
         Texture.ASPHALT: 0.22 * white() + 0.16 * clouds(4, 4),
@@ -112,26 +108,24 @@ def _clouds(rng: Rng, cells: int, octaves: int = 3) -> _Tile:
         count = min(cells * 2**octave, SIZE)
         grid = np.pad(rng.standard_normal((count, count)), 2, mode="wrap")
         margin = 2 * SIZE // count
-        edge = SIZE + 2 * margin
-        layer = cv2.resize(grid, (edge, edge), interpolation=cv2.INTER_CUBIC)
+        layer = cv2.resize(grid, (SIZE + 2 * margin,) * 2, interpolation=cv2.INTER_CUBIC)
         total += 0.6**octave * layer[margin : margin + SIZE, margin : margin + SIZE]
     return np.asarray((total - total.mean()) / total.std())[..., None]
 
 
-def _blur(tile: _Tile, width: int, height: int) -> _Tile:
+def _blur(tile: ArrayLike, width: int, height: int) -> _Tile:
     """A tile averaged over boxes of texels, beyond its edges, too."""
     edge = max(width, height)
     wrapped = np.pad(tile, ((edge, edge), (edge, edge), (0, 0)), mode="wrap")
     mean = cv2.blur(wrapped, (width, height))[edge:-edge, edge:-edge]
-    return np.asarray(mean, np.float64).reshape(tile.shape)
+    return np.asarray(mean, np.float64).reshape(SIZE, SIZE, -1)
 
 
 def _blocks(rng: Rng, height: int, width: int, joint: int, spread: float, offset: int = 0) -> _Tile:
     """Masonry: blocks of one tone each, dark joints, every other course shifted by ``offset``."""
     course, row = np.divmod(np.arange(SIZE)[:, None], height)
     block, column = np.divmod((np.arange(SIZE) + offset * (course % 2)) % SIZE, width)
-    shape = SIZE // height, SIZE // width
-    tones, tints = (rng.standard_normal((*shape, channels)) for channels in (1, 3))
+    tones, tints = (rng.standard_normal((SIZE // height, SIZE // width, n)) for n in (1, 3))
     tile = (spread * tones + 0.25 * spread * tints)[course, block]
     tile[(row < joint) | (column < joint)] = -0.3
     return np.asarray(tile)

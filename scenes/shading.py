@@ -1,9 +1,4 @@
-"""From surfaces to a photograph: light, air, water and the camera of a domain.
-
-Light is linear and planar, (3, H, W) float32, until the camera encodes it.
-"""
-
-from typing import Any
+"""From surfaces to a photograph: light, air, water and the camera of a domain."""
 
 import cv2
 import numpy as np
@@ -13,8 +8,7 @@ from .canvas import Canvas, Floats
 from .domains import Domain
 from .materials import LEVELS, SIZE, TEXELS_PER_METRE, Rng, cloud_tile, sensor_grain, texture_atlas
 
-_Plane = NDArray[np.float32]  # (H, W)
-_Light = NDArray[np.float32]  # (3, H, W)
+_Light = NDArray[np.float32]  # linear until encoded; (3, H, W), or (H, W) where of one colour
 _WHITE = 1.6  # linear light that saturates the sensor
 _MARGIN = 97  # by how many pixels the sensor's grain is moved from frame to frame
 
@@ -25,7 +19,7 @@ class _View:
     def __init__(self, canvas: Canvas) -> None:
         camera = canvas.camera
         self.canvas, self.ids, self.z = canvas, canvas.ids, canvas.depth
-        looks = [(*s.colour, s.texture, *normal, *s.glow) for s, normal in canvas.looks]
+        looks = [(*s.colour, s.texture, *s.normal, *s.glow) for s in canvas.looks]
         self.table = np.array(looks, np.float32)
         self.ground = (self.table[:, 5] > 0.99)[self.ids]  # lies on the road
         columns = (np.arange(camera.width) + 0.5 - 0.5 * camera.width) / camera.focal
@@ -41,7 +35,7 @@ def photograph(canvas: Canvas, domain: Domain, sun_side: float, rng: Rng) -> NDA
     _apply_texture(view, light)
     glow = np.take(view.table[:, 7:10].T * np.float32(domain.lamps), view.ids, axis=1)
     light += glow
-    _paint_sky(view, domain, sun_side, rng, light)
+    _paint_sky(view, domain, rng, light)
     seen = np.exp(view.z * np.float32(-domain.fog))
     light *= seen
     light += np.array(domain.fog_colour, np.float32)[:, None, None] * (1 - seen)
@@ -74,11 +68,10 @@ def _lit(view: _View, domain: Domain, sun_side: float) -> _Light:
     return light
 
 
-def _shadows(canvas: Canvas, sun: Floats) -> tuple[_Plane, _Plane]:
+def _shadows(canvas: Canvas, sun: Floats) -> tuple[_Light, _Light]:
     """Cast shadows and the dimness under things, each (H, W) in [0, 1], for the ground alone."""
-    corners = np.stack([corners for corners, _ in canvas.footprints])  # (N, 4, 2)
-    heights = np.array([height for _, height in canvas.footprints])[:, None, None]
-    tops = corners - heights * sun[[0, 2]] / max(float(sun[1]), 0.12)
+    corners, heights = map(np.array, zip(*canvas.footprints, strict=True))  # (N, 4, 2) and (N,)
+    tops = corners - heights[:, None, None] * sun[[0, 2]] / max(float(sun[1]), 0.12)
     x, z = np.moveaxis(np.concatenate([corners, tops], axis=1), -1, 0)
     z = np.maximum(z, 1.5)  # in front of the camera
     pixels = np.clip(canvas.camera.project(np.stack([x, 0 * z, z], axis=-1)), -30000, 30000)
@@ -98,10 +91,9 @@ def _lamps(view: _View, domain: Domain) -> _Light:
     beam = np.exp(-spread * spread) / (1 + (z / 14) ** 2)
     beam *= 1.6 / (1 + np.exp(np.minimum((y - 0.9 - 0.01 * z) * 2.2, 30.0))) + 0.12
     pool = np.zeros_like(x)
-    for lamp_x, lamp_z in view.canvas.lamps:
-        place = view.canvas.camera.world(np.array([lamp_x, 0.0, lamp_z]))
-        across, along = x - np.float32(place[0]), z - np.float32(lamp_z)
-        pool += 22 / (22 + across * across + along * along)
+    for lamp in view.canvas.lamps:
+        lamp_x, _, lamp_z = view.canvas.camera.world(lamp).astype(np.float32)
+        pool += 22 / (22 + (x - lamp_x) ** 2 + (z - lamp_z) ** 2)
     pool *= np.where(view.ground, np.float32(1.0), np.float32(0.6) / (1 + np.abs(y - 2) / 6))
     colours = np.array([(1.0, 1.0), (0.96, 0.62), (0.84, 0.26)])  # white and sodium, each channel
     colours *= domain.headlights, domain.street_lights
@@ -126,8 +118,8 @@ def _apply_texture(view: _View, light: _Light) -> None:
     light *= np.float32(1 / 128)
 
 
-def _paint_sky(view: _View, domain: Domain, sun_side: float, rng: Rng, light: _Light) -> None:
-    """Gradient from horizon to zenith, clouds, and a glow on the sun's side when it is low."""
+def _paint_sky(view: _View, domain: Domain, rng: Rng, light: _Light) -> None:
+    """Gradient from horizon to zenith, and clouds."""
     camera = view.canvas.camera
     shift = rng.integers(SIZE, size=2)
     colours = np.array((domain.sky_horizon, domain.sky_zenith, domain.sun))
@@ -142,14 +134,10 @@ def _paint_sky(view: _View, domain: Domain, sun_side: float, rng: Rng, light: _L
     cover = 0.5 * cloud_tile()[row % SIZE, column % SIZE] + np.float32(1.5 * domain.clouds - 0.7)
     cover = np.clip(cover, 0, 1) * np.float32(0.8 * min(1.0, 2 * domain.clouds))
     cloud = (0.75 * horizon + 0.3 * zenith + 0.4 * sun).astype(np.float32)
-    sky = gradient + (cloud - gradient) * cover
-    if domain.sun_elevation < 20 and max(domain.sun) > 0.1:
-        away = (across - np.float32(0.7 * sun_side)) ** 2 + (1.4 * above) ** 2
-        sky += np.array((0.9, 0.5, 0.2), np.float32)[:, None, None] * np.exp(away / -0.12)
-    np.copyto(light, sky, where=view.ids == 0)
+    np.copyto(light, gradient + (cloud - gradient) * cover, where=view.ids == 0)
 
 
-def _halo(lamps: _Plane, strength: float) -> _Plane:
+def _halo(lamps: _Light, strength: float) -> _Light:
     """Light that lamps scatter into their surroundings, of one colour."""
     height, width = lamps.shape
     small = cv2.resize(lamps, (width // 4 + 1, height // 4 + 1), interpolation=cv2.INTER_AREA)
@@ -200,14 +188,13 @@ def _expose(light: _Light, domain: Domain, rng: Rng) -> NDArray[np.uint8]:
     light *= np.float32(255**2 / _WHITE)
     np.clip(light, 0, 255**2, out=light)
     np.sqrt(light, out=light)  # keeps the shadows apart in eight bits
-    image: NDArray[Any] = cv2.merge([np.rint(plane).astype(np.uint8) for plane in light])
+    image = cv2.merge([np.rint(plane).astype(np.uint8) for plane in light])
     if domain.drops:
-        image = _drops(image, domain.drops, rng)
+        image = _drops(np.asarray(image, np.uint8), domain.drops, rng)
     if domain.blur:
         image = cv2.GaussianBlur(image, (0, 0), domain.blur * width / 512)
-    if domain.saturation != 1:
-        grey = (1 - domain.saturation) * np.array((0.3, 0.59, 0.11))
-        image = cv2.transform(image, domain.saturation * np.eye(3) + grey)
+    grey = (1 - domain.saturation) * np.array((0.3, 0.59, 0.11))
+    image = cv2.transform(image, domain.saturation * np.eye(3) + grey)
     image = cv2.LUT(image, _tone_curve(domain))
     if domain.sharpen:
         soft = cv2.GaussianBlur(image, (0, 0), 1.2)

@@ -8,20 +8,20 @@ import numpy as np
 
 from . import buildings, figures, vehicles
 from .canvas import UP, Canvas, Face, Points, Spot, Surface, box, ellipse
-from .materials import Rng, Texture, palette, pick
+from .materials import Rng, Texture, palette, pick, shade
 
 ROAD, SIDEWALK, TERRAIN = 0, 1, 9
 _FAR, _LANE = 100.0, 3.4  # metres: the street's end, a lane's width
 _LAWNS, _EARTHS = palette("42 50 20, 50 50 24"), palette("56 46 32, 48 52 24")
 _PAVINGS = palette("66 64 62, 70 62 56")
-_FEATURES = ("truck", "bus", "train", "motorcycle", "bicycle")
+_KINDS = {"car": vehicles.car, "truck": vehicles.truck, "bus": vehicles.bus, "train": vehicles.tram}
 _BORDERS = {"fence": buildings.fence, "wall": buildings.wall, "hedge": buildings.hedge}
 
 
 def build_street(canvas: Canvas, rng: Rng) -> None:
     """Draw a random street; the same numbers are drawn from ``rng`` whatever the camera."""
     street = _Street(canvas, rng)
-    features = rng.permutation(_FEATURES)[:3].tolist()
+    features = rng.permutation(("truck", "bus", "train", "motorcycle", "bicycle"))[:3].tolist()
     street.paint_ground()
     street.paint_marks(tracks="train" in features)
     buildings.skyline(canvas, rng)
@@ -31,7 +31,7 @@ def build_street(canvas: Canvas, rng: Rng) -> None:
         street.plan_furniture(side)
     street.plan_signals_and_people()
     street.plan_features(features)
-    for _, _, draw in sorted(street.planned, key=lambda item: item[:2]):
+    for *_, draw in sorted(street.planned, key=lambda item: item[:2]):
         draw()
 
 
@@ -45,9 +45,6 @@ class _Side:
         green = 0.0 if rng.random() < 0.25 else rng.uniform(1.8, 5.0)
         self.line = self.verge + green  # of the buildings
 
-    def x(self, distance: float) -> float:
-        return self.sign * distance
-
 
 class _Street:
     """A street under construction: what is flat is painted at once, what stands is planned."""
@@ -56,14 +53,12 @@ class _Street:
         self.canvas, self.rng = canvas, rng
         self.left = _Side(rng, -1.0, 0.5 * _LANE + _LANE)
         self.right = _Side(rng, 1.0, 0.5 * _LANE + (_LANE if rng.random() < 0.25 else 0.0))
-        self.planned: list[tuple[int, float, Callable[[], None]]] = []
+        self.planned: list[tuple[bool, float, Callable[[], None]]] = []
 
-    def plan(
-        self, draw: Callable[..., None], x: float, z: float, *more: object, layer: int = 1
-    ) -> None:
-        """Have something drawn later: the outermost layer (0) first, each from far to near."""
+    def plan(self, draw: Callable[..., None], x: float, z: float, *more: object) -> None:
+        """Have something drawn later: trees before all else, both from far to near."""
         spot = Spot(self.canvas, self.rng, x, z)
-        self.planned.append((layer, -z, partial(draw, spot, *more)))
+        self.planned.append((draw is not buildings.tree, -z, partial(draw, spot, *more)))
 
     def paint_ground(self) -> None:
         """Lawn, pavement, kerb and asphalt with its patches and manholes."""
@@ -79,8 +74,7 @@ class _Street:
         spots = []
         for _ in range(rng.integers(2, 6)):
             x, z = rng.uniform(-left, right - 2.0), rng.uniform(4.0, 30.0)
-            tone = grey * rng.uniform(0.7, 0.9)
-            patch = Surface(ROAD, (tone, tone, tone), Texture.ASPHALT)
+            patch = Surface(ROAD, shade((grey, grey, grey), rng.uniform(0.7, 0.9)), Texture.ASPHALT)
             spots.append(_flat(box(x, x + rng.uniform(0.6, 2.0), z, 1.3 * z), patch))
         for _ in range(2):
             x, z = rng.uniform(-left + 1.0, right - 1.0), rng.uniform(6.0, 20.0)
@@ -122,7 +116,7 @@ class _Street:
             longer = 1.0 + ends[-1] / 60.0  # the far ones are longer: too small to tell apart
             ends.append(ends[-1] + longer * rng.uniform(9.0, 16.0))
         blocks = [(near, far, rng.random() < 0.25) for near, far in list(pairwise(ends))[::-1]]
-        x = side.x(side.line)
+        x = side.sign * side.line
         for near, far, yard in blocks:
             buildings.house(canvas, rng, x + 9.0 * side.sign * yard, near, far, lit)
             for z in np.arange(far - 2.0, near, -7.5).tolist() if yard else ():
@@ -131,15 +125,15 @@ class _Street:
             if side.line > side.verge or yard:
                 style = rng.choice([*_BORDERS, "open"], p=[0.4, 0.3, 0.12, 0.18])
                 if style != "open":
-                    _BORDERS[style](canvas, rng, side.x(side.line - 0.3), near, far)
+                    _BORDERS[style](canvas, rng, side.sign * (side.line - 0.3), near, far)
 
     def plan_furniture(self, side: _Side) -> None:
         """Trees, lamps, signs and posts along one side."""
-        rng, x = self.rng, side.x(side.kerb + 0.6)
+        rng, x = self.rng, side.sign * (side.kerb + 0.6)
         green = side.line - side.verge
         if green > 1.5:
             for z in _places(rng, 6.0, 65.0, rng.uniform(10.0, 20.0)):
-                self.plan(buildings.tree, side.x(side.verge + 0.45 * green), z, layer=0)
+                self.plan(buildings.tree, side.sign * (side.verge + 0.45 * green), z)
         for z in _places(rng, 8.0, 75.0, 26.0):
             self.plan(figures.street_lamp, x, z, -1.6 * side.sign)
         for _ in range(rng.integers(2, 4)):
@@ -153,13 +147,14 @@ class _Street:
         if rng.random() < 0.8:
             z = rng.uniform(9.0, 22.0)
             for side in (self.right, self.left):
-                self.plan(figures.traffic_light, side.x(side.kerb + 0.5), z)
+                self.plan(figures.traffic_light, side.sign * (side.kerb + 0.5), z)
             if rng.random() < 0.5:
-                x, arm = self.right.kerb + 0.5, -rng.uniform(2.5, 4.0)
-                self.plan(figures.traffic_light, x, z + 9.0, arm)
+                x = self.right.kerb + 0.5
+                self.plan(figures.traffic_light, x, z + 9.0, -rng.uniform(2.5, 4.0))
         for _ in range(rng.integers(4, 9)):
-            side, z = self._either_side(), rng.uniform(6.0, 26.0)
-            x = side.x(rng.uniform(side.kerb + 0.5, side.verge - 0.2))
+            side = self.left if rng.random() < 0.5 else self.right
+            z = rng.uniform(6.0, 26.0)
+            x = side.sign * rng.uniform(side.kerb + 0.5, side.verge - 0.2)
             if rng.random() < 0.15:
                 x = rng.uniform(-self.left.kerb, self.right.kerb)
             self.plan(figures.person, x, z)
@@ -168,63 +163,54 @@ class _Street:
         """Each of the features once, close enough to be seen well; then the other traffic."""
         rng = self.rng
         ahead, oncoming = rng.uniform(8.0, 16.0), rng.uniform(7.0, 16.0)
-        to_the_right = rng.random() < 0.6  # where the first two-wheeler goes
+        aside = 0.0 if rng.random() < 0.6 else 3.0  # how far to the left a two-wheeler goes
         for kind in features:
             if kind in ("bicycle", "motorcycle"):
                 draw = figures.bicycle if kind == "bicycle" else figures.motorcycle
-                x = rng.uniform(0.6, 1.6) - (0.0 if to_the_right else 3.0)
-                self.plan(draw, x, rng.uniform(5.5, 11.0), True)
-                to_the_right = not to_the_right
+                self.plan(draw, rng.uniform(0.6, 1.6) - aside, rng.uniform(5.5, 11.0), True)
+                aside = 3.0 - aside
                 if rng.random() < 0.4:
-                    side = self._either_side()
-                    self.plan(draw, side.x(side.kerb + 0.9), rng.uniform(6.0, 13.0), False)
+                    side = self.left if rng.random() < 0.5 else self.right
+                    self.plan(draw, side.sign * (side.kerb + 0.9), rng.uniform(6.0, 13.0), False)
             elif kind == "train" or rng.random() < 0.5:
                 heading = "towards" if rng.random() < 0.7 else "away"
-                oncoming += self._plan_vehicle(kind, -_LANE, oncoming, heading)
+                oncoming += self._vehicle(kind, -_LANE, oncoming, heading)
                 oncoming += rng.uniform(3.0, 8.0)
             elif rng.random() < 0.25:
                 heading = "left" if rng.random() < 0.5 else "right"
-                self._plan_vehicle(kind, rng.uniform(-1.0, 3.0), ahead + 8.0, heading)
+                self._vehicle(kind, rng.uniform(-1.0, 3.0), ahead + 8.0, heading)
                 ahead += 14.0
             else:
-                ahead += self._plan_vehicle(kind, rng.uniform(-0.3, 0.3), ahead + 2.0, "away")
+                ahead += self._vehicle(kind, rng.uniform(-0.3, 0.3), ahead + 2.0, "away")
                 ahead += rng.uniform(4.0, 10.0)
         self._plan_cars(ahead, oncoming)
 
     def _plan_cars(self, ahead: float, oncoming: float) -> None:
         """Cars on both lanes, from those distances on, and parked ones."""
         rng = self.rng
-        for x, z, last, gap, heading in (
-            (0.0, ahead, 60.0, 20.0, "away"),
-            (-_LANE, oncoming, 65.0, 18.0, "towards"),
-        ):
+        lanes = (0.0, ahead, 60.0, 20.0, "away"), (-_LANE, oncoming, 65.0, 18.0, "towards")
+        for x, z, last, gap, heading in lanes:
             while z < last:
                 if rng.random() < 0.6:
-                    self._plan_vehicle("car", x + rng.uniform(-0.3, 0.3), z, heading)
+                    self._vehicle("car", x + rng.uniform(-0.3, 0.3), z, heading)
                 z += rng.uniform(9.0, gap)
         for side, heading in ((self.left, "towards"), (self.right, "away")):
             for z in _places(rng, 4.5, 44.0, 6.2) if side.parking else ():
                 if rng.random() < 0.6:
-                    self._plan_vehicle("car", side.x(side.kerb - 1.15), z, heading, parked=True)
+                    self._vehicle("car", side.sign * (side.kerb - 1.15), z, heading, parked=True)
 
-    def _plan_vehicle(
-        self, kind: str, x: float, z: float, heading: str, *, parked: bool = False
-    ) -> float:
+    def _vehicle(self, kind: str, x: float, z: float, heading: str, parked: bool = False) -> float:
         """Plan a vehicle of that kind; returns its length."""
-        bodies = vehicles.KINDS[kind](self.rng)
+        bodies = _KINDS[kind](self.rng)
         length = max(along for body in bodies for along, _ in body.profile)
-        pose = vehicles.Pose(heading, length, parked)
         for body in bodies[::-1] if heading == "away" else bodies:  # the farthest first
-            self.plan(body.draw, x, z, pose)
+            self.plan(body.draw, x, z, heading, length, parked)
         return length
-
-    def _either_side(self) -> _Side:
-        return self.left if self.rng.random() < 0.5 else self.right
 
 
 def _flat(shape: Points, surface: Surface) -> Face:
     """A shape, (across, ahead) in metres, on the road."""
-    return Face(np.array([(x, 0.0, z) for x, z in shape]), surface, UP)
+    return np.array([(x, 0.0, z) for x, z in shape]), surface._replace(normal=UP)
 
 
 def _places(rng: Rng, first: float, last: float, step: float) -> list[float]:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from roadshift.runtime.errors import ConfigError, OutputError
 from roadshift.scenes import DOMAINS, Scene, render_dataset, render_scene
-from roadshift.scenes.canvas import SEE_THROUGH, Camera, Canvas, Face, Surface
+from roadshift.scenes.canvas import SEE_THROUGH, Camera, Canvas, Surface
 
 PHOTOMETRIC = [name for name in DOMAINS if name != "camera"]
 SMALL = (160, 80)
@@ -112,9 +112,9 @@ def test_gaps_of_a_fence_are_fence_and_show_what_is_behind() -> None:
     canvas = Canvas(Camera(64, 64, 64.0, 32.0, 1.5, 0.0, 0.0))
     wall, bars = Surface(2, (0.9, 0.1, 0.1)), Surface(4, (0.1, 0.1, 0.9))
     square = np.array([(-9, 0, 20), (9, 0, 20), (9, 9, 20), (-9, 9, 20)], float)
-    canvas.draw([Face(square, wall)])
+    canvas.draw([(square, wall)])
     canvas.panel(3.0, 5.0, 15.0, 1.5, [bars], lambda _, y: np.where(y > 1, 0, SEE_THROUGH))
-    reds = np.array([surface.colour[0] for surface, _ in canvas.looks])
+    reds = np.array([surface.colour[0] for surface in canvas.looks])
     red = reds[canvas.ids] == 0.9
     fence = canvas.labels == 4
     assert (fence & red).any()
