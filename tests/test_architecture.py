@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from collections.abc import Iterator, Mapping
@@ -132,6 +133,17 @@ def height(path: str) -> tuple[int, int]:
     return HOUSE["ROOMS"].index(HOUSE["room_of"](name)), level[1] if level else 0
 
 
+@cache
+def module_ways() -> dict[str, set[str]]:
+    """The modules that each module imports, or names in a string to have them opened."""
+    graph = {}
+    for name, imported in module_imports().items():
+        tree = ast.parse((ROOT / HOUSE["NAMES"][name]).read_text(encoding="utf-8"))
+        named = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        graph[name] = imported | (named & HOUSE["NAMES"].keys())
+    return graph
+
+
 @pytest.mark.parametrize("title", ["A frame through `adapt`", "A frame through `run`"])
 def test_a_walk_goes_down_from_the_command(title: str) -> None:
     lines = list(walk(title))
@@ -143,5 +155,6 @@ def test_a_walk_goes_down_from_the_command(title: str) -> None:
         assert caller is not None
         assert caller < number
         assert height(path) <= height(paths[caller])
-        above = HOUSE["name_of"](Path(paths[caller]))
-        assert above not in reached(graph, HOUSE["name_of"](Path(path)))
+        above, below = (HOUSE["name_of"](Path(one)) for one in (paths[caller], path))
+        assert above not in reached(graph, below)
+        assert below in reached(module_ways(), above), f"{title}: {above} has no way to {below}"
