@@ -17,7 +17,7 @@ import cv2
 from ..bundle.manifest import library_versions
 from ..probes.car_computer import CarComputer, car_computer, install_line
 from ..probes.cores import available_cores
-from ..probes.driver import driver_problem, gpu
+from ..probes.driver import driver_problem, gpu, started_driver
 from ..probes.waiting import waiting
 
 
@@ -102,11 +102,11 @@ def _install(computer: CarComputer, checks: Mapping[str, dict[str, Any]]) -> dic
 
 def _driver() -> dict[str, Any]:
     advice = "no NVIDIA driver: everything runs on the CPU"
-    try:
-        cuda = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    started = started_driver()
+    if started is None:
         return _check("gpu", None, "no libcuda.so.1", advice)
-    if code := cuda.cuInit(0):
+    cuda, code = started
+    if code:
         return _check(
             "gpu", False, f"cuInit failed with {code}", "check the driver with nvidia-smi"
         )

@@ -31,13 +31,22 @@ class Gpu:
     driver: str
 
 
-def driver_problem() -> str | None:
-    """Why no CUDA device can be used here, as far as the driver tells; None if one can."""
+def started_driver() -> tuple[Any, int] | None:
+    """``libcuda`` and what its cuInit returned, 0 where it started; None where there is none."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
+        return None
+    return driver, driver.cuInit(0)
+
+
+def driver_problem() -> str | None:
+    """The reason why no CUDA device can be used here, as far as the driver tells; None: one can."""
+    found = started_driver()
+    if found is None:
         return "no CUDA driver found (libcuda.so.1)"
-    if code := driver.cuInit(0):
+    driver, code = found
+    if code:
         return f"the CUDA driver does not start (cuInit returned {code})"
     count = ctypes.c_int()
     if driver.cuDeviceGetCount(ctypes.byref(count)) or count.value == 0:

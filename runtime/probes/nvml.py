@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Sample
+from .driver import started_driver
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons that hold a busy GPU's clock down; an idle GPU and
 # clocks that a user has set are no throttling.
@@ -106,15 +107,14 @@ def _first_cuda_device() -> str | None:
 
     The context takes hundreds of MiB: with it there from the start, no engine is charged for it.
     """
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    found = started_driver()
+    if found is None:
         return None
+    driver, code = found
     device, context, bus = ctypes.c_int(), ctypes.c_void_p(), ctypes.create_string_buffer(64)
     steps: tuple[Callable[[], int], ...] = (
-        lambda: driver.cuInit(0),
         lambda: driver.cuDeviceGet(ctypes.byref(device), 0),
         lambda: driver.cuDeviceGetPCIBusId(bus, len(bus), device),
         lambda: driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), device),
     )
-    return None if any(step() for step in steps) else bus.value.decode()
+    return None if code or any(step() for step in steps) else bus.value.decode()
