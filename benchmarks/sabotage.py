@@ -28,7 +28,6 @@ import torch
 from evidence_file import from_json, to_json
 from machine_line import machine_line
 from roadshift.adapt import load_network
-from roadshift.adapt.data.dataset import evenly_spaced
 from roadshift.adapt.judging.evidence import BATCH, Evidence, in_batches_of, referred
 from roadshift.adapt.judging.score_accumulator import ScoreAccumulator
 from roadshift.adapt.judging.verdict import decide
@@ -40,6 +39,7 @@ from roadshift.runtime.bundle import open_bundle
 from roadshift.runtime.folders.label_pairs import labelled_pairs
 from roadshift.runtime.frames.images import read_image
 from roadshift.runtime.labels import label_space, read_labels
+from roadshift.runtime.spacing import evenly_spaced
 from torch import Tensor
 
 PAGE = Path("docs/results/sabotage.md")

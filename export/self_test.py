@@ -14,6 +14,7 @@ from ..runtime.bundle import Bundle, extend_bundle
 from ..runtime.engines import open_engine
 from ..runtime.frames.images import Image
 from ..runtime.slots.self_test import SELF_TEST_NAME, SelfTest, pack_self_test
+from ..runtime.spacing import evenly_spaced
 
 FRAMES = 4  # evenly spaced
 
@@ -32,8 +33,7 @@ def with_self_test(bundle: Bundle, frames: Sequence[Image], made: Sequence[str])
         EngineError: a model does not run here.
         OutputError: the bundle cannot be written.
     """
-    places = np.unique(np.linspace(0, len(frames) - 1, FRAMES).round().astype(int))
-    chosen = np.stack([frames[place] for place in places])
+    chosen = np.stack([frames[place] for place in evenly_spaced(len(frames), FRAMES)])
     with open_engine(bundle, backend="torch", device="cpu") as reference:
         labels = np.stack([reference.infer(frame[None])[0] for frame in chosen])
     test, agreement = SelfTest(chosen, labels, {}), {}

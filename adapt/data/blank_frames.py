@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...runtime.errors import FrameError
+from ...runtime.spacing import evenly_spaced
 from ...runtime.words import counted
-from .dataset import evenly_spaced
 from .frame_set import FrameSet
 
 LOOKED_AT = 16  # frames, evenly spaced

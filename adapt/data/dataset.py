@@ -24,6 +24,7 @@ from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.images import read_frame_image
 from ...runtime.frames.preprocess import fit_frame
 from ...runtime.printable import encodable
+from ...runtime.spacing import evenly_spaced
 from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted
 from ..run.config import AugmentConfig, TrainingConfig
@@ -100,13 +101,6 @@ class Batch:
         same = self.augmented is self.clean
         augmented = clean if same else self.augmented.to(device, non_blocking=True)
         return replace(self, clean=clean, augmented=augmented, labels=labels)
-
-
-def evenly_spaced(count: int, limit: int | None) -> list[int]:
-    """At most ``limit`` of the indices below ``count``, evenly spaced and in order."""
-    if limit is None or count <= limit:
-        return list(range(count))
-    return [int(i) for i in np.linspace(0, count - 1, limit).round()]
 
 
 def target_frames(

@@ -11,7 +11,7 @@ from typing import Any
 from ...runtime.folders.bag_folders import bag_parts, is_bag, split_topic
 from ...runtime.folders.folder_contents import folder_contents
 from ...runtime.frames import open_frames
-from .dataset import evenly_spaced
+from ...runtime.spacing import evenly_spaced
 
 
 def hash_of(document: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.errors import FrameError
-from ..data.dataset import evenly_spaced
+from ...runtime.spacing import evenly_spaced
 from ..run.events import QUIET, Events
 from ..scoring.class_pairs import ClassPairs
 from ..scoring.displacement import Displacement, moves

@@ -21,11 +21,12 @@ from ...runtime.errors import (
     arg,
 )
 from ...runtime.frames import FrameSource, open_frames
+from ...runtime.spacing import evenly_spaced
 from ...runtime.verdict import Verdict
 from ...runtime.video.damage_watch import DamageWatch
 from ...runtime.words import counted, shortened
 from ..data.context import Context
-from ..data.dataset import evenly_spaced, thinned
+from ..data.dataset import thinned
 from ..data.frame_set import LEAST_TO_JUDGE, FrameSet
 from ..models.importing import read_weights
 from ..models.loading import load_network, pick_device

@@ -21,9 +21,9 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from ...runtime.errors import FrameError
+from ...runtime.spacing import evenly_spaced
 from ...runtime.words import counted
 from ..data.context import Context
-from ..data.dataset import evenly_spaced
 from ..data.frame_set import FrameSet
 from ..losses.common import at_least_float32
 from ..methods.base import prefixed, under

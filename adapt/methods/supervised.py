@@ -13,8 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ...runtime.errors import LabelError, arg
+from ...runtime.spacing import evenly_spaced
 from ..data.context import Context
-from ..data.dataset import Batch, evenly_spaced
+from ..data.dataset import Batch
 from ..losses.backends.core import weighted_sums
 from ..losses.backends.spec import Inputs, Share, Terms
 from ..losses.common import upsample

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...runtime.spacing import evenly_spaced
 from ...runtime.words import counted
 from ..data.context import Context
-from ..data.dataset import evenly_spaced
 from ..losses.common import at_least_float32
 from ..networks import SegmentationNetwork
 from ..networks.mixed_statistics import Statistics, mix_statistics

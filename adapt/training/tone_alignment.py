@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.bundle import InputSpec
-from ..data.dataset import evenly_spaced
+from ...runtime.spacing import evenly_spaced
 from ..data.frame_set import FrameSet
 from ..losses.common import at_least_float32
 from ..models.inputs import Normalise

@@ -19,7 +19,7 @@ from ...runtime.labels import read_labels
 from ...runtime.labels.spaces import LabelMap
 from ...runtime.pipeline.overlay import qualitative
 from ...runtime.printable import printable
-from ..data.dataset import evenly_spaced
+from ...runtime.spacing import evenly_spaced
 from .ablations import Ablation
 from .bar_chart import Bar, bar_chart
 from .compare import RUNS, Comparison

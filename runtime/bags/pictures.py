@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..pictures.white import SIXTEEN_BITS, TWELVE_BITS, white_of_one
+from ..spacing import evenly_spaced
 from ..video.video_file import LostFrames
 from ..words import counted
 from .bag import BagIndex, BagMessage
@@ -159,8 +160,7 @@ class CameraTopic:
 
     def _some(self) -> list[BagMessage]:
         """Evenly spaced messages."""
-        count = len(self._messages)
-        places = np.linspace(0, count - 1, min(_LOOKED_AT, count)).round().astype(int)
+        places = evenly_spaced(len(self._messages), _LOOKED_AT)
         return [self._messages[place] for place in places]
 
     def _brightest(self, files: list[BagFile | None], at: BagMessage) -> int:

@@ -12,6 +12,7 @@ from ..atomic import output_errors, write_whole
 from ..errors import OutputError
 from ..file_names import check_name
 from ..printable import printable
+from ..spacing import evenly_spaced
 from .chart import Axis, Chart
 from .run import TimedRow
 
@@ -71,7 +72,7 @@ def latency_svg(measured: Sequence[TimedRow]) -> str:
         Axis("percent of the queries", 0.0, 100.0),
     )
     for index, (m, times) in enumerate(zip(measured, latencies, strict=True)):
-        ranks = np.unique(np.linspace(0, len(times) - 1, _STEPS).round().astype(int))
+        ranks = evenly_spaced(len(times), _STEPS)
         points = [(float(times[i]), 100 * (i + 1) / len(times)) for i in ranks]
         chart.curve([(points[0][0], 0.0), *points], index)
         chart.legend(

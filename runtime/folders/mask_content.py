@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from ..pictures.picture_size import PNG_SIGNATURE
 from ..pictures.png import png_chunks
+from ..spacing import evenly_spaced
 
 _JPEG_START = b"\xff\xd8\xff"
 _LARGEST_PIXELS, _LARGEST_BYTES = 1 << 26, 1 << 26  # larger files are not decoded to look at them
@@ -75,8 +76,8 @@ def content_of(files: Sequence[Path], *, suspected: bool = False) -> Content:
 
     ``suspected``: their names say label maps, so that JPEGs are decoded too.
     """
-    indices = np.unique(np.linspace(0, len(files) - 1, min(_SAMPLES, len(files))).round())
-    kinds = Counter(look(files[int(i)], suspected=suspected) for i in indices)
+    chosen = evenly_spaced(len(files), _SAMPLES)
+    kinds = Counter(look(files[i], suspected=suspected) for i in chosen)
     mute = (Content.UNCLEAR, Content.UNREADABLE)
     telling = Counter({kind: n for kind, n in kinds.items() if kind not in mute})
     if not telling:

@@ -12,12 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from ..folders.mask_names import marks
 from ..notes import log_note
 from ..pictures.natural_order import natural_key
 from ..pictures.white import SIXTEEN_BITS, TWELVE_BITS
+from ..spacing import evenly_spaced
 
 _LOOKED_AT = 8
 
@@ -71,5 +70,4 @@ def _some_of(series: _PictureSeries) -> list[Path]:
     except OSError:  # a folder whose files may be read and that may not be listed
         return []
     files.sort(key=natural_key)
-    places = np.linspace(0, len(files) - 1, min(_LOOKED_AT, len(files))).round().astype(int)
-    return [files[place] for place in places]
+    return [files[place] for place in evenly_spaced(len(files), _LOOKED_AT)]

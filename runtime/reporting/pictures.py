@@ -15,6 +15,7 @@ from ..engines import Engine, open_engine
 from ..frames import FrameSource
 from ..frames.images import read_image
 from ..pipeline.overlay import overlay
+from ..spacing import evenly_spaced
 from .html import Picture, Section
 
 FRAMES = 3  # evenly spaced
@@ -75,7 +76,7 @@ def _evenly(frames: FrameSource, count: int) -> list[tuple[str, NDArray[np.uint8
     total = frames.length
     wanted = None
     if total is not None:
-        wanted = set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist())
+        wanted = set(evenly_spaced(total, count))
     for number, frame in enumerate(frames):
         if wanted is None or number in wanted:
             kept.append((frame.name, frame.image))

@@ -25,7 +25,6 @@ from roadshift.adapt.data.dataset import (
     Batch,
     Crop,
     CropSampler,
-    evenly_spaced,
     in_batches,
     resize_window,
     stacked,
@@ -45,6 +44,7 @@ from roadshift.runtime.frames import open_frames
 from roadshift.runtime.frames.images import write_image
 from roadshift.runtime.frames.preprocess import fit_frame
 from roadshift.runtime.labels import LabelSpace
+from roadshift.runtime.spacing import evenly_spaced
 
 pytestmark = pytest.mark.usefixtures("same_threads")
 
@@ -240,22 +240,6 @@ def test_the_cache_index_names_what_it_was_made_from(tmp_path: Path) -> None:
     checksum = stored.pop("sha256")
     assert stored == expected | {"names": ["frame_0"], "content": content}
     assert len(checksum) == 64
-
-
-@settings(max_examples=25, deadline=None, derandomize=True)
-@given(count=st.integers(1, 500), limit=st.integers(2, 600))
-def test_evenly_spaced_indices_are_distinct_ordered_and_span_all(count: int, limit: int) -> None:
-    chosen = evenly_spaced(count, limit)
-    assert len(chosen) == min(count, limit)
-    assert chosen == sorted(set(chosen))
-    assert (chosen[0], chosen[-1]) == (0, count - 1)
-    gaps = np.diff(chosen)
-    assert gaps.size == 0 or gaps.max() - gaps.min() <= 1
-
-
-def test_no_limit_is_every_index_and_one_is_the_first() -> None:
-    assert evenly_spaced(4, None) == [0, 1, 2, 3]
-    assert evenly_spaced(4, 1) == [0]
 
 
 # --- labelled frames ----------------------------------------------------------------------------
