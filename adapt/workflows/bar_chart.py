@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ...runtime.ticks import round_step
+
 _FONT, _SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.5
 _BLUE, _GREY, _RED = (76, 114, 176), (160, 160, 160), (196, 78, 82)
 _BLACK, _WHITE = (40, 40, 40), (255, 255, 255)
@@ -45,7 +47,7 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float | None) -> NDArr
     top, bottom = _MARGIN + 30, _MARGIN + 30 + _ROW * len(bars)
     ends = [b.value + (b.deviation or 0.0) for b in bars if b.value is not None]
     high = max([reference or 0.0, *ends])
-    step = _nice_step(high / 5)
+    step = round_step(high / 5 or 1.0)
     end = max(step, math.ceil(high / step) * step)
     width = left + _PLOT + 130  # room for a figure behind the longest bar
     canvas = np.full(((bottom + 34) * _FINER, width * _FINER, 3), 255, np.uint8)
@@ -83,12 +85,6 @@ def bar_chart(bars: Sequence[Bar], title: str, reference: float | None) -> NDArr
     _text(canvas, title, (_MARGIN, _MARGIN + 12))
     size = (width, canvas.shape[0] // _FINER)
     return np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def _nice_step(rough: float) -> float:
-    """The least of 1, 2, 5 times a power of ten that is at least ``rough``; 1 for nothing."""
-    power = 10.0 ** math.floor(math.log10(rough)) if rough > 0 else 1.0
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
 
 
 def _width(text: str) -> int:
