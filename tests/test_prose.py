@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # They begin a clause that a reader can only place after having read what it is a part of.
-REFUSED = {"What", "Whether", "How", "Where", "Which", "Who", "When", "Of"}
+REFUSED = {"What", "Whether", "How", "Where", "Which", "Who", "When", "Why", "Of"}
 
 
 def modules() -> list[Path]:

@@ -46,7 +46,7 @@ class BatchNormStatistics:
 
     @property
     def why(self) -> str:
-        """Why the share is what it is, or why there is none."""
+        """The reason why the share is what it is, or why there is none."""
         if self.share is not None:
             return self.share.why
         if not self.moves:

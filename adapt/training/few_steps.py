@@ -43,7 +43,7 @@ class FewSteps:
 
     @property
     def why(self) -> str:
-        """Why the result is the start; empty where it is not."""
+        """The reason why the result is the start, a clause; "" where it is not."""
         if self._found is None:
             return ""
         return (

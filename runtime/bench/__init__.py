@@ -204,7 +204,7 @@ def _targets(
 
 
 def _all_failed(bundle: Bundle, measured: Sequence[TimedRow]) -> EngineError:
-    """Why there is no row though engines were there: each reason once, with where it was met."""
+    """The error that no engine could be measured: each reason once, with where it was met."""
     reasons: dict[str, str] = {}
     for row in (m.row for m in measured):
         reasons.setdefault(row["error"], f"{row['artefact']} on {row['backend']}, {row['device']}")
@@ -215,7 +215,7 @@ def _all_failed(bundle: Bundle, measured: Sequence[TimedRow]) -> EngineError:
 def _nothing_runs(
     bundle: Bundle, settings: BenchSettings, rows: Sequence[dict[str, Any]]
 ) -> EngineError:
-    """Why there is no row: what `open_engine` says of the same request, or all the reasons."""
+    """The error that no engine opens: what `open_engine` says of the request, or all reasons."""
     try:
         open_engine(bundle, device=settings.device, threads=settings.threads).close()
     except EngineError as error:

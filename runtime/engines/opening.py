@@ -114,7 +114,7 @@ def _choices(
 
 
 def _nothing_runs(bundle: Bundle, backend: str, kind: str | None) -> EngineError:
-    """Why no artefact of the bundle runs on ``backend`` here, and what to do about it."""
+    """The error that no artefact of the bundle runs on ``backend`` here, and what to do."""
     if kind in ("onnx", "tensorrt") or bundle.artefact(kind="weights") is None:
         to = "tensorrt" if kind == "tensorrt" else "onnx"
         return EngineError(

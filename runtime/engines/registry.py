@@ -132,7 +132,7 @@ def opener_of(backend: Backend) -> Opener:
 
 
 def problem_here(backend: Backend) -> str | None:
-    """Why a backend is not available here, whatever the bundle; None if it is.
+    """The reason why a backend is not available here, whatever the bundle; None: it is.
 
     A GPU or a library that it needs may still be missing: opening it says so.
     """

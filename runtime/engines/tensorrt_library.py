@@ -89,7 +89,7 @@ def _imported(name: str) -> Any:
 
 
 def machine_problem(flavour: str | None = None) -> str | None:
-    """Why no plan runs on this machine, as the end of a sentence; None if one may.
+    """The reason why no plan runs on this machine, the end of a sentence; None: one may.
 
     Args:
         flavour: as in `load_tensorrt`.
@@ -106,7 +106,7 @@ def machine_problem(flavour: str | None = None) -> str | None:
 
 
 def plan_problem(artefact: Artefact, weights_sha256: str | None) -> str | None:
-    """Why a plan cannot run on this machine, as the end of a sentence; None if nothing is known.
+    """The reason why a plan cannot run here, the end of a sentence; None: none is known.
 
     Nothing of TensorRT is touched beyond its import: a plan is native code and is not deserialised
     where it does not belong.

@@ -263,7 +263,7 @@ class DamageWatch(Closing):
 
 
 def _why(process: subprocess.Popen[bytes], complaints: IO[bytes]) -> str:
-    """Why a process gave no answer."""
+    """The reason why a process gave no answer."""
     complaints.seek(0)
     lines = complaints.read().decode(errors="replace").strip().splitlines()
     if process.returncode < 0:

@@ -38,14 +38,14 @@ _Provider = str | tuple[str, dict[str, str]]
 
 
 def cuda_problem() -> str | None:
-    """Why ONNX Runtime cannot use CUDA here, as far as can be told without a session; or None."""
+    """The reason why ONNX Runtime cannot use CUDA here; None: none is known without a session."""
     if _CUDA not in onnxruntime.get_available_providers():
         return _built_without("CUDA")
     return driver_problem()
 
 
 def tensorrt_problem() -> str | None:
-    """Why ONNX Runtime cannot use TensorRT here, as `cuda_problem`."""
+    """The reason why ONNX Runtime cannot use TensorRT here, as `cuda_problem`."""
     if _TENSORRT not in onnxruntime.get_available_providers():
         return _built_without("TensorRT")
     return cuda_problem()
