@@ -40,8 +40,9 @@ from torch.nn.functional import cross_entropy
 
 SITE = str(Path(__file__).parents[1] / "third_party")
 EVERY_METHOD = [*METHODS, "sharp"]
-# The code of segformer_b0, pidnet_s and ddrnet23_slim, with up to 85 M weights.
+# The code of segformer_b0, pidnet_s and ddrnet23_slim, with up to 85 M weights: seconds each.
 LARGER = {*(f"segformer_b{size}" for size in range(1, 6)), "pidnet_m", "ddrnet23"}
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name in LARGER]
 EVERY_NETWORK = [*(n for n in NETWORKS if n not in LARGER), "lane_net", "tiny_network:build"]
 EVERY_NETWORK += installed_names("roadshift.networks")  # METHODS has the installed ones itself
 ARGUMENTS = {  # not 40 million parameters
@@ -157,7 +158,7 @@ def test_no_method_takes_longer_than_the_budget(
 # --- networks ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=EVERY_NETWORK)
+@pytest.fixture(scope="module", params=[*EVERY_NETWORK, *SLOW])
 def built(request: pytest.FixtureRequest) -> SegmentationNetwork:
     """Every network for K classes, of weights drawn from a seed."""
     torch.manual_seed(0)
