@@ -20,6 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from ..runtime.atomic import give_name
 from ..runtime.bundle import Bundle
 from ..runtime.engines import Engine
 from ..runtime.engines.onnx.session import cuda_problem
@@ -163,7 +164,7 @@ def settle_argmax(
         chosen, why = "graph", f"{precision} is not timed on a CPU"
     note(f"{path.name}: argmax in the {chosen} ({why}).")
     if chosen == "runtime":
-        shorter.replace(path)
+        give_name(shorter, path)
         return {**ends, **found, "outputs": ["logits"]}
     shorter.unlink()
     return {"argmax": "graph", **found}

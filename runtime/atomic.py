@@ -202,6 +202,29 @@ def replacing(path: Path, temporary: str, *, flushed: bool = True) -> Iterator[B
         raise
 
 
+def give_name(whole: Path, name: Path) -> None:
+    """Give what is whole its name in the same file system; a file of that name is replaced.
+
+    Raises:
+        OSError: nothing has changed.
+    """
+    os.replace(whole, name)
+
+
+def remove_in_one_step(folder: Path, target: Path) -> None:
+    """Remove a folder so that it is never there in part.
+
+    What a kill leaves of it is taken for an abandoned `staging_folder` of ``target``, a sibling.
+
+    Raises:
+        OutputError: its name cannot be taken away, and nothing has changed.
+    """
+    rubbish = target.with_name(f".{target.name}.tmp-{secrets.token_hex(4)}")
+    with output_errors(folder):
+        give_name(folder, rubbish)
+    shutil.rmtree(rubbish, ignore_errors=True)
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or the entries of a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

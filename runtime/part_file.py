@@ -10,7 +10,7 @@ from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
-from .atomic import flush, output_errors
+from .atomic import flush, give_name, output_errors
 from .errors import OutputError
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
@@ -68,7 +68,7 @@ class PartFile:
 
     def _give_name(self) -> None:
         if self._replace:
-            os.replace(self._part, self._path)
+            give_name(self._part, self._path)
             return
         try:
             os.link(self._part, self._path)  # fails where the name is taken
@@ -80,7 +80,7 @@ class PartFile:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            os.replace(self._part, self._path)
+            give_name(self._part, self._path)
 
     def _claim(self) -> int:
         """The descriptor of the part file, made, empty, and locked.

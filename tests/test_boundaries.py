@@ -335,3 +335,29 @@ def test_a_circle_would_be_found() -> None:
 def test_no_file_is_too_long_to_read_at_once() -> None:
     lines = {m.as_posix(): (ROOT / m).read_text(encoding="utf-8").count("\n") for m in MODULES}
     assert {m: n for m, n in lines.items() if n > MOST_LINES} == {}
+
+
+def renames(source: str) -> list[int]:
+    """Lines on which a file or folder is given another name, be it by a path's method or by os."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        call.lineno
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and (
+            call.func.attr in ("rename", "renames", "move")
+            or (call.func.attr == "replace" and ast.unparse(call.func.value) == "os")
+            or (call.func.attr == "replace" and len(call.args) == 1 and not call.keywords)
+        )
+    ]
+
+
+def test_one_module_gives_files_and_folders_their_names() -> None:
+    found = {str(module): renames((ROOT / module).read_text()) for module in MODULES}
+    assert [name for name, lines in found.items() if lines] == ["runtime/atomic.py"]
+
+
+@pytest.mark.parametrize("call", ["os.replace(a, b)", "p.rename(q)", "p.replace(q)"])
+def test_a_file_that_is_renamed_elsewhere_would_be_found(call: str) -> None:
+    assert renames(call) == [1]
+    assert renames("text.replace('a', 'b')") == []

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...runtime.atomic import replacing
 from ...runtime.errors import OutputError, arg
 from ..data.context import Context
 from ..data.dataset import Batch, Crop, resize_window
@@ -66,11 +67,11 @@ class PseudoLabels:
         """Store classes and bins, both (H, W)."""
         packed = np.stack([labels, bins >> 8, bins & 255], axis=2).astype(np.uint8)
         _, data = cv2.imencode(".png", packed)
-        temporary = self.path(frame).with_suffix(".tmp")
+        path = self.path(frame)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(with_checksum(data.tobytes()))
-            temporary.replace(self.path(frame))
+            with replacing(path, f"{path.stem}.tmp", flushed=False) as file:
+                file.write(with_checksum(data.tobytes()))
         except OSError as error:
             raise OutputError(
                 f"{self._folder}: cannot store pseudo-labels ({error.strerror or error})."

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...runtime.atomic import output_errors
+from ...runtime.atomic import output_errors, remove_in_one_step
 from ...runtime.bundle import Bundle, check_output, open_bundle
 from ...runtime.errors import (
     BundleError,
@@ -134,15 +132,8 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def discard(options: RunOptions) -> None:
-    """Remove the run's folder, its name in one step: it is never there in part.
-
-    What a kill leaves under the other name, the next `BundleWriter` of ``options.out`` removes.
-    """
-    folder = options.workspace.folder
-    rubbish = options.out.with_name(f".{options.out.name}.tmp-{secrets.token_hex(4)}")
-    with output_errors(folder):
-        folder.rename(rubbish)
-    shutil.rmtree(rubbish, ignore_errors=True)
+    """Remove the run's folder; what a kill leaves, `BundleWriter` of ``options.out`` removes."""
+    remove_in_one_step(options.workspace.folder, options.out)
 
 
 def published(options: RunOptions, allow_networks: Collection[str] = ()) -> Bundle | None:

@@ -6,8 +6,6 @@ Candidates lie in ``OUT.search`` until one is published; see `choice` for which.
 from __future__ import annotations
 
 import gc
-import secrets
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +15,7 @@ from typing import Any
 import torch
 
 from ...runtime.arguments import ProgressUpdate
-from ...runtime.atomic import output_errors
+from ...runtime.atomic import output_errors, remove_in_one_step
 from ...runtime.bundle import Bundle, BundleWriter, check_output, open_bundle
 from ...runtime.errors import (
     BundleError,
@@ -295,10 +293,6 @@ def _published(chosen: Bundle, record: Mapping[str, Any], options: RunOptions) -
 
 
 def _discard(folder: Path) -> None:
-    """Remove the search's folder, its name in one step: it is never there in part."""
-    if not folder.exists():
-        return
-    rubbish = folder.with_name(f".{folder.name}.tmp-{secrets.token_hex(4)}")
-    with output_errors(folder):
-        folder.rename(rubbish)
-    shutil.rmtree(rubbish, ignore_errors=True)
+    """Remove the search's folder, if there is one."""
+    if folder.exists():
+        remove_in_one_step(folder, folder)

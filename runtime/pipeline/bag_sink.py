@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from ..atomic import output_errors
+from ..atomic import give_name, output_errors
 from ..bags.mcap_file import McapFile
 from ..bags.regions import BrokenBagError
 from ..errors import OutputError
@@ -128,5 +128,5 @@ class BagSink:
             self._part.unlink(missing_ok=True)
             return None
         kept = free_name(self._path, "incomplete", BAG_SUFFIX)
-        self._part.rename(kept)
+        give_name(self._part, kept)
         return str(kept)

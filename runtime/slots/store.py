@@ -31,7 +31,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from ..atomic import flush, output_error, output_errors, replacing
+from ..atomic import flush, give_name, output_error, output_errors, replacing
 from ..bundle import Artefact
 from ..errors import SlotError
 from ..given import above_zero, path_of, whole_of
@@ -216,7 +216,7 @@ class SlotStore:
         with output_errors(target):
             if target.exists():
                 shutil.rmtree(target)
-            incoming.rename(target)
+            give_name(incoming, target)
             flush(target.parent)
 
     def admit_plan(self, plan: Artefact) -> None:
@@ -224,7 +224,7 @@ class SlotStore:
         target = self.plan_file(plan)
         with output_errors(target):
             if self.incoming_plan.exists():
-                os.replace(self.incoming_plan, target)
+                give_name(self.incoming_plan, target)
                 flush(target.parent)
 
     def _unedited(self) -> SlotState:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..atomic import output_errors
+from ..atomic import give_name, output_errors
 from ..errors import OutputError
 from ..notes import log_note
 from ..part_file import PartFile, free_name
@@ -172,7 +172,7 @@ class Recording:
             self._part.unlink(missing_ok=True)
             return end
         kept = free_name(self._path, "incomplete", self._suffix)
-        self._part.rename(kept)
+        give_name(self._part, kept)
         return str(kept) if end is None else f"{kept}, and its end as {end}"
 
     def _keep_group(self) -> str | None:
@@ -187,5 +187,5 @@ class Recording:
             self._scratch.unlink()
             return None
         kept = free_name(self._path, "incomplete-end", self._scratch.suffix)
-        self._scratch.rename(kept)
+        give_name(self._scratch, kept)
         return str(kept)
