@@ -117,23 +117,8 @@ class Trainer:
         """
         crowded_before_s = crowded_s()
         with peak_memory(self.context.device) as peak:
-            began = self._resume()
-            self.clock.time_the_network()
-            if not began:
-                self._begin()
-            start = self.context.workspace.stage_start(self.state.stage)
-            with self.deadline.timing_weights():
-                weights, _ = read_tensors(start)
-            self.clock.keep_back_the_end(self.statistics.at_the_end)
-            self.watch.begin()
-            with take_back(start):
-                self.model.load_state_dict(weights)
-            with lone_values_allowed(self.model, self.events.note):
-                for number in range(self.state.stage, len(self.stages)):
-                    if self.watch.stopped or self.few.found or not self._run_stage(number):
-                        break
-            check_learned(self.state)
-            layers = self._end()
+            self._train()
+            layers = self._select()
         return RunSummary(
             steps=0 if self.few.found else self.state.done,
             skipped_steps=self.state.skipped_steps,
@@ -154,7 +139,26 @@ class Trainer:
             watch=self.watch.record(),
         )
 
-    def _end(self) -> int:
+    def _train(self) -> None:
+        """Warm start, or what a stopped run had reached, and the stages."""
+        began = self._resume()
+        self.clock.time_the_network()
+        if not began:
+            self._begin()
+        start = self.context.workspace.stage_start(self.state.stage)
+        with self.deadline.timing_weights():
+            weights, _ = read_tensors(start)
+        self.clock.keep_back_the_end(self.statistics.at_the_end)
+        self.watch.begin()
+        with take_back(start):
+            self.model.load_state_dict(weights)
+        with lone_values_allowed(self.model, self.events.note):
+            for number in range(self.state.stage, len(self.stages)):
+                if self.watch.stopped or self.few.found or not self._run_stage(number):
+                    break
+        check_learned(self.state)
+
+    def _select(self) -> int:
         """The best step looked at, interpolation, clean statistics; counts layers with new ones."""
         self.deadline.begin_end()
         give_back_unused()  # what the steps had, before statistics and judging take their own

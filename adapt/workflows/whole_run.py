@@ -18,6 +18,7 @@ from ...runtime.bundle import (
     library_versions,
 )
 from ...runtime.labels import LabelSpace
+from ...runtime.verdict import Verdict
 from ..black_boxes.base import BlackBox
 from ..data.context import Context
 from ..data.dataset import CropSampler
@@ -26,6 +27,7 @@ from ..data.input_hashes import hash_of
 from ..judging.judge import judge_run
 from ..losses.backends.choice import choose_kernel
 from ..methods import build_stages, hashed_settings
+from ..methods.base import Stage
 from ..models.importing import save_weights
 from ..models.inputs import Normalise
 from ..models.loading import device_name
@@ -95,38 +97,68 @@ def carry_out(
         TrainingError: the run in the folder is another one, or nothing could be learned.
         RoadshiftError: any other of its subclasses.
     """
-    sampler = CropSampler(frames, config.training, config.augment, config.seed)
-    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
-    fingerprint = _fingerprint(subject, frames, sources, config)
-    work.deadline.before_s = spent_before(options.workspace, fingerprint)
-    stages = build_stages(config)
-    if stages:
-        load_optimizers()  # before anything has a share of the time
-    if align and config.tone == "auto":
-        aligned = _aligned(subject, frames, options, device, work, fingerprint)
-        subject = replace(subject, input=aligned)
+    plan = _plan(subject, frames, sources, config)
+    subject = _prepare(plan, subject, frames, config, options, device, work, align=align)
     context = Context(
         frames=frames,
         normalise=Normalise(subject.input).to(device),
         device=device,
         workdir=options.workspace.folder,
         config=config,
-        crop_size=(sampler.height, sampler.width),
+        crop_size=plan.crop_size,
         losses=choose_kernel(config.loss_backend, device, work.events.note),
         held=held,
         classes=subject.space.classes,
         black_box=black_box,
-        fingerprint=fingerprint,
+        fingerprint=plan.fingerprint,
         work=work,
     )
-    to_memory_format(subject.network, config.training)
-    summary = Trainer(subject.network, stages, context, options).run()
+    summary = Trainer(subject.network, plan.stages, context, options).run()  # trains, and selects
     check_finite(subject.network)
     bundle = published(options, subject.spec.modules) if options.resume else None
     if bundle is None:
-        bundle = _publish(subject, context, options, summary, incumbent, older)
+        verdict = _judge(subject, context, incumbent, older)
+        bundle = _publish(subject, context, options, summary, verdict)
     discard(options)
     return bundle
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a run will do: its stages, not yet begun, and the (height, width) of its crops."""
+
+    stages: list[Stage]
+    crop_size: tuple[int, int]
+    fingerprint: str
+
+
+def _plan(subject: Subject, frames: FrameSet, sources: Sequence[Path], config: RunConfig) -> _Plan:
+    sampler = CropSampler(frames, config.training, config.augment, config.seed)
+    check_batch_size(config.training, len(frames), sampler.width, sampler.height)
+    fingerprint = _fingerprint(subject, frames, sources, config)
+    return _Plan(build_stages(config), (sampler.height, sampler.width), fingerprint)
+
+
+def _prepare(
+    plan: _Plan,
+    subject: Subject,
+    frames: FrameSet,
+    config: RunConfig,
+    options: RunOptions,
+    device: torch.device,
+    work: Work,
+    *,
+    align: bool,
+) -> Subject:
+    """The subject with its tone aligned and its weights laid out; the clock of the run before."""
+    work.deadline.before_s = spent_before(options.workspace, plan.fingerprint)
+    if plan.stages:
+        load_optimizers()  # before anything has a share of the time
+    if align and config.tone == "auto":
+        aligned = _aligned(subject, frames, options, device, work, plan.fingerprint)
+        subject = replace(subject, input=aligned)
+    to_memory_format(subject.network, config.training)
+    return subject
 
 
 def _fingerprint(
@@ -163,19 +195,24 @@ def _aligned(
     return kept_tone(options.workspace, fingerprint, subject.input, align, work.events.note)
 
 
+def _judge(
+    subject: Subject, context: Context, incumbent: Bundle | None, older: Sequence[str | Path]
+) -> Verdict | None:
+    """The verdict on the result, where there is an incumbent."""
+    if incumbent is None:
+        return None
+    return judge_run(incumbent, ScoredModel(subject.network, subject.input), context, older)
+
+
 def _publish(
     subject: Subject,
     context: Context,
     options: RunOptions,
     summary: RunSummary,
-    incumbent: Bundle | None,
-    older: Sequence[str | Path],
+    verdict: Verdict | None,
 ) -> Bundle:
-    """Judge the result where there is an incumbent, and write the bundle."""
+    """The bundle of the result, written."""
     config, device = context.config, device_name(context.device)
-    verdict = None
-    if incumbent is not None:
-        verdict = judge_run(incumbent, ScoredModel(subject.network, subject.input), context, older)
     weights, history = save_weights(subject.network), options.workspace.history
     with BundleWriter(options.out, overwrite=options.overwrite) as writer:
         writer.add_bytes(WEIGHTS, weights, kind="weights", precision="fp32")
