@@ -361,3 +361,11 @@ def test_one_module_gives_files_and_folders_their_names() -> None:
 def test_a_file_that_is_renamed_elsewhere_would_be_found(call: str) -> None:
     assert renames(call) == [1]
     assert renames("text.replace('a', 'b')") == []
+
+
+def test_the_workspace_alone_names_what_lies_in_a_run_folder() -> None:
+    for module in MODULES:
+        if module.parts[0] == "adapt":
+            for node in ast.walk(ast.parse((ROOT / module).read_text())):
+                if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+                    assert not ast.unparse(node.left).endswith("workdir"), (module, node.lineno)

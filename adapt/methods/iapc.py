@@ -70,7 +70,7 @@ class IapcStage(Stage):
         self.teacher = fold_batch_norm(frozen_copy(model))
         self.cache: LogitCache | None = None
         if context.config.teacher_cache:
-            self.cache = open_cache("teacher", self.teacher, context)
+            self.cache = open_cache(self.teacher, context)
         self.memory_model = frozen_copy(model)
         if settings.memory_mode == "train":
             for norm in batch_norm_layers(self.memory_model):

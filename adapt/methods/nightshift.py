@@ -82,9 +82,9 @@ class NightshiftStage(Stage):
         super().begin(model, context)
         settings = self.settings
         how = [*settings.scales, settings.mirror, context.config.bn_batch_size]
-        name = f"soft_labels-{label_identity(model, context.frames, how)}"
+        identity = label_identity(model, context.frames, how)
         passes = passes_of(settings.scales, mirror=settings.mirror)
-        self.labels = SoftLabels(name, context, model.num_classes, self._labeller, passes)
+        self.labels = SoftLabels(identity, context, model.num_classes, self._labeller, passes)
         weights = torch.ones(model.num_classes)
         if self._balances:
             weights = sqrt_inverse_weights(self.labels.class_mass())

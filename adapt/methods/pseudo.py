@@ -50,7 +50,7 @@ class PseudoStage(Stage):
         self.teacher = fold_batch_norm(frozen_copy(model))
         self.cache: LogitCache | None = None
         if context.config.teacher_cache:
-            self.cache = open_cache("teacher", self.teacher, context)
+            self.cache = open_cache(self.teacher, context)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         normalise, size = self.context.normalise, self.context.crop_size

@@ -40,17 +40,14 @@ class LogitCache:
 
     What an earlier start of the same run wrote whole is taken up.
 
-    Args:
-        name: of the file in the work folder.
-
     Raises:
         OutputError: the disk has no room for it, or cannot be written.
         OutOfTimeError: see `open_cache`.
     """
 
-    def __init__(self, name: str, teacher: SegmentationNetwork, context: Context) -> None:
-        self.context = context
-        self._path, self._index = (context.workdir / f"{name}{end}" for end in (".f16", ".json"))
+    def __init__(self, teacher: SegmentationNetwork, context: Context) -> None:
+        self.context, place = context, context.workspace
+        self._path, self._index = place.teacher_logits, place.teacher_index
         shape = self._written()
         if shape is None:
             shape = self._write(teacher)
@@ -117,19 +114,19 @@ class LogitCache:
         return Map(logits.to(self.context.device), self.context.windows(batch.crops))
 
 
-def open_cache(name: str, teacher: SegmentationNetwork, context: Context) -> LogitCache | None:
+def open_cache(teacher: SegmentationNetwork, context: Context) -> LogitCache | None:
     """A `LogitCache`, or None where the time budget does not suffice to fill it.
 
     A resumed run does as the first start did.
     """
-    skipped = context.workdir / f"{name}.skipped"
+    skipped = context.workspace.no_teacher_logits
     if skipped.exists():
         return None
     try:
-        return LogitCache(name, teacher, context)
+        return LogitCache(teacher, context)
     except OutOfTimeError:
         context.note("no teacher cache: the time budget does not suffice to fill it")
-        (context.workdir / f"{name}.f16").unlink(missing_ok=True)
+        context.workspace.teacher_logits.unlink(missing_ok=True)
         write_atomically(skipped, b"")
         return None
 

@@ -103,6 +103,21 @@ class Workspace:
         return self.folder / f"{what}-{identity}{suffix}"
 
     @property
+    def teacher_logits(self) -> Path:
+        """A frozen teacher's logits of all frames, float16, one after the other."""
+        return self.folder / "teacher.f16"
+
+    @property
+    def teacher_index(self) -> Path:
+        """Shape and hash of `teacher_logits`, written once those are whole."""
+        return self.folder / "teacher.json"
+
+    @property
+    def no_teacher_logits(self) -> Path:
+        """A mark that there was no time for `teacher_logits`."""
+        return self.folder / "teacher.skipped"
+
+    @property
     def has_answers(self) -> bool:
         """Tell whether the folder holds answers of a black box, which a resume does not repeat."""
         return next((self.folder / ANSWERS).glob("*.npz"), None) is not None

@@ -282,18 +282,16 @@ class Trainer:
                 stage.begin(self.model, self.context)
                 self.statistics.freeze()
                 seed = seed_of(self.context.config.seed, number)
-                note = self.context.note_once
-                optimizer = build_optimizer(stage, self.model, self.training, seed, note)
+                once = self.context.note_once
+                optimizer = build_optimizer(stage, self.model, self.training, seed, once)
                 if self._restored is not None:
                     self._restore(stage, optimizer, self._restored)
                     self._restored = None
                 stage.prepare()
             except OutOfTimeError:
                 frames.chosen = []
-        chosen = frames.of(count)
-        if not enough_prepared(
-            stage.name, len(chosen), count, self.deadline.name, self.events.note
-        ):
+        chosen, time, note = frames.of(count), self.deadline.name, self.events.note
+        if not enough_prepared(stage.name, len(chosen), count, time, note):
             return None
         frames.settle(kept)
         self.sampler.draw_from(stage.streams(chosen), stage.crop_condition())
@@ -335,9 +333,8 @@ class Trainer:
                 self.state = replace(self.state, done=done, planned_steps=planned)
                 self.files.append(stage.name, done, losses, optimizer.param_groups[0]["lr"])
                 pace = self.clock.step_done(done, planned)
-                self.events.report(
-                    ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)
-                )
+                update = ProgressUpdate(stage.name, "steps", done, planned, *pace, losses)
+                self.events.report(update)
                 self.watch.look(done)
                 if self.watch.stopped or self.few.look(planned):
                     break

@@ -57,7 +57,7 @@ def test_crops_are_windows_of_their_frames_logits(context: Context) -> None:
     teacher: Any = Counting()
     crops = (Crop(0, 0, 48, 32, False), Crop(5, 9, 30, 17, True), Crop(20, 3, 24, 16, False))
     found = upsample_map(
-        LogitCache("teacher", teacher, context).maps(batch(*crops)),
+        LogitCache(teacher, context).maps(batch(*crops)),
         (HEIGHT, WIDTH),
         align_corners=False,
     )
@@ -79,8 +79,8 @@ def test_the_teacher_is_asked_once_and_the_size_is_told_first(context: Context) 
     notes: list[str] = []
     object.__setattr__(context, "note", notes.append)
     teacher: Any = Counting()
-    LogitCache("teacher", teacher, context)
-    LogitCache("teacher", teacher, context)
+    LogitCache(teacher, context)
+    LogitCache(teacher, context)
     assert teacher.frames == FRAMES
     (note,) = notes
     assert note == "teacher cache: 0 MiB on disk, 3 frames of 4x8x12 logits in float16"
@@ -91,7 +91,7 @@ def test_the_teacher_is_asked_once_and_the_size_is_told_first(context: Context) 
 def test_what_was_not_written_whole_is_written_again(context: Context, damage: str) -> None:
     teacher: Any = Counting()
     crop = Crop(0, 0, WIDTH, HEIGHT, False)
-    expected = LogitCache("teacher", teacher, context).maps(batch(crop)).values.clone()
+    expected = LogitCache(teacher, context).maps(batch(crop)).values.clone()
     data, index = (context.workdir / f"teacher{end}" for end in (".f16", ".json"))
     if damage == "short":
         data.write_bytes(data.read_bytes()[:-8])
@@ -99,7 +99,7 @@ def test_what_was_not_written_whole_is_written_again(context: Context, damage: s
         index.write_text("7")
     else:
         (data if damage == "no data" else index).unlink()
-    found = LogitCache("teacher", teacher, context).maps(batch(crop)).values
+    found = LogitCache(teacher, context).maps(batch(crop)).values
     assert teacher.frames == 2 * FRAMES
     assert torch.equal(found, expected)
 
@@ -114,7 +114,7 @@ def test_what_was_left_half_written_counts_as_free(
         return usage(0 if (context.workdir / "teacher.f16").exists() else 1 << 30)
 
     monkeypatch.setattr("shutil.disk_usage", free)
-    LogitCache("teacher", Counting(), context)  # type: ignore[arg-type]
+    LogitCache(Counting(), context)  # type: ignore[arg-type]
 
 
 def test_a_method_without_a_frozen_teacher_refuses_the_cache() -> None:
@@ -128,7 +128,7 @@ def test_a_disk_without_room_is_an_error_before_anything_is_written(
     usage = namedtuple("usage", "free")
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage(100))
     with pytest.raises(OutputError, match=r"teacher cache takes 0.0 GiB .* teacher_cache=false"):
-        LogitCache("teacher", Counting(), context)  # type: ignore[arg-type]
+        LogitCache(Counting(), context)  # type: ignore[arg-type]
     assert not list(context.workdir.glob("teacher*"))
 
 
