@@ -124,23 +124,25 @@ def carry_out(
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What a run will do: its stages, not yet begun, and the (height, width) of its crops."""
+class _RunPlan:
+    """A run's stages, not yet begun, the (height, width) of its crops, and its hash."""
 
     stages: list[Stage]
     crop_size: tuple[int, int]
     fingerprint: str
 
 
-def _plan(subject: Subject, frames: FrameSet, sources: Sequence[Path], config: RunConfig) -> _Plan:
+def _plan(
+    subject: Subject, frames: FrameSet, sources: Sequence[Path], config: RunConfig
+) -> _RunPlan:
     sampler = CropSampler(frames, config.training, config.augment, config.seed)
     check_batch_size(config.training, len(frames), sampler.width, sampler.height)
     fingerprint = _fingerprint(subject, frames, sources, config)
-    return _Plan(build_stages(config), (sampler.height, sampler.width), fingerprint)
+    return _RunPlan(build_stages(config), (sampler.height, sampler.width), fingerprint)
 
 
 def _prepare(
-    plan: _Plan,
+    plan: _RunPlan,
     subject: Subject,
     frames: FrameSet,
     config: RunConfig,
