@@ -30,14 +30,13 @@ from typing import Any, Literal
 from ..runtime.arguments import (
     Source,
     Sources,
-    opened,
     size_of,
     sources,
     space_of,
     triple_of,
 )
-from ..runtime.bundle import Bundle, open_bundle
-from ..runtime.errors import ConfigError, arg
+from ..runtime.bundle import Bundle, opened
+from ..runtime.errors import ConfigError, FrameError, LabelError, OutputError, arg, naming
 from ..runtime.given import path_of, whole_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
@@ -46,6 +45,7 @@ from .arguments import (
     Config,
     Note,
     OnProgress,
+    chosen_method,
     given_settings,
     network_of,
     read_config,
@@ -54,9 +54,10 @@ from .arguments import (
     typed_settings,
 )
 from .judging import judge
-from .methods import DEFAULT, adapting_method
+from .methods import DEFAULT
 from .methods.supervised import Supervised
 from .models.loading import pick_device
+from .networks import check_network
 from .run.config import Settings, TrainingConfig
 from .run.events import Events
 from .training.time_allocation import patience_s
@@ -67,6 +68,7 @@ from .workflows.search_grid import search_grid
 from .workflows.training_request import training_settings, training_start
 
 
+@naming(out=OutputError)
 def import_bundle(
     weights: Source,
     *,
@@ -102,6 +104,8 @@ def import_bundle(
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
     path_of("weights", weights)
     network_of("hf" if network is None else network, arguments, output)
+    if network is not None:
+        check_network("network", network)
     if key is not None and not isinstance(key, str):
         raise ConfigError(f"{arg('key')}: {key!r} is no name of a key, such as 'model.ema'.")
     return importing.import_bundle(
@@ -121,6 +125,7 @@ def import_bundle(
     )
 
 
+@naming(images=FrameError, labels=LabelError, out=OutputError)
 def train_bundle(
     images: Source,
     labels: Source,
@@ -165,11 +170,12 @@ def train_bundle(
         start_from: Bundle | Path | None = initial
     else:
         path = path_of("initial", initial)
-        start_from = open_bundle(path) if path.is_dir() else path
+        start_from = opened(path, "initial") if path.is_dir() else path
     given = given_settings(Supervised.name, settings, training, config)
     resolved = training_settings(given, start_from, seed)
     if network is not None:
         network_of(network, arguments, output)
+        check_network("network", network)
     start = training_start(
         start_from,
         resolved,
@@ -203,6 +209,7 @@ def train_bundle(
     )
 
 
+@naming(frames=FrameError, out=OutputError)
 def adapt_bundle(
     bundle: Bundle | Source,
     frames: Sources,
@@ -245,8 +252,8 @@ def adapt_bundle(
         RoadshiftError: see the top of this module.
     """
     read = read_config(config)
-    name = method if method is not None else read.get("method", DEFAULT)
-    if adapting_method(name).black_box:
+    name, chosen = chosen_method(method, read, DEFAULT)
+    if chosen.black_box:
         raise ConfigError(
             f"{arg('method')}: {name} learns from the answers of a black box, which "
             "adapt_black_box gives it; call that, or choose another method."
@@ -284,6 +291,7 @@ def adapt_bundle(
     return search_settings(*asked, grid, options, max_frames=max_frames, older=past)
 
 
+@naming(frames=FrameError)
 def judge_bundles(
     incumbent: Bundle | Source,
     candidate: Bundle | Source,

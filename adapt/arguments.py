@@ -10,9 +10,10 @@ from pydantic import ValidationError
 
 from ..runtime.arguments import ProgressUpdate, Source
 from ..runtime.bundle import NetworkSpec
-from ..runtime.errors import ConfigError, arg
+from ..runtime.errors import ConfigError, arg, naming
 from ..runtime.given import above_zero
-from .methods import by_new_names, find_method, resolve_settings
+from .methods import adapting_method, by_new_names, find_method, resolve_settings
+from .methods.base import Method
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
 from .run.events import Events
 from .run.options import RunOptions
@@ -49,6 +50,19 @@ def read_config(config: Config | None) -> Mapping[str, Any]:
     if not isinstance(config, (str, Path)):
         raise ConfigError(f"{arg('config')}: {config!r} is no TOML file and no mapping.")
     return read_toml(Path(config))
+
+
+def chosen_method(
+    method: str | None, config: Mapping[str, Any], default: str
+) -> tuple[str, type[Method]]:
+    """The method that was asked for, or else that of ``config``, or else the default; its name.
+
+    Raises:
+        ConfigError: there is no such method, or it learns from labels.
+    """
+    with naming(**{"config" if method is None else "method": ConfigError}):
+        name = method if method is not None else config.get("method", default)
+        return name, adapting_method(name)
 
 
 def resolved_settings(

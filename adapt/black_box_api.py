@@ -10,20 +10,29 @@ from typing import Any
 
 from ..runtime.arguments import Source, Sources, size_of, sources, triple_of
 from ..runtime.bundle import Bundle
-from ..runtime.errors import ConfigError, arg
+from ..runtime.errors import ConfigError, FrameError, OutputError, arg, naming
 from ..runtime.given import above_zero, path_of, whole_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
-from .arguments import Config, Note, OnProgress, read_config, resolved_settings, run_options
+from .arguments import (
+    Config,
+    Note,
+    OnProgress,
+    chosen_method,
+    read_config,
+    resolved_settings,
+    run_options,
+)
 from .black_boxes import BoxWiring, Student
 from .black_boxes.base import Colour, Holds
-from .methods import adapting_method
+from .networks import check_network
 from .run.config import Settings, TrainingConfig
 from .workflows import adaptation
 
 DEFAULT = "atp_black_box"
 
 
+@naming(frames=FrameError, out=OutputError)
 def adapt_black_box(
     black_box: Source | Callable[..., Any],
     frames: Sources,
@@ -80,8 +89,8 @@ def adapt_black_box(
             ``resume`` asks for the rest.
     """
     read = read_config(config)
-    name = method if method is not None else read.get("method", DEFAULT)
-    if not adapting_method(name).black_box:
+    name, chosen = chosen_method(method, read, DEFAULT)
+    if not chosen.black_box:
         raise ConfigError(
             f"{arg('method')}: {name} needs the source model itself, not a black box; call "
             "adapt_bundle, or choose another method."
@@ -102,6 +111,8 @@ def adapt_black_box(
         on_progress,
         stop_requested,
     )
+    if student is not None:
+        check_network("student", student)
     return adaptation.adapt_black_box(
         black_box,
         sources("frames", frames),

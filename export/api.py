@@ -10,11 +10,11 @@ from ..runtime.arguments import (
     ProgressUpdate,
     Source,
     Sources,
-    opened,
     sources,
 )
 from ..runtime.bench.evaluation import labels_through
-from ..runtime.bundle import Bundle, open_bundle
+from ..runtime.bundle import Bundle, open_bundle, opened
+from ..runtime.errors import FrameError, LabelError, naming
 from ..runtime.given import above_zero, path_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
@@ -24,6 +24,7 @@ from .plan_maker import PlanOptions
 from .stretches import stretches
 
 
+@naming(frames=FrameError, labels=LabelError)
 def export_bundle(
     bundle: Bundle | Source,
     *,

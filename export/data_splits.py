@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.bundle import Bundle
-from ..runtime.errors import ConfigError, Sentence, arg
+from ..runtime.errors import ConfigError, FrameError, Sentence, arg, naming
 from ..runtime.folders.label_pairs import labelled_pairs
 from ..runtime.frames import open_frames
 from ..runtime.frames.images import read_frame_image
@@ -152,7 +152,9 @@ def gather_calibration(
         _digest(fit_frame(read_frame_image(image), width, height)) for image, _ in evaluation.pairs
     }
     fitted = _fitted(sources, width, height, note)
-    kept = spread((frame for frame in fitted if _digest(frame) not in judged), CALIBRATION_FRAMES)
+    with naming(calibration=FrameError):
+        unseen = (frame for frame in fitted if _digest(frame) not in judged)
+        kept = spread(unseen, CALIBRATION_FRAMES)
     if not kept:
         raise ConfigError(
             f"{arg('calibration')} {', '.join(sources)}: holds only frames that the export "

@@ -11,6 +11,7 @@ from .arguments import LabelMapSource, ProgressUpdate, Source
 from .bench.evaluation import check_label_map, labels_through, measure
 from .bundle import Bundle
 from .engines import Engine, open_engine
+from .errors import FrameError, LabelError, naming
 from .folders.label_pairs import labelled_pairs
 from .given import path_of
 from .labels import LabelSpace
@@ -52,6 +53,7 @@ class Evaluation:
         return found
 
 
+@naming(images=FrameError, labels=LabelError)
 def evaluate(
     bundle: Bundle | Engine | Source,
     images: Source,

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .bundle import Bundle, open_bundle
-from .errors import ConfigError, arg
+from .errors import ConfigError, LabelSpaceError, arg, naming
 from .given import path_of
 from .labels import LabelSpace, label_space
 from .labels.spaces import LabelMap
@@ -42,16 +41,7 @@ class ProgressUpdate:
     losses: dict[str, float] = field(default_factory=dict)
 
 
-def opened(bundle: Bundle | Source, name: str = "bundle") -> Bundle:
-    """The bundle itself, or the one of that folder, which is the argument ``name``.
-
-    Raises:
-        ConfigError: it is neither.
-        BundleError: the folder holds no bundle.
-    """
-    return bundle if isinstance(bundle, Bundle) else open_bundle(path_of(name, bundle))
-
-
+@naming(label_space=LabelSpaceError)
 def space_of(value: LabelSpace | Source) -> LabelSpace:
     """The label space itself, a built-in one by name, or one of a JSON file.
 

@@ -9,7 +9,8 @@ that names arguments is a `Sentence`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 # Between two characters of Unicode's private use, which stand in no message that is shown.
@@ -63,6 +64,7 @@ class RoadshiftError(Exception):
     """
 
     exit_code = 1
+    _of: str | None = None
 
     def __init__(self, message: str = "", *rest: Any) -> None:
         super().__init__(_plain(message), *rest)
@@ -70,13 +72,32 @@ class RoadshiftError(Exception):
 
     @property
     def argument(self) -> str | None:
-        """The name of the first argument that the message names."""
+        """The name of the first argument that the message names, or else of the one it is `of`."""
         found = _MENTION.search(self.marked)
-        return found[1] if found else None
+        return found[1] if found else self._of
+
+    def of(self, name: str) -> None:
+        """Make it an error of the argument ``name``, unless it is known as another's."""
+        self._of = self._of or name
 
     def told(self, flag: Flag) -> str:
         """The message with ``flag(name, repr of the value or None)`` in place of each argument."""
         return _flagged(self.marked, flag)
+
+
+@contextmanager
+def naming(**kinds: type[RoadshiftError]) -> Iterator[None]:
+    """Let errors that escape name an argument: ``out=OutputError``, those of that class ``out``.
+
+    For functions that know whose path or name it was; the message, which has it, stays as it is.
+    """
+    try:
+        yield
+    except RoadshiftError as error:
+        for name, kind in kinds.items():
+            if isinstance(error, kind):
+                error.of(name)
+        raise
 
 
 class BundleError(RoadshiftError):

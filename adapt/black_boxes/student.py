@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...runtime.bundle import InputSpec, NetworkSpec
-from ...runtime.errors import ConfigError, arg
+from ...runtime.errors import ConfigError, LabelSpaceError, arg, naming
 from ...runtime.labels import LabelSpace
 from ...runtime.labels import label_space as find_label_space
 from ..models.loading import IMAGENET_INPUT, network_spec
@@ -42,7 +42,10 @@ class Student:
             LabelSpaceError: there is none of that name.
         """
         given = self.label_space
-        return given if given is None or isinstance(given, LabelSpace) else find_label_space(given)
+        if given is None or isinstance(given, LabelSpace):
+            return given
+        with naming(label_space=LabelSpaceError):
+            return find_label_space(given)
 
 
 def resolve_student(

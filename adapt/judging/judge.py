@@ -19,6 +19,7 @@ from ...runtime.errors import (
     RoadshiftError,
     RunInterrupted,
     arg,
+    naming,
 )
 from ...runtime.frames import FrameSource, open_frames
 from ...runtime.spacing import evenly_spaced
@@ -299,7 +300,8 @@ def judge_bundles(
     started = time.monotonic()
     source = open_frames([str(one) for one in sources], on_skip=events.note)
     if older:
-        open_frames([str(one) for one in older])  # what is not there is said at once
+        with naming(older=FrameError):  # what is not there is said at once
+            open_frames([str(one) for one in older])
     total = None if source.length is None else min(source.length, max_frames)
     old = ScoredModel(load_network(incumbent, run_on), incumbent.manifest.input)
     try:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from ...runtime.errors import NetworkError
+from ...runtime.errors import NetworkError, naming
 from .base import Output, Preprocessing, SegmentationNetwork
 from .foreign.adapter import ForeignNetwork, adapt_foreign, settled
 from .foreign.factory import make_with
@@ -27,6 +27,7 @@ __all__ = [
     "SegmentationNetwork",
     "adapt_foreign",
     "build_network",
+    "check_network",
     "import_callable",
     "network_summaries",
     "register_network",
@@ -90,6 +91,17 @@ def build_network(name: str, num_classes: int, /, **arguments: Any) -> Segmentat
         return network
 
     return build()
+
+
+def check_network(argument: str, name: str) -> None:
+    """Refuse a name, given as that argument, that `build_network` knows no network of.
+
+    Raises:
+        NetworkError: no such network, module or factory.
+    """
+    with naming(**{argument: NetworkError}):
+        if name not in NETWORKS:
+            _factory(name)
 
 
 def network_summaries() -> list[NetworkSummary]:

@@ -17,7 +17,7 @@ from ...runtime.bundle import (
     NetworkSpec,
     Provenance,
 )
-from ...runtime.errors import ConfigError, FrameError, OutputError, RoadshiftError, arg
+from ...runtime.errors import ConfigError, FrameError, OutputError, RoadshiftError, arg, naming
 from ...runtime.folders.label_pairs import labelled_pairs
 from ...runtime.frames import open_frames
 from ...runtime.labels import LabelSpace
@@ -86,7 +86,8 @@ def adapt_bundle(
             "two out."
         )
     if older:
-        open_frames([str(path) for path in older])  # what is not there is said before the run
+        with naming(older=FrameError):  # what is not there is said before the run
+            open_frames([str(path) for path in older])
     if gated:
         check_not_incumbent(source, options.out)
     work = Work.of(options)

@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...runtime.arguments import ProgressUpdate, Source, Sources, opened, sources
+from ...runtime.arguments import ProgressUpdate, Source, Sources, sources
 from ...runtime.atomic import flush, output_errors, publish, staging_folder
-from ...runtime.bundle import Bundle
+from ...runtime.bundle import Bundle, opened
 from ...runtime.errors import (
     ConfigError,
     FrameError,
@@ -23,6 +23,7 @@ from ...runtime.errors import (
     OutputError,
     Sentence,
     arg,
+    naming,
 )
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
@@ -91,6 +92,7 @@ class Explanation:
 
 
 @sharing_cores()
+@naming(frames=FrameError, out=OutputError)
 def explain(
     bundle: Bundle | Source,
     frames: Sources,

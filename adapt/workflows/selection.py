@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from ...runtime.arguments import ProgressUpdate, Source, Sources, opened, sources
+from ...runtime.arguments import ProgressUpdate, Source, Sources, sources
 from ...runtime.atomic import check_parent, flush, output_errors, publish, staging_folder
-from ...runtime.bundle import Bundle
-from ...runtime.errors import ConfigError, OutputError, Sentence, arg
+from ...runtime.bundle import Bundle, opened
+from ...runtime.errors import ConfigError, FrameError, OutputError, Sentence, arg, naming
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.preprocess import fit_frame
@@ -84,6 +84,7 @@ class FrameSelection:
 
 
 @sharing_cores()
+@naming(frames=FrameError, out=OutputError)
 def select_frames(
     bundle: Bundle | Source,
     frames: Sources,

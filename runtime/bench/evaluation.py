@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines import Engine
-from ..errors import ConfigError, LabelError, arg
+from ..errors import ConfigError, LabelError, LabelSpaceError, arg, naming
 from ..frames import Frame
 from ..frames.images import read_frame_image
 from ..given import path_of
@@ -120,7 +120,8 @@ def labels_through(
     check_label_map(labels_of, label_map)
     if labels_of is None:
         return None
-    space = labels_of if isinstance(labels_of, LabelSpace) else label_space(labels_of)
+    with naming(label_space=LabelSpaceError):
+        space = labels_of if isinstance(labels_of, LabelSpace) else label_space(labels_of)
     found = own.map_to(space, label_map)
     for sentence in found.notes():
         note(sentence)

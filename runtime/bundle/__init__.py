@@ -18,7 +18,7 @@ from .manifest import (
     Provenance,
     library_versions,
 )
-from .reader import Bundle, open_bundle
+from .reader import Bundle, open_bundle, opened
 from .writer import BundleWriter, check_output, extend_bundle
 
 __all__ = [
@@ -37,4 +37,5 @@ __all__ = [
     "extend_bundle",
     "library_versions",
     "open_bundle",
+    "opened",
 ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ... import __version__
-from ..errors import BundleError, ConfigError, arg
+from ..errors import BundleError, ConfigError, RoadshiftError, arg, naming
 from ..given import path_of
 from ..labels import LabelSpace
 from ..regular_files import check_regular, read_regular_file, sha256_of_rest
@@ -68,6 +68,19 @@ class Bundle:
             raise BundleError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}.") from error
         _check_hash(path, artefact, hashlib.sha256(content).hexdigest())
         return content
+
+
+def opened(bundle: Bundle | str | Path, name: str = "bundle") -> Bundle:
+    """The bundle itself, or the one of that folder, which is the argument ``name``.
+
+    Raises:
+        ConfigError: it is neither.
+        BundleError: the folder holds no bundle.
+    """
+    if isinstance(bundle, Bundle):
+        return bundle
+    with naming(**{name: RoadshiftError}):
+        return open_bundle(path_of(name, bundle))
 
 
 def open_bundle(

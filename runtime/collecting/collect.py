@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engines import Engine
-from ..errors import ConfigError, FrameError, OutputError, arg
+from ..errors import ConfigError, FrameError, OutputError, arg, naming
 from ..frames import Frame, FrameSource
 from ..frames.live import LiveSource
 from ..given import above_zero, no_path, path_of, whole_of
@@ -23,6 +23,7 @@ from .frame_files import drive_number
 from .store import INDEX, FrameStore, read_store
 
 
+@naming(out=OutputError)
 def collect_frames(
     frames: FrameSource | LiveSource,
     out: str | Path,

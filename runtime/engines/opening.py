@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..bundle import Artefact, Bundle, open_bundle
-from ..errors import EngineError, MissingDependencyError, Sentence, arg, marked
-from ..given import path_of
+from ..bundle import Artefact, Bundle
+from ..bundle import opened as opened_bundle
+from ..errors import EngineError, MissingDependencyError, Sentence, arg, marked, naming
 from ..probes.machine_state import device_name
 from ..words import shortened
 from .base import Engine
@@ -43,7 +43,7 @@ def open_engine(
         BundleError: the bundle cannot be read.
         EngineError: nothing here can run it as asked; the message says why and what to do.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(path_of("bundle", bundle))
+    opened = opened_bundle(bundle)
     if device not in ("auto", "cpu", "cuda"):
         raise EngineError(f"{arg('device')} {shortened(str(device))!r}: use auto, cpu or cuda.")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
@@ -80,6 +80,22 @@ def _open(
     return engine
 
 
+@naming(artefact=EngineError)
+def _called(
+    name: str, runnable: Sequence[Artefact], bundle: Bundle, backend: str
+) -> list[Artefact]:
+    """The one of the runnable artefacts that has the name."""
+    found = [artefact for artefact in runnable if artefact.path == name]
+    if not found:
+        models = [a.path for a in bundle.manifest.artefacts if a.kind in KINDS]
+        raise EngineError(
+            f"{bundle.path} has no {name!r} that "
+            f"{'an engine' if backend == 'auto' else backend} can run; "
+            f"its models are {', '.join(models) or 'none'}."
+        )
+    return found
+
+
 def _choices(
     bundle: Bundle,
     backend: str,
@@ -91,14 +107,7 @@ def _choices(
     kinds = {known.kind for known in backends.values()}
     runnable = [a for a in bundle.manifest.artefacts if a.kind in kinds]
     if name is not None:
-        runnable = [a for a in runnable if a.path == name]
-        if not runnable:
-            models = [a.path for a in bundle.manifest.artefacts if a.kind in KINDS]
-            raise EngineError(
-                f"{bundle.path} has no {name!r} that "
-                f"{'an engine' if backend == 'auto' else backend} can run; "
-                f"its models are {', '.join(models) or 'none'}."
-            )
+        runnable = _called(name, runnable, bundle, backend)
     elif backend == "auto" and device == "cpu":
         backends = {other: known for other, known in backends.items() if "cpu" in known.devices}
     choices = []

@@ -7,9 +7,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..atomic import output_errors, write_whole
-from ..bundle import Bundle, open_bundle
+from ..bundle import Bundle, opened
 from ..errors import ConfigError, SignatureError, arg
-from ..given import no_path, path_of
+from ..given import no_path
 from .envelope import signed
 from .keys import PrivateKey
 from .network import check_network, network_of
@@ -65,9 +65,9 @@ def sign_bundle(
         raise ConfigError(
             f"{arg('version')}: must be from 0 to {HIGHEST_VERSION}, got {version!r}."
         )
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(path_of("bundle", bundle))
+    bundle = opened(bundle)
     if parent is not None and not isinstance(parent, Bundle):
-        parent = open_bundle(path_of("parent", parent))
+        parent = opened(parent, "parent")
     check_contents(bundle)
     folder = bundle.path / SIGNATURES
     present = [s for s in stored_signatures(folder) if s.statement.model == bundle.hash]

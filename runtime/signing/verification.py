@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..bundle import MANIFEST_NAME, Bundle, open_bundle
+from ..bundle import MANIFEST_NAME, Bundle, opened
 from ..errors import SignatureError
-from ..given import no_path, path_of
+from ..given import no_path
 from ..words import counted
 from .network import check_network
 from .statement import ROLES, SIGNATURES, Network, Role, files_of, text_of
@@ -67,7 +67,7 @@ def verify_bundle(
     """
     no_path("trust", trust, "open_trust")
     now = now or datetime.now(timezone.utc)
-    bundle = bundle if isinstance(bundle, Bundle) else open_bundle(path_of("bundle", bundle))
+    bundle = opened(bundle)
     check_contents(bundle)
     reason = trust.document.revoked.models.get(bundle.hash)
     if reason is not None:

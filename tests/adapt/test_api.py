@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,7 +214,7 @@ def test_judging_opens_folders_and_reports(
         ({"config": 3}, "config", "is no TOML file and no mapping"),
         ({"config": {"method": "ld"}, "method": "iapc"}, "config", "not written for method='iapc'"),
         ({"method": "atp_black_box"}, "method", "answers of a black box"),
-        ({"method": "supervised"}, None, "unknown to adapt"),
+        ({"method": "supervised"}, "method", "unknown to adapt"),
         ({"config": {"tune": "none"}}, None, "unknown key 'tune'"),
         ({"device": "tpu"}, "device", "use auto, cpu or cuda"),
     ],
@@ -311,6 +312,82 @@ def test_an_error_of_the_others_names_the_argument(
         getattr(roadshift, function)(**usual[function] | {argument: value})
     assert caught.value.argument == argument
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "value"),
+    [
+        ("adapt_bundle", "bundle", "nowhere"),
+        ("adapt_bundle", "frames", "nowhere"),
+        ("adapt_bundle", "older", "nowhere"),
+        ("adapt_bundle", "out", "nowhere/out"),
+        ("adapt_bundle", "method", "iapd"),
+        ("adapt_bundle", "config", {"method": "iapd"}),
+        ("adapt_black_box", "frames", "nowhere"),
+        ("adapt_black_box", "label_space", "cityscapes"),
+        ("adapt_black_box", "method", "iapd"),
+        ("adapt_black_box", "out", "nowhere/out"),
+        ("adapt_black_box", "student", "fast_scn"),
+        ("adapt_black_box", "student", "nowhere:build"),
+        ("explain", "frames", "nowhere"),
+        ("explain", "out", "nowhere/out"),
+        ("explain", "source", "nowhere"),
+        ("export_bundle", "calibration", "nowhere"),
+        ("export_bundle", "frames", "nowhere"),
+        ("export_bundle", "labels", "nowhere"),
+        ("export_bundle", "refit", "nowhere"),
+        ("import_bundle", "label_space", "cityscapes"),
+        ("import_bundle", "network", "fast_scn"),
+        ("import_bundle", "out", "nowhere/out"),
+        ("judge_bundles", "candidate", "nowhere"),
+        ("judge_bundles", "frames", "nowhere"),
+        ("judge_bundles", "older", "nowhere"),
+        ("select_frames", "frames", "nowhere"),
+        ("select_frames", "out", "nowhere/out"),
+        ("train_bundle", "images", "nowhere"),
+        ("train_bundle", "label_space", "cityscapes"),
+        ("train_bundle", "labels", "nowhere"),
+        ("train_bundle", "network", "fast_scn"),
+        ("train_bundle", "out", "nowhere/out"),
+    ],
+)
+def test_an_error_of_what_is_not_there_names_the_argument(
+    function: str,
+    argument: str,
+    value: Any,
+    source: Bundle,
+    frames_dir: Path,
+    labels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = shutil.copytree(source.path, tmp_path / "other")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["input"]["mean"] = [1, 2, 3]
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    usual: dict[str, dict[str, Any]] = {
+        "adapt_bundle": {"bundle": source, "frames": frames_dir, "out": "out"},
+        "adapt_black_box": {"black_box": _half, "frames": frames_dir, "out": "out"}
+        | {"student": "fast_scnn", "label_space": source.label_space},
+        "explain": {"bundle": source, "frames": frames_dir, "out": "out"},
+        "export_bundle": {"bundle": source, "frames": frames_dir}
+        | ({"precisions": ("int8",)} if argument == "calibration" else {}),
+        "import_bundle": {"weights": source.path / "model.safetensors", "out": "out"}
+        | {"network": "tiny_network:build", "label_space": source.label_space},
+        "judge_bundles": {"incumbent": source, "candidate": other, "frames": frames_dir},
+        "select_frames": {"bundle": source, "frames": frames_dir, "out": "out", "tool": "coco"},
+        "train_bundle": {"images": frames_dir, "labels": labels, "out": "out"}
+        | {"network": "fast_scnn", "label_space": source.label_space, "training": TWO_STEPS},
+    }
+    with pytest.raises(roadshift.RoadshiftError) as caught:
+        getattr(roadshift, function)(**usual[function] | {argument: value})
+    assert caught.value.argument == argument
+    assert not (tmp_path / "out").exists()
+
+
+def _half(image: np.ndarray) -> np.ndarray:
+    return np.zeros(image.shape[:2], np.uint8)
 
 
 @pytest.mark.parametrize("function", ["adapt_bundle", "train_bundle", "adapt_black_box"])

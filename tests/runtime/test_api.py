@@ -87,6 +87,11 @@ def test_labels_of_other_classes_go_through_a_map(
         ({"backend": "tflite"}, roadshift.EngineError, "backend", "use auto"),
         ({"device": "npu"}, roadshift.EngineError, "device", "use auto, cpu or cuda"),
         ({"threads": 0}, roadshift.EngineError, "threads", "at least 1"),
+        ({"artefact": "x.onnx"}, roadshift.EngineError, "artefact", "its models are"),
+        ({"bundle": "nowhere"}, roadshift.BundleError, "bundle", "does not exist"),
+        ({"images": "nowhere"}, roadshift.FrameError, "images", "not a folder"),
+        ({"label_space": "city"}, roadshift.LabelSpaceError, "label_space", "no such label space"),
+        ({"labels": "nowhere"}, roadshift.LabelError, "labels", "not a folder"),
     ],
 )
 def test_an_error_names_the_argument(
@@ -97,6 +102,8 @@ def test_an_error_names_the_argument(
     make_bundle: MakeBundle,
     labelled: tuple[Path, Path],
 ) -> None:
+    images, labels = labelled
+    given: dict[str, Any] = {"bundle": make_bundle(), "images": images, "labels": labels}
     with pytest.raises(error, match=words) as caught:
-        roadshift.evaluate(make_bundle(), *labelled, **changes)
+        roadshift.evaluate(**given | changes)
     assert caught.value.argument == argument
