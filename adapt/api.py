@@ -37,7 +37,7 @@ from ..runtime.arguments import (
 )
 from ..runtime.bundle import Bundle, opened
 from ..runtime.errors import ConfigError, FrameError, LabelError, OutputError, arg, naming
-from ..runtime.given import path_of, whole_of
+from ..runtime.given import path_of, switches, whole_of
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from ..runtime.verdict import Verdict
@@ -103,6 +103,7 @@ def import_bundle(
     if colour not in (None, "rgb", "bgr"):
         raise ConfigError(f"{arg('colour')}: {colour!r} is neither 'rgb' nor 'bgr'.")
     path_of("weights", weights)
+    switches(overwrite=overwrite)
     network_of("hf" if network is None else network, arguments, output)
     if network is not None:
         check_network("network", network)
@@ -252,6 +253,7 @@ def adapt_bundle(
         RoadshiftError: see the top of this module.
     """
     read = read_config(config)
+    switches(gate=gate)
     name, chosen = chosen_method(method, read, DEFAULT)
     if chosen.black_box:
         raise ConfigError(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ..runtime.arguments import ProgressUpdate, Source
 from ..runtime.bundle import NetworkSpec
 from ..runtime.errors import ConfigError, arg, naming
-from ..runtime.given import above_zero
+from ..runtime.given import above_zero, switches
 from .methods import adapting_method, by_new_names, find_method, resolve_settings
 from .methods.base import Method
 from .run.config import RunConfig, Settings, TrainingConfig, merge, read_toml
@@ -133,8 +133,9 @@ def run_options(
     """Options of a run, from the arguments of the same names; `patience` in seconds.
 
     Raises:
-        ConfigError: a number is not above 0.
+        ConfigError: a number is not above 0, or a switch neither True nor False.
     """
+    switches(overwrite=overwrite, resume=resume)
     above_zero("checkpoint_every_s", checkpoint_every_s)
     above_zero("time_budget_s", time_budget_s)
     above_zero("memory_budget_mib", memory_budget_mib)

@@ -15,7 +15,7 @@ from ..runtime.arguments import (
 from ..runtime.bench.evaluation import labels_through
 from ..runtime.bundle import Bundle, open_bundle, opened
 from ..runtime.errors import FrameError, LabelError, naming
-from ..runtime.given import above_zero, path_of
+from ..runtime.given import above_zero, path_of, switches
 from ..runtime.labels import LabelSpace
 from ..runtime.notes import log_note
 from . import artefacts
@@ -89,6 +89,7 @@ def export_bundle(
             written, and what was not and why.
         ParityError: the model's own logits are not finite; the bundle stays as it was.
     """
+    switches(logits=logits, self_test=self_test, refittable=refittable)
     above_zero("workspace_mib", workspace_mib)
     above_zero("time_budget_s", time_budget_s)
     deadline = Deadline(time_budget_s)

@@ -62,6 +62,17 @@ def above_zero(name: str, value: object) -> None:
         raise ConfigError(f"{arg(name)}: {value!r} is no finite number above 0.")
 
 
+def switches(**given: object) -> None:
+    """Refuse arguments, by name, that are neither True nor False.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, value in given.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise ConfigError(f"{arg(name)}: {_quoted(value)} is neither True nor False.")
+
+
 def no_path(name: str, value: object, maker: str) -> None:
     """Refuse a path where what ``maker``, "open_trust", makes of one is wanted.
 

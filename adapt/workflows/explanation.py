@@ -27,7 +27,7 @@ from ...runtime.errors import (
 )
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
-from ...runtime.given import path_of, seed_of, whole_of
+from ...runtime.given import path_of, seed_of, switches, whole_of
 from ...runtime.notes import log_note
 from ...runtime.printable import encodable
 from ...runtime.video.damage_watch import DamageWatch
@@ -134,6 +134,7 @@ def explain(
             f"{arg('method')} {shortened(str(method))!r} is none of {', '.join(METHODS)}, all."
         )
     whole_of("max_frames", max_frames)
+    switches(overwrite=overwrite)
     seed_of(seed)
     target = path_of("out", out)
     check_explanation_output(target, overwrite)

@@ -22,7 +22,7 @@ from ...runtime.errors import ConfigError, FrameError, OutputError, Sentence, ar
 from ...runtime.file_names import STAGED, check_name
 from ...runtime.frames import Frame, FrameSource, open_frames
 from ...runtime.frames.preprocess import fit_frame
-from ...runtime.given import path_of, seed_of, whole_of
+from ...runtime.given import path_of, seed_of, switches, whole_of
 from ...runtime.labels import LabelSpace
 from ...runtime.notes import log_note
 from ...runtime.printable import encodable
@@ -124,6 +124,7 @@ def select_frames(
     _check_one_of("by", by, CHOOSERS)
     whole_of("count", count)
     whole_of("max_frames", max_frames)
+    switches(overwrite=overwrite)
     seed_of(seed)
     target = path_of("out", out)
     check_selection_output(target, overwrite)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ... import __version__
 from ..errors import BundleError, ConfigError, RoadshiftError, arg, naming
-from ..given import path_of
+from ..given import path_of, switches
 from ..labels import LabelSpace
 from ..regular_files import check_regular, read_regular_file, sha256_of_rest
 from ..strict_json import LARGEST, JsonError, parse_json
@@ -102,8 +102,9 @@ def open_bundle(
 
     Raises:
         BundleError: what is wrong with which file.
-        ConfigError: what is allowed is no name of a module.
+        ConfigError: what is allowed is no name of a module, or another argument is malformed.
     """
+    switches(verify=verify)
     allowed = _module_names(allow_networks)
     path = path_of("path", path)
     try:

@@ -59,6 +59,12 @@ def test_what_is_no_path_is_refused_by_its_name(
     assert caught.value.argument == argument
 
 
+def test_a_bundle_is_verified_or_not(make_bundle: MakeBundle) -> None:
+    with pytest.raises(ConfigError, match="'no' is neither True nor False") as caught:
+        roadshift.open_bundle(make_bundle().path, verify="no")  # type: ignore[arg-type]
+    assert caught.value.argument == "verify"
+
+
 @pytest.mark.parametrize("value", [None, 3, [None], ["a\0b"]])
 def test_sources_of_frames_are_paths(value: Any) -> None:
     with pytest.raises(ConfigError, match="is no path") as caught:
