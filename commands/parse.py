@@ -129,6 +129,15 @@ def parse_names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",")]
 
 
+def key_and_value(entry: str) -> tuple[str, str | None]:
+    """The text left of the first "=" of an entry, and that right of it; None where it has none.
+
+    What has to be there, and how the value is written, is the option's to say.
+    """
+    key, equals, value = entry.partition("=")
+    return key.strip(), value if equals else None
+
+
 def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     """Arguments by name of ``["heads=2", "norm=batch"]``; values are TOML, a bare word is a text.
 
@@ -141,15 +150,15 @@ def parse_arguments(option: str, entries: Sequence[str]) -> dict[str, Any]:
     from ..adapt.run.config import parse_assignments
 
     for entry in entries:
-        key, equals, _ = entry.partition("=")
-        if not equals or not all(part.strip().isidentifier() for part in key.split(".")):
+        key, value = key_and_value(entry)
+        if value is None or not all(part.strip().isidentifier() for part in key.split(".")):
             raise ConfigError(f"{option} {entry!r}: write it as key=value.")
-    keys = [entry.partition("=")[0].strip() for entry in entries]
+    keys = [key_and_value(entry)[0] for entry in entries]
     for i, key in enumerate(keys):
         if any(f"{other}.".startswith(f"{key}.") for other in (*keys[:i], *keys[i + 1 :])):
             raise ConfigError(f"{option} {key}: is given twice, alone or as a group; give one.")
     arguments = parse_assignments(entries)
-    for key in (entry.partition("=")[0] for entry in entries if entry.endswith("=None")):
+    for key in (key_and_value(entry)[0] for entry in entries if entry.endswith("=None")):
         *groups, name = (part.strip() for part in key.split("."))
         inner = arguments
         for group in groups:
@@ -168,12 +177,12 @@ def parse_search(entries: Sequence[str]) -> dict[str, list[Any]]:
     """
     found: dict[str, list[Any]] = {}
     for entry in entries:
-        key, equals, text = (part.strip() for part in entry.partition("="))
-        if not equals or not all(part.strip() for part in key.split(".")):
+        key, text = key_and_value(entry)
+        if text is None or not all(part.strip() for part in key.split(".")):
             raise ConfigError(f"--search {shortened(entry)!r}: write it as key=value,value.")
         if key in found:
             raise ConfigError(f"--search {key}: is given twice; give all its values at once.")
-        found[key] = _alternatives(text)
+        found[key] = _alternatives(text.strip())
     return found
 
 
@@ -232,7 +241,7 @@ def with_variant(settings: list[str], method: str, variant: str | None) -> list[
     from ..adapt.methods import find_method
 
     key = f"{method}.variant"
-    if any(entry.partition("=")[0].strip() == key for entry in settings):
+    if any(key_and_value(entry)[0] == key for entry in settings):
         raise ConfigError(
             f"--variant {variant} and --set {key} are both given; leave one of them out."
         )

@@ -184,10 +184,12 @@ def _before_and_after(
 
 
 def _results(entries: Sequence[str]) -> dict[str, Any]:
+    from .parse import key_and_value
+
     found = {}
     for entry in entries:
-        name, equals, file = entry.partition("=")
-        if not equals or not name.isidentifier():
+        name, file = key_and_value(entry)
+        if file is None or not name.isidentifier():
             raise typer.BadParameter(f"{entry!r}: write it as COMMAND=FILE.", param_hint="--result")
         found[name] = _read(Path(file))
     return found

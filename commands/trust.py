@@ -162,22 +162,24 @@ def _named(paths: list[Path] | None) -> dict[str, PublicKey]:
 
 
 def _with_reasons(entries: list[str] | None) -> dict[str, str]:
-    return {
-        entry.partition("=")[0].strip().lower(): entry.partition("=")[2] for entry in entries or ()
-    }
+    from .parse import key_and_value
+
+    given = map(key_and_value, entries or ())
+    return {key.lower(): reason or "" for key, reason in given}
 
 
 def _expiries(entries: list[str] | None) -> dict[str, datetime | None]:
     """Moments by keys' ids of "3560f49c=365d"; None of "3560f49c=never"."""
-    from .parse import parse_days
+    from .parse import key_and_value, parse_days
 
     now, found = datetime.now(timezone.utc), dict[str, "datetime | None"]()
     for entry in entries or ():
-        key, equals, days = (part.strip().lower() for part in entry.partition("="))
-        if not equals:
+        key, days = key_and_value(entry)
+        if days is None:
             raise typer.BadParameter(f"{entry!r}: write it as ID=DAYS.", param_hint="--expire-key")
-        until = None if days == "never" else now + timedelta(parse_days("--expire-key", days))
-        found[key] = until
+        never = days.strip().lower() == "never"
+        until = None if never else now + timedelta(parse_days("--expire-key", days))
+        found[key.lower()] = until
     return found
 
 

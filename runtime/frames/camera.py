@@ -7,7 +7,7 @@ import cv2
 from ..errors import FrameError
 from ..words import shortened
 from .capture import Capture
-from .live_registry import Connect, device_and_settings
+from .live_registry import Connect, device_and_settings, width_and_height
 
 _MOST_CAMERAS = 99  # OpenCV reads the hundreds of a number as the library to open it with
 _WRITTEN = {
@@ -52,7 +52,7 @@ def _parsed(address: str) -> tuple[str, list[tuple[int, float]]]:
     if "fourcc" in asked:  # first: what sizes there are depends on it
         settings.append((cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*asked["fourcc"])))
     if "size" in asked:
-        width, height = map(int, asked["size"].split("x"))
+        width, height = width_and_height(asked["size"])
         settings += [(cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)]
     if "fps" in asked:
         settings.append((cv2.CAP_PROP_FPS, float(asked["fps"])))

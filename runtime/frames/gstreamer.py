@@ -15,7 +15,7 @@ import cv2
 from ..errors import FrameError
 from ..words import shortened
 from .capture import Capture
-from .live_registry import Connect, device_and_settings, shown
+from .live_registry import Connect, device_and_settings, shown, width_and_height
 
 # What a pipeline ends in: OpenCV's order of colours, and of pictures that wait the newest alone.
 SINK = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -91,7 +91,7 @@ def csi_pipeline(address: str) -> str:
         raise FrameError(f"csi:{sensor}: CSI cameras have numbers from 0 to {_MOST_SENSORS}.")
     caps = ["video/x-raw(memory:NVMM)"]
     if "size" in asked:
-        width, height = asked["size"].split("x")
+        width, height = width_and_height(asked["size"])
         caps += [f"width={width}", f"height={height}"]
     if "fps" in asked:
         rate = Fraction(asked["fps"])

@@ -146,6 +146,12 @@ def device_and_settings(
     return found, asked
 
 
+def width_and_height(size: str) -> tuple[int, int]:
+    """The sides of the setting "1280x720", which `device_and_settings` found to be one."""
+    width, height = size.split("x")
+    return int(width), int(height)
+
+
 def _scheme_of(text: str) -> str:
     """The scheme before the colon, in lower case; "" where there is none."""
     found = _SCHEME.match(text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from roadshift.commands.parse import (
+    key_and_value,
     parse_arguments,
     parse_duration,
     parse_memory,
@@ -16,6 +19,8 @@ from roadshift.commands.parse import (
     with_loss_backend,
     with_variant,
 )
+from roadshift.commands.report import _results
+from roadshift.commands.trust import _expiries, _with_reasons
 from roadshift.runtime.errors import ConfigError
 
 
@@ -136,6 +141,41 @@ def test_a_dotted_argument_is_a_member_of_a_group() -> None:
 def test_an_argument_is_given_once(entries: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"^--argument a: is given twice, alone or as a group"):
         parse_arguments("--argument", entries)
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ("a=1", ("a", "1")),
+        (" a = b=c", ("a", " b=c")),
+        ("a=", ("a", "")),
+        ("a", ("a", None)),
+        ("=1", ("", "1")),
+    ],
+)
+def test_an_entry_is_parted_at_its_first_equals_sign(
+    entry: str, found: tuple[str, str | None]
+) -> None:
+    assert key_and_value(entry) == found
+
+
+def test_reasons_and_expiries_are_of_keys_in_lower_case() -> None:
+    assert _with_reasons(["3560F49C=it was lost = stolen", "ab"]) == {
+        "3560f49c": "it was lost = stolen",
+        "ab": "",
+    }
+    assert _expiries(["3560F49C = Never"]) == {"3560f49c": None}
+    assert None not in _expiries(["ab=365D"]).values()
+    with pytest.raises(typer.BadParameter, match="write it as ID=DAYS"):
+        _expiries(["ab"])
+
+
+def test_results_of_a_report_are_files_by_their_command(tmp_path: Path) -> None:
+    (tmp_path / "a=b.json").write_text("[1]")
+    assert _results([f"eval={tmp_path}/a=b.json"]) == {"eval": [1]}
+    for entry in ("eval", "=a.json", "a b=c"):
+        with pytest.raises(typer.BadParameter, match="write it as COMMAND=FILE"):
+            _results([entry])
 
 
 @pytest.mark.parametrize("entry", ["norm", "a..b=1", "a.=1", ".a=1", "a.1=1", "=1", "1=a"])
