@@ -10,8 +10,8 @@ from typing import Any
 
 from ... import __version__
 from ..atomic import write_whole
-from ..bundle import Bundle, open_bundle
-from ..errors import ConfigError, OutputError, arg
+from ..bundle import Bundle, opened
+from ..errors import ConfigError, OutputError, arg, naming
 from ..given import no_path, path_of
 from ..printable import encodable
 from ..slots import SlotStore
@@ -25,6 +25,7 @@ MOST_BYTES = 5_000_000
 _MOST_RECORDS = 1000  # of an audit file, which grows for ever
 
 
+@naming(path=OutputError)
 def write_report(
     path: str | Path,
     bundles: Sequence[Bundle | str | Path] = (),
@@ -57,22 +58,20 @@ def write_report(
         raise ConfigError(f"{arg('bundles')}: give a list of bundles, not one alone.")
     no_path("slots", slots, "open_slots")
     path = path_of("path", path)
-    opened = [
-        one if isinstance(one, Bundle) else open_bundle(path_of("bundles", one)) for one in bundles
-    ]
+    models = [opened(one, "bundles") for one in bundles]
     records = slots.audit(_MOST_RECORDS) if slots is not None else []
     sections = [
         *result_sections(results),
         *pictures,
-        *bundle_sections(opened),
+        *bundle_sections(models),
         *([_audit(records)] if records else []),
         Section("About this page", paragraphs([f"Written by Roadshift {__version__}."])),
     ]
-    names = " and ".join(bundle.path.name for bundle in opened) or ", ".join(results)
+    names = " and ".join(bundle.path.name for bundle in models) or ", ".join(results)
     data = {
         "bundles": [
             {"path": str(b.path), "hash": b.hash, **b.manifest.model_dump(mode="json")}
-            for b in opened
+            for b in models
         ],
         "results": dict(results),
         **({"audit": [asdict(record) for record in records]} if records else {}),

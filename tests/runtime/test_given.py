@@ -59,6 +59,24 @@ def test_what_is_no_path_is_refused_by_its_name(
     assert caught.value.argument == argument
 
 
+def test_what_is_not_there_is_an_error_of_its_argument(
+    make_bundle: MakeBundle, frames: Path, tmp_path: Path
+) -> None:
+    there, nowhere = make_bundle(), tmp_path / "nowhere"
+    calls: dict[str, Callable[[], Any]] = {
+        "bundle": lambda: roadshift.open_engine(nowhere),
+        "bundles": lambda: roadshift.write_report(tmp_path / "a.html", [there, nowhere]),
+        "out": lambda: roadshift.collect_frames(
+            roadshift.open_frames(frames), nowhere / "out", budget=10_000_000
+        ),
+        "path": lambda: roadshift.write_report(nowhere / "a.html", [there]),
+    }
+    for argument, call in calls.items():
+        with pytest.raises(roadshift.RoadshiftError) as caught:
+            call()
+        assert caught.value.argument == argument
+
+
 def test_a_bundle_is_verified_or_not(make_bundle: MakeBundle) -> None:
     with pytest.raises(ConfigError, match="'no' is neither True nor False") as caught:
         roadshift.open_bundle(make_bundle().path, verify="no")  # type: ignore[arg-type]
