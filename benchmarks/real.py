@@ -2,6 +2,7 @@
 
     python benchmarks/real.py --data DIR --camvid DIR [--work DIR] [--espnet Model.py]
                               [--networks espnetv2-2.0] [--roads dusk,kitti] [--ways source,mixed]
+                              [--seeds 0,1,2]
 
 Writes docs/results/real.md, which says where checkpoints and frames come from and how to lay them
 out. Everything runs through the command line, as a user would: import, adapt with the gate on, eval
@@ -27,7 +28,6 @@ from machine_line import machine_line
 
 PAGE = Path("docs/results/real.md")
 TEMPLATE = Path(__file__).with_name("real_page.md")
-SIZE = ("--input-size", "512x256")
 FEW = ("--max-frames", "62")  # of IDD-Lite's 281
 
 
@@ -38,6 +38,7 @@ class Checkpoint:
     file: str
     options: tuple[str, ...]
     module: str = ""  # of a user's own, to be allowed
+    size: str = "512x256"
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,17 @@ NETWORKS = {
     "espnetv2-0.5": Checkpoint(
         "espnetv2_s_0.5_city_1024x512.pth", ("--network", "espnetv2", "--argument", "scale=0.5")
     ),
+    "espnetv2-2.0-768x384": Checkpoint(  # learnt at 1024x512
+        "espnetv2_s_2.0_city_1024x512.pth",
+        ("--network", "espnetv2", "--argument", "scale=2.0"),
+        size="768x384",
+    ),
     "espnet": Checkpoint(
         "espnet_p_2_q_8.pth",
         (
             *("--network", "{module}:ESPNet", "--argument", "p=2", "--argument", "q=8"),
             *("--colour", "bgr", "--mean", "72.3923111,82.90893555,73.15840149"),
-            *("--std", "11530.931325,11768.989350,11453.302785"),
+            *("--std", "11556.4014825,11768.989350,11453.282165"),
         ),
         "Model",
     ),
@@ -98,6 +104,7 @@ TITLES = {
     "default": "default recipe",
 }
 PUBLISHED = ("source", "mixed", "replaced", "default")  # unless --ways says more
+UNSEEDED = ("source", "mixed", "replaced")  # take no step, and so are measured once
 
 
 def main() -> None:
@@ -109,13 +116,15 @@ def main() -> None:
     parser.add_argument("--networks", default="espnetv2-2.0,espnetv2-0.5")
     parser.add_argument("--roads", default=",".join(ROADS))
     parser.add_argument("--ways", default=",".join(PUBLISHED))
+    parser.add_argument("--seeds", default="0", help="Of ways that take steps.")
     parser.add_argument("--gate", default="refuse", help="off: quicker, without verdicts.")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     for way in arguments.ways.split(","):  # the quick ones first, everywhere
-        for network in arguments.networks.split(","):
-            for road in arguments.roads.split(","):
-                measure(arguments, network, road, way)
+        for seed in (0,) if way in UNSEEDED else map(int, arguments.seeds.split(",")):
+            for network in arguments.networks.split(","):
+                for road in arguments.roads.split(","):
+                    measure(arguments, network, road, way, seed)
     rows = read_rows(arguments.work)
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
@@ -141,9 +150,10 @@ def roadshift(*words: object, module: Path | None = None) -> dict[str, Any]:
     return document
 
 
-def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str) -> None:
+def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str, seed: int) -> None:
     """One cell of the table, into a file of its own, unless it is there."""
-    kept: Path = arguments.work / f"{name}.{road_name}.{way}.json"
+    stem = f"{name}.{road_name}.{way}" + (f".seed{seed}" if seed else "")
+    kept: Path = arguments.work / f"{stem}.json"
     network, road = NETWORKS[name], ROADS[road_name]
     if kept.exists() or (network.module and arguments.espnet is None):
         return
@@ -153,17 +163,18 @@ def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str) 
     if not (source / "manifest.json").exists():
         options = (word.format(module=network.module) for word in network.options)
         file = arguments.data / "checkpoints" / network.file
-        words = ("import", file, *options, *SIZE, "--label-space", "cityscapes20", "--out", source)
-        roadshift(*words, module=module)
+        words = ("import", file, *options, "--input-size", network.size)
+        roadshift(*words, "--label-space", "cityscapes20", "--out", source, module=module)
     folder = (arguments.camvid if road.camvid else arguments.data) / road.folder
     bundle, found = source, {}
     if WAYS[way] is not None:
-        bundle = arguments.work / f"{name}.{road_name}.{way}"
+        bundle = arguments.work / stem
         gate = ("--gate", arguments.gate, "--out", bundle, "--overwrite")
-        options = (*WAYS[way], *FEW, *allow, *gate)
+        options = (*WAYS[way], *FEW, *allow, *gate, "--seed", str(seed))
         said = roadshift("adapt", source, folder / road.adapt, *options, module=module)
         outcome, verdict = said["outcome"], said.get("verdict") or {}
         found = {
+            "seed": seed,
             "share": outcome.get("statistics_share"),
             "seconds": outcome["seconds"],
             "steps": outcome["steps"],
@@ -189,18 +200,29 @@ Cells = Mapping[tuple[str, str, str], Mapping[str, Any]]
 
 
 def render(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells = {(row["network"], row["road"], row["way"]): row for row in rows}
+    cells = cells_of(rows)
     parts = {
         "{machine}": machine_line(),
         "{tables}": "\n\n".join(table(cells, name) for name in NETWORKS if known(cells, name)),
         "{means}": "\n".join(mean_lines(cells)),
         "{oracle}": "\n".join(oracle_lines(cells)) or "| - | - | - | - | - | - |",
-        "{verdicts}": "\n".join(verdict_lines(cells)) or "| - | - | - | - | - | not measured yet |",
+        "{verdicts}": "\n".join(verdict_lines(cells))
+        or "| - | - | - | - | - | - | not measured yet |",
     }
     page = TEMPLATE.read_text()
     for mark, text in parts.items():
         page = page.replace(mark, text)
     return page
+
+
+def cells_of(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """A cell a network, road and way: the mean mIoU of its seeds, whose rows are ``runs``."""
+    cells: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in rows:
+        cell = cells.setdefault((row["network"], row["road"], row["way"]), {**row, "runs": []})
+        cell["runs"].append(row)
+        cell["miou"] = statistics.mean(run["miou"] for run in cell["runs"])
+    return cells
 
 
 def known(cells: Cells, network: str) -> bool:
@@ -229,7 +251,9 @@ def shown(cell: Mapping[str, Any] | None) -> str:
         return "-"
     share = cell.get("share")
     mixed = cell["way"] == "mixed" and share is not None
-    return f"{cell['miou']:.1f}" + (f" ({share:g})" if mixed else "")
+    each = [run["miou"] for run in cell["runs"]]
+    spread = f" ± {statistics.stdev(each):.1f} of {len(each)}" if len(each) > 1 else ""
+    return f"{cell['miou']:.1f}{spread}" + (f" ({share:g})" if mixed else "")
 
 
 def mean_lines(cells: Cells) -> list[str]:
@@ -243,7 +267,10 @@ def mean_lines(cells: Cells) -> list[str]:
                 if road == "cityscapes" or before is None or cell is None:
                     continue
                 gains[road] = cell["miou"] - before["miou"]
-                gated[road] = gains[road] if cell.get("verdict") == "promote" else 0.0
+                kept_out = [run.get("verdict") != "promote" for run in cell["runs"]]
+                each = [run["miou"] - before["miou"] for run in cell["runs"]]
+                pairs = zip(each, kept_out, strict=True)
+                gated[road] = statistics.mean(0.0 if out else gain for gain, out in pairs)
             if way == "source" or not gains:
                 continue
             title = TITLES.get(way, way)
@@ -274,12 +301,12 @@ def verdict_lines(cells: Cells) -> list[str]:
     lines = []
     for (network, road, way), cell in cells.items():
         before = cells.get((network, road, "source"))
-        if cell.get("verdict") is None or before is None:
-            continue
-        gain = cell["miou"] - before["miou"]
-        title = TITLES.get(way, way)
-        took = f"{cell.get('steps', '-')} in {cell['seconds']:.0f} s"
-        lines.append(f"| {network} | {road} | {title} | {took} | {gain:+.1f} | {cell['verdict']} |")
+        for run in cell["runs"] if before else ():
+            if run.get("verdict") is None:
+                continue
+            change = f"{run['miou'] - before['miou']:+.1f} | {run['verdict']}"
+            took = f"{run.get('seed', 0)} | {run['steps']} in {run['seconds']:.0f} s"
+            lines.append(f"| {network} | {road} | {TITLES.get(way, way)} | {took} | {change} |")
     return lines
 
 
