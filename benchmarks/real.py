@@ -89,6 +89,8 @@ WAYS: dict[str, tuple[str, ...] | None] = {  # options of adapt; None: the sourc
     "mixed": ("--method", "bn_stats"),
     "replaced": ("--method", "bn_stats", "--set", "bn_stats.variant=paper"),
     "default": (),
+    "longer": ("--time-budget", "25m"),
+    "ungated": ("--time-budget", "25m"),  # sets no frames aside to judge on
     "iapc": ("--method", "iapc"),
     "ld": ("--method", "ld"),
     "atp": ("--method", "atp"),
@@ -102,6 +104,8 @@ TITLES = {
     "mixed": "mixed statistics",
     "replaced": "replaced statistics",
     "default": "default recipe",
+    "longer": "in 25 minutes",
+    "ungated": "without the gate",
 }
 PUBLISHED = ("source", "mixed", "replaced", "default")  # unless --ways says more
 UNSEEDED = ("source", "mixed", "replaced")  # take no step, and so are measured once
@@ -169,7 +173,8 @@ def measure(arguments: argparse.Namespace, name: str, road_name: str, way: str, 
     bundle, found = source, {}
     if WAYS[way] is not None:
         bundle = arguments.work / stem
-        gate = ("--gate", arguments.gate, "--out", bundle, "--overwrite")
+        mode = "off" if way == "ungated" else arguments.gate
+        gate = ("--gate", mode, "--out", bundle, "--overwrite")
         options = (*WAYS[way], *FEW, *allow, *gate, "--seed", str(seed))
         said = roadshift("adapt", source, folder / road.adapt, *options, module=module)
         outcome, verdict = said["outcome"], said.get("verdict") or {}
@@ -206,6 +211,7 @@ def render(rows: Sequence[Mapping[str, Any]]) -> str:
         "{tables}": "\n\n".join(table(cells, name) for name in NETWORKS if known(cells, name)),
         "{means}": "\n".join(mean_lines(cells)),
         "{oracle}": "\n".join(oracle_lines(cells)) or "| - | - | - | - | - | - |",
+        "{losers}": "; ".join(losers(cells)) or "none",
         "{verdicts}": "\n".join(verdict_lines(cells))
         or "| - | - | - | - | - | - | not measured yet |",
     }
@@ -275,7 +281,7 @@ def mean_lines(cells: Cells) -> list[str]:
                 continue
             title = TITLES.get(way, way)
             lines.append(mean_line(network, title, gains))
-            if way == "default":
+            if way in ("default", "longer"):
                 lines.append(mean_line(network, f"{title}, where the gate promotes it", gated))
     return lines
 
@@ -294,6 +300,18 @@ def oracle_lines(cells: Cells) -> list[str]:
             figures = " | ".join(f"{cell[key]:.1f}" for key in ("source", "mixed", "miou"))
             lines.append(f"| {network} | {road} | {cell['frames']} | {figures} |")
     return lines
+
+
+def losers(cells: Cells) -> list[str]:
+    """Promoted candidates that are worse than the source by more than a point, by name."""
+    found = []
+    for (network, road, way), cell in cells.items():
+        before = cells.get((network, road, "source"))
+        for run in cell["runs"] if before else ():
+            change = run["miou"] - before["miou"]
+            if run.get("verdict") == "promote" and change < -1:
+                found.append(f"{network}, {road}, {TITLES.get(way, way)} ({change:+.1f})")
+    return found
 
 
 def verdict_lines(cells: Cells) -> list[str]:
