@@ -155,6 +155,31 @@ def test_no_method_takes_longer_than_the_budget(
     assert bundle.manifest.verdict is not None
 
 
+@pytest.mark.usefixtures("slow_network")
+@pytest.mark.parametrize("budget", [2.0, 10.0, 30.0])
+@pytest.mark.parametrize("method", sorted(m for m in EVERY_METHOD if m.endswith("black_box")))
+def test_no_black_box_method_takes_longer_than_the_budget(
+    method: str,
+    budget: float,
+    clock: Clock,
+    source: Bundle,
+    target: Path,
+    tmp_path: Path,
+    settings: Settings,
+) -> None:
+    answers, student = black_box(source.label_space, target, tmp_path)
+    config = settings("training.steps=3000", "tone=none", method=method)
+    notes: list[str] = []
+    began = clock.now
+    job = run_options(tmp_path / "out", time_budget_s=budget, note=notes.append)
+    bundle = adapt_black_box(str(answers), [target], config, job, student)
+    assert clock.now - began <= 1.2 * budget + 40 * A_FRAME_S, notes
+    outcome: Any = bundle.manifest.provenance.configuration["outcome"]
+    assert outcome["steps"] < 3000, notes
+    if budget == 30:
+        assert outcome["steps"] > 3, notes
+
+
 # --- networks ------------------------------------------------------------------------------------
 
 
