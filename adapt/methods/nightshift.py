@@ -83,8 +83,9 @@ class NightshiftStage(Stage):
         settings = self.settings
         how = [*settings.scales, settings.mirror, context.config.bn_batch_size]
         identity = label_identity(model, context.frames, how)
+        folder = context.workspace.of_teacher("soft_labels", identity)
         passes = passes_of(settings.scales, mirror=settings.mirror)
-        self.labels = SoftLabels(identity, context, model.num_classes, self._labeller, passes)
+        self.labels = SoftLabels(folder, context, model.num_classes, self._labeller, passes)
         weights = torch.ones(model.num_classes)
         if self._balances:
             weights = sqrt_inverse_weights(self.labels.class_mass())

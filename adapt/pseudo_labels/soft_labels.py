@@ -37,7 +37,7 @@ class SoftLabels:
     out there are fewer, see `Context.prepare`.
 
     Args:
-        identity: of what the labels follow from, see `label_identity`.
+        folder: of the labels, a name of the context's workspace.
         context: frames, work folder, crop size.
         num_classes: K.
         source: called once, and only if a frame is missing; gives a function from a frame's number
@@ -49,14 +49,14 @@ class SoftLabels:
 
     def __init__(
         self,
-        identity: str,
+        folder: Path,
         context: Context,
         num_classes: int,
         source: Callable[[], Callable[[int], Labels]],
         passes: float = 1.0,
     ) -> None:
         self.context, self.num_classes = context, num_classes
-        self._folder = context.workspace.of_teacher("soft_labels", identity)
+        self._folder = folder
         missing = any(self._read(i) is None for i in context.prepared.of(len(context.frames)))
         if missing:
             with output_errors(self._folder):

@@ -12,7 +12,6 @@ from ...runtime.errors import ConfigError, LabelError
 from ..black_boxes.base import Answer, BlackBox, checked_answer
 from ..data.augment import stretched
 from ..data.context import Context
-from ..run.workspace import ANSWERS
 from .soft_labels import SoftLabels
 
 Ask = Literal["once", "four_views"]
@@ -45,7 +44,7 @@ class StoredAnswers(SoftLabels):
 
             return label
 
-        super().__init__(ANSWERS, context, num_classes, asking)
+        super().__init__(context.workspace.answers, context, num_classes, asking)
         black_box.close()
 
 

@@ -118,9 +118,14 @@ class Workspace:
         return self.folder / "teacher.skipped"
 
     @property
+    def answers(self) -> Path:
+        """A folder of what a black box has answered."""
+        return self.folder / ANSWERS
+
+    @property
     def has_answers(self) -> bool:
         """Tell whether the folder holds answers of a black box, which a resume does not repeat."""
-        return next((self.folder / ANSWERS).glob("*.npz"), None) is not None
+        return next(self.answers.glob("*.npz"), None) is not None
 
     @property
     def class_counts(self) -> Path:

@@ -43,7 +43,7 @@ class Source:
 
 
 def soft_labels(
-    folder: Path, source: Source, identity: str = "same", stop: Callable[[], bool] = lambda: False
+    folder: Path, source: Source, name: str = "labels", stop: Callable[[], bool] = lambda: False
 ) -> SoftLabels:
     def no_image(_: int) -> NDArray[np.uint8]:
         raise AssertionError("soft labels look at no frame themselves")
@@ -59,7 +59,7 @@ def soft_labels(
         crop_size=(HEIGHT, WIDTH),
         work=Work(events=Events(stop_requested=stop)),
     )
-    return SoftLabels(identity, context, K, source)
+    return SoftLabels(folder / name, context, K, source)
 
 
 def soft(seed: int, scale: int = 4) -> Label:
@@ -141,13 +141,10 @@ def test_labels_are_made_once_and_a_later_run_does_not_open_the_source(tmp_path:
     assert first.asked == [0, 1, 2, 3]  # and none of that asks for anything
 
 
-def test_another_identity_is_another_folder(tmp_path: Path) -> None:
+def test_another_name_is_another_folder(tmp_path: Path) -> None:
     one = soft_labels(tmp_path, Source([hard(0)]), "one")
     other = soft_labels(tmp_path, Source([hard(1)]), "other")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "soft_labels-one",
-        "soft_labels-other",
-    ]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
     assert crops(one, 0) != crops(other, 0)
     assert crops(soft_labels(tmp_path, Source([hard(2)]), "one"), 0) == crops(one, 0)
 
@@ -171,7 +168,7 @@ def test_a_damaged_label_is_named_while_the_run_lasts_and_made_again_by_the_next
 ) -> None:
     labels = soft_labels(tmp_path, Source(four()))
     mass = labels.class_mass()
-    path = tmp_path / "soft_labels-same" / f"{frame:06d}.npz"
+    path = tmp_path / "labels" / f"{frame:06d}.npz"
     path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
     for use in (lambda: labels.class_mass(), lambda: crops(labels, frame)):
         with pytest.raises(
@@ -185,7 +182,7 @@ def test_a_damaged_label_is_named_while_the_run_lasts_and_made_again_by_the_next
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "soft_labels-same").write_text("a file")
+    (tmp_path / "labels").write_text("a file")
     source = Source(four())
     with pytest.raises(OutputError, match="labels"):
         soft_labels(tmp_path, source)
